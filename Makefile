@@ -1,0 +1,66 @@
+# From a fresh clone: `make run`, then openapi/curl/*.sh in another terminal; `make test`. Needs Python 3.11 or later, and make.
+PYTHON ?= python3
+LISTEN ?= tcp:127.0.0.1:8080
+
+bin := .venv/bin
+pip := $(bin)/python -m pip --disable-pip-version-check
+# What the lock is made by; in a virtual environment of its own, so that it is in nobody's way.
+locker := .venv-lock/bin
+compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+.PHONY: run install develop test check format openapi bench lock clean
+
+run: .venv/installed
+	@echo "shrinkd simulates a node at http://$(LISTEN:tcp:%=%), with the documentation at /docs; Ctrl-C ends it."
+	@SHRINKD_BACKEND=simulator SHRINKD_LISTEN=$(LISTEN) SHRINKD_DATABASE_URL=sqlite:///$(CURDIR)/var/shrinkd.db exec $(bin)/shrinkd serve
+
+install: .venv/installed
+
+develop: .venv/developed
+
+test: .venv/developed
+	$(bin)/python -m pytest $(TESTS)
+
+check: .venv/developed
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+	@if command -v shellcheck >/dev/null; then echo shellcheck .ci/run openapi/curl/*.sh; shellcheck .ci/run openapi/curl/*.sh; \
+	elif [ "$(SHRINKD_TEST_REQUIRE_ALL)" = 1 ]; then echo "shellcheck is not installed, and SHRINKD_TEST_REQUIRE_ALL=1" >&2; exit 1; \
+	else echo "SKIPPED shellcheck: it is not installed"; fi
+
+format: .venv/developed
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+openapi: .venv/installed
+	$(bin)/shrinkd openapi > openapi/openapi.json
+
+bench: .venv/developed
+	$(bin)/python bench/run.py
+
+lock: .venv-lock/made
+	$(compile) --upgrade pyproject.toml --output-file requirements.lock
+	$(compile) --upgrade pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean:
+	rm -rf .venv .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shrinkd needs Python 3.11 or later; say make PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/made requirements.lock pyproject.toml
+	$(pip) install --quiet --require-hashes -r requirements.lock
+	$(pip) install --quiet --no-deps --editable .
+	touch $@
+
+.venv/developed: .venv/installed requirements-dev.lock
+	$(pip) install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+.venv-lock/made:
+	$(PYTHON) -m venv .venv-lock
+	$(locker)/python -m pip --disable-pip-version-check install --quiet uv
+	touch $@

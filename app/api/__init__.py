@@ -1,0 +1,46 @@
+"""The HTTP face: every router in one list, and the application around them."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from app import __version__
+from app.api import docs, document, groups, health, limits, node, problems, shrinks, stats
+from app.api.lane import StatsLane
+from app.api.middleware import RequestId
+
+# First the reads that clients repeat, since routes are tried in order; a group's own address last, since it matches every suffix.
+_ROUTERS = (stats.router, limits.router, shrinks.router, groups.router, node.router, health.router, docs.router)
+
+
+class Api(FastAPI):
+    """FastAPI with our document, which is its own completed, and with our middleware around its own."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put ours around all of theirs: a fault that theirs answers has a request id too, and the lane passes none of them."""
+        return RequestId(StatsLane(super().build_middleware_stack()))
+
+    def openapi(self) -> dict[str, Any]:
+        return document.complete(super().openapi())
+
+
+def build() -> FastAPI:
+    """Make the application without its parts: enough for the OpenAPI document. The composition root wires the rest."""
+    app = Api(
+        title="shrinkd",
+        version=__version__,
+        description=document.DESCRIPTION,
+        openapi_tags=document.TAGS,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # asked anew on every request, at 5 us
+    )
+    for router in _ROUTERS:
+        # Not include_router: since FastAPI 0.137 an included router is matched live and twice.
+        app.router.routes.extend(router.routes)
+    app.mount("/ui", StaticFiles(directory=docs.UI_FILES), name="ui")
+    problems.install(app)
+    return app

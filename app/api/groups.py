@@ -1,0 +1,263 @@
+"""Groups: list them, read one, make one, put a process in, remove what was made here."""
+
+from contextlib import ExitStack, suppress
+from operator import itemgetter
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.conditional import check_preconditions, etag_of, tagged
+from app.api.document import UNCHANGED, bodies, refuses
+from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, with_changes
+from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from app.api.references import aliases_of, href_of, may_change, resolve
+from app.api.stats import StatsBody, pick_fields, read_all, stats_row
+from app.api.strict import Strict, StrictRoute
+from app.api.wiring import Body, Changeable, DryRun, Target, Wired, Wiring, now
+from app.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path
+from app.errors import (
+    GroupBusy,
+    GroupExists,
+    GroupGone,
+    GroupNotEmpty,
+    GroupNotFound,
+    GroupNotManaged,
+    InvalidGroupName,
+    PreconditionFailed,
+    ProcessNotFound,
+    ShrinkdError,
+    ShrinkInProgress,
+    StoreUnavailable,
+)
+
+router = APIRouter(route_class=StrictRoute, tags=["groups"])
+
+
+class GroupLinks(Body):
+    """Where the parts of a group are."""
+
+    self: str
+    limits: str
+    shrinks: str
+    stats: str
+    processes: str
+
+
+class GroupBody(Body):
+    """One incarnation of a control group."""
+
+    id: str
+    path: str
+    aliases: list[str]
+    managed: bool
+    """Made through this API, so that it can be removed through it."""
+    limits: LimitsBody
+    links: GroupLinks
+    dry_run: bool = False
+
+
+class GroupPage(Body):
+    """A page of groups."""
+
+    items: list[dict[str, Any]] = Field(examples=[[{"id": "354371", "path": "web", "usage_bytes": 371195904, "max_bytes": None}]])
+    """id, path, aliases, usage_bytes, max_bytes and effective_max_bytes, or what ?fields= asks for."""
+    next_page_token: str | None
+
+
+class NewGroup(Strict):
+    """A group to make: its parent must exist."""
+
+    path: str = Field(examples=["batch/etl"])
+    limits: LimitsPatch = LimitsPatch()
+
+
+class NewProcess(Strict):
+    """A process to move into a group. Its memory so far stays charged to where it was."""
+
+    pid: int = Field(gt=0, lt=2**31)
+
+
+ANewGroup = Annotated[
+    NewGroup,
+    bodies(
+        plain=("A group", {"path": "batch/nightly"}),
+        limited=("A group with a limit", {"path": "batch/nightly", "limits": {"max_bytes": "256M"}}),
+    ),
+]
+ANewProcess = Annotated[NewProcess, bodies(process=("A process, by its id", {"pid": 4711}))]
+
+
+class DryRunBody(Body):
+    """It would have worked; nothing was written."""
+
+    dry_run: Literal[True] = True
+
+
+_TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunBody, "description": "It would work; `dry_run` changed nothing."}}
+_NAMES = ("id", "path", "aliases", "managed")
+_NUMBERS = tuple(name for name in StatsBody.model_fields if name.endswith("_bytes"))
+_KNOWN = frozenset((*_NAMES, *_NUMBERS))
+_SHOWN = "id,path,aliases,usage_bytes,max_bytes,effective_max_bytes"
+
+
+class GroupQuery(BaseModel):
+    """Which groups, how, and which page of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parent: str | None = Field(None, description="A group: only those below it. Absent: all.")
+    depth: int | None = Field(None, ge=1, description="How many levels below the parent; absent: all.")
+    order_by: str = Field("path", description="path, or a number such as usage_bytes; a leading - for the largest first.")
+    fields: str = Field(_SHOWN, description="Comma list of the names to answer.")
+    page_size: PageSize = 50
+    page_token: PageToken = None
+
+
+@router.get("/v1/groups", operation_id="list_groups", responses=refuses(GroupNotFound))
+async def list_groups(request: Request, response: Response, wiring: Wired, query: Annotated[GroupQuery, Query()]) -> GroupPage:
+    """List groups, a page at a time, in the order of their paths or of a number."""
+    page = await list_page(wiring, query)
+    link_next(response, request.url, page.next_page_token)
+    return page
+
+
+@router.post(
+    "/v1/groups",
+    operation_id="create_group",
+    status_code=201,
+    response_model=GroupBody,
+    responses=refuses(GroupExists, GroupNotFound, InvalidGroupName),
+)
+def create_group(wiring: Wired, new: ANewGroup, dry_run: DryRun = False) -> Response:
+    """Make a group below an existing one, with limits if they are given: all of it, or nothing."""
+    body = make_group(wiring, new, dry_run=dry_run)
+    return Response(body.model_dump_json(), 201, {"Location": body.links.self, "ETag": etag_of(body)}, "application/json")
+
+
+@router.get(
+    "/v1/groups/{group:group}",
+    operation_id="get_group",
+    response_model=GroupBody,
+    responses=UNCHANGED | refuses(group=True),
+)
+async def get_group(request: Request, wiring: Wired, group: Target) -> Response:
+    """Read one group: its names and limits. What moves is in its stats."""
+    return tagged(request, group_body(wiring, group, wiring.backend.stat(group).limits))
+
+
+@router.delete(
+    "/v1/groups/{group:group}",
+    operation_id="delete_group",
+    status_code=204,
+    responses=_TRIED | refuses(GroupNotEmpty, GroupNotManaged, ShrinkInProgress, PreconditionFailed, group=True),
+)
+def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: DryRun = False) -> Response:
+    """Remove an empty group that was made through this API."""
+    remove_group(wiring, group, request, dry_run=dry_run)
+    return done(dry_run=dry_run)
+
+
+@router.post(
+    "/v1/groups/{group:reference}/processes",
+    operation_id="add_process",
+    status_code=204,
+    responses=_TRIED | refuses(GroupBusy, ProcessNotFound, group=True),
+)
+def add_process(wiring: Wired, group: Changeable, process: ANewProcess, dry_run: DryRun = False) -> Response:
+    """Move a process into a group. What it charged before stays charged to where it was."""
+    wiring.backend.attach(group, process.pid, dry_run=dry_run)
+    return done(dry_run=dry_run)
+
+
+def done(*, dry_run: bool) -> Response:
+    """Answer a change that has no body of its own."""
+    return Response(DryRunBody().model_dump_json(), 200, media_type="application/json") if dry_run else Response(status_code=204)
+
+
+def group_body(wiring: Wiring, group: Group, limits: Limits, *, dry_run: bool = False) -> GroupBody:
+    here = href_of(group)
+    return GroupBody(
+        id=str(group.id),
+        path=group.path,
+        aliases=aliases_of(group.path),
+        managed=group.id in wiring.made,
+        limits=limits_body(group, limits),
+        links=GroupLinks(
+            self=here, limits=f"{here}/limits", shrinks=f"{here}/shrinks", stats=f"{here}/stats", processes=f"{here}/processes"
+        ),
+        dry_run=dry_run,
+    )
+
+
+def make_group(wiring: Wiring, new: NewGroup, *, dry_run: bool) -> GroupBody:
+    """Kernel, limits, read back, database; whatever fails takes the group away again."""
+    path = check_group_path(new.path)
+    may_change(wiring.settings, Group(path, 0))
+    changes = new.limits.changes()
+    check_supported(wiring.backend, changes)
+    group = wiring.backend.make(path, dry_run=dry_run)
+    if dry_run:
+        unlimited = Limits(None, unsupported=tuple(name for name in LIMIT_NAMES if name not in wiring.backend.settable_limits))
+        return group_body(wiring, group, with_changes(wiring.backend, path, unlimited, changes), dry_run=True)
+    with ExitStack() as undo:
+        undo.callback(_take_back, wiring.backend, group)
+        change_limits(wiring, group, changes, dry_run=False)
+        wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
+        undo.pop_all()
+    wiring.made.add(group.id)
+    return group_body(wiring, group, wiring.backend.stat(group).limits)
+
+
+def _take_back(backend: Backend, group: Group) -> None:
+    with suppress(ShrinkdError):  # what went wrong is the answer; a group that somebody fills meanwhile stays
+        backend.remove(group)
+
+
+def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: bool) -> None:
+    """Remove from the kernel, then from the database: a row without a group does no harm, for ids are not used twice."""
+    with wiring.jobs.holding(group):
+        check_preconditions(request, etag_of(group_body(wiring, group, wiring.backend.stat(group).limits)))
+        if group.id not in wiring.made:
+            raise GroupNotManaged(f"{group.path!a} was not made through this API, so it is not removed through it.", group=group)
+        wiring.backend.remove(group, dry_run=dry_run)
+        if not dry_run:
+            wiring.made.discard(group.id)
+            with suppress(StoreUnavailable):
+                wiring.store.forget_made_group(wiring.backend.node().boot_id, group.id)
+
+
+async def list_page(wiring: Wiring, query: GroupQuery) -> GroupPage:
+    """One page by keyset: the key of the last item, not its number, so it stays right while groups come and go."""
+    name, descending = query.order_by.removeprefix("-"), query.order_by.startswith("-")
+    fields = pick_fields(query.fields, _KNOWN)
+    pick_fields(name, frozenset((*_NUMBERS, "path")))
+    after = read_token(query.page_token, query.order_by, (int, str))
+    parent = resolve(wiring.backend, query.parent).path if query.parent else ""
+    keyed = await _keyed(wiring.backend, wiring.backend.groups(parent, query.depth)[1:], name)
+    keyed.sort(key=itemgetter(0), reverse=descending)
+    if after is not None:
+        keyed = [item for item in keyed if (item[0] < after if descending else item[0] > after)]
+    limit = page_limit(query.page_size)
+    items = [row for key, group in keyed[:limit] if (row := _row(wiring, group, fields))]
+    return GroupPage(items=items, next_page_token=write_token(query.order_by, *keyed[limit - 1][0]) if len(keyed) > limit else None)
+
+
+async def _keyed(backend: Backend, groups: list[Group], name: str) -> list[tuple[tuple[int, str], Group]]:
+    """Groups with what they are sorted by: a number and the path, or the path alone. No limit counts as the largest."""
+    if name == "path":
+        return [((0, group.path), group) for group in groups]
+    readings = await read_all(backend, groups)
+    numbers = ((stats_row(group, stat)[name], group) for group, stat in readings)
+    return [((2**63 - 1 if number is None else number, group.path), group) for number, group in numbers]
+
+
+def _row(wiring: Wiring, group: Group, fields: frozenset[str]) -> dict[str, Any] | None:
+    """What was asked for of a group, or None when it has gone."""
+    row: dict[str, Any] = {"id": str(group.id), "path": group.path, "aliases": aliases_of(group.path), "managed": group.id in wiring.made}
+    if not fields <= row.keys():
+        try:
+            row |= stats_row(group, wiring.backend.stat(group))
+        except (GroupGone, GroupNotFound):
+            return None
+    return {name: row[name] for name in (*_NAMES, *_NUMBERS) if name in fields}

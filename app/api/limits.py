@@ -1,0 +1,123 @@
+"""Limits: patch 1/4 of the seed over HTTP. A change takes effect, or changes nothing at all."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+
+from app import memcontrol
+from app.api.conditional import check_preconditions, etag_of, tagged
+from app.api.document import UNCHANGED, bodies, refuses
+from app.api.strict import Limit, Strict, StrictRoute
+from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, ref
+from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
+from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ShrinkInProgress, UnsupportedLimit
+from app.memparse import page_floor
+
+_UNLIMITED = page_floor(2**63 - 1)  # PAGE_COUNTER_MAX, include/linux/page_counter.h
+router = APIRouter(route_class=StrictRoute, tags=["limits"])
+
+
+class LimitsPatch(Strict):
+    """A merge patch (RFC 7396): what is absent stays as it is, null takes the limit away."""
+
+    max_bytes: Limit = None
+    high_bytes: Limit = None
+    low_bytes: Limit = None
+    min_bytes: Limit = None
+    swap_max_bytes: Limit = None
+    soft_limit_bytes: Limit = None
+
+    def changes(self) -> dict[LimitName, int | None]:
+        """The limits that the patch names, as the kernel will have them: in whole pages, and no limit where that is its word for none."""
+        sizes = {name: getattr(self, name) for name in LIMIT_NAMES if name in self.model_fields_set}
+        return {name: None if size is None or size >= _UNLIMITED else page_floor(size) for name, size in sizes.items()}
+
+
+ALimitsPatch = Annotated[
+    LimitsPatch,
+    bodies(
+        lower=("Lower the limit, if the group uses less", {"max_bytes": "400M"}),
+        unlimited=("Take the limit away", {"max_bytes": None}),
+        both=("Two limits in one step", {"max_bytes": "512M", "soft_limit_bytes": "400M"}),
+    ),
+]
+
+
+class LimitsBody(Body):
+    """The limits of a group as the kernel holds them; null is no limit, or one that `unsupported` names."""
+
+    group: GroupRef
+    max_bytes: int | None
+    high_bytes: int | None
+    low_bytes: int | None
+    min_bytes: int | None
+    swap_max_bytes: int | None
+    soft_limit_bytes: int | None
+    effective_max_bytes: int | None
+    limited_by: str | None
+    unsupported: list[str]
+    dry_run: bool = False
+
+
+def limits_body(group: Group, limits: Limits, *, dry_run: bool = False) -> LimitsBody:
+    values: dict[str, Any] = asdict(limits)
+    return LimitsBody(**values | {"group": ref(group), "unsupported": list(limits.unsupported), "dry_run": dry_run})
+
+
+def with_changes(backend: Backend, path: str, limits: Limits, changes: Mapping[LimitName, int | None]) -> Limits:
+    """The limits of a group as they would read after the changes: a dry run's answer."""
+    above = backend.stat(backend.groups(path.rpartition("/")[0], depth=0)[0]).limits
+    values: dict[str, Any] = {str(name): size for name, size in changes.items()}
+    own: int | None = values.get("max_bytes", limits.max_bytes)
+    effective, limited_by = above.effective_max_bytes, above.limited_by
+    if own is not None and (effective is None or own <= effective):
+        effective, limited_by = own, path
+    return replace(limits, **values, effective_max_bytes=effective, limited_by=limited_by)
+
+
+@router.get(
+    "/v1/groups/{group:reference}/limits",
+    operation_id="get_limits",
+    response_model=LimitsBody,
+    responses=UNCHANGED | refuses(group=True),
+)
+async def get_limits(request: Request, wiring: Wired, group: Target) -> Response:
+    """Read the limits of a group from the kernel."""
+    return tagged(request, limits_body(group, wiring.backend.stat(group).limits))
+
+
+@router.patch(
+    "/v1/groups/{group:reference}/limits",
+    operation_id="patch_limits",
+    response_model=LimitsBody,
+    responses=refuses(LimitBelowUsage, LimitOrder, ShrinkInProgress, PreconditionFailed, UnsupportedLimit, group=True),
+)
+def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
+    """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
+    body = change_limits(wiring, group, patch.changes(), request, dry_run=dry_run)
+    return Response(body.model_dump_json(), headers={"ETag": etag_of(body)}, media_type="application/json")
+
+
+def change_limits(
+    wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], request: Request | None = None, *, dry_run: bool
+) -> LimitsBody:
+    """Set limits with the group to oneself, and read them back. The ETag is compared inside, so no change comes between."""
+    with wiring.jobs.holding(group):
+        before = wiring.backend.stat(group).limits
+        if request is not None:
+            check_preconditions(request, etag_of(limits_body(group, before)))
+        check_supported(wiring.backend, changes)
+        if changes:
+            memcontrol.set_limits(memcontrol.Memcg(wiring.backend, group), changes, dry_run=dry_run)
+        after = with_changes(wiring.backend, group.path, before, changes) if dry_run else wiring.backend.stat(group).limits
+    return limits_body(group, after, dry_run=dry_run)
+
+
+def check_supported(backend: Backend, changes: Mapping[LimitName, int | None]) -> None:
+    unsupported = [name for name in changes if name not in backend.settable_limits]
+    if unsupported:
+        raise UnsupportedLimit(
+            f"{', '.join(unsupported)} cannot be set on this node: its memory controller has no such limit.", unsupported=unsupported
+        )

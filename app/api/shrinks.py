@@ -1,0 +1,321 @@
+"""Shrinks: patches 3/4 and 4/4 of the seed over HTTP, as jobs that are watched and cancelled."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from app.api.conditional import tagged
+from app.api.document import UNCHANGED, bodies, refuses
+from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from app.api.problems import restored
+from app.api.references import href_of
+from app.api.strict import Size, Strict, StrictRoute
+from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, rfc3339
+from app.backends import Group, check_group_path
+from app.errors import ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
+from app.jobs import Job, State
+from app.jobs import Request as ShrinkRequest
+from app.store import Row
+
+router = APIRouter(route_class=StrictRoute, tags=["shrinks"])
+_LONGEST_WAIT_SECONDS = 60
+_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*(\"?)(\d{1,6})\1\s*(?=$|[,;])", re.IGNORECASE)
+_NEWEST_FIRST = "-created_at"
+_EVENT_SECONDS = 0.1
+
+
+class NewShrink(Strict):
+    """Exactly one of target_bytes and reclaim_bytes; the rest has defaults."""
+
+    target_bytes: Size | None = Field(None, description="Bring usage below this.")
+    reclaim_bytes: Size | None = Field(None, description="Bring usage down by this much.")
+    set_max_bytes: Size | None = Field(None, description="Then make this the limit; not below target_bytes.")
+    timeout_seconds: float = Field(300, gt=0, le=86400)
+    max_bytes_per_second: Size | None = Field(None, description="Reclaim no faster than this on average.")
+    swappiness: int | None = Field(None, ge=0, le=200, description="Where the kernel takes it; see capabilities of /v1/node.")
+    pressure_pause_percent: float | None = Field(None, ge=0, le=100, description="Hold while the group's PSI some avg10 is above this.")
+    reason: str | None = Field(None, max_length=200)
+
+    @model_validator(mode="after")
+    def _check(self) -> "NewShrink":
+        if (self.target_bytes is None) == (self.reclaim_bytes is None):
+            raise ValueError("give exactly one of target_bytes and reclaim_bytes")
+        if self.set_max_bytes is not None and self.target_bytes is not None and self.set_max_bytes < self.target_bytes:
+            raise ValueError("set_max_bytes is below target_bytes: the limit could not be set when the target is met")
+        if self.max_bytes_per_second == 0:
+            raise ValueError("max_bytes_per_second of 0 would never end; leave it out for no bound")
+        return self
+
+
+ANewShrink = Annotated[
+    NewShrink,
+    bodies(
+        resize=("Shrink, then set the limit", {"target_bytes": "200M", "set_max_bytes": "200M"}),
+        reclaim=("Take 50 MiB off", {"reclaim_bytes": "50M"}),
+        gently=("Slowly, and with a deadline", {"target_bytes": "200M", "max_bytes_per_second": "20M", "timeout_seconds": 60}),
+    ),
+]
+
+
+class ProgressBody(Body):
+    """How far a shrink is; target_bytes is what usage has to be below."""
+
+    start_bytes: int
+    usage_bytes: int
+    target_bytes: int
+    reclaimed_bytes: int
+    remaining_bytes: int
+    passes: int
+    retries_left: int
+    elapsed_seconds: float
+    bytes_per_second: int
+    eta_seconds: float | None
+
+
+class ShrinkLinks(Body):
+    """Where to go from a shrink."""
+
+    self: str
+    cancel: str
+    events: str
+    group: str
+
+
+class ShrinkBody(Body):
+    """One shrink: what was asked, how far it is, and how it ended."""
+
+    id: str
+    group: GroupRef
+    state: State
+    done: bool
+    request: dict[str, Any]
+    progress: ProgressBody
+    error: dict[str, Any] | None
+    policy: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    links: ShrinkLinks
+    dry_run: bool = False
+
+
+class ShrinkPage(Body):
+    """A page of shrinks, the newest first."""
+
+    items: list[ShrinkBody]
+    next_page_token: str | None
+
+
+class GroupShrinkQuery(BaseModel):
+    """Which shrinks of a group."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: list[State] = Field([], description="One or more states; absent: all.")
+    since: AwareDatetime | None = Field(None, description="Only those created at or after this time.")
+    page_size: PageSize = 50
+    page_token: PageToken = None
+
+
+class ShrinkQuery(GroupShrinkQuery):
+    """Which shrinks."""
+
+    group: str | None = Field(None, description="The path of a group, which may be gone by now.")
+
+
+async def _wait_seconds(
+    request: Request,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it is done, or after N seconds (at most 60).")] = None,
+) -> int:
+    match = _WAIT.search(",".join(request.headers.getlist("prefer"))) if prefer else None  # it may be sent more than once
+    return min(int(match[2]), _LONGEST_WAIT_SECONDS) if match else 0
+
+
+Wait = Annotated[int, Depends(_wait_seconds)]
+
+
+def _known(wiring: Wired, shrink_id: str) -> str:
+    """The id of a shrink that exists: a stream has no way to say 404 once it has begun."""
+    return str(wiring.jobs.shrink(shrink_id)["id"])
+
+
+Known = Annotated[str, Depends(_known)]
+
+
+@router.post(
+    "/v1/groups/{group:reference}/shrinks",
+    operation_id="create_shrink",
+    status_code=202,
+    response_model=ShrinkBody,
+    responses=refuses(ShrinkInProgress, TooManyShrinks, UnsupportedOption, group=True)
+    | {200: {"model": ShrinkBody, "description": "Done within `Prefer: wait=N`; its `state` tells how it ended."}},
+)
+async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, wait: Wait, dry_run: DryRun = False) -> Response:
+    """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
+    job = await asyncio.to_thread(submit, wiring, group, new, dry_run=dry_run)
+    await wait_done(wiring, None if dry_run else finish_of(job), wait)
+    return await answer(wiring, job, wait, dry_run=dry_run)
+
+
+@router.get("/v1/groups/{group:reference}/shrinks", operation_id="list_group_shrinks", responses=refuses(group=True))
+def list_group_shrinks(
+    request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[GroupShrinkQuery, Query()]
+) -> ShrinkPage:
+    """List the shrinks of a group's path, the newest first."""
+    page = list_page(wiring, query, group.path)
+    link_next(response, request.url, page.next_page_token)
+    return page
+
+
+@router.get("/v1/shrinks", operation_id="list_shrinks")
+def list_shrinks(request: Request, response: Response, wiring: Wired, query: Annotated[ShrinkQuery, Query()]) -> ShrinkPage:
+    """List shrinks, the newest first; finished ones are kept for 7 days."""
+    page = list_page(wiring, query, query.group)
+    link_next(response, request.url, page.next_page_token)
+    return page
+
+
+@router.get(
+    "/v1/shrinks/{shrink_id}",
+    operation_id="get_shrink",
+    response_model=ShrinkBody,
+    responses=UNCHANGED | refuses(ShrinkNotFound),
+)
+async def get_shrink(request: Request, wiring: Wired, shrink_id: str, wait: Wait) -> Response:
+    """Read a shrink; with `Prefer: wait=N`, when it is done."""
+    await wait_done(wiring, finish_of(wiring.jobs.job(shrink_id)), wait)
+    body = shrink_body(await asyncio.to_thread(wiring.jobs.shrink, shrink_id))
+    return tagged(request, body, _hints(body, wait))
+
+
+@router.post(
+    "/v1/shrinks/{shrink_id}/cancel",
+    operation_id="cancel_shrink",
+    status_code=202,
+    response_model=ShrinkBody,
+    responses=refuses(ShrinkNotFound, ShrinkFinished) | {200: {"model": ShrinkBody, "description": "It is cancelled."}},
+)
+def cancel_shrink(wiring: Wired, shrink_id: str, dry_run: DryRun = False) -> Response:
+    """Ask a shrink to stop: -EINTR. What was reclaimed stays reclaimed and nothing else is changed."""
+    body = shrink_body(wiring.jobs.cancel(shrink_id, dry_run=dry_run), dry_run=dry_run)
+    return Response(body.model_dump_json(), 200 if body.done else 202, _hints(body, 0), "application/json")
+
+
+@router.get(
+    "/v1/shrinks/{shrink_id}/events",
+    operation_id="stream_shrink_events",
+    response_class=EventSourceResponse,
+    responses=refuses(ShrinkNotFound),
+)
+async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> AsyncIterator[ServerSentEvent]:
+    """Follow a shrink: a `state` event whenever its state changes, `progress` in between; it ends when the shrink is done."""
+    async for event in events(wiring, shrink_id):
+        yield event
+
+
+def submit(wiring: Wiring, group: Group, new: NewShrink, *, dry_run: bool) -> Job:
+    """Hand a shrink to the jobs, once this node is known to take all of its options."""
+    if new.swappiness is not None and not wiring.backend.has_swappiness:
+        raise UnsupportedOption(
+            "This kernel takes no swappiness for one reclaim: leave it out, or set the group's own.", option="swappiness"
+        )
+    if new.pressure_pause_percent is not None and wiring.backend.stat(group).pressure is None:
+        raise UnsupportedOption(
+            "This kernel tells no pressure for the group: leave pressure_pause_percent out.", option="pressure_pause_percent"
+        )
+    if new.set_max_bytes is not None and "max_bytes" not in wiring.backend.settable_limits:
+        raise UnsupportedOption("This node sets no max_bytes.", option="set_max_bytes")
+    return wiring.jobs.submit(group, ShrinkRequest(**new.model_dump()), dry_run=dry_run)
+
+
+def finish_of(job: Job | None) -> asyncio.Future[None] | None:
+    """What to wait for. One for each who waits, since the job keeps every one until it is done."""
+    return None if job is None else asyncio.wrap_future(job.finished)
+
+
+async def wait_done(wiring: Wiring, finish: asyncio.Future[None] | None, seconds: float) -> None:
+    """Wait until a job is done or the daemon stops, but no longer than the client wants to."""
+    if finish is not None and seconds:
+        closing = asyncio.ensure_future(wiring.closing.wait())
+        waiting: set[asyncio.Future[Any]] = {finish, closing}
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
+
+
+async def answer(wiring: Wiring, job: Job, wait: int, *, dry_run: bool) -> Response:
+    """200 when the shrink was waited for and is done, else 202 and where to look."""
+    row = job.row() if dry_run else await asyncio.to_thread(wiring.jobs.shrink, job.id)
+    body = shrink_body(row, dry_run=dry_run)
+    headers = _hints(body, wait) if dry_run else {"Location": body.links.self} | _hints(body, wait)
+    if body.done and wait:
+        return Response(body.model_dump_json(), 200, headers, "application/json")
+    return Response(body.model_dump_json(), 202, headers | {"Retry-After": "1"}, "application/json")
+
+
+def _hints(body: ShrinkBody, wait: int) -> dict[str, str]:
+    return ({} if body.done else {"Retry-After": "1"}) | ({"Preference-Applied": f"wait={wait}"} if wait else {})
+
+
+def shrink_body(row: Row, *, dry_run: bool = False) -> ShrinkBody:
+    state, here, path = State(row["state"]), f"/v1/shrinks/{row['id']}", row["group_path"]
+    return ShrinkBody(
+        id=row["id"],
+        request=row["request"],
+        policy=row["policy"],
+        created_at=rfc3339(row["created_at"]),
+        started_at=row["started_at"] and rfc3339(row["started_at"]),
+        finished_at=row["finished_at"] and rfc3339(row["finished_at"]),
+        group=GroupRef(id=str(row["group_id"]), path=path),
+        state=state,
+        done=state.done,
+        progress=_progress(row["progress"], done=state.done),
+        error=restored(row["error"]),
+        links=ShrinkLinks(self=here, cancel=f"{here}/cancel", events=f"{here}/events", group=href_of(Group(path, row["group_id"]))),
+        dry_run=dry_run,
+    )
+
+
+def _progress(progress: Row, *, done: bool) -> ProgressBody:
+    remaining = max(progress["usage_bytes"] - progress["target_bytes"] + 1, 0)
+    elapsed = progress["elapsed_seconds"]
+    rate = round(progress["reclaimed_bytes"] / elapsed) if elapsed else 0
+    eta = None if done or not rate else round(remaining / rate, 3)
+    return ProgressBody(**progress, remaining_bytes=remaining, bytes_per_second=rate, eta_seconds=eta)
+
+
+def list_page(wiring: Wiring, query: GroupShrinkQuery, group: str | None) -> ShrinkPage:
+    limit = page_limit(query.page_size)
+    rows = wiring.jobs.shrinks(
+        limit=limit + 1,
+        before=read_token(query.page_token, _NEWEST_FIRST, (int, str)),
+        states=tuple(map(str, query.state)),
+        group=group and check_group_path(group),
+        since=None if query.since is None else round(query.since.timestamp() * 1e6),
+    )
+    token = write_token(_NEWEST_FIRST, rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(rows) > limit else None
+    return ShrinkPage(items=[shrink_body(row) for row in rows[:limit]], next_page_token=token)
+
+
+async def events(wiring: Wiring, shrink_id: str) -> AsyncIterator[ServerSentEvent]:
+    """The shrink as it is now, then what changes, until it is done or the daemon stops.
+
+    Looking ten times a second costs nothing that matters, and leaves no queue to bound: a slow reader sees fewer steps.
+    """
+    seen: ShrinkBody | None = None
+    finish = finish_of(wiring.jobs.job(shrink_id))
+    while True:
+        job = wiring.jobs.job(shrink_id)
+        body = shrink_body(job.row() if job else await asyncio.to_thread(wiring.jobs.shrink, shrink_id))
+        if seen is None or body.state != seen.state:
+            yield ServerSentEvent(event="state", raw_data=body.model_dump_json())
+        elif body.progress.passes != seen.progress.passes:
+            yield ServerSentEvent(event="progress", raw_data=body.progress.model_dump_json())
+        if body.done or wiring.closing.is_set():
+            return
+        seen = body
+        await wait_done(wiring, finish, _EVENT_SECONDS)

@@ -1,0 +1,138 @@
+"""Bodies taken strictly: closed models, one grammar for sizes, JSON without duplicate keys, and a media type that says so."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Annotated, Any, NoReturn, get_origin
+
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+
+from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
+from app.memparse import parse_limit, parse_size
+
+LARGEST_BODY_BYTES = 64 << 10
+_MEDIA_TYPES = {"application/json", "application/merge-patch+json"}
+_SIZE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})([KkMmGgTtPp]([Ii][Bb]?)?)?$", "examples": ["400M"]},
+    ],
+    "description": 'Bytes, or a string in the kernel\'s notation such as "400M" (always binary).',
+}
+
+Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
+Limit = Annotated[
+    int | None,
+    BeforeValidator(parse_limit),
+    WithJsonSchema(
+        {
+            "anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "max"}, {"type": "null"}],
+            "description": _SIZE_SCHEMA["description"] + " null: no limit.",
+        }
+    ),
+]
+
+
+class Strict(BaseModel):
+    """A request body: no unknown names, no guessed types."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class StrictRoute(APIRoute):
+    """A route that refuses query names it does not know, and reads its body, where it takes one, by the rules of this module.
+
+    Unknown names matter: ?dryrun=true, let through, would be a change that its sender thought was none.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known = _query_names(self.dependant)
+        once = {name for name, is_list in known.items() if not is_list}
+        takes_body = self.body_field is not None
+
+        async def read_strictly(request: Request) -> Response:
+            if unknown := request.query_params.keys() - known.keys():
+                _refuse_all("query", unknown, f"not a parameter of this operation; there are: {', '.join(sorted(known)) or 'none'}")
+            if repeated := once & _repeated(name for name, _ in request.query_params.multi_items()):
+                _refuse_all("query", repeated, "this parameter stands twice")
+            return await handle(_Read(request, await _read(request)) if takes_body else request)
+
+        return read_strictly
+
+
+def _query_names(dependant: Dependant) -> dict[str, bool]:
+    """The names that a route and its dependencies take from the query, and whether as a list; a model stands for its fields."""
+    names: dict[str, bool] = {}
+    for field in dependant.query_params:
+        annotation: Any = field.field_info.annotation
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        fields = annotation.model_fields if is_model else {field.alias: field.field_info}
+        names |= {name: get_origin(info.annotation) is list for name, info in fields.items()}
+    for below in dependant.dependencies:
+        names |= _query_names(below)
+    return names
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(names).items() if count > 1}
+
+
+def _refuse_all(place: str, names: Iterable[str], sentence: str) -> NoReturn:
+    raise RequestValidationError([{"type": "refused", "loc": (place, name), "msg": sentence, "input": None} for name in sorted(names)])
+
+
+class _Read(Request):
+    """A request whose body has been read and parsed."""
+
+    def __init__(self, request: Request, value: object) -> None:
+        super().__init__(request.scope, request.receive)
+        self._body = b"read"
+        self._json = value
+
+
+async def _read(request: Request) -> object:
+    text = await _bounded(request)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if text and media_type not in _MEDIA_TYPES:
+        raise UnsupportedMedia(f"A body of type {media_type or 'none'!a} is not taken here; send application/json.", media_type=media_type)
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise MalformedBody(f"The body is not JSON: {error}.") from None
+
+
+async def _bounded(request: Request) -> bytes:
+    """The body, unless it is larger than any that this API needs: then it is not even read to its end."""
+    announced = request.headers.get("content-length", "0")
+    text = bytearray()
+    if not announced.isdecimal() or int(announced) <= LARGEST_BODY_BYTES:
+        async for chunk in request.stream():
+            text += chunk
+            if len(text) > LARGEST_BODY_BYTES:
+                break
+        else:
+            return bytes(text)
+    raise BodyTooLarge(
+        f"The body is larger than {LARGEST_BODY_BYTES} bytes; no request of this API needs that.", limit_bytes=LARGEST_BODY_BYTES
+    )
+
+
+def _integer(digits: str) -> int:
+    """int() takes 4300 digits; a number of 40 is too large for every field already, and is refused there by name."""
+    return int(digits[:40])
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        _refuse_all("body", _repeated(name for name, _ in pairs), "this key stands twice")
+    return value
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,85 @@
+"""What the routes share: the daemon's parts, and the Annotated dependencies that hand them over."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict
+
+from app.api.references import may_change, resolve
+from app.backends import Backend, Group
+from app.jobs import Jobs
+from app.settings import Settings
+from app.store import Store
+
+
+@dataclass(slots=True)
+class Wiring:
+    """The parts of one running daemon, made by the composition root."""
+
+    settings: Settings
+    backend: Backend
+    store: Store
+    jobs: Jobs
+    made: set[int] = field(default_factory=set)
+    """Ids of the groups that were made through this API, in this boot."""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server stops: endless answers end."""
+
+
+class Body(BaseModel):
+    """A response body. Validated when it is made, so that the document and the answers cannot part."""
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True)
+
+
+class GroupRef(Body):
+    """Which incarnation of which group."""
+
+    id: str
+    path: str
+
+
+def ref(group: Group) -> GroupRef:
+    return GroupRef(id=str(group.id), path=group.path)
+
+
+def rfc3339(microseconds: int) -> str:
+    """A time of the store as the API writes it: UTC, ending in Z."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+async def _wiring(request: Request) -> Wiring:
+    wiring: Wiring = request.app.state.wiring
+    return wiring
+
+
+Wired = Annotated[Wiring, Depends(_wiring)]
+
+
+async def _group(
+    wiring: Wired,
+    group: Annotated[
+        str, Path(description="A path below the managed root, or `id:…`, `container:…`, `pod:…`, `unit:…`.", examples=["web"])
+    ],
+) -> Group:
+    return resolve(wiring.backend, group)
+
+
+Target = Annotated[Group, Depends(_group)]
+
+
+async def _changeable(wiring: Wired, group: Target) -> Group:
+    return may_change(wiring.settings, group)
+
+
+Changeable = Annotated[Group, Depends(_changeable)]
+DryRun = Annotated[bool, Query(description="Make every check and answer as if it were done, and write nothing.")]

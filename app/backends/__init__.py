@@ -1,0 +1,233 @@
+"""Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, get_args
+
+from app.errors import InvalidGroupName
+from app.settings import Settings
+
+LimitName = Literal["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
+LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
+BACKEND_NAMES = ("v1", "v2", "simulator")
+
+# What a reading is made of is not frozen: that would be a tenth of its cost, a thousand times a sweep.
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One incarnation of a control group.
+
+    `path` is below the managed root, without a leading slash ("" is the root itself); `id` is the inode of its
+    directory, which no later group of the same path shares. Every verb acts on this incarnation or raises GroupGone.
+    """
+
+    path: str
+    id: int
+
+
+@dataclass(slots=True)
+class Limits:
+    """The limits of a group in bytes as the kernel holds them; None is no limit, or a limit in `unsupported`."""
+
+    max_bytes: int | None
+    high_bytes: int | None = None
+    low_bytes: int | None = None
+    min_bytes: int | None = None
+    swap_max_bytes: int | None = None
+    soft_limit_bytes: int | None = None
+    effective_max_bytes: int | None = None
+    """The least max_bytes of the group and its ancestors, those above the managed root included."""
+    limited_by: str | None = None
+    """The path of the group that holds the effective limit; "/" is the managed root or above."""
+    unsupported: tuple[LimitName, ...] = ()
+
+
+@dataclass(slots=True)
+class Counters:
+    """Events since the group was made, each a plain count; None where the kernel does not tell."""
+
+    page_faults: int | None = None
+    major_page_faults: int | None = None
+    pages_scanned: int | None = None
+    pages_reclaimed: int | None = None
+    refaults_file: int | None = None
+    refaults_anon: int | None = None
+
+
+@dataclass(slots=True)
+class Events:
+    """How often a limit was felt. v2: memory.events; `limit_failures` is v1's memory.failcnt."""
+
+    low: int | None = None
+    high: int | None = None
+    max: int | None = None
+    oom: int | None = None
+    oom_kill: int | None = None
+    limit_failures: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """One line of memory.pressure: averages in percent of wall time, the total in microseconds."""
+
+    avg10_percent: float
+    avg60_percent: float
+    avg300_percent: float
+    total_microseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """PSI: `some` is the time in which at least one task stalled for memory, `full` in which all did."""
+
+    some: Stall
+    full: Stall
+
+
+@dataclass(slots=True)
+class MemStat:
+    """One reading of a group, hierarchical (its descendants are in it), in bytes; None where the kernel does not tell."""
+
+    usage_bytes: int
+    limits: Limits
+    peak_bytes: int | None = None
+    working_set_bytes: int | None = None
+    """Usage less the inactive file cache: what the kubelet evicts by."""
+    reclaimable_estimate_bytes: int | None = None
+    """What reclaim could free at best: file LRU, reclaimable slab, and anonymous memory for which swap has room.
+
+    An estimate: dirty pages are slow, mapped or hot ones are reluctant, and the LRU counters lag by batches.
+    """
+    anon_bytes: int | None = None
+    file_bytes: int | None = None
+    shmem_bytes: int | None = None
+    kernel_bytes: int | None = None
+    mapped_bytes: int | None = None
+    dirty_bytes: int | None = None
+    writeback_bytes: int | None = None
+    active_anon_bytes: int | None = None
+    inactive_anon_bytes: int | None = None
+    active_file_bytes: int | None = None
+    inactive_file_bytes: int | None = None
+    unevictable_bytes: int | None = None
+    slab_reclaimable_bytes: int | None = None
+    swap_bytes: int | None = None
+    zswap_bytes: int | None = None
+    counters: Counters = field(default_factory=Counters)
+    events: Events = field(default_factory=Events)
+    pressure: Pressure | None = None
+    raw: Mapping[str, str] = field(default_factory=dict)
+    """Control file to its text, as it was read; only when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The machine under the groups: facts probed once at start, and what is free now (bytes)."""
+
+    kernel: str
+    cgroup_version: int
+    boot_id: str
+    """Group ids mean nothing beyond one boot (of the simulator: one start)."""
+    root: str
+    page_size_bytes: int
+    total_bytes: int
+    available_bytes: int
+    swap_total_bytes: int
+    swap_free_bytes: int
+
+
+class Backend(Protocol):
+    """A memory controller. Synchronous, and callable from any thread; two calls for one group never corrupt each other.
+
+    What differs between controllers is a capability below; nobody asks a backend for its name to decide something.
+    Every verb raises GroupNotFound (no such path), GroupGone (this incarnation was removed) or NotWritable where
+    that can happen, and leaves the group as it was when it raises. `dry_run` makes every check and changes nothing
+    (a group that was only tried has the id 0).
+    """
+
+    name: ClassVar[str]
+    is_simulated: ClassVar[bool]
+    """No memory of this host is behind it, so nothing of this host can come to harm."""
+    settable_limits: frozenset[LimitName]
+    """The limits that set_limits takes here; the others are `unsupported` in every Limits."""
+    has_swappiness: bool
+    """reclaim() takes a swappiness of its own instead of the group's."""
+    has_pressure: bool
+    """stat() can tell the pressure of a group, at least of some."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Find and probe the controller without changing it; BackendUnavailable says what is missing."""
+
+    def node(self) -> Node:
+        """Tell the facts of this machine."""
+
+    def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
+        """List the group at a path, then its descendants to a depth (None: all of them), parents before children.
+
+        Groups that go while the tree is walked are left out; GroupNotFound is for the path itself.
+        """
+
+    def usage(self, group: Group) -> int:
+        """Read the bytes charged to a group: the hot verb, one read of one file."""
+
+    def stat(self, group: Group, *, raw: bool = False) -> MemStat:
+        """Take one reading of a group, limits included."""
+
+    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+        """Write limits, all or none: in the order that the controller wants, put back when a later one is refused.
+
+        Values are whole pages or None for no limit. Busy when usage is (or grows) above a new maximum: then at most
+        the few pages of one race were reclaimed. LimitOrder when a limit contradicts one that was not named.
+        """
+
+    def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
+        """Make one pass: free about `goal_bytes`, rarely more than 2 MiB beyond, in at most about 50 ms.
+
+        Answers by how many bytes usage fell (0 when it did not): what usage says is the only progress there is, since
+        Linux 2.6.29 (81d39c20f5ee). A pass that answers 0 was a fair attempt on everything reclaimable. No limit moves,
+        and nothing is left behind when this process dies in it.
+        """
+
+    def make(self, path: str, *, dry_run: bool = False) -> Group:
+        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent."""
+
+    def remove(self, group: Group, *, dry_run: bool = False) -> None:
+        """Remove a group. GroupNotEmpty while it has processes or groups inside."""
+
+    def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
+        """Move a process in. Memory charged before stays with its old group. ProcessNotFound; GroupBusy."""
+
+    def close(self) -> None:
+        """Give back every descriptor. The groups stay as they are."""
+
+
+def load(name: str) -> type[Backend]:
+    """Find a backend by the name of its module, which ends in `backend_class`."""
+    backend_class: type[Backend] = importlib.import_module(f"app.backends.{name}").backend_class
+    return backend_class
+
+
+def check_group_path(path: str) -> str:
+    """Answer a path as it stands, or raise InvalidGroupName: checked in this one place before any file is opened."""
+    for component in path.split("/"):
+        reason = _wrong_with(component)
+        if reason:
+            shown = path if len(path) <= 80 else path[:80] + "…"
+            raise InvalidGroupName(f"{shown!a} names no group: {reason}.")
+    return path
+
+
+def _wrong_with(component: str) -> str | None:
+    if component == "":
+        return "a component is empty (a slash too many, or no name at all)"
+    if component in {".", ".."}:
+        return "the components . and .. are not allowed"
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in component):
+        return "a component has a control character"
+    try:
+        length = len(component.encode())
+    except UnicodeEncodeError:
+        return "a component is not valid Unicode"
+    return "a component is longer than 255 bytes" if length > 255 else None

@@ -1,0 +1,395 @@
+"""What both versions of cgroupfs share: groups are directories below one root, and a descriptor says which incarnation.
+
+A path is resolved once for an incarnation, below a descriptor of the root: no symbolic link, no mount and no ".." leads
+elsewhere. What was opened keeps its identity: after rmdir each read of it is ENODEV, also when the path lives again.
+"""
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import resource
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from app.backends import Group, Node, Pressure, Stall, check_group_path
+from app.errors import BackendUnavailable, GroupNotManaged, ProcessNotFound, ShrinkdError, map_oserror
+
+CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
+CGROUP2_SUPER_MAGIC = 0x63677270
+
+_OPENAT2 = 437  # the same number on every architecture that Linux 5.6 ran on, but alpha
+_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # include/uapi/linux/openat2.h: NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
+_READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
+_GONE = frozenset({errno.ENODEV, errno.ENOENT})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _Descriptor:
+    """A file that closes with its last user: one that is given up while another thread reads is never closed under it."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class _Incarnation:
+    """A group's directory and the control files that were opened in it."""
+
+    __slots__ = ("directory", "files", "group")
+
+    def __init__(self, group: Group, directory: _Descriptor) -> None:
+        self.group = group
+        self.directory = directory
+        self.files: dict[str, _Descriptor] = {}
+
+
+class Tree:
+    """The groups below one directory of a cgroupfs mount, and the verbs that are the same in both versions."""
+
+    version: ClassVar[int]
+
+    def __init__(self, root: str, magic: int) -> None:
+        """Open the root; BackendUnavailable when it cannot be read or is no such cgroupfs."""
+        try:
+            self._root = _Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            self.control_files = frozenset(file.name for file in Path(root).iterdir())
+        except OSError as error:
+            raise BackendUnavailable(f"Cannot read {root}: {error.strerror}.", root=root) from error
+        if magic != filesystem_of(self._root.number):
+            raise BackendUnavailable(f"{root} is not a directory of the cgroup v{self.version} controllers.", root=root)
+        self.root = root
+        self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
+        self._kept: OrderedDict[int, _Incarnation] = OrderedDict()
+        self._kept_lock = threading.Lock()
+        self._kept_files = 0
+        self._paths: dict[str, int] = {}
+        self._most_files = _file_budget()
+        self._swap_until, self._swap_room = 0.0, 0
+
+    # -- verbs of the Backend protocol --------------------------------------------------------------------------
+
+    def node(self) -> Node:
+        memory = dict(line.split(":") for line in _read_text("/proc/meminfo").splitlines())
+        total, available, swap_total, swap_free = (
+            int(memory[name].removesuffix("kB")) << 10 for name in ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
+        )
+        return Node(
+            kernel=os.uname().release,
+            cgroup_version=self.version,
+            boot_id=self._boot_id,
+            root=self.root,
+            page_size_bytes=mmap.PAGESIZE,
+            total_bytes=total,
+            available_bytes=available,
+            swap_total_bytes=swap_total,
+            swap_free_bytes=swap_free,
+        )
+
+    def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
+        top = self.find(path)
+        found, inner = [top], [(top, -1 if depth is None else depth)]
+        while inner:
+            group, levels = inner.pop()
+            for child, is_leaf in self._children(group) if levels else ():
+                found.append(child)
+                if not is_leaf:
+                    inner.append((child, levels - 1))
+        return found
+
+    def make(self, path: str, *, dry_run: bool = False) -> Group:
+        parent, name = os.path.split(check_group_path(path))
+        with self._opened(parent, parent or "/") as directory, _mapped(path):
+            if not dry_run:
+                os.mkdir(name, 0o755, dir_fd=directory)
+                return Group(path, os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino)
+            _check_writable(directory)
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name, dir_fd=directory, follow_symlinks=False)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        return Group(path, 0)
+
+    def remove(self, group: Group, *, dry_run: bool = False) -> None:
+        """Remove a group. rmdir takes a name alone, so that a stranger made in its place in that instant would go: empty, at least."""
+        if not group.path:
+            raise GroupNotManaged("The managed root stays.", group=group)
+        directory = self._incarnation(group).directory.number
+        parent, name = os.path.split(group.path)
+        with self._opened(parent, group.path) as above, _mapped(group.path):
+            if os.stat(name, dir_fd=above, follow_symlinks=False).st_ino != group.id:
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            if dry_run:
+                _check_writable(above)
+                if os.fstat(directory).st_nlink > 2 or self.read(group, "cgroup.procs"):
+                    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+                return
+            _rmdir(name, above)
+        self._forget(group)
+
+    def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
+        if pid <= 0:  # 0 would be this daemon itself
+            raise ProcessNotFound(f"{pid} is no process id.", pid=pid)
+        with self.opened(group, "cgroup.procs") as file, _mapped(group.path):
+            if dry_run:
+                os.kill(pid, 0)
+            else:
+                os.write(file, b"%d" % pid)
+
+    def close(self) -> None:
+        """Let go of every descriptor; one that a thread is still reading closes behind that read."""
+        with self._kept_lock:
+            self._kept.clear()
+            self._paths.clear()
+            self._kept_files = 0
+        del self._root
+
+    # -- groups by path and by incarnation ----------------------------------------------------------------------
+
+    def find(self, path: str) -> Group:
+        """Look a path up and name the incarnation that lives there now."""
+        if kept := self._still_there(path):
+            return kept
+        with self._opened(check_group_path(path) if path else "", path) as directory:
+            return Group(path, os.fstat(directory).st_ino)
+
+    def swap_room(self) -> int:
+        """Answer the bytes that swap had room for within the last second: it only enters estimates, and asking is dear."""
+        if time.monotonic() >= self._swap_until:
+            self._swap_until, self._swap_room = time.monotonic() + 1.0, _swap_free()
+        return self._swap_room
+
+    def has(self, path: str) -> bool:
+        """Tell whether something is at a path, as a hint: a look-up that fails costs five times as much."""
+        return os.access(path or ".", os.F_OK, dir_fd=self._root.number)
+
+    def _still_there(self, path: str) -> Group | None:
+        """Answer the kept incarnation of a path if one of its files can still be read: a fifth of the cost of a look-up."""
+        with self._kept_lock:
+            incarnation = self._kept.get(self._paths.get(path, 0))
+            file = next(iter(incarnation.files.values()), None) if incarnation else None
+        if incarnation is None or file is None:
+            return None
+        try:
+            os.pread(file.number, 1, 0)
+        except OSError as error:
+            self._gone(incarnation.group, error)
+            return None
+        return incarnation.group
+
+    def read_all(self, group: Group, names: Sequence[str]) -> dict[str, bytes]:
+        """As read, for several control files: one look at what is kept instead of one for each."""
+        with self._kept_lock:
+            incarnation = self._kept.get(group.id)
+            kept = [incarnation.files.get(name) for name in names] if incarnation and incarnation.group == group else []
+            if kept:
+                self._kept.move_to_end(group.id)
+        files = [file for file in kept if file]
+        if len(files) < len(names):
+            return {name: self.read(group, name) for name in names}
+        try:
+            return {name: os.pread(file.number, _READ_BYTES, 0) for name, file in zip(names, files, strict=True)}
+        except OSError as error:
+            raise self._gone(group, error) from error
+
+    def read(self, group: Group, name: str) -> bytes:
+        """Read a control file of a group from its start, through a descriptor that is kept for the next time."""
+        try:
+            file = self._file(group, name)  # held by its name here: as a temporary it could close before the read
+            return os.pread(file.number, _READ_BYTES, 0)
+        except OSError as error:
+            raise self._gone(group, error) from error
+
+    @contextlib.contextmanager
+    def opened(self, group: Group, name: str) -> Iterator[int]:
+        """Open a control file for one write: the kernel lets one writer at a time into an open file."""
+        incarnation = self._incarnation(group)
+        try:
+            file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=incarnation.directory.number)
+            try:
+                yield file
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._gone(group, error) from error
+
+    def _file(self, group: Group, name: str) -> _Descriptor:
+        with self._kept_lock:
+            incarnation = self._kept.get(group.id)
+            if incarnation and incarnation.group == group:
+                self._kept.move_to_end(group.id)
+                if file := incarnation.files.get(name):
+                    return file
+        incarnation = self._incarnation(group)
+        file = _Descriptor(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=incarnation.directory.number))
+        with self._kept_lock:
+            if self._kept.get(group.id) is incarnation and incarnation.files.setdefault(name, file) is file:
+                self._kept_files += 1
+                self._make_room()
+        return file
+
+    def _incarnation(self, group: Group) -> _Incarnation:
+        """Answer the kept directory of a group, or open it and see that it is the one that was meant."""
+        with self._kept_lock:
+            incarnation = self._kept.get(group.id)
+            if incarnation and incarnation.group == group:
+                return incarnation
+        try:
+            directory = _Descriptor(_open_beneath(self._root.number, group.path, os.O_PATH))
+        except OSError as error:
+            raise self._gone(group, error) from error
+        if os.fstat(directory.number).st_ino != group.id:
+            raise self._gone(group, OSError(errno.ENODEV, ""))
+        incarnation = _Incarnation(group, directory)
+        with self._kept_lock:
+            incarnation = self._kept.setdefault(group.id, incarnation)
+            self._paths[group.path] = group.id
+            self._kept_files += incarnation.directory is directory
+            self._make_room()
+        return incarnation
+
+    def _make_room(self) -> None:
+        """Give up the groups that were not read for the longest time. With the lock held."""
+        while self._kept_files > self._most_files and len(self._kept) > 1:
+            self._drop(next(iter(self._kept)))
+
+    def _forget(self, group: Group) -> None:
+        with self._kept_lock:
+            self._drop(group.id)
+
+    def _drop(self, group_id: int) -> None:
+        """Let go of an incarnation, if it is kept. With the lock held."""
+        if incarnation := self._kept.pop(group_id, None):
+            self._kept_files -= 1 + len(incarnation.files)
+            if self._paths.get(incarnation.group.path) == group_id:
+                del self._paths[incarnation.group.path]
+
+    def _gone(self, group: Group, error: OSError) -> ShrinkdError:
+        """Name what the kernel said. To the holder of an incarnation "no such path" is its end, whatever lives there next."""
+        if error.errno in _GONE:
+            self._forget(group)
+            error = OSError(errno.ENODEV, "")
+        return map_oserror(error, group.path)
+
+    @contextlib.contextmanager
+    def _opened(self, path: str, called: str) -> Iterator[int]:
+        with _mapped(called):
+            directory = _open_beneath(self._root.number, path, os.O_PATH)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _children(self, group: Group) -> Iterator[tuple[Group, bool]]:
+        """List the groups in a group and whether each is a leaf: kernfs gives a directory 2 links and one for each inside.
+
+        So the leaves, most of any tree, are never listed. A name that is no Unicode cannot be said in JSON and is left out.
+        """
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            directory = _open_beneath(self._root.number, group.path, os.O_RDONLY)
+            stack.callback(os.close, directory)
+            if os.fstat(directory).st_ino != group.id:
+                return
+            prefix = group.path and group.path + "/"
+            for entry in stack.enter_context(os.scandir(directory)):
+                if not entry.is_dir(follow_symlinks=False) or not _is_unicode(entry.name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    yield Group(prefix + entry.name, status.st_ino), status.st_nlink == 2
+
+
+def _file_budget() -> int:
+    """How many files to keep open: two thirds of what this process may, for sockets and the database live on the same limit.
+
+    The kernel pays 5.7 KiB for a file, so there is an end to it however high the limit is.
+    """
+    return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) * 2 // 3)
+
+
+def parse_pressure(text: bytes) -> Pressure:
+    """The two lines of a memory.pressure, Documentation/accounting/psi.rst."""
+    some, full = (_parse_stall(line) for line in text.decode().splitlines())
+    return Pressure(some=some, full=full)
+
+
+def _parse_stall(line: str) -> Stall:
+    avg10, avg60, avg300, total = (word.partition("=")[2] for word in line.split()[1:])
+    return Stall(float(avg10), float(avg60), float(avg300), int(total))
+
+
+def mounts(kind: str, option: str = "") -> Iterator[str]:
+    """Find where a cgroupfs ("cgroup" or "cgroup2") is mounted, with an option such as "memory"."""
+    for line in _read_text("/proc/self/mountinfo").splitlines():
+        head, _, tail = line.partition(" - ")
+        found, _, options = tail.split(" ", 2)
+        if found == kind and (not option or option in options.split(",")):
+            yield head.split(" ")[4].replace("\\040", " ")
+
+
+@contextlib.contextmanager
+def _mapped(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise map_oserror(error, path) from error
+
+
+def _check_writable(directory: int) -> None:
+    if not os.access(f"/proc/self/fd/{directory}", os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _rmdir(name: str, directory: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=directory)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from error  # cgroupfs says EBUSY for both
+
+
+def _open_beneath(root: int, path: str, flags: int) -> int:
+    """Open a directory at or below a root with openat2(2); EAGAIN is its word for a rename in the same instant."""
+    how = (ctypes.c_uint64 * 3)(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE)
+    for _ in range(8):
+        descriptor = _libc.syscall(_OPENAT2, root, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how))
+        if descriptor >= 0:
+            return int(descriptor)
+        if ctypes.get_errno() != errno.EAGAIN:
+            break
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def filesystem_of(descriptor: int) -> int:
+    """The magic number of the file system, the first word of struct statfs (120 bytes; os.statvfs does not tell it)."""
+    status = (ctypes.c_long * 16)()
+    if _libc.fstatfs(descriptor, ctypes.byref(status)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return int(status[0])
+
+
+def _swap_free() -> int:
+    """Read the bytes that swap has room for: sysinfo(2), a tenth of what /proc/meminfo costs."""
+    words = (ctypes.c_ulong * 16)()  # uptime, 3 loads, total, free, shared and buffer ram, total and free swap, …; 64 bit
+    _libc.sysinfo(ctypes.byref(words))
+    return int(words[9]) * (int(words[13]) & 0xFFFFFFFF)
+
+
+def _is_unicode(name: str) -> bool:
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _read_text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8").strip()

@@ -1,0 +1,362 @@
+"""The memory controller of cgroup v1: the one that refuses a limit with -EBUSY, and has no memory.reclaim.
+
+So a pass is a write to memory.force_empty that a timer stops (_timed.py): no limit moves for a shrink, and nothing is left
+behind when the daemon dies in it.
+
+Where the kernel leaves no way: a batch of nothing but dirty pages puts the writer to sleep for 100 ms, uninterruptible
+(shrink_inactive_list(), VMSCAN_THROTTLE_WRITEBACK: v1 has no other brake on who dirties pages). A group full of dirty
+page cache is held that long; one with a few dirty pages left is left alone.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import ClassVar
+
+from app.backends import LIMIT_NAMES, Backend, Counters, Events, Group, LimitName, Limits, MemStat, Pressure
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, Tree, mounts, parse_pressure
+from app.backends._pace import Pace
+from app.backends._timed import catch_signal, timed_write
+from app.errors import BackendUnavailable, GroupBusy, LimitOrder, ShrinkdError, Unsupported, UnsupportedLimit, UnsupportedOption
+from app.memparse import PAGE_BYTES, format_size
+from app.settings import Settings
+
+UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES  # PAGE_COUNTER_MAX, include/linux/page_counter.h: v1 prints it for "none"
+USAGE, LIMIT, SOFT_LIMIT, STAT = "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.soft_limit_in_bytes", "memory.stat"
+MEMSW_USAGE, MEMSW_LIMIT = "memory.memsw.usage_in_bytes", "memory.memsw.limit_in_bytes"
+_PEAK, _FAILURES, _OOM, _KERNEL = "memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"
+
+_SWAPPINESS, _FORCE_EMPTY, _PRESSURE = "memory.swappiness", "memory.force_empty", "memory.pressure"
+_STAT_FILES = (USAGE, STAT, LIMIT, SOFT_LIMIT, MEMSW_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
+_USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
+_HIERARCHY_ROOT = 1  # the inode of the controller's own root, where the kernel answers EINVAL to a limit and to force_empty
+_COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
+"""How long a limit write may take at first, and after each -EINTR. One that finds nothing to reclaim takes 5 us."""
+_PASS_SECONDS = 4e-3
+"""How long a pass writes: a cancel waits for it, and what goes on around a pass is small beside it."""
+_PATIENCE_SECONDS = 25e-3
+"""How long a pass without progress tries on: five of them end a shrink, so each has to be a fair attempt."""
+_REST_BYTES = 1 << 20
+"""File pages that are not worth a sleep of 100 ms when some are dirty: about what the LRU counters lag by."""
+_NOTABLE_KERNEL_BYTES = 8 << 20
+
+_LINES = (
+    *("total_cache", "total_rss", "total_shmem", "total_mapped_file", "total_dirty", "total_writeback", "total_swap"),
+    *("total_inactive_anon", "total_active_anon", "total_inactive_file", "total_active_file", "total_unevictable"),
+    *("total_pgfault", "total_pgmajfault", "total_workingset_refault_file", "total_workingset_refault_anon"),
+    "hierarchical_memory_limit",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    words: int
+    names: tuple[bytes, ...]
+    fields: tuple[str, ...]
+    keys: Callable[[list[bytes]], tuple[bytes, ...]]
+    values: Callable[[list[bytes]], tuple[bytes, ...]]
+
+
+class V1(Tree):
+    """See Backend. What a group's twin in a cgroup2 mount knows of pressure is told as well."""
+
+    name: ClassVar[str] = "v1"
+    is_simulated: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    settable_limits: frozenset[LimitName]
+    has_swappiness = False
+    has_pressure: bool
+
+    def __init__(self, settings: Settings) -> None:
+        mount = next(mounts("cgroup", "memory"), None)
+        root = settings.cgroup_root or mount
+        if root is None:
+            raise BackendUnavailable("No cgroup v1 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none.")
+        super().__init__(root, CGROUP_SUPER_MAGIC)
+        if USAGE not in self.control_files:
+            raise BackendUnavailable(f"{root} is not in the v1 memory controller; SHRINKD_BACKEND=simulator needs none.", root=root)
+        catch_signal()
+        self._has_memsw = MEMSW_LIMIT in self.control_files
+        self._stat_files = tuple(name for name in _STAT_FILES if name in self.control_files)
+        self._lines = StatLines(_LINES)
+        self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
+        self._twins = _twins_of(root, mount)
+        self.has_pressure = self._twins is not None
+        honoured = {"max_bytes": True, "swap_max_bytes": self._has_memsw, "soft_limit_bytes": self._keeps_soft_limit()}
+        self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
+        self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
+
+    def usage(self, group: Group) -> int:
+        return int(self.read(group, USAGE))
+
+    def stat(self, group: Group, *, raw: bool = False) -> MemStat:
+        texts = self.read_all(group, self._stat_files)
+        usage, lines = int(texts[USAGE]), self._lines.parse(texts[STAT])
+        file, anon = _sum(lines, "total_inactive_file", "total_active_file"), _sum(lines, "total_inactive_anon", "total_active_anon")
+        return MemStat(
+            usage_bytes=usage,
+            limits=self._limits(group, texts, lines["hierarchical_memory_limit"]),
+            peak_bytes=int(texts[_PEAK]),
+            working_set_bytes=max(usage - lines["total_inactive_file"], 0),
+            reclaimable_estimate_bytes=file + self._swappable(group, anon),
+            anon_bytes=lines.get("total_rss"),
+            file_bytes=lines.get("total_cache"),
+            shmem_bytes=lines.get("total_shmem"),
+            kernel_bytes=int(texts[_KERNEL]) if _KERNEL in texts else None,
+            mapped_bytes=lines.get("total_mapped_file"),
+            dirty_bytes=lines.get("total_dirty"),
+            writeback_bytes=lines.get("total_writeback"),
+            active_anon_bytes=lines.get("total_active_anon"),
+            inactive_anon_bytes=lines.get("total_inactive_anon"),
+            active_file_bytes=lines.get("total_active_file"),
+            inactive_file_bytes=lines.get("total_inactive_file"),
+            unevictable_bytes=lines.get("total_unevictable"),
+            swap_bytes=lines.get("total_swap"),
+            counters=Counters(
+                page_faults=lines.get("total_pgfault"),
+                major_page_faults=lines.get("total_pgmajfault"),
+                refaults_file=lines.get("total_workingset_refault_file"),
+                refaults_anon=lines.get("total_workingset_refault_anon"),
+            ),
+            events=Events(oom_kill=_oom_kills(texts[_OOM]), limit_failures=int(texts[_FAILURES])),
+            pressure=self._pressure(group),
+            raw={name: text.decode() for name, text in texts.items()} if raw else {},
+        )
+
+    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+        """As promised by Backend; a kernel that refuses has thrown the page cache away first, so usage is asked before."""
+        if unsupported := [name for name in changes if name not in self.settable_limits]:
+            raise UnsupportedLimit(f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0])
+        if group.id == _HIERARCHY_ROOT:
+            raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
+        held = {name: int(self.read(group, name)) for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT) if name in self._stat_files}
+        writes = plan_writes(held, changes)
+        for name, value in writes:
+            self._check_above_usage(group, name, value)
+        if dry_run:
+            with self.opened(group, LIMIT):
+                return
+        with contextlib.ExitStack() as undo:
+            for name, value in writes:
+                self._commit(group, name, value)
+                undo.callback(self._put_back, group, name, held[name])
+            undo.pop_all()
+
+    def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
+        if swappiness is not None:
+            raise UnsupportedOption("cgroup v1 has no swappiness for one reclaim: set the group's memory.swappiness.", field="swappiness")
+        if group.id == _HIERARCHY_ROOT:
+            raise Unsupported("The root of the memory controller cannot be shrunk; its groups can.", group=group)
+        goal = self._within_reach(group, goal_bytes)
+        if not goal:
+            return 0
+        pace, freed, spent = self._pace(group.id), 0, 0.0
+        before = self.usage(group)
+        with self.opened(group, _FORCE_EMPTY) as file:
+            while freed < goal and spent < (_PASS_SECONDS if freed > 0 else _PATIENCE_SECONDS):
+                quantum = pace.quantum(goal - freed)
+                ended = timed_write(file, b"0", quantum)
+                freed, earlier = before - self.usage(group), freed
+                if ended:
+                    break
+                pace.learn(freed - earlier, quantum)
+                spent += quantum
+        return max(freed, 0)
+
+    def close(self) -> None:
+        super().close()
+        if self._twins:
+            self._twins.close()
+
+    # -- limits -------------------------------------------------------------------------------------------------
+
+    def _limits(self, group: Group, texts: Mapping[str, bytes], hierarchical: int) -> Limits:
+        own, soft = int(texts[LIMIT]), int(texts.get(SOFT_LIMIT, UNLIMITED))
+        memsw, effective = int(texts.get(MEMSW_LIMIT, UNLIMITED)), min(own, hierarchical)
+        return Limits(
+            max_bytes=_or_none(own),
+            swap_max_bytes=None if memsw >= UNLIMITED else memsw - own,
+            soft_limit_bytes=_or_none(soft) if "soft_limit_bytes" in self.settable_limits else None,
+            effective_max_bytes=_or_none(effective),
+            limited_by=None if effective >= UNLIMITED else self._holder(group, own, effective),
+            unsupported=self._unsupported,
+        )
+
+    def _holder(self, group: Group, own: int, effective: int) -> str:
+        """Find the nearest group, upwards, whose own limit is the effective one."""
+        path = group.path
+        while path and own != effective:
+            path = path.rpartition("/")[0]
+            own = int(self.read(self.find(path), LIMIT)) if path else own
+        return path or "/"
+
+    def _check_above_usage(self, group: Group, name: str, value: int) -> None:
+        """Strictly, as the seed compares: the kernel itself would take a limit that equals usage."""
+        if name not in _USED_UNDER:
+            return
+        usage = int(self.read(group, _USED_UNDER[name]))
+        if usage >= value:
+            raise GroupBusy(
+                f"{group.path!a} uses {format_size(usage)}, not less than {format_size(value)}.", group=group, usage_bytes=usage
+            )
+
+    def _commit(self, group: Group, name: str, value: int) -> None:
+        """Write a limit that is above usage, and stop the kernel after a few pages if usage has grown meanwhile."""
+        with self.opened(group, name) as file:
+            for seconds in _COMMIT_SECONDS:
+                if timed_write(file, b"%d" % value, seconds):
+                    return
+                self._check_above_usage(group, name, value)
+        raise GroupBusy(f"{group.path!a} grows as fast as it is limited.", group=group)
+
+    def _put_back(self, group: Group, name: str, value: int) -> None:
+        """Undo a write when a later one was refused, which is the answer; a group that grew above its old limit keeps the new one."""
+        with contextlib.suppress(ShrinkdError):
+            self._commit(group, name, value)
+
+    def _keeps_soft_limit(self) -> bool:
+        """Newer kernels accept a soft limit and forget it; a group of our own tells, where one can be made."""
+        if SOFT_LIMIT not in self.control_files:
+            return False
+        try:
+            scratch = self.make(f"shrinkd-probe-{os.getpid()}-{threading.get_native_id()}")
+        except ShrinkdError:
+            return True  # nothing can be written here, so nothing is promised by it
+        try:
+            self._commit(scratch, SOFT_LIMIT, _REST_BYTES)
+            return int(self.read(scratch, SOFT_LIMIT)) == _REST_BYTES
+        except ShrinkdError:
+            return False  # PREEMPT_RT: EOPNOTSUPP
+        finally:
+            self.remove(scratch)
+
+    # -- reclaim ------------------------------------------------------------------------------------------------
+
+    def _within_reach(self, group: Group, goal_bytes: int) -> int:
+        """Answer how much of a goal the LRU lists can give (0: nothing worth a write), so that no pass runs into their end.
+
+        A page at least is asked of a group that has none: dentries and the CPUs' precharged pages are on no list.
+        """
+        lines = self._lines.parse(self.read(group, STAT))
+        file = _sum(lines, "total_inactive_file", "total_active_file")
+        reach = file + self._swappable(group, _sum(lines, "total_inactive_anon", "total_active_anon"))
+        if 0 < reach < _REST_BYTES and lines.get("total_dirty") and self._kernel(group) < _NOTABLE_KERNEL_BYTES:
+            return 0
+        return min(goal_bytes, max(reach, PAGE_BYTES))
+
+    def _kernel(self, group: Group) -> int:
+        return int(self.read(group, _KERNEL)) if _KERNEL in self._stat_files else 0
+
+    def _swappable(self, group: Group, anon: int) -> int:
+        """How much anonymous memory swap has room for; memory.swappiness 0 forbids it."""
+        room = self.swap_room()
+        return min(anon, room) if room and int(self.read(group, _SWAPPINESS)) else 0
+
+    # -- pressure -----------------------------------------------------------------------------------------------
+
+    def _pressure(self, group: Group) -> Pressure | None:
+        if self._twins is None or not self._twins.has(group.path):
+            return None
+        try:
+            return parse_pressure(self._twins.read(self._twins.find(group.path), _PRESSURE))
+        except ShrinkdError:
+            return None  # it went in between
+
+
+def plan_writes(held: Mapping[str, int], changes: Mapping[LimitName, int | None]) -> list[tuple[str, int]]:
+    """Put the writes in the one order in which memory <= memory+swap holds throughout: EINVAL says the kernel otherwise.
+
+    `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a maximum that moves alone.
+    """
+    wanted = dict(held)
+    if "soft_limit_bytes" in changes:
+        wanted[SOFT_LIMIT] = _or_unlimited(changes["soft_limit_bytes"])
+    if "max_bytes" in changes:
+        wanted[LIMIT] = _or_unlimited(changes["max_bytes"])
+    if "swap_max_bytes" in changes:
+        wanted[MEMSW_LIMIT] = _memsw(wanted[LIMIT], changes["swap_max_bytes"])
+    memory, memsw = wanted[LIMIT], wanted.get(MEMSW_LIMIT, UNLIMITED)
+    if memory > memsw:
+        raise LimitOrder(
+            f"max_bytes {_or_none(memory)} is above the limit of memory and swap together, {memsw}: send swap_max_bytes too.",
+            max_bytes=_or_none(memory),
+            memory_and_swap_max_bytes=memsw,
+        )
+    order = (MEMSW_LIMIT, LIMIT, SOFT_LIMIT) if memsw > held.get(MEMSW_LIMIT, memsw) else (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
+    return [(name, wanted[name]) for name in order if name in held and wanted[name] != held[name]]
+
+
+def _memsw(memory: int, swap: int | None) -> int:
+    if swap is None:
+        return UNLIMITED
+    if memory >= UNLIMITED:
+        raise LimitOrder(
+            "swap_max_bytes needs a max_bytes: cgroup v1 limits memory and swap together, not swap alone.",
+            max_bytes=None,
+            swap_max_bytes=swap,
+        )
+    return min(memory + swap, UNLIMITED)
+
+
+class StatLines:
+    """The wanted lines of memory.stat, by name. Where they stand is learned from a text, and anew from one that differs."""
+
+    def __init__(self, wanted: Sequence[str]) -> None:
+        self._wanted = frozenset(name.encode() for name in wanted)
+        self._learned: _Learned | None = None
+
+    def parse(self, text: bytes) -> dict[str, int]:
+        words = text.split()
+        learned = self._learned
+        if learned is None or len(words) != learned.words or learned.keys(words) != learned.names:
+            learned = self._learned = self._learn(words)
+        return dict(zip(learned.fields, map(int, learned.values(words)), strict=True))
+
+    def _learn(self, words: list[bytes]) -> _Learned:
+        places = [place for place in range(0, len(words), 2) if words[place] in self._wanted]
+        keys = itemgetter(*places)
+        return _Learned(
+            words=len(words),
+            names=keys(words),
+            fields=tuple(words[place].decode() for place in places),
+            keys=keys,
+            values=itemgetter(*(place + 1 for place in places)),
+        )
+
+
+def _pace_of_group(_: int) -> Pace:
+    return Pace()
+
+
+def _twins_of(root: str, mount: str | None) -> Tree | None:
+    """Find the directory of a cgroup2 mount that mirrors the managed root, when pressure is told there."""
+    for unified in mounts("cgroup2") if mount else ():
+        with contextlib.suppress(BackendUnavailable):
+            twins = Tree(os.path.normpath(f"{unified}/{os.path.relpath(root, mount)}"), CGROUP2_SUPER_MAGIC)
+            if _PRESSURE in twins.control_files:
+                return twins
+    return None
+
+
+def _oom_kills(text: bytes) -> int | None:
+    _, found, kills = text.partition(b"\noom_kill ")
+    return int(kills) if found else None
+
+
+def _sum(lines: Mapping[str, int], *names: str) -> int:
+    return sum(lines[name] for name in names)
+
+
+def _or_none(limit: int) -> int | None:
+    return None if limit >= UNLIMITED else limit
+
+
+def _or_unlimited(limit: int | None) -> int:
+    return UNLIMITED if limit is None else min(limit, UNLIMITED)
+
+
+backend_class: type[Backend] = V1

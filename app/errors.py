@@ -1,0 +1,238 @@
+"""Every error of shrinkd: an errno with a sentence for people and members for programs.
+
+    ShrinkdError
+    ├── InvalidRequest        EINVAL      a value that this daemon refuses
+    │   └── InvalidGroupName
+    ├── MalformedBody         EBADMSG     a body that is not JSON
+    ├── BodyTooLarge          EMSGSIZE
+    ├── UnsupportedMedia      EPROTONOSUPPORT
+    ├── NotFound              ENOENT
+    │   ├── GroupNotFound
+    │   ├── ShrinkNotFound
+    │   ├── ProblemNotFound
+    │   └── ProcessNotFound   ESRCH
+    ├── GroupGone             ENODEV      this incarnation was removed; the path may live again
+    ├── GroupExists           EEXIST
+    ├── GroupNotEmpty         ENOTEMPTY
+    ├── GroupNotManaged       EPERM
+    ├── AmbiguousReference    ENOTUNIQ
+    ├── Busy                  EBUSY       the seed's answer
+    │   ├── GroupBusy
+    │   ├── LimitBelowUsage
+    │   ├── ShrinkStalled
+    │   └── ShrinkInProgress
+    ├── LimitOrder            EINVAL      two limits that contradict each other
+    ├── Unsupported           EOPNOTSUPP  this kernel lacks it
+    │   ├── UnsupportedLimit
+    │   └── UnsupportedOption
+    ├── Interrupted           EINTR
+    │   └── DaemonStopped
+    ├── TimedOut              ETIMEDOUT
+    ├── ShrinkFinished        EALREADY
+    ├── TooManyShrinks        EAGAIN
+    ├── NotReady              EAGAIN
+    ├── PreconditionFailed    ESTALE
+    ├── StoreUnavailable      EIO
+    ├── InternalError         EIO         a fault of this daemon
+    ├── KernelRefused         EIO         an errno that no row of the table below expects
+    ├── NotWritable           EROFS
+    ├── BackendUnavailable    ENXIO       at start: exit code 3
+    └── SettingsError         EINVAL      at start: exit code 2
+
+An error changes its language twice and nowhere else: `map_oserror` on the way in (the kernel's
+errno becomes a class), `app/api/problems.py` on the way out (the class becomes a status).
+"""
+
+import errno
+from typing import ClassVar
+
+_SYMBOLS = dict(errno.errorcode) | {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # 95 has two names; this is the kernel's
+
+
+class ShrinkdError(Exception):
+    """One sentence that says what is wrong and what to do, and the numbers in it as members."""
+
+    errno: ClassVar[int]
+
+    def __init__(self, detail: str, **members: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+    @property
+    def errname(self) -> str:
+        """The errno's symbol, such as "EBUSY"; a member may name the kernel's own."""
+        return str(self.members.get("errno") or _SYMBOLS[self.errno])
+
+
+class InvalidRequest(ShrinkdError):
+    errno = errno.EINVAL
+
+
+class InvalidGroupName(InvalidRequest):
+    pass
+
+
+class MalformedBody(ShrinkdError):
+    errno = errno.EBADMSG
+
+
+class BodyTooLarge(ShrinkdError):
+    errno = errno.EMSGSIZE
+
+
+class UnsupportedMedia(ShrinkdError):
+    errno = errno.EPROTONOSUPPORT
+
+
+class NotFound(ShrinkdError):
+    errno = errno.ENOENT
+
+
+class GroupNotFound(NotFound):
+    pass
+
+
+class ShrinkNotFound(NotFound):
+    pass
+
+
+class ProblemNotFound(NotFound):
+    pass
+
+
+class ProcessNotFound(NotFound):
+    errno = errno.ESRCH
+
+
+class GroupGone(ShrinkdError):
+    errno = errno.ENODEV
+
+
+class GroupExists(ShrinkdError):
+    errno = errno.EEXIST
+
+
+class GroupNotEmpty(ShrinkdError):
+    errno = errno.ENOTEMPTY
+
+
+class GroupNotManaged(ShrinkdError):
+    errno = errno.EPERM
+
+
+class AmbiguousReference(ShrinkdError):
+    errno = errno.ENOTUNIQ
+
+
+class Busy(ShrinkdError):
+    errno = errno.EBUSY
+
+
+class GroupBusy(Busy):
+    pass
+
+
+class LimitBelowUsage(Busy):
+    pass
+
+
+class ShrinkStalled(Busy):
+    pass
+
+
+class ShrinkInProgress(Busy):
+    pass
+
+
+class LimitOrder(ShrinkdError):
+    errno = errno.EINVAL
+
+
+class Unsupported(ShrinkdError):
+    errno = errno.EOPNOTSUPP
+
+
+class UnsupportedLimit(Unsupported):
+    pass
+
+
+class UnsupportedOption(Unsupported):
+    pass
+
+
+class Interrupted(ShrinkdError):
+    errno = errno.EINTR
+
+
+class DaemonStopped(Interrupted):
+    pass
+
+
+class TimedOut(ShrinkdError):
+    errno = errno.ETIMEDOUT
+
+
+class ShrinkFinished(ShrinkdError):
+    errno = errno.EALREADY
+
+
+class TooManyShrinks(ShrinkdError):
+    errno = errno.EAGAIN
+
+
+class NotReady(ShrinkdError):
+    errno = errno.EAGAIN
+
+
+class PreconditionFailed(ShrinkdError):
+    errno = errno.ESTALE
+
+
+class StoreUnavailable(ShrinkdError):
+    errno = errno.EIO
+
+
+class InternalError(ShrinkdError):
+    errno = errno.EIO
+
+
+class KernelRefused(ShrinkdError):
+    errno = errno.EIO
+
+
+class NotWritable(ShrinkdError):
+    errno = errno.EROFS
+
+
+class BackendUnavailable(ShrinkdError):
+    errno = errno.ENXIO
+
+
+class SettingsError(ShrinkdError):
+    errno = errno.EINVAL
+
+
+_FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
+    errno.ENOENT: (GroupNotFound, "There is no group {group!a}."),
+    errno.ENOTDIR: (GroupNotFound, "There is no group {group!a}."),
+    errno.ELOOP: (InvalidGroupName, "A symbolic link stands in the way to {group!a}; groups are directories."),
+    errno.EXDEV: (InvalidGroupName, "{group!a} leads out of the memory controller."),
+    errno.ENODEV: (GroupGone, "The group {group!a} was removed."),
+    errno.EEXIST: (GroupExists, "The group {group!a} exists already."),
+    errno.ENOTEMPTY: (GroupNotEmpty, "The group {group!a} still has processes or groups inside."),
+    errno.EBUSY: (GroupBusy, "The kernel is holding {group!a} busy; try again."),
+    errno.EINTR: (Interrupted, "Interrupted while working on {group!a}."),
+    errno.ESRCH: (ProcessNotFound, "There is no such process."),
+    errno.EACCES: (NotWritable, "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write."),
+    errno.EPERM: (NotWritable, "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write."),
+    errno.EROFS: (NotWritable, "The controller is mounted read-only, so {group!a} cannot be changed: mount it read-write."),
+}
+
+
+def map_oserror(error: OSError, group: str) -> ShrinkdError:
+    """Name what the kernel said about a group; the symbol it used stays in the member `errno`."""
+    number = error.errno or errno.EIO
+    symbol = _SYMBOLS.get(number, str(number))
+    kind, sentence = _FROM_KERNEL.get(number, (KernelRefused, "The kernel answered {symbol} for {group!a}."))
+    return kind(sentence.format(group=group, symbol=symbol), errno=symbol)

@@ -1,0 +1,83 @@
+"""The composition root: from settings to parts, from parts to an application. Nothing is made at import."""
+
+import logging
+import resource
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import api
+from app.api.wiring import Wiring
+from app.backends import Backend, load
+from app.errors import BackendUnavailable
+from app.jobs import Jobs
+from app.settings import Settings
+from app.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] | None = None) -> FastAPI:
+    """Open the controller and the database, settle what a dead daemon left, and wire the application.
+
+    `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of theirs.
+    Raises BackendUnavailable, SettingsError or StoreUnavailable before anything listens; the lifespan closes what this opens.
+    """
+    _raise_file_limit()
+    backend = (make_backend or choose_backend)(settings)
+    with ExitStack() as undo:
+        undo.callback(backend.close)
+        store = Store(settings.database_url)
+        undo.callback(store.close)
+        store.open()
+        jobs = Jobs(backend, store, settings.max_running_shrinks)
+        if interrupted := jobs.recover():
+            log.warning("%d shrinks were interrupted when the daemon died", interrupted)
+        made = store.made_group_ids(backend.node().boot_id)
+        undo.pop_all()
+    app = api.build()
+    app.state.wiring = Wiring(settings, backend, store, jobs, made)
+    app.router.lifespan_context = _lifespan
+    return app
+
+
+def _raise_file_limit() -> None:
+    """Take all the open files that the hard limit allows: the soft one is low for select(2), which nothing here calls."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    wiring: Wiring = app.state.wiring
+    yield
+    wiring.closing.set()
+    wiring.jobs.close()
+    wiring.store.close()
+    wiring.backend.close()
+
+
+def choose_backend(settings: Settings) -> Backend:
+    """Make the backend of the settings; `auto` takes the memory controller that this host has, and says which."""
+    if settings.backend != "auto":
+        return _make(settings.backend, settings)
+    reasons = []
+    for name in ("v2", "v1"):
+        try:
+            backend = _make(name, settings)
+        except BackendUnavailable as reason:
+            reasons.append(f"{name}: {reason.detail}")
+            continue
+        log.info("the backend is cgroup %s, at %s", name, backend.node().root)
+        return backend
+    raise BackendUnavailable(f"This host has no memory controller to use ({' '.join(reasons)}); SHRINKD_BACKEND=simulator needs none.")
+
+
+def _make(name: str, settings: Settings) -> Backend:
+    try:
+        return load(name)(settings)
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            f"This version of shrinkd has no {name} backend yet; SHRINKD_BACKEND=simulator needs no controller."
+        ) from None

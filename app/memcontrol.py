@@ -1,0 +1,141 @@
+"""How to shrink: four routines of mm/memcontrol.c and res_counter.h as KAMEZAWA Hiroyuki posted them on 18 July 2008.
+
+The names and their order are those of the mails. A memcg is a Group of a backend; `current` is the job that runs
+the routine, as it was the task that wrote to memory.shrink_in_bytes; -EBUSY and -EINTR are exceptions of that errno.
+
+Semantics that are kept: the target is strict (usage < val); success is tested first, so a signal that arrives with the
+work done changes nothing; then -EINTR; then -EBUSY, after five fruitless passes that no progress in between forgives;
+a failed shrink keeps what it reclaimed and moves no limit. A deadline is a second kind of pending signal.
+
+Slips of the posted code that are not kept:
+ 1. mem_cgroup_shrink_usage_to() assigns ret and ends in `return 0`: its errors never reach the writer.
+ 2. mem_cgroup_resize_limit() leaves its loop when res_counter_set_limit() fails and goes on when it succeeds.
+ 3. res_counter_check_under_val() takes &cnt->flags as its lock; there is no such member. Pavel Emelyanov answered that
+    any lock is superfluous there, since the answer is stale on return. So there is none here.
+ 4. Turning that `break` round is not enough: while usage < val the inner loop, the only place that asks for signals, is
+    never entered, and a set that keeps failing spins for ever. So the outer loop asks too.
+ 5. The retry budget is fresh in every round, so nothing bounds a race against a fast charger. So it is one budget.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.backends import Backend, Group, LimitName
+from app.errors import Busy, LimitBelowUsage, ShrinkdError, ShrinkStalled
+from app.memparse import format_size
+
+MEM_CGROUP_RECLAIM_RETRIES = 5  # mm/memcontrol.c, 2.6.26-rc8-mm1
+
+
+class Current(Protocol):
+    """The task that runs a routine."""
+
+    def signal_pending(self) -> ShrinkdError | None:
+        """Answer the error to stop with: Interrupted once cancelled, TimedOut past the deadline."""
+
+    def allowance(self, excess_bytes: int) -> int:
+        """Answer how much of the excess the next pass may free."""
+
+    def cond_resched(self, usage_bytes: int, progress: int, retry_count: int) -> None:
+        """Note how far a pass came, and wait as long as the task's rate and the group's pressure want."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memcg:
+    """A memory cgroup: a group and the controller that has it."""
+
+    backend: Backend
+    group: Group
+    swappiness: int | None = None
+
+    def usage(self) -> int:
+        return self.backend.usage(self.group)
+
+
+def set_limit(memcg: Memcg, limit: int) -> None:
+    """Make `limit` (whole pages) the maximum if usage is below it (patch 1/4), else LimitBelowUsage and nothing changed.
+
+    Compare first: a v1 kernel that refuses has thrown the page cache away before it says -EBUSY, and a v2 kernel does
+    not refuse. The backend's own -EBUSY is the second line, against a charge between our reading and its write.
+    """
+    set_limits(memcg, {"max_bytes": limit})
+
+
+def set_limits(memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+    """As set_limit, with other limits of the group in the same step: all of them, or none."""
+    limit = changes.get("max_bytes")
+    if limit is not None and not check_under_val(memcg, limit):
+        raise _below_usage(memcg, limit)
+    try:
+        memcg.backend.set_limits(memcg.group, changes, dry_run=dry_run)
+    except Busy as busy:
+        if limit is None:
+            raise
+        raise _below_usage(memcg, limit) from busy
+
+
+def check_under_val(memcg: Memcg, val: int) -> bool:
+    """Patch 2/4: usage < val, true for no longer than it takes to say so."""
+    return memcg.usage() < val
+
+
+def shrink_usage_to(memcg: Memcg, val: int, current: Current, retry_count: int = MEM_CGROUP_RECLAIM_RETRIES) -> int:
+    """Bring usage below val (patches 3/4 and 4/4) and answer the retries left, or raise; no limit moves either way."""
+    while not check_under_val(memcg, val):
+        if signal := current.signal_pending():
+            raise signal
+        if not retry_count:
+            raise _stalled(memcg, val)
+        usage = memcg.usage()
+        goal = current.allowance(max(usage - val + 1, 1))
+        progress = memcg.backend.reclaim(memcg.group, goal, memcg.swappiness)
+        if not progress:
+            retry_count -= 1
+        current.cond_resched(memcg.usage(), progress, retry_count)
+    return retry_count
+
+
+def resize_limit(memcg: Memcg, limit: int, current: Current) -> None:
+    """Shrink below `limit` (whole pages), then make it the maximum; shrink again when a charge came between."""
+    retry_count = MEM_CGROUP_RECLAIM_RETRIES
+    while True:
+        retry_count = shrink_usage_to(memcg, limit, current, retry_count)
+        try:
+            return set_limit(memcg, limit)
+        except LimitBelowUsage as busy:
+            if signal := current.signal_pending():
+                raise signal from busy
+            if not retry_count:
+                raise _stalled(memcg, limit) from busy
+            retry_count -= 1
+            current.cond_resched(memcg.usage(), 0, retry_count)
+
+
+def _below_usage(memcg: Memcg, limit: int) -> LimitBelowUsage:
+    stat = memcg.backend.stat(memcg.group)
+    return LimitBelowUsage(
+        f"Cannot set max_bytes to {limit} ({format_size(limit)}): "
+        f"the group uses {stat.usage_bytes} bytes ({format_size(stat.usage_bytes)}).",
+        group=memcg.group,
+        field="max_bytes",
+        requested_bytes=limit,
+        usage_bytes=stat.usage_bytes,
+        shortfall_bytes=max(stat.usage_bytes - limit + 1, 0),
+        reclaimable_estimate_bytes=stat.reclaimable_estimate_bytes,
+        peak_bytes=stat.peak_bytes,
+        current_max_bytes=stat.limits.max_bytes,
+    )
+
+
+def _stalled(memcg: Memcg, val: int) -> ShrinkStalled:
+    stat = memcg.backend.stat(memcg.group)
+    usage, reclaimable = stat.usage_bytes, stat.reclaimable_estimate_bytes
+    return ShrinkStalled(
+        f"Usage stands at {usage} bytes ({format_size(usage)}) and is not below {val} after "
+        f"{MEM_CGROUP_RECLAIM_RETRIES} passes without progress; what was reclaimed stays so, and no limit was changed.",
+        group=memcg.group,
+        target_bytes=val,
+        usage_bytes=usage,
+        reclaimable_estimate_bytes=reclaimable,
+    )

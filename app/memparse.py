@@ -1,0 +1,58 @@
+"""Sizes between people and the kernel: "400M" to bytes, bytes to "400.0 MiB", bytes to whole pages.
+
+The kernel's own memparse() is no grammar to expose: it reads "010M" as octal 8 MiB, "K" and "16E" as 0,
+and an empty line as 0, which on cgroup v2 kills every process of the group. So what a client says is
+parsed here, and only decimal integers that we printed ourselves ever reach a control file.
+"""
+
+import mmap
+import re
+
+PAGE_BYTES = mmap.PAGESIZE
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
+_SIZE = re.compile(r"(0|[1-9][0-9]{0,18})(?:([KMGTP])(?:I|IB)?)?", re.IGNORECASE | re.ASCII)
+_DECIMAL = re.compile(r"[0-9]+[KMGTPE]B", re.IGNORECASE | re.ASCII)
+_TOO_LARGE = 2**63
+
+
+def parse_size(value: object) -> int:
+    """Bytes of a JSON integer or a string such as "400M" or "1GiB" (always binary); ValueError says what is wrong."""
+    if isinstance(value, str):
+        size = _parse_text(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        raise ValueError('a size is an integer of bytes or a string such as "400M"')
+    if not 0 <= size < _TOO_LARGE:
+        raise ValueError("a size is not negative and below 2^63 bytes")
+    return size
+
+
+def parse_limit(value: object) -> int | None:
+    """As parse_size, and None or "max" for no limit."""
+    if value is None or value == "max":
+        return None
+    return parse_size(value)
+
+
+def _parse_text(text: str) -> int:
+    if match := _SIZE.fullmatch(text):
+        return int(match[1]) << _SHIFTS[(match[2] or "").upper()]
+    if _DECIMAL.fullmatch(text):
+        raise ValueError(f"{text[-2:]} can mean powers of 1000 or of 1024: write {text[-2:-1]}iB, or bytes")
+    raise ValueError('a size is decimal digits and one of K M G T P, such as "400M": no sign, point, space, leading zero or hex')
+
+
+def page_floor(size: int) -> int:
+    """The whole pages of a size, in bytes: since Linux 3.19 page_counter_memparse() rounds down."""
+    return size - size % PAGE_BYTES
+
+
+def format_size(size: int) -> str:
+    """A size for people, such as "60.4 MiB"; the exact number stands beside it wherever this is shown."""
+    scaled, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if scaled < 1024:
+            break
+        scaled, unit = scaled / 1024, larger
+    return f"{size} bytes" if unit == "bytes" else f"{scaled:.1f}".removesuffix(".0") + f" {unit}"

@@ -1,0 +1,172 @@
+"""Sockets and the server on them: bound by the daemon itself, and ended by a signal within seconds."""
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from errno import ECONNREFUSED
+from pathlib import Path
+from stat import S_ISSOCK
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app import __version__
+from app.api import problems
+from app.api.wiring import Wiring
+from app.errors import SettingsError
+from app.settings import Settings
+
+_BACKLOG = 2048
+_DRAIN_SECONDS = 8
+_LARGEST_HEAD_BYTES = 64 << 10
+_DEFAULT = ("unix:/run/shrinkd/api.sock",)
+_DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
+
+log = logging.getLogger("shrinkd")
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, except that what never becomes a request is answered with a problem too, and that no header is endless."""
+
+    _head_bytes = 0
+    _in_head = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+        if self._head_bytes > _LARGEST_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_head = False
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # the caller has logged it
+        self._refuse(400)
+
+    def _refuse(self, status: int) -> None:
+        body, headers = problems.unreadable(status)
+        lines = (f"{name}: {value}\r\n".encode() for name, value in headers.items())
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with two differences: endless answers are told to end, and a signal that it obeyed is not raised again."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,  # httptools: "auto" falls back to h11 in silence, at 3.6 times the CPU
+                ws="none",
+                loop="uvloop",
+                lifespan="on",
+                log_config=None,
+                access_log=False,  # ours costs less and carries the request id
+                server_header=False,
+                proxy_headers=False,  # nobody in front is trusted to say who calls
+                timeout_graceful_shutdown=_DRAIN_SECONDS,
+            )
+        )
+        self._wiring: Wiring = app.state.wiring
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._wiring.closing.set()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
+def run(app: FastAPI, settings: Settings) -> None:
+    """Serve until a signal. SettingsError for an address that is unsafe or cannot be had, before anything is open."""
+    backend = app.state.wiring.backend
+    addresses = settings.listen or (_DEFAULT_SIMULATED if backend.is_simulated else _DEFAULT)
+    check_listen(addresses, simulated=backend.is_simulated)
+    with listening(addresses) as sockets:
+        log.info("shrinkd %s serves %s on %s", __version__, backend.name, ", ".join(addresses))
+        Server(app).run(sockets)
+
+
+def check_listen(addresses: tuple[str, ...], *, simulated: bool) -> None:
+    """Refuse to offer a memory controller to whoever can reach a TCP port: SettingsError says what to set."""
+    for address in addresses:
+        if not address.startswith("tcp:"):
+            continue
+        if not simulated:
+            raise SettingsError(f"SHRINKD_LISTEN={address} would let every user of this host change real limits: use unix:/PATH.")
+        if not _is_loopback(address):
+            raise SettingsError(
+                f"SHRINKD_LISTEN={address} is reachable from elsewhere and asks nobody who they are: use a loopback address."
+            )
+
+
+def _is_loopback(address: str) -> bool:
+    host, _ = _host_and_port(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.removeprefix("tcp:").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@contextmanager
+def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
+    """Bind every address, and take the unix sockets away again at the end. SettingsError names the one that cannot be had."""
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                sockets.append(_bind_unix(Path(address.removeprefix("unix:"))) if address.startswith("unix:") else _bind_tcp(address))
+            except OSError as error:
+                raise SettingsError(f"SHRINKD_LISTEN={address} cannot be had: {error.strerror or error}.") from None
+        yield sockets
+    finally:
+        for bound, address in zip(sockets, addresses, strict=False):
+            bound.close()
+            if address.startswith("unix:"):
+                Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+def _bind_tcp(address: str) -> socket.socket:
+    return socket.create_server(_host_and_port(address), family=socket.AF_INET6 if "[" in address else socket.AF_INET, backlog=_BACKLOG)
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """Bind at 0660: group members may connect, others may not. Nobody can before listen(), so chmod comes in time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or path.exists():
+        _remove_stale(path)
+    with ExitStack() as undo:
+        bound = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        bound.bind(str(path))
+        path.chmod(0o660)
+        bound.listen(_BACKLOG)
+        undo.pop_all()
+    return bound
+
+
+def _remove_stale(path: Path) -> None:
+    """Take away the socket that a killed daemon left; never a file, never a socket that somebody answers on."""
+    if not S_ISSOCK(path.lstat().st_mode):
+        raise SettingsError(f"{path} is there and is no socket: move it, or listen elsewhere.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)  # a daemon that hangs has a full backlog, where connect() would wait
+        if probe.connect_ex(str(path)) != ECONNREFUSED:
+            raise SettingsError(f"Somebody answers on {path} already: stop that daemon, or listen elsewhere.")
+    path.unlink()

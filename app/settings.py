@@ -1,0 +1,63 @@
+"""What the operator decides: SHRINKD_* variables become one frozen Settings, passed along and never global."""
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from app.errors import SettingsError
+
+_PREFIX = "SHRINKD_"
+_TEST_PREFIX = "SHRINKD_TEST_"  # read by the test suite alone, and inherited by the daemons that it starts
+
+
+class Settings(BaseModel):
+    """Every setting of the daemon; the README has a line for each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Literal["auto", "v1", "v2", "simulator"] = "auto"
+    listen: tuple[str, ...] = ()
+    """Comma list of unix:PATH and tcp:HOST:PORT; empty takes the backend's own default."""
+    database_url: str = "sqlite:////var/lib/shrinkd/shrinkd.db"
+    cgroup_root: str | None = None
+    """The directory that groups are named relative to; None is the mounted memory controller."""
+    subtrees: tuple[str, ...] = ()
+    """Path globs of the groups that the daemon may change; none given means all."""
+    max_running_shrinks: int = Field(default=4, ge=1, le=64)
+    log: Literal["auto", "text", "json"] = "auto"
+    scenario: Literal["demo", "empty"] = "demo"
+    """What the simulator starts with."""
+
+    @field_validator("listen", "subtrees", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            kind, _, rest = address.partition(":")
+            host, _, port = rest.rpartition(":")
+            if not (
+                (kind == "unix" and rest.startswith("/"))
+                or (kind == "tcp" and host and port.isascii() and port.isdigit() and int(port) <= 0xFFFF)
+            ):
+                raise ValueError(f"{address!r} is neither unix:/PATH nor tcp:HOST:PORT")
+        return addresses
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the environment; SettingsError names the variable that is wrong or unknown."""
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in environ:
+        if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX) and name not in known:
+            raise SettingsError(f"{name} is not a setting of shrinkd; there are: {', '.join(sorted(known))}.")
+    given = {name.removeprefix(_PREFIX).lower(): value for name, value in environ.items() if name in known}
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{_PREFIX}{str(first['loc'][0]).upper()}: {first['msg'].removeprefix('Value error, ')}.") from None

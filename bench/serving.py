@@ -1,0 +1,124 @@
+"""The API on real cgroup v1: one group's stats beside a bare Starlette route, all groups' beside a C loop over the same files."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app import main
+from app.api.stats import read_all
+from app.serve import Server
+from app.settings import Settings
+from bench.table import Row, median
+from tests.backends.v1_host import V1Host, open_host
+
+_GROUPS = 1000
+_CONNECTIONS = 32
+_WINDOW_MILLISECONDS = 400
+
+
+def measure(folder: Path, rounds: int) -> dict[str, list[Row]]:
+    """Measure both; compiles the C programs into the folder."""
+    for name in ("floor", "load"):
+        subprocess.run(["cc", "-O2", "-o", folder / name, Path(__file__).with_name(f"{name}.c")], check=True)
+    with open_host() as host:
+        return {"Reading one group over HTTP": _one(host, folder, rounds), "Reading 1000 groups": _all(host, folder, rounds)}
+
+
+def _one(host: V1Host, folder: Path, rounds: int) -> list[Row]:
+    group = host.group()
+    with ExitStack() as stack:
+        bare = stack.enter_context(_process(folder, "bare"))
+        ours = stack.enter_context(_process(folder, "ours"))
+        length = len(httpx.get(f"http://127.0.0.1:{ours}/v1/groups/{group.path}/stats").content)
+        pairs = [(_rate(folder, ours, f"/v1/groups/{group.path}/stats"), _rate(folder, bare, f"/{length}")) for _ in range(rounds)]
+    return [
+        Row("GET stats, requests per second, median", median([mine for mine, _ in pairs]), "/s"),
+        Row("a bare Starlette route of as many bytes", median([theirs for _, theirs in pairs]), "/s"),
+        Row("ratio, median of the rounds", median([mine / theirs for mine, theirs in pairs]), "", ">=", 0.5),
+    ]
+
+
+def _rate(folder: Path, port: int, path: str) -> float:
+    command = [folder / "load", str(port), path, str(_CONNECTIONS), str(_WINDOW_MILLISECONDS)]
+    answers, bad = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    if bad:
+        raise RuntimeError(f"{bad} of {answers} answers from {path} were not 200")
+    return answers / _WINDOW_MILLISECONDS * 1000
+
+
+def _all(host: V1Host, folder: Path, rounds: int) -> list[Row]:
+    parent = host.group()
+    groups = [host.group(parent) for _ in range(_GROUPS)]
+    backend = host.backend
+    files = sorted(backend.stat(groups[0], raw=True).raw)
+    paths = "\n".join(f"{backend.node().root}/{group.path}" for group in groups)
+    figures: dict[str, list[float]] = {"kept": [], "open": [], "sweep": [], "http": []}
+    with _process(folder, "ours") as port, httpx.Client() as client:
+        url = f"http://127.0.0.1:{port}/v1/stats?subtree={parent.path}"
+        for _ in range(rounds):
+            for way in ("kept", "open"):
+                floor = subprocess.run([folder / "floor", way, "3", *files], input=paths, check=True, capture_output=True, text=True)
+                figures[way].append(min(map(int, floor.stdout.split())) / 1e9)
+            began = time.perf_counter()
+            asyncio.run(read_all(backend, groups))
+            figures["sweep"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            client.get(url).raise_for_status()
+            figures["http"].append(time.perf_counter() - began)
+    ratio = {
+        way: median([ours / floor for ours, floor in zip(figures[way], figures["kept"], strict=True)]) for way in ("open", "sweep", "http")
+    }
+    return [
+        Row(f"C, pread of {len(files)} kept files a group", median(figures["kept"]) * 1e3, "ms"),
+        Row("C, open, read and close: ratio to that", ratio["open"], ""),
+        Row("our readings, parsed: ratio to C", ratio["sweep"], "", "<=", 3),
+        Row("GET /v1/stats, all of it over HTTP: ratio to C", ratio["http"], "", "<=", 10),
+    ]
+
+
+@contextmanager
+def _process(folder: Path, kind: str) -> Iterator[int]:
+    """A server in a process of its own, on the second core if there is one; answers its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        child = os.fork()
+        if not child:
+            _serve(listening, folder, kind)
+        try:
+            _await(port)
+            yield port
+        finally:
+            os.kill(child, 15)
+            os.waitpid(child, 0)
+
+
+def _serve(listening: socket.socket, folder: Path, kind: str) -> None:
+    try:
+        if kind == "ours":
+            Server(main.create_app(Settings(backend="v1", database_url=f"sqlite:///{folder}/{os.getpid()}.db"))).run([listening])
+        else:
+            app = Starlette(routes=[Route("/{length:int}", _bare)])
+            uvicorn.Server(uvicorn.Config(app, http="httptools", loop="uvloop", log_config=None, access_log=False)).run([listening])
+    finally:
+        os._exit(0)
+
+
+async def _bare(request: Request) -> Response:
+    return Response(b"x" * request.path_params["length"], media_type="application/json")
+
+
+def _await(port: int) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=20)) as client:
+        client.get("/livez")

@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# Sourced by every script here: where the daemon is, and what all of them do. Needs bash and curl, nothing else.
+#
+#   SHRINKD_URL     where it listens (default http://127.0.0.1:8080, as `make run` serves it)
+#   SHRINKD_SOCKET  the path of its unix socket instead, such as /run/shrinkd/api.sock
+
+at=()
+url=${SHRINKD_URL:-http://127.0.0.1:8080}
+if [[ -n ${SHRINKD_SOCKET:-} ]]; then
+  at=(--unix-socket "$SHRINKD_SOCKET")
+  url=http://localhost
+fi
+group='' # the one that a script is about
+status='' headers='' body=''
+
+say() { printf '\n# %s\n' "$*"; }
+
+fail() {
+  printf 'FAILED: %s\n' "$*" >&2
+  exit 1
+}
+
+# call STATUS METHOD PATH [CURL OPTION]...: send a request, show it and its answer, and fail unless the status matches.
+# Leaves the answer in $status, $headers and $body.
+call() {
+  local wanted=$1 method=$2 path=$3 answer
+  shift 3
+  printf '$ curl'
+  quoted "${at[@]}" -X "$method" "$url$path" "$@"
+  answer=$(curl -sS -i "${at[@]}" -X "$method" "$@" "$url$path" && printf .) || fail "no answer from ${SHRINKD_SOCKET:-$url}: is the daemon running?"
+  answer=${answer%.}
+  headers=${answer%%$'\r\n\r\n'*}
+  body=${answer#*$'\r\n\r\n'}
+  status=${headers#* }
+  status=${status%% *}
+  printf '%s\n' "${headers%%$'\r\n'*}"
+  [[ -z $body ]] || show "$body"
+  [[ $status =~ ^($wanted)$ ]] || fail "$method $path: wanted status $wanted and got $status"
+}
+
+# quoted WORD...: print words as one would type them.
+quoted() {
+  local word
+  for word; do if [[ $word =~ [^[:alnum:]_./:=-] ]]; then printf " '%s'" "$word"; else printf ' %s' "$word"; fi; done
+  printf '\n'
+}
+
+# show TEXT: print it, or as much of it as fits a screen.
+show() {
+  if ((${#1} > 1500)); then printf '%s… (%d characters)\n' "${1:0:1500}" "${#1}"; else printf '%s\n' "$1"; fi
+}
+
+# member NAME: the first member of that name in $body: a number, null, true, false, or a string without its quotes.
+member() {
+  local pattern="\"$1\": ?(\"([^\"]*)\"|([^],}\"]+))"
+  [[ $body =~ $pattern ]] || fail "the answer has no $1"
+  printf '%s' "${BASH_REMATCH[2]:-${BASH_REMATCH[3]}}"
+}
+
+# header NAME: a header of the answer.
+header() {
+  local pattern=$'\n'"$1: ([^"$'\r'"]*)"
+  shopt -s nocasematch
+  [[ $headers =~ $pattern ]] || fail "the answer has no header $1"
+  shopt -u nocasematch
+  printf '%s' "${BASH_REMATCH[1]}"
+}
+
+# stat_of NAME: read the group's statistics anew, and answer one of them.
+stat_of() {
+  body=$(curl -sS "${at[@]}" "$url/v1/groups/$group/stats") || fail "no answer from ${SHRINKD_SOCKET:-$url}"
+  member "$1"
+}
+
+# keep_limit: read the group's limit now and set it again when the script ends, however it ends.
+keep_limit() {
+  kept=$(stat_of max_bytes)
+  trap 'restore_limit' EXIT
+}
+
+restore_limit() {
+  curl -sS -o /dev/null "${at[@]}" -X PATCH --json "{\"max_bytes\": $kept}" "$url/v1/groups/$group/limits" || true
+}
+
+# cancel_if_running ID: leave no shrink of ours behind.
+cancel_if_running() { curl -sS -o /dev/null "${at[@]}" -X POST "$url/v1/shrinks/$1/cancel" || true; }
+
+mib() { printf '%d.%d MiB' $(($1 / 1048576)) $(($1 % 1048576 * 10 / 1048576)); }

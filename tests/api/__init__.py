@@ -1,0 +1,1 @@
+"""The tests of app/api, file by file, over HTTP."""

@@ -1,0 +1,38 @@
+"""A server for a whole module, on a simulator whose time stands still: for tests that leave nothing behind."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.leaks import nothing_stays_open
+from tests.live import Live
+from tests.stage import Stage
+
+
+@dataclass
+class Still:
+    """A live server and the stage that it plays on."""
+
+    live: Live
+    stage: Stage
+
+    @property
+    def client(self) -> httpx.Client:
+        return self.live.client
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
+    """The demo's groups with the clock stopped, for the tests of one module."""
+    stage = Stage()
+    settings = Settings(backend="simulator", database_url=f"sqlite:///{tmp_path_factory.mktemp('still')}/shrinkd.db?timeout=0.05")
+    with nothing_stays_open(), Live(settings, stage.make_backend) as live:
+        yield Still(live, stage)
+
+
+@pytest.fixture
+def client(still: Still) -> httpx.Client:
+    return still.client

@@ -1,0 +1,291 @@
+"""What is cgroup v1's own: two limits that hold each other, decimal bytes, positions in memory.stat, and passes cut by time.
+
+The rest of the promise is the conformance suite's.
+"""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from app.backends import Backend, Group, LimitName, load
+from app.backends._cgroupfs import mounts
+from app.backends.v1 import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, UNLIMITED, V1, StatLines, plan_writes
+from app.errors import BackendUnavailable, Busy, LimitOrder, ProcessNotFound, Unsupported, UnsupportedLimit, UnsupportedOption
+from app.settings import Settings
+from tests.backends.hosts import MIB
+from tests.backends.v1_host import V1Host, absent, open_host
+
+NO_LIMITS = {LIMIT: UNLIMITED, MEMSW_LIMIT: UNLIMITED, SOFT_LIMIT: UNLIMITED}
+
+
+@pytest.fixture
+def host() -> Iterator[V1Host]:
+    if reason := absent():
+        pytest.skip(reason)
+    with open_host() as opened:
+        yield opened
+
+
+def written(host: V1Host, group: Group, name: str) -> str:
+    return (Path(host.backend.root) / group.path / name).read_text().strip()
+
+
+def below(host: V1Host, group: Group) -> Backend:
+    """A backend that manages the groups inside of a group."""
+    return V1(Settings(cgroup_root=f"{host.backend.root}/{group.path}"))
+
+
+def descriptors_and_timers() -> tuple[int, int]:
+    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/timers").read_text().count("ID:")
+
+
+# The order of the writes
+
+
+@pytest.mark.parametrize(
+    ("held", "changes", "writes"),
+    [
+        ({}, {"max_bytes": 100}, [(LIMIT, 100)]),
+        ({}, {"max_bytes": 100, "swap_max_bytes": 50}, [(LIMIT, 100), (MEMSW_LIMIT, 150)]),
+        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": 200, "swap_max_bytes": 50}, [(MEMSW_LIMIT, 250), (LIMIT, 200)]),
+        ({LIMIT: 200, MEMSW_LIMIT: 250}, {"max_bytes": 100, "swap_max_bytes": 50}, [(LIMIT, 100), (MEMSW_LIMIT, 150)]),
+        ({LIMIT: 100, MEMSW_LIMIT: 300}, {"max_bytes": 200, "swap_max_bytes": 50}, [(LIMIT, 200), (MEMSW_LIMIT, 250)]),
+        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": None, "swap_max_bytes": None}, [(MEMSW_LIMIT, UNLIMITED), (LIMIT, UNLIMITED)]),
+        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"swap_max_bytes": None}, [(MEMSW_LIMIT, UNLIMITED)]),
+        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"swap_max_bytes": 0}, [(MEMSW_LIMIT, 100)]),
+        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": 120}, [(LIMIT, 120)]),
+        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": 100}, []),
+        ({}, {"soft_limit_bytes": 70}, [(SOFT_LIMIT, 70)]),
+        ({SOFT_LIMIT: 70}, {"soft_limit_bytes": None}, [(SOFT_LIMIT, UNLIMITED)]),
+    ],
+)
+def test_memory_stays_below_memory_and_swap_between_any_two_writes(
+    held: dict[str, int], changes: Mapping[LimitName, int | None], writes: list[tuple[str, int]]
+) -> None:
+    now = NO_LIMITS | held
+    assert plan_writes(now, changes) == writes
+    for name, value in writes:
+        now[name] = value
+        assert now[LIMIT] <= now[MEMSW_LIMIT]
+
+
+@pytest.mark.parametrize("maximum", [151, None])
+def test_a_maximum_alone_that_contradicts_memory_and_swap_names_both(maximum: int | None) -> None:
+    with pytest.raises(LimitOrder, match="send swap_max_bytes too") as caught:
+        plan_writes(NO_LIMITS | {LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": maximum})
+    assert caught.value.members == {"max_bytes": maximum, "memory_and_swap_max_bytes": 150}
+
+
+def test_swap_has_no_limit_of_its_own_without_a_maximum() -> None:
+    with pytest.raises(LimitOrder, match="needs a max_bytes"):
+        plan_writes(NO_LIMITS, {"swap_max_bytes": 50})
+
+
+def test_a_kernel_without_memsw_has_one_limit_to_write() -> None:
+    assert plan_writes({LIMIT: UNLIMITED}, {"max_bytes": 100}) == [(LIMIT, 100)]
+
+
+# memory.stat
+
+
+def test_lines_are_found_wherever_they_stand() -> None:
+    lines = StatLines(("b", "d"))
+    assert lines.parse(b"a 1\nb 2\nc 3\nd 4\n") == {"b": 2, "d": 4}
+    assert lines.parse(b"a 5\nb 6\nc 7\nd 8\n") == {"b": 6, "d": 8}
+    assert lines.parse(b"d 1\nc 2\nb 3\na 4\n") == {"d": 1, "b": 3}
+    assert lines.parse(b"b 1\nd 2\n") == {"b": 1, "d": 2}
+
+
+def test_a_line_that_this_kernel_lacks_is_left_out() -> None:
+    assert StatLines(("a", "b", "missing")).parse(b"a 1\nb 2\n") == {"a": 1, "b": 2}
+
+
+# Finding the controller
+
+
+def test_a_directory_that_is_no_v1_memory_group_is_refused_with_a_way_out() -> None:
+    unfit = ["/tmp", next(mounts("cgroup2"), "/proc"), next(mounts("cgroup", "cpu"), "/sys")]
+    for root in unfit:
+        with pytest.raises(BackendUnavailable):
+            V1(Settings(cgroup_root=root))
+
+
+def test_probing_leaves_no_group_behind(host: V1Host) -> None:
+    outer = host.group()
+    backend = below(host, outer)
+    assert [group.path for group in backend.groups()] == [""]
+    backend.close()
+
+
+def test_a_backend_can_be_made_and_used_in_any_thread(host: V1Host) -> None:
+    group = host.group()
+    host.charge(group, cache=8 * MIB)
+    freed: list[int] = []
+
+    def work() -> None:
+        backend = load("v1")(Settings())
+        freed.append(backend.reclaim(group, MIB))
+        backend.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert freed[0] > 0
+
+
+def test_a_controller_mounted_read_only_is_read_and_not_written(host: V1Host) -> None:
+    root = f"{host.backend.root}/{host.group().path}"
+    script = """
+import sys
+from app.backends.v1 import V1
+from app.errors import NotWritable
+from app.settings import Settings
+backend = V1(Settings(cgroup_root=sys.argv[1]))
+group = backend.groups()[0]
+assert backend.usage(group) >= 0
+for verb in (
+    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}),
+    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}, dry_run=True),
+    lambda: backend.make("child"),
+    lambda: backend.make("child", dry_run=True),
+    lambda: backend.reclaim(group, 1 << 20),
+):
+    try:
+        verb()
+    except NotWritable:
+        continue
+    raise SystemExit("it was written")
+"""
+    mounted = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$1"'
+    subprocess.run(["unshare", "-m", "sh", "-ec", mounted, "sh", root, sys.executable, script], check=True, cwd=Path.cwd())
+
+
+# Limits
+
+
+def test_limits_are_written_as_decimal_bytes_and_no_limit_as_the_kernel_prints_it(host: V1Host) -> None:
+    group = host.group()
+    host.backend.set_limits(group, {"max_bytes": 64 * MIB, "soft_limit_bytes": 32 * MIB})
+    assert written(host, group, LIMIT) == str(64 * MIB)
+    assert written(host, group, SOFT_LIMIT) == str(32 * MIB)
+    host.backend.set_limits(group, {"max_bytes": None, "soft_limit_bytes": None})
+    assert written(host, group, LIMIT) == written(host, group, SOFT_LIMIT) == str(UNLIMITED)
+
+
+def test_swap_is_limited_through_memory_and_swap_together(host: V1Host) -> None:
+    if "swap_max_bytes" not in host.backend.settable_limits:
+        pytest.skip("this kernel has no memory.memsw files")
+    group = host.group()
+    for maximum, swap in ((64, 16), (128, 0), (32, 512)):
+        host.backend.set_limits(group, {"max_bytes": maximum * MIB, "swap_max_bytes": swap * MIB})
+        assert written(host, group, MEMSW_LIMIT) == str((maximum + swap) * MIB)
+        assert host.backend.stat(group).limits.swap_max_bytes == swap * MIB
+
+
+def test_a_contradiction_is_refused_before_anything_is_written(host: V1Host) -> None:
+    group = host.group()
+    host.backend.set_limits(group, {"max_bytes": 64 * MIB, "swap_max_bytes": 0})
+    with pytest.raises(LimitOrder):
+        host.backend.set_limits(group, {"max_bytes": 128 * MIB, "soft_limit_bytes": MIB})
+    assert written(host, group, LIMIT) == str(64 * MIB)
+    assert written(host, group, SOFT_LIMIT) == str(UNLIMITED)
+
+
+def test_a_limit_equal_to_usage_is_refused_though_the_kernel_would_take_it(host: V1Host) -> None:
+    group = host.group()
+    with pytest.raises(Busy):
+        host.backend.set_limits(group, {"max_bytes": 0})
+
+
+def test_a_limit_above_the_managed_root_is_felt_and_named_by_a_slash(host: V1Host) -> None:
+    outer = host.group()
+    host.group(outer)
+    host.backend.set_limits(outer, {"max_bytes": 64 * MIB})
+    backend = below(host, outer)
+    for group in backend.groups():
+        limits = backend.stat(group).limits
+        assert (limits.effective_max_bytes, limits.limited_by) == (64 * MIB, "/")
+    backend.close()
+
+
+def test_the_root_of_the_controller_takes_no_limit_and_no_pass(host: V1Host) -> None:
+    root = host.backend.find("")
+    with pytest.raises(UnsupportedLimit):
+        host.backend.set_limits(root, {"max_bytes": 1 << 50}, dry_run=True)
+    with pytest.raises(Unsupported):
+        host.backend.reclaim(root, MIB)
+
+
+# Passes
+
+
+def test_a_pass_is_cut_long_before_the_page_cache_is_gone(host: V1Host) -> None:
+    group = host.group()
+    host.charge(group, cache=128 * MIB)
+    for _ in range(5):
+        assert 0 < host.backend.reclaim(group, MIB) <= 16 * MIB
+
+
+def test_a_pass_over_large_folios_is_cut_as_well(host: V1Host) -> None:
+    group = host.group()
+    host.charge(group, cache=256 * MIB, large_folios=True)
+    assert 0 < host.backend.reclaim(group, 4 * MIB) <= 128 * MIB
+
+
+def test_passes_come_down_to_the_anonymous_memory_and_stop_there(host: V1Host) -> None:
+    group = host.group()
+    host.charge(group, anon=16 * MIB, cache=64 * MIB)
+    fruitless = 0
+    for _ in range(500):
+        fruitless += host.backend.reclaim(group, 256 * MIB) == 0
+        if fruitless == 5:
+            break
+    assert host.backend.usage(group) == pytest.approx(16 * MIB, abs=host.slack_bytes)
+
+
+def test_passes_of_many_threads_leave_no_descriptor_and_no_timer(host: V1Host) -> None:
+    group = host.group()
+    host.charge(group, cache=32 * MIB)
+    host.backend.reclaim(group, 4096)
+    before = descriptors_and_timers()
+    threads = [threading.Thread(target=host.backend.reclaim, args=(group, 4096)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert descriptors_and_timers() == before
+
+
+def test_one_reclaim_has_no_swappiness_of_its_own(host: V1Host) -> None:
+    with pytest.raises(UnsupportedOption):
+        host.backend.reclaim(host.group(), MIB, swappiness=10)
+
+
+# Around it
+
+
+def test_process_zero_is_not_taken_for_this_process(host: V1Host) -> None:
+    group = host.group()
+    with pytest.raises(ProcessNotFound):
+        host.backend.attach(group, 0)
+    assert not written(host, group, "cgroup.procs")
+
+
+def test_pressure_is_that_of_the_twin_in_a_cgroup2_mount_while_it_lives(host: V1Host) -> None:
+    if not host.backend.has_pressure:
+        pytest.skip("no cgroup2 mount here tells pressure")
+    group = host.group()
+    twin = Path(next(mounts("cgroup2")), group.path)
+    assert host.backend.stat(group).pressure is None
+    twin.mkdir()
+    try:
+        pressure = host.backend.stat(group).pressure
+    finally:
+        twin.rmdir()
+    assert pressure
+    assert pressure.some.total_microseconds >= pressure.full.total_microseconds
+    assert host.backend.stat(group).pressure is None

@@ -1,0 +1,44 @@
+"""Tasks that run the routines of memcontrol in tests: what happens to them between two passes is written down beforehand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.errors import Interrupted, ShrinkdError
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What cond_resched was told."""
+
+    usage_bytes: int
+    progress: int
+    retry_count: int
+
+
+@dataclass(slots=True)
+class Scripted:
+    """A task that calls `then[n]` after its n-th pass, and `always` after every one."""
+
+    then: dict[int, Callable[[], object]] = field(default_factory=dict)
+    always: Callable[[], object] = lambda: None
+    pending: ShrinkdError | None = None
+    largest_bytes: int = 2**62
+    passes: list[Pass] = field(default_factory=list)
+
+    def interrupt(self) -> None:
+        """Send the task a signal."""
+        self.pending = Interrupted("Cancelled.")
+
+    def signal_pending(self) -> ShrinkdError | None:
+        return self.pending
+
+    def allowance(self, excess_bytes: int) -> int:
+        return min(excess_bytes, self.largest_bytes)
+
+    def cond_resched(self, usage_bytes: int, progress: int, retry_count: int) -> None:
+        self.passes.append(Pass(usage_bytes, progress, retry_count))
+        self.then.get(len(self.passes), lambda: None)()
+        self.always()
+
+    def fruitless(self) -> int:
+        return sum(not done.progress for done in self.passes)

@@ -1,0 +1,108 @@
+"""Live servers for tests: the application on uvicorn in a thread, and the real daemon as a process that can be killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar, Self
+
+import httpx
+
+from app.backends import Backend
+from app.main import create_app
+from app.serve import Server, listening
+from app.settings import Settings
+
+_CLIENT_SECONDS = 60  # long enough for a slow machine; no test is about it
+_POLL_SECONDS = 0.01
+
+
+class Live:
+    """An application that listens on an ephemeral port of the loopback, with a client of it. Use as a context manager, or stop()."""
+
+    alive: ClassVar[set["Live"]] = set()
+
+    def __init__(self, settings: Settings, make_backend: Callable[[Settings], Backend] | None = None) -> None:
+        self.app = create_app(settings, make_backend)
+        self.wiring = self.app.state.wiring
+        self._stack = ExitStack()
+        sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0",)))
+        self.url = "http://127.0.0.1:{1}".format(*sockets[0].getsockname())
+        self.client = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=_CLIENT_SECONDS))
+        self._server = Server(self.app)
+        self._thread = threading.Thread(target=self._server.run, args=(sockets,), name="live server")
+        self._thread.start()
+        self.alive.add(self)
+
+    def stop(self) -> None:
+        """Stop as a signal does: streams end, shrinks end, everything is closed. Does nothing the second time."""
+        self.alive.discard(self)
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join()
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Daemon:
+    """`shrinkd serve` as a process of its own, on a unix socket in `folder`; it has answered once when this is made."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        """Settings by their names without the prefix: Daemon(folder, backend="v1")."""
+        self.socket = folder / "api.sock"
+        self.log = folder / "daemon.log"
+        given = {"listen": f"unix:{self.socket}", "database_url": f"sqlite:///{folder}/daemon.db", "backend": "simulator"} | settings
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve"],
+                env=environ | {f"SHRINKD_{name.upper()}": value for name, value in given.items()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        self.pid = self._process.pid
+        self.client = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
+        self._wait_until_it_answers()
+
+    def kill(self) -> None:
+        """Kill -9: nothing of it gets a chance to clean up."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait()
+
+    def close(self) -> None:
+        """Whatever state it is in: no process and no connection stays."""
+        self.client.close()
+        if self._process.poll() is None:
+            self.kill()
+
+    def _wait_until_it_answers(self) -> None:
+        while not _accepts(self.socket):
+            if (code := self._process.poll()) is not None:
+                self.close()
+                raise AssertionError(f"the daemon ended with {code}: {self.log.read_text()}")
+            time.sleep(_POLL_SECONDS)
+        self.client.get("/livez").raise_for_status()
+
+
+def _accepts(path: Path) -> bool:
+    """Not by way of httpcore, which leaks the socket of an attempt that fails."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -1,0 +1,18 @@
+"""What every test says about a problem: one check of all that RFC 9457 and the contract want of it."""
+
+from typing import Any
+
+import httpx
+
+
+def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    """The document of an answer that is this problem, whole and well-formed."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["type"]) == (status, f"/problems/{slug}"), body
+    assert {"type", "title", "status", "detail", "instance"} <= body.keys()
+    assert body["status"] == status
+    assert body["title"]
+    assert body["detail"]
+    assert body["instance"] == answer.headers["request-id"]
+    return body

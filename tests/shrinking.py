@@ -1,0 +1,34 @@
+"""Shrinks as a client sees them: start one, wait for it, and one that takes for ever."""
+
+from typing import Any
+
+import httpx
+
+MIB = 2**20
+ENDLESS: dict[str, Any] = {"target_bytes": "200M", "max_bytes_per_second": "1M"}
+"""Of the demo's `web`: possible, but minutes away. Its first pass is over at once."""
+
+
+def start(client: httpx.Client, group: str = "web", **request: Any) -> dict[str, Any]:
+    answer = client.post(f"/v1/groups/{group}/shrinks", json=request or ENDLESS)
+    assert answer.status_code == 202, answer.text
+    return dict(answer.json())
+
+
+def finished(client: httpx.Client, shrink: dict[str, Any]) -> dict[str, Any]:
+    """How a shrink ended: waits for it."""
+    body: dict[str, Any] = client.get(shrink["links"]["self"], headers={"Prefer": "wait=60"}).json()
+    assert body["done"], body
+    return body
+
+
+def shrunk(client: httpx.Client, group: str = "web", **request: Any) -> dict[str, Any]:
+    return finished(client, start(client, group, **request))
+
+
+def running(client: httpx.Client, group: str = "web", **request: Any) -> dict[str, Any]:
+    """Start a shrink and wait until a worker has it."""
+    shrink = start(client, group, **request)
+    while shrink["state"] == "queued":
+        shrink = client.get(shrink["links"]["self"]).json()
+    return shrink

@@ -1,0 +1,70 @@
+"""A simulator for tests: its time stands still unless they move it, and what is to happen between two verbs is written down."""
+
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import Literal
+
+from app.backends import Group
+from app.backends._simulated import Kind
+from app.backends.simulator import Simulator
+from app.memparse import PAGE_BYTES
+from app.settings import Settings
+
+MIB = 2**20
+
+
+class Stage:
+    """Hand `make_backend` to create_app(). `at` says what happens at which verb from then on; no pass of a reclaim takes time."""
+
+    simulator: Simulator
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._verbs = 0
+        self._happens: dict[int, Callable[[], object]] = {}
+
+    def make_backend(self, settings: Settings) -> Simulator:
+        self.simulator = Simulator(settings, clock=self._tick, sleep=lambda _seconds: None)
+        return self.simulator
+
+    def at(self, verb: int, happens: Callable[[], object]) -> None:
+        """Let something happen inside the n-th verb from now, before it does anything; it must not call verbs itself."""
+        self._happens = {self._verbs + verb: happens}
+
+    def did_happen(self) -> bool:
+        """Whether the verb that at() waits for has come; if not, it does not happen any more."""
+        came, self._happens = not self._happens, {}
+        return came
+
+    def _tick(self) -> float:
+        self._verbs += 1
+        self._happens.pop(self._verbs, lambda: None)()
+        return self.seconds
+
+    def group(self, path: str, *, anon: int = 0, cache: int = 0) -> Group:
+        """Make a group with a process in it that has so many bytes of anonymous memory and clean page cache."""
+        group = self.simulator.make(path)
+        self.charge(path, "inactive_anon", anon)
+        self.charge(path, "inactive_file", cache)
+        return group
+
+    def charge(self, path: str, kind: Kind, size: int) -> None:
+        with self.simulator.machine() as machine:
+            machine.charge(machine.start(machine.cgroups[path]), kind, size // PAGE_BYTES)
+
+    def vanish(self, path: str) -> None:
+        """Remove a group with all that is in it, as somebody else on the machine would; callable within a verb."""
+        machine = self.simulator._machine  # noqa: SLF001  # the lock is held by the verb that this happens in
+        for process in list(machine.cgroups[path].processes.values()):
+            machine.exit(process)
+        machine.remove(machine.cgroups[path])
+
+    def everything(self) -> dict[str, tuple[object, ...]]:
+        """All groups, what they use and what they are limited to: for "nothing was changed"."""
+        return {group.path: (group.id, *astuple(self.simulator.stat(group))) for group in self.simulator.groups()[1:]}
+
+    def limits(self) -> dict[str, int | None]:
+        return {group.path: self.simulator.stat(group).limits.max_bytes for group in self.simulator.groups()[1:]}
+
+
+Method = Literal["GET", "HEAD", "POST", "PATCH", "DELETE", "PUT"]

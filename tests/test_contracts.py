@@ -1,0 +1,106 @@
+"""What is written beside the code stays true: the README, the changelog, the table of problems, and the files that are committed."""
+
+import inspect
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from app import __version__, errors
+from app.api import build
+from app.api.problems import PROBLEMS, Problem
+from app.errors import ShrinkdError
+from app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ShrinkdError)]
+_HOSTS = (
+    "pypi" + ".org",
+    "pythonhosted" + ".org",
+    "npmjs" + ".org",
+    "npmjs" + ".com",
+    "debian" + ".org",
+    "docker" + ".io",
+    "index" + "-url",
+)
+_PLACES = ("/" + "work/", "/" + "opt/pypi", "/" + "opt/wheels", "/" + "root/", "find" + "-links")
+
+
+def committed() -> list[Path]:
+    """The files of the repository, those included that will be committed next; no list where there is no git."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def naming(words: tuple[str, ...]) -> list[str]:
+    """Where committed files name one of these; Swagger UI is as it was published."""
+    pattern = re.compile("|".join(map(re.escape, words)).encode())
+    ours = [path for path in committed() if not path.name.startswith("swagger-ui")]
+    return [f"{path.relative_to(ROOT)}: {found[0].decode()}" for path in ours if (found := pattern.search(path.read_bytes()))]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_setting_has_its_row_in_the_readme(name: str) -> None:
+    assert f"| `SHRINKD_{name.upper()}` |" in README
+
+
+def test_the_readme_has_no_setting_that_is_not_there() -> None:
+    told = set(re.findall(r"^\| `SHRINKD_([A-Z_]+)` \|", README, re.MULTILINE))
+    assert told == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_readme_has_every_path_of_the_api() -> None:
+    paths = build().openapi()["paths"]
+    assert {path for path in paths if f"{path}`" not in README} == set()
+
+
+def test_the_version_is_the_newest_of_the_changelog() -> None:
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == __version__
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_an_error_has_its_own_row_in_the_table_of_problems(kind: type[ShrinkdError]) -> None:
+    assert kind in PROBLEMS
+    assert PROBLEMS[kind].advice
+
+
+def test_a_slug_has_one_meaning() -> None:
+    meanings: dict[str, set[Problem]] = defaultdict(set)
+    for problem in PROBLEMS.values():
+        meanings[problem.slug].add(problem)
+    assert {slug: found for slug, found in meanings.items() if len(found) > 1} == {}
+
+
+def test_a_slug_can_stand_in_an_address() -> None:
+    assert [problem.slug for problem in PROBLEMS.values() if not re.fullmatch(r"[a-z]+(-[a-z]+)*", problem.slug)] == []
+
+
+def test_a_decision_fits_in_twelve_lines_beside_its_figures() -> None:
+    _, *decisions = re.split(r"^## ", (ROOT / "DECISIONS.md").read_text(), flags=re.MULTILINE)
+    prose = {text.splitlines()[0]: [line for line in text.splitlines()[1:] if line and not line.startswith("|")] for text in decisions}
+    assert {title for title, lines in prose.items() if len(lines) > 12} == set()
+
+
+def test_committed_files_name_no_registry() -> None:
+    assert naming(_HOSTS) == []
+
+
+def test_committed_files_name_no_place_of_this_machine() -> None:
+    assert naming(_PLACES) == []
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
+    allowed = re.compile(r"[a-z0-9-]+(\[[a-z,]+\])?==[\w.]+( ; [^\\]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
+    assert [line for line in (ROOT / name).read_text().splitlines() if not allowed.fullmatch(line)] == []
+
+
+def test_the_lock_of_the_tests_holds_what_the_product_runs_on() -> None:
+    def pins(name: str) -> set[str]:
+        return {line.partition(" ")[0] for line in (ROOT / name).read_text().splitlines() if "==" in line}
+
+    assert pins("requirements.lock") <= pins("requirements-dev.lock")

@@ -1,0 +1,79 @@
+"""Settings from the environment: every variable is known, checked, and named when it is wrong."""
+
+import pytest
+from pydantic import ValidationError
+
+from app.errors import SettingsError
+from app.settings import Settings, read_settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert read_settings({}) == Settings()
+
+
+def test_variables_of_others_are_none_of_our_business() -> None:
+    assert read_settings({"PATH": "/bin", "shrinkd_backend": "nonsense", "XSHRINKD_LOG": "?"}) == Settings()
+
+
+def test_variables_of_the_test_suite_are_left_to_it() -> None:
+    assert read_settings({"SHRINKD_TEST_REQUIRE_ALL": "1"}) == Settings()
+
+
+def test_every_setting_has_its_variable() -> None:
+    environ = {
+        "SHRINKD_BACKEND": "simulator",
+        "SHRINKD_LISTEN": "unix:/run/x.sock, tcp:[::1]:8080,",
+        "SHRINKD_DATABASE_URL": "sqlite://",
+        "SHRINKD_CGROUP_ROOT": "/sys/fs/cgroup/memory/docker",
+        "SHRINKD_SUBTREES": "kubepods.slice/*, batch",
+        "SHRINKD_MAX_RUNNING_SHRINKS": "8",
+        "SHRINKD_LOG": "json",
+        "SHRINKD_SCENARIO": "empty",
+    }
+    assert {f"SHRINKD_{name.upper()}" for name in Settings.model_fields} == environ.keys()
+    assert read_settings(environ) == Settings(
+        backend="simulator",
+        listen=("unix:/run/x.sock", "tcp:[::1]:8080"),
+        database_url="sqlite://",
+        cgroup_root="/sys/fs/cgroup/memory/docker",
+        subtrees=("kubepods.slice/*", "batch"),
+        max_running_shrinks=8,
+        log="json",
+        scenario="empty",
+    )
+
+
+def test_a_misspelt_variable_stops_the_start_and_says_what_there_is() -> None:
+    with pytest.raises(SettingsError, match=r"^SHRINKD_BAKEND is not a setting of shrinkd; there are: .*SHRINKD_BACKEND"):
+        read_settings({"SHRINKD_BAKEND": "v1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SHRINKD_BACKEND", "v3"),
+        ("SHRINKD_BACKEND", ""),
+        ("SHRINKD_LISTEN", "8080"),
+        ("SHRINKD_LISTEN", "tcp:8080"),
+        ("SHRINKD_LISTEN", "tcp:localhost:http"),
+        ("SHRINKD_LISTEN", "tcp:localhost:65536"),
+        ("SHRINKD_LISTEN", "tcp:localhost:8\N{ARABIC-INDIC DIGIT FOUR}"),
+        ("SHRINKD_LISTEN", "unix:relative.sock"),
+        ("SHRINKD_LISTEN", "unix:/run/x.sock,udp:localhost:80"),
+        ("SHRINKD_MAX_RUNNING_SHRINKS", "0"),
+        ("SHRINKD_MAX_RUNNING_SHRINKS", "65"),
+        ("SHRINKD_MAX_RUNNING_SHRINKS", "four"),
+        ("SHRINKD_LOG", "xml"),
+        ("SHRINKD_SCENARIO", "chaos"),
+    ],
+)
+def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: ") as caught:
+        read_settings({name: value})
+    assert "Value error" not in caught.value.detail
+    assert "\n" not in caught.value.detail
+
+
+def test_settings_do_not_change_once_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().backend = "v1"
