@@ -14,7 +14,7 @@ run: .venv/installed
 	@echo "shrinkd simulates a node at http://$(LISTEN:tcp:%=%), with the documentation at /docs; Ctrl-C ends it."
 	@SHRINKD_BACKEND=simulator SHRINKD_LISTEN=$(LISTEN) SHRINKD_DATABASE_URL=sqlite:///$(CURDIR)/var/shrinkd.db exec $(bin)/shrinkd serve
 
-install: .venv/installed
+install: .venv/developed
 
 develop: .venv/developed
 

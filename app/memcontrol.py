@@ -23,7 +23,7 @@ from typing import Protocol
 
 from app.backends import Backend, Group, LimitName
 from app.errors import Busy, LimitBelowUsage, ShrinkdError, ShrinkStalled
-from app.memparse import format_size
+from app.refusals import limit_below_usage, shrink_stalled
 
 MEM_CGROUP_RECLAIM_RETRIES = 5  # mm/memcontrol.c, 2.6.26-rc8-mm1
 
@@ -52,6 +52,12 @@ class Memcg:
     def usage(self) -> int:
         return self.backend.usage(self.group)
 
+    def below_usage(self, limit: int) -> LimitBelowUsage:
+        return limit_below_usage(self.group, self.backend.stat(self.group), limit)
+
+    def stalled(self, target: int) -> ShrinkStalled:
+        return shrink_stalled(self.group, self.backend.stat(self.group), target, MEM_CGROUP_RECLAIM_RETRIES)
+
 
 def set_limit(memcg: Memcg, limit: int) -> None:
     """Make `limit` (whole pages) the maximum if usage is below it (patch 1/4), else LimitBelowUsage and nothing changed.
@@ -66,13 +72,13 @@ def set_limits(memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run
     """As set_limit, with other limits of the group in the same step: all of them, or none."""
     limit = changes.get("max_bytes")
     if limit is not None and not check_under_val(memcg, limit):
-        raise _below_usage(memcg, limit)
+        raise memcg.below_usage(limit)
     try:
         memcg.backend.set_limits(memcg.group, changes, dry_run=dry_run)
     except Busy as busy:
         if limit is None:
             raise
-        raise _below_usage(memcg, limit) from busy
+        raise memcg.below_usage(limit) from busy
 
 
 def check_under_val(memcg: Memcg, val: int) -> bool:
@@ -86,7 +92,7 @@ def shrink_usage_to(memcg: Memcg, val: int, current: Current, retry_count: int =
         if signal := current.signal_pending():
             raise signal
         if not retry_count:
-            raise _stalled(memcg, val)
+            raise memcg.stalled(val)
         usage = memcg.usage()
         goal = current.allowance(max(usage - val + 1, 1))
         progress = memcg.backend.reclaim(memcg.group, goal, memcg.swappiness)
@@ -107,35 +113,6 @@ def resize_limit(memcg: Memcg, limit: int, current: Current) -> None:
             if signal := current.signal_pending():
                 raise signal from busy
             if not retry_count:
-                raise _stalled(memcg, limit) from busy
+                raise memcg.stalled(limit) from busy
             retry_count -= 1
             current.cond_resched(memcg.usage(), 0, retry_count)
-
-
-def _below_usage(memcg: Memcg, limit: int) -> LimitBelowUsage:
-    stat = memcg.backend.stat(memcg.group)
-    return LimitBelowUsage(
-        f"Cannot set max_bytes to {limit} ({format_size(limit)}): "
-        f"the group uses {stat.usage_bytes} bytes ({format_size(stat.usage_bytes)}).",
-        group=memcg.group,
-        field="max_bytes",
-        requested_bytes=limit,
-        usage_bytes=stat.usage_bytes,
-        shortfall_bytes=max(stat.usage_bytes - limit + 1, 0),
-        reclaimable_estimate_bytes=stat.reclaimable_estimate_bytes,
-        peak_bytes=stat.peak_bytes,
-        current_max_bytes=stat.limits.max_bytes,
-    )
-
-
-def _stalled(memcg: Memcg, val: int) -> ShrinkStalled:
-    stat = memcg.backend.stat(memcg.group)
-    usage, reclaimable = stat.usage_bytes, stat.reclaimable_estimate_bytes
-    return ShrinkStalled(
-        f"Usage stands at {usage} bytes ({format_size(usage)}) and is not below {val} after "
-        f"{MEM_CGROUP_RECLAIM_RETRIES} passes without progress; what was reclaimed stays so, and no limit was changed.",
-        group=memcg.group,
-        target_bytes=val,
-        usage_bytes=usage,
-        reclaimable_estimate_bytes=reclaimable,
-    )

@@ -51,7 +51,7 @@ def _one(host: V1Host, folder: Path, rounds: int) -> list[Row]:
 
 
 def _rate(folder: Path, port: int, path: str) -> float:
-    command = [folder / "load", str(port), path, str(_CONNECTIONS), str(_WINDOW_MILLISECONDS)]
+    command = [str(folder / "load"), str(port), path, str(_CONNECTIONS), str(_WINDOW_MILLISECONDS)]
     answers, bad = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     if bad:
         raise RuntimeError(f"{bad} of {answers} answers from {path} were not 200")

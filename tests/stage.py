@@ -5,7 +5,7 @@ from dataclasses import astuple
 from typing import Literal
 
 from app.backends import Group
-from app.backends._simulated import Kind
+from app.backends._simulated import TOTAL_PAGES, Kind
 from app.backends.simulator import Simulator
 from app.memparse import PAGE_BYTES
 from app.settings import Settings
@@ -57,6 +57,7 @@ class Stage:
         machine = self.simulator._machine  # noqa: SLF001  # the lock is held by the verb that this happens in
         for process in list(machine.cgroups[path].processes.values()):
             machine.exit(process)
+        machine.reclaim(machine.cgroups[path], TOTAL_PAGES)  # or else its cache would be the root's, and the machine fill up
         machine.remove(machine.cgroups[path])
 
     def everything(self) -> dict[str, tuple[object, ...]]:

@@ -21,6 +21,7 @@ FLOORS = (
     {"jobs"},
     {"store", "policies"},
     {"memcontrol"},
+    {"refusals"},
     {"backends"},
     {"memparse"},
     {"settings", "logs"},

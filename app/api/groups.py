@@ -15,7 +15,7 @@ from app.api.references import aliases_of, href_of, may_change, resolve
 from app.api.stats import StatsBody, pick_fields, read_all, stats_row
 from app.api.strict import Strict, StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, Target, Wired, Wiring, now
-from app.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path
+from app.backends import LIMIT_NAMES, Backend, Group, Limits, MemStat, check_group_path
 from app.errors import (
     GroupBusy,
     GroupExists,
@@ -30,6 +30,7 @@ from app.errors import (
     ShrinkInProgress,
     StoreUnavailable,
 )
+from app.refusals import limit_below_usage
 
 router = APIRouter(route_class=StrictRoute, tags=["groups"])
 
@@ -199,6 +200,8 @@ def make_group(wiring: Wiring, new: NewGroup, *, dry_run: bool) -> GroupBody:
     group = wiring.backend.make(path, dry_run=dry_run)
     if dry_run:
         unlimited = Limits(None, unsupported=tuple(name for name in LIMIT_NAMES if name not in wiring.backend.settable_limits))
+        if changes.get("max_bytes") == 0:
+            raise limit_below_usage(group, MemStat(0, unlimited), 0)
         return group_body(wiring, group, with_changes(wiring.backend, path, unlimited, changes), dry_run=True)
     with ExitStack() as undo:
         undo.callback(_take_back, wiring.backend, group)

@@ -26,19 +26,21 @@ class RequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id, began, status = _request_id(scope), time.monotonic(), 500
+        request_id, began, status, ended = _request_id(scope), time.monotonic(), 500, False
         scope.setdefault("state", {})["request_id"] = request_id
         header, is_head = (b"request-id", request_id.encode()), scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if is_head else scope  # a copy: the server has to know that no body follows
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = {**message, "headers": [*message["headers"], header]}
             elif is_head:
-                message = {**message, "body": b""}
-            await send(message)
+                message = {"type": "http.response.body"}  # the end, before a stream has got any further
+            if not ended:
+                ended = is_head and message["type"] == "http.response.body"
+                await send(message)
 
         try:
             return await self._app(inner, receive, send_with_id)

@@ -158,7 +158,7 @@ Known = Annotated[str, Depends(_known)]
 async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, wait: Wait, dry_run: DryRun = False) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
     job = await asyncio.to_thread(submit, wiring, group, new, dry_run=dry_run)
-    await wait_done(wiring, None if dry_run else finish_of(job), wait)
+    await wait_done(wiring, None if dry_run else job, wait)
     return await answer(wiring, job, wait, dry_run=dry_run)
 
 
@@ -188,7 +188,7 @@ def list_shrinks(request: Request, response: Response, wiring: Wired, query: Ann
 )
 async def get_shrink(request: Request, wiring: Wired, shrink_id: str, wait: Wait) -> Response:
     """Read a shrink; with `Prefer: wait=N`, when it is done."""
-    await wait_done(wiring, finish_of(wiring.jobs.job(shrink_id)), wait)
+    await wait_done(wiring, wiring.jobs.job(shrink_id), wait)
     body = shrink_body(await asyncio.to_thread(wiring.jobs.shrink, shrink_id))
     return tagged(request, body, _hints(body, wait))
 
@@ -233,16 +233,13 @@ def submit(wiring: Wiring, group: Group, new: NewShrink, *, dry_run: bool) -> Jo
     return wiring.jobs.submit(group, ShrinkRequest(**new.model_dump()), dry_run=dry_run)
 
 
-def finish_of(job: Job | None) -> asyncio.Future[None] | None:
-    """What to wait for. One for each who waits, since the job keeps every one until it is done."""
-    return None if job is None else asyncio.wrap_future(job.finished)
-
-
-async def wait_done(wiring: Wiring, finish: asyncio.Future[None] | None, seconds: float) -> None:
+async def wait_done(wiring: Wiring, job: Job | None, seconds: float) -> None:
     """Wait until a job is done or the daemon stops, but no longer than the client wants to."""
-    if finish is not None and seconds:
+    if job is not None and seconds:
+        if job not in wiring.finishes:
+            wiring.finishes[job] = asyncio.wrap_future(job.finished)
         closing = asyncio.ensure_future(wiring.closing.wait())
-        waiting: set[asyncio.Future[Any]] = {finish, closing}
+        waiting: set[asyncio.Future[Any]] = {wiring.finishes[job], closing}
         await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         closing.cancel()
 
@@ -307,7 +304,6 @@ async def events(wiring: Wiring, shrink_id: str) -> AsyncIterator[ServerSentEven
     Looking ten times a second costs nothing that matters, and leaves no queue to bound: a slow reader sees fewer steps.
     """
     seen: ShrinkBody | None = None
-    finish = finish_of(wiring.jobs.job(shrink_id))
     while True:
         job = wiring.jobs.job(shrink_id)
         body = shrink_body(job.row() if job else await asyncio.to_thread(wiring.jobs.shrink, shrink_id))
@@ -318,4 +314,4 @@ async def events(wiring: Wiring, shrink_id: str) -> AsyncIterator[ServerSentEven
         if body.done or wiring.closing.is_set():
             return
         seen = body
-        await wait_done(wiring, finish, _EVENT_SECONDS)
+        await wait_done(wiring, job, _EVENT_SECONDS)

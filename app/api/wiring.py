@@ -5,13 +5,14 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from app.api.references import may_change, resolve
 from app.backends import Backend, Group
-from app.jobs import Jobs
+from app.jobs import Job, Jobs
 from app.settings import Settings
 from app.store import Store
 
@@ -28,6 +29,8 @@ class Wiring:
     """Ids of the groups that were made through this API, in this boot."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops: endless answers end."""
+    finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(default_factory=WeakKeyDictionary)
+    """What all who wait for a job wait for: one for each job, since a job keeps it until it is done."""
 
 
 class Body(BaseModel):
@@ -68,7 +71,15 @@ Wired = Annotated[Wiring, Depends(_wiring)]
 async def _group(
     wiring: Wired,
     group: Annotated[
-        str, Path(description="A path below the managed root, or `id:…`, `container:…`, `pod:…`, `unit:…`.", examples=["web"])
+        str,
+        Path(
+            description="A path below the managed root, or `id:…`, `container:…`, `pod:…`, `unit:…`.",
+            openapi_examples={
+                "path": {"summary": "by its path", "value": "web"},
+                "unit": {"summary": "by the systemd unit", "value": "unit:nginx.service"},
+                "container": {"summary": "by the container's id, or its first 12 digits", "value": "container:2c4dee605d22"},
+            },
+        ),
     ],
 ) -> Group:
     return resolve(wiring.backend, group)

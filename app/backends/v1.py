@@ -31,7 +31,8 @@ MEMSW_USAGE, MEMSW_LIMIT = "memory.memsw.usage_in_bytes", "memory.memsw.limit_in
 _PEAK, _FAILURES, _OOM, _KERNEL = "memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"
 
 _SWAPPINESS, _FORCE_EMPTY, _PRESSURE = "memory.swappiness", "memory.force_empty", "memory.pressure"
-_STAT_FILES = (USAGE, STAT, LIMIT, SOFT_LIMIT, MEMSW_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
+_STAT_FILES = (USAGE, STAT, SOFT_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
+_RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
 _USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
 _HIERARCHY_ROOT = 1  # the inode of the controller's own root, where the kernel answers EINVAL to a limit and to force_empty
 _COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
@@ -48,7 +49,7 @@ _LINES = (
     *("total_cache", "total_rss", "total_shmem", "total_mapped_file", "total_dirty", "total_writeback", "total_swap"),
     *("total_inactive_anon", "total_active_anon", "total_inactive_file", "total_active_file", "total_unevictable"),
     *("total_pgfault", "total_pgmajfault", "total_workingset_refault_file", "total_workingset_refault_anon"),
-    "hierarchical_memory_limit",
+    *("hierarchical_memory_limit", "hierarchical_memsw_limit"),
 )
 
 
@@ -81,7 +82,7 @@ class V1(Tree):
             raise BackendUnavailable(f"{root} is not in the v1 memory controller; SHRINKD_BACKEND=simulator needs none.", root=root)
         catch_signal()
         self._has_memsw = MEMSW_LIMIT in self.control_files
-        self._stat_files = tuple(name for name in _STAT_FILES if name in self.control_files)
+        self._stat_files, self._raw_files = ([name for name in names if name in self.control_files] for names in (_STAT_FILES, _RAW_FILES))
         self._lines = StatLines(_LINES)
         self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
         self._twins = _twins_of(root, mount)
@@ -94,12 +95,12 @@ class V1(Tree):
         return int(self.read(group, USAGE))
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
-        texts = self.read_all(group, self._stat_files)
+        texts = self.read_all(group, self._raw_files if raw else self._stat_files)
         usage, lines = int(texts[USAGE]), self._lines.parse(texts[STAT])
         file, anon = _sum(lines, "total_inactive_file", "total_active_file"), _sum(lines, "total_inactive_anon", "total_active_anon")
         return MemStat(
             usage_bytes=usage,
-            limits=self._limits(group, texts, lines["hierarchical_memory_limit"]),
+            limits=self._limits(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
             peak_bytes=int(texts[_PEAK]),
             working_set_bytes=max(usage - lines["total_inactive_file"], 0),
             reclaimable_estimate_bytes=file + self._swappable(group, anon),
@@ -133,7 +134,7 @@ class V1(Tree):
             raise UnsupportedLimit(f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0])
         if group.id == _HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
-        held = {name: int(self.read(group, name)) for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT) if name in self._stat_files}
+        held = {name: int(self.read(group, name)) for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT) if name in self.control_files}
         writes = plan_writes(held, changes)
         for name, value in writes:
             self._check_above_usage(group, name, value)
@@ -174,9 +175,11 @@ class V1(Tree):
 
     # -- limits -------------------------------------------------------------------------------------------------
 
-    def _limits(self, group: Group, texts: Mapping[str, bytes], hierarchical: int) -> Limits:
-        own, soft = int(texts[LIMIT]), int(texts.get(SOFT_LIMIT, UNLIMITED))
-        memsw, effective = int(texts.get(MEMSW_LIMIT, UNLIMITED)), min(own, hierarchical)
+    def _limits(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
+        least = lines["hierarchical_memory_limit"]
+        own = self._own_limit(group, LIMIT, least)
+        effective = min(own, least)
+        memsw = self._own_limit(group, MEMSW_LIMIT, lines.get("hierarchical_memsw_limit", UNLIMITED))
         return Limits(
             max_bytes=_or_none(own),
             swap_max_bytes=None if memsw >= UNLIMITED else memsw - own,
@@ -185,6 +188,10 @@ class V1(Tree):
             limited_by=None if effective >= UNLIMITED else self._holder(group, own, effective),
             unsupported=self._unsupported,
         )
+
+    def _own_limit(self, group: Group, name: str, least: int) -> int:
+        """Read a group's own limit, unless the least of its and its ancestors' says that there is none."""
+        return UNLIMITED if least >= UNLIMITED else int(self.read(group, name))
 
     def _holder(self, group: Group, own: int, effective: int) -> str:
         """Find the nearest group, upwards, whose own limit is the effective one."""

@@ -104,7 +104,7 @@ HOSTILE = [
     "%00",
     "\N{SNOWMAN}",
     base64.urlsafe_b64encode(b"\xff\xfe\x00").decode(),
-    base64.urlsafe_b64encode(b"[" * 50_000).decode(),
+    base64.urlsafe_b64encode(b"[" * 12_000).decode(),
     base64.urlsafe_b64encode(b'["ORDER", ' + b"9" * 5000 + b', "x"]').decode(),
     *(token(*key) for key in [(), (0,), (0, "x"), ("ORDER",), ("ORDER", 0), ("ORDER", 0, "x", 1), ("other", 0, "x"), (None, 0, "x")]),
     *(

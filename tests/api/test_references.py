@@ -115,7 +115,7 @@ NO_NAMES = {
     "a slash behind": "web/",
     "two slashes": "batch//etl",
     "two slashes, encoded": "batch%2F%2Fetl",
-    "dot": ".",
+    "dot": "%2e",
     "dot dot": "%2e%2e",
     "dot dot inside": "web/%2e%2e/db",
     "dot dot behind": "web/..%2Fdb",

@@ -1,0 +1,31 @@
+"""Pages for people: found, explained, and nothing of a client's comes back in them unescaped."""
+
+import httpx
+import pytest
+
+from app.api import problems
+from tests.problems import problem
+
+
+def test_the_address_alone_leads_to_the_documentation(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+
+
+def test_the_list_of_problems_leads_to_each(client: httpx.Client) -> None:
+    page = client.get("/problems").text
+    assert [slug for slug in problems.BY_SLUG if f'href="/problems/{slug}"' not in page] == []
+
+
+@pytest.mark.parametrize("slug", ["<script>alert(1)</script>", "none%0d%0aX: 1", "%00", "%22", "not-found%0A"])
+def test_a_problem_that_is_none_is_a_problem_and_no_page(client: httpx.Client, slug: str) -> None:
+    assert "<" not in str(
+        problem(client.get(f"/problems/{slug.replace('/', '%2F')}"), 404, "problem-not-found" if "/" not in slug else "not-found").get(
+            "type"
+        )
+    )
+
+
+def test_every_explanation_says_what_to_do(client: httpx.Client) -> None:
+    assert [row.slug for row in problems.BY_SLUG.values() if not row.advice.endswith(".")] == []
+    assert "<code>next</code>" in client.get("/problems/limit-below-usage").text
