@@ -21,12 +21,12 @@ log = logging.getLogger("shrinkd")
 @cli.command()
 def serve() -> None:
     """Serve the API; SHRINKD_* variables say how. Ends at SIGTERM or SIGINT, with 0."""
-    # Here and not above: the other commands need no server, and --help should not wait for one.
-    from app import main, serve
-
     try:
         settings = read_settings()
         logs.configure(settings.log)
+        # Here and not above: the other commands need no server, and neither --help nor a wrong setting should wait for one.
+        from app import main, serve
+
         serve.run(main.create_app(settings), settings)
     except ShrinkdError as error:
         fail(error)

@@ -70,7 +70,8 @@ Row = Mapping[str, Any]
 class Store:
     """The database of one daemon. Opening it brings the schema up to date and claims it against a second daemon."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, migrations: Path = _MIGRATIONS) -> None:
+        self._migrations = migrations
         try:
             self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
         except (SQLAlchemyError, ImportError) as error:
@@ -187,7 +188,7 @@ class Store:
             self._claim = self._engine.connect()
             free = self._claim.execute(sa.text("SELECT pg_try_advisory_lock(hashtext('shrinkd'))")).scalar()
             self._claim.commit()
-        elif path:
+        elif path and path != ":memory:" and not path.startswith("file:"):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             free = _try_lock(self._claim)
@@ -198,7 +199,7 @@ class Store:
 
     def _upgrade(self) -> None:
         config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.set_main_option("script_location", str(self._migrations))
         scripts = ScriptDirectory.from_config(config)
         with self._engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from app.settings import Settings
+from tests import postgres as postgres_server
 from tests.leaks import nothing_stays_open
 from tests.live import Daemon, Live
 
@@ -49,6 +50,15 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
             return started
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Postgres]:
+    """A PostgreSQL server for the whole run, where its programs are there."""
+    if reason := postgres_server.absent():
+        pytest.skip(reason)
+    with postgres_server.running() as server:
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)

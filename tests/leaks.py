@@ -1,10 +1,10 @@
 """What a test must not leave behind in this process: threads and descriptors."""
 
 import gc
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import uvloop
 
@@ -28,7 +28,7 @@ def nothing_stays_open() -> Iterator[None]:
 def _descriptors() -> set[tuple[int, str]]:
     """Each open descriptor, with what it is of; the one that the listing takes is gone when it is looked at."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+            found.add((int(link.name), str(link.readlink())))
     return found

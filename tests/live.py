@@ -74,17 +74,20 @@ class Daemon:
                 process_group=0,
             )
         self.pid = self._process.pid
-        self.client = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
+        self.client = self.another_client()
         self._wait_until_it_answers()
+
+    def another_client(self) -> httpx.Client:
+        return httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
 
     def kill(self) -> None:
         """Kill -9: nothing of it gets a chance to clean up."""
         self._process.kill()
         self._process.wait()
 
-    def stop(self) -> int:
-        """SIGTERM, and the exit code."""
-        self._process.send_signal(signal.SIGTERM)
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it with a signal, and answer its exit code."""
+        self._process.send_signal(how)
         return self._process.wait()
 
     def close(self) -> None:
@@ -99,7 +102,7 @@ class Daemon:
                 self.close()
                 raise AssertionError(f"the daemon ended with {code}: {self.log.read_text()}")
             time.sleep(_POLL_SECONDS)
-        self.client.get("/livez").raise_for_status()
+        self.client.get("/readyz").raise_for_status()
 
 
 def _accepts(path: Path) -> bool:

@@ -1,10 +1,9 @@
 """A simulator for tests: its time stands still unless they move it, and what is to happen between two verbs is written down."""
 
 from collections.abc import Callable
-from dataclasses import astuple
 from typing import Literal
 
-from app.backends import Group
+from app.backends import Group, MemStat
 from app.backends._simulated import TOTAL_PAGES, Kind
 from app.backends.simulator import Simulator
 from app.memparse import PAGE_BYTES
@@ -60,9 +59,9 @@ class Stage:
         machine.reclaim(machine.cgroups[path], TOTAL_PAGES)  # or else its cache would be the root's, and the machine fill up
         machine.remove(machine.cgroups[path])
 
-    def everything(self) -> dict[str, tuple[object, ...]]:
+    def everything(self) -> dict[str, tuple[int, MemStat]]:
         """All groups, what they use and what they are limited to: for "nothing was changed"."""
-        return {group.path: (group.id, *astuple(self.simulator.stat(group))) for group in self.simulator.groups()[1:]}
+        return {group.path: (group.id, self.simulator.stat(group)) for group in self.simulator.groups()[1:]}
 
     def limits(self) -> dict[str, int | None]:
         return {group.path: self.simulator.stat(group).limits.max_bytes for group in self.simulator.groups()[1:]}

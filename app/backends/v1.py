@@ -12,14 +12,13 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
+from collections.abc import Mapping
 from typing import ClassVar
 
 from app.backends import LIMIT_NAMES, Backend, Counters, Events, Group, LimitName, Limits, MemStat, Pressure
 from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, Tree, mounts, parse_pressure
 from app.backends._pace import Pace
+from app.backends._statlines import StatLines
 from app.backends._timed import catch_signal, timed_write
 from app.errors import BackendUnavailable, GroupBusy, LimitOrder, ShrinkdError, Unsupported, UnsupportedLimit, UnsupportedOption
 from app.memparse import PAGE_BYTES, format_size
@@ -51,15 +50,6 @@ _LINES = (
     *("total_pgfault", "total_pgmajfault", "total_workingset_refault_file", "total_workingset_refault_anon"),
     *("hierarchical_memory_limit", "hierarchical_memsw_limit"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Learned:
-    words: int
-    names: tuple[bytes, ...]
-    fields: tuple[str, ...]
-    keys: Callable[[list[bytes]], tuple[bytes, ...]]
-    values: Callable[[list[bytes]], tuple[bytes, ...]]
 
 
 class V1(Tree):
@@ -307,32 +297,6 @@ def _memsw(memory: int, swap: int | None) -> int:
             swap_max_bytes=swap,
         )
     return min(memory + swap, UNLIMITED)
-
-
-class StatLines:
-    """The wanted lines of memory.stat, by name. Where they stand is learned from a text, and anew from one that differs."""
-
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self._wanted = frozenset(name.encode() for name in wanted)
-        self._learned: _Learned | None = None
-
-    def parse(self, text: bytes) -> dict[str, int]:
-        words = text.split()
-        learned = self._learned
-        if learned is None or len(words) != learned.words or learned.keys(words) != learned.names:
-            learned = self._learned = self._learn(words)
-        return dict(zip(learned.fields, map(int, learned.values(words)), strict=True))
-
-    def _learn(self, words: list[bytes]) -> _Learned:
-        places = [place for place in range(0, len(words), 2) if words[place] in self._wanted]
-        keys = itemgetter(*places)
-        return _Learned(
-            words=len(words),
-            names=keys(words),
-            fields=tuple(words[place].decode() for place in places),
-            keys=keys,
-            values=itemgetter(*(place + 1 for place in places)),
-        )
 
 
 def _pace_of_group(_: int) -> Pace:

@@ -17,13 +17,9 @@ def test_the_list_of_problems_leads_to_each(client: httpx.Client) -> None:
     assert [slug for slug in problems.BY_SLUG if f'href="/problems/{slug}"' not in page] == []
 
 
-@pytest.mark.parametrize("slug", ["<script>alert(1)</script>", "none%0d%0aX: 1", "%00", "%22", "not-found%0A"])
+@pytest.mark.parametrize("slug", ["<script>", "none%0d%0aX:1", "%00", "%22", "Not-Found"])
 def test_a_problem_that_is_none_is_a_problem_and_no_page(client: httpx.Client, slug: str) -> None:
-    assert "<" not in str(
-        problem(client.get(f"/problems/{slug.replace('/', '%2F')}"), 404, "problem-not-found" if "/" not in slug else "not-found").get(
-            "type"
-        )
-    )
+    problem(client.get(f"/problems/{slug}"), 404, "problem-not-found")
 
 
 def test_every_explanation_says_what_to_do(client: httpx.Client) -> None:

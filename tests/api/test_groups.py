@@ -1,6 +1,8 @@
 """Groups over HTTP: listed, read, made with all that belongs to them or not at all, filled, and removed."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import httpx
 import pytest
@@ -213,9 +215,9 @@ def test_a_dry_run_moves_no_process(still: Still) -> None:
     assert pid_in(still, "web") == pid
 
 
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_a_process_that_is_none_is_not_found(client: httpx.Client, dry_run: bool) -> None:
-    body = problem(client.post(f"/v1/groups/db/processes?dry_run={dry_run}", json={"pid": 2**31 - 1}), 404, "process-not-found")
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+def test_a_process_that_is_none_is_not_found(client: httpx.Client, query: str) -> None:
+    body = problem(client.post(f"/v1/groups/db/processes{query}", json={"pid": 2**31 - 1}), 404, "process-not-found")
     assert body["errno"] == "ESRCH"
 
 
@@ -285,3 +287,34 @@ def test_what_was_made_in_another_boot_is_not_taken_for_a_group_of_this_one(sett
     with Live(settings, Stage().make_backend) as live:
         live.wiring.backend.make("made")
         assert not live.client.get("/v1/groups/made").json()["managed"]
+
+
+@contextmanager
+def locked(still: Still) -> Iterator[None]:
+    """Another program has the database."""
+    path = still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_a_group_that_cannot_be_written_down_is_not_made(still: Still) -> None:
+    with locked(still):
+        answer = make(still.client, "unwritten", max_bytes="1G")
+    problem(answer, 503, "store-unavailable")
+    assert answer.headers["retry-after"] == "1"
+    problem(still.client.get("/v1/groups/unwritten"), 404, "group-not-found")
+
+
+def test_a_group_is_removed_whether_or_not_that_can_be_written_down(still: Still) -> None:
+    make(still.client, "removed")
+    with locked(still):
+        assert still.client.delete("/v1/groups/removed").status_code == 204
+    problem(still.client.get("/v1/groups/removed"), 404, "group-not-found")
+
+
+def test_limits_need_no_database(still: Still) -> None:
+    with locked(still):
+        assert still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": "1G"}).status_code == 200
+    still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": None}).raise_for_status()

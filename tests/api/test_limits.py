@@ -1,8 +1,7 @@
 """Limits over HTTP: a change takes effect, or changes nothing at all, and the refusal says what would work."""
 
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from app.memparse import PAGE_BYTES
 from tests.api.conftest import Still
 from tests.problems import problem
+from tests.races import together
 from tests.shrinking import finished, running
 from tests.stage import MIB
 
@@ -17,7 +17,7 @@ NAMES = ["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", 
 
 
 @pytest.fixture
-def group(still: Still, request: pytest.FixtureRequest) -> Iterator[str]:
+def group(still: Still) -> Iterator[str]:
     """A group of 96 MiB that cannot be reclaimed and 256 MiB that can, below one that is limited to 1 GiB."""
     still.stage.simulator.make("limited")
     still.stage.simulator.set_limits(still.stage.simulator.groups("limited")[0], {"max_bytes": 1024 * MIB})
@@ -184,30 +184,14 @@ def test_limits_stay_as_they_are_while_the_group_is_shrunk(still: Still, group: 
     assert patch(still.client, group, max_bytes="1G").status_code == 200
 
 
-def race(*racers: Callable[[], Any]) -> list[Any]:
-    """Let them all begin at once; what each came to."""
-    gate, results = threading.Barrier(len(racers)), [None] * len(racers)
-
-    def run(number: int) -> None:
-        gate.wait()
-        results[number] = racers[number]()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(racers))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
 def test_of_two_who_change_the_same_etag_at_once_one_wins(still: Still, group: str) -> None:
+    path = f"/v1/groups/{group}/limits"
     with httpx.Client(base_url=still.live.url, timeout=60) as other:
         for number in range(20):
-            headers = {"If-Match": still.client.get(f"/v1/groups/{group}/limits").headers["etag"]}
-            path, sizes = f"/v1/groups/{group}/limits", ((500 + 2 * number) * MIB, (501 + 2 * number) * MIB)
-            first, second = race(
-                lambda path=path, size=sizes[0], headers=headers: still.client.patch(path, json={"max_bytes": size}, headers=headers),
-                lambda path=path, size=sizes[1], headers=headers: other.patch(path, json={"max_bytes": size}, headers=headers),
+            headers = {"If-Match": still.client.get(path).headers["etag"]}
+            first, second = together(
+                partial(still.client.patch, path, json={"max_bytes": (500 + 2 * number) * MIB}, headers=headers),
+                partial(other.patch, path, json={"max_bytes": (501 + 2 * number) * MIB}, headers=headers),
             )
             assert sorted((first.status_code, second.status_code)) == [200, 412]
             won = first if first.status_code == 200 else second
@@ -215,12 +199,12 @@ def test_of_two_who_change_the_same_etag_at_once_one_wins(still: Still, group: s
 
 
 def test_of_two_who_change_different_limits_at_once_neither_undoes_the_other(still: Still, group: str) -> None:
+    path = f"/v1/groups/{group}/limits"
     with httpx.Client(base_url=still.live.url, timeout=60) as other:
         for number in range(1, 20):
-            path = f"/v1/groups/{group}/limits"
-            race(
-                lambda path=path, number=number: still.client.patch(path, json={"max_bytes": (500 + number) * MIB}),
-                lambda path=path, number=number: other.patch(path, json={"soft_limit_bytes": number * MIB}),
+            together(
+                partial(still.client.patch, path, json={"max_bytes": (500 + number) * MIB}),
+                partial(other.patch, path, json={"soft_limit_bytes": number * MIB}),
             )
             body = still.client.get(path).json()
             assert (body["max_bytes"], body["soft_limit_bytes"]) == ((500 + number) * MIB, number * MIB)

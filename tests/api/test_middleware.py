@@ -61,3 +61,7 @@ def test_head_of_what_goes_wrong_has_the_status_and_no_body(client: httpx.Client
     head = client.head(path)
     assert (head.status_code, head.content) == (client.get(path).status_code, b"")
     assert head.headers["content-type"] == "application/problem+json"
+
+
+def test_no_answer_tells_what_serves_it(client: httpx.Client) -> None:
+    assert "server" not in client.get("/livez").headers

@@ -129,7 +129,7 @@ def raw(still: Still, request: bytes) -> httpx.Response:
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
-    return httpx.Response(int(status.split()[1]), headers=[tuple(line.split(": ", 1)) for line in lines], content=body)
+    return httpx.Response(int(status.split()[1]), headers=dict(line.split(": ", 1) for line in lines), content=body)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Names for groups: each form finds its group and no other, and what cannot be a name touches nothing."""
 
+import json
+
 import httpx
 import pytest
 
@@ -150,16 +152,12 @@ def test_what_cannot_be_the_name_of_a_group_is_refused_on_every_way_in(still: St
 @pytest.mark.parametrize(
     "name", ["", "/x", "x/", "a//b", ".", "..", "web/..", "web/../db/x", "a\0b", "a\nb", "\x7f", "x" * 256, "\N{EURO SIGN}" * 100, "\ud800"]
 )
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_what_cannot_be_the_name_of_a_group_cannot_be_made(still: Still, name: str, dry_run: bool) -> None:
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+def test_what_cannot_be_the_name_of_a_group_cannot_be_made(still: Still, name: str, query: str) -> None:
     before = still.stage.everything()
-    answer = still.client.post(
-        f"/v1/groups?dry_run={dry_run}",
-        content=f'{{"path": {ascii(name)!s}}}'.replace("'", '"').replace("\\x", "\\u00"),
-        headers={"Content-Type": "application/json"},
-    )
-    body = answer.json()
-    assert (answer.status_code, body["type"] in {"/problems/invalid-group-name", "/problems/invalid-request"}) == (422, True), body
+    content = json.dumps({"path": name})  # by hand, because httpx sends no lone surrogate
+    answer = still.client.post(f"/v1/groups{query}", content=content, headers={"Content-Type": "application/json"})
+    problem(answer, 422, "invalid-group-name")
     assert still.stage.everything() == before
 
 

@@ -5,11 +5,12 @@ The same holds for test_conformance_memory.py and test_conformance_shrink.py bes
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from app.backends import BACKEND_NAMES, Backend, Group, load
-from app.errors import GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, InvalidGroupName, ProcessNotFound
+from app.errors import GroupBusy, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, InvalidGroupName, ProcessNotFound
 from app.memcontrol import Memcg, resize_limit, shrink_usage_to
 from app.memparse import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, limit_of
@@ -231,6 +232,28 @@ def test_a_process_that_ended_cannot_be_attached(host: Host, *, dry_run: bool) -
     worker.stop()
     with pytest.raises(ProcessNotFound):
         host.backend.attach(group, worker.pid, dry_run=dry_run)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_process_beside_groups_is_taken_or_busy_says_that_it_is_not(host: Host, *, dry_run: bool) -> None:
+    outer = host.group()
+    inner = host.group(outer)
+    worker = host.charge(inner)
+    with suppress(GroupBusy):  # where only the innermost groups have processes
+        host.backend.attach(outer, worker.pid, dry_run=dry_run)
+        worker.stop()
+    assert host.backend.groups(outer.path) == [outer, inner]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_group_beside_processes_is_made_or_busy_says_that_it_is_not(host: Host, *, dry_run: bool) -> None:
+    outer = host.group()
+    worker = host.charge(outer)
+    made = []
+    with suppress(GroupBusy):
+        made.append(host.backend.make(f"{outer.path}/inner", dry_run=dry_run))
+    worker.stop()
+    assert host.backend.groups(outer.path) == [outer, *(group for group in made if group.id)]
 
 
 def test_anonymous_memory_goes_with_its_process_and_cache_stays(host: Host) -> None:

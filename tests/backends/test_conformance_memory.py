@@ -53,9 +53,9 @@ def test_the_peak_outlives_the_process(host: Host) -> None:  # LTP memcg_max_usa
 
 def test_memory_is_charged_to_every_ancestor_and_to_no_sibling(host: Host) -> None:  # LTP memcg_subgroup_charge
     outer = host.group()
-    inner, sibling = host.group(outer), host.group(outer)
-    host.charge(outer, anon=4 * MIB)
+    inner, other, sibling = host.group(outer), host.group(outer), host.group(outer)
     host.charge(inner, anon=8 * MIB)
+    host.charge(other, anon=4 * MIB)
     assert host.backend.usage(inner) == pytest.approx(8 * MIB, abs=host.slack_bytes)
     assert host.backend.usage(outer) == pytest.approx(12 * MIB, abs=host.slack_bytes)
     assert host.backend.stat(outer).anon_bytes == pytest.approx(12 * MIB, abs=host.slack_bytes)

@@ -13,7 +13,7 @@ import pytest
 
 from app.backends import Backend, Group, LimitName, load
 from app.backends._cgroupfs import mounts
-from app.backends.v1 import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, UNLIMITED, V1, StatLines, plan_writes
+from app.backends.v1 import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, UNLIMITED, V1, plan_writes
 from app.errors import BackendUnavailable, Busy, LimitOrder, ProcessNotFound, Unsupported, UnsupportedLimit, UnsupportedOption
 from app.settings import Settings
 from tests.backends.hosts import MIB
@@ -87,21 +87,6 @@ def test_swap_has_no_limit_of_its_own_without_a_maximum() -> None:
 
 def test_a_kernel_without_memsw_has_one_limit_to_write() -> None:
     assert plan_writes({LIMIT: UNLIMITED}, {"max_bytes": 100}) == [(LIMIT, 100)]
-
-
-# memory.stat
-
-
-def test_lines_are_found_wherever_they_stand() -> None:
-    lines = StatLines(("b", "d"))
-    assert lines.parse(b"a 1\nb 2\nc 3\nd 4\n") == {"b": 2, "d": 4}
-    assert lines.parse(b"a 5\nb 6\nc 7\nd 8\n") == {"b": 6, "d": 8}
-    assert lines.parse(b"d 1\nc 2\nb 3\na 4\n") == {"d": 1, "b": 3}
-    assert lines.parse(b"b 1\nd 2\n") == {"b": 1, "d": 2}
-
-
-def test_a_line_that_this_kernel_lacks_is_left_out() -> None:
-    assert StatLines(("a", "b", "missing")).parse(b"a 1\nb 2\n") == {"a": 1, "b": 2}
 
 
 # Finding the controller

@@ -1,0 +1,34 @@
+"""Log lines: one JSON object each, whatever is in them."""
+
+import json
+import logging
+
+from app.logs import JsonLines
+
+
+def line(message: str, *arguments: object, fault: BaseException | None = None, **extra: object) -> dict[str, object]:
+    exc_info = (type(fault), fault, None) if fault else None
+    record = logging.LogRecord("shrinkd", logging.WARNING, __file__, 1, message, arguments, exc_info)
+    record.__dict__.update(extra)
+    text = JsonLines().format(record)
+    assert "\n" not in text
+    found: dict[str, object] = json.loads(text)
+    return found
+
+
+def test_a_line_has_its_time_its_level_and_its_message() -> None:
+    found = line("%d shrinks", 3)
+    assert (found["level"], found["logger"], found["message"]) == ("warning", "shrinkd", "3 shrinks")
+    assert str(found["time"]).endswith("Z")
+
+
+def test_what_a_client_sent_breaks_no_line() -> None:
+    assert line("%s", "two\nlines\x00 \u2028 caf\xe9")["message"] == "two\nlines\x00 \u2028 caf\xe9"
+
+
+def test_a_record_brings_its_fields_along() -> None:
+    assert line("GET", fields={"request_id": "mine", "status": 200})["status"] == 200
+
+
+def test_a_fault_is_told_within_its_line() -> None:
+    assert "ZeroDivisionError" in str(line("broken", fault=ZeroDivisionError("why"))["exception"])

@@ -1,0 +1,421 @@
+"""The store, on SQLite and on PostgreSQL: what is written stays, states change by compare-and-set, and a refusal has a name."""
+
+import collections
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from stat import S_IMODE
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+
+from app.errors import SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
+from app.store import ACTIVE_STATES, KEEP_FINISHED_SECONDS, Store, metadata
+from tests.postgres import Postgres
+from tests.races import together
+
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
+DAY = 24 * 3600 * 1_000_000
+NOW = 1_795_000_000_000_000
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shrinkd.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.emptied()
+
+
+@contextmanager
+def opened(url: str, *more: Any) -> Iterator[Store]:
+    with closing(Store(url, *more)) as store:
+        store.open()
+        yield store
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with opened(url) as store:
+        yield store
+
+
+def row(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"{number:032x}",
+        "boot_id": "boot",
+        "group_id": number,
+        "group_path": f"group-{number}",
+        "state": "queued",
+        "request": {"target_bytes": 2**62, "reason": "caf\xe9 \N{SNOWMAN}"},
+        "progress": {"passes": 0, "elapsed_seconds": 0.25},
+        "error": None,
+        "policy": None,
+        "created_at": NOW + number,
+        "started_at": None,
+        "finished_at": None,
+    } | changes
+
+
+def test_a_shrink_reads_as_it_was_written(store: Store) -> None:
+    store.add_shrink(row())
+    assert store.shrink(row()["id"]) == row()
+
+
+def test_the_largest_numbers_and_the_strangest_names_come_back_whole(store: Store) -> None:
+    strange = row(group_id=2**63 - 1, group_path="caf\xe9/\N{SNOWMAN}/'\"%;--\\", created_at=2**62, error={"detail": "\x7f\u2028"})
+    store.add_shrink(strange)
+    assert store.shrink(strange["id"]) == strange
+
+
+@pytest.mark.parametrize("shrink_id", ["none", "", "0" * 32, "\0", "\ud800", "x" * 10_000, "0" * 31 + "\n"])
+def test_a_shrink_that_is_none_is_not_found(store: Store, shrink_id: str) -> None:
+    with pytest.raises(ShrinkNotFound):
+        store.shrink(shrink_id)
+
+
+@pytest.mark.parametrize("state", ACTIVE_STATES)
+def test_a_group_has_one_active_shrink(store: Store, state: str) -> None:
+    store.add_shrink(row(1, group_id=7, state=state))
+    with pytest.raises(ShrinkInProgress):
+        store.add_shrink(row(2, group_id=7))
+    store.add_shrink(row(3, group_id=8))
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "interrupted"])
+def test_a_group_whose_shrink_is_done_may_have_another(store: Store, state: str) -> None:
+    store.add_shrink(row(1, group_id=7, state=state))
+    store.add_shrink(row(2, group_id=7))
+
+
+def test_a_move_from_the_state_that_is_expected_is_made(store: Store) -> None:
+    store.add_shrink(row())
+    moved = row(state="running", started_at=NOW + 5, progress={"passes": 3})
+    assert store.move_shrink(row()["id"], "queued", moved)
+    assert store.shrink(row()["id"]) == moved
+
+
+@pytest.mark.parametrize("expected", ["running", "cancelling", "succeeded", ""])
+def test_a_move_from_another_state_is_not_made(store: Store, expected: str) -> None:
+    store.add_shrink(row())
+    assert not store.move_shrink(row()["id"], expected, row(state="failed"))
+    assert store.shrink(row()["id"]) == row()
+
+
+def test_of_two_who_finish_a_shrink_at_once_one_does(store: Store) -> None:
+    for number in range(100):
+        store.add_shrink(row(number, state="running"))
+        finishes = [
+            partial(store.move_shrink, row(number)["id"], "running", row(number, state=state)) for state in ("succeeded", "cancelled")
+        ]
+        first, second = together(*finishes)
+        assert first != second
+        assert store.shrink(row(number)["id"])["state"] == ("succeeded" if first else "cancelled")
+
+
+def listed(store: Store, **filters: Any) -> list[int]:
+    return [int(found["id"], 16) for found in store.list_shrinks(**{"limit": 100} | filters)]
+
+
+def test_shrinks_are_listed_the_newest_first_and_of_one_time_by_id(store: Store) -> None:
+    for number, created_at in [(1, 10), (2, 30), (3, 20), (4, 30)]:
+        store.add_shrink(row(number, created_at=created_at))
+    assert listed(store) == [4, 2, 3, 1]
+    assert listed(store, limit=2) == [4, 2]
+    assert listed(store, before=(30, row(4)["id"])) == [2, 3, 1]
+    assert listed(store, before=(20, row(3)["id"])) == [1]
+    assert listed(store, before=(0, "")) == []
+
+
+def test_a_clock_that_was_set_back_makes_no_shrink_disappear_from_the_list(store: Store) -> None:
+    for number, created_at in [(1, NOW), (2, NOW - 365 * DAY), (3, NOW + 365 * DAY)]:
+        store.add_shrink(row(number, created_at=created_at))
+    assert listed(store) == [3, 1, 2]
+
+
+def test_shrinks_are_listed_by_state_by_group_and_from_a_time_on(store: Store) -> None:
+    for number, state in enumerate(["queued", "running", "failed", "succeeded"]):
+        store.add_shrink(row(number, state=state, group_path=f"group-{number % 2}"))
+    assert listed(store, states=("failed", "running")) == [2, 1]
+    assert listed(store, group_path="group-0") == [2, 0]
+    assert listed(store, since=NOW + 2) == [3, 2]
+    assert listed(store, states=("queued",), group_path="group-1") == []
+
+
+def test_what_was_left_active_is_settled_and_what_was_done_stays(store: Store) -> None:
+    states = [*ACTIVE_STATES, "succeeded", "failed", "cancelled", "interrupted"]
+    for number, state in enumerate(states):
+        store.add_shrink(row(number, state=state, finished_at=None if state in ACTIVE_STATES else NOW))
+    assert store.interrupt_active(NOW + DAY, {"kind": "DaemonStopped"}) == len(ACTIVE_STATES)
+    settled = [store.shrink(row(number)["id"]) for number in range(len(states))]
+    assert [found["state"] for found in settled] == ["interrupted"] * 3 + states[3:]
+    assert [found["finished_at"] for found in settled] == [NOW + DAY] * 3 + [NOW] * 4
+    assert [found["error"] for found in settled] == [{"kind": "DaemonStopped"}] * 3 + [None] * 4
+    assert store.interrupt_active(NOW + DAY, {}) == 0
+
+
+def test_what_finished_seven_days_ago_is_forgotten_and_no_sooner(store: Store) -> None:
+    week = KEEP_FINISHED_SECONDS * 1_000_000
+    for number, finished_at in enumerate([NOW - week - 1, NOW - week, NOW, NOW + week, None]):
+        store.add_shrink(row(number, state="succeeded" if finished_at else "running", finished_at=finished_at))
+    assert store.forget_finished(NOW) == 1
+    assert listed(store) == [4, 3, 2, 1]
+
+
+def test_a_group_that_was_made_here_is_remembered_until_it_is_forgotten(store: Store) -> None:
+    store.add_made_group("boot", 2**63 - 1, "caf\xe9", NOW)
+    store.add_made_group("boot", 2, "web", NOW)
+    assert store.made_group_ids("boot") == {2**63 - 1, 2}
+    store.forget_made_group("boot", 2)
+    store.forget_made_group("boot", 3)
+    assert store.made_group_ids("boot") == {2**63 - 1}
+
+
+def test_the_groups_of_another_boot_mean_nothing_and_go_with_the_next_one_made(store: Store) -> None:
+    store.add_made_group("before", 1, "web", NOW)
+    assert store.made_group_ids("boot") == set()
+    store.add_made_group("boot", 1, "web", NOW)
+    assert store.made_group_ids("before") == set()
+
+
+def test_a_database_that_answers_can_be_pinged(store: Store) -> None:
+    store.ping()
+
+
+def test_what_is_closed_is_still_there_when_it_is_opened_again(url: str) -> None:
+    with opened(url) as store:
+        store.add_shrink(row())
+    with opened(url) as store:
+        assert store.shrink(row()["id"]) == row()
+
+
+def test_a_second_daemon_does_not_get_the_database_until_the_first_is_gone(url: str) -> None:
+    with opened(url):
+        with closing(Store(url)) as second, pytest.raises(SettingsError, match="Another shrinkd has this database"):
+            second.open()
+        with closing(Store(url)) as third, pytest.raises(SettingsError):
+            third.open()
+    with opened(url):
+        pass
+
+
+# -- the schema ------------------------------------------------------------------------------------------------------
+
+
+def engine(url: str) -> sa.Engine:
+    return sa.create_engine(url, poolclass=sa.NullPool)
+
+
+def alembic(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def tables(url: str) -> set[str]:
+    return set(sa.inspect(engine(url)).get_table_names())
+
+
+def test_the_migrations_come_to_the_tables_of_the_code(url: str) -> None:
+    with opened(url):
+        pass
+    with engine(url).connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_migrations_can_be_taken_back_and_made_again(url: str) -> None:
+    with opened(url):
+        pass
+    with engine(url).begin() as connection:
+        command.downgrade(alembic(connection), "base")
+    assert tables(url) == {"alembic_version"}
+    with opened(url) as store:
+        store.add_shrink(row())
+
+
+def test_a_database_of_a_newer_release_is_refused_by_its_revision_and_left_alone(url: str) -> None:
+    with opened(url):
+        pass
+    with engine(url).begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with closing(Store(url)) as store, pytest.raises(SettingsError, match=r"A newer shrinkd wrote this database \(revision 9999\)"):
+        store.open()
+    with engine(url).connect() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+@pytest.fixture
+def next_release(tmp_path: Path) -> Path:
+    """The migrations as they are, and one more."""
+    folder = tmp_path / "migrations"
+    (folder / "versions").mkdir(parents=True)
+    for file in (MIGRATIONS / "env.py", *(MIGRATIONS / "versions").glob("*.py")):
+        (folder / file.relative_to(MIGRATIONS)).write_text(file.read_text())
+    (folder / "versions" / "9999_more.py").write_text(
+        "import sqlalchemy as sa\n"
+        "from alembic import op\n"
+        "revision, down_revision, branch_labels, depends_on = '9999', '0001', None, None\n"
+        "def upgrade() -> None:\n"
+        "    op.create_table('more', sa.Column('id', sa.Integer, primary_key=True))\n"
+    )
+    return folder
+
+
+def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(url: str, next_release: Path) -> None:
+    with opened(url) as store:
+        store.add_shrink(row())
+    with opened(url, next_release) as store:
+        assert store.shrink(row()["id"]) == row()
+    assert "more" in tables(url)
+
+
+# -- SQLite alone ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shrinkd.db"
+
+
+def test_an_older_database_is_copied_before_it_is_brought_up_to_date(path: Path, next_release: Path) -> None:
+    with opened(f"sqlite:///{path}") as store:
+        store.add_shrink(row())
+    with opened(f"sqlite:///{path}", next_release):
+        pass
+    copy = path.with_name("shrinkd.db.before-9999")
+    assert "more" not in tables(f"sqlite:///{copy}")
+    with opened(f"sqlite:///{copy}") as store:
+        assert store.shrink(row()["id"]) == row()
+    assert S_IMODE(copy.stat().st_mode) == 0o600
+
+
+def test_a_copy_that_an_earlier_try_left_does_not_stop_the_next(path: Path, next_release: Path) -> None:
+    with opened(f"sqlite:///{path}"):
+        pass
+    path.with_name("shrinkd.db.before-9999").write_bytes(b"half of")
+    with opened(f"sqlite:///{path}", next_release):
+        pass
+    assert "shrinks" in tables(f"sqlite:///{path}.before-9999")
+
+
+def test_a_database_that_is_up_to_date_is_not_copied(path: Path) -> None:
+    for _ in range(2):
+        with opened(f"sqlite:///{path}"):
+            pass
+    assert {file.name for file in path.parent.iterdir()} == {"shrinkd.db"}
+
+
+def test_nobody_else_may_read_the_database(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with opened(f"sqlite:///{path}") as store:
+            store.add_shrink(row())
+            modes = {file.name: S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o600}, modes
+
+
+def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
+    with opened(f"sqlite:///{tmp_path}/new/folder/shrinkd.db"):
+        pass
+
+
+@contextmanager
+def held_by_somebody_else(path: Path) -> Iterator[None]:
+    """Another program in the middle of a transaction."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_a_locked_database_is_unavailable_for_writing_and_only_as_long_as_it_is_locked(path: Path) -> None:
+    with opened(f"sqlite:///{path}?timeout=0.05") as store:
+        store.add_shrink(row())
+        with held_by_somebody_else(path):
+            with pytest.raises(StoreUnavailable, match="database is locked"):
+                store.add_shrink(row(2))
+            with pytest.raises(StoreUnavailable):
+                store.move_shrink(row()["id"], "queued", row(state="running"))
+            with pytest.raises(StoreUnavailable):
+                store.ping()
+            assert store.shrink(row()["id"]) == row()
+        store.add_shrink(row(2))
+
+
+@pytest.fixture
+def full(path: Path) -> Iterator[Store]:
+    """A store whose database cannot grow by one page."""
+    with opened(f"sqlite:///{path}"):
+        pass
+
+    def no_more(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # which SQLite takes as: as many as there are
+
+    sa.event.listen(sa.Engine, "connect", no_more)
+    try:
+        with opened(f"sqlite:///{path}") as store:
+            yield store
+    finally:
+        sa.event.remove(sa.Engine, "connect", no_more)
+
+
+def test_a_full_database_is_unavailable_and_keeps_what_it_has(full: Store) -> None:
+    fill = (row(number, progress={"filler": "x" * 1000}) for number in range(1000))
+    with pytest.raises(StoreUnavailable, match="database or disk is full"):
+        collections.deque(map(full.add_shrink, fill), maxlen=0)
+    written = listed(full)
+    assert written == list(range(len(written)))[::-1]
+    assert full.shrink(row(0)["id"])["group_path"] == "group-0"
+
+
+def test_a_database_that_was_removed_is_unavailable(path: Path) -> None:
+    with opened(f"sqlite:///{path}") as store:
+        path.unlink()
+        with pytest.raises(StoreUnavailable, match="was removed"):
+            store.ping()
+
+
+def test_more_requests_than_connections_are_unavailable_at_worst(path: Path) -> None:
+    with opened(f"sqlite:///{path}?timeout=0.05") as store, held_by_somebody_else(path):
+        assert {type(answer) for answer in together(*[store.ping] * 40)} == {StoreUnavailable}
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "words"),
+    [
+        ("nonsense", SettingsError, "SHRINKD_DATABASE_URL"),
+        ("", SettingsError, "SHRINKD_DATABASE_URL"),
+        ("sqlite://", SettingsError, "in memory"),
+        ("sqlite:///:memory:", SettingsError, "in memory"),
+        ("sqlite:///file:x?uri=true", SettingsError, "in memory"),
+        ("oracle://x/y", SettingsError, "SHRINKD_DATABASE_URL"),
+        ("nosuchdatabase://x/y", SettingsError, "SHRINKD_DATABASE_URL"),
+        ("sqlite:////proc/none/shrinkd.db", StoreUnavailable, "proc"),
+        ("sqlite:////dev/null/shrinkd.db", StoreUnavailable, "File exists"),
+        ("sqlite:////tmp", StoreUnavailable, "Is a directory"),
+        ("postgresql+psycopg://x@/y?host=/no/such/folder", StoreUnavailable, "no/such/folder"),
+    ],
+)
+def test_an_address_that_is_no_database_of_ours_is_refused_in_one_line(url: str, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught, closing(Store(url)) as store:
+        store.open()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.write_text("my diary\n" * 1000)
+    with closing(Store(f"sqlite:///{path}")) as store, pytest.raises(StoreUnavailable, match="not a database"):
+        store.open()
+    assert path.read_text() == "my diary\n" * 1000
