@@ -217,6 +217,7 @@ _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.ENOENT: (GroupNotFound, "There is no group {group!a}."),
     errno.ENOTDIR: (GroupNotFound, "There is no group {group!a}."),
     errno.ELOOP: (InvalidGroupName, "A symbolic link stands in the way to {group!a}; groups are directories."),
+    errno.ENAMETOOLONG: (InvalidGroupName, "{group!a:.80}… is longer than a path of the kernel can be."),
     errno.EXDEV: (InvalidGroupName, "{group!a} leads out of the memory controller."),
     errno.ENODEV: (GroupGone, "The group {group!a} was removed."),
     errno.EEXIST: (GroupExists, "The group {group!a} exists already."),

@@ -33,7 +33,13 @@ class Postgres:
 
 def absent() -> str | None:
     """Why there is none here, or None."""
-    return None if shutil.which("postgres") and shutil.which("initdb") else "postgres and initdb are not on the PATH"
+    return None if _program("postgres") and _program("initdb") else "postgres and initdb are not installed"
+
+
+def _program(name: str) -> str | None:
+    """Find a program of the server: Debian keeps them off the PATH, in a folder for each version."""
+    folders = [os.environ.get("PATH", ""), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
 @contextmanager
@@ -45,8 +51,10 @@ def running() -> Iterator[Postgres]:
             os.chown(folder, _NOBODY, _NOBODY)
             as_user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
         options = ["--username=shrinkd", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
-        subprocess.run(["initdb", *options, f"--pgdata={folder}/data"], check=True, capture_output=True, cwd=folder, **as_user)
-        command = ["postgres", "-D", f"{folder}/data", "-k", name, "-c", "listen_addresses=", "-c", "fsync=off"]
+        subprocess.run(
+            [str(_program("initdb")), *options, f"--pgdata={folder}/data"], check=True, capture_output=True, cwd=folder, **as_user
+        )
+        command = [str(_program("postgres")), "-D", f"{folder}/data", "-k", name, "-c", "listen_addresses=", "-c", "fsync=off"]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **as_user)
         with server:

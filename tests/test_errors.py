@@ -37,6 +37,7 @@ def test_an_error_keeps_its_sentence_and_the_numbers_in_it() -> None:
         (errno.ENOENT, errors.GroupNotFound),
         (errno.ENOTDIR, errors.GroupNotFound),
         (errno.ELOOP, errors.InvalidGroupName),
+        (errno.ENAMETOOLONG, errors.InvalidGroupName),
         (errno.EXDEV, errors.InvalidGroupName),
         (errno.ENODEV, errors.GroupGone),
         (errno.EEXIST, errors.GroupExists),

@@ -161,6 +161,13 @@ def test_a_kept_file_is_read_from_its_start_as_it_is_now(tree: Directories, tmp_
     assert tree.read(group, "file") == b"after"
 
 
+def test_a_path_that_is_longer_than_the_kernel_takes_is_an_invalid_name(tmp_path: Path) -> None:
+    tree = tree_of(tmp_path)
+    with pytest.raises(InvalidGroupName, match="longer than"):
+        tree.find("/".join(["group"] * 1000))
+    tree.close()
+
+
 def test_kept_descriptors_stay_within_a_part_of_the_limit(tmp_path: Path) -> None:
     for number in range(200):
         directory(tmp_path, f"group-{number}")
