@@ -1,6 +1,5 @@
 """Sockets and the server on them: bound by the daemon itself, and ended by a signal within seconds."""
 
-import gc
 import ipaddress
 import logging
 import socket
@@ -78,12 +77,6 @@ class Server(uvicorn.Server):
             )
         )
         self._wiring: Wiring = app.state.wiring
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # What is there now stays: the collector need not walk it again, nor start anew at every 700 objects of a request.
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
-        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._wiring.closing.set()

@@ -240,8 +240,10 @@ async def wait_done(wiring: Wiring, job: Job | None, seconds: float) -> None:
             wiring.finishes[job] = asyncio.wrap_future(job.finished)
         closing = asyncio.ensure_future(wiring.closing.wait())
         waiting: set[asyncio.Future[Any]] = {wiring.finishes[job], closing}
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        closing.cancel()
+        try:
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # a client that hangs up ends the wait here
+            closing.cancel()
 
 
 async def answer(wiring: Wiring, job: Job, wait: int, *, dry_run: bool) -> Response:
