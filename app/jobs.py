@@ -38,7 +38,7 @@ from app.errors import (
     TooManyShrinks,
 )
 from app.memparse import page_floor
-from app.store import ACTIVE_STATES, Row, Store
+from app.store import ACTIVE_STATES, Row, Store, describe
 
 MAX_WAITING_SHRINKS = 256
 """How many may be queued beyond the running ones before 429."""
@@ -208,14 +208,6 @@ class Job:
         }
 
 
-def describe(error: ShrinkdError | None) -> dict[str, object] | None:
-    """An error as the store keeps it: the name of its class, its sentence and its members."""
-    if error is None:
-        return None
-    members = {name: asdict(value) if isinstance(value, Group) else value for name, value in error.members.items()}
-    return {"kind": type(error).__name__, "detail": error.detail, "members": members}
-
-
 class Jobs:
     """All shrinks of one daemon: submits, runs, cancels and remembers them, and keeps limit writes out of their way."""
 
@@ -228,16 +220,21 @@ class Jobs:
         self._changed = threading.Condition()
         self._active: dict[str, Job] = {}
         self._held: set[int] = set()
+        self._taken = 0
+        """Shrinks that lie with the workers: also those that were cancelled while they waited."""
         self._stopping = threading.Event()
         self._sweep_at = time.monotonic()
 
     def recover(self) -> int:
         """Settle what a daemon that died left behind: before the first answer. A shrink moves no limit, so rows are all."""
-        return self._interrupt(DaemonStopped("The daemon died in this shrink; what was reclaimed stays so, and no limit was changed."))
+        died = DaemonStopped("The daemon died in this shrink; what was reclaimed stays so. GET its limits to see whether one was set.")
+        return self._store.interrupt_active(_now(), died)
 
     def close(self) -> None:
         """Stop: running shrinks end between two passes, waiting ones do not begin, and all of them are interrupted."""
-        stopped = DaemonStopped("The daemon was stopped in this shrink; what was reclaimed stays so, and no limit was changed.")
+        stopped = DaemonStopped(
+            "The daemon was stopped in this shrink; what was reclaimed stays so. GET its limits to see whether one was set."
+        )
         self._stopping.set()
         with self._changed:
             active = list(self._active.values())
@@ -245,10 +242,7 @@ class Jobs:
             job.kill(stopped)
         self._workers.shutdown(wait=True)
         with suppress(StoreUnavailable):  # the next start will say it
-            self._interrupt(stopped)
-
-    def _interrupt(self, error: DaemonStopped) -> int:
-        return self._store.interrupt_active(_now(), describe(error) or {})
+            self._store.interrupt_active(_now(), stopped)
 
     def submit(self, group: Group, request: Request, *, dry_run: bool = False) -> Job:
         """Write a shrink down and queue it. ShrinkInProgress when the group has one, TooManyShrinks when the queue is full."""
@@ -260,8 +254,9 @@ class Jobs:
             if dry_run:
                 return job
             self._active[job.id] = job
+            self._taken += 1
         with ExitStack() as undo:
-            undo.callback(self._drop, job)
+            undo.callback(self._leave, job)
             with job.lock:  # who has met it as the running one, and cancels it, waits until it is written down
                 self._store.add_shrink(job.row())
             self._workers.submit(self._work, job)
@@ -321,10 +316,9 @@ class Jobs:
     def _check_room(self) -> None:
         if self._stopping.is_set():
             raise NotReady("The daemon is stopping: try again when it is back.")
-        if len(self._active) >= self._limit:
-            raise TooManyShrinks(
-                f"{len(self._active)} shrinks run or wait already: try again when some have finished.", active=len(self._active)
-            )
+        active = len(self._active)
+        if active >= self._limit or self._taken >= 4 * self._limit:
+            raise TooManyShrinks(f"{active} shrinks run or wait already: try again when some have finished.", active=active)
 
     def _cancel(self, job: Job) -> None:
         """With the job's lock held."""
@@ -332,12 +326,18 @@ class Jobs:
             if self._move(job, state=State.CANCELLED, finished_at=_now()):
                 self._drop(job)
             return
+        job.kill(Interrupted("The shrink was cancelled."))  # first: a full disk must not take the brake away
         self._move(job, state=State.CANCELLING)
-        job.kill(Interrupted("The shrink was cancelled."))
 
     def _work(self, job: Job) -> None:
-        if self._stopping.is_set() or not self._persist(job, state=State.RUNNING, started_at=_now()):
-            return
+        try:
+            if not self._stopping.is_set() and self._persist(job, state=State.RUNNING, started_at=_now()):
+                self._shrink(job)
+        finally:
+            self._leave(job)
+        self._sweep()
+
+    def _shrink(self, job: Job) -> None:
         error: ShrinkdError | None = None
         try:
             job.run()
@@ -345,11 +345,9 @@ class Jobs:
             error = raised
         except Exception:  # a bug ends this job as failed; its worker and the other jobs go on
             log.exception("shrink %s of %a failed", job.id, job.memcg.group.path)
-            error = InternalError("The shrink met a fault of this daemon, which its log describes; no limit was changed.")
+            error = InternalError("The shrink met a fault of this daemon, which its log describes; GET its limits to see how they are.")
         state = _outcome(error)
         self._persist(job, state=state, finished_at=_now(), error=None if state is State.CANCELLED else error)
-        self._drop(job)
-        self._sweep()
 
     def _persist(self, job: Job, **changes: Any) -> bool:  # noqa: ANN401  # fields of its Standing
         """Move a job and stay until that is written down: a full or locked database delays the news, it does not change them."""
@@ -369,6 +367,11 @@ class Jobs:
         if moved:
             job.standing = standing
         return moved
+
+    def _leave(self, job: Job) -> None:
+        self._drop(job)
+        with self._changed:
+            self._taken -= 1
 
     def _drop(self, job: Job) -> None:
         with self._changed:

@@ -76,8 +76,8 @@ def set_limits(memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run
     try:
         memcg.backend.set_limits(memcg.group, changes, dry_run=dry_run)
     except Busy as busy:
-        if limit is None:
-            raise
+        if limit is None or check_under_val(memcg, limit):
+            raise  # it was another limit of the same step
         raise memcg.below_usage(limit) from busy
 
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -94,6 +95,7 @@ def run(app: FastAPI, settings: Settings) -> None:
     backend = app.state.wiring.backend
     addresses = settings.listen or (_DEFAULT_SIMULATED if backend.is_simulated else _DEFAULT)
     check_listen(addresses, simulated=backend.is_simulated)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal that started a daemon may close
     with listening(addresses) as sockets:
         log.info("shrinkd %s serves %s on %s", __version__, backend.name, ", ".join(addresses))
         Server(app).run(sockets)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from app.errors import SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
+from app.backends import Group
+from app.errors import SettingsError, ShrinkdError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
 
 ACTIVE_STATES = ("queued", "running", "cancelling")
 KEEP_FINISHED_SECONDS = 7 * 24 * 3600
@@ -67,6 +69,14 @@ made_groups = sa.Table(
 Row = Mapping[str, Any]
 
 
+def describe(error: ShrinkdError | None) -> dict[str, object] | None:
+    """An error as the store keeps it: the name of its class, its sentence and its members."""
+    if error is None:
+        return None
+    members = {name: asdict(value) if isinstance(value, Group) else value for name, value in error.members.items()}
+    return {"kind": type(error).__name__, "detail": error.detail, "members": members}
+
+
 class Store:
     """The database of one daemon. Opening it brings the schema up to date and claims it against a second daemon."""
 
@@ -100,7 +110,8 @@ class Store:
             if isinstance(self._claim, int) and not os.fstat(self._claim).st_nlink:
                 raise FileNotFoundError(errno.ENOENT, f"{self._engine.url.database} was removed")
         with self._transaction() as connection:
-            connection.execute(shrinks.delete().where(shrinks.c.id == ""))
+            connection.execute(sa.select(shrinks.c.id).limit(1))
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = version_num"))
 
     # -- shrinks ------------------------------------------------------------------------------------------------
 
@@ -113,8 +124,11 @@ class Store:
             raise ShrinkInProgress("A shrink of this group is in progress: wait for it, or cancel it.") from None
 
     def move_shrink(self, shrink_id: str, expected: str, row: Row) -> bool:
-        """Compare and set: answer whether the shrink was in the expected state and is now as the row says."""
-        matches = (shrinks.c.id == shrink_id) & (shrinks.c.state == expected)
+        """Compare and set: answer whether the shrink was in the expected state and is now as the row says.
+
+        It may be there already: a commit can succeed and lose its answer, and is then tried again.
+        """
+        matches = (shrinks.c.id == shrink_id) & shrinks.c.state.in_((expected, row["state"]))
         with self._transaction() as connection:
             return connection.execute(shrinks.update().where(matches).values(row)).rowcount == 1
 
@@ -149,11 +163,11 @@ class Store:
         with self._transaction() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def interrupt_active(self, now: int, error: Row) -> int:
+    def interrupt_active(self, now: int, error: ShrinkdError) -> int:
         """Settle what a daemon that died left active, and answer how many there were."""
         leftover = shrinks.update().where(shrinks.c.state.in_(ACTIVE_STATES))
         with self._transaction() as connection:
-            return connection.execute(leftover.values(state="interrupted", finished_at=now, error=error)).rowcount
+            return connection.execute(leftover.values(state="interrupted", finished_at=now, error=describe(error))).rowcount
 
     def forget_finished(self, now: int) -> int:
         """Delete the shrinks that finished more than 7 days ago, and answer how many there were."""

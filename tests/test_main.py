@@ -156,6 +156,13 @@ def test_a_stop_ends_streams_and_waits_parks_what_runs_and_the_next_start_knows_
     assert ends == {"interrupted"}
 
 
+def test_a_terminal_that_closes_ends_no_daemon(daemon: Start) -> None:
+    started = daemon()
+    os.kill(started.pid, signal.SIGHUP)
+    assert started.client.get("/livez").status_code == 200
+    assert started.stop() == 0
+
+
 def test_after_a_kill_in_the_middle_of_a_shrink_the_next_start_says_interrupted_before_it_answers(daemon: Start) -> None:
     first = daemon()
     shrink = running(first.client, **ENDLESS, set_max_bytes="200M")

@@ -17,8 +17,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from app.errors import SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
-from app.store import ACTIVE_STATES, KEEP_FINISHED_SECONDS, Store, metadata
+from app.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
+from app.store import ACTIVE_STATES, KEEP_FINISHED_SECONDS, Store, describe, metadata
 from tests.postgres import Postgres
 from tests.races import together
 
@@ -155,12 +155,12 @@ def test_what_was_left_active_is_settled_and_what_was_done_stays(store: Store) -
     states = [*ACTIVE_STATES, "succeeded", "failed", "cancelled", "interrupted"]
     for number, state in enumerate(states):
         store.add_shrink(row(number, state=state, finished_at=None if state in ACTIVE_STATES else NOW))
-    assert store.interrupt_active(NOW + DAY, {"kind": "DaemonStopped"}) == len(ACTIVE_STATES)
+    assert store.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == len(ACTIVE_STATES)
     settled = [store.shrink(row(number)["id"]) for number in range(len(states))]
     assert [found["state"] for found in settled] == ["interrupted"] * 3 + states[3:]
     assert [found["finished_at"] for found in settled] == [NOW + DAY] * 3 + [NOW] * 4
-    assert [found["error"] for found in settled] == [{"kind": "DaemonStopped"}] * 3 + [None] * 4
-    assert store.interrupt_active(NOW + DAY, {}) == 0
+    assert [found["error"] for found in settled] == [describe(DaemonStopped("It died."))] * 3 + [None] * 4
+    assert store.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == 0
 
 
 def test_what_finished_seven_days_ago_is_forgotten_and_no_sooner(store: Store) -> None:

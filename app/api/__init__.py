@@ -19,8 +19,8 @@ class Api(FastAPI):
     """FastAPI with our document, which is its own completed, and with our middleware around its own."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put ours around all of theirs: a fault that theirs answers has a request id too, and the lane passes none of them."""
-        return RequestId(StatsLane(super().build_middleware_stack()))
+        """Put ours around all of theirs: a fault that theirs answers has a request id too."""
+        return RequestId(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
         return document.complete(super().openapi())
@@ -42,5 +42,6 @@ def build() -> FastAPI:
         # Not include_router: since FastAPI 0.137 an included router is matched live and twice.
         app.router.routes.extend(router.routes)
     app.mount("/ui", StaticFiles(directory=docs.UI_FILES), name="ui")
+    app.add_middleware(StatsLane)
     problems.install(app)
     return app

@@ -1,5 +1,6 @@
 """The OpenAPI document: what FastAPI says of the routes, and what it cannot know of them; valid by the official schema of 3.1."""
 
+import json
 import re
 from copy import deepcopy
 from typing import Any
@@ -7,15 +8,18 @@ from typing import Any
 from fastapi import Body
 
 from app.api.problems import MEDIA_TYPE, body_of
-from app.errors import AmbiguousReference, GroupGone, GroupNotFound, InvalidGroupName, ShrinkdError
+from app.errors import AmbiguousReference, GroupGone, GroupNotFound, InvalidGroupName, InvalidRequest, ShrinkdError
 
 DESCRIPTION = """
 Lower a container's memory without killing it.
 
 - `PATCH …/limits` compares and sets: it takes effect, or it is 409 and nothing at all has changed.
 - `POST …/shrinks` reclaims first, as a job with progress, a deadline and a cancel button.
+- A group stands in an address by its path, slashes as they are or as `%2F`, or by another of its names, such as `container:…`.
 - Sizes go in as bytes or as `"400M"` (always binary) and come out as bytes; no limit is `null`.
 - `?dry_run=true` makes every check of a change, and no change.
+- What one GET reads has an `ETag`, for `If-None-Match` and, where it can be changed, `If-Match`.
+- Lists come in pages: `next_page_token` goes back in as `?page_token=`, and `Link` holds that whole address.
 - Every error is `application/problem+json`; its `type` is a page of this daemon that explains it.
 - Every answer has a `Request-Id`, which the log and the problem's `instance` repeat.
 """
@@ -34,7 +38,11 @@ _PROBLEM_SCHEMA = {
     "description": "Why it did not work (RFC 9457). Every number in `detail` is also a member of its own.",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
-        "type": {"type": "string", "format": "uri-reference", "description": "A page of this daemon."},
+        "type": {
+            "type": "string",
+            "format": "uri-reference",
+            "description": "`/problems/` and a name, and a page of this daemon: branch on it.",
+        },
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
@@ -43,23 +51,65 @@ _PROBLEM_SCHEMA = {
         "errors": {
             "type": "array",
             "description": "What is wrong with a request, place by place.",
-            "items": {"type": "object", "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}}},
+            "items": {
+                "type": "object",
+                "required": ["pointer", "detail"],
+                "properties": {
+                    "pointer": {
+                        "type": "string",
+                        "description": "Into the body, a JSON pointer as a fragment; elsewhere the part and the name.",
+                        "examples": ["#/max_bytes", "query/page_size"],
+                    },
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+        "next": {
+            "type": "object",
+            "description": "The request that would make it work, where there is one.",
+            "required": ["method", "href", "body"],
+            "properties": {
+                "method": {"type": "string"},
+                "href": {"type": "string", "format": "uri-reference"},
+                "body": {"type": "object", "additionalProperties": True},
+            },
+        },
+        "shrink": {
+            "type": "object",
+            "description": "The shrink that is in the way.",
+            "required": ["id", "href"],
+            "properties": {"id": {"type": "string"}, "href": {"type": "string", "format": "uri-reference"}},
         },
     },
+    "additionalProperties": True,
 }
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
+_HEADERS: dict[str, tuple[str, dict[str, str]]] = {
+    "ETag": ("Names this very state, strongly: for If-None-Match and If-Match.", {"type": "string"}),
+    "Link": ('The next page as rel="next", when there is one (RFC 8288).', {"type": "string"}),
+    "Location": ("The address of what was made, or of what is in the way.", {"type": "string", "format": "uri-reference"}),
+    "Preference-Applied": ("The `wait=N` that was honoured, when `Prefer` asked for one.", {"type": "string"}),
+    "Request-Id": ("The name of this request in the log: the client's own, where it sent a harmless one.", {"type": "string"}),
+    "Retry-After": ("Seconds after which to look or try again, where that may help.", {"type": "integer"}),
+}
+
+
+def sends(*names: str) -> dict[str, Any]:
+    """The part of a response that documents its headers."""
+    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}
+
+
 _SHARED = {
     "4XX": {"description": "The request cannot be carried out; `type` tells why.", "content": {MEDIA_TYPE: _PROBLEM}},
-    "5XX": {"description": "The daemon cannot carry it out; `type` tells why.", "content": {MEDIA_TYPE: _PROBLEM}},
+    "5XX": {"description": "The daemon cannot carry it out; `type` tells why.", "content": {MEDIA_TYPE: _PROBLEM}} | sends("Retry-After"),
 }
 _GENERATED = "Successful Response"
 _MEANINGS = {
     "200": "As asked.",
     "201": "Made. `Location` is its address.",
-    "202": "Under way. `Location` is its address, and `Retry-After` says when to look again.",
+    "202": "Under way. `Location` is its address (a dry run has none), and `Retry-After` says when to look again.",
     "204": "Done.",
 }
-_LOCATION = {"Location": {"description": "Its address.", "schema": {"type": "string", "format": "uri-reference"}}}
 _GIBIBYTE = 2**30
 _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
     "limit-below-usage": {
@@ -74,6 +124,10 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
         "current_max_bytes": _GIBIBYTE,
         "next": {"method": "POST", "href": "/v1/groups/web/shrinks", "body": {"target_bytes": 67108864, "set_max_bytes": 67108864}},
     },
+    "invalid-request": {
+        "detail": "query/dryrun: not a parameter of this operation; there are: dry_run.",
+        "errors": [{"pointer": "query/dryrun", "detail": "not a parameter of this operation; there are: dry_run"}],
+    },
     "shrink-in-progress": {
         "detail": "A shrink of this group is in progress: wait for it, or cancel it.",
         "group": {"id": "354371", "path": "web"},
@@ -81,40 +135,76 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
     },
 }
 _OF_GROUPS = (GroupNotFound, AmbiguousReference, GroupGone, InvalidGroupName)
+_NULL = "\0null"
+"""Stands for null until the document is complete: FastAPI leaves nulls out, and in an example one means "no limit"."""
 
-UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "It is still what `If-None-Match` names."}}
+Responses = dict[int | str, dict[str, Any]]
+PAGED: Responses = {200: sends("Link")}
+UNCHANGED: Responses = {200: sends("ETag"), 304: {"description": "It is still what `If-None-Match` names."} | sends("ETag")}
 
 
-def refuses(*kinds: type[ShrinkdError], group: bool = False) -> dict[int | str, dict[str, Any]]:
+def refuses(*kinds: type[ShrinkdError], group: bool = False) -> Responses:
     """The `responses` of a route that raises these; with `group`, also what a reference to a group can raise."""
-    refusals: dict[int | str, dict[str, Any]] = {}
+    refusals: Responses = {}
     for kind in (*kinds, *(_OF_GROUPS if group else ())):
-        example = body_of(kind("…")) | {"instance": "115384857b170c00"}
-        title, status, slug = str(example["title"]), int(str(example["status"])), str(example["type"]).rpartition("/")[2]
-        refusal = refusals.setdefault(status, {"description": "", "content": {MEDIA_TYPE: _PROBLEM | {"examples": {}}}})
-        refusal["description"] = f"{refusal['description']} `{slug}`: {title}.".lstrip()
-        value = example | {"detail": f"{title}."} | _EXAMPLE_MEMBERS.get(slug, {})
-        refusal["content"][MEDIA_TYPE]["examples"][slug] = {"summary": title, "value": value}
+        _add_refusal(refusals, kind)
     return refusals
+
+
+def _add_refusal(refusals: Responses, kind: type[ShrinkdError]) -> None:
+    example = body_of(kind("…")) | {"instance": "e6d766de-1d"}
+    title, status, slug = str(example["title"]), int(str(example["status"])), str(example["type"]).rpartition("/")[2]
+    refusal = refusals.setdefault(status, {"description": "", "content": {MEDIA_TYPE: _PROBLEM | {"examples": {}}}})
+    refusal["description"] = f"{refusal['description']} `{slug}`: {title}.".lstrip()
+    value = example | {"detail": f"{title}."} | _EXAMPLE_MEMBERS.get(slug, {})
+    refusal["content"][MEDIA_TYPE]["examples"][slug] = {"summary": title, "value": value}
+    if slug == "shrink-in-progress":
+        refusal |= sends("Location", "Retry-After")
+    elif status in {429, 503}:
+        refusal |= sends("Retry-After")
 
 
 def bodies(**examples: tuple[str, dict[str, Any]]) -> object:
     """The Annotated part of a request body with examples: name=("What it shows", value)."""
-    body: object = Body(openapi_examples={name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()})
+    shown: dict[str, Any] = {
+        name: {"summary": summary, "value": {key: _NULL if part is None else part for key, part in value.items()}}
+        for name, (summary, value) in examples.items()
+    }
+    body: object = Body(openapi_examples=shown)
     return body
 
 
 def complete(generated: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with every operation completed; what was given stays as it is, since FastAPI keeps it."""
-    document = deepcopy(generated)
+    """FastAPI's document with every operation and schema completed; what was given stays as it is, since FastAPI keeps it."""
+    text = json.dumps(generated).replace(json.dumps(_NULL), "null")
+    document: dict[str, Any] = json.loads(text, parse_float=_number)
     for path in document["paths"].values():
         for operation in path.values():
             _complete_operation(operation)
-    schemas = document["components"]["schemas"]
+    components = document["components"]
+    components["headers"] = {name: {"description": meaning, "schema": dict(schema)} for name, (meaning, schema) in _HEADERS.items()}
+    schemas = components["schemas"]
     schemas["Problem"] = deepcopy(_PROBLEM_SCHEMA)
+    schemas["StatsBody"]["required"].remove("raw")  # there with ?raw=true alone
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    for schema in schemas.values():
+        _complete_times(schema)
     return document
+
+
+def _number(text: str) -> float:
+    """FastAPI makes every bound a float: integers again, and the largest size is one below the float next to it."""
+    value = float(text)
+    return min(int(value), 2**63 - 1) if value.is_integer() else value
+
+
+def _complete_times(schema: dict[str, Any]) -> None:
+    """Every name that ends in _at is a time by RFC 3339."""
+    for name, member in schema.get("properties", {}).items():
+        for kind in (member, *member.get("anyOf", ())) if name.endswith("_at") else ():
+            if kind.get("type") == "string":
+                kind["format"] = "date-time"
 
 
 def _complete_operation(operation: dict[str, Any]) -> None:
@@ -123,12 +213,15 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
+    if operation["tags"] != ["docs"]:  # the pages take any query; all else refuses what it does not know
+        invalid: Responses = {422: responses.pop("422")} if "422" in responses else {}
+        _add_refusal(invalid, InvalidRequest)
+        responses["422"] = invalid[422]
     operation["responses"] = responses = dict(sorted(responses.items())) | deepcopy(_SHARED)
     for status, response in responses.items():
         if response["description"] == _GENERATED:
             response["description"] = _MEANINGS[status]
-        if status in {"201", "202"}:
-            response["headers"] = _LOCATION
+        response["headers"] = sends("Request-Id")["headers"] | response.get("headers", {})
         for content in response.get("content", {}).values():
             content.pop("itemSchema", None)  # of OpenAPI 3.2, and this document says 3.1
     parameters = operation.setdefault("parameters", [])

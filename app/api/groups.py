@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.conditional import check_preconditions, etag_of, tagged
-from app.api.document import UNCHANGED, bodies, refuses
+from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, with_changes
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.references import aliases_of, href_of, may_change, resolve
@@ -24,11 +24,14 @@ from app.errors import (
     GroupNotFound,
     GroupNotManaged,
     InvalidGroupName,
+    LimitBelowUsage,
+    LimitOrder,
     PreconditionFailed,
     ProcessNotFound,
     ShrinkdError,
     ShrinkInProgress,
     StoreUnavailable,
+    UnsupportedLimit,
 )
 from app.refusals import limit_below_usage
 
@@ -115,7 +118,7 @@ class GroupQuery(BaseModel):
     page_token: PageToken = None
 
 
-@router.get("/v1/groups", operation_id="list_groups", responses=refuses(GroupNotFound))
+@router.get("/v1/groups", operation_id="list_groups", responses=PAGED | refuses(group=True))
 async def list_groups(request: Request, response: Response, wiring: Wired, query: Annotated[GroupQuery, Query()]) -> GroupPage:
     """List groups, a page at a time, in the order of their paths or of a number."""
     page = await list_page(wiring, query)
@@ -128,7 +131,8 @@ async def list_groups(request: Request, response: Response, wiring: Wired, query
     operation_id="create_group",
     status_code=201,
     response_model=GroupBody,
-    responses=refuses(GroupExists, GroupNotFound, InvalidGroupName),
+    responses=refuses(GroupExists, LimitBelowUsage, LimitOrder, GroupNotFound, InvalidGroupName, UnsupportedLimit)
+    | {201: sends("Location", "ETag")},
 )
 def create_group(wiring: Wired, new: ANewGroup, dry_run: DryRun = False) -> Response:
     """Make a group below an existing one, with limits if they are given: all of it, or nothing."""

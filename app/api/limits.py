@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from app import memcontrol
 from app.api.conditional import check_preconditions, etag_of, tagged
-from app.api.document import UNCHANGED, bodies, refuses
+from app.api.document import UNCHANGED, bodies, refuses, sends
 from app.api.strict import Limit, Strict, StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, ref
 from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
@@ -92,7 +92,8 @@ async def get_limits(request: Request, wiring: Wired, group: Target) -> Response
     "/v1/groups/{group:reference}/limits",
     operation_id="patch_limits",
     response_model=LimitsBody,
-    responses=refuses(LimitBelowUsage, LimitOrder, ShrinkInProgress, PreconditionFailed, UnsupportedLimit, group=True),
+    responses=refuses(LimitBelowUsage, LimitOrder, ShrinkInProgress, PreconditionFailed, UnsupportedLimit, group=True)
+    | {200: sends("ETag")},
 )
 def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
     """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import errors
+from app.api.references import href_of
 from app.backends import Group
 from app.errors import ShrinkdError
 
@@ -176,7 +176,13 @@ PROBLEMS = _rows(
         f"{_STAYS} Start another with a longer timeout_seconds, or a higher rate.",
     ),
     (errors.Interrupted, 409, "shrink-cancelled", "The shrink was cancelled", _STAYS),
-    (errors.DaemonStopped, 503, "shrink-interrupted", "The daemon stopped in the shrink", f"{_STAYS} Start it again."),
+    (
+        errors.DaemonStopped,
+        503,
+        "shrink-interrupted",
+        "The daemon stopped in the shrink",
+        "What was reclaimed stays reclaimed. GET its limits to see whether one was set, then start it again.",
+    ),
     (errors.ShrinkFinished, 409, "shrink-finished", "The shrink has finished", "There is nothing left to cancel."),
     (
         errors.TooManyShrinks,
@@ -243,7 +249,7 @@ def body_of(error: ShrinkdError) -> dict[str, object]:
 
 
 def restored(row: Mapping[str, Any] | None) -> dict[str, object] | None:
-    """The problem document of an error that the store kept (see jobs.describe)."""
+    """The problem document of an error that the store kept (see store.describe)."""
     if row is None:
         return None
     kind = getattr(errors, row["kind"], errors.InternalError)
@@ -266,7 +272,7 @@ def _extras(error: ShrinkdError) -> dict[str, object]:
     if isinstance(error, errors.LimitBelowUsage) and isinstance(group, Group):
         requested = error.members["requested_bytes"]
         body = {"target_bytes": requested, "set_max_bytes": requested}
-        return {"next": {"method": "POST", "href": f"/v1/groups/{quote(group.path)}/shrinks", "body": body}}
+        return {"next": {"method": "POST", "href": f"{href_of(group)}/shrinks", "body": body}}
     if shrink_id := error.members.get("shrink_id"):
         return {"shrink": {"id": shrink_id, "href": f"/v1/shrinks/{shrink_id}"}}
     return {}

@@ -10,14 +10,14 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from app.api.conditional import tagged
-from app.api.document import UNCHANGED, bodies, refuses
+from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.problems import restored
 from app.api.references import href_of
 from app.api.strict import Size, Strict, StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, rfc3339
 from app.backends import Group, check_group_path
-from app.errors import ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
+from app.errors import InvalidGroupName, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
 from app.jobs import Job, State
 from app.jobs import Request as ShrinkRequest
 from app.store import Row
@@ -27,6 +27,14 @@ _LONGEST_WAIT_SECONDS = 60
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*(\"?)(\d{1,6})\1\s*(?=$|[,;])", re.IGNORECASE)
 _NEWEST_FIRST = "-created_at"
 _EVENT_SECONDS = 0.1
+_EVENT_STREAM: dict[str, Any] = {
+    "description": "The `data` of `state` is a ShrinkBody, that of `progress` its `progress`; what changes twice in 0.1 s is told once.",
+    "content": {
+        "text/event-stream": {
+            "example": 'event: progress\ndata: {"start_bytes":371195904,"usage_bytes":268435456,"target_bytes":209715200,…}\n\n',
+        }
+    },
+}
 
 
 class NewShrink(Strict):
@@ -153,7 +161,11 @@ Known = Annotated[str, Depends(_known)]
     status_code=202,
     response_model=ShrinkBody,
     responses=refuses(ShrinkInProgress, TooManyShrinks, UnsupportedOption, group=True)
-    | {200: {"model": ShrinkBody, "description": "Done within `Prefer: wait=N`; its `state` tells how it ended."}},
+    | {
+        200: {"model": ShrinkBody, "description": "Done within `Prefer: wait=N`; its `state` tells how it ended."}
+        | sends("Location", "Preference-Applied"),
+        202: sends("Location", "Retry-After", "Preference-Applied"),
+    },
 )
 async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, wait: Wait, dry_run: DryRun = False) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
@@ -162,7 +174,7 @@ async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, wait:
     return await answer(wiring, job, wait, dry_run=dry_run)
 
 
-@router.get("/v1/groups/{group:reference}/shrinks", operation_id="list_group_shrinks", responses=refuses(group=True))
+@router.get("/v1/groups/{group:reference}/shrinks", operation_id="list_group_shrinks", responses=PAGED | refuses(group=True))
 def list_group_shrinks(
     request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[GroupShrinkQuery, Query()]
 ) -> ShrinkPage:
@@ -172,7 +184,7 @@ def list_group_shrinks(
     return page
 
 
-@router.get("/v1/shrinks", operation_id="list_shrinks")
+@router.get("/v1/shrinks", operation_id="list_shrinks", responses=PAGED | refuses(InvalidGroupName))
 def list_shrinks(request: Request, response: Response, wiring: Wired, query: Annotated[ShrinkQuery, Query()]) -> ShrinkPage:
     """List shrinks, the newest first; finished ones are kept for 7 days."""
     page = list_page(wiring, query, query.group)
@@ -184,12 +196,12 @@ def list_shrinks(request: Request, response: Response, wiring: Wired, query: Ann
     "/v1/shrinks/{shrink_id}",
     operation_id="get_shrink",
     response_model=ShrinkBody,
-    responses=UNCHANGED | refuses(ShrinkNotFound),
+    responses=UNCHANGED | {200: sends("ETag", "Retry-After", "Preference-Applied")} | refuses(ShrinkNotFound),
 )
 async def get_shrink(request: Request, wiring: Wired, shrink_id: str, wait: Wait) -> Response:
     """Read a shrink; with `Prefer: wait=N`, when it is done."""
     await wait_done(wiring, wiring.jobs.job(shrink_id), wait)
-    body = shrink_body(await asyncio.to_thread(wiring.jobs.shrink, shrink_id))
+    body = shrink_body(await row_of(wiring, shrink_id))
     return tagged(request, body, _hints(body, wait))
 
 
@@ -198,7 +210,11 @@ async def get_shrink(request: Request, wiring: Wired, shrink_id: str, wait: Wait
     operation_id="cancel_shrink",
     status_code=202,
     response_model=ShrinkBody,
-    responses=refuses(ShrinkNotFound, ShrinkFinished) | {200: {"model": ShrinkBody, "description": "It is cancelled."}},
+    responses=refuses(ShrinkNotFound, ShrinkFinished)
+    | {
+        200: {"model": ShrinkBody, "description": "It is cancelled."},
+        202: {"description": "It was asked to stop; `Retry-After` says when to look whether it has."} | sends("Retry-After"),
+    },
 )
 def cancel_shrink(wiring: Wired, shrink_id: str, dry_run: DryRun = False) -> Response:
     """Ask a shrink to stop: -EINTR. What was reclaimed stays reclaimed and nothing else is changed."""
@@ -210,7 +226,7 @@ def cancel_shrink(wiring: Wired, shrink_id: str, dry_run: DryRun = False) -> Res
     "/v1/shrinks/{shrink_id}/events",
     operation_id="stream_shrink_events",
     response_class=EventSourceResponse,
-    responses=refuses(ShrinkNotFound),
+    responses=refuses(ShrinkNotFound) | {200: _EVENT_STREAM},
 )
 async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> AsyncIterator[ServerSentEvent]:
     """Follow a shrink: a `state` event whenever its state changes, `progress` in between; it ends when the shrink is done."""
@@ -246,9 +262,15 @@ async def wait_done(wiring: Wiring, job: Job | None, seconds: float) -> None:
             closing.cancel()
 
 
+async def row_of(wiring: Wiring, shrink_id: str) -> Row:
+    """A shrink as it stands: a live one without the database, which may be locked."""
+    job = wiring.jobs.job(shrink_id)
+    return job.row() if job else await asyncio.to_thread(wiring.jobs.shrink, shrink_id)
+
+
 async def answer(wiring: Wiring, job: Job, wait: int, *, dry_run: bool) -> Response:
     """200 when the shrink was waited for and is done, else 202 and where to look."""
-    row = job.row() if dry_run else await asyncio.to_thread(wiring.jobs.shrink, job.id)
+    row = job.row() if dry_run else await row_of(wiring, job.id)
     body = shrink_body(row, dry_run=dry_run)
     headers = _hints(body, wait) if dry_run else {"Location": body.links.self} | _hints(body, wait)
     if body.done and wait:
@@ -308,7 +330,7 @@ async def events(wiring: Wiring, shrink_id: str) -> AsyncIterator[ServerSentEven
     seen: ShrinkBody | None = None
     while True:
         job = wiring.jobs.job(shrink_id)
-        body = shrink_body(job.row() if job else await asyncio.to_thread(wiring.jobs.shrink, shrink_id))
+        body = shrink_body(await row_of(wiring, shrink_id))
         if seen is None or body.state != seen.state:
             yield ServerSentEvent(event="state", raw_data=body.model_dump_json())
         elif body.progress.passes != seen.progress.passes:

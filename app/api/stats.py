@@ -188,7 +188,7 @@ async def get_stats(
     operation_id="list_stats",
     response_model=StatsList,
     response_model_exclude_unset=True,
-    responses=refuses(GroupNotFound),
+    responses=refuses(group=True),
 )
 async def list_stats(
     wiring: Wired,

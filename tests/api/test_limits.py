@@ -97,13 +97,14 @@ def test_next_is_the_request_that_makes_it_work(still: Still, group: str) -> Non
     assert still.client.get(f"/v1/groups/{group}/stats").json()["usage_bytes"] < 200 * MIB
 
 
-def test_next_leads_to_a_group_of_any_name(still: Still) -> None:
-    still.stage.group("odd name?", cache=8 * MIB)
-    following = problem(patch(still.client, "odd%20name%3F", max_bytes="1M"), 409, "limit-below-usage")["next"]
+@pytest.mark.parametrize("name", ["odd name?", "unit:odd.service"])
+def test_next_leads_to_a_group_of_any_name(still: Still, name: str) -> None:
+    group = still.stage.group(name, cache=8 * MIB)
+    following = problem(patch(still.client, f"id:{group.id}", max_bytes="1M"), 409, "limit-below-usage")["next"]
     answer = still.client.post(following["href"], json=following["body"], headers={"Prefer": "wait=60"})
     assert answer.json()["state"] == "succeeded"
     with still.stage.simulator.machine():
-        still.stage.vanish("odd name?")
+        still.stage.vanish(name)
 
 
 @pytest.mark.parametrize("over", [0, 1, PAGE_BYTES - 1])
