@@ -8,7 +8,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 locker := .venv-lock/bin
 compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run install develop test check format openapi bench lock clean
+.PHONY: run install develop test test-vm check format openapi bench lock clean
 
 run: .venv/installed
 	@echo "shrinkd simulates a node at http://$(LISTEN:tcp:%=%), with the documentation at /docs; Ctrl-C ends it."
@@ -20,6 +20,12 @@ develop: .venv/developed
 
 test: .venv/developed
 	$(bin)/python -m pytest $(TESTS)
+
+# The same suite on a cgroup v2 kernel in QEMU, about 3 minutes; needs the packages that tests/vm/vm.py names.
+test-vm: .venv/developed
+	$(pip) install --quiet 'virtme-ng>=1.42'
+	tests/vm/fetch-kernel
+	$(bin)/python -m pytest -o addopts= tests/vm
 
 check: .venv/developed
 	$(bin)/ruff format --check .

@@ -1,7 +1,6 @@
 """The hosts that the conformance suite runs on: every *_host.py beside this file, each a parameter of `host`."""
 
 import importlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +13,9 @@ HOST_NAMES = sorted(path.stem.removesuffix("_host") for path in Path(__file__).p
 
 @pytest.fixture(params=HOST_NAMES)
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    """One host after the other. An absent one is a visible skip, or a failure where CI wants them all."""
+    """One host after the other. An absent one is a visible skip, which tests/conftest.py makes a failure where CI wants them all."""
     module = importlib.import_module(f"tests.backends.{request.param}_host")
     if reason := module.absent():
-        if os.environ.get("SHRINKD_TEST_REQUIRE_ALL") == "1":
-            pytest.fail(f"SHRINKD_TEST_REQUIRE_ALL=1, and the host {request.param} is absent: {reason}")
         pytest.skip(f"the host {request.param} is absent: {reason}")
     with module.open_host() as opened:
         yield opened

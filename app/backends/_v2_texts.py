@@ -1,0 +1,92 @@
+"""What the files of a cgroup v2 group are called and say, in the vocabulary of MemStat: text to numbers, nothing is opened here."""
+
+from collections.abc import Mapping
+
+from app.backends import Counters, LimitName, Limits, MemStat
+from app.memparse import PAGE_BYTES
+
+USAGE, MAX, STAT, RECLAIM, SUBTREE = "memory.current", "memory.max", "memory.stat", "memory.reclaim", "cgroup.subtree_control"
+MIN, SWAP_MAX, EVENTS, SWAP, PRESSURE = "memory.min", "memory.swap.max", "memory.events", "memory.swap.current", "memory.pressure"
+PEAK, ZSWAP = "memory.peak", "memory.zswap.current"
+LIMIT_FILES: dict[LimitName, str] = {
+    "max_bytes": MAX,
+    "high_bytes": "memory.high",
+    "low_bytes": "memory.low",
+    "min_bytes": MIN,
+    "swap_max_bytes": SWAP_MAX,
+}
+"""In the order of writing: those that can be refused come first."""
+GROUP_FILES = (USAGE, STAT, *LIMIT_FILES.values(), PEAK, EVENTS, SWAP, ZSWAP)
+"""What a reading reads, where this kernel has it."""
+UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES  # PAGE_COUNTER_MAX, include/linux/page_counter.h: v2 prints "max" for it
+
+STAT_LINES = (
+    *("anon", "file", "kernel", "shmem", "file_mapped", "file_dirty", "file_writeback", "inactive_anon", "active_anon"),
+    *("inactive_file", "active_file", "unevictable", "slab_reclaimable", "pgfault", "pgmajfault", "pgscan", "pgsteal"),
+    *("workingset_refault_anon", "workingset_refault_file"),
+)
+EVENT_LINES = ("low", "high", "max", "oom", "oom_kill")
+
+
+def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limits) -> MemStat:
+    """Say what the files say by themselves; what needs the groups around is left to the caller."""
+    usage = int(texts[USAGE]) if USAGE in texts else usage_of_top(lines)
+    return MemStat(
+        usage_bytes=usage,
+        limits=limits,
+        peak_bytes=_bytes_of(texts, PEAK),
+        working_set_bytes=max(usage - lines["inactive_file"], 0),
+        anon_bytes=lines.get("anon"),
+        file_bytes=lines.get("file"),
+        shmem_bytes=lines.get("shmem"),
+        kernel_bytes=lines.get("kernel"),
+        mapped_bytes=lines.get("file_mapped"),
+        dirty_bytes=lines.get("file_dirty"),
+        writeback_bytes=lines.get("file_writeback"),
+        active_anon_bytes=lines.get("active_anon"),
+        inactive_anon_bytes=lines.get("inactive_anon"),
+        active_file_bytes=lines.get("active_file"),
+        inactive_file_bytes=lines.get("inactive_file"),
+        unevictable_bytes=lines.get("unevictable"),
+        slab_reclaimable_bytes=lines.get("slab_reclaimable"),
+        swap_bytes=_bytes_of(texts, SWAP),
+        zswap_bytes=_bytes_of(texts, ZSWAP),
+        counters=Counters(
+            page_faults=lines.get("pgfault"),
+            major_page_faults=lines.get("pgmajfault"),
+            pages_scanned=lines.get("pgscan"),
+            pages_reclaimed=lines.get("pgsteal"),
+            refaults_file=lines.get("workingset_refault_file"),
+            refaults_anon=lines.get("workingset_refault_anon"),
+        ),
+    )
+
+
+def usage_of_top(lines: Mapping[str, int]) -> int:
+    """The top of the hierarchy has no memory.current; v1 counts these two there, mem_cgroup_usage()."""
+    return lines["anon"] + lines["file"]
+
+
+def file_of(lines: Mapping[str, int]) -> int:
+    """What needs no swap to be reclaimed."""
+    return lines["inactive_file"] + lines["active_file"] + lines.get("slab_reclaimable", 0)
+
+
+def limit_of(text: bytes) -> int:
+    return UNLIMITED if text.startswith(b"max") else int(text)
+
+
+def text_of(limit: int) -> bytes:
+    return b"max" if limit >= UNLIMITED else b"%d" % limit
+
+
+def or_none(limit: int) -> int | None:
+    return None if limit >= UNLIMITED else limit
+
+
+def or_unlimited(limit: int | None) -> int:
+    return UNLIMITED if limit is None else min(limit, UNLIMITED)
+
+
+def _bytes_of(texts: Mapping[str, bytes], name: str) -> int | None:
+    return int(texts[name]) if name in texts else None

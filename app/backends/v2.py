@@ -1,0 +1,386 @@
+"""The memory controller of cgroup v2: it reclaims by amount, and never refuses a maximum, which is our part (_commit.py).
+
+A pass is a write to memory.reclaim, sized by what the group's last ones freed in 25 ms (_chunk.py) and cut by a timer: no
+limit moves for it, no stall is recorded for the group, and nothing is left behind when the daemon dies in it.
+
+What is called a group here has the controller: a directory whose parent has enabled memory in its cgroup.subtree_control.
+The others are not listed, and make() enables it from the managed root down, where the kernel lets it.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from app.backends import LIMIT_NAMES, Backend, Events, Group, LimitName, Limits, MemStat, Pressure
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, Tree, mounts, parse_pressure
+from app.backends._chunk import Chunk
+from app.backends._commit import Maximum
+from app.backends._statlines import StatLines
+from app.backends._timed import catch_signal, timed_write
+from app.backends._v2_texts import (
+    EVENT_LINES,
+    EVENTS,
+    GROUP_FILES,
+    LIMIT_FILES,
+    MAX,
+    MIN,
+    PRESSURE,
+    RECLAIM,
+    STAT,
+    STAT_LINES,
+    SUBTREE,
+    SWAP,
+    SWAP_MAX,
+    UNLIMITED,
+    USAGE,
+    ZSWAP,
+    describe,
+    file_of,
+    limit_of,
+    or_none,
+    or_unlimited,
+    text_of,
+    usage_of_top,
+)
+from app.errors import (
+    BackendUnavailable,
+    GroupBusy,
+    GroupGone,
+    GroupNotFound,
+    ShrinkdError,
+    Unsupported,
+    UnsupportedLimit,
+    UnsupportedOption,
+)
+from app.memparse import PAGE_BYTES, format_size
+from app.settings import Settings
+
+_RECLAIMING: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
+"""The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
+_COMMIT_SECONDS = 20e-6
+"""How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding nothing to do takes 5 us."""
+_CHARGE_BYTES = 64 * PAGE_BYTES
+"""What a CPU charges at once, MEMCG_CHARGE_BATCH: usage is that much ahead of what is used, for each of them."""
+_LONGEST_SECONDS = 50e-3
+"""When a pass is cut that turned out slower than the ones before. The kernel notices behind the batch it is in."""
+
+
+class _Level(Tree):
+    """One directory above the managed root, for its limit."""
+
+    version: ClassVar[int] = 2
+
+
+class V2(Tree):
+    """See Backend."""
+
+    name: ClassVar[str] = "v2"
+    is_simulated: ClassVar[bool] = False
+    version: ClassVar[int] = 2
+    settable_limits: frozenset[LimitName]
+    has_swappiness: bool
+    has_pressure: bool
+
+    def __init__(self, settings: Settings) -> None:
+        root = settings.cgroup_root or next(mounts_with_memory(), None)
+        if root is None:
+            raise BackendUnavailable("No cgroup v2 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none.")
+        super().__init__(root, CGROUP2_SUPER_MAGIC)
+        if STAT not in self.control_files or not _offers_memory(root):
+            raise BackendUnavailable(f"{root} is not in the v2 memory controller; SHRINKD_BACKEND=simulator needs none.", root=root)
+        if RECLAIM not in self.control_files:
+            raise BackendUnavailable(f"{root} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.", root=root)
+        catch_signal()
+        self._top_id = None if USAGE in self.control_files else self.find("").id
+        present = self._files_of_a_group()
+        self._stat_files = [name for name in GROUP_FILES if name in present]
+        self._top_files = [STAT]
+        self._lines, self._events = StatLines(STAT_LINES), StatLines(EVENT_LINES)
+        self._chunks = functools.lru_cache(maxsize=4096)(_chunk_of_group)
+        self._locks = functools.lru_cache(maxsize=4096)(_lock_of_group)
+        self._slack = _CHARGE_BYTES * (os.cpu_count() or 1)
+        self._above = list(_levels_above(root))
+        self.has_pressure = self._pressure(self.find("")) is not None
+        self.has_swappiness = self._takes_swappiness()
+        self.settable_limits = frozenset(name for name, file in LIMIT_FILES.items() if file in present)
+        self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
+
+    def find(self, path: str) -> Group:
+        """As Tree, for groups that have the controller: the directory of another one is none that could be read or limited."""
+        if kept := self._still_there(path):
+            return kept
+        group = super().find(path)
+        if path and not self.has(f"{path}/{USAGE}"):
+            raise GroupNotFound(f"The group {path!a} has no memory controller: its parent has not enabled it.")
+        return group
+
+    def usage(self, group: Group) -> int:
+        if group.id == self._top_id:
+            return usage_of_top(self._lines.parse(self.read(group, STAT)))
+        return int(self.read(group, USAGE))
+
+    def stat(self, group: Group, *, raw: bool = False) -> MemStat:
+        texts = self.read_all(group, self._top_files if group.id == self._top_id else self._stat_files)
+        lines = self._lines.parse(texts[STAT])
+        reading = describe(texts, lines, self._limits(group, texts))
+        reading.reclaimable_estimate_bytes = self._reclaimable(group, lines)
+        if EVENTS in texts:
+            reading.events = Events(**self._events.parse(texts[EVENTS]))
+        if self.has_pressure:
+            reading.pressure = self._pressure(group)
+        if raw:
+            reading.raw = {name: text.decode() for name, text in texts.items()}
+        return reading
+
+    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+        """As promised by Backend; high_bytes is held to the same as max_bytes, for the kernel reclaims for both of them."""
+        if unsupported := [name for name in changes if name not in self.settable_limits]:
+            raise UnsupportedLimit(f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0])
+        if group.id == self._top_id:
+            raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
+        with self._locks(group.id), contextlib.ExitStack() as undo:
+            held = {name: limit_of(self.read(group, LIMIT_FILES[name])) for name in changes}
+            wanted = {name: or_unlimited(changes[name]) for name in LIMIT_FILES if name in changes}
+            writes = [(name, value) for name, value in wanted.items() if value != held[name]]
+            for name, value in writes:
+                self._check_above_usage(group, name, value)
+            if dry_run:
+                with self.opened(group, MAX):
+                    return
+            for name, value in writes:
+                self._commit(group, name, value)
+                undo.callback(self._put_back, group, name, held[name])
+            undo.pop_all()
+
+    def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
+        if swappiness is not None and not self.has_swappiness:
+            raise UnsupportedOption(f"The {RECLAIM} of this kernel takes no swappiness.", field="swappiness")
+        if group.id == self._top_id:
+            raise Unsupported("The root of the memory controller cannot be shrunk; its groups can.", group=group)
+        chunk = self._chunks(group.id)
+        asked = chunk.ask(goal_bytes)
+        before, began = self.usage(group), time.perf_counter()
+        with self.opened(group, RECLAIM) as file, contextlib.suppress(BlockingIOError):  # EAGAIN: it gave what it could, maybe a lot
+            timed_write(file, b"%d" % asked + (b"" if swappiness is None else b" swappiness=%d" % swappiness), _LONGEST_SECONDS)
+        freed = before - self.usage(group)
+        chunk.learn(asked, freed, time.perf_counter() - began)
+        return max(freed, 0)
+
+    def make(self, path: str, *, dry_run: bool = False) -> Group:
+        tried = super().make(path, dry_run=True)
+        for place in range(len(path)):
+            if path[place] == "/" or not place:
+                self._enable_memory(self.find(path[:place]), dry_run=dry_run)
+        return tried if dry_run else super().make(path)
+
+    def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
+        if group.id != self._top_id and self._has_enabled_memory(group):
+            raise GroupBusy(f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group)
+        super().attach(group, pid, dry_run=dry_run)
+
+    def close(self) -> None:
+        super().close()
+        for level in self._above:
+            level.close()
+
+    # -- limits -------------------------------------------------------------------------------------------------
+
+    def _limits(self, group: Group, texts: Mapping[str, bytes]) -> Limits:
+        if group.id == self._top_id:
+            return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
+        own = {name: limit_of(texts[file]) for name, file in LIMIT_FILES.items() if file in texts}
+        effective, holder = self._tightest(group, own["max_bytes"])
+        return Limits(
+            **{name: or_none(value) for name, value in own.items()},
+            effective_max_bytes=or_none(effective),
+            limited_by=None if effective >= UNLIMITED else holder,
+            unsupported=self._unsupported,
+        )
+
+    def _tightest(self, group: Group, own: int) -> tuple[int, str]:
+        """Find the least maximum on the way up, and the nearest group that holds it: no file of the kernel tells it."""
+        least, holder = own, group.path or "/"
+        for ancestor in self._ancestors(group):
+            if (limit := limit_of(self.read(ancestor, MAX))) < least:
+                least, holder = limit, ancestor.path or "/"
+        for level in self._above:
+            if (limit := limit_of(level.read(level.find(""), MAX))) < least:
+                least, holder = limit, "/"
+        return least, holder
+
+    def _ancestors(self, group: Group) -> Iterator[Group]:
+        """The groups around a group, up to the managed root, but for the top of the hierarchy, which has no limits."""
+        path = group.path
+        while path:
+            path = path.rpartition("/")[0]
+            try:
+                ancestor = self.find(path)
+            except GroupNotFound as error:  # they go from the inside out, so that one is gone as well
+                raise GroupGone(f"The group {group.path!a} was removed.") from error
+            if ancestor.id != self._top_id:
+                yield ancestor
+
+    def _check_above_usage(self, group: Group, name: LimitName, value: int) -> None:
+        if name in _RECLAIMING and (usage := self.usage(group)) >= value:
+            raise _busy(group, usage, value)
+
+    def _commit(self, group: Group, name: LimitName, value: int) -> None:
+        if name != "max_bytes":
+            self._check_above_usage(group, name, value)
+            self._store(group, name, value)
+            return
+        maximum = Maximum(
+            usage=functools.partial(self.usage, group),
+            read=lambda: limit_of(self.read(group, MAX)),
+            store=functools.partial(self._store, group, "max_bytes"),
+            slack=self._slack,
+        )
+        if (used := maximum.commit(value)) is not None:
+            raise _busy(group, used, value)
+
+    def _put_back(self, group: Group, name: LimitName, value: int) -> None:
+        """Undo a write when a later one was refused, which is the answer; a group that grew above its old limit keeps the new one."""
+        with contextlib.suppress(ShrinkdError):
+            self._commit(group, name, value)
+
+    def _store(self, group: Group, name: LimitName, value: int) -> None:
+        with self.opened(group, LIMIT_FILES[name]) as file:
+            os.set_blocking(file, False)
+            timed_write(file, text_of(value), _COMMIT_SECONDS)
+
+    # -- what could be reclaimed --------------------------------------------------------------------------------
+
+    def _reclaimable(self, group: Group, lines: Mapping[str, int]) -> int:
+        anon = lines["inactive_anon"] + lines["active_anon"]
+        return max(file_of(lines) + min(anon, self._swap_left(group)) - self._protected(group), 0)
+
+    def _swap_left(self, group: Group) -> int:
+        """How much swap this group could still take: what is free, below the limit of it and of each around it."""
+        room = self.swap_room()
+        if not room or "swap_max_bytes" not in self.settable_limits or group.id == self._top_id:
+            return room
+        for level in (group, *self._ancestors(group)):
+            room = min(room, limit_of(self.read(level, SWAP_MAX)) - int(self.read(level, SWAP)))
+        return max(room, 0)
+
+    def _protected(self, group: Group) -> int:
+        """How much of what looks reclaimable the memory.min of groups inside withholds; the group's own holds against others alone.
+
+        What a child protects is an upper bound to what those inside of it do, so one level is enough. memory.low is soft.
+        """
+        if os.fstat(self._incarnation(group).directory.number).st_nlink == 2:
+            return 0
+        return sum(self._withheld(child) for child, _ in self._children(group))
+
+    def _withheld(self, group: Group) -> int:
+        with contextlib.suppress(ShrinkdError):
+            if least := limit_of(self.read(group, MIN)):
+                above = max(self.usage(group) - least, 0)
+                return max(file_of(self._lines.parse(self.read(group, STAT))) - above, 0)
+        return 0
+
+    # -- groups that have the controller ------------------------------------------------------------------------
+
+    def _children(self, group: Group) -> Iterator[tuple[Group, bool]]:
+        with contextlib.suppress(GroupGone):
+            if self._has_enabled_memory(group):
+                yield from super()._children(group)
+
+    def _has_enabled_memory(self, group: Group) -> bool:
+        return b"memory" in self._read_once(group, SUBTREE).split()
+
+    def _enable_memory(self, group: Group, *, dry_run: bool) -> None:
+        if self._has_enabled_memory(group):
+            return
+        if group.id != self._top_id and self._read_once(group, "cgroup.procs"):
+            raise GroupBusy(
+                f"{group.path or '/'!a} has processes, and cgroup v2 has none beside groups with limits: move them into a group first.",
+                group=group,
+            )
+        with self.opened(group, SUBTREE) as file:
+            if not dry_run:
+                os.write(file, b"+memory")
+
+    def _read_once(self, group: Group, name: str) -> bytes:
+        """As read, with nothing kept: what has files open counts as a group that has the controller."""
+        directory = self._incarnation(group).directory
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory.number)
+        except OSError as error:
+            raise self._gone(group, error) from error
+        try:
+            return os.read(file, 4096)
+        finally:
+            os.close(file)
+
+    # -- probes, none of which changes anything -----------------------------------------------------------------
+
+    def _files_of_a_group(self) -> frozenset[str]:
+        """Name the files that a group has here: those of the managed root, or of a group in it. A root that is the top has few."""
+        if self._top_id is None:
+            return self.control_files
+        for child, _ in self._children(self.find("")):
+            with contextlib.suppress(OSError):
+                return frozenset(file.name for file in Path(self.root, child.path).iterdir())
+        kernel_has = {SWAP: "/proc/swaps", SWAP_MAX: "/proc/swaps", ZSWAP: "/sys/module/zswap"}
+        return frozenset(name for name in GROUP_FILES if Path(kernel_has.get(name, "/")).exists())
+
+    def _takes_swappiness(self) -> bool:
+        """Keys are parsed before anything is reclaimed, and nothing is for an amount of 0; before Linux 6.11 a key is EINVAL."""
+        try:
+            with self.opened(self.find(""), RECLAIM) as file:
+                return os.write(file, b"0 swappiness=60") > 0
+        except ShrinkdError:
+            return False
+
+    def _pressure(self, group: Group) -> Pressure | None:
+        """Read a file that goes and comes with the group's cgroup.pressure, and is EOPNOTSUPP when the kernel was started without."""
+        try:
+            return parse_pressure(self.read(group, PRESSURE))
+        except ShrinkdError:
+            return None
+
+
+def mounts_with_memory() -> Iterator[str]:
+    """Find the cgroup2 mounts that have the controller: beside v1's one there may be a mount with none."""
+    return (mount for mount in mounts("cgroup2") if _offers_memory(mount))
+
+
+def _offers_memory(directory: str) -> bool:
+    with contextlib.suppress(OSError):
+        return "memory" in Path(directory, "cgroup.controllers").read_text().split()
+    return False
+
+
+def _levels_above(root: str) -> Iterator[Tree]:
+    """Open what is above the managed root as far as it is of the hierarchy, has a limit and can be read."""
+    for directory in Path(root).resolve().parents:
+        try:
+            level = _Level(str(directory), CGROUP2_SUPER_MAGIC)
+        except BackendUnavailable:
+            return
+        if MAX not in level.control_files:
+            return level.close()
+        yield level
+
+
+def _chunk_of_group(_: int) -> Chunk:
+    return Chunk()
+
+
+def _lock_of_group(_: int) -> threading.Lock:
+    return threading.Lock()
+
+
+def _busy(group: Group, usage: int, value: int) -> GroupBusy:
+    is_near = " and grows" if usage < value else ""
+    sentence = f"{group.path!a} uses {format_size(usage)}{is_near}: it cannot be limited to {format_size(value)}."
+    return GroupBusy(sentence, group=group, usage_bytes=usage)
+
+
+backend_class: type[Backend] = V2

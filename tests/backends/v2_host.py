@@ -1,0 +1,22 @@
+"""The v2 host: a unified hierarchy with the memory controller, where there is one and we are root. The VM of tests/vm has it."""
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from app.backends.v2 import V2, mounts_with_memory
+from app.settings import Settings
+from tests.backends import cgroups
+
+V2Host = cgroups.CgroupHost[V2]
+
+
+def absent() -> str | None:
+    root = next(mounts_with_memory(), None)
+    if root is None:
+        return "no cgroup v2 memory controller here (it runs in the VM: make test-vm)"
+    return None if os.geteuid() == 0 and os.access(root, os.W_OK) else f"{root} is not ours to write"
+
+
+def open_host() -> AbstractContextManager[V2Host]:
+    return cgroups.on(V2(Settings()), Path(next(mounts_with_memory())))

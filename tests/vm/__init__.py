@@ -1,0 +1,1 @@
+"""A virtual machine with another kernel, for the controller that this host does not have."""
