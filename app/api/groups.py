@@ -137,7 +137,8 @@ async def list_groups(request: Request, response: Response, wiring: Wired, query
 def create_group(wiring: Wired, new: ANewGroup, dry_run: DryRun = False) -> Response:
     """Make a group below an existing one, with limits if they are given: all of it, or nothing."""
     body = make_group(wiring, new, dry_run=dry_run)
-    return Response(body.model_dump_json(), 201, {"Location": body.links.self, "ETag": etag_of(body)}, "application/json")
+    headers = {} if dry_run else {"Location": body.links.self, "ETag": etag_of(body)}
+    return Response(body.model_dump_json(), 201, headers, "application/json")
 
 
 @router.get(

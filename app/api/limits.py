@@ -98,7 +98,7 @@ async def get_limits(request: Request, wiring: Wired, group: Target) -> Response
 def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
     """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
     body = change_limits(wiring, group, patch.changes(), request, dry_run=dry_run)
-    return Response(body.model_dump_json(), headers={"ETag": etag_of(body)}, media_type="application/json")
+    return Response(body.model_dump_json(), headers={} if dry_run else {"ETag": etag_of(body)}, media_type="application/json")
 
 
 def change_limits(

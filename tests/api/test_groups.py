@@ -318,3 +318,10 @@ def test_limits_need_no_database(still: Still) -> None:
     with locked(still):
         assert still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": "1G"}).status_code == 200
     still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": None}).raise_for_status()
+
+
+def test_a_dry_run_gives_out_no_etag_and_no_address(client: httpx.Client) -> None:
+    tried = client.post("/v1/groups?dry_run=true", json={"path": "tried"})
+    patched = client.patch("/v1/groups/web/limits?dry_run=true", json={"max_bytes": "8G"})
+    assert (tried.status_code, patched.status_code) == (201, 200)
+    assert not {"etag", "location"} & (tried.headers.keys() | patched.headers.keys())
