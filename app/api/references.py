@@ -70,8 +70,8 @@ def may_change(settings: Settings, group: Group) -> Group:
 
 
 def _covers(pattern: str, path: str) -> bool:
-    """A pattern covers what it matches, component by component, and everything below."""
-    wanted, components = pattern.strip("/").split("/"), path.split("/")
+    """A pattern covers what it matches, component by component, and everything below; "/" covers all."""
+    wanted, components = pattern.strip("/").split("/") if pattern.strip("/") else [], path.split("/")
     return len(components) >= len(wanted) and all(map(fnmatchcase, components, wanted))
 
 

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.conditional import tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.problems import restored
 from app.api.references import href_of
-from app.api.strict import Size, Strict, StrictRoute
+from app.api.strict import Moment, Size, Strict, StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, rfc3339
 from app.backends import Group, check_group_path
 from app.errors import InvalidGroupName, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
@@ -125,7 +125,7 @@ class GroupShrinkQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     state: list[State] = Field([], description="One or more states; absent: all.")
-    since: AwareDatetime | None = Field(None, description="Only those created at or after this time.")
+    since: Moment | None = Field(None, description="Only those created at or after this time.")
     page_size: PageSize = 50
     page_token: PageToken = None
 

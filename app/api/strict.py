@@ -1,6 +1,7 @@
 """Bodies taken strictly: closed models, one grammar for sizes, JSON without duplicate keys, and a media type that says so."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Annotated, Any, NoReturn, get_origin
@@ -9,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
 from app.memparse import parse_limit, parse_size
@@ -35,6 +36,17 @@ Limit = Annotated[
         }
     ),
 ]
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", re.ASCII)
+
+
+def _check_moment(text: object) -> object:
+    if isinstance(text, str) and not _RFC3339.match(text):
+        raise ValueError("a time is written as RFC 3339 has it: 2026-11-23T08:00:00Z")
+    return text
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_moment)]
+"""A time in a query. Pydantic alone takes 0.5 for one, half a second into 1970."""
 
 
 class Strict(BaseModel):

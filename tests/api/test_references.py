@@ -254,6 +254,7 @@ def test_the_address_of_a_group_leads_back_to_it(path: str, href: str) -> None:
         (("w?b",), ["web"], ["wb", "w/b"]),
         (("[wd]*",), ["web", "db"], ["cache"]),
         (("*",), ["web", "a/b"], []),
+        (("/",), ["web", "a/b"], []),
     ],
 )
 def test_a_subtree_is_what_its_glob_matches_and_everything_below(subtrees: tuple[str, ...], inside: list[str], outside: list[str]) -> None:

@@ -599,7 +599,17 @@ def test_a_time_at_the_end_of_the_calendar_is_a_time(client: httpx.Client, since
 
 
 @pytest.mark.parametrize(
-    "params", [{"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}, {"since": ""}, {"state": "done"}, {"state": ""}]
+    "params",
+    [
+        {"since": "yesterday"},
+        {"since": "2026-01-01T00:00:00"},
+        {"since": "0.5"},
+        {"since": "-1"},
+        {"since": "2026-01-01"},
+        {"since": ""},
+        {"state": "done"},
+        {"state": ""},
+    ],
 )
 def test_a_filter_that_is_none_is_refused(client: httpx.Client, params: dict[str, str]) -> None:
     problem(client.get("/v1/shrinks", params=params), 422, "invalid-request")
