@@ -128,6 +128,11 @@ class AmbiguousReference(ShrinkdError):
 class Busy(ShrinkdError):
     errno = errno.EBUSY
 
+    @property
+    def room_bytes(self) -> int:
+        """How far below a refused limit usage has to be: 1, unless the group grows too fast to be limited so closely."""
+        return int(str(self.members.get("room_bytes", 1)))
+
 
 class GroupBusy(Busy):
     pass

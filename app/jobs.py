@@ -1,26 +1,19 @@
 """Shrinks as jobs: rows before they are work, one a group at a time, cancellable between any two passes.
 
-A Job is the routine's `current`: its signal_pending() is the cancel flag and the deadline, its allowance() the rate
-limit, its cond_resched() the progress report. States change by compare-and-set in the database, so that of two who
-would finish a shrink one wins:
+States change by compare-and-set in the database, so that of two who would finish a shrink one wins:
 
     queued ──► running ──► succeeded | failed | cancelled | interrupted
       │           └──► cancelling ──► the same (a shrink that made it before it heard the cancel has succeeded)
       └──► cancelled | interrupted
-
-Time between two moments is monotonic; the wall clock, which may jump, only labels them.
 """
 
 import logging
-import math
-import secrets
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Any
 
 from app import memcontrol
@@ -34,186 +27,27 @@ from app.errors import (
     ShrinkFinished,
     ShrinkInProgress,
     StoreUnavailable,
-    TimedOut,
     TooManyShrinks,
 )
-from app.memparse import page_floor
-from app.store import ACTIVE_STATES, Row, Store, describe
+from app.intents import Intents
+from app.job import Job, Request, State
+from app.store import ACTIVE_STATES, Row, Store, now
 
 MAX_WAITING_SHRINKS = 256
 """How many may be queued beyond the running ones before 429."""
-_SMALLEST_ALLOWANCE = 128 << 10  # one SWAP_CLUSTER_MAX batch of 32 pages: no controller reclaims less
-_PRESSURE_LOOK_SECONDS = 0.5  # PSI averages move every 2 s
 _STORE_RETRY_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
 
-class State(StrEnum):
-    QUEUED = "queued"
-    """Written down, waiting for a worker."""
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    """Asked to stop; ends between two passes."""
-    SUCCEEDED = "succeeded"
-    """Usage was below the target, and the limit is set if one was asked for."""
-    FAILED = "failed"
-    """What was reclaimed stays reclaimed; no limit was changed."""
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-    """The daemon stopped or died in it."""
-
-    @property
-    def done(self) -> bool:
-        return self not in ACTIVE_STATES
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a client or a policy wants; sizes in bytes. Exactly one of target_bytes and reclaim_bytes is given."""
-
-    timeout_seconds: float
-    target_bytes: int | None = None
-    reclaim_bytes: int | None = None
-    set_max_bytes: int | None = None
-    max_bytes_per_second: int | None = None
-    swappiness: int | None = None
-    pressure_pause_percent: float | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a shrink is. Sizes in bytes; target_bytes is what usage has to be below."""
-
-    start_bytes: int
-    usage_bytes: int
-    target_bytes: int
-    reclaimed_bytes: int = 0
-    passes: int = 0
-    retries_left: int = memcontrol.MEM_CGROUP_RECLAIM_RETRIES
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a shrink stands: one value, so that whoever looks never sees half of a move. Times as the store keeps them."""
-
-    state: State = State.QUEUED
-    started_at: int | None = None
-    finished_at: int | None = None
-    error: ShrinkdError | None = None
-
-
-class Job:
-    """One shrink. Its worker thread alone moves `progress`; `kill` comes from any thread, and so does a look at row()."""
-
-    def __init__(self, memcg: memcontrol.Memcg, request: Request, boot_id: str) -> None:
-        usage = memcg.usage()
-        target = request.target_bytes if request.target_bytes is not None else max(usage - (request.reclaim_bytes or 0) + 1, 0)
-        self.id = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-        self.boot_id = boot_id
-        self.memcg = memcg
-        self.request = request
-        self.lock = threading.Lock()
-        """Held by who moves the shrink, from the look at `standing` until the store has its successor."""
-        self.progress = Progress(start_bytes=usage, usage_bytes=usage, target_bytes=target)
-        self.standing = Standing()
-        self.created_at = _now()
-        self.finished: Future[None] = Future()
-        self.finished.set_running_or_notify_cancel()  # waiters that give up must not cancel it for the others
-        self._signal: ShrinkdError | None = None
-        self._signalled = threading.Event()
-        self._began = self._ended = self._deadline = math.inf
-
-    @property
-    def state(self) -> State:
-        return self.standing.state
-
-    def run(self) -> None:
-        """Shrink, then set the limit if one is wanted: patch 4/4 or 3/4. Raises what the routine raises."""
-        self._began = time.monotonic()
-        self._deadline = self._began + self.request.timeout_seconds
-        try:
-            usage = self.memcg.usage()  # it may have waited long for its worker
-            self.progress = replace(self.progress, start_bytes=usage, usage_bytes=usage)
-            self._hold_while_pressed()
-            memcontrol.shrink_usage_to(self.memcg, self.progress.target_bytes, self)
-            if self.request.set_max_bytes is not None:
-                memcontrol.resize_limit(self.memcg, page_floor(self.request.set_max_bytes), self)
-        finally:
-            self._ended = time.monotonic()
-
-    def kill(self, signal: ShrinkdError) -> None:
-        """Send the signal that ends the shrink between two passes; the first one counts."""
-        self._signal = self._signal or signal
-        self._signalled.set()
-
-    # -- what memcontrol asks of its `current` ------------------------------------------------------------------
-
-    def signal_pending(self) -> ShrinkdError | None:
-        if self._signal is None and time.monotonic() >= self._deadline:
-            seconds, usage = self.request.timeout_seconds, self.progress.usage_bytes
-            return TimedOut(
-                f"The {seconds:g} seconds are over with usage at {usage} bytes; what was reclaimed stays so, and no limit was changed.",
-                timeout_seconds=seconds,
-                usage_bytes=usage,
-                target_bytes=self.progress.target_bytes,
-            )
-        return self._signal
-
-    def allowance(self, excess_bytes: int) -> int:
-        if self.request.max_bytes_per_second is None:
-            return excess_bytes
-        return min(excess_bytes, max(self.request.max_bytes_per_second // 20, _SMALLEST_ALLOWANCE))
-
-    def cond_resched(self, usage_bytes: int, progress: int, retry_count: int) -> None:
-        reclaimed = self.progress.reclaimed_bytes + progress
-        passes = self.progress.passes + 1
-        self.progress = replace(self.progress, usage_bytes=usage_bytes, reclaimed_bytes=reclaimed, passes=passes, retries_left=retry_count)
-        if self.request.max_bytes_per_second is not None:
-            self._sleep(reclaimed / self.request.max_bytes_per_second - self._elapsed())
-        self._hold_while_pressed()
-
-    def _hold_while_pressed(self) -> None:
-        limit = self.request.pressure_pause_percent
-        while limit is not None and not self._signalled.is_set() and time.monotonic() < self._deadline:
-            pressure = self.memcg.backend.stat(self.memcg.group).pressure
-            if pressure is None or pressure.some.avg10_percent <= limit:
-                return
-            self._sleep(_PRESSURE_LOOK_SECONDS)
-
-    def _sleep(self, seconds: float) -> None:
-        self._signalled.wait(min(seconds, self._deadline - time.monotonic())) if seconds > 0 else None
-
-    def _elapsed(self) -> float:
-        return max(min(time.monotonic(), self._ended) - self._began, 0.0)
-
-    def row(self, standing: Standing | None = None) -> dict[str, object]:
-        """The job as the store keeps it, or is to keep it once it has moved."""
-        standing = standing or self.standing
-        return {
-            "id": self.id,
-            "boot_id": self.boot_id,
-            "group_id": self.memcg.group.id,
-            "group_path": self.memcg.group.path,
-            "state": str(standing.state),
-            "request": asdict(self.request),
-            "progress": asdict(self.progress) | {"elapsed_seconds": self._elapsed()},
-            "error": describe(standing.error),
-            "policy": None,
-            "created_at": self.created_at,
-            "started_at": standing.started_at,
-            "finished_at": standing.finished_at,
-        }
-
-
 class Jobs:
     """All shrinks of one daemon: submits, runs, cancels and remembers them, and keeps limit writes out of their way."""
 
-    def __init__(self, backend: Backend, store: Store, max_running: int) -> None:
+    def __init__(self, backend: Backend, store: Store, intents: Intents, max_running: int) -> None:
         self._backend = backend
         self._store = store
+        self._intents = intents
         self._boot_id = backend.node().boot_id
         self._limit = max_running + MAX_WAITING_SHRINKS
         self._workers = ThreadPoolExecutor(max_running, thread_name_prefix="shrink")
@@ -226,9 +60,9 @@ class Jobs:
         self._sweep_at = time.monotonic()
 
     def recover(self) -> int:
-        """Settle what a daemon that died left behind: before the first answer. A shrink moves no limit, so rows are all."""
+        """Settle what a daemon that died left behind: before the first answer. Its limits are settled by its intents, so rows are all."""
         died = DaemonStopped("The daemon died in this shrink; what was reclaimed stays so. GET its limits to see whether one was set.")
-        return self._store.interrupt_active(_now(), died)
+        return self._store.interrupt_active(now(), died)
 
     def close(self) -> None:
         """Stop: running shrinks end between two passes, waiting ones do not begin, and all of them are interrupted."""
@@ -242,11 +76,11 @@ class Jobs:
             job.kill(stopped)
         self._workers.shutdown(wait=True)
         with suppress(StoreUnavailable):  # the next start will say it
-            self._store.interrupt_active(_now(), stopped)
+            self._store.interrupt_active(now(), stopped)
 
     def submit(self, group: Group, request: Request, *, dry_run: bool = False) -> Job:
         """Write a shrink down and queue it. ShrinkInProgress when the group has one, TooManyShrinks when the queue is full."""
-        job = Job(memcontrol.Memcg(self._backend, group, request.swappiness), request, self._boot_id)
+        job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id)
         with self._changed:
             self._changed.wait_for(lambda: group.id not in self._held)
             self._check_idle(group)
@@ -323,7 +157,7 @@ class Jobs:
     def _cancel(self, job: Job) -> None:
         """With the job's lock held."""
         if job.state is State.QUEUED:
-            if self._move(job, state=State.CANCELLED, finished_at=_now()):
+            if self._move(job, state=State.CANCELLED, finished_at=now()):
                 self._drop(job)
             return
         job.kill(Interrupted("The shrink was cancelled."))  # first: a full disk must not take the brake away
@@ -331,7 +165,7 @@ class Jobs:
 
     def _work(self, job: Job) -> None:
         try:
-            if not self._stopping.is_set() and self._persist(job, state=State.RUNNING, started_at=_now()):
+            if not self._stopping.is_set() and self._persist(job, state=State.RUNNING, started_at=now()):
                 self._shrink(job)
         finally:
             self._leave(job)
@@ -347,7 +181,7 @@ class Jobs:
             log.exception("shrink %s of %a failed", job.id, job.memcg.group.path)
             error = InternalError("The shrink met a fault of this daemon, which its log describes; GET its limits to see how they are.")
         state = _outcome(error)
-        self._persist(job, state=state, finished_at=_now(), error=None if state is State.CANCELLED else error)
+        self._persist(job, state=state, finished_at=now(), error=None if state is State.CANCELLED else error)
 
     def _persist(self, job: Job, **changes: Any) -> bool:  # noqa: ANN401  # fields of its Standing
         """Move a job and stay until that is written down: a full or locked database delays the news, it does not change them."""
@@ -383,7 +217,7 @@ class Jobs:
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
             with suppress(StoreUnavailable):
-                self._store.forget_finished(_now())
+                self._store.forget_finished(now())
 
 
 def _outcome(error: ShrinkdError | None) -> State:
@@ -392,7 +226,3 @@ def _outcome(error: ShrinkdError | None) -> State:
     if isinstance(error, DaemonStopped):
         return State.INTERRUPTED
     return State.CANCELLED if isinstance(error, Interrupted) else State.FAILED
-
-
-def _now() -> int:
-    return time.time_ns() // 1000

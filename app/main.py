@@ -11,6 +11,7 @@ from app import api
 from app.api.wiring import Wiring
 from app.backends import Backend, load
 from app.errors import BackendUnavailable
+from app.intents import Intents
 from app.jobs import Jobs
 from app.settings import Settings
 from app.store import Store
@@ -31,13 +32,15 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         store = Store(settings.database_url)
         undo.callback(store.close)
         store.open()
-        jobs = Jobs(backend, store, settings.max_running_shrinks)
+        intents = Intents(backend, store)
+        intents.settle()
+        jobs = Jobs(backend, store, intents, settings.max_running_shrinks)
         if interrupted := jobs.recover():
             log.warning("%d shrinks were interrupted when the daemon died", interrupted)
         made = store.made_group_ids(backend.node().boot_id)
         undo.pop_all()
     app = api.build()
-    app.state.wiring = Wiring(settings, backend, store, jobs, made)
+    app.state.wiring = Wiring(settings, backend, store, intents, jobs, made)
     app.router.lifespan_context = _lifespan
     return app
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.backends import Backend, Group, LimitName
+from app.backends import Backend, Group, Intent, LimitName, Limits, unrecorded
 from app.errors import Busy, LimitBelowUsage, ShrinkdError, ShrinkStalled
 from app.refusals import limit_below_usage, shrink_stalled
 
@@ -48,12 +48,13 @@ class Memcg:
     backend: Backend
     group: Group
     swappiness: int | None = None
+    intent: Intent = unrecorded
 
     def usage(self) -> int:
         return self.backend.usage(self.group)
 
-    def below_usage(self, limit: int) -> LimitBelowUsage:
-        return limit_below_usage(self.group, self.backend.stat(self.group), limit)
+    def below_usage(self, limit: int, room: int = 1) -> LimitBelowUsage:
+        return limit_below_usage(self.group, self.backend.stat(self.group), limit, room)
 
     def stalled(self, target: int) -> ShrinkStalled:
         return shrink_stalled(self.group, self.backend.stat(self.group), target, MEM_CGROUP_RECLAIM_RETRIES)
@@ -68,17 +69,17 @@ def set_limit(memcg: Memcg, limit: int) -> None:
     set_limits(memcg, {"max_bytes": limit})
 
 
-def set_limits(memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
-    """As set_limit, with other limits of the group in the same step: all of them, or none."""
+def set_limits(memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> Limits:
+    """As set_limit, with other limits of the group in the same step: all of them, or none. Answers what they then are."""
     limit = changes.get("max_bytes")
     if limit is not None and not check_under_val(memcg, limit):
         raise memcg.below_usage(limit)
     try:
-        memcg.backend.set_limits(memcg.group, changes, dry_run=dry_run)
+        return memcg.backend.set_limits(memcg.group, changes, intent=memcg.intent, dry_run=dry_run)
     except Busy as busy:
-        if limit is None or check_under_val(memcg, limit):
+        if limit is None or (busy.room_bytes == 1 and check_under_val(memcg, limit)):
             raise  # it was another limit of the same step
-        raise memcg.below_usage(limit) from busy
+        raise memcg.below_usage(limit, busy.room_bytes) from busy
 
 
 def check_under_val(memcg: Memcg, val: int) -> bool:
@@ -103,16 +104,16 @@ def shrink_usage_to(memcg: Memcg, val: int, current: Current, retry_count: int =
 
 
 def resize_limit(memcg: Memcg, limit: int, current: Current) -> None:
-    """Shrink below `limit` (whole pages), then make it the maximum; shrink again when a charge came between."""
-    retry_count = MEM_CGROUP_RECLAIM_RETRIES
+    """Shrink below `limit` (whole pages), then make it the maximum; shrink again, and as far as that wants, when a charge came between."""
+    retry_count, target = MEM_CGROUP_RECLAIM_RETRIES, limit
     while True:
-        retry_count = shrink_usage_to(memcg, limit, current, retry_count)
+        retry_count = shrink_usage_to(memcg, target, current, retry_count)
         try:
             return set_limit(memcg, limit)
         except LimitBelowUsage as busy:
             if signal := current.signal_pending():
                 raise signal from busy
             if not retry_count:
-                raise memcg.stalled(limit) from busy
-            retry_count -= 1
+                raise memcg.stalled(target) from busy
+            retry_count, target = retry_count - 1, max(limit - busy.room_bytes + 1, 0)
             current.cond_resched(memcg.usage(), 0, retry_count)

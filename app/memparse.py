@@ -9,6 +9,8 @@ import mmap
 import re
 
 PAGE_BYTES = mmap.PAGESIZE
+UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES
+"""No limit, as a number: PAGE_COUNTER_MAX, include/linux/page_counter.h. v1 prints it, v2 says "max" for it."""
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,18})(?:([KMGTP])(?:I|IB)?)?", re.IGNORECASE | re.ASCII)
 _DECIMAL = re.compile(r"[0-9]+[KMGTPE]B", re.IGNORECASE | re.ASCII)
@@ -46,6 +48,16 @@ def _parse_text(text: str) -> int:
 def page_floor(size: int) -> int:
     """The whole pages of a size, in bytes: since Linux 3.19 page_counter_memparse() rounds down."""
     return size - size % PAGE_BYTES
+
+
+def or_none(limit: int) -> int | None:
+    """A limit of the kernel as ours: None where that is its number for no limit."""
+    return None if limit >= UNLIMITED else limit
+
+
+def or_unlimited(limit: int | None) -> int:
+    """A limit of ours as the kernel's: the other way round."""
+    return UNLIMITED if limit is None else min(limit, UNLIMITED)
 
 
 def format_size(size: int) -> str:

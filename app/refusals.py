@@ -5,19 +5,26 @@ from app.errors import LimitBelowUsage, ShrinkStalled
 from app.memparse import format_size
 
 
-def limit_below_usage(group: Group, stat: MemStat, limit: int) -> LimitBelowUsage:
-    """A limit that cannot hold. The shortfall counts one byte more than the difference, for the limit is strict."""
+def limit_below_usage(group: Group, stat: MemStat, limit: int, room: int = 1) -> LimitBelowUsage:
+    """A limit that cannot hold, or not safely: usage has to be `room` bytes below it, and the shortfall is what it lacks of that.
+
+    It is 1 for a group that may stand still, since the limit is strict, and what a race could charge for one that grows.
+    """
     usage = stat.usage_bytes
+    reason = f"the group uses {usage} bytes ({format_size(usage)})"
+    if usage < limit and room > 1:
+        reason += f" and grows too fast to be limited so closely: {room} bytes of room are wanted. Set a higher limit, or shrink it first"
     return LimitBelowUsage(
-        f"Cannot set max_bytes to {limit} ({format_size(limit)}): the group uses {usage} bytes ({format_size(usage)}).",
+        f"Cannot set max_bytes to {limit} ({format_size(limit)}): {reason}.",
         group=group,
         field="max_bytes",
         requested_bytes=limit,
         usage_bytes=usage,
-        shortfall_bytes=max(usage - limit + 1, 0),
+        shortfall_bytes=max(usage - limit + room, 0),
         reclaimable_estimate_bytes=stat.reclaimable_estimate_bytes,
         peak_bytes=stat.peak_bytes,
         current_max_bytes=stat.limits.max_bytes,
+        **{"room_bytes": room} if room > 1 else {},
     )
 
 

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -66,7 +67,22 @@ made_groups = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
 )
 
+intents = sa.Table(
+    "intents",
+    metadata,
+    sa.Column("boot_id", sa.String(64), primary_key=True),
+    sa.Column("group_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("steps", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+
 Row = Mapping[str, Any]
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
 
 
 def describe(error: ShrinkdError | None) -> dict[str, object] | None:
@@ -192,6 +208,24 @@ class Store:
         matches = (made_groups.c.boot_id == boot_id) & (made_groups.c.group_id == group_id)
         with self._transaction() as connection:
             connection.execute(made_groups.delete().where(matches))
+
+    # -- changes of limits that a death could leave half made ----------------------------------------------------
+
+    def add_intent(self, row: Row) -> None:
+        """Write a change down, in the place of an earlier one of its group; those of other boots are forgotten on the way."""
+        earlier = (intents.c.boot_id != row["boot_id"]) | (intents.c.group_id == row["group_id"])
+        with self._transaction() as connection:
+            connection.execute(intents.delete().where(earlier))
+            connection.execute(intents.insert().values(row))
+
+    def list_intents(self, boot_id: str) -> list[Row]:
+        with self._transaction() as connection:
+            return [dict(row) for row in connection.execute(sa.select(intents).where(intents.c.boot_id == boot_id)).mappings()]
+
+    def forget_intent(self, boot_id: str, group_id: int) -> None:
+        matches = (intents.c.boot_id == boot_id) & (intents.c.group_id == group_id)
+        with self._transaction() as connection:
+            connection.execute(intents.delete().where(matches))
 
     # -- the schema ---------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from app.backends._timed import timed_write
 from app.errors import ShrinkFinished
-from app.jobs import Jobs, Request
+from app.intents import Intents
+from app.job import Request
+from app.jobs import Jobs
 from app.store import Store
 from bench.table import Row, median
 from tests.backends.hosts import MIB
@@ -130,7 +132,7 @@ class _Bench:
 def _figures(store: Store, rounds: int, *, large: bool) -> _Figures:
     figures = _Figures()
     with open_host() as host:
-        jobs = Jobs(host.backend, store, 2)
+        jobs = Jobs(host.backend, store, Intents(host.backend, store), 2)
         bench = _Bench(host, jobs, large=large)
         for number in range(rounds):
             bare = bench.bare() if number % 2 else 0.0

@@ -19,6 +19,8 @@ FLOORS = (
     {"api"},
     {"daemon"},
     {"jobs"},
+    {"job"},
+    {"intents"},
     {"store", "policies"},
     {"memcontrol"},
     {"refusals"},

@@ -14,7 +14,9 @@ import pytest
 from app.backends import Backend, Group
 from app.backends.simulator import Simulator
 from app.errors import NotReady, ShrinkFinished, ShrinkInProgress, StoreUnavailable
-from app.jobs import Job, Jobs, Request, State
+from app.intents import Intents
+from app.job import Job, Request, State
+from app.jobs import Jobs
 from app.settings import Settings
 from app.store import Store
 from tests.races import together
@@ -37,7 +39,7 @@ class House:
         self.stage.simulator = backend if isinstance(backend, Simulator) else self.stage.simulator
         self.store = Store(f"sqlite:///{path}?timeout=0.05")
         self.store.open()
-        self.jobs = Jobs(backend, self.store, max_running=2)
+        self.jobs = Jobs(backend, self.store, Intents(backend, self.store), max_running=2)
 
     @property
     def web(self) -> Group:
@@ -212,7 +214,7 @@ def test_the_news_of_a_finished_shrink_is_told_when_it_is_written_and_that_is_wh
 def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_that(tmp_path: Path) -> None:
     house = House(tmp_path / "shrinkd.db")
     slow = Store(f"sqlite:///{house.path}")  # waits for a locked database, where the other one gives up
-    jobs = Jobs(house.stage.simulator, slow, max_running=1)
+    jobs = Jobs(house.stage.simulator, slow, Intents(house.stage.simulator, slow), max_running=1)
     submitted: list[Job] = []
     cancelled: list[Any] = []
     with house.locked():

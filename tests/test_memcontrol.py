@@ -11,10 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends import Group, LimitName
+from app.backends import Group, Intent, LimitName, Limits, unrecorded
 from app.backends._simulated import Kind, Process
 from app.backends.simulator import Simulator
-from app.errors import Busy, GroupGone, Interrupted, LimitBelowUsage, LimitOrder, ShrinkdError, ShrinkStalled, TimedOut, UnsupportedLimit
+from app.errors import (
+    Busy,
+    GroupBusy,
+    GroupGone,
+    Interrupted,
+    LimitBelowUsage,
+    LimitOrder,
+    ShrinkdError,
+    ShrinkStalled,
+    TimedOut,
+    UnsupportedLimit,
+)
 from app.memcontrol import (
     MEM_CGROUP_RECLAIM_RETRIES,
     Memcg,
@@ -37,9 +48,10 @@ class Bench:
 
     at_verb: dict[int, Callable[[], object]] = field(default_factory=dict)
     verbs: int = 0
+    kind: type[Simulator] = Simulator
 
     def __post_init__(self) -> None:
-        self.simulator = Simulator(Settings(scenario="empty"), clock=self._tick, sleep=lambda _seconds: None)
+        self.simulator = self.kind(Settings(scenario="empty"), clock=self._tick, sleep=lambda _seconds: None)
         self.group: Group = self.simulator.make("group")
         with self.simulator.machine() as self.machine:
             self.process: Process = self.machine.start(self.machine.cgroups["group"])
@@ -174,6 +186,37 @@ def test_other_refusals_of_the_controller_pass_unchanged(
 ) -> None:
     with pytest.raises(error):
         set_limits(bench.memcg, changes)
+
+
+class Cautious(Simulator):
+    """A controller that wants a MiB of room below a maximum for a group that grows; here all of them do."""
+
+    def set_limits(
+        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+    ) -> Limits:
+        if (changes["max_bytes"] or 0) - self.usage(group) < MIB:
+            raise GroupBusy("It grows.", room_bytes=MIB)
+        return super().set_limits(group, changes, intent=intent, dry_run=dry_run)
+
+
+def test_a_limit_that_is_too_close_says_how_much_room_is_wanted_and_how_much_is_missing() -> None:
+    bench = Bench(kind=Cautious)
+    bench.anon(16 * MIB)
+    with pytest.raises(LimitBelowUsage, match="grows too fast to be limited so closely: 1048576 bytes of room are wanted") as caught:
+        set_limit(bench.memcg, 16 * MIB + MIB // 4)
+    assert caught.value.members["room_bytes"] == MIB
+    assert caught.value.members["shortfall_bytes"] == MIB * 3 // 4
+    assert bench.limit() is None
+
+
+def test_a_resize_that_comes_too_close_shrinks_further_by_the_room_that_is_wanted() -> None:
+    bench = Bench(kind=Cautious)
+    bench.cache(32 * MIB)
+    current = Scripted()
+    resize_limit(bench.memcg, 16 * MIB, current)
+    assert bench.limit() == 16 * MIB
+    assert 14 * MIB <= bench.usage() <= 15 * MIB
+    assert [bool(done.progress) for done in current.passes] == [True, False, True]
 
 
 # shrink_usage_to: patches 3/4 and 4/4

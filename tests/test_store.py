@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any
@@ -187,6 +188,34 @@ def test_the_groups_of_another_boot_mean_nothing_and_go_with_the_next_one_made(s
     assert store.made_group_ids("before") == set()
 
 
+def intent(group_id: int = 1, boot_id: str = "boot", **changes: Any) -> dict[str, Any]:
+    steps = [{"max_bytes": None, "soft_limit_bytes": 2**63 - 4096}, {"max_bytes": 0, "soft_limit_bytes": 2**63 - 4096}]
+    return {"boot_id": boot_id, "group_id": group_id, "path": "caf\xe9", "steps": steps, "created_at": NOW} | changes
+
+
+def test_an_intent_reads_as_it_was_written_until_it_is_forgotten(store: Store) -> None:
+    written = [intent(2**63 - 1), intent(2)]
+    for row_of_one in written:
+        store.add_intent(row_of_one)
+    assert sorted(store.list_intents("boot"), key=itemgetter("group_id")) == written[::-1]
+    store.forget_intent("boot", 2**63 - 1)
+    store.forget_intent("boot", 3)
+    assert store.list_intents("boot") == [intent(2)]
+
+
+def test_a_group_has_one_intent_and_it_is_the_last(store: Store) -> None:
+    store.add_intent(intent(path="before"))
+    store.add_intent(intent(path="after"))
+    assert store.list_intents("boot") == [intent(path="after")]
+
+
+def test_the_intents_of_another_boot_mean_nothing_and_go_with_the_next_one(store: Store) -> None:
+    store.add_intent(intent(boot_id="before"))
+    assert store.list_intents("boot") == []
+    store.add_intent(intent())
+    assert store.list_intents("before") == []
+
+
 def test_a_database_that_answers_can_be_pinged(store: Store) -> None:
     store.ping()
 
@@ -264,7 +293,7 @@ def next_release(tmp_path: Path) -> Path:
     (folder / "versions" / "9999_more.py").write_text(
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '9999', '0001', None, None\n"
+        "revision, down_revision, branch_labels, depends_on = '9999', '0002', None, None\n"
         "def upgrade() -> None:\n"
         "    op.create_table('more', sa.Column('id', sa.Integer, primary_key=True))\n"
     )

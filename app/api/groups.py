@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.conditional import check_preconditions, etag_of, tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
-from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, with_changes
+from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.references import aliases_of, href_of, may_change, resolve
 from app.api.stats import StatsBody, pick_fields, read_all, stats_row
 from app.api.strict import Strict, StrictRoute
-from app.api.wiring import Body, Changeable, DryRun, Target, Wired, Wiring, now
-from app.backends import LIMIT_NAMES, Backend, Group, Limits, MemStat, check_group_path
+from app.api.wiring import Body, Changeable, DryRun, Target, Wired, Wiring
+from app.backends import Backend, Group, Limits, check_group_path
 from app.errors import (
     GroupBusy,
     GroupExists,
@@ -33,7 +33,7 @@ from app.errors import (
     StoreUnavailable,
     UnsupportedLimit,
 )
-from app.refusals import limit_below_usage
+from app.store import now
 
 router = APIRouter(route_class=StrictRoute, tags=["groups"])
 
@@ -197,24 +197,21 @@ def group_body(wiring: Wiring, group: Group, limits: Limits, *, dry_run: bool = 
 
 
 def make_group(wiring: Wiring, new: NewGroup, *, dry_run: bool) -> GroupBody:
-    """Kernel, limits, read back, database; whatever fails takes the group away again."""
+    """Kernel, limits, read back, database; whatever fails takes the group away again. A dry run tries the limits on a new group."""
     path = check_group_path(new.path)
     may_change(wiring.settings, Group(path, 0))
     changes = new.limits.changes()
     check_supported(wiring.backend, changes)
     group = wiring.backend.make(path, dry_run=dry_run)
     if dry_run:
-        unlimited = Limits(None, unsupported=tuple(name for name in LIMIT_NAMES if name not in wiring.backend.settable_limits))
-        if changes.get("max_bytes") == 0:
-            raise limit_below_usage(group, MemStat(0, unlimited), 0)
-        return group_body(wiring, group, with_changes(wiring.backend, path, unlimited, changes), dry_run=True)
+        return group_body(wiring, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True)
     with ExitStack() as undo:
         undo.callback(_take_back, wiring.backend, group)
-        change_limits(wiring, group, changes, dry_run=False)
+        limits = change_limits(wiring, group, changes, dry_run=False)
         wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
         undo.pop_all()
     wiring.made.add(group.id)
-    return group_body(wiring, group, wiring.backend.stat(group).limits)
+    return group_body(wiring, group, limits)
 
 
 def _take_back(backend: Backend, group: Group) -> None:

@@ -1,7 +1,7 @@
 """Limits: patch 1/4 of the seed over HTTP. A change takes effect, or changes nothing at all."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,9 +13,8 @@ from app.api.strict import Limit, Strict, StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, ref
 from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
 from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ShrinkInProgress, UnsupportedLimit
-from app.memparse import page_floor
+from app.memparse import UNLIMITED, page_floor
 
-_UNLIMITED = page_floor(2**63 - 1)  # PAGE_COUNTER_MAX, include/linux/page_counter.h
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
 
 
@@ -32,7 +31,7 @@ class LimitsPatch(Strict):
     def changes(self) -> dict[LimitName, int | None]:
         """The limits that the patch names, as the kernel will have them: in whole pages, and no limit where that is its word for none."""
         sizes = {name: getattr(self, name) for name in LIMIT_NAMES if name in self.model_fields_set}
-        return {name: None if size is None or size >= _UNLIMITED else page_floor(size) for name, size in sizes.items()}
+        return {name: None if size is None or size >= UNLIMITED else page_floor(size) for name, size in sizes.items()}
 
 
 ALimitsPatch = Annotated[
@@ -66,17 +65,6 @@ def limits_body(group: Group, limits: Limits, *, dry_run: bool = False) -> Limit
     return LimitsBody(**values | {"group": ref(group), "unsupported": list(limits.unsupported), "dry_run": dry_run})
 
 
-def with_changes(backend: Backend, path: str, limits: Limits, changes: Mapping[LimitName, int | None]) -> Limits:
-    """The limits of a group as they would read after the changes: a dry run's answer."""
-    above = backend.stat(backend.groups(path.rpartition("/")[0], depth=0)[0]).limits
-    values: dict[str, Any] = {str(name): size for name, size in changes.items()}
-    own: int | None = values.get("max_bytes", limits.max_bytes)
-    effective, limited_by = above.effective_max_bytes, above.limited_by
-    if own is not None and (effective is None or own <= effective):
-        effective, limited_by = own, path
-    return replace(limits, **values, effective_max_bytes=effective, limited_by=limited_by)
-
-
 @router.get(
     "/v1/groups/{group:reference}/limits",
     operation_id="get_limits",
@@ -97,23 +85,24 @@ async def get_limits(request: Request, wiring: Wired, group: Target) -> Response
 )
 def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
     """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
-    body = change_limits(wiring, group, patch.changes(), request, dry_run=dry_run)
+    limits = change_limits(wiring, group, patch.changes(), request, dry_run=dry_run)
+    body = limits_body(group, limits, dry_run=dry_run)
     return Response(body.model_dump_json(), headers={} if dry_run else {"ETag": etag_of(body)}, media_type="application/json")
 
 
 def change_limits(
     wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], request: Request | None = None, *, dry_run: bool
-) -> LimitsBody:
-    """Set limits with the group to oneself, and read them back. The ETag is compared inside, so no change comes between."""
+) -> Limits:
+    """Set limits with the group to oneself, and answer them as read back. The ETag is compared inside, so no change comes between."""
     with wiring.jobs.holding(group):
         before = wiring.backend.stat(group).limits
         if request is not None:
             check_preconditions(request, etag_of(limits_body(group, before)))
         check_supported(wiring.backend, changes)
-        if changes:
-            memcontrol.set_limits(memcontrol.Memcg(wiring.backend, group), changes, dry_run=dry_run)
-        after = with_changes(wiring.backend, group.path, before, changes) if dry_run else wiring.backend.stat(group).limits
-    return limits_body(group, after, dry_run=dry_run)
+        if not changes:
+            return before
+        memcg = memcontrol.Memcg(wiring.backend, group, intent=wiring.intents)
+        return memcontrol.set_limits(memcg, changes, dry_run=dry_run)
 
 
 def check_supported(backend: Backend, changes: Mapping[LimitName, int | None]) -> None:

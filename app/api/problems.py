@@ -126,7 +126,8 @@ PROBLEMS = _rows(
         (
             "A limit takes effect at once or changes nothing at all: no limit was moved and not one page of cache was dropped. "
             "`next` is the request that shrinks first and then sets it; it succeeds if enough can be reclaimed "
-            "(`reclaimable_estimate_bytes` against `shortfall_bytes`)."
+            "(`reclaimable_estimate_bytes` against `shortfall_bytes`). `room_bytes`, for a group that grows too fast to be limited so "
+            "closely, is how far below the limit its usage has to be."
         ),
     ),
     (

@@ -18,8 +18,8 @@ from app.api.strict import Moment, Size, Strict, StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, rfc3339
 from app.backends import Group, check_group_path
 from app.errors import InvalidGroupName, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
-from app.jobs import Job, State
-from app.jobs import Request as ShrinkRequest
+from app.job import Job, State
+from app.job import Request as ShrinkRequest
 from app.store import Row
 
 router = APIRouter(route_class=StrictRoute, tags=["shrinks"])

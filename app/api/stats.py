@@ -14,9 +14,10 @@ from app.api.conditional import tagged_bytes
 from app.api.document import UNCHANGED, refuses
 from app.api.references import resolve
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, GroupRef, Target, Wired, now, rfc3339
+from app.api.wiring import Body, GroupRef, Target, Wired, rfc3339
 from app.backends import Backend, Counters, Events, Group, MemStat, Stall
 from app.errors import GroupGone, GroupNotFound, InvalidRequest
+from app.store import now
 
 router = APIRouter(route_class=StrictRoute, tags=["stats"])
 _SLICE = 50  # groups read between two turns of the event loop: about 1 ms

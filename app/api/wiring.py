@@ -1,7 +1,6 @@
 """What the routes share: the daemon's parts, and the Annotated dependencies that hand them over."""
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
@@ -12,7 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from app.api.references import may_change, resolve
 from app.backends import Backend, Group
-from app.jobs import Job, Jobs
+from app.intents import Intents
+from app.job import Job
+from app.jobs import Jobs
 from app.settings import Settings
 from app.store import Store
 
@@ -24,6 +25,7 @@ class Wiring:
     settings: Settings
     backend: Backend
     store: Store
+    intents: Intents
     jobs: Jobs
     made: set[int] = field(default_factory=set)
     """Ids of the groups that were made through this API, in this boot."""
@@ -53,11 +55,6 @@ def ref(group: Group) -> GroupRef:
 def rfc3339(microseconds: int) -> str:
     """A time of the store as the API writes it: UTC, ending in Z."""
     return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 async def _wiring(request: Request) -> Wiring:

@@ -1,7 +1,8 @@
 """Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, get_args
 
@@ -138,13 +139,30 @@ class Node:
     swap_free_bytes: int
 
 
+Steps = Sequence[Mapping[LimitName, int | None]]
+"""The values that limits pass through in one change, from those held to those wanted, one write between any two."""
+Intent = Callable[[Group, Steps], AbstractContextManager[Callable[[], None]]]
+"""Who remembers a change that the death of this process could leave half made.
+
+A context around every change, from before its first write until behind the last undo. `steps` is empty where the writes
+decide by themselves: one that the kernel takes or refuses. What it yields is called behind the last check: when that
+raises, the change is not to stand and is undone. Entering may raise too, with nothing changed.
+"""
+
+
+@contextmanager
+def unrecorded(_group: Group, _steps: Steps) -> Iterator[Callable[[], None]]:
+    """The Intent of those who need none."""
+    yield lambda: None
+
+
 class Backend(Protocol):
     """A memory controller. Synchronous, and callable from any thread; two calls for one group never corrupt each other.
 
     What differs between controllers is a capability below; nobody asks a backend for its name to decide something.
     Every verb raises GroupNotFound (no such path), GroupGone (this incarnation was removed) or NotWritable where
-    that can happen, and leaves the group as it was when it raises. `dry_run` makes every check and changes nothing
-    (a group that was only tried has the id 0).
+    that can happen, and leaves the group as it was when it raises. `dry_run` makes every check and changes nothing.
+    A group that was only tried has the id 0: to usage, stat and a trial of set_limits it is one that was just made.
     """
 
     name: ClassVar[str]
@@ -175,11 +193,15 @@ class Backend(Protocol):
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         """Take one reading of a group, limits included."""
 
-    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+    def set_limits(
+        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+    ) -> Limits:
         """Write limits, all or none: in the order that the controller wants, put back when a later one is refused.
 
-        Values are whole pages or None for no limit. Busy when usage is (or grows) above a new maximum: then at most
-        the few pages of one race were reclaimed. LimitOrder when a limit contradicts one that was not named.
+        Values are whole pages or None for no limit. Answers the limits as read back, or as a trial would leave them. Busy
+        when usage is (or grows) above a new maximum: then at most the few pages of one race were reclaimed; its member
+        `room_bytes` is how far below the maximum usage would have to be, where being below it is not enough. LimitOrder
+        when a limit contradicts one that was not named.
         """
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:

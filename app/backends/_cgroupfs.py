@@ -5,7 +5,6 @@ elsewhere. What was opened keeps its identity: after rmdir each read of it is EN
 """
 
 import contextlib
-import ctypes
 import errno
 import mmap
 import os
@@ -13,24 +12,22 @@ import resource
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from app.backends import Group, Node, Pressure, Stall, check_group_path
+from app.backends._syscalls import filesystem_of, open_beneath, swap_free
 from app.errors import BackendUnavailable, GroupNotManaged, ProcessNotFound, ShrinkdError, map_oserror
+from app.memparse import PAGE_BYTES
 
 CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
 CGROUP2_SUPER_MAGIC = 0x63677270
-
-_OPENAT2 = 437  # the same number on every architecture that Linux 5.6 ran on, but alpha
-_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # include/uapi/linux/openat2.h: NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
+CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
+"""By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is used, mm/memcontrol.c."""
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
 _GONE = frozenset({errno.ENODEV, errno.ENOENT})
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
-_libc.syscall.restype = ctypes.c_long
+_LOCKS = 64  # instead of one a group, which would have to outlive whoever waits for it, and nothing else of a group does
 
 
 class _Descriptor:
@@ -60,6 +57,8 @@ class Tree:
     """The groups below one directory of a cgroupfs mount, and the verbs that are the same in both versions."""
 
     version: ClassVar[int]
+    fresh: ClassVar[Mapping[str, bytes]] = {}
+    """What the control files of a group say that was just made, and so of one that was only tried: usage and limits."""
 
     def __init__(self, root: str, magic: int) -> None:
         """Open the root; BackendUnavailable when it cannot be read or is no such cgroupfs."""
@@ -74,6 +73,7 @@ class Tree:
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
         self._kept: OrderedDict[int, _Incarnation] = OrderedDict()
         self._kept_lock = threading.Lock()
+        self._limits_locks = tuple(threading.Lock() for _ in range(_LOCKS))
         self._kept_files = 0
         self._paths: dict[str, int] = {}
         self._most_files = _file_budget()
@@ -164,10 +164,14 @@ class Tree:
         with self._opened(check_group_path(path) if path else "", path) as directory:
             return Group(path, os.fstat(directory).st_ino)
 
+    def limits_of(self, group: Group) -> threading.Lock:
+        """The lock that a group's limits are changed under. Groups that share one wait for each other; no thread takes two."""
+        return self._limits_locks[group.id % _LOCKS]
+
     def swap_room(self) -> int:
         """Answer the bytes that swap had room for within the last second: it only enters estimates, and asking is dear."""
         if time.monotonic() >= self._swap_until:
-            self._swap_until, self._swap_room = time.monotonic() + 1.0, _swap_free()
+            self._swap_until, self._swap_room = time.monotonic() + 1.0, swap_free()
         return self._swap_room
 
     def has(self, path: str) -> bool:
@@ -205,6 +209,8 @@ class Tree:
 
     def read(self, group: Group, name: str) -> bytes:
         """Read a control file of a group from its start, through a descriptor that is kept for the next time."""
+        if not group.id and (text := self.fresh.get(name)):
+            return text
         try:
             file = self._file(group, name)  # held by its name here: as a temporary it could close before the read
             return os.pread(file.number, _READ_BYTES, 0)
@@ -223,6 +229,12 @@ class Tree:
                 os.close(file)
         except OSError as error:
             raise self._gone(group, error) from error
+
+    def check_writable(self, group: Group, name: str) -> None:
+        """Raise what a write would, as far as opening tells; of a group that was only tried make() has told."""
+        if group.id:
+            with self.opened(group, name):
+                pass
 
     def _file(self, group: Group, name: str) -> _Descriptor:
         with self._kept_lock:
@@ -246,7 +258,7 @@ class Tree:
             if incarnation and incarnation.group == group:
                 return incarnation
         try:
-            directory = _Descriptor(_open_beneath(self._root.number, group.path, os.O_PATH))
+            directory = _Descriptor(open_beneath(self._root.number, group.path, os.O_PATH))
         except OSError as error:
             raise self._gone(group, error) from error
         if os.fstat(directory.number).st_ino != group.id:
@@ -285,7 +297,7 @@ class Tree:
     @contextlib.contextmanager
     def _opened(self, path: str, called: str) -> Iterator[int]:
         with _mapped(called):
-            directory = _open_beneath(self._root.number, path, os.O_PATH)
+            directory = open_beneath(self._root.number, path, os.O_PATH)
         try:
             yield directory
         finally:
@@ -297,7 +309,7 @@ class Tree:
         So the leaves, most of any tree, are never listed. A name that is no Unicode cannot be said in JSON and is left out.
         """
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-            directory = _open_beneath(self._root.number, group.path, os.O_RDONLY)
+            directory = open_beneath(self._root.number, group.path, os.O_RDONLY)
             stack.callback(os.close, directory)
             if os.fstat(directory).st_ino != group.id:
                 return
@@ -358,33 +370,6 @@ def _rmdir(name: str, directory: int) -> None:
         if error.errno != errno.EBUSY:
             raise
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from error  # cgroupfs says EBUSY for both
-
-
-def _open_beneath(root: int, path: str, flags: int) -> int:
-    """Open a directory at or below a root with openat2(2); EAGAIN is its word for a rename in the same instant."""
-    how = (ctypes.c_uint64 * 3)(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE)
-    for _ in range(8):
-        descriptor = _libc.syscall(_OPENAT2, root, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how))
-        if descriptor >= 0:
-            return int(descriptor)
-        if ctypes.get_errno() != errno.EAGAIN:
-            break
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def filesystem_of(descriptor: int) -> int:
-    """The magic number of the file system, the first word of struct statfs (120 bytes; os.statvfs does not tell it)."""
-    status = (ctypes.c_long * 16)()
-    if _libc.fstatfs(descriptor, ctypes.byref(status)):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return int(status[0])
-
-
-def _swap_free() -> int:
-    """Read the bytes that swap has room for: sysinfo(2), a tenth of what /proc/meminfo costs."""
-    words = (ctypes.c_ulong * 16)()  # uptime, 3 loads, total, free, shared and buffer ram, total and free swap, …; 64 bit
-    _libc.sysinfo(ctypes.byref(words))
-    return int(words[9]) * (int(words[13]) & 0xFFFFFFFF)
 
 
 def _is_unicode(name: str) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from app.backends import Counters, LimitName, Limits, MemStat
-from app.memparse import PAGE_BYTES
+from app.memparse import UNLIMITED, or_none
 
 USAGE, MAX, STAT, RECLAIM, SUBTREE = "memory.current", "memory.max", "memory.stat", "memory.reclaim", "cgroup.subtree_control"
 MIN, SWAP_MAX, EVENTS, SWAP, PRESSURE = "memory.min", "memory.swap.max", "memory.events", "memory.swap.current", "memory.pressure"
@@ -18,7 +18,7 @@ LIMIT_FILES: dict[LimitName, str] = {
 """In the order of writing: those that can be refused come first."""
 GROUP_FILES = (USAGE, STAT, *LIMIT_FILES.values(), PEAK, EVENTS, SWAP, ZSWAP)
 """What a reading reads, where this kernel has it."""
-UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES  # PAGE_COUNTER_MAX, include/linux/page_counter.h: v2 prints "max" for it
+NEW_GROUP = {USAGE: b"0", MAX: b"max", "memory.high": b"max", "memory.low": b"0", MIN: b"0", SWAP_MAX: b"max"}
 
 STAT_LINES = (
     *("anon", "file", "kernel", "shmem", "file_mapped", "file_dirty", "file_writeback", "inactive_anon", "active_anon"),
@@ -80,12 +80,8 @@ def text_of(limit: int) -> bytes:
     return b"max" if limit >= UNLIMITED else b"%d" % limit
 
 
-def or_none(limit: int) -> int | None:
-    return None if limit >= UNLIMITED else limit
-
-
-def or_unlimited(limit: int | None) -> int:
-    return UNLIMITED if limit is None else min(limit, UNLIMITED)
+def named(values: Mapping[LimitName, int]) -> dict[LimitName, int | None]:
+    return {name: or_none(value) for name, value in values.items()}
 
 
 def _bytes_of(texts: Mapping[str, bytes], name: str) -> int | None:

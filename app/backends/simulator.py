@@ -5,6 +5,7 @@ a limit is compared and set under one lock, so a refusal has not cost a page, wh
 Time is the caller's clock, followed lazily: each verb first lets the machine live through the ticks that have gone by.
 """
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from app.backends import (
     Counters,
     Events,
     Group,
+    Intent,
     LimitName,
     Limits,
     MemStat,
@@ -25,6 +27,7 @@ from app.backends import (
     Pressure,
     Stall,
     check_group_path,
+    unrecorded,
 )
 from app.backends._scenarios import populate
 from app.backends._simulated import FILE_KINDS, RECLAIM_ORDER, TOTAL_PAGES, Cgroup, Machine, Stalls
@@ -110,18 +113,21 @@ class Simulator:
 
     def usage(self, group: Group) -> int:
         with self.machine() as machine:
-            return _live(machine, group).usage * PAGE_BYTES
+            return _readable(machine, group).usage * PAGE_BYTES
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         with self.machine() as machine:
-            cgroup = _live(machine, group)
+            cgroup = _readable(machine, group)
             return _stat(cgroup, _limits(cgroup, self.settable_limits), machine.now_us, raw=raw)
 
-    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+    def set_limits(
+        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+    ) -> Limits:
+        """As promised by Backend. There is nothing to write down: one lock makes it one change, and it dies with this process."""
         if alien := sorted(changes.keys() - self.settable_limits):
             raise UnsupportedLimit(f"The simulator has no {alien[0]}.", group=group, field=alien[0])
-        with self.machine() as machine:
-            cgroup = _live(machine, group)
+        with intent(group, ()), self.machine() as machine:
+            cgroup = copy.copy(_readable(machine, group)) if dry_run else _live(machine, group)
             if cgroup.parent is None:
                 raise UnsupportedLimit("The root takes no limits.", group=group)
             most = _pages(changes["max_bytes"]) if "max_bytes" in changes else cgroup.max
@@ -129,11 +135,10 @@ class Simulator:
             if most is not None and most < cgroup.usage:
                 usage = cgroup.usage * PAGE_BYTES
                 raise GroupBusy(f"{group.path!a} uses more than {format_size(most * PAGE_BYTES)}.", group=group, usage_bytes=usage)
-            if dry_run:
-                return
             cgroup.max, cgroup.memsw = most, memsw
             if "soft_limit_bytes" in changes:
                 cgroup.soft = _pages(changes["soft_limit_bytes"])
+            return _limits(cgroup, self.settable_limits)
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None:
@@ -189,6 +194,11 @@ def _live(machine: Machine, group: Group) -> Cgroup:
     if cgroup is None or cgroup.id != group.id:
         raise GroupGone(f"The group {group.path!a} was removed.", group=group)
     return cgroup
+
+
+def _readable(machine: Machine, group: Group) -> Cgroup:
+    """As _live, and for a group that was only tried one that is as new and in no machine."""
+    return _live(machine, group) if group.id else Cgroup(group.path, 0, _find(machine, group.path.rpartition("/")[0]))
 
 
 def _pages(size: int | None) -> int | None:

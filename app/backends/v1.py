@@ -13,18 +13,38 @@ import functools
 import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
-from app.backends import LIMIT_NAMES, Backend, Counters, Events, Group, LimitName, Limits, MemStat, Pressure
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, Tree, mounts, parse_pressure
+from app.backends import (
+    LIMIT_NAMES,
+    Backend,
+    Counters,
+    Events,
+    Group,
+    Intent,
+    LimitName,
+    Limits,
+    MemStat,
+    Pressure,
+    unrecorded,
+)
+from app.backends._cgroupfs import (
+    CGROUP2_SUPER_MAGIC,
+    CGROUP_SUPER_MAGIC,
+    CHARGED_AHEAD_BYTES,
+    Tree,
+    mounts,
+    parse_pressure,
+)
 from app.backends._pace import Pace
 from app.backends._statlines import StatLines
+from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
 from app.errors import BackendUnavailable, GroupBusy, LimitOrder, ShrinkdError, Unsupported, UnsupportedLimit, UnsupportedOption
-from app.memparse import PAGE_BYTES, format_size
+from app.memparse import PAGE_BYTES, UNLIMITED, format_size, or_none, or_unlimited
 from app.settings import Settings
 
-UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES  # PAGE_COUNTER_MAX, include/linux/page_counter.h: v1 prints it for "none"
 USAGE, LIMIT, SOFT_LIMIT, STAT = "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.soft_limit_in_bytes", "memory.stat"
 MEMSW_USAGE, MEMSW_LIMIT = "memory.memsw.usage_in_bytes", "memory.memsw.limit_in_bytes"
 _PEAK, _FAILURES, _OOM, _KERNEL = "memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"
@@ -32,6 +52,7 @@ _PEAK, _FAILURES, _OOM, _KERNEL = "memory.max_usage_in_bytes", "memory.failcnt",
 _SWAPPINESS, _FORCE_EMPTY, _PRESSURE = "memory.swappiness", "memory.force_empty", "memory.pressure"
 _STAT_FILES = (USAGE, STAT, SOFT_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
 _RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
+_LIMIT_FILES = (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
 _USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
 _HIERARCHY_ROOT = 1  # the inode of the controller's own root, where the kernel answers EINVAL to a limit and to force_empty
 _COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
@@ -58,6 +79,7 @@ class V1(Tree):
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    fresh: ClassVar[Mapping[str, bytes]] = {USAGE: b"0", MEMSW_USAGE: b"0", **dict.fromkeys(_LIMIT_FILES, b"%d" % UNLIMITED)}
     settable_limits: frozenset[LimitName]
     has_swappiness = False
     has_pressure: bool
@@ -85,12 +107,14 @@ class V1(Tree):
         return int(self.read(group, USAGE))
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
+        if not group.id:
+            return MemStat(usage_bytes=0, limits=self._limits(group, self._held(group), self._least_around(group)))
         texts = self.read_all(group, self._raw_files if raw else self._stat_files)
         usage, lines = int(texts[USAGE]), self._lines.parse(texts[STAT])
         file, anon = _sum(lines, "total_inactive_file", "total_active_file"), _sum(lines, "total_inactive_anon", "total_active_anon")
         return MemStat(
             usage_bytes=usage,
-            limits=self._limits(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
+            limits=self._limits_read(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
             peak_bytes=int(texts[_PEAK]),
             working_set_bytes=max(usage - lines["total_inactive_file"], 0),
             reclaimable_estimate_bytes=file + self._swappable(group, anon),
@@ -118,24 +142,25 @@ class V1(Tree):
             raw={name: text.decode() for name, text in texts.items()} if raw else {},
         )
 
-    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+    def set_limits(
+        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+    ) -> Limits:
         """As promised by Backend; a kernel that refuses has thrown the page cache away first, so usage is asked before."""
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0])
         if group.id == _HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
-        held = {name: int(self.read(group, name)) for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT) if name in self.control_files}
-        writes = plan_writes(held, changes)
-        for name, value in writes:
-            self._check_above_usage(group, name, value)
-        if dry_run:
-            with self.opened(group, LIMIT):
-                return
-        with contextlib.ExitStack() as undo:
+        with self.limits_of(group):
+            held = self._held(group)
+            writes = plan_writes(held, changes)
             for name, value in writes:
-                self._commit(group, name, value)
-                undo.callback(self._put_back, group, name, held[name])
-            undo.pop_all()
+                self._check_above_usage(group, name, value)
+            if dry_run:
+                self.check_writable(group, LIMIT)
+                return self._limits(group, held | dict(writes), self._least_around(group))
+            steps = way_stations(held, writes, self._named) if len(writes) > 1 else []
+            write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
+        return self.stat(group).limits
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None:
@@ -165,19 +190,42 @@ class V1(Tree):
 
     # -- limits -------------------------------------------------------------------------------------------------
 
-    def _limits(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
+    def _limits_read(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
         least = lines["hierarchical_memory_limit"]
-        own = self._own_limit(group, LIMIT, least)
-        effective = min(own, least)
         memsw = self._own_limit(group, MEMSW_LIMIT, lines.get("hierarchical_memsw_limit", UNLIMITED))
+        return self._limits(group, {LIMIT: self._own_limit(group, LIMIT, least), MEMSW_LIMIT: memsw, SOFT_LIMIT: soft}, least)
+
+    def _limits(self, group: Group, values: Mapping[str, int], least: int) -> Limits:
+        """Say limit files in our vocabulary; `least` is the least maximum around the group, its own included or not."""
+        own = values[LIMIT]
+        effective = min(own, least)
         return Limits(
-            max_bytes=_or_none(own),
-            swap_max_bytes=None if memsw >= UNLIMITED else memsw - own,
-            soft_limit_bytes=_or_none(soft) if "soft_limit_bytes" in self.settable_limits else None,
-            effective_max_bytes=_or_none(effective),
+            **self._named(values),
+            effective_max_bytes=or_none(effective),
             limited_by=None if effective >= UNLIMITED else self._holder(group, own, effective),
             unsupported=self._unsupported,
         )
+
+    def _named(self, values: Mapping[str, int]) -> dict[LimitName, int | None]:
+        memory, memsw = values[LIMIT], values.get(MEMSW_LIMIT, UNLIMITED)
+        named: dict[LimitName, int | None] = {"max_bytes": or_none(memory)}
+        if "swap_max_bytes" in self.settable_limits:
+            named["swap_max_bytes"] = None if memsw >= UNLIMITED else memsw - memory
+        if "soft_limit_bytes" in self.settable_limits:
+            named["soft_limit_bytes"] = or_none(values[SOFT_LIMIT])
+        return named
+
+    def _held(self, group: Group) -> dict[str, int]:
+        return {name: int(self.read(group, name)) for name in _LIMIT_FILES if name in self.control_files}
+
+    def _least_around(self, group: Group) -> int:
+        """Read the least maximum of those around a group, whatever its own: what the directory above it says, if that is a group."""
+        try:
+            above = Path(self.root).resolve().parent
+            text = self.read(self.find(group.path.rpartition("/")[0]), STAT) if group.path else (above / STAT).read_bytes()
+        except OSError:
+            return UNLIMITED
+        return self._lines.parse(text)["hierarchical_memory_limit"]
 
     def _own_limit(self, group: Group, name: str, least: int) -> int:
         """Read a group's own limit, unless the least of its and its ancestors' says that there is none."""
@@ -208,12 +256,7 @@ class V1(Tree):
                 if timed_write(file, b"%d" % value, seconds):
                     return
                 self._check_above_usage(group, name, value)
-        raise GroupBusy(f"{group.path!a} grows as fast as it is limited.", group=group)
-
-    def _put_back(self, group: Group, name: str, value: int) -> None:
-        """Undo a write when a later one was refused, which is the answer; a group that grew above its old limit keeps the new one."""
-        with contextlib.suppress(ShrinkdError):
-            self._commit(group, name, value)
+        raise GroupBusy(f"{group.path!a} grows as fast as it is limited.", group=group, room_bytes=2 * CHARGED_AHEAD_BYTES)
 
     def _keeps_soft_limit(self) -> bool:
         """Newer kernels accept a soft limit and forget it; a group of our own tells, where one can be made."""
@@ -271,16 +314,16 @@ def plan_writes(held: Mapping[str, int], changes: Mapping[LimitName, int | None]
     """
     wanted = dict(held)
     if "soft_limit_bytes" in changes:
-        wanted[SOFT_LIMIT] = _or_unlimited(changes["soft_limit_bytes"])
+        wanted[SOFT_LIMIT] = or_unlimited(changes["soft_limit_bytes"])
     if "max_bytes" in changes:
-        wanted[LIMIT] = _or_unlimited(changes["max_bytes"])
+        wanted[LIMIT] = or_unlimited(changes["max_bytes"])
     if "swap_max_bytes" in changes:
         wanted[MEMSW_LIMIT] = _memsw(wanted[LIMIT], changes["swap_max_bytes"])
     memory, memsw = wanted[LIMIT], wanted.get(MEMSW_LIMIT, UNLIMITED)
     if memory > memsw:
         raise LimitOrder(
-            f"max_bytes {_or_none(memory)} is above the limit of memory and swap together, {memsw}: send swap_max_bytes too.",
-            max_bytes=_or_none(memory),
+            f"max_bytes {or_none(memory)} is above the limit of memory and swap together, {memsw}: send swap_max_bytes too.",
+            max_bytes=or_none(memory),
             memory_and_swap_max_bytes=memsw,
         )
     order = (MEMSW_LIMIT, LIMIT, SOFT_LIMIT) if memsw > held.get(MEMSW_LIMIT, memsw) else (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
@@ -320,14 +363,6 @@ def _oom_kills(text: bytes) -> int | None:
 
 def _sum(lines: Mapping[str, int], *names: str) -> int:
     return sum(lines[name] for name in names)
-
-
-def _or_none(limit: int) -> int | None:
-    return None if limit >= UNLIMITED else limit
-
-
-def _or_unlimited(limit: int | None) -> int:
-    return UNLIMITED if limit is None else min(limit, UNLIMITED)
 
 
 backend_class: type[Backend] = V1

@@ -10,17 +10,17 @@ The others are not listed, and make() enables it from the managed root down, whe
 import contextlib
 import functools
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import LIMIT_NAMES, Backend, Events, Group, LimitName, Limits, MemStat, Pressure
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, Tree, mounts, parse_pressure
+from app.backends import LIMIT_NAMES, Backend, Events, Group, Intent, LimitName, Limits, MemStat, Pressure, unrecorded
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree, mounts, parse_pressure
 from app.backends._chunk import Chunk
 from app.backends._commit import Maximum
 from app.backends._statlines import StatLines
+from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
 from app.backends._v2_texts import (
     EVENT_LINES,
@@ -29,6 +29,7 @@ from app.backends._v2_texts import (
     LIMIT_FILES,
     MAX,
     MIN,
+    NEW_GROUP,
     PRESSURE,
     RECLAIM,
     STAT,
@@ -36,14 +37,12 @@ from app.backends._v2_texts import (
     SUBTREE,
     SWAP,
     SWAP_MAX,
-    UNLIMITED,
     USAGE,
     ZSWAP,
     describe,
     file_of,
     limit_of,
-    or_none,
-    or_unlimited,
+    named,
     text_of,
     usage_of_top,
 )
@@ -57,15 +56,13 @@ from app.errors import (
     UnsupportedLimit,
     UnsupportedOption,
 )
-from app.memparse import PAGE_BYTES, format_size
+from app.memparse import UNLIMITED, format_size, or_none, or_unlimited
 from app.settings import Settings
 
 _RECLAIMING: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
 """The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
 _COMMIT_SECONDS = 20e-6
 """How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding nothing to do takes 5 us."""
-_CHARGE_BYTES = 64 * PAGE_BYTES
-"""What a CPU charges at once, MEMCG_CHARGE_BATCH: usage is that much ahead of what is used, for each of them."""
 _LONGEST_SECONDS = 50e-3
 """When a pass is cut that turned out slower than the ones before. The kernel notices behind the batch it is in."""
 
@@ -82,6 +79,7 @@ class V2(Tree):
     name: ClassVar[str] = "v2"
     is_simulated: ClassVar[bool] = False
     version: ClassVar[int] = 2
+    fresh: ClassVar[Mapping[str, bytes]] = NEW_GROUP
     settable_limits: frozenset[LimitName]
     has_swappiness: bool
     has_pressure: bool
@@ -102,12 +100,11 @@ class V2(Tree):
         self._top_files = [STAT]
         self._lines, self._events = StatLines(STAT_LINES), StatLines(EVENT_LINES)
         self._chunks = functools.lru_cache(maxsize=4096)(_chunk_of_group)
-        self._locks = functools.lru_cache(maxsize=4096)(_lock_of_group)
-        self._slack = _CHARGE_BYTES * (os.cpu_count() or 1)
         self._above = list(_levels_above(root))
         self.has_pressure = self._pressure(self.find("")) is not None
         self.has_swappiness = self._takes_swappiness()
-        self.settable_limits = frozenset(name for name, file in LIMIT_FILES.items() if file in present)
+        self._limit_files: dict[LimitName, str] = {name: file for name, file in LIMIT_FILES.items() if file in present}
+        self.settable_limits = frozenset(self._limit_files)
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
     def find(self, path: str) -> Group:
@@ -125,9 +122,11 @@ class V2(Tree):
         return int(self.read(group, USAGE))
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
+        if not group.id:
+            return MemStat(usage_bytes=0, limits=self._limits(group, self._held(group)))
         texts = self.read_all(group, self._top_files if group.id == self._top_id else self._stat_files)
         lines = self._lines.parse(texts[STAT])
-        reading = describe(texts, lines, self._limits(group, texts))
+        reading = describe(texts, lines, self._limits(group, self._parsed(texts)))
         reading.reclaimable_estimate_bytes = self._reclaimable(group, lines)
         if EVENTS in texts:
             reading.events = Events(**self._events.parse(texts[EVENTS]))
@@ -137,25 +136,27 @@ class V2(Tree):
             reading.raw = {name: text.decode() for name, text in texts.items()}
         return reading
 
-    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> None:
+    def set_limits(
+        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+    ) -> Limits:
         """As promised by Backend; high_bytes is held to the same as max_bytes, for the kernel reclaims for both of them."""
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0])
         if group.id == self._top_id:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
-        with self._locks(group.id), contextlib.ExitStack() as undo:
-            held = {name: limit_of(self.read(group, LIMIT_FILES[name])) for name in changes}
+        with self.limits_of(group):
+            held = self._held(group)
             wanted = {name: or_unlimited(changes[name]) for name in LIMIT_FILES if name in changes}
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
                 self._check_above_usage(group, name, value)
             if dry_run:
-                with self.opened(group, MAX):
-                    return
-            for name, value in writes:
-                self._commit(group, name, value)
-                undo.callback(self._put_back, group, name, held[name])
-            undo.pop_all()
+                self.check_writable(group, MAX)
+                return self._limits(group, held | wanted)
+            is_lowered = wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]  # stored, looked at, and maybe taken back
+            steps = way_stations(held, writes, named) if len(writes) > 1 or is_lowered else []
+            write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
+            return self._limits(group, self._held(group))
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None and not self.has_swappiness:
@@ -190,13 +191,18 @@ class V2(Tree):
 
     # -- limits -------------------------------------------------------------------------------------------------
 
-    def _limits(self, group: Group, texts: Mapping[str, bytes]) -> Limits:
+    def _held(self, group: Group) -> dict[LimitName, int]:
+        return self._parsed(self.read_all(group, list(self._limit_files.values())))
+
+    def _parsed(self, texts: Mapping[str, bytes]) -> dict[LimitName, int]:
+        return {name: limit_of(texts[file]) for name, file in self._limit_files.items() if file in texts}
+
+    def _limits(self, group: Group, own: Mapping[LimitName, int]) -> Limits:
         if group.id == self._top_id:
             return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
-        own = {name: limit_of(texts[file]) for name, file in LIMIT_FILES.items() if file in texts}
         effective, holder = self._tightest(group, own["max_bytes"])
         return Limits(
-            **{name: or_none(value) for name, value in own.items()},
+            **named(own),
             effective_max_bytes=or_none(effective),
             limited_by=None if effective >= UNLIMITED else holder,
             unsupported=self._unsupported,
@@ -230,28 +236,20 @@ class V2(Tree):
             raise _busy(group, usage, value)
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
-        if name != "max_bytes":
-            self._check_above_usage(group, name, value)
-            self._store(group, name, value)
-            return
-        maximum = Maximum(
-            usage=functools.partial(self.usage, group),
-            read=lambda: limit_of(self.read(group, MAX)),
-            store=functools.partial(self._store, group, "max_bytes"),
-            slack=self._slack,
-        )
-        if (used := maximum.commit(value)) is not None:
-            raise _busy(group, used, value)
-
-    def _put_back(self, group: Group, name: LimitName, value: int) -> None:
-        """Undo a write when a later one was refused, which is the answer; a group that grew above its old limit keeps the new one."""
-        with contextlib.suppress(ShrinkdError):
-            self._commit(group, name, value)
-
-    def _store(self, group: Group, name: LimitName, value: int) -> None:
-        with self.opened(group, LIMIT_FILES[name]) as file:
+        with self.opened(group, LIMIT_FILES[name]) as file:  # once: a maximum that is taken back must not want for a descriptor
             os.set_blocking(file, False)
-            timed_write(file, text_of(value), _COMMIT_SECONDS)
+            if name != "max_bytes":
+                self._check_above_usage(group, name, value)
+                _store(file, value)
+                return
+            maximum = Maximum(
+                usage=functools.partial(self.usage, group),
+                read=lambda: limit_of(self.read(group, MAX)),
+                store=functools.partial(_store, file),
+                slack=CHARGED_AHEAD_BYTES,
+            )
+            if (used := maximum.commit(value)) is not None:
+                raise _busy(group, used, value)
 
     # -- what could be reclaimed --------------------------------------------------------------------------------
 
@@ -373,14 +371,15 @@ def _chunk_of_group(_: int) -> Chunk:
     return Chunk()
 
 
-def _lock_of_group(_: int) -> threading.Lock:
-    return threading.Lock()
+def _store(file: int, limit: int) -> None:
+    timed_write(file, text_of(limit), _COMMIT_SECONDS)
 
 
 def _busy(group: Group, usage: int, value: int) -> GroupBusy:
-    is_near = " and grows" if usage < value else ""
-    sentence = f"{group.path!a} uses {format_size(usage)}{is_near}: it cannot be limited to {format_size(value)}."
-    return GroupBusy(sentence, group=group, usage_bytes=usage)
+    """Name the usage in the way of a value: one below it is in the way because it grows, and will until the next try."""
+    grows = usage < value
+    sentence = f"{group.path!a} uses {format_size(usage)}{' and grows' * grows}: it cannot be limited to {format_size(value)}."
+    return GroupBusy(sentence, group=group, usage_bytes=usage, **{"room_bytes": 2 * CHARGED_AHEAD_BYTES} if grows else {})
 
 
 backend_class: type[Backend] = V2

@@ -124,6 +124,8 @@ def test_a_group_whose_limits_are_refused_is_not_made(still: Still, limits: dict
         ("batch/tried", {"max_bytes": "2G"}),
         ("batch/etl/tried", {"max_bytes": "2G"}),
         ("batch/etl/tried", {"max_bytes": "1M"}),
+        ("batch/etl/tried", {"max_bytes": "1M", "swap_max_bytes": "2M", "soft_limit_bytes": 0}),
+        ("tried", {"swap_max_bytes": None}),
     ],
 )
 def test_a_dry_run_answers_as_the_making_would_and_makes_nothing(still: Still, path: str, limits: dict[str, object]) -> None:
@@ -145,6 +147,7 @@ def test_a_dry_run_answers_as_the_making_would_and_makes_nothing(still: Still, p
         ({"path": "a//b"}, 422, "invalid-group-name"),
         ({"path": "x", "limits": {"high_bytes": 1}}, 422, "unsupported-limit"),
         ({"path": "x", "limits": {"max_bytes": 0}}, 409, "limit-below-usage"),
+        ({"path": "x", "limits": {"swap_max_bytes": "1G"}}, 409, "limit-order"),
     ],
 )
 def test_a_dry_run_refuses_what_the_making_would(still: Still, body: dict[str, object], status: int, slug: str) -> None:

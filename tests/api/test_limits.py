@@ -165,6 +165,12 @@ def test_a_dry_run_answers_as_the_change_would_and_changes_nothing(
     assert tried.json() == patch(still.client, group, **limits).json() | {"dry_run": True}
 
 
+def test_a_dry_run_of_a_maximum_tells_what_becomes_of_the_limit_of_swap(still: Still, group: str) -> None:
+    patch(still.client, group, max_bytes="800M", swap_max_bytes="200M").raise_for_status()
+    tried = still.client.patch(f"/v1/groups/{group}/limits?dry_run=true", json={"max_bytes": "900M"})
+    assert (tried.json()["max_bytes"], tried.json()["swap_max_bytes"]) == (900 * MIB, 100 * MIB)
+
+
 @pytest.mark.parametrize("limits", [{"max_bytes": "200M"}, {"high_bytes": 1}, {"max_bytes": "2G", "min_bytes": 1}, {"swap_max_bytes": 1}])
 def test_a_dry_run_refuses_what_the_change_would_and_changes_nothing(still: Still, group: str, limits: dict[str, object]) -> None:
     before = still.stage.everything()

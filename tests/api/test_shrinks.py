@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from app.api import shrinks
-from app.jobs import MAX_WAITING_SHRINKS, Request
+from app.job import Request
+from app.jobs import MAX_WAITING_SHRINKS
 from app.settings import Settings
 from tests.api.conftest import Still
 from tests.live import Live

@@ -39,6 +39,29 @@ for line in sys.stdin:
     print("done", flush=True)
 """
 
+_READ_ONLY = """
+import sys
+from app.backends import load
+from app.errors import NotWritable
+from app.settings import Settings
+backend = load(sys.argv[2])(Settings(cgroup_root=sys.argv[1]))
+group = backend.groups()[0]
+assert backend.usage(group) >= 0
+assert not backend.has_swappiness
+for verb in (
+    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}),
+    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}, dry_run=True),
+    lambda: backend.make("child"),
+    lambda: backend.make("child", dry_run=True),
+    lambda: backend.reclaim(group, 1 << 20),
+):
+    try:
+        verb()
+    except NotWritable:
+        continue
+    raise SystemExit("it was written")
+"""
+
 
 class CgroupWorker:
     """A child that was moved into a group before it was asked for anything; it ends with its stdin, should we die first."""
@@ -169,3 +192,14 @@ def _remove_tree(top: Path) -> None:
                     time.sleep(0.005)
                     continue
             break
+
+
+def assert_only_read_when_mounted_read_only(backend: str, root: str) -> None:
+    """Try every verb on a group that is read-only, in a mount namespace of its own."""
+    mounted = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$1" "$4"'
+    subprocess.run(["unshare", "-m", "sh", "-ec", mounted, "sh", root, sys.executable, _READ_ONLY, backend], check=True, cwd=Path.cwd())
+
+
+def descriptors_and_timers() -> tuple[int, int]:
+    """How many files and POSIX timers this process has."""
+    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/timers").read_text().count("ID:")

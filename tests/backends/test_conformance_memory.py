@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.backends import LIMIT_NAMES, LimitName
-from app.errors import Busy, UnsupportedLimit, UnsupportedOption
+from app.errors import Busy, GroupGone, LimitBelowUsage, UnsupportedLimit, UnsupportedOption
+from app.memcontrol import Memcg, set_limits
 from app.memparse import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, cache_of, limit_of
 
@@ -103,6 +104,48 @@ def test_what_cannot_be_set_is_unsupported_and_refused(host: Host) -> None:
         with pytest.raises(UnsupportedLimit):
             host.backend.set_limits(group, {"max_bytes": 64 * MIB, name: 32 * MIB})
     assert limit_of(host, group) is None
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("size", [8 * MIB, 32 * MIB, 256 * MIB, None])
+def test_a_trial_answers_the_limits_that_the_change_leaves(host: Host, size: int | None, *, limited: bool) -> None:
+    outer = host.group()
+    inner = host.group(outer)
+    host.backend.set_limits(outer, {"max_bytes": 64 * MIB})
+    if limited:
+        host.backend.set_limits(inner, dict.fromkeys(host.backend.settable_limits, 128 * MIB))
+    alone: dict[LimitName, int | None] = {"max_bytes": size} if size else {}  # None alone may contradict a limit of swap
+    for change in (alone, dict.fromkeys(host.backend.settable_limits, size), {}):
+        tried = host.backend.set_limits(inner, change, dry_run=True)
+        assert host.backend.set_limits(inner, change) == tried == host.backend.stat(inner).limits
+
+
+def test_a_group_that_was_only_tried_is_to_a_trial_what_a_new_one_is(host: Host) -> None:
+    outer = host.group()
+    host.backend.set_limits(outer, {"max_bytes": 64 * MIB})
+    tried, made = host.backend.make(f"{outer.path}/tried", dry_run=True), host.group(outer)
+    assert host.backend.usage(tried) == host.backend.stat(tried).usage_bytes == 0
+    answers = []
+    for group in (tried, made):
+        answer = host.backend.set_limits(group, dict.fromkeys(host.backend.settable_limits, 96 * MIB), dry_run=True)
+        effective = (answer.effective_max_bytes, answer.limited_by)
+        assert effective == (64 * MIB, outer.path)
+        answers.append((host.backend.stat(group).limits, answer))
+        with pytest.raises(LimitBelowUsage):
+            set_limits(Memcg(host.backend, group), {"max_bytes": 0}, dry_run=True)
+    assert answers[0] == answers[1]
+
+
+def test_a_group_that_was_only_tried_cannot_be_changed(host: Host) -> None:
+    outer = host.group()
+    tried = host.backend.make(f"{outer.path}/tried", dry_run=True)
+    for verb in (
+        lambda: host.backend.set_limits(tried, {"max_bytes": 64 * MIB}),
+        lambda: host.backend.remove(tried),
+        lambda: host.backend.reclaim(tried, MIB),
+    ):
+        with pytest.raises(GroupGone):
+            verb()
 
 
 def test_setting_on_trial_sets_nothing(host: Host) -> None:

@@ -3,8 +3,6 @@
 The rest of the promise is the conformance suite's.
 """
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,9 +11,11 @@ import pytest
 
 from app.backends import Backend, Group, LimitName, load
 from app.backends._cgroupfs import mounts
-from app.backends.v1 import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, UNLIMITED, V1, plan_writes
+from app.backends.v1 import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, V1, plan_writes
 from app.errors import BackendUnavailable, Busy, LimitOrder, ProcessNotFound, Unsupported, UnsupportedLimit, UnsupportedOption
+from app.memparse import UNLIMITED
 from app.settings import Settings
+from tests.backends.cgroups import assert_only_read_when_mounted_read_only, descriptors_and_timers
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
 
@@ -37,10 +37,6 @@ def written(host: V1Host, group: Group, name: str) -> str:
 def below(host: V1Host, group: Group) -> Backend:
     """A backend that manages the groups inside of a group."""
     return V1(Settings(cgroup_root=f"{host.backend.root}/{group.path}"))
-
-
-def descriptors_and_timers() -> tuple[int, int]:
-    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/timers").read_text().count("ID:")
 
 
 # The order of the writes
@@ -123,30 +119,7 @@ def test_a_backend_can_be_made_and_used_in_any_thread(host: V1Host) -> None:
 
 
 def test_a_controller_mounted_read_only_is_read_and_not_written(host: V1Host) -> None:
-    root = f"{host.backend.root}/{host.group().path}"
-    script = """
-import sys
-from app.backends.v1 import V1
-from app.errors import NotWritable
-from app.settings import Settings
-backend = V1(Settings(cgroup_root=sys.argv[1]))
-group = backend.groups()[0]
-assert backend.usage(group) >= 0
-for verb in (
-    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}),
-    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}, dry_run=True),
-    lambda: backend.make("child"),
-    lambda: backend.make("child", dry_run=True),
-    lambda: backend.reclaim(group, 1 << 20),
-):
-    try:
-        verb()
-    except NotWritable:
-        continue
-    raise SystemExit("it was written")
-"""
-    mounted = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$1"'
-    subprocess.run(["unshare", "-m", "sh", "-ec", mounted, "sh", root, sys.executable, script], check=True, cwd=Path.cwd())
+    assert_only_read_when_mounted_read_only("v1", f"{host.backend.root}/{host.group().path}")
 
 
 # Limits

@@ -5,7 +5,6 @@ The rest of the promise is the conformance suite's. What needs a v2 kernel runs 
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +13,12 @@ import pytest
 from app.backends import Group, LimitName, Limits
 from app.backends._cgroupfs import mounts
 from app.backends._statlines import StatLines
-from app.backends._v2_texts import EVENT_LINES, EVENTS, PEAK, STAT, STAT_LINES, SWAP, UNLIMITED, USAGE, describe, limit_of, text_of
+from app.backends._v2_texts import EVENT_LINES, EVENTS, PEAK, STAT, STAT_LINES, SWAP, USAGE, describe, limit_of, text_of
 from app.backends.v2 import V2, mounts_with_memory
 from app.errors import BackendUnavailable, Busy, GroupBusy, GroupGone, GroupNotFound, Unsupported, UnsupportedLimit
+from app.memparse import UNLIMITED
 from app.settings import Settings
+from tests.backends.cgroups import assert_only_read_when_mounted_read_only, descriptors_and_timers
 from tests.backends.hosts import MIB, cache_of
 from tests.backends.v2_host import V2Host, absent, open_host
 
@@ -219,31 +220,7 @@ def test_a_limit_above_the_managed_root_is_felt_and_named_by_a_slash(host: V2Hos
 
 
 def test_a_controller_mounted_read_only_is_read_and_not_written(host: V2Host) -> None:
-    root = f"{host.backend.root}/{host.group().path}"
-    script = """
-import sys
-from app.backends.v2 import V2, mounts_with_memory
-from app.errors import NotWritable
-from app.settings import Settings
-backend = V2(Settings(cgroup_root=sys.argv[1]))
-group = backend.groups()[0]
-assert backend.usage(group) >= 0
-assert not backend.has_swappiness
-for verb in (
-    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}),
-    lambda: backend.set_limits(group, {"max_bytes": 1 << 30}, dry_run=True),
-    lambda: backend.make("child"),
-    lambda: backend.make("child", dry_run=True),
-    lambda: backend.reclaim(group, 1 << 20),
-):
-    try:
-        verb()
-    except NotWritable:
-        continue
-    raise SystemExit("it was written")
-"""
-    mounted = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$1"'
-    subprocess.run(["unshare", "-m", "sh", "-ec", mounted, "sh", root, sys.executable, script], check=True, cwd=Path.cwd())
+    assert_only_read_when_mounted_read_only("v2", f"{host.backend.root}/{host.group().path}")
 
 
 # Limits
@@ -337,16 +314,13 @@ def test_a_pass_that_gives_less_than_asked_for_tells_what_it_gave(host: V2Host) 
 
 
 def test_passes_leave_no_descriptor_and_no_timer(host: V2Host) -> None:
-    def open_things() -> tuple[int, int]:
-        return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/timers").read_text().count("ID:")
-
     group = host.group()
     host.charge(group, cache=16 * MIB)
     host.backend.reclaim(group, MIB)
-    before = open_things()
+    before = descriptors_and_timers()
     for _ in range(10):
         host.backend.reclaim(group, MIB)
-    assert open_things() == before
+    assert descriptors_and_timers() == before
 
 
 def test_what_a_group_inside_protects_is_neither_freed_nor_counted_on(host: V2Host) -> None:

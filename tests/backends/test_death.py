@@ -1,0 +1,160 @@
+"""A daemon that is killed between any two steps of a change of limits, on each kernel there is, and the start after it."""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from app.backends import Backend, Group, LimitName, MemStat
+from app.backends._cgroupfs import Tree
+from app.backends.v1 import V1
+from app.backends.v2 import V2
+from app.intents import Intents
+from app.memcontrol import Memcg, set_limits
+from app.settings import Settings
+from app.store import Row, Store
+from tests.backends import v1_host, v2_host
+from tests.backends.hosts import MIB
+from tests.backends.v1_host import V1Host
+from tests.backends.v2_host import V2Host
+
+
+class Fate:
+    """Kill -9 at the n-th step."""
+
+    left = 0
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Mortal(Tree):
+    """A controller whose daemon may die before it reads a control file, and before and behind each write."""
+
+    fate = Fate()
+
+    def read(self, group: Group, name: str) -> bytes:
+        self.fate.step()
+        return super().read(group, name)
+
+    @contextmanager
+    def opened(self, group: Group, name: str) -> Iterator[int]:
+        self.fate.step()
+        with super().opened(group, name) as file:
+            yield file
+        self.fate.step()
+
+
+class MortalV1(Mortal, V1):
+    def stat(self, group: Group, *, raw: bool = False) -> MemStat:
+        self.fate.step()
+        return super().stat(group, raw=raw)
+
+
+class MortalV2(Mortal, V2):
+    pass
+
+
+class MortalStore(Store):
+    def add_intent(self, row: Row) -> None:
+        Mortal.fate.step()
+        super().add_intent(row)
+        Mortal.fate.step()
+
+    def forget_intent(self, boot_id: str, group_id: int) -> None:
+        Mortal.fate.step()
+        super().forget_intent(boot_id, group_id)
+        Mortal.fate.step()
+
+
+@pytest.fixture(params=["v1", "v2"])
+def host(request: pytest.FixtureRequest) -> Iterator[V1Host | V2Host]:
+    module = {"v1": v1_host, "v2": v2_host}[request.param]
+    if reason := module.absent():
+        pytest.skip(f"the host {request.param} is absent: {reason}")
+    with module.open_host() as opened:
+        yield opened
+
+
+class Daemons:
+    """Daemons one after the other, with one database, one group and one kernel; each is killed at a step, or none is named."""
+
+    def __init__(self, backend: Backend, group: Group, folder: Path) -> None:
+        self.group = group
+        self.backend = backend
+        self._names = backend.settable_limits
+        self._url = f"sqlite:///{folder}/shrinkd.db"
+        self._mortal: dict[str, Callable[[Settings], Backend]] = {"v1": MortalV1, "v2": MortalV2}
+
+    def every(self, size: int) -> dict[LimitName, int | None]:
+        return dict.fromkeys(self._names, size)
+
+    def limits(self) -> dict[LimitName, int | None]:
+        limits = self.backend.stat(self.group).limits
+        return {name: getattr(limits, name) for name in self._names}
+
+    def changed(self, changes: dict[LimitName, int | None], step: int = 0) -> bool:
+        return self._lives(lambda backend, store: set_limits(Memcg(backend, self.group, intent=Intents(backend, store)), changes), step)
+
+    def settled(self, step: int = 0) -> bool:
+        def settle(backend: Backend, store: Store) -> None:
+            Intents(backend, store).settle()
+            assert store.list_intents(backend.node().boot_id) == []
+
+        return self._lives(settle, step)
+
+    def _lives(self, work: Callable[[Backend, Store], object], step: int) -> bool:
+        """Let a daemon do something, and answer whether it came to its end."""
+        pid = os.fork()
+        if not pid:
+            status = 1
+            with suppress(BaseException), closing(MortalStore(self._url)) as store:
+                store.open()
+                backend = self._mortal[self.backend.name](Settings())
+                Mortal.fate.left = step
+                work(backend, store)
+                status = 0
+            os._exit(status)  # the rest of the tests is its parent's
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status in {0, -signal.SIGKILL}
+        return status == 0
+
+
+@pytest.fixture
+def daemons(host: V1Host | V2Host, tmp_path: Path) -> Daemons:
+    return Daemons(host.backend, host.group(), tmp_path)
+
+
+@pytest.mark.parametrize(("old", "new"), [(64 * MIB, 32 * MIB), (32 * MIB, 64 * MIB)])
+def test_a_change_that_is_killed_at_any_step_is_all_or_nothing_after_the_next_start(daemons: Daemons, old: int, new: int) -> None:
+    before, after = daemons.every(old), daemons.every(new)
+    halves = 0
+    for step in itertools.count(1):
+        daemons.backend.set_limits(daemons.group, before)
+        lived = daemons.changed(after, step)
+        halves += daemons.limits() not in (before, after)
+        assert daemons.settled()
+        assert daemons.limits() in (before, after)
+        if lived:
+            break
+    assert daemons.limits() == after
+    assert halves
+
+
+def test_a_settling_that_is_killed_at_any_step_is_finished_by_a_later_one(daemons: Daemons) -> None:
+    before, after = daemons.every(64 * MIB), daemons.every(32 * MIB)
+    for step in itertools.count(1):
+        daemons.backend.set_limits(daemons.group, before)
+        daemons.changed(after, step)
+        if sum(size == 32 * MIB for size in daemons.limits().values()) == len(after) - 1:
+            break
+    for step in itertools.count(1):
+        if daemons.settled(step):
+            break
+    assert daemons.limits() == before
