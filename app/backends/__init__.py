@@ -1,12 +1,12 @@
 """Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, Self, get_args
 
-from app.errors import InvalidGroupName
+from app.errors import InvalidGroupName, InvalidRequest
 from app.settings import Settings
 
 LimitName = Literal["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
@@ -156,6 +156,62 @@ def unrecorded(_group: Group, _steps: Steps) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
+@dataclass(frozen=True, slots=True)
+class UsageCrosses:
+    """Usage rose to a value, or fell below it. Told late: usage may be about 1 MiB beyond (v1 looks every 128 pages a CPU)."""
+
+    usage_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventsMove:
+    """A counter of MemStat.events moved.
+
+    v1 wakes for an OOM, before its kill is counted, and for the group's own reclaim, in steps of 2 MiB scanned; a charge
+    that failed with less reclaim than that is told with the next one.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """Tasks of the group stalled for memory for so long within a window of at most 10 s: `some` of them, or all (`full`)."""
+
+    line: Literal["some", "full"]
+    stall_microseconds: int
+    window_microseconds: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stall_microseconds <= self.window_microseconds <= 10_000_000:  # WINDOW_MAX_US, kernel/sched/psi.c
+            raise InvalidRequest("A stall is longer than nothing and no longer than its window, which is at most 10 s.")
+
+
+Trigger = UsageCrosses | EventsMove | Stalled
+
+
+class Watch(Protocol):
+    """One descriptor for all the triggers of one group, for select, epoll or a loop's add_reader. Safe between threads."""
+
+    def fileno(self) -> int:
+        """Answer the descriptor: readable from when a trigger fires until read(), and never while the group is quiet."""
+
+    def read(self) -> frozenset[Trigger]:
+        """Tell what fired since the last read, which may be nothing after all, and wait for the next; never blocks.
+
+        A trigger that fired often is told once, so who reads late reads less. GroupGone, from then on, when the group was
+        removed: the descriptor falls silent with it. Every read sees a removal, but not every kernel wakes for one: v1's does,
+        v2's for Stalled alone.
+        """
+
+    def close(self) -> None:
+        """Give back every descriptor. A closed watch tells nothing."""
+
+    def __enter__(self) -> Self:
+        """Answer the watch."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+
+
 class Backend(Protocol):
     """A memory controller. Synchronous, and callable from any thread; two calls for one group never corrupt each other.
 
@@ -174,6 +230,8 @@ class Backend(Protocol):
     """reclaim() takes a swappiness of its own instead of the group's."""
     has_pressure: bool
     """stat() can tell the pressure of a group, at least of some."""
+    watchable: frozenset[type[Trigger]]
+    """The triggers that watch() takes here; for the others a caller polls."""
 
     def __init__(self, settings: Settings) -> None:
         """Find and probe the controller without changing it; BackendUnavailable says what is missing."""
@@ -221,8 +279,16 @@ class Backend(Protocol):
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
         """Move a process in. Memory charged before stays with its old group. ProcessNotFound; GroupBusy."""
 
+    def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
+        """Wake a caller when something happens to a group, without one wake-up while nothing does.
+
+        What is so already fires nothing: read usage when the watch is there. Unsupported for a trigger that is not
+        `watchable`, or not in this group; UnsupportedOption for a window that this kernel does not take. Costs a descriptor
+        and one for each trigger; on v1 11 ms for each UsageCrosses, and for Stalled a thread of the kernel a group.
+        """
+
     def close(self) -> None:
-        """Give back every descriptor. The groups stay as they are."""
+        """Give back every descriptor, but those of watches that are still open. The groups stay as they are."""
 
 
 def load(name: str) -> type[Backend]:

@@ -74,9 +74,8 @@ class Tree:
         self._kept: OrderedDict[int, _Incarnation] = OrderedDict()
         self._kept_lock = threading.Lock()
         self._limits_locks = tuple(threading.Lock() for _ in range(_LOCKS))
-        self._kept_files = 0
         self._paths: dict[str, int] = {}
-        self._most_files = _file_budget()
+        self._kept_files, self._most_files = 0, _file_budget()
         self._swap_until, self._swap_room = 0.0, 0
 
     # -- verbs of the Backend protocol --------------------------------------------------------------------------
@@ -220,13 +219,19 @@ class Tree:
     @contextlib.contextmanager
     def opened(self, group: Group, name: str) -> Iterator[int]:
         """Open a control file for one write: the kernel lets one writer at a time into an open file."""
-        incarnation = self._incarnation(group)
+        file = self.open(group, name, os.O_WRONLY)
         try:
-            file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=incarnation.directory.number)
-            try:
-                yield file
-            finally:
-                os.close(file)
+            yield file
+        except OSError as error:
+            raise self._gone(group, error) from error
+        finally:
+            os.close(file)
+
+    def open(self, group: Group, name: str, flags: int) -> int:
+        """Open a control file of this incarnation; the descriptor is the caller's."""
+        directory = self._incarnation(group).directory
+        try:
+            return os.open(name, flags | os.O_CLOEXEC, dir_fd=directory.number)
         except OSError as error:
             raise self._gone(group, error) from error
 

@@ -8,9 +8,10 @@ Time is the caller's clock, followed lazily: each verb first lets the machine li
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, get_args
 from uuid import uuid4
 
 from app.backends import (
@@ -26,11 +27,15 @@ from app.backends import (
     Node,
     Pressure,
     Stall,
+    Trigger,
+    Watch,
     check_group_path,
     unrecorded,
 )
+from app.backends._bells import Bell, Bells
 from app.backends._scenarios import populate
 from app.backends._simulated import FILE_KINDS, RECLAIM_ORDER, TOTAL_PAGES, Cgroup, Machine, Stalls
+from app.backends._watch import open_watch
 from app.errors import (
     GroupBusy,
     GroupExists,
@@ -59,6 +64,7 @@ class Simulator:
     settable_limits: frozenset[LimitName] = frozenset({"max_bytes", "soft_limit_bytes", "swap_max_bytes"})
     has_swappiness = False
     has_pressure = True
+    watchable: frozenset[type[Trigger]] = frozenset(get_args(Trigger))
 
     def __init__(
         self, settings: Settings, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
@@ -68,6 +74,7 @@ class Simulator:
         self._machine = Machine(first_id=(boot.int >> 100) + 1)  # 28 random bits, so that an id of the last start means nothing
         self._programs = populate(self._machine, settings.scenario)
         self._lock = threading.Lock()
+        self._bells = Bells(self.machine, TICK_SECONDS)
         self._clock, self._sleep = clock, sleep
         self._started = clock()
         self._ticks = 0
@@ -77,7 +84,10 @@ class Simulator:
         """Lend the machine as it is now, with everybody else locked out."""
         with self._lock:
             self._catch_up()
-            yield self._machine
+            try:
+                yield self._machine
+            finally:
+                self._bells.ring(self._machine)
 
     def _catch_up(self) -> None:
         ticks = int((self._clock() - self._started) / TICK_SECONDS) - self._ticks
@@ -178,6 +188,9 @@ class Simulator:
                 raise ProcessNotFound(f"There is no process {pid}.", pid=pid)
             if not dry_run:
                 machine.attach(process, cgroup)
+
+    def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
+        return open_watch(self, group, triggers, partial(Bell, self._bells))
 
     def close(self) -> None:
         """There is nothing to give back."""

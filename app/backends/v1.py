@@ -12,7 +12,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,6 +27,8 @@ from app.backends import (
     Limits,
     MemStat,
     Pressure,
+    Trigger,
+    Watch,
     unrecorded,
 )
 from app.backends._cgroupfs import (
@@ -41,6 +43,8 @@ from app.backends._pace import Pace
 from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
+from app.backends._triggers import v1_source, v1_watchable
+from app.backends._watch import open_watch
 from app.errors import BackendUnavailable, GroupBusy, LimitOrder, ShrinkdError, Unsupported, UnsupportedLimit, UnsupportedOption
 from app.memparse import PAGE_BYTES, UNLIMITED, format_size, or_none, or_unlimited
 from app.settings import Settings
@@ -83,6 +87,7 @@ class V1(Tree):
     settable_limits: frozenset[LimitName]
     has_swappiness = False
     has_pressure: bool
+    watchable: frozenset[type[Trigger]]
 
     def __init__(self, settings: Settings) -> None:
         mount = next(mounts("cgroup", "memory"), None)
@@ -99,6 +104,7 @@ class V1(Tree):
         self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
         self._twins = _twins_of(root, mount)
         self.has_pressure = self._twins is not None
+        self.watchable = v1_watchable(self, self._twins or self)
         honoured = {"max_bytes": True, "swap_max_bytes": self._has_memsw, "soft_limit_bytes": self._keeps_soft_limit()}
         self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
@@ -182,6 +188,10 @@ class V1(Tree):
                 pace.learn(freed - earlier, quantum)
                 spent += quantum
         return max(freed, 0)
+
+    def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
+        """As promised by Backend; Stalled is told of those processes that are in the group's twin as well."""
+        return open_watch(self, group, triggers, functools.partial(v1_source, self, self._twins or self))
 
     def close(self) -> None:
         super().close()

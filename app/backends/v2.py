@@ -11,17 +11,18 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import LIMIT_NAMES, Backend, Events, Group, Intent, LimitName, Limits, MemStat, Pressure, unrecorded
+from app.backends import LIMIT_NAMES, Backend, Events, Group, Intent, LimitName, Limits, MemStat, Pressure, Trigger, Watch, unrecorded
 from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree, mounts, parse_pressure
 from app.backends._chunk import Chunk
 from app.backends._commit import Maximum
 from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
+from app.backends._triggers import v2_source, v2_watchable
 from app.backends._v2_texts import (
     EVENT_LINES,
     EVENTS,
@@ -46,6 +47,7 @@ from app.backends._v2_texts import (
     text_of,
     usage_of_top,
 )
+from app.backends._watch import open_watch
 from app.errors import (
     BackendUnavailable,
     GroupBusy,
@@ -83,6 +85,7 @@ class V2(Tree):
     settable_limits: frozenset[LimitName]
     has_swappiness: bool
     has_pressure: bool
+    watchable: frozenset[type[Trigger]]
 
     def __init__(self, settings: Settings) -> None:
         root = settings.cgroup_root or next(mounts_with_memory(), None)
@@ -103,6 +106,7 @@ class V2(Tree):
         self._above = list(_levels_above(root))
         self.has_pressure = self._pressure(self.find("")) is not None
         self.has_swappiness = self._takes_swappiness()
+        self.watchable = v2_watchable(self)
         self._limit_files: dict[LimitName, str] = {name: file for name, file in LIMIT_FILES.items() if file in present}
         self.settable_limits = frozenset(self._limit_files)
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
@@ -183,6 +187,10 @@ class V2(Tree):
         if group.id != self._top_id and self._has_enabled_memory(group):
             raise GroupBusy(f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group)
         super().attach(group, pid, dry_run=dry_run)
+
+    def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
+        """As promised by Backend; nothing in v2 tells usage, and memory.high, which would, is a limit of the group's owner."""
+        return open_watch(self, group, triggers, functools.partial(v2_source, self))
 
     def close(self) -> None:
         super().close()
@@ -306,11 +314,7 @@ class V2(Tree):
 
     def _read_once(self, group: Group, name: str) -> bytes:
         """As read, with nothing kept: what has files open counts as a group that has the controller."""
-        directory = self._incarnation(group).directory
-        try:
-            file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory.number)
-        except OSError as error:
-            raise self._gone(group, error) from error
+        file = self.open(group, name, os.O_RDONLY)
         try:
             return os.read(file, 4096)
         finally:

@@ -66,7 +66,7 @@ for verb in (
 class CgroupWorker:
     """A child that was moved into a group before it was asked for anything; it ends with its stdin, should we die first."""
 
-    def __init__(self, procs: Path) -> None:
+    def __init__(self, *procs: Path) -> None:
         self._child = subprocess.Popen(
             [sys.executable, "-ISc", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
         )
@@ -74,7 +74,8 @@ class CgroupWorker:
         self._files = ExitStack()
         self.pid = self._child.pid
         self._answer()
-        procs.write_text(str(self.pid))
+        for file in procs:
+            file.write_text(str(self.pid))
 
     def grow(self, size: int) -> bool:
         return self._ask("grow", size)
@@ -103,7 +104,7 @@ class CgroupWorker:
                 if pipe:
                     pipe.close()
         with suppress(OSError):  # the group may have gone first, by another's hand
-            while str(self.pid) in self._procs.read_text().split():
+            while any(str(self.pid) in file.read_text().split() for file in self._procs):
                 time.sleep(0.001)
 
     def forget(self) -> None:
@@ -126,13 +127,17 @@ class CgroupWorker:
 
 
 class CgroupHost(Generic[SomeBackend]):
-    """See Host; `charge` can also fill a group with large folios, which reclaim frees 35 times as fast."""
+    """See Host; `charge` can also fill a group with large folios, which reclaim frees 35 times as fast.
+
+    `twins` is where groups of the same paths tell the pressure, if not in the root itself.
+    """
 
     slack_bytes = 2 * MIB
 
-    def __init__(self, backend: SomeBackend, root: Path) -> None:
+    def __init__(self, backend: SomeBackend, root: Path, twins: Path | None = None) -> None:
         self.backend = backend
         self._root = root
+        self._twins = twins
         self._numbers = itertools.count()
         self._workers: list[CgroupWorker] = []
         self._tops: list[Path] = []
@@ -144,8 +149,17 @@ class CgroupHost(Generic[SomeBackend]):
         self._tops.append(self._root / name)
         return self.backend.make(name)
 
+    def pressed_group(self) -> Group:
+        group = self.group()
+        if self._twins:
+            self._tops.append(self._twins / group.path)
+            self._tops[-1].mkdir()
+        return group
+
     def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0, large_folios: bool = False) -> CgroupWorker:
-        worker = CgroupWorker(self._root / group.path / "cgroup.procs")
+        twin = self._twins / group.path if self._twins else None
+        homes = [self._root / group.path, *([twin] if twin and twin.exists() else [])]
+        worker = CgroupWorker(*(home / "cgroup.procs" for home in homes))
         self._workers.append(worker)
         worker.grow(anon)
         worker.lock(locked)
@@ -161,10 +175,11 @@ class CgroupHost(Generic[SomeBackend]):
 
 
 @contextmanager
-def on(backend: SomeBackend, root: Path) -> Iterator[CgroupHost[SomeBackend]]:
+def on(backend: SomeBackend, root: Path, twins: Path | None = None) -> Iterator[CgroupHost[SomeBackend]]:
     """A host on the mount of a backend's controller, for one test."""
-    _sweep(root)
-    host = CgroupHost(backend, root)
+    for mount in filter(None, (root, twins)):
+        _sweep(mount)
+    host = CgroupHost(backend, root, twins)
     try:
         yield host
     finally:

@@ -47,6 +47,9 @@ class Host(Protocol):
     def group(self, parent: Group | None = None) -> Group:
         """Make an empty group that is removed after the test, with whatever is still in it."""
 
+    def pressed_group(self) -> Group:
+        """Make a group whose pressure is told, if the backend tells any."""
+
     def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0) -> Worker:
         """Start a process in a group: bytes of anonymous memory, of clean page cache, and of anonymous memory under mlock."""
 

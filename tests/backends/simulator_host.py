@@ -47,6 +47,9 @@ class SimulatedHost:
         name = f"group-{next(self._numbers)}"
         return self.backend.make(f"{parent.path}/{name}" if parent else name)
 
+    def pressed_group(self) -> Group:
+        return self.group()
+
     def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0) -> SimulatedWorker:
         with self.backend.machine() as machine:
             worker = SimulatedWorker(self.backend, machine.start(machine.cgroups[group.path]))

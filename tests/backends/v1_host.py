@@ -21,4 +21,5 @@ def absent() -> str | None:
 
 
 def open_host() -> AbstractContextManager[V1Host]:
-    return cgroups.on(V1(Settings()), Path(next(mounts("cgroup", "memory"))))
+    twins = next(mounts("cgroup2"), None)
+    return cgroups.on(V1(Settings()), Path(next(mounts("cgroup", "memory"))), twins=Path(twins) if twins else None)

@@ -1,0 +1,94 @@
+"""How a simulated machine wakes those who watch it: bells that whoever changed it rings, and time that passes for them."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses
+from app.backends._simulated import Cgroup, Machine
+from app.backends._watch import Alarm
+from app.memparse import PAGE_BYTES
+
+
+class Bells:
+    """The bells of one machine, which is borrowed as a context that locks it and rings them at its end.
+
+    The machine only lives while somebody asks for it, and who waits for a bell does not ask: so a thread does, for as long
+    as there are bells.
+    """
+
+    def __init__(self, machine: Callable[[], AbstractContextManager[Machine]], tick_seconds: float) -> None:
+        self._machine, self._tick_seconds = machine, tick_seconds
+        self._hung: set[Bell] = set()
+        self._time_passes = False
+
+    def ring(self, machine: Machine) -> None:
+        """Ring what the machine, as it is now, gives a reason to ring."""
+        for bell in self._hung:
+            bell.look(machine)
+
+    def hang(self, bell: "Bell") -> None:
+        with self._machine() as machine:
+            bell.look(machine)
+            bell.has_fired()  # what is so already is no reason
+            self._hung.add(bell)
+            if not self._time_passes:
+                self._time_passes = True
+                threading.Thread(target=self._let_time_pass, name="simulated time", daemon=True).start()
+
+    def take_down(self, bell: "Bell") -> None:
+        with self._machine():
+            self._hung.discard(bell)
+
+    def _let_time_pass(self) -> None:
+        going = True
+        while going:
+            time.sleep(self._tick_seconds)
+            with self._machine():
+                going = self._time_passes = bool(self._hung)
+
+
+class Bell(Alarm):
+    """One trigger of a simulated group. See Source."""
+
+    def __init__(self, bells: Bells, group: Group, trigger: Trigger) -> None:
+        super().__init__()
+        self._bells, self._group, self._trigger = bells, group, trigger
+        self._seen: object = None
+        self._stalled_us, self._since_us = 0, -math.inf
+
+    def arm(self) -> None:
+        self._bells.hang(self)
+
+    def close(self) -> None:
+        self._bells.take_down(self)
+        super().close()
+
+    def look(self, machine: Machine) -> None:
+        """Ring if there is a reason since the last look, or for good when the group was removed."""
+        cgroup = machine.cgroups.get(self._group.path)
+        if cgroup is None or cgroup.id != self._group.id or self._has_struck(cgroup, machine.now_us):
+            os.eventfd_write(self.fileno(), 1)
+
+    def _has_struck(self, cgroup: Cgroup, now_us: int) -> bool:
+        match self._trigger:
+            case UsageCrosses(usage_bytes=value):
+                return self._has_changed(cgroup.usage * PAGE_BYTES >= value)
+            case EventsMove():
+                return self._has_changed((cgroup.failcnt, cgroup.oom, cgroup.oom_kill))
+            case Stalled() as stalled:
+                return self._has_stalled(stalled, cgroup, now_us)
+
+    def _has_changed(self, state: object) -> bool:
+        before, self._seen = self._seen, state
+        return before != state
+
+    def _has_stalled(self, stalled: Stalled, cgroup: Cgroup, now_us: int) -> bool:
+        total_us = (cgroup.some if stalled.line == "some" else cgroup.full).total_us
+        has_struck = total_us - self._stalled_us >= stalled.stall_microseconds
+        if has_struck or now_us - self._since_us >= stalled.window_microseconds:
+            self._stalled_us, self._since_us = total_us, now_us
+        return has_struck

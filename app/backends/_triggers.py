@@ -1,0 +1,165 @@
+"""What a kernel can wake us by: the event control of v1, memory.events of v2, and memory.pressure of both."""
+
+import errno
+import os
+import select
+from typing import ClassVar
+
+from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses
+from app.backends._cgroupfs import Tree, parse_pressure
+from app.backends._watch import Alarm, Source
+from app.errors import ShrinkdError, UnsupportedOption, map_oserror
+
+_EVENT_CONTROL, _EVENTS, _PRESSURE = "cgroup.event_control", "memory.events", "memory.pressure"
+_USAGE, _OOM, _RECLAIM, _FAILURES = "memory.usage_in_bytes", "memory.oom_control", "memory.pressure_level", "memory.failcnt"
+
+
+class _V1Alarm(Alarm):
+    """An eventfd in the event control of a v1 group: the kernel takes it out when it is closed."""
+
+    def __init__(self, tree: Tree, group: Group) -> None:
+        super().__init__()
+        self._tree, self._group = tree, group
+
+    def ring_for(self, name: str, argument: bytes) -> None:
+        """Have the kernel ring for what a control file tells; the file itself may close again."""
+        file = self._tree.open(self._group, name, os.O_RDONLY)
+        try:
+            with self._tree.opened(self._group, _EVENT_CONTROL) as control:
+                os.write(control, b"%d %d %b" % (self.fileno(), file, argument))
+        finally:
+            os.close(file)
+
+
+class _V1Usage(_V1Alarm):
+    def __init__(self, tree: Tree, group: Group, trigger: UsageCrosses) -> None:
+        super().__init__(tree, group)
+        self._usage_bytes = trigger.usage_bytes
+
+    def arm(self) -> None:
+        self.ring_for(_USAGE, b"%d" % self._usage_bytes)
+
+
+class _V1Events(_V1Alarm):
+    """memory.failcnt rings for nobody, but what follows a failed charge does: reclaim in this very group, or an OOM.
+
+    Both ring for other reasons too (our own reclaim, an OOM further up), so what counts is whether a counter moved.
+    """
+
+    def arm(self) -> None:
+        self._seen = self._counters()
+        self.ring_for(_RECLAIM, b"low,local")
+        self.ring_for(_OOM, b"")
+
+    def has_fired(self) -> bool:
+        if not super().has_fired():
+            return False
+        before, self._seen = self._seen, self._counters()
+        return before != self._seen
+
+    def _counters(self) -> tuple[bytes, bytes]:
+        """Read the failed charges and the kills; oom_control also says whether an OOM goes on, which is no counter."""
+        return self._tree.read(self._group, _FAILURES), self._tree.read(self._group, _OOM).partition(b"oom_kill ")[2]
+
+
+class _File:
+    """A control file that wakes. It can always be read, so what is waited for is EPOLLPRI: it ends with the next read."""
+
+    mask: ClassVar[int] = select.EPOLLPRI
+
+    def __init__(self, tree: Tree, group: Group, name: str, flags: int) -> None:
+        self._path = group.path
+        self._file = tree.open(group, name, flags)
+
+    def fileno(self) -> int:
+        return self._file
+
+    def text(self) -> bytes:
+        try:
+            return os.pread(self._file, 4096, 0)
+        except OSError as error:
+            raise map_oserror(error, self._path) from error
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class _V2Events(_File):
+    def arm(self) -> None:
+        self._seen = self.text()
+
+    def has_fired(self) -> bool:
+        before, self._seen = self._seen, self.text()
+        return before != self._seen
+
+
+class _Pressure(_File):
+    """A PSI trigger, Documentation/accounting/psi.rst. Polling is forgetting, so what fired is told by the total.
+
+    That may tell a stall that took longer than the window, to who reads for another reason; it never loses one.
+    """
+
+    def __init__(self, tree: Tree, group: Group, trigger: Stalled) -> None:
+        super().__init__(tree, group, _PRESSURE, os.O_RDWR | os.O_NONBLOCK)
+        self._trigger = trigger
+
+    def arm(self) -> None:
+        self._told = self._total()
+        line, stall, window = self._trigger.line, self._trigger.stall_microseconds, self._trigger.window_microseconds
+        try:
+            os.write(self._file, f"{line} {stall} {window}".encode())
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise UnsupportedOption(
+                f"This kernel takes no window of {window} us: without CAP_SYS_RESOURCE only multiples of 2 s, before 6.12 none below 0.5.",
+                field="window_microseconds",
+            ) from error
+
+    def has_fired(self) -> bool:
+        total = self._total()
+        if total - self._told < self._trigger.stall_microseconds:
+            return False
+        self._told = total
+        return True
+
+    def _total(self) -> int:
+        pressure = parse_pressure(self.text())
+        return (pressure.some if self._trigger.line == "some" else pressure.full).total_microseconds
+
+
+def v1_watchable(groups: Tree, pressed: Tree) -> frozenset[type[Trigger]]:
+    """Find what v1 wakes for. `pressed` is where pressure is told, the twins of the groups where there are any."""
+    by_control: frozenset[type[Trigger]] = frozenset({UsageCrosses, EventsMove} if _understands(groups, _EVENT_CONTROL) else ())
+    return by_control | _by_pressure(pressed)
+
+
+def v1_source(groups: Tree, pressed: Tree, group: Group, trigger: Trigger) -> Source:
+    match trigger:
+        case UsageCrosses():
+            return _V1Usage(groups, group, trigger)
+        case EventsMove():
+            return _V1Events(groups, group)
+        case Stalled():
+            return _Pressure(pressed, pressed.find(group.path), trigger)
+
+
+def v2_watchable(groups: Tree) -> frozenset[type[Trigger]]:
+    return _by_pressure(groups) | {EventsMove}
+
+
+def v2_source(groups: Tree, group: Group, trigger: Trigger) -> Source:
+    return _Pressure(groups, group, trigger) if isinstance(trigger, Stalled) else _V2Events(groups, group, _EVENTS, os.O_RDONLY)
+
+
+def _by_pressure(pressed: Tree) -> frozenset[type[Trigger]]:
+    return frozenset({Stalled} if _understands(pressed, _PRESSURE) else ())
+
+
+def _understands(tree: Tree, name: str) -> bool:
+    """Ask a control file with nonsense, which changes nothing: EINVAL is the word of one that would have understood sense."""
+    try:
+        with tree.opened(tree.find(""), name) as file:
+            return os.write(file, b"?") < 0
+    except ShrinkdError as refused:
+        return refused.errname == "EINVAL"

@@ -1,0 +1,124 @@
+"""One descriptor that wakes whoever waits for a group: an epoll around one descriptor for each trigger.
+
+What wakes is not what is told. A PSI trigger forgets its event when anybody polls it, and a loop that polls this epoll does;
+v1 rings every eventfd when a group goes. So each source keeps what it knew, and read() asks all of them.
+"""
+
+import os
+import select
+import threading
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
+from typing import ClassVar, Protocol, Self
+
+from app.backends import Backend, Group, Trigger, Watch
+from app.errors import GroupGone, GroupNotFound, Unsupported, map_oserror
+
+
+class Source(Protocol):
+    """What stands behind one trigger: a descriptor that wakes, and the truth about it."""
+
+    mask: ClassVar[int]
+    """What the epoll waits for."""
+
+    def fileno(self) -> int:
+        """Answer the descriptor."""
+
+    def arm(self) -> None:
+        """Begin: what happens from here on fires."""
+
+    def has_fired(self) -> bool:
+        """Tell whether it fired since the last time, and wait for the next; never blocks. GroupGone when there is no next."""
+
+    def close(self) -> None:
+        """Give back the descriptor."""
+
+
+class Alarm:
+    """An eventfd, for a source that a kernel or a simulator rings."""
+
+    mask: ClassVar[int] = select.EPOLLIN
+
+    def __init__(self) -> None:
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._eventfd
+
+    def has_fired(self) -> bool:
+        with suppress(BlockingIOError):
+            return os.eventfd_read(self._eventfd) > 0
+        return False
+
+    def close(self) -> None:
+        os.close(self._eventfd)
+
+
+class _Epoll:
+    """See Watch. One that was closed, or whose group was removed, has no sources left."""
+
+    def __init__(self, look: Callable[[], object]) -> None:
+        self._look = look
+        self._lock = threading.Lock()
+        self._sources: dict[Trigger, Source] = {}
+        self._end = ""
+        self._epoll = select.epoll()
+
+    def add(self, trigger: Trigger, source: Source) -> None:
+        self._sources[trigger] = source
+        source.arm()
+        self._epoll.register(source.fileno(), source.mask)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def read(self) -> frozenset[Trigger]:
+        with self._lock:
+            if self._end:
+                raise GroupGone(self._end)
+            if self._epoll.closed:
+                return frozenset()
+            try:
+                fired = frozenset([trigger for trigger, source in self._sources.items() if source.has_fired()])
+                self._look()  # behind the sources, for v1 removes a group before it rings
+            except GroupGone as gone:
+                self._end = gone.detail
+                self._silence()
+                raise
+            return fired
+
+    def close(self) -> None:
+        with self._lock:
+            self._silence()
+            self._epoll.close()
+
+    def _silence(self) -> None:
+        while self._sources:
+            self._sources.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_watch(backend: Backend, group: Group, triggers: Collection[Trigger], source_of: Callable[[Group, Trigger], Source]) -> Watch:
+    """Make the watch of a backend that knows a source for each trigger that it calls watchable."""
+    for trigger in triggers:
+        if type(trigger) not in backend.watchable:
+            raise Unsupported(f"This kernel has nothing that wakes for {type(trigger).__name__}: read the group now and then.", group=group)
+    backend.usage(group)
+    with ExitStack() as undo:
+        try:
+            watch = undo.enter_context(_Epoll(lambda: backend.usage(group)))
+            for trigger in dict.fromkeys(triggers):
+                watch.add(trigger, source_of(group, trigger))
+        except OSError as error:
+            raise map_oserror(error, group.path) from error
+        except (GroupGone, GroupNotFound) as error:  # a file that is not there: is the group?
+            backend.usage(group)
+            sentence = f"{group.path or '/'!a} has no file that wakes for {type(trigger).__name__}: read it now and then."
+            raise Unsupported(sentence, group=group) from error
+        undo.pop_all()
+    return watch

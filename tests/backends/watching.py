@@ -1,0 +1,34 @@
+"""How tests wait for a watch: in short looks, so that one that never fires is a failure and not a hang."""
+
+import select
+
+from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses, Watch
+from tests.backends.hosts import MIB, Host
+
+LOOK_SECONDS = 0.05
+STALL = Stalled("some", stall_microseconds=1000, window_microseconds=2_000_000)
+"""Any stall to speak of, in a window that the kernel takes from everybody."""
+TRIGGERS: tuple[Trigger, ...] = (UsageCrosses(16 * MIB), EventsMove(), STALL)
+
+
+def watchable(host: Host) -> list[Trigger]:
+    """One trigger of each kind that the host's backend takes."""
+    return [trigger for trigger in TRIGGERS if type(trigger) in host.backend.watchable]
+
+
+def is_readable(watch: Watch, looks: int = 400) -> bool:
+    return any(select.select([watch], [], [], LOOK_SECONDS)[0] for _ in range(looks))
+
+
+def told(watch: Watch, looks: int = 400) -> frozenset[Trigger]:
+    """What the watch tells first, or nothing when it does not fire."""
+    for _ in range(looks):
+        if select.select([watch], [], [], LOOK_SECONDS)[0] and (fired := watch.read()):
+            return fired
+    return frozenset()
+
+
+def thrash(host: Host, group: Group) -> None:
+    """Read four times as much as a limit of 16 MiB holds: charges fail, reclaim stalls the reader, nobody is killed."""
+    host.backend.set_limits(group, {"max_bytes": 16 * MIB})
+    host.charge(group, cache=64 * MIB)
