@@ -59,7 +59,11 @@ class Counters:
 
 @dataclass(slots=True)
 class Events:
-    """How often a limit was felt. v2: memory.events; `limit_failures` is v1's memory.failcnt."""
+    """How often a limit was felt. v2: memory.events; `limit_failures` is v1's memory.failcnt.
+
+    Two things v1 does not tell: failures of a maximum that memory and swap together have as well (that sum is charged first,
+    and memory.memsw.failcnt of Linux 6.18 stays 0), and kills in the groups inside.
+    """
 
     low: int | None = None
     high: int | None = None
@@ -257,9 +261,9 @@ class Backend(Protocol):
         """Write limits, all or none: in the order that the controller wants, put back when a later one is refused.
 
         Values are whole pages or None for no limit. Answers the limits as read back, or as a trial would leave them. Busy
-        when usage is (or grows) above a new maximum: then at most the few pages of one race were reclaimed; its member
-        `room_bytes` is how far below the maximum usage would have to be, where being below it is not enough. LimitOrder
-        when a limit contradicts one that was not named.
+        when usage is not below a new maximum, or grows above it: then at most the few pages of one race were reclaimed; its
+        member `room_bytes` is how far below the maximum usage would have to be, where being below it is not enough.
+        LimitOrder when a limit contradicts one that was not named.
         """
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:

@@ -142,9 +142,9 @@ class Simulator:
                 raise UnsupportedLimit("The root takes no limits.", group=group)
             most = _pages(changes["max_bytes"]) if "max_bytes" in changes else cgroup.max
             memsw = _memsw(group, changes, most, cgroup.memsw)
-            if most is not None and most < cgroup.usage:
-                usage = cgroup.usage * PAGE_BYTES
-                raise GroupBusy(f"{group.path!a} uses more than {format_size(most * PAGE_BYTES)}.", group=group, usage_bytes=usage)
+            if most is not None and most != cgroup.max and most <= cgroup.usage:
+                usage, asked = format_size(cgroup.usage * PAGE_BYTES), format_size(most * PAGE_BYTES)
+                raise GroupBusy(f"{group.path!a} uses {usage}, not less than {asked}.", group=group, usage_bytes=cgroup.usage * PAGE_BYTES)
             cgroup.max, cgroup.memsw = most, memsw
             if "soft_limit_bytes" in changes:
                 cgroup.soft = _pages(changes["soft_limit_bytes"])

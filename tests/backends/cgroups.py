@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import pytest
+
 from app.backends import Backend, Group
 from tests.backends.hosts import MIB
 
@@ -32,8 +34,9 @@ for line in sys.stdin:
             os.preadv(file, [buffer[:size - offset]], offset)
         os.close(file)
     elif size:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (0x2000 if verb == "lock" else 0)  # MAP_LOCKED
-        kept.append(mmap.mmap(-1, size, flags))
+        file = os.open(path, os.O_RDWR) if verb == "share" else -1
+        flags = mmap.MAP_SHARED if verb == "share" else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        kept.append(mmap.mmap(file, size, flags | (0x2000 if verb == "lock" else 0)))  # MAP_LOCKED
         for offset in range(0, size, mmap.PAGESIZE):
             kept[-1][offset] = 1
     print("done", flush=True)
@@ -83,15 +86,17 @@ class CgroupWorker:
     def lock(self, size: int) -> bool:
         return self._ask("lock", size)
 
-    def read_file(self, size: int, *, large_folios: bool = False) -> None:
-        """Read a file of holes: page cache like any other, without a disk and without a dirty page in the group.
+    def begin_to_lock(self, size: int) -> None:
+        """As lock, without waiting for it; only stop() may follow."""
+        self._tell("lock", size)
 
-        The file has no name and stays open here, since its pages would go with it.
-        """
+    def share(self, size: int) -> bool:
+        return self._ask("share", size, self._lend(os.memfd_create("shrinkd-test"), size))
+
+    def read_file(self, size: int, *, large_folios: bool = False) -> None:
+        """Read a file of holes: page cache like any other, without a disk and without a dirty page in the group."""
         file = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self._files.callback(os.close, file)
-        os.ftruncate(file, size)
-        self._ask("readahead" if large_folios else "read", size, f"/proc/{os.getpid()}/fd/{file}")
+        self._ask("readahead" if large_folios else "read", size, self._lend(file, size))
 
     def alive(self) -> bool:
         return self._child.poll() is None
@@ -112,12 +117,19 @@ class CgroupWorker:
         self.stop()
         self._files.close()
 
+    def _lend(self, file: int, size: int) -> str:
+        """Say where the child finds a file that has no name. It stays open here, since its pages would go with it."""
+        self._files.callback(os.close, file)
+        os.ftruncate(file, size)
+        return f"/proc/{os.getpid()}/fd/{file}"
+
     def _ask(self, verb: str, size: int, path: str = "-") -> bool:
-        if not self._child.stdin:
-            return False
+        self._tell(verb, size, path)
+        return self._answer()
+
+    def _tell(self, verb: str, size: int, path: str = "-") -> None:
         with suppress(BrokenPipeError):
             print(verb, size, path, file=self._child.stdin, flush=True)
-        return self._answer()
 
     def _answer(self) -> bool:
         if self._child.stdout and self._child.stdout.readline():
@@ -165,6 +177,19 @@ class CgroupHost(Generic[SomeBackend]):
         worker.lock(locked)
         worker.read_file(cache, large_folios=large_folios)
         return worker
+
+    @contextmanager
+    def swap(self) -> Iterator[None]:
+        """Swap that was made for tests and left off: only the VM names it, so that no other machine's is ever turned on."""
+        device = os.environ.get("SHRINKD_TEST_SWAP")
+        if not device:
+            pytest.skip("no swap here that is made for tests (the VM has some)")
+        subprocess.run(["/sbin/swapon", device], check=True)
+        try:
+            assert self.backend.node().swap_free_bytes
+            yield
+        finally:
+            subprocess.run(["/sbin/swapoff", device], check=True)
 
     def close(self) -> None:
         for worker in self._workers:

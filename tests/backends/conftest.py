@@ -2,13 +2,10 @@
 
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.backends.hosts import Host
-
-HOST_NAMES = sorted(path.stem.removesuffix("_host") for path in Path(__file__).parent.glob("*_host.py"))
+from tests.backends.hosts import HOST_NAMES, Host, SwapHost
 
 
 @pytest.fixture(params=HOST_NAMES)
@@ -19,3 +16,10 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
         pytest.skip(f"the host {request.param} is absent: {reason}")
     with module.open_host() as opened:
         yield opened
+
+
+@pytest.fixture
+def swap(host: SwapHost) -> Iterator[None]:
+    """Swap for one test, which is marked as `on("swap")`."""
+    with host.swap():
+        yield

@@ -1,16 +1,28 @@
 """What the conformance suite asks of a host: a backend to test, fresh groups on it, and processes that use memory there.
 
-A host is a module `tests/backends/<name>_host.py`, found by being there, with two functions:
+A host is a module `tests/backends/<name>_host.py`, found by being there, with a table and two functions:
 
+    OFFERS: frozenset[Offer]                     what it has of that which not every host has
     absent() -> str | None                       why this host cannot be had here, as a sentence, or None
     open_host() -> AbstractContextManager[Host]  one host for one test; it leaves no group and no process behind
+
+A test of what only some hosts have is marked `@on("high_bytes")`: it exists for those alone. So it neither passes untested
+on the others nor is it skipped there, and what the others do instead, they refuse, is a test of its own.
 """
 
-from typing import Protocol
+import importlib
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, Protocol
 
-from app.backends import Backend, Group
+import pytest
 
+from app.backends import Backend, Group, LimitName
+
+Offer = Literal["high_bytes", "low_bytes", "min_bytes", "swap"]
+"""Limits that the backend takes, and swap: SwapHost, whose backend limits it."""
 MIB = 2**20
+HOST_NAMES = sorted(path.stem.removesuffix("_host") for path in Path(__file__).parent.glob("*_host.py"))
 
 
 class Worker(Protocol):
@@ -22,6 +34,12 @@ class Worker(Protocol):
 
     def grow(self, size: int) -> bool:
         """Fault in so many more bytes of anonymous memory; False when it was killed over that."""
+
+    def lock(self, size: int) -> bool:
+        """As grow, under mlock and all at once."""
+
+    def share(self, size: int) -> bool:
+        """As grow, of shared memory, mapped: it stays when the process has ended."""
 
     def read_file(self, size: int) -> None:
         """Read so many bytes of a file that nobody has read before, in small folios: clean page cache of its group."""
@@ -54,6 +72,28 @@ class Host(Protocol):
         """Start a process in a group: bytes of anonymous memory, of clean page cache, and of anonymous memory under mlock."""
 
 
+class SwapHost(Host, Protocol):
+    """A machine that can swap."""
+
+    def swap(self) -> AbstractContextManager[None]:
+        """Have swap, empty at first, for as long as this lasts."""
+
+
+def on(*needs: Offer) -> pytest.MarkDecorator:
+    """Try a test on the hosts that offer all of these, and on no other."""
+    return pytest.mark.parametrize("host", [name for name in HOST_NAMES if offers(name).issuperset(needs)], indirect=True)
+
+
+def offers(host_name: str) -> frozenset[Offer]:
+    table: frozenset[Offer] = importlib.import_module(f"tests.backends.{host_name}_host").OFFERS
+    return table
+
+
+def is_close(left: int | None, right: int, percent: int) -> bool:
+    """Compare as values_close() of the kernel's selftests does: the tolerance is a share of the sum of both."""
+    return left is not None and abs(left - right) <= (left + right) * percent / 100
+
+
 def limit_of(host: Host, group: Group) -> int | None:
     return host.backend.stat(group).limits.max_bytes
 
@@ -63,3 +103,19 @@ def cache_of(host: Host, group: Group) -> int:
     file_bytes = host.backend.stat(group).file_bytes
     assert file_bytes is not None
     return file_bytes
+
+
+def failures_of(host: Host, group: Group) -> int:
+    """How often a charge met the maximum of a group, by whichever count its kernel has."""
+    events = host.backend.stat(group).events
+    counts = [count for count in (events.limit_failures, events.max) if count is not None]
+    assert counts
+    return sum(counts)
+
+
+def limit_without_swap(host: Host, group: Group, size: int) -> None:
+    """Set a maximum that no swap widens, as the kernel's tests do: where there is swap, growth beyond a bare one is no death."""
+    changes: dict[LimitName, int | None] = {"max_bytes": size}
+    if host.backend.node().swap_total_bytes:
+        changes["swap_max_bytes"] = 0
+    host.backend.set_limits(group, changes)

@@ -9,6 +9,9 @@ from app.backends._simulated import Kind, Process
 from app.backends.simulator import Simulator
 from app.memparse import PAGE_BYTES
 from app.settings import Settings
+from tests.backends.hosts import Offer
+
+OFFERS: frozenset[Offer] = frozenset()
 
 
 class SimulatedWorker:
@@ -22,6 +25,12 @@ class SimulatedWorker:
 
     def grow(self, size: int) -> bool:
         return self.charge("inactive_anon", size)
+
+    def lock(self, size: int) -> bool:
+        return self.charge("unevictable", size)
+
+    def share(self, size: int) -> bool:
+        return self.charge("shmem", size)
 
     def read_file(self, size: int) -> None:
         self.charge("inactive_file", size)
@@ -54,7 +63,7 @@ class SimulatedHost:
         with self.backend.machine() as machine:
             worker = SimulatedWorker(self.backend, machine.start(machine.cgroups[group.path]))
         worker.grow(anon)
-        worker.charge("unevictable", locked)
+        worker.lock(locked)
         worker.read_file(cache)
         return worker
 

@@ -233,12 +233,23 @@ def test_both_limits_rise_together_and_go_together(clock: Clock) -> None:
     assert simulator.stat(group).limits.swap_max_bytes is None
 
 
-def test_a_maximum_may_equal_usage(clock: Clock) -> None:
+def test_a_maximum_is_above_usage_by_a_page_at_least(clock: Clock) -> None:
     simulator = started(clock)
     cache = named(simulator, "cache")
-    simulator.set_limits(cache, {"max_bytes": simulator.usage(cache)})
     with pytest.raises(GroupBusy):
-        simulator.set_limits(cache, {"max_bytes": simulator.usage(cache) - PAGE_BYTES})
+        simulator.set_limits(cache, {"max_bytes": simulator.usage(cache)})
+    simulator.set_limits(cache, {"max_bytes": simulator.usage(cache) + PAGE_BYTES})
+
+
+def test_a_group_at_its_maximum_takes_other_limits(clock: Clock) -> None:
+    simulator = started(clock)
+    cache = named(simulator, "cache")
+    simulator.set_limits(cache, {"max_bytes": simulator.usage(cache) + PAGE_BYTES})
+    with simulator.machine() as machine:
+        cgroup = machine.cgroups["cache"]
+        (process,) = cgroup.processes.values()
+        machine.charge(process, "inactive_anon", 1)
+    simulator.set_limits(cache, {"soft_limit_bytes": 0})
 
 
 def test_the_root_takes_no_limit_no_pass_and_no_removal(clock: Clock) -> None:

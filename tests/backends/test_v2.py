@@ -3,8 +3,6 @@
 The rest of the promise is the conformance suite's. What needs a v2 kernel runs in the VM of tests/vm.
 """
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,18 +27,6 @@ def host() -> Iterator[V2Host]:
         pytest.skip(reason)
     with open_host() as opened:
         yield opened
-
-
-@pytest.fixture
-def swap(host: V2Host) -> Iterator[None]:
-    """Swap that was made for tests and left off: only the VM names it, so that no other machine's is ever turned on."""
-    device = os.environ.get("SHRINKD_TEST_SWAP")
-    if not device:
-        pytest.skip("no swap here that is made for tests (the VM has some)")
-    subprocess.run(["/sbin/swapon", device], check=True)
-    assert host.backend.node().swap_free_bytes
-    yield
-    subprocess.run(["/sbin/swapoff", device], check=True)
 
 
 @pytest.fixture
@@ -378,3 +364,43 @@ def test_events_of_a_reading_are_those_of_the_file(host: V2Host) -> None:
     worker.read_file(32 * MIB)
     lines = dict(line.split() for line in written(host, group, EVENTS).splitlines())
     assert host.backend.stat(group).events.max == int(lines["max"]) > 0
+
+
+# Groups that the kernel kills as one: selftests oom_group_*; and one that fills in a single call: selftests high_sync
+
+
+def test_a_group_that_dies_as_one_is_counted_by_its_processes(host: V2Host) -> None:
+    outer = host.group()
+    inner, beside = host.group(outer), host.group(outer)
+    host.backend.set_limits(inner, {"max_bytes": 16 * MIB})
+    write(host, inner, "memory.oom.group", "1")
+    neighbour, idle, spared = host.charge(beside, anon=20 * MIB), host.charge(inner, anon=MIB), host.charge(inner, anon=MIB)
+    Path("/proc", str(spared.pid), "oom_score_adj").write_text("-1000")
+    assert not host.charge(inner).grow(32 * MIB)
+    assert not idle.grow(0)
+    assert spared.alive()
+    assert neighbour.alive()
+    assert [host.backend.stat(group).events.oom_kill for group in (outer, inner, beside)] == [2, 2, 0]
+
+
+def test_the_groups_inside_of_one_that_dies_as_one_die_with_it(host: V2Host) -> None:
+    outer = host.group()
+    first, second = host.group(outer), host.group(outer)
+    host.backend.set_limits(outer, {"max_bytes": 32 * MIB})
+    write(host, outer, "memory.oom.group", "1")
+    neighbour = host.charge(first, anon=20 * MIB)
+    assert not host.charge(second).grow(20 * MIB)
+    assert not neighbour.grow(0)
+    assert [host.backend.stat(group).events.oom_kill for group in (outer, first, second)] == [2, 1, 1]
+
+
+def test_a_process_is_held_at_high_in_the_middle_of_one_call(host: V2Host) -> None:
+    group = host.group()
+    host.backend.set_limits(group, {"high_bytes": 16 * MIB, "max_bytes": 140 * MIB})
+    worker = host.charge(group)
+    worker.begin_to_lock(200 * MIB)
+    while not (events := host.backend.stat(group).events).high:
+        assert worker.alive()
+    assert events.max == 0
+    assert host.backend.usage(group) < 140 * MIB
+    worker.stop()

@@ -8,7 +8,9 @@ from app.backends._cgroupfs import mounts
 from app.backends.v1 import V1
 from app.settings import Settings
 from tests.backends import cgroups
+from tests.backends.hosts import Offer
 
+OFFERS: frozenset[Offer] = frozenset()
 V1Host = cgroups.CgroupHost[V1]
 V1Worker = cgroups.CgroupWorker
 

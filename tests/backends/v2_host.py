@@ -7,7 +7,9 @@ from pathlib import Path
 from app.backends.v2 import V2, mounts_with_memory
 from app.settings import Settings
 from tests.backends import cgroups
+from tests.backends.hosts import Offer
 
+OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap"})
 V2Host = cgroups.CgroupHost[V2]
 
 
