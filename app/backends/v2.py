@@ -23,6 +23,7 @@ from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
 from app.backends._triggers import v2_source, v2_watchable
+from app.backends._v2_above import levels_above
 from app.backends._v2_texts import (
     EVENT_LINES,
     EVENTS,
@@ -65,14 +66,10 @@ _RECLAIMING: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
 """The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
 _COMMIT_SECONDS = 20e-6
 """How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding nothing to do takes 5 us."""
+_LIST_SECONDS, _KEPT_LISTS = 10.0, 4096
+"""How long the children that have a memory.min are remembered: listing 100 costs 40 readings, and hardly any group has one."""
 _LONGEST_SECONDS = 50e-3
 """When a pass is cut that turned out slower than the ones before. The kernel notices behind the batch it is in."""
-
-
-class _Level(Tree):
-    """One directory above the managed root, for its limit."""
-
-    version: ClassVar[int] = 2
 
 
 class V2(Tree):
@@ -103,7 +100,8 @@ class V2(Tree):
         self._top_files = [STAT]
         self._lines, self._events = StatLines(STAT_LINES), StatLines(EVENT_LINES)
         self._chunks = functools.lru_cache(maxsize=4096)(_chunk_of_group)
-        self._above = list(_levels_above(root))
+        self._with_minimum: dict[int, tuple[float, list[Group]]] = {}
+        self._above = list(levels_above(root))
         self.has_pressure = self._pressure(self.find("")) is not None
         self.has_swappiness = self._takes_swappiness()
         self.watchable = v2_watchable(self)
@@ -160,6 +158,8 @@ class V2(Tree):
             is_lowered = wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]  # stored, looked at, and maybe taken back
             steps = way_stations(held, writes, named) if len(writes) > 1 or is_lowered else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
+            if "min_bytes" in changes:
+                self._with_minimum.clear()
             return self._limits(group, self._held(group))
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
@@ -281,13 +281,23 @@ class V2(Tree):
         """
         if os.fstat(self._incarnation(group).directory.number).st_nlink == 2:
             return 0
-        return sum(self._withheld(child) for child, _ in self._children(group))
+        until, protected = self._with_minimum.get(group.id, (0.0, []))
+        if time.monotonic() >= until:
+            protected = [child for child, _ in self._children(group) if self._minimum(child)]
+            if len(self._with_minimum) >= _KEPT_LISTS:
+                self._with_minimum.clear()
+            self._with_minimum[group.id] = time.monotonic() + _LIST_SECONDS, protected
+        return sum(map(self._withheld, protected))
 
     def _withheld(self, group: Group) -> int:
         with contextlib.suppress(ShrinkdError):
-            if least := limit_of(self.read(group, MIN)):
-                above = max(self.usage(group) - least, 0)
-                return max(file_of(self._lines.parse(self.read(group, STAT))) - above, 0)
+            above = max(self.usage(group) - self._minimum(group), 0)
+            return max(file_of(self._lines.parse(self.read(group, STAT))) - above, 0)
+        return 0
+
+    def _minimum(self, group: Group) -> int:
+        with contextlib.suppress(ShrinkdError):
+            return limit_of(self.read(group, MIN))
         return 0
 
     # -- groups that have the controller ------------------------------------------------------------------------
@@ -357,18 +367,6 @@ def _offers_memory(directory: str) -> bool:
     with contextlib.suppress(OSError):
         return "memory" in Path(directory, "cgroup.controllers").read_text().split()
     return False
-
-
-def _levels_above(root: str) -> Iterator[Tree]:
-    """Open what is above the managed root as far as it is of the hierarchy, has a limit and can be read."""
-    for directory in Path(root).resolve().parents:
-        try:
-            level = _Level(str(directory), CGROUP2_SUPER_MAGIC)
-        except BackendUnavailable:
-            return
-        if MAX not in level.control_files:
-            return level.close()
-        yield level
 
 
 def _chunk_of_group(_: int) -> Chunk:
