@@ -1,16 +1,18 @@
-"""Shrinks on real cgroup v1: overshoot, throughput beside one bare echo of the same reclaim, cancel latency.
+"""Shrinks on a real controller: overshoot, throughput beside one bare write of the same reclaim, cancel latency.
 
-Every round does the bare write and the shrink on the same refilled page cache, in changing order, and takes the ratio
+Every round does the bare writes and the shrink on the same refilled page cache, in changing order, and takes the ratio
 inside of the round: the neighbours' load falls on both.
 """
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.backends import Backend
 from app.backends._timed import timed_write
 from app.errors import ShrinkFinished
 from app.intents import Intents
@@ -18,10 +20,17 @@ from app.job import Request
 from app.jobs import Jobs
 from app.store import Store
 from bench.table import Row, median
-from tests.backends.hosts import MIB
-from tests.backends.v1_host import V1Host, open_host
+from tests.backends.cgroups import CgroupHost
+from tests.backends.hosts import MIB, opened
 
 _ANON, _CACHE, _TAKEN = 96 * MIB, 512 * MIB, 400 * MIB
+_NO_LIMIT = 1 << 62
+_EMPTYING = {"v1": ("memory.force_empty", b"0"), "v2": ("memory.reclaim", b"1T")}
+_BARE: dict[str, dict[str, Callable[[int], int]]] = {
+    "v1": {"memory.limit_in_bytes": lambda target: target},
+    "v2": {"memory.reclaim": lambda _: _TAKEN, "memory.max": lambda target: target},
+}
+"""What an operator would write instead, and the number in it for a target; the first is the one to be measured by."""
 
 
 @dataclass(slots=True)
@@ -29,22 +38,23 @@ class _Figures:
     """What the rounds left, a number a round."""
 
     overshoot_bytes: list[float] = field(default_factory=list)
-    ratio: list[float] = field(default_factory=list)
+    ratio: dict[str, list[float]] = field(default_factory=dict)
     primitive: list[float] = field(default_factory=list)
     passes: list[float] = field(default_factory=list)
     around_seconds: list[float] = field(default_factory=list)
     cancel_seconds: list[float] = field(default_factory=list)
 
 
-def measure(folder: Path, rounds: int) -> dict[str, list[Row]]:
-    """Measure with folios of 4 KiB, and with those that readahead makes."""
+def measure(folder: Path, rounds: int, kernel: str) -> dict[str, list[Row]]:
+    """Measure on the host v1 or v2, with folios of 4 KiB and with those that readahead makes."""
     store = Store(f"sqlite:///{folder}/bench.db")
     store.open()
     try:
-        small, large = (_figures(store, rounds, large=large) for large in (False, True))
+        small, large = (_figures(store, rounds, kernel, large=large) for large in (False, True))
     finally:
         store.close()
-    return {"Shrink by 400 MiB, 4 KiB folios": _rows(small, worst=2, middle=2), "Shrink by 400 MiB, large folios": _rows(large)}
+    title = f"{kernel}: shrink by 400 MiB"
+    return {f"{title}, 4 KiB folios": _rows(small, worst=2, middle=2), f"{title}, large folios": _rows(large)}
 
 
 def _rows(figures: _Figures, *, middle: float | None = None, worst: float | None = None) -> list[Row]:
@@ -52,8 +62,8 @@ def _rows(figures: _Figures, *, middle: float | None = None, worst: float | None
     return [
         Row("overshoot below the target, median", median(over) / MIB, "MiB", "<=", middle),
         Row("overshoot below the target, worst", max(over) / MIB, "MiB", "<=", worst),
-        Row("throughput, one bare echo = 1, median", median(figures.ratio), "", ">=", 0.9),
-        Row("the same of one bare write to memory.force_empty, which is what v1 gives us", median(figures.primitive), ""),
+        *(Row(f"throughput, one bare write to {name} = 1, median", median(each), "", ">=", 0.9) for name, each in figures.ratio.items()),
+        *(Row(f"the same of {_EMPTYING['v1'][0]}, which is what v1 gives us", median(each), "") for each in [figures.primitive] if each),
         Row("around the reclaim: threads and three rows written, median", median(figures.around_seconds) * 1e3, "ms"),
         Row("passes, median", median(figures.passes), ""),
         Row("from cancel() to cancelled, median", median(cancels) * 1e3, "ms", "<=", 100),
@@ -62,10 +72,11 @@ def _rows(figures: _Figures, *, middle: float | None = None, worst: float | None
 
 
 class _Bench:
-    """One group with anonymous memory and page cache on a v1 host, refilled before every measurement."""
+    """One group with anonymous memory and page cache, refilled before every measurement."""
 
-    def __init__(self, host: V1Host, jobs: Jobs, *, large: bool) -> None:
+    def __init__(self, host: CgroupHost[Backend], jobs: Jobs, *, large: bool) -> None:
         self._host = host
+        self._emptying = _EMPTYING[host.backend.name]
         self._jobs = jobs
         self._large = large
         self._group = host.group()
@@ -74,30 +85,34 @@ class _Bench:
 
     def fill(self) -> int:
         """Bring the page cache up to where every measurement starts, and answer the target that takes 400 MiB away."""
-        (self._folder / "memory.force_empty").write_bytes(b"0")
+        self._write(*self._emptying)
         self._host.charge(self._group, cache=_CACHE, large_folios=self._large).stop()
         return self._host.backend.usage(self._group) - _TAKEN
 
-    def bare(self) -> float:
-        """Seconds of `echo TARGET > memory.limit_in_bytes` in the kernel; the limit is put back outside of the time."""
-        target = self.fill()
-        file = os.open(self._folder / "memory.limit_in_bytes", os.O_WRONLY)
+    def bare(self, name: str, number: Callable[[int], int]) -> float:
+        """Seconds of `echo N > NAME` in the kernel; the limit is put back outside of the time."""
+        seconds = self._write(name, b"%d" % number(self.fill()))
+        self._host.write_limit(self._group, _NO_LIMIT)
+        return seconds
+
+    def _write(self, name: str, text: bytes) -> float:
+        file = os.open(self._folder / name, os.O_WRONLY)
         try:
             began = time.perf_counter()
-            os.write(file, b"%d" % target)
-            seconds = time.perf_counter() - began
-            os.write(file, b"-1")
+            with suppress(BlockingIOError):  # it came short
+                os.write(file, text)
+            return time.perf_counter() - began
         finally:
             os.close(file)
-        return seconds
 
     def primitive(self, seconds: float) -> float:
         """Bytes per second of memory.force_empty, left to itself for as long as the bare echo took, as a ratio to that."""
         before = self.fill() + _TAKEN
-        file = os.open(self._folder / "memory.force_empty", os.O_WRONLY)
+        name, text = self._emptying
+        file = os.open(self._folder / name, os.O_WRONLY)
         try:
             began = time.perf_counter()
-            timed_write(file, b"0", seconds)
+            timed_write(file, text, seconds)
             spent = time.perf_counter() - began
         finally:
             os.close(file)
@@ -129,17 +144,19 @@ class _Bench:
         return time.perf_counter() - began
 
 
-def _figures(store: Store, rounds: int, *, large: bool) -> _Figures:
-    figures = _Figures()
-    with open_host() as host:
+def _figures(store: Store, rounds: int, kernel: str, *, large: bool) -> _Figures:
+    figures = _Figures(ratio={name: [] for name in _BARE[kernel]})
+    with opened(kernel) as host:
         jobs = Jobs(host.backend, store, Intents(host.backend, store), 2)
         bench = _Bench(host, jobs, large=large)
         for number in range(rounds):
-            bare = bench.bare() if number % 2 else 0.0
+            bare = {name: bench.bare(name, amount) for name, amount in _BARE[kernel].items()} if number % 2 else {}
             ours = bench.ours(figures)
-            bare = bare or bench.bare()
-            figures.ratio.append(bare / ours)
-            figures.primitive.append(bench.primitive(bare))
+            bare = bare or {name: bench.bare(name, amount) for name, amount in _BARE[kernel].items()}
+            for name, seconds in bare.items():
+                figures.ratio[name].append(seconds / ours)
+            if kernel == "v1":
+                figures.primitive.append(bench.primitive(next(iter(bare.values()))))
             figures.cancel_seconds.append(bench.cancel())
         jobs.close()
     return figures

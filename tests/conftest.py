@@ -9,8 +9,11 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
+from app.backends import Backend
 from app.settings import Settings
 from tests import postgres as postgres_server
+from tests.backends.cgroups import CgroupHost
+from tests.backends.hosts import opened
 from tests.leaks import nothing_stays_open
 from tests.live import Daemon, Live
 
@@ -53,6 +56,13 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
             return started
 
         yield start
+
+
+@pytest.fixture(params=["v1", "v2"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[CgroupHost[Backend]]:
+    """One real memory controller after the other: v1 natively, v2 in the VM."""
+    with opened(request.param) as host:
+        yield host
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Groups are shrinkd-test-<pid>-<n> directly below the mount and what is inside of
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ from tests.backends.hosts import MIB
 SomeBackend = TypeVar("SomeBackend", bound=Backend)
 _PREFIX = "shrinkd-test-"
 _WORKER = """
-import mmap, os, sys
-kept, buffer = [], memoryview(bytearray(1 << 20))
+import mmap, os, random, sys, time
+kept, buffer, parent = [], memoryview(bytearray(1 << 20)), os.getppid()
 print("ready", flush=True)
 for line in sys.stdin:
     verb, size, path = line.split()
@@ -32,6 +33,8 @@ for line in sys.stdin:
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM if verb == "read" else os.POSIX_FADV_SEQUENTIAL)
         for offset in range(0, size, len(buffer)):
             os.preadv(file, [buffer[:size - offset]], offset)
+            if os.getppid() != parent:
+                sys.exit()
         os.close(file)
     elif size:
         file = os.open(path, os.O_RDWR) if verb == "share" else -1
@@ -39,6 +42,8 @@ for line in sys.stdin:
         kept.append(mmap.mmap(file, size, flags | (0x2000 if verb == "lock" else 0)))  # MAP_LOCKED
         for offset in range(0, size, mmap.PAGESIZE):
             kept[-1][offset] = 1
+            if verb == "spurt" and random.random() < 1 / 128:
+                time.sleep(random.random() / 64)
     print("done", flush=True)
 """
 
@@ -83,6 +88,25 @@ class CgroupWorker:
     def grow(self, size: int) -> bool:
         return self._ask("grow", size)
 
+    def keep_growing(self, size: int, *, in_spurts: bool) -> None:
+        """Go on to grow by so much, without a break or with one of up to 16 ms now and then. It begins paused."""
+        self.pause()
+        self._tell("spurt" if in_spurts else "grow", size)
+
+    def keep_reading(self, size: int) -> None:
+        """As keep_growing, with page cache."""
+        self.pause()
+        self._tell("read", size, self._lend(_file_of_holes(), size))
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def pause(self) -> bool:
+        """Answer whether it stands still now; if not, it is dead."""
+        os.kill(self.pid, signal.SIGSTOP)
+        ended = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return ended is not None and ended.si_code == os.CLD_STOPPED
+
     def lock(self, size: int) -> bool:
         return self._ask("lock", size)
 
@@ -95,8 +119,7 @@ class CgroupWorker:
 
     def read_file(self, size: int, *, large_folios: bool = False) -> None:
         """Read a file of holes: page cache like any other, without a disk and without a dirty page in the group."""
-        file = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self._ask("readahead" if large_folios else "read", size, self._lend(file, size))
+        self._ask("readahead" if large_folios else "read", size, self._lend(_file_of_holes(), size))
 
     def alive(self) -> bool:
         return self._child.poll() is None
@@ -138,6 +161,10 @@ class CgroupWorker:
         return False
 
 
+def _file_of_holes() -> int:
+    return os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
 class CgroupHost(Generic[SomeBackend]):
     """See Host; `charge` can also fill a group with large folios, which reclaim frees 35 times as fast.
 
@@ -146,9 +173,10 @@ class CgroupHost(Generic[SomeBackend]):
 
     slack_bytes = 2 * MIB
 
-    def __init__(self, backend: SomeBackend, root: Path, twins: Path | None = None) -> None:
+    def __init__(self, backend: SomeBackend, root: Path, limit_file: str, twins: Path | None = None) -> None:
         self.backend = backend
         self._root = root
+        self._limit_file = limit_file
         self._twins = twins
         self._numbers = itertools.count()
         self._workers: list[CgroupWorker] = []
@@ -191,6 +219,14 @@ class CgroupHost(Generic[SomeBackend]):
         finally:
             subprocess.run(["/sbin/swapoff", device], check=True)
 
+    def limit(self, group: Group) -> str:
+        """What the kernel itself says, beside all code of ours."""
+        return self._limit_of(group).read_text()
+
+    def write_limit(self, group: Group, size: int) -> None:
+        """What `echo SIZE >` does: no look before, and none after."""
+        self._limit_of(group).write_bytes(b"%d" % size)
+
     def close(self) -> None:
         for worker in self._workers:
             worker.forget()
@@ -198,13 +234,16 @@ class CgroupHost(Generic[SomeBackend]):
             _remove_tree(top)
         self.backend.close()
 
+    def _limit_of(self, group: Group) -> Path:
+        return self._root / group.path / self._limit_file
+
 
 @contextmanager
-def on(backend: SomeBackend, root: Path, twins: Path | None = None) -> Iterator[CgroupHost[SomeBackend]]:
+def on(backend: SomeBackend, root: Path, limit_file: str, twins: Path | None = None) -> Iterator[CgroupHost[SomeBackend]]:
     """A host on the mount of a backend's controller, for one test."""
     for mount in filter(None, (root, twins)):
         _sweep(mount)
-    host = CgroupHost(backend, root, twins)
+    host = CgroupHost(backend, root, limit_file, twins)
     try:
         yield host
     finally:

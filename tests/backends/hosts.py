@@ -11,9 +11,10 @@ on the others nor is it skipped there, and what the others do instead, they refu
 """
 
 import importlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 
@@ -92,6 +93,16 @@ def offers(host_name: str) -> frozenset[Offer]:
 def is_close(left: int | None, right: int, percent: int) -> bool:
     """Compare as values_close() of the kernel's selftests does: the tolerance is a share of the sum of both."""
     return left is not None and abs(left - right) <= (left + right) * percent / 100
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Any]:
+    """The host of that name. An absent one is a visible skip, which tests/conftest.py makes a failure where CI wants them all."""
+    module = importlib.import_module(f"tests.backends.{name}_host")
+    if reason := module.absent():
+        pytest.skip(f"the host {name} is absent: {reason}")
+    with module.open_host() as host:
+        yield host
 
 
 def limit_of(host: Host, group: Group) -> int | None:

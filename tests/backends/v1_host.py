@@ -5,14 +5,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from app.backends._cgroupfs import mounts
-from app.backends.v1 import V1
+from app.backends.v1 import LIMIT, V1
 from app.settings import Settings
 from tests.backends import cgroups
 from tests.backends.hosts import Offer
 
 OFFERS: frozenset[Offer] = frozenset()
 V1Host = cgroups.CgroupHost[V1]
-V1Worker = cgroups.CgroupWorker
 
 
 def absent() -> str | None:
@@ -24,4 +23,4 @@ def absent() -> str | None:
 
 def open_host() -> AbstractContextManager[V1Host]:
     twins = next(mounts("cgroup2"), None)
-    return cgroups.on(V1(Settings()), Path(next(mounts("cgroup", "memory"))), twins=Path(twins) if twins else None)
+    return cgroups.on(V1(Settings()), Path(next(mounts("cgroup", "memory"))), LIMIT, twins=Path(twins) if twins else None)

@@ -4,6 +4,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from app.backends._v2_texts import MAX
 from app.backends.v2 import V2, mounts_with_memory
 from app.settings import Settings
 from tests.backends import cgroups
@@ -21,4 +22,4 @@ def absent() -> str | None:
 
 
 def open_host() -> AbstractContextManager[V2Host]:
-    return cgroups.on(V2(Settings()), Path(next(mounts_with_memory())))
+    return cgroups.on(V2(Settings()), Path(next(mounts_with_memory())), MAX)

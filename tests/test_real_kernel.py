@@ -1,6 +1,6 @@
-"""The whole daemon on this machine's own cgroup v1 controller: the story of the README, and what survives its death."""
+"""The whole daemon on a real memory controller: the story of the README, what a bare write does instead, and what survives kill -9."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,51 +8,43 @@ from typing import Any
 import httpx
 import pytest
 
-from app.backends import Group
-from tests.backends import v1_host
-from tests.backends.hosts import MIB
-from tests.backends.v1_host import V1Host, V1Worker
+from app.backends import Backend, Group
+from tests.backends.cgroups import CgroupHost, CgroupWorker
+from tests.backends.hosts import MIB, cache_of
 from tests.live import Daemon
 
-ANON, CACHE = 96 * MIB, 256 * MIB
+ANON, CACHE = 100 * MIB, 256 * MIB
 
 
 @dataclass(slots=True)
 class Story:
-    """A daemon whose root is a group of ours, and in it `web`, with 96 MiB of anonymous memory and 256 MiB of page cache."""
+    """A daemon whose root is a group of ours, and in it `web`, with 100 MiB of anonymous memory and 256 MiB of page cache."""
 
     start: Callable[[], Daemon]
-    host: V1Host
+    host: CgroupHost[Backend]
     group: Group
-    worker: V1Worker
+    worker: CgroupWorker
 
     @property
     def limit(self) -> str:
-        """What the kernel says, not what the daemon does."""
-        return self._file("memory.limit_in_bytes").read_text()
+        return self.host.limit(self.group)
 
     @property
     def usage(self) -> int:
-        return int(self._file("memory.usage_in_bytes").read_text())
+        return self.host.backend.usage(self.group)
 
     @property
     def cache(self) -> int:
-        return self.host.backend.stat(self.group).file_bytes or 0
-
-    def _file(self, name: str) -> Path:
-        return Path(self.host.backend.node().root, self.group.path, name)
+        return cache_of(self.host, self.group)
 
 
 @pytest.fixture
-def story(daemon: Callable[..., Daemon]) -> Iterator[Story]:
-    if reason := v1_host.absent():
-        pytest.skip(f"the host v1 is absent: {reason}")
-    with v1_host.open_host() as host:
-        root = host.group()
-        group = host.backend.make(f"{root.path}/web")
-        worker = host.charge(group, anon=ANON, cache=CACHE)
-        where = str(Path(host.backend.node().root, root.path))
-        yield Story(lambda: daemon(backend="v1", cgroup_root=where), host, group, worker)
+def story(kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]) -> Story:
+    root = kernel.group()
+    group = kernel.backend.make(f"{root.path}/web")
+    worker = kernel.charge(group, anon=ANON, cache=CACHE)
+    where = str(Path(kernel.backend.node().root, root.path))
+    return Story(lambda: daemon(backend=kernel.backend.name, cgroup_root=where), kernel, group, worker)
 
 
 def shrink(client: httpx.Client, *, wait: int = 0, **request: Any) -> dict[str, Any]:
@@ -72,22 +64,38 @@ def wait_for_progress(client: httpx.Client, shrink_id: str) -> None:
         pass
 
 
-def test_a_limit_that_cannot_hold_is_refused_with_the_cache_intact(story: Story) -> None:
+def test_a_limit_that_cannot_hold_is_refused_and_one_that_can_is_shrunk_to_with_nobody_killed(story: Story) -> None:
+    story.worker.read_file(700 * MIB - CACHE)
     client, limit, cache = story.start().client, story.limit, story.cache
-    answer = client.patch("/v1/groups/web/limits", json={"max_bytes": "64M"})
-    assert (answer.status_code, answer.json()["errno"]) == (409, "EBUSY")
+    refused = client.patch("/v1/groups/web/limits", json={"max_bytes": "80M"})
+    assert (refused.status_code, refused.json()["errno"]) == (409, "EBUSY")
     assert story.limit == limit
     assert story.cache >= cache * 0.99
-
-
-def test_shrinking_then_setting_lowers_the_limit_and_kills_nobody(story: Story) -> None:
-    client = story.start().client
-    done = shrink(client, wait=60, target_bytes="200M", set_max_bytes="200M")
+    done = shrink(client, wait=60, target_bytes="150M", set_max_bytes="150M")
     assert done["state"] == "succeeded"
-    assert story.limit == f"{200 * MIB}\n"
-    assert story.usage < 200 * MIB
+    assert story.limit == f"{150 * MIB}\n"
+    assert story.usage < 150 * MIB
     assert story.worker.alive()
     assert client.get("/v1/groups/web/stats").json()["events"]["oom_kill"] == 0
+
+
+@pytest.mark.parametrize("kernel", ["v1"], indirect=True)
+def test_a_bare_write_of_such_a_limit_throws_the_page_cache_away_on_v1(kernel: CgroupHost[Backend]) -> None:
+    group = kernel.group()
+    worker = kernel.charge(group, anon=ANON, cache=CACHE)
+    with pytest.raises(OSError, match="busy"):
+        kernel.write_limit(group, 80 * MIB)
+    assert cache_of(kernel, group) < CACHE * 0.01
+    assert worker.alive()
+
+
+@pytest.mark.parametrize("kernel", ["v2"], indirect=True)
+def test_a_bare_write_of_such_a_limit_kills_on_v2(kernel: CgroupHost[Backend]) -> None:
+    group = kernel.group()
+    worker = kernel.charge(group, anon=ANON, cache=CACHE)
+    kernel.write_limit(group, 80 * MIB)
+    assert not worker.grow(0)
+    assert kernel.backend.stat(group).events.oom_kill == 1
 
 
 def test_a_shrink_below_what_can_be_reclaimed_stalls_and_moves_no_limit(story: Story) -> None:

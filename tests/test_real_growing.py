@@ -1,0 +1,86 @@
+"""Lowering the limit of a process that keeps growing, on a real controller: a kill is the limit's doing, never its setting's.
+
+What is charged under a limit stays below it. So a group whose peak is not above its new limit was below it when that was
+written, and its process may meet it later on; one that was above it has to keep the old limit, and its process.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from app.backends import Backend
+from app.errors import Busy
+from app.memcontrol import Memcg, set_limit
+from app.memparse import page_floor
+from tests.backends.cgroups import CgroupHost
+from tests.backends.hosts import MIB
+
+ROUNDS = 100
+"""In each of the two ways to grow."""
+OLD_LIMIT, REGION, ENOUGH = 1024 * MIB, 512 * MIB, 384 * MIB
+HEADROOMS = (4 << 10, 16 << 10, 256 << 10, MIB)
+"""From one page to more than the backend takes for close: 64 pages a CPU."""
+BARE_WRITES = 100
+"""At most: of those at 16 KiB nearly all kill."""
+
+
+class Grower:
+    """A process that takes page after page while it is let, in a group of its own; a fresh one when it has had enough, or died."""
+
+    def __init__(self, kernel: CgroupHost[Backend], *, in_spurts: bool) -> None:
+        self._kernel = kernel
+        self._in_spurts = in_spurts
+        self.lives = True
+        self._begin()
+
+    def _begin(self) -> None:
+        self.group = self._kernel.group()
+        self._kernel.write_limit(self.group, OLD_LIMIT)
+        self._worker = self._kernel.charge(self.group)
+        self._worker.keep_growing(REGION, in_spurts=self._in_spurts)
+
+    @property
+    def peak(self) -> int:
+        return self._kernel.backend.stat(self.group).peak_bytes or 0
+
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """Let it grow, from its first new page to the end of the block; then it stands still or is dead."""
+        if self.peak > ENOUGH or not self.lives:
+            self._worker.stop()
+            self._begin()
+        self._kernel.write_limit(self.group, OLD_LIMIT)
+        before = self._kernel.backend.usage(self.group)
+        self._worker.resume()
+        while self._kernel.backend.usage(self.group) <= before:
+            pass
+        yield
+        self.lives = self._worker.pause()
+
+
+@pytest.mark.parametrize("in_spurts", [False, True])
+def test_setting_the_limit_of_a_process_that_grows_kills_nobody(kernel: CgroupHost[Backend], *, in_spurts: bool) -> None:
+    grower, chance = Grower(kernel, in_spurts=in_spurts), random.Random(20080718)
+    for _ in range(ROUNDS):
+        with grower.growing():
+            limit = page_floor(grower.peak) + chance.choice(HEADROOMS)
+            try:
+                set_limit(Memcg(kernel.backend, grower.group), limit)
+            except Busy:
+                limit = OLD_LIMIT
+        assert kernel.limit(grower.group) == f"{limit}\n"
+        assert grower.lives or grower.peak <= limit
+
+
+@pytest.mark.parametrize("kernel", ["v2"], indirect=True)
+def test_a_bare_write_of_such_a_limit_kills(kernel: CgroupHost[Backend]) -> None:
+    grower = Grower(kernel, in_spurts=False)
+    for _ in range(BARE_WRITES):
+        with grower.growing():
+            limit = page_floor(grower.peak) + HEADROOMS[1]
+            kernel.write_limit(grower.group, limit)
+        if not grower.lives and grower.peak > limit:
+            return
+    pytest.fail("no write has killed")

@@ -1,0 +1,166 @@
+"""Shrinks that are cancelled and daemons that are killed, a hundred times each, on a real controller: no limit is ever wrong.
+
+Right is the old limit or the new one, as the daemon has said if it came to that, and usage is not above it.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.backends import Backend
+from app.errors import ShrinkFinished
+from app.intents import Intents
+from app.job import Request, State
+from app.jobs import Jobs
+from app.memparse import page_floor
+from app.settings import Settings
+from app.store import Store
+from tests.backends.cgroups import CgroupHost
+from tests.backends.hosts import MIB
+from tests.mortal import Mortal
+
+ROUNDS = 100
+OLD_LIMIT, ANON, FULL, TARGET = 256 * MIB, 8 * MIB, 32 * MIB, 16 * MIB
+HEADROOMS = (64 << 10, -MIB, MIB, 4 * MIB)
+"""Of a maximum: close to usage, below it, and two that are out of its way."""
+ENDLESS = 1 << 40
+
+Asked = tuple[str, str, Any]
+"""Method, path and body of a request."""
+
+
+class Scene:
+    """A group `web` with a process that owns 8 MiB, and one that fills it with page cache up to 32 MiB, or goes on."""
+
+    def __init__(self, kernel: CgroupHost[Backend]) -> None:
+        self.kernel = kernel
+        root = kernel.group()
+        self.root = str(Path(kernel.backend.node().root, root.path))
+        self.group = kernel.backend.make(f"{root.path}/web")
+        self._owner = kernel.charge(self.group, anon=ANON)
+        self._reader = kernel.charge(self.group)
+        self._reader.keep_reading(ENDLESS)
+
+    @property
+    def usage(self) -> int:
+        return self.kernel.backend.usage(self.group)
+
+    @property
+    def limit(self) -> int:
+        return int(self.kernel.limit(self.group))
+
+    def reset(self, *, goes_on: bool) -> None:
+        self.kernel.write_limit(self.group, OLD_LIMIT)
+        while self.usage > FULL:
+            self.kernel.backend.reclaim(self.group, self.usage - FULL)
+        self._reader.resume()
+        while self.usage < FULL:
+            pass
+        if not goes_on:
+            self._reader.pause()
+
+    def stand_still(self) -> None:
+        """From here on nothing is charged, so that what is wrong stays wrong."""
+        assert self._reader.pause()
+        assert self._owner.alive()
+
+
+@pytest.fixture
+def scene(kernel: CgroupHost[Backend]) -> Scene:
+    return Scene(kernel)
+
+
+@pytest.fixture
+def jobs(scene: Scene, tmp_path: Path) -> Iterator[Jobs]:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    store.open()
+    jobs = Jobs(scene.kernel.backend, store, Intents(scene.kernel.backend, store), 2)
+    yield jobs
+    jobs.close()
+    store.close()
+
+
+@pytest.fixture
+def mortal(scene: Scene, tmp_path: Path) -> Iterator[Mortal]:
+    database = f"sqlite:///{tmp_path}/mortal.db"
+    mortal = Mortal(Settings.model_validate({"backend": scene.kernel.backend.name, "cgroup_root": scene.root, "database_url": database}))
+    yield mortal
+    mortal.close()
+
+
+def a_patch(scene: Scene, headroom: int) -> tuple[int, Asked]:
+    """The limit that it asks for, and the request."""
+    limit = page_floor(scene.usage) + headroom
+    return limit, ("PATCH", "/v1/groups/web/limits", {"max_bytes": limit})
+
+
+def a_shrink(_scene: Scene, _headroom: int) -> tuple[int, Asked]:
+    return TARGET, ("POST", "/v1/groups/web/shrinks", {"target_bytes": TARGET, "set_max_bytes": TARGET, "timeout_seconds": 1})
+
+
+def test_a_shrink_that_is_cancelled_at_any_moment_has_set_its_limit_or_left_it(scene: Scene, jobs: Jobs) -> None:
+    chance = random.Random(20080718)
+    states = set()
+    longest = None
+    for _ in range(ROUNDS):
+        scene.reset(goes_on=chance.random() < 0.5 and longest is not None)
+        began = time.perf_counter()
+        job = jobs.submit(scene.group, Request(timeout_seconds=60, target_bytes=TARGET, set_max_bytes=TARGET))
+        with suppress(TimeoutError):
+            job.finished.result(longest and longest * chance.random())
+        with suppress(ShrinkFinished):
+            jobs.cancel(job.id)
+        job.finished.result()
+        longest = longest or time.perf_counter() - began
+        scene.stand_still()
+        assert scene.limit == (TARGET if job.state is State.SUCCEEDED else OLD_LIMIT)
+        assert scene.usage <= scene.limit
+        states.add(job.state)
+    assert State.CANCELLED in states
+
+
+def measure(scene: Scene, mortal: Mortal, make: Callable[[Scene, int], tuple[int, Asked]]) -> tuple[float, int]:
+    """How long a request takes that is let live: in seconds, and in lines of code."""
+    scene.reset(goes_on=False)
+    mortal.begin()
+    began = time.perf_counter()
+    mortal.ask(*make(scene, HEADROOMS[0])[1])
+    seconds = time.perf_counter() - began
+    mortal.kill()
+    scene.reset(goes_on=False)
+    mortal.begin()
+    counted = mortal.ask(*make(scene, HEADROOMS[0])[1], lines=-1)
+    mortal.kill()
+    assert counted
+    return seconds, counted.lines
+
+
+def test_a_daemon_that_is_killed_at_any_moment_leaves_the_old_limit_or_the_new_one(scene: Scene, mortal: Mortal) -> None:
+    chance = random.Random(20080718)
+    requests = [(make, *measure(scene, mortal, make)) for make in (a_patch, a_shrink)]
+    seen = set(mortal.begin())
+    for number in range(ROUNDS):
+        make, seconds, lines = requests[number % 2]
+        scene.reset(goes_on=chance.random() < 0.5)
+        limit, asked = make(scene, chance.choice(HEADROOMS))
+        moment = chance.random() * 1.1
+        if chance.random() < 0.5:
+            answer = mortal.ask(*asked, seconds=moment * seconds)
+        else:
+            answer = mortal.ask(*asked, lines=int(moment * lines) + 1)
+        answer = mortal.kill() or answer
+        scene.stand_still()
+        states = mortal.begin()
+        assert scene.limit in (OLD_LIMIT, limit)
+        assert scene.usage <= scene.limit
+        assert all(State(state).done for state in states)
+        if answer:
+            is_set = answer.status < 300 and answer.body.get("state", "succeeded") == "succeeded"
+            assert scene.limit == (limit if is_set else OLD_LIMIT), answer
+        seen.update(states)
+    assert "interrupted" in seen
