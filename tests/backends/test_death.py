@@ -90,7 +90,8 @@ class Daemons:
         self.backend = backend
         self._names = backend.settable_limits
         self._url = f"sqlite:///{folder}/shrinkd.db"
-        self._mortal: dict[str, Callable[[Settings], Backend]] = {"v1": MortalV1, "v2": MortalV2}
+        with closing(Store(self._url)) as store:
+            store.open()  # once: no daemon here has to claim what another one holds, and migrating is most of a start
 
     def every(self, size: int) -> dict[LimitName, int | None]:
         return dict.fromkeys(self._names, size)
@@ -115,10 +116,8 @@ class Daemons:
         if not pid:
             status = 1
             with suppress(BaseException), closing(MortalStore(self._url)) as store:
-                store.open()
-                backend = self._mortal[self.backend.name](Settings())
                 Mortal.fate.left = step
-                work(backend, store)
+                work(self.backend, store)
                 status = 0
             os._exit(status)  # the rest of the tests is its parent's
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -127,8 +126,10 @@ class Daemons:
 
 
 @pytest.fixture
-def daemons(host: V1Host | V2Host, tmp_path: Path) -> Daemons:
-    return Daemons(host.backend, host.group(), tmp_path)
+def daemons(host: V1Host | V2Host, tmp_path: Path) -> Iterator[Daemons]:
+    mortal: dict[str, Callable[[Settings], Backend]] = {"v1": MortalV1, "v2": MortalV2}
+    with closing(mortal[host.backend.name](Settings())) as backend:  # its children inherit it
+        yield Daemons(backend, host.group(), tmp_path)
 
 
 @pytest.mark.parametrize(("old", "new"), [(64 * MIB, 32 * MIB), (32 * MIB, 64 * MIB)])
