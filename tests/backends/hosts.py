@@ -20,8 +20,8 @@ import pytest
 
 from app.backends import Backend, Group, LimitName
 
-Offer = Literal["high_bytes", "low_bytes", "min_bytes", "swap"]
-"""Limits that the backend takes, and swap: SwapHost, whose backend limits it."""
+Offer = Literal["high_bytes", "low_bytes", "min_bytes", "swap", "usage_watch", "stall_watch"]
+"""Limits that the backend takes; swap: SwapHost, whose backend limits it; what the backend can watch."""
 MIB = 2**20
 HOST_NAMES = sorted(path.stem.removesuffix("_host") for path in Path(__file__).parent.glob("*_host.py"))
 

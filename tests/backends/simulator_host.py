@@ -11,7 +11,7 @@ from app.memparse import PAGE_BYTES
 from app.settings import Settings
 from tests.backends.hosts import Offer
 
-OFFERS: frozenset[Offer] = frozenset()
+OFFERS: frozenset[Offer] = frozenset({"usage_watch", "stall_watch"})
 
 
 class SimulatedWorker:

@@ -10,7 +10,9 @@ from app.settings import Settings
 from tests.backends import cgroups
 from tests.backends.hosts import Offer
 
-OFFERS: frozenset[Offer] = frozenset()
+TWINS = next(mounts("cgroup2"), None)
+"""Where pressure is told, if anywhere."""
+OFFERS: frozenset[Offer] = frozenset({"usage_watch", "stall_watch"} if TWINS else {"usage_watch"})
 V1Host = cgroups.CgroupHost[V1]
 
 
@@ -22,5 +24,4 @@ def absent() -> str | None:
 
 
 def open_host() -> AbstractContextManager[V1Host]:
-    twins = next(mounts("cgroup2"), None)
-    return cgroups.on(V1(Settings()), Path(next(mounts("cgroup", "memory"))), LIMIT, twins=Path(twins) if twins else None)
+    return cgroups.on(V1(Settings()), Path(next(mounts("cgroup", "memory"))), LIMIT, twins=Path(TWINS) if TWINS else None)

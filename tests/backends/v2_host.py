@@ -10,7 +10,7 @@ from app.settings import Settings
 from tests.backends import cgroups
 from tests.backends.hosts import Offer
 
-OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap"})
+OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch"})
 V2Host = cgroups.CgroupHost[V2]
 
 
