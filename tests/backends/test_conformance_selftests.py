@@ -217,7 +217,7 @@ def test_passes_take_anonymous_memory_where_it_can_be_swapped(host: SwapHost) ->
     worker = host.charge(group, anon=25 * MIB, cache=25 * MIB)
     reclaim_until(host, group, 15 * MIB)
     stat = host.backend.stat(group)
-    assert is_close(stat.usage_bytes, 15 * MIB, 3)
+    assert is_close(stat.usage_bytes, 15 * MIB, 10)  # not 3: a pass may go 2 MiB beyond, and the sizes are halved
     assert (stat.swap_bytes or 0) >= 9 * MIB
     assert worker.alive()
 
