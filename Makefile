@@ -3,6 +3,7 @@ PYTHON ?= python3
 LISTEN ?= tcp:127.0.0.1:8080
 
 bin := .venv/bin
+scripts := .ci/run openapi/curl/*.sh tests/vm/init tests/vm/guest tests/vm/fetch-kernel
 pip := $(bin)/python -m pip --disable-pip-version-check
 # What the lock is made by; in a virtual environment of its own, so that it is in nobody's way.
 locker := .venv-lock/bin
@@ -21,17 +22,16 @@ develop: .venv/developed
 test: .venv/developed
 	$(bin)/python -m pytest $(TESTS)
 
-# The same suite on a cgroup v2 kernel in QEMU, about 3 minutes; needs the packages that tests/vm/vm.py names.
+# What needs cgroup v2, alone. `make test` runs it too, once the kernel is there.
 test-vm: .venv/developed
-	$(pip) install --quiet 'virtme-ng>=1.42'
 	tests/vm/fetch-kernel
-	$(bin)/python -m pytest -o addopts= tests/vm
+	$(bin)/python -m pytest -m v2 $(TESTS)
 
 check: .venv/developed
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
-	@if command -v shellcheck >/dev/null; then echo shellcheck .ci/run openapi/curl/*.sh; shellcheck .ci/run openapi/curl/*.sh; \
+	@if command -v shellcheck >/dev/null; then echo shellcheck $(scripts); shellcheck $(scripts); \
 	elif [ "$(SHRINKD_TEST_REQUIRE_ALL)" = 1 ]; then echo "shellcheck is not installed, and SHRINKD_TEST_REQUIRE_ALL=1" >&2; exit 1; \
 	else echo "SKIPPED shellcheck: it is not installed"; fi
 

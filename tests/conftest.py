@@ -4,25 +4,44 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import hypothesis
 import pytest
 
 from app.backends import Backend
 from app.settings import Settings
-from tests import postgres as postgres_server
-from tests.backends.cgroups import CgroupHost
+from tests.backends import v2_host
+from tests.backends.cgroups import CgroupHost, swap_for_tests
 from tests.backends.hosts import opened
 from tests.leaks import nothing_stays_open
 from tests.live import Daemon, Live
+from tests.vm import vm
+from tests.vm.remote import InTheVm, NotHere, Reporter
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
 # No test of ours is about seconds.
 hypothesis.settings.register_profile("shrinkd", deadline=None)
 hypothesis.settings.load_profile("shrinkd")
 
 
-IN_THE_VM = "make test-vm"
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests marked v2 run here if they can, and if not in the VM; in there they report to the host."""
+    if path := os.environ.get("SHRINKD_TEST_REPORTS"):
+        config.pluginmanager.register(Reporter(config, path))
+    elif no_v2 := v2_host.absent():
+        no_vm = vm.absent()
+        config.pluginmanager.register(NotHere(f"{no_v2}, and {no_vm}") if no_vm else InTheVm(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has a parameter "v2" is marked v2, which `-m` can select or leave out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and "v2" in item.callspec.params.values():
+            item.add_marker(pytest.mark.v2)
 
 
 @pytest.fixture(autouse=True)
@@ -65,12 +84,21 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[CgroupHost[Backend]]:
         yield host
 
 
+@pytest.fixture
+def swap() -> Iterator[bool]:
+    """Turn on the swap that was made for tests, and answer whether there is some."""
+    with swap_for_tests() as is_there:
+        yield is_there
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[postgres_server.Postgres]:
+def postgres() -> Iterator["Postgres"]:
     """A PostgreSQL server for the whole run, where its programs are there."""
-    if reason := postgres_server.absent():
+    from tests.postgres import absent, running  # psycopg takes a quarter of the time of all that is imported here
+
+    if reason := absent():
         pytest.skip(reason)
-    with postgres_server.running() as server:
+    with running() as server:
         yield server
 
 
@@ -92,8 +120,6 @@ _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 def _require(report: _Report) -> _Report:
     if os.environ.get("SHRINKD_TEST_REQUIRE_ALL") == "1" and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        if IN_THE_VM in str(reason):
-            return report  # that is where it runs; it is not in CI yet
         report.outcome = "failed"
         report.longrepr = f"SHRINKD_TEST_REQUIRE_ALL=1, and this was skipped: {reason}"
     return report

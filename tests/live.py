@@ -15,8 +15,6 @@ from typing import ClassVar, Self
 import httpx
 
 from app.backends import Backend
-from app.main import create_app
-from app.serve import Server, listening
 from app.settings import Settings
 
 _CLIENT_SECONDS = 60  # long enough for a slow machine; no test is about it
@@ -29,6 +27,9 @@ class Live:
     alive: ClassVar[set["Live"]] = set()
 
     def __init__(self, settings: Settings, make_backend: Callable[[Settings], Backend] | None = None) -> None:
+        from app.main import create_app
+        from app.serve import Server, listening
+
         self.app = create_app(settings, make_backend)
         self.wiring = self.app.state.wiring
         self._stack = ExitStack()

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Match
 
-from app.backends._cgroupfs import mounts
-from tests.backends import v1_host
+from app.backends import Backend
+from tests.backends.cgroups import CgroupHost
+from tests.backends.hosts import MIB
 from tests.live import Daemon, Live
 
 FOLDER = Path(__file__).parent.parent / "openapi" / "curl"
@@ -29,7 +30,7 @@ def run(name: str, *arguments: str, **where: str) -> subprocess.CompletedProcess
     )
 
 
-def left_by(live: Live) -> dict[str, Any]:
+def left_by(live: Live | Daemon) -> dict[str, Any]:
     """What a script could leave: groups and limits (usage moves by itself)."""
     page = live.client.get("/v1/groups", params={"fields": "id,path,max_bytes", "page_size": 1000}).json()
     return {row["path"]: row for row in page["items"]}
@@ -41,12 +42,12 @@ def operation_of(app: FastAPI, method: str, path: str) -> str:
 
 
 @pytest.fixture
-def v1_root() -> Iterator[Path]:
-    """A group of the test's own below the real controller, where a daemon can be at home."""
-    if reason := v1_host.absent():
-        pytest.skip(f"the host v1 is absent: {reason}")
-    with v1_host.open_host() as host:
-        yield Path(next(mounts("cgroup", "memory")), host.group().path)
+def real(kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon at home in a group of ours, with the two groups of the demo that the scripts are about, and a process in each."""
+    home = kernel.group()
+    kernel.charge(kernel.backend.make(f"{home.path}/web"), anon=96 * MIB, cache=256 * MIB)
+    kernel.charge(kernel.backend.make(f"{home.path}/cache"), locked=16 * MIB)
+    return daemon(backend="auto", cgroup_root=f"{kernel.backend.node().root}/{home.path}")
 
 
 @pytest.mark.parametrize("name", SIMULATED)
@@ -86,15 +87,21 @@ def test_a_script_ends_non_zero_when_what_it_shows_does_not_happen(server: Live)
 def test_a_script_for_a_real_kernel_says_so_to_a_simulator(server: Live, name: str) -> None:
     done = run(name, SHRINKD_URL=server.url)
     assert done.returncode != 0
-    assert "FAILED: this needs a daemon on cgroup v1" in done.stderr
+    assert "FAILED: this needs a daemon on a real kernel" in done.stderr
 
 
-@pytest.mark.parametrize("name", REAL)
-def test_the_whole_story_happens_on_a_real_kernel(daemon: Callable[..., Daemon], v1_root: Path, name: str) -> None:
-    started = daemon(backend="v1", cgroup_root=str(v1_root))
-    done = run(name, SHRINKD_SOCKET=str(started.socket))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [path.name for path in v1_root.iterdir() if path.is_dir()] == []
+def test_every_script_does_what_it_says_on_a_real_kernel_and_swap_takes_what_cannot_go_without(
+    kernel: CgroupHost[Backend], real: Daemon, *, swap: bool
+) -> None:
+    assert real.client.get("/v1/node").json()["backend"] == kernel.backend.name
+    before = left_by(real)
+    failed = [
+        done.args[0].name + done.stdout + done.stderr for name in SCRIPTS if (done := run(name, SHRINKD_SOCKET=str(real.socket))).returncode
+    ]
+    assert not failed, "\n".join(failed)
+    assert left_by(real) == before
+    below_anon = run("07-resize.sh", "web", str(48 * MIB), SHRINKD_SOCKET=str(real.socket))
+    assert (below_anon.returncode == 0) == swap, below_anon.stdout
 
 
 def test_a_script_says_first_what_it_shows_and_what_to_expect() -> None:

@@ -161,6 +161,19 @@ class CgroupWorker:
         return False
 
 
+@contextmanager
+def swap_for_tests() -> Iterator[bool]:
+    """Swap that was made for tests and left off: only the VM names it, so that no other machine's is ever turned on."""
+    if not (device := os.environ.get("SHRINKD_TEST_SWAP")):
+        yield False
+        return
+    subprocess.run(["/sbin/swapon", device], check=True)
+    try:
+        yield True
+    finally:
+        subprocess.run(["/sbin/swapoff", device], check=True)
+
+
 def _file_of_holes() -> int:
     return os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
@@ -208,16 +221,11 @@ class CgroupHost(Generic[SomeBackend]):
 
     @contextmanager
     def swap(self) -> Iterator[None]:
-        """Swap that was made for tests and left off: only the VM names it, so that no other machine's is ever turned on."""
-        device = os.environ.get("SHRINKD_TEST_SWAP")
-        if not device:
-            pytest.skip("no swap here that is made for tests (the VM has some)")
-        subprocess.run(["/sbin/swapon", device], check=True)
-        try:
+        with swap_for_tests() as is_there:
+            if not is_there:
+                pytest.skip("no swap here that is made for tests (the VM has some)")
             assert self.backend.node().swap_free_bytes
             yield
-        finally:
-            subprocess.run(["/sbin/swapoff", device], check=True)
 
     def limit(self, group: Group) -> str:
         """What the kernel itself says, beside all code of ours."""

@@ -17,10 +17,8 @@ from app.intents import Intents
 from app.memcontrol import Memcg, set_limits
 from app.settings import Settings
 from app.store import Row, Store
-from tests.backends import v1_host, v2_host
+from tests.backends.cgroups import CgroupHost
 from tests.backends.hosts import MIB
-from tests.backends.v1_host import V1Host
-from tests.backends.v2_host import V2Host
 
 
 class Fate:
@@ -73,15 +71,6 @@ class MortalStore(Store):
         Mortal.fate.step()
 
 
-@pytest.fixture(params=["v1", "v2"])
-def host(request: pytest.FixtureRequest) -> Iterator[V1Host | V2Host]:
-    module = {"v1": v1_host, "v2": v2_host}[request.param]
-    if reason := module.absent():
-        pytest.skip(f"the host {request.param} is absent: {reason}")
-    with module.open_host() as opened:
-        yield opened
-
-
 class Daemons:
     """Daemons one after the other, with one database, one group and one kernel; each is killed at a step, or none is named."""
 
@@ -126,10 +115,10 @@ class Daemons:
 
 
 @pytest.fixture
-def daemons(host: V1Host | V2Host, tmp_path: Path) -> Iterator[Daemons]:
+def daemons(kernel: CgroupHost[Backend], tmp_path: Path) -> Iterator[Daemons]:
     mortal: dict[str, Callable[[Settings], Backend]] = {"v1": MortalV1, "v2": MortalV2}
-    with closing(mortal[host.backend.name](Settings())) as backend:  # its children inherit it
-        yield Daemons(backend, host.group(), tmp_path)
+    with closing(mortal[kernel.backend.name](Settings())) as backend:  # its children inherit it
+        yield Daemons(backend, kernel.group(), tmp_path)
 
 
 @pytest.mark.parametrize(("old", "new"), [(64 * MIB, 32 * MIB), (32 * MIB, 64 * MIB)])

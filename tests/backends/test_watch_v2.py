@@ -7,14 +7,12 @@ import pytest
 
 from app.backends import EventsMove, Stalled, UsageCrosses
 from app.errors import GroupGone, Unsupported
-from tests.backends.v2_host import V2Host, absent, open_host
+from tests.backends.v2_host import V2Host, open_host
 from tests.backends.watching import STALL, is_readable, thrash, told
 
 
-@pytest.fixture
+@pytest.fixture(params=["v2"])
 def host() -> Iterator[V2Host]:
-    if reason := absent():
-        pytest.skip(reason)
     with open_host() as opened:
         yield opened
 

@@ -17,7 +17,7 @@ V2Host = cgroups.CgroupHost[V2]
 def absent() -> str | None:
     root = next(mounts_with_memory(), None)
     if root is None:
-        return "no cgroup v2 memory controller here (it runs in the VM: make test-vm)"
+        return "no cgroup v2 memory controller is mounted"
     return None if os.geteuid() == 0 and os.access(root, os.W_OK) else f"{root} is not ours to write"
 
 

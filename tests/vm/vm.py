@@ -1,40 +1,42 @@
-"""One virtual machine: Debian's kernel on this host's files, read-only, for the length of one command.
+"""One virtual machine: Debian's kernel on this host's files, which it cannot change, for the length of one command.
 
     python -m tests.vm.vm COMMAND…
 
 QEMU emulates (a nested /dev/kvm may be there and only spin), so everything is 5 to 30 times slower than here: compare
-ratios, never times. The kernel comes from tests/vm/fetch-kernel, and virtme-ng boots it.
+ratios, never times. The kernel comes from tests/vm/fetch-kernel; tests/vm/init and tests/vm/guest are what runs on it.
 """
 
+import argparse
 import fcntl
+import lzma
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CACHE = Path(os.environ.get("SHRINKD_TEST_VM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shrinkd-vm")
-_OFTEN_READ = (sys.prefix, sysconfig.get_path("stdlib"))
-"""The thousands of small files that an import looks for: by 9p they are four fifths of the time of a run."""
-_PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _PROGRAMS = {
-    "vng": "pip install virtme-ng",
-    "qemu-system-x86_64": "apt-get install qemu-system-x86",
-    "busybox": "apt-get install busybox-static",
-    "depmod": "apt-get install kmod",
-    "ip": "apt-get install iproute2",
-    "mke2fs": "apt-get install e2fsprogs",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "depmod": "kmod",
+    "mke2fs": "e2fsprogs",
+    "curl": "curl",
 }
+"""What the host and the guest start, which are the same files, and the Debian package of each."""
+_MODULES = ("9pnet_virtio", "9p", "overlay", "zram", "ext4")
 _MACHINE = (
-    *("--disable-kvm", "--force-9p", "--disable-microvm", "--memory", "2G", "--cpus", "2"),
-    *("--append", "cgroup_no_v1=all", "--verbose"),
+    *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "2G"),
+    *("-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
 )
+_SECONDS = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,46 +50,63 @@ class Outcome:
 
 def absent() -> str | None:
     """Why no VM can be had here, as a sentence with the remedy, or None."""
-    for program, remedy in _PROGRAMS.items():
+    for program, package in _PROGRAMS.items():
         if not shutil.which(program, path=_PATH):
-            return f"the VM needs {program}: {remedy}"
+            return f"the VM needs {program}: apt-get install {package}"
     if os.geteuid():
         return "the VM needs root, for it shows root's files to a guest that is root"
     return None if _kernel() else "the VM needs a kernel: tests/vm/fetch-kernel"
 
 
-def run(command: list[str], *, seconds: float) -> Outcome:
-    """Boot, run one command in the repository, as root, and power off. Waits its turn: there is one VM at a time."""
+def run(command: list[str], shared: Path) -> Outcome:
+    """Boot, run one command in the repository, as root, and power off; it can change what is in `shared`, and nothing else.
+
+    Waits its turn: there is one VM at a time.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory(prefix="shrinkd-vm-") as results:
+    with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory(prefix="shrinkd-vm-") as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        disks = {directory: _disk_of(directory, Path(results, f"disk{number}")) for number, directory in enumerate(_OFTEN_READ)}
-        guest = ["env", f"SHRINKD_TEST_DISKS={' '.join(disks)}", "sh", "tests/vm/guest", *command]
         # Through files: the console has the kernel's messages among the lines.
-        inner = f"{shlex.join(guest)} >{results}/output 2>&1; echo $? >{results}/status"
-        console = _boot([*(f"--disk={disk}" for disk in disks.values()), f"--rwdir={results}", "--exec", inner], seconds, lock.fileno())
-        status, output = Path(results, "status"), Path(results, "output")
-        return Outcome(
-            status=int(status.read_text()) if status.exists() else None,
-            output=output.read_text(errors="replace") if output.exists() else "",
-            console=console,
+        inner = (
+            f"cd {shlex.quote(str(REPOSITORY))}; sh tests/vm/guest {shlex.join(command)} >{shared}/output 2>&1; echo $? >{shared}/status"
         )
+        (shared / "command").write_text(inner)
+        console = _boot(_initrd(Path(scratch)), shared, lock.fileno())
+    status, output = shared / "status", shared / "output"
+    return Outcome(
+        status=int(status.read_text()) if status.exists() else None,
+        output=output.read_text(errors="replace") if output.exists() else "",
+        console=console,
+    )
 
 
-def _disk_of(directory: str, disk: Path) -> Path:
-    """Copy a directory into a disk of its own: the guest caches what it reads of that, and nothing of what it reads by 9p."""
-    size = sum(file.lstat().st_size + 8192 for file in Path(directory).rglob("*"))
-    made_of = ("-q", "-t", "ext4", "-O", "^has_journal", "-d", directory, str(disk))
-    command = ["nice", "-n", "19", "mke2fs", *made_of, f"{(size >> 10) * 5 // 4 + 65536}k"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={"PATH": _PATH})
-    return disk
+def _initrd(scratch: Path) -> Path:
+    """What the kernel needs before it has the host's files: their filesystem's modules, in the order of loading, and a shell."""
+    kernel = str(_kernel()).partition("vmlinuz-")[2]
+    wanted = ["modprobe", "-d", str(CACHE), "-S", kernel, "--show-depends", "-a", *_MODULES]
+    listed = subprocess.run(wanted, env={"PATH": _PATH}, check=True, capture_output=True, text=True).stdout
+    modules = dict.fromkeys(line.split()[1] for line in listed.splitlines() if line.startswith("insmod "))
+    root = scratch / "root"
+    (root / "modules").mkdir(parents=True)
+    for number, module in enumerate(modules):
+        (root / "modules" / f"{number:02}").write_bytes(lzma.decompress(Path(module).read_bytes()))
+    shutil.copy(shutil.which("busybox", path=_PATH) or "busybox", root / "busybox")
+    shutil.copy(REPOSITORY / "tests/vm/init", root / "init")
+    with (scratch / "initrd").open("wb") as initrd:
+        subprocess.run("find . | busybox cpio -o -H newc", shell=True, cwd=root, stdout=initrd, stderr=subprocess.DEVNULL, check=True)
+    return scratch / "initrd"
 
 
-def _boot(options: list[str], seconds: float, lock: int) -> str:
+def _boot(initrd: Path, shared: Path, lock: int) -> str:
+    kernel_line = f"console=ttyS0 panic=-1 cgroup_no_v1=all quiet loglevel=4 shared={shared}"
     machine = subprocess.Popen(
-        ["nice", "-n", "19", "vng", "--run", str(_kernel()), *_MACHINE, *options],
-        cwd=REPOSITORY,
-        env={**os.environ, "PATH": _PATH, "PYTHONDONTWRITEBYTECODE": "1"},
+        [
+            *("nice", "-n", "19", "qemu-system-x86_64", *_MACHINE),
+            *("-kernel", str(_kernel()), "-initrd", str(initrd), "-append", kernel_line),
+            *("-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"),
+            *("-virtfs", f"local,path={shared},mount_tag=shared,security_model=none"),
+        ],
+        env={"PATH": _PATH},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,24 +116,34 @@ def _boot(options: list[str], seconds: float, lock: int) -> str:
         pass_fds=(lock,),  # should this process be killed, the VM goes on, and holds the lock
     )
     try:
-        return machine.communicate(timeout=seconds)[0]
+        return machine.communicate(timeout=_SECONDS)[0]
     except BaseException as error:
-        os.killpg(machine.pid, signal.SIGKILL)  # QEMU is a grandchild, in the session that was made for it
+        machine.kill()
         console = machine.communicate()[0]
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
-        return f"{console}\nThe VM did not end within {seconds:.0f} seconds.\n"
+        return f"{console}\nThe VM did not end within {_SECONDS} seconds.\n"
 
 
 def _kernel() -> Path | None:
     return max((CACHE / "boot").glob("vmlinuz-*"), default=None)
 
 
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(5)
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Run a command in the VM.")
+    parser.add_argument("--shared", type=Path, help="the one directory that the command can change (default: none is kept)")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
     if reason := absent():
         print(reason, file=sys.stderr)
         return 3
-    outcome = run(sys.argv[1:], seconds=3600)
+    signal.signal(signal.SIGTERM, _stop)
+    with tempfile.TemporaryDirectory(prefix="shrinkd-vm-") as folder:
+        outcome = run(arguments.command, arguments.shared or Path(folder))
     print(outcome.output, end="")
     if outcome.status is None:
         print(outcome.console, file=sys.stderr)

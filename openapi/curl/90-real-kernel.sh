@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole story on a real kernel: a process with 96 MiB of anonymous memory and 256 MiB of page cache, in a group of its own.
-# Needs a daemon on cgroup v1 (as root, see the README), this host's processes, and python3 for the one that uses the memory.
+# The whole story on a real kernel: a process with 96 MiB of locked memory and 256 MiB of page cache, in a group of its own.
+# Needs a daemon on cgroup v1 or v2 (as root, see the README), this host's processes, and python3 for the one that uses the memory.
 # Expect
 #   1. limit 64M      409: the limit unmoved and the page cache there to 99 %
 #   2. shrink to 200M succeeded, the limit set, the process alive
@@ -13,7 +13,7 @@ group=shrinkd-demo-$$
 mebibyte=1048576
 
 call 200 GET /v1/node
-[[ $(member backend) == v1 ]] || fail "this needs a daemon on cgroup v1, and that is $(member backend); try 01 to 13 instead"
+[[ $(member backend) != simulator ]] || fail "this needs a daemon on a real kernel, and that is a simulator; try 01 to 13 instead"
 
 # It charges nothing before it is told to, since memory belongs to the group in which it is first touched. The file is new, so that
 # no other group has its pages, and read at random offsets as far as the kernel knows, so that they come in folios of 4 KiB.
@@ -21,7 +21,8 @@ coproc worker {
   exec python3 -ISc '
 import mmap, os, sys, tempfile
 sys.stdin.readline()
-memory = mmap.mmap(-1, 96 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+locked = 0x2000  # MAP_LOCKED: no swap takes it
+memory = mmap.mmap(-1, 96 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | locked)
 for offset in range(0, len(memory), mmap.PAGESIZE):
     memory[offset] = 1
 with tempfile.TemporaryFile(dir="/var/tmp") as file:
@@ -66,7 +67,7 @@ say "a group, and a process in it that uses nothing yet"
 call 201 POST /v1/groups --json "{\"path\": \"$group\"}"
 call 204 POST "/v1/groups/$group/processes" --json "{\"pid\": $pid}"
 
-say "now it uses 96 MiB of its own and reads a file of 256 MiB"
+say "now it locks 96 MiB of its own and reads a file of 256 MiB"
 echo go >&"$to_worker"
 read -r -t 120 answer <&"$from_worker" || fail "the process died"
 [[ $answer == charged ]] || fail "the process said $answer"
@@ -103,7 +104,7 @@ call 200 GET "/v1/shrinks/$id" -H 'Prefer: wait=30'
 [[ $(member state) == cancelled ]] || fail "it is $(member state)"
 same_limit $((200 * mebibyte))
 
-say "4. shrink to 48M: 96 MiB are anonymous, and there is no swap for them"
+say "4. shrink to 48M: 96 MiB are locked, and have nowhere to go"
 call 200 POST "/v1/groups/$group/shrinks" -H 'Prefer: wait=60' --json '{"target_bytes": "48M", "set_max_bytes": "48M"}'
 id=$(member id)
 [[ $(member state) == failed ]] || fail "it is $(member state)"
