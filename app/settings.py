@@ -27,8 +27,8 @@ class Settings(BaseModel):
     """Path globs of the groups that the daemon may change; none given means all."""
     max_running_shrinks: int = Field(default=4, ge=1, le=64)
     log: Literal["auto", "text", "json"] = "auto"
-    scenario: Literal["demo", "empty"] = "demo"
-    """What the simulator starts with."""
+    scenario: str = "demo"
+    """What the simulator starts with: a name of its gallery, or the path of a JSON file."""
 
     @field_validator("listen", "subtrees", mode="before")
     @classmethod

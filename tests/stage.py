@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from app.backends import Group, MemStat
-from app.backends._simulated import TOTAL_PAGES, Kind
+from app.backends._machine.tree import UNLIMITED, Kind
 from app.backends.simulator import Simulator
 from app.memparse import PAGE_BYTES
 from app.settings import Settings
@@ -43,8 +43,8 @@ class Stage:
     def group(self, path: str, *, anon: int = 0, cache: int = 0) -> Group:
         """Make a group with a process in it that has so many bytes of anonymous memory and clean page cache."""
         group = self.simulator.make(path)
-        self.charge(path, "inactive_anon", anon)
-        self.charge(path, "inactive_file", cache)
+        self.charge(path, "anon", anon)
+        self.charge(path, "file", cache)
         return group
 
     def charge(self, path: str, kind: Kind, size: int) -> None:
@@ -56,7 +56,7 @@ class Stage:
         machine = self.simulator._machine  # noqa: SLF001  # the lock is held by the verb that this happens in
         for process in list(machine.cgroups[path].processes.values()):
             machine.exit(process)
-        machine.reclaim(machine.cgroups[path], TOTAL_PAGES)  # or else its cache would be the root's, and the machine fill up
+        machine.reclaim(machine.cgroups[path], UNLIMITED)  # or else its cache would be the root's, and the machine fill up
         machine.remove(machine.cgroups[path])
 
     def everything(self) -> dict[str, tuple[int, MemStat]]:

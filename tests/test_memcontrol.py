@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.backends import Group, Intent, LimitName, Limits, unrecorded
-from app.backends._simulated import Kind, Process
+from app.backends._machine.tree import Kind, Process
 from app.backends.simulator import Simulator
 from app.errors import (
     Busy,
@@ -71,13 +71,13 @@ class Bench:
         self.machine.charge(self.process, kind, size // PAGE_BYTES)
 
     def anon(self, size: int) -> None:
-        self.charge("inactive_anon", size)
+        self.charge("anon", size)
 
     def cache(self, size: int) -> None:
-        self.charge("inactive_file", size)
+        self.charge("file", size)
 
     def release(self, size: int) -> None:
-        self.machine.release(self.process, "inactive_anon", size // PAGE_BYTES)
+        self.machine.release(self.process, "anon", size // PAGE_BYTES)
 
     def vanish(self) -> None:
         self.machine.exit(self.process)

@@ -64,7 +64,6 @@ def test_a_misspelt_variable_stops_the_start_and_says_what_there_is() -> None:
         ("SHRINKD_MAX_RUNNING_SHRINKS", "65"),
         ("SHRINKD_MAX_RUNNING_SHRINKS", "four"),
         ("SHRINKD_LOG", "xml"),
-        ("SHRINKD_SCENARIO", "chaos"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:

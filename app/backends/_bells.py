@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses
-from app.backends._simulated import Cgroup, Machine
+from app.backends._machine.machine import Machine
+from app.backends._machine.tree import Cgroup
 from app.backends._watch import Alarm
 from app.memparse import PAGE_BYTES
 
@@ -78,7 +79,7 @@ class Bell(Alarm):
             case UsageCrosses(usage_bytes=value):
                 return self._has_changed(cgroup.usage * PAGE_BYTES >= value)
             case EventsMove():
-                return self._has_changed((cgroup.failcnt, cgroup.oom, cgroup.oom_kill))
+                return self._has_changed((cgroup.failcnt, *cgroup.events.values()))
             case Stalled() as stalled:
                 return self._has_stalled(stalled, cgroup, now_us)
 

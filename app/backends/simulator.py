@@ -1,40 +1,33 @@
-"""The backend with no kernel: groups of a simulated machine, with the rules of the cgroup v1 memory controller.
+"""The backend with no kernel: groups of a simulated machine, which follows the rules of one kernel or another (_machine/).
 
-It behaves as Linux would where it does anything, and says None where it knows nothing. One rule is better than the kernel's:
-a limit is compared and set under one lock, so a refusal has not cost a page, where v1 reclaims first and refuses afterwards.
+It behaves as Linux would where it does anything, and says None where that kernel knows nothing. On cgroup v1 one rule is better
+than the kernel's: a limit is compared and set under one lock, so a refusal has not cost a page. On v2 a maximum is committed by
+the very algorithm that real kernels get (_commit.py), for the simulated one stores first and kills afterwards, as they do.
 Time is the caller's clock, followed lazily: each verb first lets the machine live through the ticks that have gone by.
 """
 
-import copy
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import ClassVar, get_args
+from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import (
-    LIMIT_NAMES,
-    Backend,
-    Counters,
-    Events,
-    Group,
-    Intent,
-    LimitName,
-    Limits,
-    MemStat,
-    Node,
-    Pressure,
-    Stall,
-    Trigger,
-    Watch,
-    check_group_path,
-    unrecorded,
-)
+from app.backends import Backend, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
 from app.backends._bells import Bell, Bells
-from app.backends._scenarios import populate
-from app.backends._simulated import FILE_KINDS, RECLAIM_ORDER, TOTAL_PAGES, Cgroup, Machine, Stalls
+from app.backends._commit import Maximum
+from app.backends._machine import scenarios
+from app.backends._machine.clock import Clock
+from app.backends._machine.machine import MEMCG_CHARGE_BATCH, Machine
+from app.backends._machine.profiles import LIMIT_FIELDS
+from app.backends._machine.tree import UNLIMITED, Cgroup
+from app.backends._machine.workloads import Workload, put_to_work
+from app.backends._machine.writes import Writer, write
+from app.backends._sim_faults import Faults
+from app.backends._sim_reading import available_of, in_bytes, in_pages, limits_of, reading_of
+from app.backends._steps import write_all
+from app.backends._v2_texts import LIMIT_FILES
 from app.backends._watch import open_watch
 from app.errors import (
     GroupBusy,
@@ -54,124 +47,143 @@ from app.settings import Settings
 TICK_SECONDS = 0.1
 TICKS_A_VERB = 10  # after a pause no verb simulates more steps than these; they grow longer instead
 PASS_US = 50_000  # what the protocol gives a pass
+_COMMITTER = Writer(pending=lambda spent_us: spent_us >= 20, nonblock=True)  # as v2.py: O_NONBLOCK, and a timer of 20 us
 
 
 class Simulator:
-    """A machine of 16 GiB, made anew with every instance and forgotten with it."""
+    """A machine as its scenario says, made anew with every instance and forgotten with it."""
 
     name: ClassVar[str] = "simulator"
     is_simulated: ClassVar[bool] = True
-    settable_limits: frozenset[LimitName] = frozenset({"max_bytes", "soft_limit_bytes", "swap_max_bytes"})
-    has_swappiness = False
-    has_pressure = True
-    watchable: frozenset[type[Trigger]] = frozenset(get_args(Trigger))
+    settable_limits: frozenset[LimitName]
+    has_swappiness: bool
+    has_pressure: bool
+    watchable: frozenset[type[Trigger]]
 
     def __init__(
         self, settings: Settings, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         boot = uuid4()
         self._boot_id = str(boot)
-        self._machine = Machine(first_id=(boot.int >> 100) + 1)  # 28 random bits, so that an id of the last start means nothing
-        self._programs = populate(self._machine, settings.scenario)
+        self._scenario = scenarios.load(settings.scenario)
+        first_id = (boot.int >> 100) + 1  # 28 random bits, so that an id of the last start means nothing
+        self._machine = self._scenario.machine(first_id)
+        self._profile = self._machine.profile
+        self.settable_limits = self._profile.settable_limits
+        self.has_swappiness, self.has_pressure = self._profile.has_swappiness, self._profile.has_pressure
+        self.watchable = self._profile.watchable
+        self.clock, self.faults = Clock(clock), Faults()
         self._lock = threading.Lock()
         self._bells = Bells(self.machine, TICK_SECONDS)
-        self._clock, self._sleep = clock, sleep
-        self._started = clock()
+        self._sleep = sleep
         self._ticks = 0
 
     @contextmanager
-    def machine(self) -> Iterator[Machine]:
-        """Lend the machine as it is now, with everybody else locked out."""
+    def machine(self, verb: str = "", path: str = "") -> Iterator[Machine]:
+        """Lend the machine as it is now, with everybody else locked out. A verb meets the faults that were planned for it."""
         with self._lock:
             self._catch_up()
+            if verb:
+                self.faults.meet(verb, path)
             try:
                 yield self._machine
             finally:
                 self._bells.ring(self._machine)
 
     def _catch_up(self) -> None:
-        ticks = int((self._clock() - self._started) / TICK_SECONDS) - self._ticks
-        self._ticks += ticks
+        ticks = int(self.clock.now() / TICK_SECONDS) - self._ticks
+        self._ticks += max(ticks, 0)
         steps = min(ticks, TICKS_A_VERB)
         for step in range(steps):
-            seconds = (ticks * (step + 1) // steps - ticks * step // steps) * TICK_SECONDS
-            self._machine.advance(seconds)
-            for program in self._programs:
-                program.run(self._machine, seconds)
+            self._machine.advance((ticks * (step + 1) // steps - ticks * step // steps) * TICK_SECONDS)
+
+    def put_to_work(self, group: Group, workload: Workload | None) -> None:
+        """Give a group a workload in place of the one that it has; None only ends that."""
+        with self.machine() as machine:
+            put_to_work(machine, _live(machine, group), workload, self._scenario.seed)
 
     def node(self) -> Node:
-        with self.machine() as machine:
-            pages = machine.root.pages()
-            unreclaimable = machine.root.usage - sum(pages[kind] for kind in RECLAIM_ORDER)
-        return Node(
-            kernel="simulated",
-            cgroup_version=1,
-            boot_id=self._boot_id,
-            root="/",
-            page_size_bytes=PAGE_BYTES,
-            total_bytes=TOTAL_PAGES * PAGE_BYTES,
-            available_bytes=(TOTAL_PAGES - unreclaimable) * PAGE_BYTES,
-            swap_total_bytes=0,
-            swap_free_bytes=0,
-        )
+        with self.machine("node") as machine:
+            return Node(
+                kernel="simulated",
+                cgroup_version=self._profile.cgroup_version,
+                boot_id=self._boot_id,
+                root="/",
+                page_size_bytes=PAGE_BYTES,
+                total_bytes=machine.hardware.pages * PAGE_BYTES,
+                available_bytes=available_of(machine),
+                swap_total_bytes=machine.swap.pages * PAGE_BYTES,
+                swap_free_bytes=machine.swap.free * PAGE_BYTES,
+            )
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         if path:
             check_group_path(path)
-        with self.machine() as machine:
+        with self.machine("groups", path) as machine:
             return [Group(cgroup.path, cgroup.id) for cgroup in _find(machine, path).subtree(depth)]
 
     def usage(self, group: Group) -> int:
-        with self.machine() as machine:
+        with self.machine("usage", group.path) as machine:
             return _readable(machine, group).usage * PAGE_BYTES
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
-        with self.machine() as machine:
-            cgroup = _readable(machine, group)
-            return _stat(cgroup, _limits(cgroup, self.settable_limits), machine.now_us, raw=raw)
+        with self.machine("stat", group.path) as machine:
+            return reading_of(_readable(machine, group), machine, raw=raw)
 
     def set_limits(
         self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
     ) -> Limits:
-        """As promised by Backend. There is nothing to write down: one lock makes it one change, and it dies with this process."""
+        """As promised by Backend. There is nothing to write down: limits of this machine die with this process."""
         if alien := sorted(changes.keys() - self.settable_limits):
             raise UnsupportedLimit(f"The simulator has no {alien[0]}.", group=group, field=alien[0])
-        with intent(group, ()), self.machine() as machine:
-            cgroup = copy.copy(_readable(machine, group)) if dry_run else _live(machine, group)
-            if cgroup.parent is None:
-                raise UnsupportedLimit("The root takes no limits.", group=group)
-            most = _pages(changes["max_bytes"]) if "max_bytes" in changes else cgroup.max
-            memsw = _memsw(group, changes, most, cgroup.memsw)
-            if most is not None and most != cgroup.max and most <= cgroup.usage:
-                usage, asked = format_size(cgroup.usage * PAGE_BYTES), format_size(most * PAGE_BYTES)
-                raise GroupBusy(f"{group.path!a} uses {usage}, not less than {asked}.", group=group, usage_bytes=cgroup.usage * PAGE_BYTES)
-            cgroup.max, cgroup.memsw = most, memsw
-            if "soft_limit_bytes" in changes:
-                cgroup.soft = _pages(changes["soft_limit_bytes"])
-            return _limits(cgroup, self.settable_limits)
+        if not group.path:
+            raise UnsupportedLimit("The root takes no limits.", group=group)
+        with self.machine("set_limits", group.path) as machine:
+            cgroup = _tried(machine, group) if dry_run else _live(machine, group)
+            if self._profile.refuses_limits:
+                with intent(group, ()):
+                    _compare_and_set(cgroup, group, changes)
+                return limits_of(cgroup, machine)
+            held = {name: getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES for name in changes}
+            wanted = {name: in_pages(changes[name]) * PAGE_BYTES for name in LIMIT_FILES if name in changes}
+            writes = [(name, value) for name, value in wanted.items() if value != held[name]]
+            for name, value in writes:
+                _check_above_usage(cgroup, group, name, value)
+                if dry_run:
+                    setattr(cgroup, LIMIT_FIELDS[name], value // PAGE_BYTES)
+            if dry_run:
+                return limits_of(cgroup, machine)
+        write_all(held, writes, partial(self._commit, group), intent(group, ()))
+        with self.machine() as machine:
+            return limits_of(_live(machine, group), machine)
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
-        if swappiness is not None:
-            raise UnsupportedOption("The simulator has no swappiness for one reclaim, as it has no swap.", field="swappiness")
-        with self.machine() as machine:
+        if swappiness is not None and not self.has_swappiness:
+            raise UnsupportedOption("This controller has no swappiness for one reclaim.", field="swappiness")
+        with self.machine("reclaim", group.path) as machine:
             cgroup = _live(machine, group)
             if cgroup.parent is None:
                 raise Unsupported("The root cannot be shrunk; its groups can.", group=group)
-            freed, spent_us = machine.reclaim(cgroup, -(-goal_bytes // PAGE_BYTES), PASS_US)
-        if spent_us:  # a kernel would not be back before, and who watches a shrink wants to see it go down
-            self._sleep(spent_us / 1_000_000)
-        return freed * PAGE_BYTES
+            before = cgroup.usage
+            machine.drain_stocks(cgroup)
+            _, spent_us = machine.reclaim(cgroup, -(-goal_bytes // PAGE_BYTES), PASS_US, swappiness=swappiness)
+            freed = before - cgroup.usage
+        if spent_us and self.clock.speed:  # a kernel would not be back before, and who watches a shrink wants to see it go down
+            self._sleep(spent_us / 1_000_000 / self.clock.speed)
+        return max(freed, 0) * PAGE_BYTES
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         parent_path, _, name = check_group_path(path).rpartition("/")
-        with self.machine() as machine:
+        with self.machine("make", path) as machine:
             parent = _find(machine, parent_path)
             if path in machine.cgroups:
                 raise GroupExists(f"The group {path!a} exists already.")
+            if parent.parent and parent.processes and not self._profile.inner_processes:
+                raise GroupBusy(f"{parent_path!a} has processes, and cgroup v2 has none beside groups with limits.")
             return Group(path, 0 if dry_run else machine.make(parent, name).id)
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
-        with self.machine() as machine:
+        with self.machine("remove", group.path) as machine:
             cgroup = _live(machine, group)
             if cgroup.parent is None:
                 raise GroupBusy("The root cannot be removed.")
@@ -181,19 +193,54 @@ class Simulator:
                 machine.remove(cgroup)
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
-        with self.machine() as machine:
+        with self.machine("attach", group.path) as machine:
             cgroup = _live(machine, group)
             process = machine.processes.get(pid)
             if process is None:
                 raise ProcessNotFound(f"There is no process {pid}.", pid=pid)
+            if cgroup.parent and cgroup.children and not self._profile.inner_processes:
+                raise GroupBusy(
+                    f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group
+                )
             if not dry_run:
-                machine.attach(process, cgroup)
+                process.move(cgroup)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
         return open_watch(self, group, triggers, partial(Bell, self._bells))
 
     def close(self) -> None:
         """There is nothing to give back."""
+
+    # -- limits, where the kernel refuses none ------------------------------------------------------------------
+
+    def _commit(self, group: Group, name: LimitName, value: int) -> None:
+        if name != "max_bytes":
+            self._store(group, name, value)
+            return
+        slack = MEMCG_CHARGE_BATCH * PAGE_BYTES * self._machine.hardware.cpus
+        maximum = Maximum(
+            usage=partial(self._usage, group),
+            read=partial(self._held, group, name),
+            store=partial(self._store, group, name),
+            slack=slack,
+            sleep=self._sleep,
+        )
+        if (used := maximum.commit(value)) is not None:
+            raise _busy(group, used, value, room=2 * slack)
+
+    def _usage(self, group: Group) -> int:
+        with self.machine() as machine:
+            return _live(machine, group).usage * PAGE_BYTES
+
+    def _held(self, group: Group, name: LimitName) -> int:
+        with self.machine() as machine:
+            pages: int = getattr(_live(machine, group), LIMIT_FIELDS[name])
+            return pages * PAGE_BYTES
+
+    def _store(self, group: Group, name: LimitName, value: int) -> None:
+        with self.machine() as machine:
+            text = "max" if value >= UNLIMITED * PAGE_BYTES else str(value)
+            write(machine, _live(machine, group), LIMIT_FILES[name], text, _COMMITTER)
 
 
 def _find(machine: Machine, path: str) -> Cgroup:
@@ -214,89 +261,64 @@ def _readable(machine: Machine, group: Group) -> Cgroup:
     return _live(machine, group) if group.id else Cgroup(group.path, 0, _find(machine, group.path.rpartition("/")[0]))
 
 
-def _pages(size: int | None) -> int | None:
-    return None if size is None else size // PAGE_BYTES
+def _tried(machine: Machine, group: Group) -> Cgroup:
+    """A group in no machine, to try limits on: what it has of the real one are limits and usage."""
+    real = _readable(machine, group)
+    tried = Cgroup(group.path, group.id, real.parent)
+    for name in ("usage", "swap", "memsw", *LIMIT_FIELDS.values()):
+        setattr(tried, name, getattr(real, name))
+    return tried
 
 
-def _bytes(pages: int | None) -> int | None:
-    return None if pages is None else pages * PAGE_BYTES
+def _busy(group: Group, usage: int, limit: int, room: int = 1) -> GroupBusy:
+    """Name the usage in the way of a limit: one below it is in the way because it grows, and wants room."""
+    sentence = f"{group.path!a} uses {format_size(usage)}, not less than {format_size(limit)}."
+    if usage < limit:
+        sentence = f"{group.path!a} uses {format_size(usage)} and grows: it cannot be limited to {format_size(limit)}."
+    return GroupBusy(sentence, group=group, usage_bytes=usage, **{"room_bytes": room} if usage < limit else {})
 
 
-def _memsw(group: Group, changes: Mapping[LimitName, int | None], most: int | None, memsw: int | None) -> int | None:
+def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int) -> None:
+    """Refuse what the kernel would reclaim for: a high just as a maximum."""
+    if name in {"max_bytes", "high_bytes"} and (usage := cgroup.usage * PAGE_BYTES) >= value:
+        raise _busy(group, usage, value)
+
+
+def _compare_and_set(cgroup: Cgroup, group: Group, changes: Mapping[LimitName, int | None]) -> None:
+    """Set limits of v1, or of the seed, under one lock: at once, or not at all. Usage has to be below, as the seed compares."""
+    most = in_pages(changes["max_bytes"]) if "max_bytes" in changes else cgroup.max
+    memsw = _memsw(group, changes, most, cgroup.memsw)
+    if most != cgroup.max and most <= cgroup.usage:
+        raise _busy(group, cgroup.usage * PAGE_BYTES, most * PAGE_BYTES)
+    cgroup.max, cgroup.memsw = most, memsw
+    if "soft_limit_bytes" in changes:
+        cgroup.soft = in_pages(changes["soft_limit_bytes"])
+
+
+def _memsw(group: Group, changes: Mapping[LimitName, int | None], most: int, memsw: int) -> int:
     """Answer the limit on memory and swap together that a change comes to: v1 keeps that sum, and never below the maximum."""
     if "swap_max_bytes" in changes:
-        swap = _pages(changes["swap_max_bytes"])
-        if swap is None:
-            return None
-        if most is None:
+        swap = in_pages(changes["swap_max_bytes"])
+        if swap >= UNLIMITED:
+            return UNLIMITED
+        if most >= UNLIMITED:
             raise LimitOrder(
                 "swap_max_bytes needs a max_bytes: this controller limits the sum of the two.",
                 group=group,
                 max_bytes=None,
                 swap_max_bytes=swap * PAGE_BYTES,
             )
-        return most + swap
-    if memsw is not None and (most is None or most > memsw):
-        asked = "no limit" if most is None else f"{most * PAGE_BYTES} bytes"
+        return min(most + swap, UNLIMITED)
+    if most > memsw:
+        asked = "no limit" if most >= UNLIMITED else f"{most * PAGE_BYTES} bytes"
         raise LimitOrder(
             f"max_bytes cannot be {asked}: memory and swap together are limited to {memsw * PAGE_BYTES} bytes "
             f"({format_size(memsw * PAGE_BYTES)}). Send swap_max_bytes too.",
             group=group,
-            max_bytes=_bytes(most),
+            max_bytes=in_bytes(most),
             memory_and_swap_max_bytes=memsw * PAGE_BYTES,
         )
     return memsw
-
-
-def _limits(cgroup: Cgroup, settable: frozenset[LimitName]) -> Limits:
-    if cgroup.parent is None:
-        return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
-    limited = [member for member in cgroup.lineage() if member.parent is not None and member.max is not None]
-    tightest = min(limited, key=lambda member: member.max or 0, default=None)
-    return Limits(
-        max_bytes=_bytes(cgroup.max),
-        swap_max_bytes=None if cgroup.memsw is None else (cgroup.memsw - (cgroup.max or 0)) * PAGE_BYTES,
-        soft_limit_bytes=_bytes(cgroup.soft),
-        effective_max_bytes=None if tightest is None else _bytes(tightest.max),
-        limited_by=None if tightest is None else tightest.path,
-        unsupported=tuple(name for name in LIMIT_NAMES if name not in settable),
-    )
-
-
-def _stat(cgroup: Cgroup, limits: Limits, now_us: int, *, raw: bool) -> MemStat:
-    pages = cgroup.pages()
-    size = {kind: count * PAGE_BYTES for kind, count in pages.items()}
-    inactive_file = size["inactive_file"] + size["dirty"] + size["writeback"]
-    return MemStat(
-        usage_bytes=cgroup.usage * PAGE_BYTES,
-        limits=limits,
-        peak_bytes=cgroup.peak * PAGE_BYTES,
-        working_set_bytes=cgroup.usage * PAGE_BYTES - inactive_file,
-        reclaimable_estimate_bytes=sum(size[kind] for kind in RECLAIM_ORDER),
-        anon_bytes=size["active_anon"] + size["inactive_anon"] + size["unevictable"],
-        file_bytes=sum(size[kind] for kind in FILE_KINDS) + size["shmem"],
-        shmem_bytes=size["shmem"],
-        kernel_bytes=size["kernel"] + size["slab_reclaimable"],
-        dirty_bytes=size["dirty"],
-        writeback_bytes=size["writeback"],
-        active_anon_bytes=size["active_anon"],
-        inactive_anon_bytes=size["inactive_anon"] + size["shmem"],
-        active_file_bytes=size["active_file"],
-        inactive_file_bytes=inactive_file,
-        unevictable_bytes=size["unevictable"],
-        slab_reclaimable_bytes=size["slab_reclaimable"],
-        swap_bytes=0,
-        counters=Counters(page_faults=cgroup.faults, pages_scanned=cgroup.scanned, pages_reclaimed=cgroup.reclaimed),
-        events=Events(oom=cgroup.oom, oom_kill=cgroup.oom_kill, limit_failures=cgroup.failcnt),
-        pressure=Pressure(some=_stall(cgroup.some, now_us), full=_stall(cgroup.full, now_us)),
-        raw={"pages": "".join(f"{kind} {count}\n" for kind, count in pages.items())} if raw else {},
-    )
-
-
-def _stall(stalls: Stalls, now_us: int) -> Stall:
-    stalls.settle(now_us)
-    avg10, avg60, avg300 = (round(average, 2) for average in stalls.averages)  # as the kernel prints them
-    return Stall(avg10, avg60, avg300, stalls.total_us)
 
 
 backend_class: type[Backend] = Simulator

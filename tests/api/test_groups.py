@@ -226,7 +226,7 @@ def test_a_process_that_is_none_is_not_found(client: httpx.Client, query: str) -
 
 def test_a_group_that_is_shrunk_is_not_removed(still: Still) -> None:
     make(still.client, "busy")
-    still.stage.charge("busy", "inactive_file", 64 * MIB)
+    still.stage.charge("busy", "file", 64 * MIB)
     shrink = running(still.client, "busy", reclaim_bytes="60M", max_bytes_per_second="128K")
     body = problem(still.client.delete("/v1/groups/busy"), 409, "shrink-in-progress")
     assert body["shrink"]["id"] == shrink["id"]

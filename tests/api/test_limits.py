@@ -222,7 +222,7 @@ def test_a_charge_between_the_look_and_the_write_is_caught_by_the_kernel(still: 
 
     def grow() -> None:
         machine = still.stage.simulator._machine  # noqa: SLF001  # within a verb, which has the lock
-        machine.charge(next(iter(machine.cgroups[group].processes.values())), "inactive_anon", 100)
+        machine.charge(next(iter(machine.cgroups[group].processes.values())), "anon", 100)
 
     before, refused = still.stage.limits(), 0
     for verb in range(1, 12):

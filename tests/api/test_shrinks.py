@@ -263,7 +263,7 @@ def test_a_rate_is_kept_as_an_average(still: Still, group: str) -> None:
 def press(still: Still, group: str) -> None:
     """Let the group stall for memory, and the period pass in which the kernel notes that."""
     still.stage.simulator.set_limits(still.stage.simulator.groups(group)[0], {"max_bytes": 360 * MIB})
-    still.stage.charge(group, "inactive_anon", 200 * MIB)
+    still.stage.charge(group, "anon", 200 * MIB)
     still.stage.seconds += 2.1
     assert pressure(still, group) > 0
 
@@ -390,7 +390,7 @@ def test_a_shrink_is_measured_from_when_it_began_and_not_from_when_it_was_asked_
     first = running(narrow.client, "web")
     second = start(narrow.client, "cache", target_bytes="380M")
     with narrow.wiring.backend.machine() as machine:
-        machine.release(next(iter(machine.cgroups["cache"].processes.values())), "inactive_anon", 20 * MIB // 4096)
+        machine.release(next(iter(machine.cgroups["cache"].processes.values())), "anon", 20 * MIB // 4096)
     narrow.client.post(first["links"]["cancel"])
     body = finished(narrow.client, second)
     assert (body["state"], body["progress"]["reclaimed_bytes"]) == ("succeeded", 0)

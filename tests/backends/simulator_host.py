@@ -1,17 +1,21 @@
-"""The simulated host: its processes are entries of the machine's table, and its time stands still."""
+"""The simulated host, on v1: its processes are entries of the machine's table, and time passes for as long as they wait for memory."""
 
+import json
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from app.backends import Group
-from app.backends._simulated import Kind, Process
-from app.backends.simulator import Simulator
+from app.backends._machine.tree import Kind, Process
+from app.backends.simulator import TICK_SECONDS, Simulator
 from app.memparse import PAGE_BYTES
 from app.settings import Settings
-from tests.backends.hosts import Offer
+from tests.backends.hosts import MIB, Offer
 
-OFFERS: frozenset[Offer] = frozenset({"usage_watch", "stall_watch"})
+OFFERS: frozenset[Offer] = frozenset({"swap", "usage_watch", "stall_watch"})
 
 
 class SimulatedWorker:
@@ -21,10 +25,13 @@ class SimulatedWorker:
 
     def charge(self, kind: Kind, size: int) -> bool:
         with self._backend.machine() as machine:
-            return machine.charge(self._process, kind, size // PAGE_BYTES)
+            is_alive = machine.charge(self._process, kind, size // PAGE_BYTES)
+            waits = max(self._process.wakes_us - machine.now_us, 0) / 1e6
+        self._backend.clock.advance(math.ceil(waits / TICK_SECONDS) * TICK_SECONDS)
+        return is_alive
 
     def grow(self, size: int) -> bool:
-        return self.charge("inactive_anon", size)
+        return self.charge("anon", size)
 
     def lock(self, size: int) -> bool:
         return self.charge("unevictable", size)
@@ -33,7 +40,7 @@ class SimulatedWorker:
         return self.charge("shmem", size)
 
     def read_file(self, size: int) -> None:
-        self.charge("inactive_file", size)
+        self.charge("file", size)
 
     def alive(self) -> bool:
         with self._backend.machine() as machine:
@@ -46,10 +53,12 @@ class SimulatedWorker:
 
 
 class SimulatedHost:
-    slack_bytes = 0
+    """A machine of two CPUs, each of which charges 64 pages ahead."""
 
-    def __init__(self) -> None:
-        self.backend = Simulator(Settings(scenario="empty"), clock=lambda: 0.0, sleep=lambda _seconds: None)
+    slack_bytes = 2 * 64 * PAGE_BYTES
+
+    def __init__(self, scenario: Path) -> None:
+        self.backend = Simulator(Settings(scenario=str(scenario)), clock=lambda: 0.0, sleep=lambda _seconds: None)
         self._numbers = count()
 
     def group(self, parent: Group | None = None) -> Group:
@@ -58,6 +67,14 @@ class SimulatedHost:
 
     def pressed_group(self) -> Group:
         return self.group()
+
+    @contextmanager
+    def swap(self) -> Iterator[None]:
+        with self.backend.machine() as machine:
+            machine.swap.pages = 512 * MIB // PAGE_BYTES
+        yield
+        with self.backend.machine() as machine:
+            machine.swap.pages = machine.swap.used
 
     def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0) -> SimulatedWorker:
         with self.backend.machine() as machine:
@@ -73,5 +90,13 @@ def absent() -> None:
 
 
 @contextmanager
-def open_host() -> Iterator[SimulatedHost]:
-    yield SimulatedHost()
+def on(profile: str) -> Iterator[SimulatedHost]:
+    """A host whose machine follows the rules of a profile, for one test."""
+    with TemporaryDirectory() as folder:
+        scenario = Path(folder, "empty.json")
+        scenario.write_text(json.dumps({"profile": profile, "cpus": 2}))
+        yield SimulatedHost(scenario)
+
+
+def open_host() -> AbstractContextManager[SimulatedHost]:
+    return on("v1")

@@ -5,16 +5,16 @@ import pytest
 from app.backends import EventsMove, Group, Trigger
 from app.backends._watch import Source, open_watch
 from app.errors import GroupGone
-from tests.backends.simulator_host import SimulatedHost
+from tests.backends.simulator_host import open_host
 
 
 def test_a_group_that_goes_while_its_watch_is_made_is_gone_and_not_unsupported() -> None:
-    host = SimulatedHost()
-    group = host.group()
+    with open_host() as host:
+        group = host.group()
 
-    def find_nothing(group: Group, _: Trigger) -> Source:
-        host.backend.remove(group)
-        raise GroupGone(group.path)
+        def find_nothing(group: Group, _: Trigger) -> Source:
+            host.backend.remove(group)
+            raise GroupGone(group.path)
 
-    with pytest.raises(GroupGone):
-        open_watch(host.backend, group, [EventsMove()], find_nothing)
+        with pytest.raises(GroupGone):
+            open_watch(host.backend, group, [EventsMove()], find_nothing)

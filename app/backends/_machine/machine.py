@@ -1,0 +1,338 @@
+"""A machine of processes in groups: what happens when memory is charged, used again, given up, reclaimed or simply not there."""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from app.backends._machine.profiles import V1, Profile
+from app.backends._machine.reclaim import UNHURRIED_US, WRITE_US, Scan, reclaim
+from app.backends._machine.swap import Swap
+from app.backends._machine.tree import DIES, SWAPPED, Area, Cgroup, Kind, Process
+from app.memparse import PAGE_BYTES
+
+MEMCG_CHARGE_BATCH = 64  # include/linux/memcontrol.h: a charge asks for so many pages at a time
+FLUSH_US = 5_000_000  # dirty_writeback_centisecs = 500: what is dirty is on its way to the disk after that
+HIGH_DELAY_US = 2_000_000  # MEMCG_MAX_HIGH_DELAY_JIFFIES of mm/memcontrol.c: 2 s
+HIGH_GRACE_US = 10_000  # below HZ/100 it does not sleep
+
+
+class Program(Protocol):
+    """What happens in a group as time passes."""
+
+    def run(self, machine: "Machine", elapsed_us: int) -> None:
+        """Do what is done from the machine's now on in so much time."""
+
+
+@dataclass(slots=True)
+class Hardware:
+    """How much memory there is, in pages, and what it costs to read a page of a file again, in microseconds."""
+
+    pages: int = 16 * 2**30 // PAGE_BYTES
+    cpus: int = 0
+    """Each keeps a stock of up to 64 pages charged ahead for the group that used it last; 0 CPUs are a machine that counts exactly."""
+    file_in_us: float = 100.0
+    swap: Swap = field(default_factory=Swap)
+
+
+class Machine:
+    """Not thread-safe: whoever holds it brings a lock."""
+
+    def __init__(self, profile: Profile = V1, hardware: Hardware | None = None, first_id: int = 1) -> None:
+        self.profile = profile
+        self.hardware = hardware or Hardware()
+        self.swap = self.hardware.swap
+        self.root = Cgroup("", first_id, None, max=self.hardware.pages)
+        self.cgroups = {"": self.root}
+        self.processes: dict[int, Process] = {}
+        self.programs: dict[str, Program] = {}
+        self.now_us = 0
+        self._ids = itertools.count(first_id + 1)
+        self._pids = itertools.count(1000)
+        self._waiting: dict[Process, None] = {}
+        self._dirtied: dict[Area, None] = {}
+        self._stocks: list[tuple[Cgroup, int]] = [(self.root, 0)] * self.hardware.cpus
+
+    # -- groups and processes -----------------------------------------------------------------------------------
+
+    def make(self, parent: Cgroup, name: str) -> Cgroup:
+        path = f"{parent.path}/{name}" if parent.path else name
+        cgroup = Cgroup(path, next(self._ids), parent)
+        cgroup.some.settle(self.now_us)
+        cgroup.full.settle(self.now_us)
+        parent.children.append(cgroup)
+        self.cgroups[path] = cgroup
+        return cgroup
+
+    def remove(self, cgroup: Cgroup) -> None:
+        """Remove an empty group. What is still charged to it goes over to its parent, which has counted it all along."""
+        parent = cgroup.parent
+        if parent is None or cgroup.children or cgroup.processes:
+            raise ValueError(cgroup.path)
+        self.drain_stocks(cgroup)
+        for area in cgroup.areas:
+            self._reparent(area, parent)
+        parent.counts.add(cgroup.counts)
+        parent.children.remove(cgroup)
+        del self.cgroups[cgroup.path]
+        self.programs.pop(cgroup.path, None)
+
+    def _reparent(self, area: Area, parent: Cgroup) -> None:
+        if area.kind in DIES:
+            area.cgroup = parent
+            parent.areas.append(area)
+            return
+        heir = parent.area(area.kind, folio=area.folio)  # nobody is left to use it
+        heir.active, heir.inactive = heir.active + area.active, heir.inactive + area.inactive
+        heir.dirty, heir.writeback = heir.dirty + area.dirty, heir.writeback + area.writeback
+        heir.out += area.out
+        if self._dirtied.pop(area, area) is None:
+            self._dirtied[heir] = None
+
+    def start(self, cgroup: Cgroup) -> Process:
+        process = Process(next(self._pids), cgroup)
+        self.processes[process.pid] = process
+        process.move(cgroup)
+        return process
+
+    def exit(self, process: Process) -> None:
+        for area in process.areas:
+            self.shrink_area(area, area.resident() + area.out)
+            area.cgroup.areas.remove(area)
+        process.areas.clear()
+        process.move(None)
+        self._waiting.pop(process, None)
+        del self.processes[process.pid]
+
+    # -- charging -----------------------------------------------------------------------------------------------
+
+    def charge(self, process: Process, kind: Kind, pages: int) -> bool:
+        """Charge pages to the group of a process, as its faults would; False when it was killed before the last one."""
+        return self.fault(process, process.area(kind), pages)
+
+    def fault(self, process: Process, area: Area, pages: int, *, is_back: bool = False) -> bool:
+        """Charge pages of an area. What does not fit is made to fit, first by reclaim and then by killing the largest process."""
+        cgroup = area.cgroup
+        while pages > 0 and process.pid in self.processes:
+            room = cgroup.room()
+            if room > 0:
+                part = min(room, pages)
+                cgroup.add(self._draw(process, cgroup, part, room) if self._stocks else part)
+                self._place(area, part, is_back=is_back)
+                self._throttle(process, cgroup, part)
+                pages -= part
+            elif not self._reclaim_for(process, cgroup, pages) and not self.oom_kill(cgroup.tightest()):
+                return False
+        return process.pid in self.processes
+
+    def _place(self, area: Area, pages: int, *, is_back: bool) -> None:
+        """Put pages on a list: those that were missed on the active one, as anonymous ones of the youngest generation are."""
+        area.cgroup.counts.faults += pages if area.kind in DIES else 0
+        if (is_back and area.kind != "slab_reclaimable") or (area.kind == "anon" and self.profile.is_multigenerational):
+            area.active += pages
+            return
+        area.inactive += pages
+        if area.cleared_us is None and area.kind == "file" and not self.profile.is_multigenerational:
+            area.cleared_us = self.now_us
+        if area.cleared_us is not None:
+            area.cleared_us += (self.now_us - area.cleared_us) * pages // area.inactive
+
+    def make_room(self, process: Process, pages: int) -> None:
+        """Reclaim at once for all the charges of a tick, which else would each reclaim for itself."""
+        cgroup = process.cgroup
+        room = cgroup.room()
+        if room < pages:
+            self._reclaim_for(process, cgroup, pages - room)
+        for member in cgroup.line:
+            if (excess := member.usage + pages - member.high) > 0:
+                member.event("high")
+                _, spent_us = self.reclaim(member, excess)
+                self.stall(process, spent_us)
+
+    def _reclaim_for(self, process: Process, cgroup: Cgroup, pages: int) -> bool:
+        """Make room below the tightest limit while the process waits; False when there is nothing left to take.
+
+        A large charge makes room by the part, so that what it has brought in so far is open to reclaim as well.
+        """
+        tight = cgroup.tightest()
+        pages = min(pages, max(tight.usage // 16, MEMCG_CHARGE_BATCH))
+        tight.failcnt += -(-pages // MEMCG_CHARGE_BATCH)
+        tight.event("max")
+        if self._stocks and self.drain_stocks(tight):
+            return True
+        freed, spent_us = self.reclaim(tight, pages, may_swap=tight.memsw - tight.swap > tight.max)
+        self.stall(process, spent_us)
+        return freed > 0
+
+    def _throttle(self, process: Process, cgroup: Cgroup, pages: int) -> None:
+        """Above a high: reclaim as much as was charged, then sleep, mem_cgroup_handle_over_high()."""
+        for member in cgroup.line:
+            if member.usage > member.high:
+                member.event("high")
+                _, spent_us = self.reclaim(member, max(min(pages, member.usage - member.high), MEMCG_CHARGE_BATCH))
+                self.stall(process, spent_us + high_delay_us(member) * pages / MEMCG_CHARGE_BATCH)
+
+    def paced(self, cgroup: Cgroup, pages: int) -> int:
+        """How many of so many pages are charged in one go: by the batch, where each may be followed by a sleep."""
+        for member in cgroup.line:
+            if member.usage + pages > member.high:
+                return min(pages, MEMCG_CHARGE_BATCH)
+        return pages
+
+    def refault(self, process: Process, area: Area, pages: int) -> None:
+        """Bring back pages that were reclaimed too early; the process waits for each."""
+        cgroup = area.cgroup
+        if area.kind in SWAPPED:
+            waits_us = self.swap.give(area, pages)
+            cgroup.counts.refaults_anon += pages
+            cgroup.anon_cost += pages
+        else:
+            area.out -= pages
+            waits_us = pages * self.hardware.file_in_us
+            cgroup.counts.refaults_file += pages
+            cgroup.file_cost += pages
+        cgroup.counts.major += pages
+        if cgroup.anon_cost + cgroup.file_cost > cgroup.usage / 4:  # lru_note_cost()
+            cgroup.anon_cost, cgroup.file_cost = cgroup.anon_cost / 2, cgroup.file_cost / 2
+        self.stall(process, waits_us)
+        self.fault(process, area, pages, is_back=True)
+
+    # -- giving up ----------------------------------------------------------------------------------------------
+
+    def release(self, process: Process, kind: Kind, pages: int) -> None:
+        """Free pages that a process holds, wherever they are charged; the latest charges go first."""
+        for area in reversed([area for area in process.areas if area.kind == kind]):
+            freed = min(area.resident() + area.out, pages)
+            self.shrink_area(area, freed)
+            pages -= freed
+
+    def shrink_area(self, area: Area, pages: int) -> None:
+        """Free pages of an area: those that were reclaimed, then those of the lists."""
+        gone = min(area.out, pages)
+        if area.kind in SWAPPED and gone:
+            self.swap.give(area, gone)
+        elif gone:
+            area.out -= gone
+        pages -= gone
+        for name in ("inactive", "active", "writeback", "dirty"):
+            gone = min(getattr(area, name), pages)
+            setattr(area, name, getattr(area, name) - gone)
+            area.cgroup.add(-gone)
+            pages -= gone
+
+    def reclaim(
+        self, cgroup: Cgroup, goal: int, budget_us: float = UNHURRIED_US, *, swappiness: int | None = None, may_swap: bool = True
+    ) -> tuple[int, int]:
+        """Free `goal` pages of a subtree, rounded up to a batch, or what can be; answers pages freed and microseconds spent."""
+        goal = -(-goal // self.profile.batch_pages) * self.profile.batch_pages
+        scan = Scan(goal, self.now_us, self.swap, budget_us, swappiness, may_swap)
+        reclaim(cgroup, scan)
+        return max(scan.freed, 0), round(scan.spent_us)
+
+    def dirty(self, area: Area, pages: int) -> None:
+        """Write to cached pages, clean ones first, and leave them dirty."""
+        for name in ("active", "inactive"):
+            moved = min(getattr(area, name), pages)
+            setattr(area, name, getattr(area, name) - moved)
+            area.dirty += moved
+            pages -= moved
+        self._dirtied[area] = None
+
+    def oom_kill(self, tight: Cgroup) -> bool:
+        """Kill the largest process below a limit that cannot be met, or the whole group around it; False when there is none."""
+        tight.event("oom")
+        victims = [process for cgroup in tight.subtree() for process in cgroup.processes.values()]
+        if not victims:
+            return False
+        largest = max(victims, key=lambda process: (process.rss(), process.pid))  # of two alike the younger, which has less to lose
+        line = largest.cgroup.line
+        whole = next((member for member in reversed(line[: line.index(tight) + 1]) if member.oom_group), None)
+        for process in [largest] if whole is None else [each for cgroup in whole.subtree() for each in cgroup.processes.values()]:
+            process.cgroup.event("oom_kill")
+            self.exit(process)
+        return True
+
+    # -- what is charged ahead ----------------------------------------------------------------------------------
+
+    def _draw(self, process: Process, cgroup: Cgroup, pages: int, room: int) -> int:
+        """How much the counters move for a charge: consume_stock() and refill_stock(). A CPU's stock is of one group at a time."""
+        cpu = process.pid % len(self._stocks)
+        owner, stocked = self._stocks[cpu]
+        if owner is not cgroup:
+            owner.add(-stocked)
+            stocked = 0
+        if stocked >= pages:
+            self._stocks[cpu] = (cgroup, stocked - pages)
+            return 0
+        ahead = min(-(-pages // MEMCG_CHARGE_BATCH) * MEMCG_CHARGE_BATCH, room) - pages
+        self._stocks[cpu] = (cgroup, min(stocked + ahead, MEMCG_CHARGE_BATCH))
+        return pages + self._stocks[cpu][1] - stocked
+
+    def drain_stocks(self, within: Cgroup) -> bool:
+        """Give back what the CPUs have charged ahead in a subtree, drain_all_stock(); answers whether that was anything."""
+        drained = False
+        for cpu, (owner, stocked) in enumerate(self._stocks):
+            if stocked and within in owner.line:
+                owner.add(-stocked)
+                self._stocks[cpu] = (owner, 0)
+                drained = True
+        return drained
+
+    def stocked(self, cgroup: Cgroup) -> int:
+        return sum(stocked for owner, stocked in self._stocks if owner is cgroup)
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def stall(self, process: Process, microseconds: float) -> None:
+        """Let a process wait for memory, from when it is awake."""
+        if microseconds > 0 and process.pid in self.processes:
+            process.wakes_us = max(process.wakes_us, self.now_us) + round(microseconds)
+            self._waiting[process] = None
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: what is dirty goes to the disk, programs run, and who waits for memory has waited."""
+        began_us = self.now_us
+        elapsed_us = round(seconds * 1_000_000)
+        self._write_back(elapsed_us)
+        for program in list(self.programs.values()):
+            program.run(self, elapsed_us)
+        self.now_us += elapsed_us
+        if self._waiting and elapsed_us:
+            self._account(began_us, elapsed_us)
+
+    def _write_back(self, elapsed_us: int) -> None:
+        """The flusher picks up dirty pages as they grow old, and the disk finishes what it was given."""
+        budget = elapsed_us // WRITE_US
+        for area in list(self._dirtied):
+            done = min(area.writeback, budget)
+            budget -= done
+            area.writeback -= done
+            area.inactive += done
+            begun = -(-area.dirty * min(elapsed_us, FLUSH_US) // FLUSH_US)
+            area.dirty -= begun
+            area.writeback += begun
+            if not area.writeback:
+                del self._dirtied[area]
+
+    def _account(self, began_us: int, elapsed_us: int) -> None:
+        """Tell the groups of those who waited. Waits of several at once are taken to fall together as chance would have it."""
+        waits: dict[Cgroup, tuple[int, float, float]] = {}
+        for process in list(self._waiting):
+            share = (process.wakes_us - began_us) / elapsed_us
+            if share <= 1:
+                del self._waiting[process]
+            else:
+                share = 1.0
+            for member in process.cgroup.line:
+                count, nobody, everybody = waits.get(member, (0, 1.0, 1.0))
+                waits[member] = (count + 1, nobody * (1 - share), everybody * share)
+        for cgroup, (count, nobody, everybody) in waits.items():
+            cgroup.some.add(round((1 - nobody) * elapsed_us), self.now_us, elapsed_us)
+            if count == cgroup.tasks:
+                cgroup.full.add(round(everybody * elapsed_us), self.now_us, elapsed_us)
+
+
+def high_delay_us(cgroup: Cgroup) -> float:
+    """How long one batch makes its process sleep above a high: 64 s by the square of the excess, calculate_high_delay()."""
+    excess = (cgroup.usage - cgroup.high) / max(cgroup.high, 1)
+    delay_us = 64_000_000 * excess * excess
+    return 0.0 if excess <= 0 or delay_us < HIGH_GRACE_US else min(delay_us, HIGH_DELAY_US)

@@ -1,0 +1,261 @@
+"""Reclaim: which pages go when memory is wanted, after shrink_node() and shrink_lruvec() of mm/vmscan.c.
+
+Reclaim cannot see heat. It sees lists, and whether a page was used since its accessed bit was cleared: in an area whose pages
+are used every `interval` seconds, that is true of 1 - exp(-age / interval) of them. Those go round again, the others go. So what
+is cold goes first only once something has looked at the lists; and who takes much at once takes it from everywhere.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.backends._machine.swap import Swap
+from app.backends._machine.tree import SWAPPED, Area, Cgroup
+
+RECLAIM_US = 2  # one clean page: 2.05 GiB/s in folios of 4 KiB, as measured on 6.18
+FOLIO_SPEED = 35  # and so much faster in folios of 2 MiB
+WRITE_US = 8  # one dirty page: a disk of some 500 MB/s
+UNHURRIED_US = 2**63  # a task in direct reclaim waits for as long as it takes
+SWAPPINESS_MAX = 201  # SWAPPINESS_ANON_ONLY, "swappiness=max" since 6.16
+_GIB_SHIFT = 18  # pages of 4 KiB to GiB
+
+
+@dataclass(slots=True)
+class Scan:
+    """One call of reclaim: what is wanted, how it may be had, and what has come of it so far."""
+
+    goal: int
+    now_us: int
+    swap: Swap
+    budget_us: float = UNHURRIED_US
+    swappiness: int | None = None
+    may_swap: bool = True
+    freed: int = 0
+    spent_us: float = 0.0
+    low_skipped: set[Cgroup] = field(default_factory=set)
+
+    @property
+    def wanted(self) -> int:
+        return self.goal - self.freed
+
+    def affordable(self, page_us: float) -> int:
+        return int((self.budget_us - self.spent_us) / page_us)
+
+
+def reclaim(target: Cgroup, scan: Scan) -> None:
+    """Free scan.goal pages of a subtree, or what can be. The low of groups inside holds until nothing else is left, min always."""
+    breaches_low = False
+    while scan.wanted > 0:
+        before, members = scan.freed, _members(target, scan, breaches_low=breaches_low)
+        _round(members, scan)
+        if scan.freed > before:
+            continue
+        if breaches_low or not scan.low_skipped:
+            break
+        breaches_low = True
+        for cgroup in scan.low_skipped:
+            cgroup.event("low")
+
+
+def _members(target: Cgroup, scan: Scan, *, breaches_low: bool) -> list[tuple[Cgroup, int]]:
+    """The groups of a subtree, each with how many of its pages are open to reclaim."""
+    if not target.children:
+        return [(target, 1)]
+    found = [(target, _evictable(target, scan))]
+    pending = [(target, 0, 0)]
+    while pending:
+        parent, parent_min, parent_low = pending.pop()
+        shares = _shares(parent, parent_min, parent_low, is_target=parent is target)
+        for child, (least, low) in zip(parent.children, shares, strict=True):
+            guarded = least if breaches_low else max(least, low)
+            if low > least and guarded:
+                scan.low_skipped.add(child)
+            pages = _evictable(child, scan)
+            found.append((child, pages - pages * guarded // (child.usage + 1) if guarded < child.usage else 0))
+            if child.children:
+                pending.append((child, least, low))
+    return [(cgroup, pages) for cgroup, pages in found if pages > 0]
+
+
+def _shares(parent: Cgroup, parent_min: int, parent_low: int, *, is_target: bool) -> list[tuple[int, int]]:
+    """The effective min and low of each child: effective_protection() of mm/page_counter.c. What overcommits is shared out."""
+    mins = [min(child.usage, child.min) for child in parent.children]
+    lows = [min(child.usage, child.low) for child in parent.children]
+    if is_target:
+        return list(zip(mins, lows, strict=True))
+    return list(zip(_fit(mins, parent_min), _fit(lows, parent_low), strict=True))
+
+
+def _fit(claims: list[int], whole: int) -> list[int]:
+    total = sum(claims)
+    return claims if total <= whole else [claim * whole // total for claim in claims]
+
+
+def _evictable(cgroup: Cgroup, scan: Scan) -> int:
+    pages = anon = 0
+    for area in cgroup.areas:
+        if area.kind == "file":
+            pages += area.active + area.inactive + area.dirty + area.writeback
+        elif area.kind == "slab_reclaimable":
+            pages += area.inactive
+        elif area.kind in SWAPPED:
+            anon += area.active + area.inactive
+    return pages + min(anon, swap_room(cgroup, scan)) if anon else pages
+
+
+def swap_room(cgroup: Cgroup, scan: Scan) -> int:
+    """How many pages of a group may go to swap now. Swappiness 0 forbids it."""
+    swappiness = cgroup.swappiness if scan.swappiness is None else scan.swappiness
+    if not (scan.may_swap and swappiness and scan.swap.free):
+        return 0
+    return max(min(scan.swap.free, cgroup.swap_room()), 0)
+
+
+def _round(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
+    """Take from every group in proportion to what it has, and of many groups by a part at a time, for protection moves with usage."""
+    if len(members) == 1:
+        _shrink(members[0][0], scan.wanted, scan)
+        return
+    total = sum(pages for _, pages in members)
+    wanted = min(scan.wanted, max(total // 8, 32))
+    taken = passed = 0
+    for cgroup, pages in members:
+        passed += pages
+        share = wanted * passed // total - taken
+        taken += share
+        if share > 0:
+            _shrink(cgroup, share, scan)
+
+
+def _shrink(cgroup: Cgroup, want: int, scan: Scan) -> None:
+    """Free pages of one group alone: cache and swappable pages in the ratio of their cost, then slab, then what is dirty."""
+    before, goal = scan.freed, scan.freed + want
+    files, anons, rest = _lists(cgroup)
+    room = swap_room(cgroup, scan) if anons else 0
+    anon = _anon_share(cgroup, files, want, scan) if room else 0
+    if want > anon:
+        _evict(files, want - anon, scan)
+    if room and scan.freed < goal:
+        _evict(anons, min(goal - scan.freed, room), scan)
+    if scan.swappiness != SWAPPINESS_MAX and scan.freed < goal:
+        if anon:
+            _evict(files, goal - scan.freed, scan)
+        for area in rest:
+            _take_rest(area, goal - scan.freed, scan)
+    cgroup.counts.reclaimed += max(scan.freed - before, 0)
+
+
+def _lists(cgroup: Cgroup) -> tuple[list[Area], list[Area], list[Area]]:
+    """The areas of the file lists, those of the anonymous ones, and those with slab or dirty pages, slab first."""
+    files, anons, rest = [], [], []
+    for area in cgroup.areas:
+        if area.kind == "file":
+            files.append(area)
+            if area.dirty or area.writeback:
+                rest.append(area)
+        elif area.kind in SWAPPED:
+            anons.append(area)
+        elif area.kind == "slab_reclaimable":
+            rest.insert(0, area)
+    return files, anons, rest
+
+
+def _anon_share(cgroup: Cgroup, files: Sequence[Area], want: int, scan: Scan) -> int:
+    """How much of it should be swapped: get_scan_count(). Cache alone, while there is plenty that nobody missed of late."""
+    swappiness = cgroup.swappiness if scan.swappiness is None else scan.swappiness
+    if swappiness == SWAPPINESS_MAX:
+        return want
+    if not cgroup.file_cost and sum(area.inactive for area in files) >= want:
+        return 0
+    total = cgroup.anon_cost + cgroup.file_cost
+    anon = swappiness * (total + 1) / (total + cgroup.anon_cost + 1)
+    file = (200 - swappiness) * (total + 1) / (total + cgroup.file_cost + 1)
+    return int(want * anon / (anon + file))
+
+
+def _evict(areas: Sequence[Area], want: int, scan: Scan) -> None:
+    """Take pages of some lists, ageing as it goes: at ease, then after a whole turn, then whatever there is."""
+    if scan.budget_us != UNHURRIED_US:
+        want = min(want, scan.affordable(RECLAIM_US / (FOLIO_SPEED if all(area.folio > 1 for area in areas) else 1)))
+    goal = scan.freed + want
+    for turn in range(4):
+        if scan.freed >= goal:
+            return
+        _age(areas, scan.now_us, is_desperate=turn > 1)
+        _scan_inactive(areas, goal - scan.freed, scan)
+
+
+def _age(areas: Sequence[Area], now_us: int, *, is_desperate: bool) -> None:
+    """Deactivate until the inactive list is long enough: inactive_is_low(). Use is not looked at, but for the bit that is cleared."""
+    active = inactive = 0
+    for area in areas:
+        active += area.active
+        inactive += area.inactive
+    ratio = math.isqrt(10 * ((active + inactive) >> _GIB_SHIFT)) or 1
+    moved = active if is_desperate else (active + inactive) // (ratio + 1) - inactive
+    if moved <= 0:
+        return
+    for area in areas:
+        if area.active:
+            pages = min(-(-moved * area.active // active), area.active)
+            area.deactivate(pages, now_us)
+            area.cgroup.counts.scanned += pages
+
+
+def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
+    """Go over the inactive list until enough was found that nobody has used: from each area in proportion to what it has there."""
+    unused = [(area, _unused(area, scan.now_us)) for area in areas if area.inactive]
+    expected = 0.0
+    for area, share in unused:
+        expected += area.inactive * share
+    part = want / expected if want < expected else 1.0
+    for area, share in unused:
+        inactive = area.inactive
+        seen = math.ceil(inactive * part) if part < 1 else inactive
+        used = int(seen * (1 - share) + 0.5)
+        area.cgroup.counts.scanned += seen
+        area.active += used
+        area.inactive = inactive = inactive - used
+        if area.cleared_us is None:
+            area.cleared_us = scan.now_us
+        gone = seen - used
+        gone = min(gone, want)
+        if area.folio > 1:
+            gone = min(-(-gone // area.folio) * area.folio, inactive)
+        if gone > 0:
+            _free(area, gone, scan)
+            want -= gone
+
+
+def _unused(area: Area, now_us: int) -> float:
+    """The share of the inactive pages that nobody has used since their bits were cleared. A fresh anonymous page counts as used."""
+    if area.cleared_us is None:  # the multi-generational LRU sees no use of a file before it has looked once
+        return 1.0 if area.kind == "file" else 0.0
+    return math.exp((area.cleared_us - now_us) / 1e6 / area.interval)
+
+
+def _free(area: Area, pages: int, scan: Scan) -> None:
+    """Let go of inactive pages: those of files, and slab, are dropped, the others go to swap."""
+    area.inactive -= pages
+    area.cgroup.add(-pages)
+    scan.freed += pages
+    scan.spent_us += pages * RECLAIM_US / (FOLIO_SPEED if area.folio > 1 else 1)
+    if area.kind in SWAPPED:
+        scan.freed -= scan.swap.take(area, pages)
+        scan.spent_us += pages * scan.swap.out_us
+    else:
+        area.out += pages
+
+
+def _take_rest(area: Area, want: int, scan: Scan) -> None:
+    """Free slab, or dirty pages, which have to reach the disk first."""
+    if area.kind != "file":
+        _free(area, max(min(area.inactive, want, scan.affordable(RECLAIM_US)), 0), scan)
+        return
+    pages = max(min(area.dirty + area.writeback, want, scan.affordable(WRITE_US)), 0)
+    written = min(area.writeback, pages)
+    area.writeback -= written
+    area.dirty -= pages - written
+    area.inactive += pages
+    _free(area, pages, scan)
+    scan.spent_us += pages * (WRITE_US - RECLAIM_US)

@@ -1,0 +1,58 @@
+"""Swap: where anonymous pages go, on zram or on a disk, with a compressed pool (zswap) before it where there is one."""
+
+from dataclasses import dataclass
+
+from app.backends._machine.tree import SWAPPED, Area, Cgroup
+
+ZSWAP_RATIO = 3  # pages of the workloads to one of the pool, as zstd makes of ordinary heaps
+
+
+@dataclass(slots=True)
+class Swap:
+    """The swap of the machine, in pages. Times are microseconds a page: some 10 for zram, 100 and more for a disk."""
+
+    pages: int = 0
+    in_us: float = 10.0
+    out_us: float = 2.0
+    pool: int = 0
+    """The most that zswap may take, compressed."""
+    pool_in_us: float = 4.0
+    used: int = 0
+    pool_used: int = 0
+
+    @property
+    def free(self) -> int:
+        return self.pages - self.used
+
+    def take(self, area: Area, pages: int) -> int:
+        """Put pages of an area here; answers what zswap charges its group for that."""
+        self.used += pages
+        area.out += pages
+        area.cgroup.add_swap(pages)
+        fits = min(pages, (self.pool - self.pool_used) * ZSWAP_RATIO)
+        return self._compress(area.cgroup, fits) if fits > 0 else 0
+
+    def give(self, area: Area, pages: int) -> float:
+        """Bring pages of an area back, or forget them; answers the microseconds that reading them takes."""
+        pool = self._pool_of(area.cgroup)
+        compressed = 0
+        if pool is not None and pool.out:
+            swapped = sum(other.out for other in area.cgroup.areas if other.kind in SWAPPED)
+            compressed = min(-(-pages * pool.out // swapped), pages, pool.out)
+            self._compress(area.cgroup, -compressed)
+        self.used -= pages
+        area.out -= pages
+        area.cgroup.add_swap(-pages)
+        return compressed * self.pool_in_us + (pages - compressed) * self.in_us
+
+    def _compress(self, cgroup: Cgroup, pages: int) -> int:
+        pool = cgroup.area("zswap")
+        pool.out += pages
+        moved = -(-pool.out // ZSWAP_RATIO) - pool.inactive
+        pool.inactive += moved
+        self.pool_used += moved
+        cgroup.add(moved)
+        return moved
+
+    def _pool_of(self, cgroup: Cgroup) -> Area | None:
+        return next((area for area in cgroup.areas if area.kind == "zswap"), None) if self.pool else None

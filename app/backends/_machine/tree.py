@@ -1,0 +1,205 @@
+"""The books: groups in a tree, and areas of memory charged to them. Every charge counts in the group and all around it.
+
+An area is memory of one kind and one heat in one group. Nothing is kept per page, so 16 GiB cost what nothing costs: an area
+knows how many of its pages are on which list, and how many were reclaimed and would come back if somebody used them.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from app.backends._machine.pressure import Stalls
+from app.memparse import PAGE_BYTES
+
+Kind = Literal["anon", "file", "shmem", "unevictable", "slab_reclaimable", "kernel", "zswap"]
+"""`shmem` is on the anonymous lists and outlives its process; `zswap` is what compressed pages of a group take."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DIES: frozenset[Kind] = frozenset({"anon", "unevictable", "kernel"})
+"""These go with their process; the others stay charged until they are reclaimed."""
+SWAPPED: frozenset[Kind] = frozenset({"anon", "shmem"})
+
+UNLIMITED = (2**63 - 1) // PAGE_BYTES  # PAGE_COUNTER_MAX, include/linux/page_counter.h
+EVENTS = ("low", "high", "max", "oom", "oom_kill")
+
+
+@dataclass(eq=False, slots=True)
+class Area:
+    """Memory of one kind and one heat: `interval` is the mean time in seconds between two uses of one of its pages."""
+
+    cgroup: "Cgroup"
+    kind: Kind
+    interval: float = math.inf
+    folio: int = 1
+    active: int = 0
+    inactive: int = 0
+    dirty: int = 0
+    writeback: int = 0
+    out: int = 0
+    """Pages that were reclaimed and are still wanted: in swap, or in a file on disk."""
+    cleared_us: int | None = None
+    """When, on average, the accessed bits of the inactive pages were cleared; None until reclaim has looked here once."""
+    owed: float = 0.0
+    """The part of a page that was used and has not come back yet."""
+
+    def resident(self) -> int:
+        return self.active + self.inactive + self.dirty + self.writeback
+
+    def deactivate(self, pages: int, now_us: int) -> None:
+        """Move pages to the inactive list, their accessed bits cleared."""
+        seen = now_us if self.cleared_us is None else self.cleared_us
+        self.active -= pages
+        self.inactive += pages
+        self.cleared_us = seen + (now_us - seen) * pages // max(self.inactive, 1)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a group counts of itself alone; its descendants' are added when somebody asks, and stay behind when they go."""
+
+    faults: int = 0
+    major: int = 0
+    scanned: int = 0
+    reclaimed: int = 0
+    refaults_anon: int = 0
+    refaults_file: int = 0
+
+    def add(self, other: "Counts") -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(eq=False, slots=True)
+class Cgroup:
+    """One incarnation of a group. Limits and counters are in pages; usage, peak, swap, tasks and events are hierarchical."""
+
+    path: str
+    id: int
+    parent: "Cgroup | None"
+    line: "tuple[Cgroup, ...]" = ()
+    """The group, its parent, and so on to the root."""
+    children: "list[Cgroup]" = field(default_factory=list)
+    processes: "dict[int, Process]" = field(default_factory=dict)
+    areas: list[Area] = field(default_factory=list)
+    max: int = UNLIMITED
+    high: int = UNLIMITED
+    low: int = 0
+    min: int = 0
+    swap_max: int = UNLIMITED
+    memsw: int = UNLIMITED
+    soft: int = UNLIMITED
+    swappiness: int = 60
+    oom_group: int = 0
+    """Whether an OOM kill of one here is one of all, as memory.oom.group says it: 0 or 1."""
+    tasks: int = 0
+    usage: int = 0
+    peak: int = 0
+    swap: int = 0
+    failcnt: int = 0
+    events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
+    counts: Counts = field(default_factory=Counts)
+    anon_cost: float = 0.0
+    file_cost: float = 0.0
+    """What reclaim of each kind has cost of late, in pages that came back: get_scan_count() of mm/vmscan.c."""
+    some: Stalls = field(default_factory=Stalls)
+    full: Stalls = field(default_factory=Stalls)
+
+    def __post_init__(self) -> None:
+        self.line = (self, *(self.parent.line if self.parent else ()))
+
+    def subtree(self, depth: int | None = None) -> "Iterator[Cgroup]":
+        """The group and its descendants, parents before children."""
+        yield self
+        if depth != 0:
+            for child in self.children:
+                yield from child.subtree(None if depth is None else depth - 1)
+
+    def own_room(self) -> int:
+        """How many pages may still be charged by the limits of this group alone."""
+        room = self.max - self.usage
+        return room if self.memsw == UNLIMITED else min(room, self.memsw - self.usage - self.swap)
+
+    def room(self) -> int:
+        """How many pages may still be charged here, by every limit on the way up."""
+        room = UNLIMITED
+        for member in self.line:
+            own = member.own_room()
+            room = min(room, own)
+        return room
+
+    def tightest(self) -> "Cgroup":
+        """The group on the way up that leaves the least room."""
+        return min(self.line, key=Cgroup.own_room)
+
+    def swap_room(self) -> int:
+        """How many pages may still go to swap, by the limits on the way up: swap.max of v2. To v1's memsw they count the same."""
+        return min(member.swap_max - member.swap for member in self.line)
+
+    def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
+        """The area of a kind that belongs to no process, made when there is none."""
+        for area in self.areas:
+            if area.kind == kind and area.interval == interval and area.folio == folio and kind not in DIES:
+                return area
+        self.areas.append(made := Area(self, kind, interval, folio))
+        return made
+
+    def add(self, pages: int) -> None:
+        """Count pages here and on the way up."""
+        for member in self.line:
+            member.usage += pages
+            member.peak = max(member.peak, member.usage)
+
+    def add_swap(self, pages: int) -> None:
+        for member in self.line:
+            member.swap += pages
+
+    def event(self, name: str, times: int = 1) -> None:
+        """Count an event here and on the way up, as memory.events does."""
+        for member in self.line:
+            member.events[name] += times
+
+    def all_counts(self) -> Counts:
+        total = Counts()
+        for member in self.subtree():
+            total.add(member.counts)
+        return total
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """A process, and the areas that die with it. It sleeps, or waits for memory, until `wakes_us`."""
+
+    pid: int
+    cgroup: Cgroup
+    areas: list[Area] = field(default_factory=list)
+    wakes_us: int = 0
+
+    def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
+        """Where a charge of this process goes: an area of its own in the group that it is in now, or one of the group."""
+        if kind not in DIES:
+            return self.cgroup.area(kind, interval, folio)
+        for area in reversed(self.areas):
+            if area.cgroup is self.cgroup and area.kind == kind and area.interval == interval and area.folio == folio:
+                return area
+        made = Area(self.cgroup, kind, interval, folio)
+        self.cgroup.areas.append(made)
+        self.areas.append(made)
+        return made
+
+    def holds(self, kind: Kind) -> int:
+        return sum(area.resident() for area in self.areas if area.kind == kind)
+
+    def rss(self) -> int:
+        """By what oom_badness() compares: resident and swapped."""
+        return sum(area.resident() + area.out for area in self.areas)
+
+    def move(self, cgroup: Cgroup | None) -> None:
+        """Leave a group for another, or for good; what was charged stays where it is, on v2 ever and on v1 since 6.13."""
+        if self.cgroup.processes.pop(self.pid, None):
+            for member in self.cgroup.line:
+                member.tasks -= 1
+        if cgroup is not None:
+            self.cgroup = cgroup
+            cgroup.processes[self.pid] = self
+            for member in cgroup.line:
+                member.tasks += 1

@@ -1,0 +1,264 @@
+"""Control files, and what each kernel does when one is written: its algorithms, step by step, with its errnos.
+
+write() is what echo does: text in, OSError out. What a state machine compares with real kernels is this and nothing above it.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.backends._machine.machine import Machine
+from app.backends._machine.profiles import Profile
+from app.backends._machine.reclaim import SWAPPINESS_MAX
+from app.backends._machine.tree import UNLIMITED, Cgroup
+from app.memparse import PAGE_BYTES
+
+MEM_CGROUP_RECLAIM_RETRIES = 5  # mm/memcontrol.c, 2.6.26-rc8-mm1
+MAX_RECLAIM_RETRIES = 16  # mm/internal.h
+CALL_US = 5.0  # a call of reclaim that finds nothing
+_NUMBER = re.compile(r"\s*(?:0[xX]([0-9a-fA-F]+)|0([0-7]*)|([1-9][0-9]*))")
+_SUFFIXES = "KMGTPE"
+
+
+def never(_spent_us: float) -> bool:
+    """No signal comes."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes: whether a signal waits for it, given the microseconds that its write has taken, and whether it would wait."""
+
+    pending: Callable[[float], bool] = never
+    nonblock: bool = False
+
+
+def write(machine: Machine, cgroup: Cgroup, name: str, text: str, writer: Writer | None = None) -> None:
+    """Write a control file by the rules of the machine's profile. ENOENT when this kernel has no such file."""
+    rule = _FILES[machine.profile.name].get(name)
+    if rule is None:
+        raise _error(errno.ENOENT)
+    if text:  # of nothing the kernel hears nothing
+        rule(_Write(machine, cgroup, writer or Writer()), text)
+
+
+class _Write:
+    """One write in progress: who waits, and how long it has taken."""
+
+    def __init__(self, machine: Machine, cgroup: Cgroup, writer: Writer) -> None:
+        self.machine, self.cgroup, self._writer = machine, cgroup, writer
+        self.profile = machine.profile
+        self.spent_us = 0.0
+
+    def signalled(self) -> bool:
+        return self._writer.pending(self.spent_us)
+
+    def returns_at_once(self) -> bool:
+        """Whether O_NONBLOCK was given to a kernel that knows it here."""
+        return self._writer.nonblock and not self.profile.reclaims_on_nonblock
+
+    def reclaim(self, pages: int, *, swappiness: int | None = None, may_swap: bool = True) -> int:
+        freed, spent_us = self.machine.reclaim(self.cgroup, pages, swappiness=swappiness, may_swap=may_swap)
+        self.spent_us += CALL_US + spent_us
+        return freed
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------
+
+
+def memparse(text: str, profile: Profile) -> tuple[int, str]:
+    """Read a number as lib/cmdline.c does: bytes, in octal and hex too, and the text that is left. Nothing at all is 0."""
+    match = _NUMBER.match(text)
+    if match is None:
+        number, rest = 0, text.lstrip()
+    else:
+        number = int(match[1], 16) if match[1] else int(match[2] or "0", 8) if match[3] is None else int(match[3])
+        rest = text[match.end() :]
+    if rest and rest[0].upper() in _SUFFIXES and (match or not profile.saturates):
+        number <<= 10 * (_SUFFIXES.index(rest[0].upper()) + 1)
+        rest = rest[1:]
+    return (min(number, 2**64 - 1) if profile.saturates else number % 2**64), rest
+
+
+def pages_of(text: str, profile: Profile, unlimited: str | None = None) -> int:
+    """page_counter_memparse(), or the resource counter's before 3.19: a limit in pages, EINVAL for what is none."""
+    text = text.strip()
+    if text == unlimited:
+        return UNLIMITED
+    size, rest = memparse(text, profile)
+    if rest:
+        raise _error(errno.EINVAL)
+    return min((size + PAGE_BYTES - 1) // PAGE_BYTES if profile.rounds_up else size // PAGE_BYTES, UNLIMITED)
+
+
+# -- the seed: the mails of July 2008 ---------------------------------------------------------------------------
+
+
+def _check_under(cgroup: Cgroup, val: int) -> bool:
+    return cgroup.usage < val
+
+
+def _shrink_usage_to(write: _Write, val: int) -> None:
+    """Patch 3/4: success first, then -EINTR, then -EBUSY after five fruitless calls. What the LRU gives is progress."""
+    retry = MEM_CGROUP_RECLAIM_RETRIES
+    while not _check_under(write.cgroup, val):
+        if write.signalled():
+            raise _error(errno.EINTR)
+        if not retry:
+            raise _error(errno.EBUSY)
+        if not write.reclaim(1):
+            retry -= 1
+
+
+def _seed_shrink(write: _Write, text: str) -> None:
+    _shrink_usage_to(write, pages_of(text, write.profile))
+
+
+def _seed_limit(write: _Write, text: str) -> None:
+    val = pages_of(text, write.profile)
+    while True:
+        _shrink_usage_to(write, val)
+        if _check_under(write.cgroup, val):  # res_counter_set_limit(): compared and set under one lock
+            write.cgroup.max = val
+            return
+
+
+# -- v1: mem_cgroup_resize_max() --------------------------------------------------------------------------------
+
+
+def _v1_limit(write: _Write, text: str, *, memsw: bool = False) -> None:
+    """Reclaim until it fits, and set; the first call that frees nothing is -EBUSY."""
+    cgroup = write.cgroup
+    val = pages_of(text, write.profile, "-1")
+    if cgroup.parent is None:
+        raise _error(errno.EINVAL)
+    drained = False
+    while True:
+        if write.signalled():
+            raise _error(errno.EINTR)
+        if val < cgroup.max if memsw else val > cgroup.memsw:
+            raise _error(errno.EINVAL)
+        if cgroup.usage + (cgroup.swap if memsw else 0) <= val:
+            break
+        if not drained:
+            write.machine.drain_stocks(cgroup)
+            drained = True
+        elif not write.reclaim(1, may_swap=not memsw):
+            raise _error(errno.EBUSY)
+    if memsw:
+        cgroup.memsw = val
+    else:
+        cgroup.max = val
+
+
+def _v1_memsw(write: _Write, text: str) -> None:
+    _v1_limit(write, text, memsw=True)
+
+
+def _v1_soft(write: _Write, text: str) -> None:
+    write.cgroup.soft = pages_of(text, write.profile, "-1")
+
+
+def _v1_force_empty(write: _Write, _text: str) -> None:
+    """Reclaim until nothing is left or 16 calls were fruitless, which is no error."""
+    if write.cgroup.parent is None:
+        raise _error(errno.EINVAL)
+    write.machine.drain_stocks(write.cgroup)
+    retries = MAX_RECLAIM_RETRIES
+    while retries and write.cgroup.usage:
+        if write.signalled():
+            raise _error(errno.EINTR)
+        retries -= not write.reclaim(1)
+
+
+# -- v2 ---------------------------------------------------------------------------------------------------------
+
+
+def _v2_max(write: _Write, text: str) -> None:
+    """memory_max_write(): the value stands at once; then reclaim, and after 16 fruitless calls kill, until it is true."""
+    cgroup, machine = write.cgroup, write.machine
+    cgroup.max = val = pages_of(text, write.profile, "max")
+    if write.returns_at_once():
+        return
+    retries, drained = MAX_RECLAIM_RETRIES, False
+    while cgroup.usage > val and not write.signalled():
+        if not drained:
+            machine.drain_stocks(cgroup)
+            drained = True
+        elif retries:
+            retries -= not write.reclaim(cgroup.usage - val)
+        elif not machine.oom_kill(cgroup):
+            return
+
+
+def _v2_high(write: _Write, text: str) -> None:
+    """memory_high_write(): as the maximum, and nobody is killed."""
+    cgroup = write.cgroup
+    cgroup.high = val = pages_of(text, write.profile, "max")
+    if write.returns_at_once():
+        return
+    write.machine.drain_stocks(cgroup)
+    retries = MAX_RECLAIM_RETRIES
+    while cgroup.usage > val and retries and not write.signalled():
+        retries -= not write.reclaim(cgroup.usage - val)
+
+
+def _v2_store(name: str) -> Callable[[_Write, str], None]:
+    def store(write: _Write, text: str) -> None:
+        setattr(write.cgroup, name, pages_of(text, write.profile, "max"))
+
+    return store
+
+
+def _v2_reclaim(write: _Write, text: str) -> None:
+    """user_proactive_reclaim(): a quarter of what is left a call; -EAGAIN after 17 fruitless ones, whatever was freed before."""
+    size, rest = memparse(text.strip(), write.profile)
+    swappiness = _swappiness(rest.split())
+    left, retries = size // PAGE_BYTES, MAX_RECLAIM_RETRIES
+    while left > 0:
+        if write.signalled():
+            raise _error(errno.EINTR)
+        freed = write.reclaim(max(left // 4, 1), swappiness=swappiness)
+        if not freed and not retries:
+            raise _error(errno.EAGAIN)
+        retries -= not freed
+        left -= freed
+
+
+def _swappiness(keys: list[str]) -> int | None:
+    swappiness = None
+    for key in keys:
+        name, _, value = key.partition("=")
+        known = value == "max" or (value.isascii() and value.isdigit() and int(value) <= 200)
+        if name != "swappiness" or not known:
+            raise _error(errno.EINVAL)
+        swappiness = SWAPPINESS_MAX if value == "max" else int(value)
+    return swappiness
+
+
+_Rule = Callable[[_Write, str], None]
+_V2_FILES: dict[str, _Rule] = {
+    "memory.max": _v2_max,
+    "memory.high": _v2_high,
+    "memory.low": _v2_store("low"),
+    "memory.min": _v2_store("min"),
+    "memory.swap.max": _v2_store("swap_max"),
+    "memory.reclaim": _v2_reclaim,
+}
+_FILES: dict[str, dict[str, _Rule]] = {
+    "seed2008": {"memory.limit_in_bytes": _seed_limit, "memory.shrink_in_bytes": _seed_shrink},
+    "v1": {
+        "memory.limit_in_bytes": _v1_limit,
+        "memory.memsw.limit_in_bytes": _v1_memsw,
+        "memory.soft_limit_in_bytes": _v1_soft,
+        "memory.force_empty": _v1_force_empty,
+    },
+    "v2": _V2_FILES,
+    "v2-6.12": _V2_FILES,
+}

@@ -1,0 +1,128 @@
+"""What a group of the simulated machine says, in the vocabulary of MemStat: counts of pages to bytes, nothing is changed here."""
+
+from app.backends import LIMIT_NAMES, Counters, Events, Limits, MemStat, Pressure, Stall
+from app.backends._machine.machine import Machine
+from app.backends._machine.pressure import Stalls
+from app.backends._machine.profiles import LIMIT_FIELDS
+from app.backends._machine.tree import KINDS, SWAPPED, UNLIMITED, Cgroup
+from app.memparse import PAGE_BYTES
+
+
+def in_bytes(pages: int) -> int | None:
+    return None if pages >= UNLIMITED else pages * PAGE_BYTES
+
+
+def in_pages(size: int | None) -> int:
+    return UNLIMITED if size is None else min(size // PAGE_BYTES, UNLIMITED)
+
+
+def swap_max(cgroup: Cgroup, machine: Machine) -> int:
+    """The pages that may go to swap: on v1, what memsw leaves above the maximum."""
+    if machine.profile.cgroup_version == 2:
+        return cgroup.swap_max
+    return UNLIMITED if cgroup.memsw >= UNLIMITED else cgroup.memsw - min(cgroup.max, cgroup.memsw)
+
+
+def limits_of(cgroup: Cgroup, machine: Machine) -> Limits:
+    """The limits of a group, and the one on the way up that is felt first."""
+    if cgroup.parent is None:
+        return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
+    settable = machine.profile.settable_limits
+    tightest = min(cgroup.line[:-1], key=lambda member: member.max)
+    own: dict[str, int | None] = {name: in_bytes(getattr(cgroup, LIMIT_FIELDS[name])) for name in settable}
+    if "swap_max_bytes" in settable:
+        own["swap_max_bytes"] = in_bytes(swap_max(cgroup, machine))
+    return Limits(
+        **{"max_bytes": None, **own},
+        effective_max_bytes=in_bytes(tightest.max),
+        limited_by=None if tightest.max >= UNLIMITED else tightest.path,
+        unsupported=tuple(name for name in LIMIT_NAMES if name not in settable),
+    )
+
+
+def reading_of(cgroup: Cgroup, machine: Machine, *, raw: bool) -> MemStat:
+    """One reading of a group, its descendants included."""
+    lists = dict.fromkeys(("active_anon", "inactive_anon", "active_file", "inactive_file", "dirty", "writeback"), 0)
+    kinds: dict[str, int] = dict.fromkeys(KINDS, 0)
+    for area in (area for member in cgroup.subtree() for area in member.areas):
+        kinds[area.kind] += area.resident()
+        if area.kind == "file" or area.kind in SWAPPED:
+            of = "file" if area.kind == "file" else "anon"
+            lists[f"active_{of}"] += area.active
+            lists[f"inactive_{of}"] += area.inactive + area.dirty + area.writeback
+            lists["dirty"] += area.dirty
+            lists["writeback"] += area.writeback
+    size = {name: pages * PAGE_BYTES for name, pages in (kinds | lists).items()}
+    reading = MemStat(
+        usage_bytes=cgroup.usage * PAGE_BYTES,
+        limits=limits_of(cgroup, machine),
+        peak_bytes=cgroup.peak * PAGE_BYTES,
+        working_set_bytes=cgroup.usage * PAGE_BYTES - size["inactive_file"],
+        reclaimable_estimate_bytes=_reclaimable(cgroup, machine, size),
+        anon_bytes=size["anon"] + size["unevictable"],
+        file_bytes=size["file"] + size["shmem"],
+        shmem_bytes=size["shmem"],
+        kernel_bytes=size["kernel"] + size["slab_reclaimable"] + size["zswap"],
+        unevictable_bytes=size["unevictable"],
+        slab_reclaimable_bytes=size["slab_reclaimable"],
+        swap_bytes=cgroup.swap * PAGE_BYTES,
+        active_anon_bytes=size["active_anon"],
+        inactive_anon_bytes=size["inactive_anon"],
+        active_file_bytes=size["active_file"],
+        inactive_file_bytes=size["inactive_file"],
+        dirty_bytes=size["dirty"],
+        writeback_bytes=size["writeback"],
+        raw={"pages": "".join(f"{name} {pages}\n" for name, pages in (kinds | lists).items())} if raw else {},
+    )
+    _describe(reading, cgroup, machine)
+    return reading
+
+
+def _describe(reading: MemStat, cgroup: Cgroup, machine: Machine) -> None:
+    """Add what is counted, and felt, and only there where the profile's kernel tells it."""
+    counts = cgroup.all_counts()
+    reading.counters = Counters(
+        page_faults=counts.faults,
+        major_page_faults=counts.major,
+        pages_scanned=counts.scanned,
+        pages_reclaimed=counts.reclaimed,
+        refaults_file=counts.refaults_file,
+        refaults_anon=counts.refaults_anon,
+    )
+    if machine.profile.cgroup_version == 2:
+        reading.events = Events(**cgroup.events)
+        reading.zswap_bytes = (
+            sum(area.inactive for member in cgroup.subtree() for area in member.areas if area.kind == "zswap") * PAGE_BYTES
+        )
+    else:
+        reading.events = Events(oom=cgroup.events["oom"], oom_kill=cgroup.events["oom_kill"], limit_failures=cgroup.failcnt)
+    if machine.profile.has_pressure:
+        reading.pressure = Pressure(some=_stall(cgroup.some, machine.now_us), full=_stall(cgroup.full, machine.now_us))
+
+
+def _reclaimable(cgroup: Cgroup, machine: Machine, size: dict[str, int]) -> int:
+    """What reclaim could free at best: cache, slab, and what swap has room for; less what groups inside withhold by their min."""
+    anon = size["active_anon"] + size["inactive_anon"]
+    room = max(min(cgroup.swap_room(), machine.swap.free), 0) * PAGE_BYTES if cgroup.swappiness else 0
+    withheld = sum(_withheld(child) for child in cgroup.children) * PAGE_BYTES
+    return max(size["file"] + size["slab_reclaimable"] + min(anon, room) - withheld, 0)
+
+
+def _withheld(child: Cgroup) -> int:
+    if not child.min:
+        return 0
+    cache = sum(area.resident() for member in child.subtree() for area in member.areas if area.kind in {"file", "slab_reclaimable"})
+    return max(cache - max(child.usage - child.min, 0), 0)
+
+
+def available_of(machine: Machine) -> int:
+    """The bytes that could be had without swap: free memory, page cache, and slab that can go."""
+    reading = reading_of(machine.root, machine, raw=False)
+    cache = (reading.file_bytes or 0) - (reading.shmem_bytes or 0) + (reading.slab_reclaimable_bytes or 0)
+    return machine.hardware.pages * PAGE_BYTES - reading.usage_bytes + cache
+
+
+def _stall(stalls: Stalls, now_us: int) -> Stall:
+    stalls.settle(now_us)
+    avg10, avg60, avg300 = (round(average, 2) for average in stalls.averages)  # as the kernel prints them
+    return Stall(avg10, avg60, avg300, stalls.total_us)

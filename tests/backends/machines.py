@@ -1,0 +1,44 @@
+"""Simulated machines for tests: groups that are already full of something."""
+
+import math
+from collections.abc import Mapping
+
+from app.backends._machine.machine import Hardware, Machine
+from app.backends._machine.profiles import PROFILES
+from app.backends._machine.swap import Swap
+from app.backends._machine.tree import KINDS, Area, Cgroup, Kind, Process
+from app.memparse import PAGE_BYTES
+
+KIND: dict[str, Kind] = {kind: kind for kind in KINDS}
+MIB = 2**20 // PAGE_BYTES
+"""Pages of a MiB."""
+
+
+def machine_of(profile: str = "v1", swap: int = 0, *, pool: int = 0, in_us: float = 10.0, cpus: int = 0) -> Machine:
+    return Machine(PROFILES[profile], Hardware(cpus=cpus, swap=Swap(pages=swap, pool=pool, in_us=in_us)))
+
+
+def grown(machine: Machine, name: str, parent: Cgroup | None = None, pages: Mapping[Kind, int] | None = None, **kinds: int) -> Cgroup:
+    """A group with one process in it that has charged so many pages of each kind."""
+    cgroup = machine.make(parent or machine.root, name)
+    process = machine.start(cgroup)
+    wanted = kinds | dict(pages or {})
+    for kind, count in wanted.items():
+        machine.charge(process, KIND[kind], count)
+    return cgroup
+
+
+def add(machine: Machine, process: Process, kind: Kind, pages: int, heat: float = math.inf) -> Area:
+    """Let a process charge pages of some heat."""
+    area = process.area(kind, heat)
+    machine.fault(process, area, pages)
+    return area
+
+
+def only_process(cgroup: Cgroup) -> Process:
+    (process,) = cgroup.processes.values()
+    return process
+
+
+def pages_of(cgroup: Cgroup, kind: Kind) -> int:
+    return sum(area.resident() for area in cgroup.areas if area.kind == kind)

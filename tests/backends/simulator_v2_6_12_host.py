@@ -1,0 +1,16 @@
+"""A simulated host that follows cgroup v2 before 6.16, where a write to memory.max reclaims and kills whatever its flags."""
+
+from contextlib import AbstractContextManager
+
+from tests.backends.hosts import Offer
+from tests.backends.simulator_host import SimulatedHost, on
+
+OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch"})
+
+
+def absent() -> None:
+    """Nothing is missing: there is always a simulator."""
+
+
+def open_host() -> AbstractContextManager[SimulatedHost]:
+    return on("v2-6.12")

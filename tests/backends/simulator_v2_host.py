@@ -1,0 +1,16 @@
+"""A simulated host that follows cgroup v2 of Linux 6.18: O_NONBLOCK stores a maximum, and nothing else happens."""
+
+from contextlib import AbstractContextManager
+
+from tests.backends.hosts import Offer
+from tests.backends.simulator_host import SimulatedHost, on
+
+OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch"})
+
+
+def absent() -> None:
+    """Nothing is missing: there is always a simulator."""
+
+
+def open_host() -> AbstractContextManager[SimulatedHost]:
+    return on("v2")
