@@ -9,10 +9,10 @@ page cache is held that long; one with a few dirty pages left is left alone.
 """
 
 import contextlib
+import fcntl
 import functools
 import os
-import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -44,15 +44,23 @@ from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
 from app.backends._triggers import v1_source, v1_watchable
+from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
 from app.backends._watch import open_watch
-from app.errors import BackendUnavailable, GroupBusy, LimitOrder, ShrinkdError, Unsupported, UnsupportedLimit, UnsupportedOption
-from app.memparse import PAGE_BYTES, UNLIMITED, format_size, or_none, or_unlimited
+from app.errors import (
+    BackendUnavailable,
+    GroupBusy,
+    GroupExists,
+    ShrinkdError,
+    Unsupported,
+    UnsupportedLimit,
+    UnsupportedOption,
+)
+from app.memparse import PAGE_BYTES, UNLIMITED, format_size, or_none
 from app.settings import Settings
 
-USAGE, LIMIT, SOFT_LIMIT, STAT = "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.soft_limit_in_bytes", "memory.stat"
-MEMSW_USAGE, MEMSW_LIMIT = "memory.memsw.usage_in_bytes", "memory.memsw.limit_in_bytes"
+USAGE, MEMSW_USAGE, STAT = "memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.stat"
 _PEAK, _FAILURES, _OOM, _KERNEL = "memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"
-
+_PROBE = "shrinkd-probe"
 _SWAPPINESS, _FORCE_EMPTY, _PRESSURE = "memory.swappiness", "memory.force_empty", "memory.pressure"
 _STAT_FILES = (USAGE, STAT, SOFT_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
 _RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
@@ -269,20 +277,36 @@ class V1(Tree):
         raise GroupBusy(f"{group.path!a} grows as fast as it is limited.", group=group, room_bytes=2 * CHARGED_AHEAD_BYTES)
 
     def _keeps_soft_limit(self) -> bool:
-        """Newer kernels accept a soft limit and forget it; a group of our own tells, where one can be made."""
+        """Newer kernels accept a soft limit and forget it; a group of our own tells, where one can be made.
+
+        Its name is always the same, so that what a daemon left that was killed in this serves the next one.
+        """
         if SOFT_LIMIT not in self.control_files:
             return False
+        with self._alone():
+            try:
+                with contextlib.suppress(GroupExists):
+                    self.make(_PROBE)
+                scratch = self.find(_PROBE)
+            except ShrinkdError:
+                return True  # nothing can be written here, so nothing is promised by it
+            try:
+                self._commit(scratch, SOFT_LIMIT, _REST_BYTES)
+                return int(self.read(scratch, SOFT_LIMIT)) == _REST_BYTES
+            except ShrinkdError:
+                return False  # PREEMPT_RT: EOPNOTSUPP
+            finally:
+                self.remove(scratch)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have no other daemon in this managed root do the same at the same time."""
+        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            scratch = self.make(f"shrinkd-probe-{os.getpid()}-{threading.get_native_id()}")
-        except ShrinkdError:
-            return True  # nothing can be written here, so nothing is promised by it
-        try:
-            self._commit(scratch, SOFT_LIMIT, _REST_BYTES)
-            return int(self.read(scratch, SOFT_LIMIT)) == _REST_BYTES
-        except ShrinkdError:
-            return False  # PREEMPT_RT: EOPNOTSUPP
+            fcntl.flock(root, fcntl.LOCK_EX)
+            yield
         finally:
-            self.remove(scratch)
+            os.close(root)
 
     # -- reclaim ------------------------------------------------------------------------------------------------
 
@@ -315,41 +339,6 @@ class V1(Tree):
             return parse_pressure(self._twins.read(self._twins.find(group.path), _PRESSURE))
         except ShrinkdError:
             return None  # it went in between
-
-
-def plan_writes(held: Mapping[str, int], changes: Mapping[LimitName, int | None]) -> list[tuple[str, int]]:
-    """Put the writes in the one order in which memory <= memory+swap holds throughout: EINVAL says the kernel otherwise.
-
-    `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a maximum that moves alone.
-    """
-    wanted = dict(held)
-    if "soft_limit_bytes" in changes:
-        wanted[SOFT_LIMIT] = or_unlimited(changes["soft_limit_bytes"])
-    if "max_bytes" in changes:
-        wanted[LIMIT] = or_unlimited(changes["max_bytes"])
-    if "swap_max_bytes" in changes:
-        wanted[MEMSW_LIMIT] = _memsw(wanted[LIMIT], changes["swap_max_bytes"])
-    memory, memsw = wanted[LIMIT], wanted.get(MEMSW_LIMIT, UNLIMITED)
-    if memory > memsw:
-        raise LimitOrder(
-            f"max_bytes {or_none(memory)} is above the limit of memory and swap together, {memsw}: send swap_max_bytes too.",
-            max_bytes=or_none(memory),
-            memory_and_swap_max_bytes=memsw,
-        )
-    order = (MEMSW_LIMIT, LIMIT, SOFT_LIMIT) if memsw > held.get(MEMSW_LIMIT, memsw) else (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
-    return [(name, wanted[name]) for name in order if name in held and wanted[name] != held[name]]
-
-
-def _memsw(memory: int, swap: int | None) -> int:
-    if swap is None:
-        return UNLIMITED
-    if memory >= UNLIMITED:
-        raise LimitOrder(
-            "swap_max_bytes needs a max_bytes: cgroup v1 limits memory and swap together, not swap alone.",
-            max_bytes=None,
-            swap_max_bytes=swap,
-        )
-    return min(memory + swap, UNLIMITED)
 
 
 def _pace_of_group(_: int) -> Pace:

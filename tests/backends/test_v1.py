@@ -11,8 +11,9 @@ import pytest
 
 from app.backends import Backend, Group, LimitName, load
 from app.backends._cgroupfs import mounts
-from app.backends.v1 import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, V1, plan_writes
-from app.errors import BackendUnavailable, Busy, LimitOrder, ProcessNotFound, Unsupported, UnsupportedLimit, UnsupportedOption
+from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from app.backends.v1 import V1
+from app.errors import BackendUnavailable, Busy, GroupGone, LimitOrder, ProcessNotFound, Unsupported, UnsupportedLimit, UnsupportedOption
 from app.memparse import UNLIMITED
 from app.settings import Settings
 from tests.backends.cgroups import assert_only_read_when_mounted_read_only, descriptors_and_timers
@@ -247,3 +248,13 @@ def test_pressure_is_that_of_the_twin_in_a_cgroup2_mount_while_it_lives(host: V1
     assert pressure
     assert pressure.some.total_microseconds >= pressure.full.total_microseconds
     assert host.backend.stat(group).pressure is None
+
+
+def test_the_group_of_a_probe_that_was_killed_serves_the_next_one_and_goes_with_it(host: V1Host) -> None:
+    root = host.group()
+    left = host.backend.make(f"{root.path}/shrinkd-probe")
+    backend = below(host, root)
+    backend.close()
+    assert backend.settable_limits == host.backend.settable_limits
+    with pytest.raises(GroupGone):
+        host.backend.usage(left)

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from app.backends._cgroupfs import mounts
-from app.backends.v1 import LIMIT, V1
+from app.backends._v1_order import LIMIT
+from app.backends.v1 import V1
 from app.settings import Settings
 from tests.backends import cgroups
 from tests.backends.hosts import Offer

@@ -1,0 +1,44 @@
+"""The order in which the limit files of cgroup v1 are written: memory <= memory+swap has to hold after each of them."""
+
+from collections.abc import Mapping
+
+from app.backends import LimitName
+from app.errors import LimitOrder
+from app.memparse import UNLIMITED, or_none, or_unlimited
+
+LIMIT, MEMSW_LIMIT, SOFT_LIMIT = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes"
+
+
+def plan_writes(held: Mapping[str, int], changes: Mapping[LimitName, int | None]) -> list[tuple[str, int]]:
+    """Put the writes in the one order in which memory <= memory+swap holds throughout: EINVAL says the kernel otherwise.
+
+    `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a maximum that moves alone.
+    """
+    wanted = dict(held)
+    if "soft_limit_bytes" in changes:
+        wanted[SOFT_LIMIT] = or_unlimited(changes["soft_limit_bytes"])
+    if "max_bytes" in changes:
+        wanted[LIMIT] = or_unlimited(changes["max_bytes"])
+    if "swap_max_bytes" in changes:
+        wanted[MEMSW_LIMIT] = _memsw(wanted[LIMIT], changes["swap_max_bytes"])
+    memory, memsw = wanted[LIMIT], wanted.get(MEMSW_LIMIT, UNLIMITED)
+    if memory > memsw:
+        raise LimitOrder(
+            f"max_bytes {or_none(memory)} is above the limit of memory and swap together, {memsw}: send swap_max_bytes too.",
+            max_bytes=or_none(memory),
+            memory_and_swap_max_bytes=memsw,
+        )
+    order = (MEMSW_LIMIT, LIMIT, SOFT_LIMIT) if memsw > held.get(MEMSW_LIMIT, memsw) else (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
+    return [(name, wanted[name]) for name in order if name in held and wanted[name] != held[name]]
+
+
+def _memsw(memory: int, swap: int | None) -> int:
+    if swap is None:
+        return UNLIMITED
+    if memory >= UNLIMITED:
+        raise LimitOrder(
+            "swap_max_bytes needs a max_bytes: cgroup v1 limits memory and swap together, not swap alone.",
+            max_bytes=None,
+            swap_max_bytes=swap,
+        )
+    return min(memory + swap, UNLIMITED)
