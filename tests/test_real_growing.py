@@ -20,8 +20,8 @@ from tests.backends.hosts import MIB
 ROUNDS = 100
 """In each of the two ways to grow."""
 OLD_LIMIT, REGION, ENOUGH = 1024 * MIB, 512 * MIB, 384 * MIB
-HEADROOMS = (4 << 10, 16 << 10, 256 << 10, MIB)
-"""From one page to more than the backend takes for close: 64 pages a CPU."""
+HEADROOMS = tuple(4096 << doubled for doubled in range(12))
+"""From one page to 8 MiB: what a process takes while it is looked at, and more."""
 BARE_WRITES = 100
 """At most: of those at 16 KiB nearly all kill."""
 
@@ -79,7 +79,7 @@ def test_a_bare_write_of_such_a_limit_kills(kernel: CgroupHost[Backend]) -> None
     grower = Grower(kernel, in_spurts=False)
     for _ in range(BARE_WRITES):
         with grower.growing():
-            limit = page_floor(grower.peak) + HEADROOMS[1]
+            limit = page_floor(grower.peak) + HEADROOMS[2]
             kernel.write_limit(grower.group, limit)
         if not grower.lives and grower.peak > limit:
             return

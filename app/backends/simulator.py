@@ -217,16 +217,15 @@ class Simulator:
         if name != "max_bytes":
             self._store(group, name, value)
             return
-        slack = MEMCG_CHARGE_BATCH * PAGE_BYTES * self._machine.hardware.cpus
         maximum = Maximum(
             usage=partial(self._usage, group),
             read=partial(self._held, group, name),
             store=partial(self._store, group, name),
-            slack=slack,
+            slack=MEMCG_CHARGE_BATCH * PAGE_BYTES * self._machine.hardware.cpus,
             sleep=self._sleep,
         )
-        if (used := maximum.commit(value)) is not None:
-            raise _busy(group, used, value, room=2 * slack)
+        if refusal := maximum.commit(value):
+            raise _busy(group, refusal.usage, value, refusal.room)
 
     def _usage(self, group: Group) -> int:
         with self.machine() as machine:

@@ -66,6 +66,8 @@ _RECLAIMING: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
 """The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
 _COMMIT_SECONDS = 20e-6
 """How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding nothing to do takes 5 us."""
+_AT_ONCE_BYTES = CHARGED_AHEAD_BYTES + (4 << 20)
+"""What may be charged between our reading and our write: that, and two huge pages."""
 _LIST_SECONDS, _KEPT_LISTS = 10.0, 4096
 """How long the children that have a memory.min are remembered: listing 100 costs 40 readings, and hardly any group has one."""
 _LONGEST_SECONDS = 50e-3
@@ -254,10 +256,10 @@ class V2(Tree):
                 usage=functools.partial(self.usage, group),
                 read=lambda: limit_of(self.read(group, MAX)),
                 store=functools.partial(_store, file),
-                slack=CHARGED_AHEAD_BYTES,
+                slack=_AT_ONCE_BYTES,
             )
-            if (used := maximum.commit(value)) is not None:
-                raise _busy(group, used, value)
+            if refusal := maximum.commit(value):
+                raise _busy(group, refusal.usage, value, refusal.room)
 
     # -- what could be reclaimed --------------------------------------------------------------------------------
 
@@ -377,11 +379,11 @@ def _store(file: int, limit: int) -> None:
     timed_write(file, text_of(limit), _COMMIT_SECONDS)
 
 
-def _busy(group: Group, usage: int, value: int) -> GroupBusy:
-    """Name the usage in the way of a value: one below it is in the way because it grows, and will until the next try."""
-    grows = usage < value
-    sentence = f"{group.path!a} uses {format_size(usage)}{' and grows' * grows}: it cannot be limited to {format_size(value)}."
-    return GroupBusy(sentence, group=group, usage_bytes=usage, **{"room_bytes": 2 * CHARGED_AHEAD_BYTES} if grows else {})
+def _busy(group: Group, usage: int, value: int, room: int = 1) -> GroupBusy:
+    """Name the usage in the way of a value: one below it is in the way because it grows, and wants room."""
+    grows = " and grows" if usage < value else ""
+    sentence = f"{group.path!a} uses {format_size(usage)}{grows}: it cannot be limited to {format_size(value)}."
+    return GroupBusy(sentence, group=group, usage_bytes=usage, **{"room_bytes": room} if grows else {})
 
 
 backend_class: type[Backend] = V2

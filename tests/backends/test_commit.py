@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.backends._commit import Maximum
+from app.backends._commit import Maximum, Refusal
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Kernel:
     kills: int = 0
     verbs: int = 0
 
-    def commit(self, value: int) -> int | None:
+    def commit(self, value: int) -> Refusal | None:
         return Maximum(self._usage, self._read, self._store, slack=5, sleep=lambda _seconds: None).commit(value)
 
     def grow_to(self, used: int) -> Callable[[], object]:
@@ -75,7 +75,7 @@ def kernel(request: pytest.FixtureRequest) -> Kernel:
     return made
 
 
-BEFORE_THE_WRITE, AFTER_THE_WRITE, BEFORE_PUTTING_BACK = 3, 4, 5
+BEFORE_THE_WRITE, AFTER_THE_WRITE, BEFORE_PUTTING_BACK = 5, 6, 7
 WHILE_LOOKING = 4
 
 
@@ -86,13 +86,13 @@ def test_a_maximum_above_usage_is_written_once(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("value", [0, 49, 50])
 def test_a_maximum_at_or_below_usage_is_not_written(kernel: Kernel, value: int) -> None:
-    assert kernel.commit(value) == 50
+    assert kernel.commit(value) == Refusal(50)
     assert kernel.stored == []
 
 
 def test_a_charge_before_the_write_gets_the_old_maximum_back(kernel: Kernel) -> None:
     kernel.happens[BEFORE_THE_WRITE] = kernel.grow_to(70)
-    assert kernel.commit(60) == 70
+    assert kernel.commit(60) == Refusal(70)
     assert (kernel.maximum, kernel.stored) == (100, [60, 100])
 
 
@@ -103,8 +103,22 @@ def test_a_group_that_stands_still_may_be_limited_closely(kernel: Kernel) -> Non
 
 def test_a_group_that_grows_is_not_touched_closely(kernel: Kernel) -> None:
     kernel.happens[WHILE_LOOKING] = kernel.grow_to(52)
-    assert kernel.commit(54) == 52
+    assert kernel.commit(54) == Refusal(52, room=5 + 5 * 2)
     assert kernel.stored == []
+
+
+def test_a_group_that_grows_is_not_touched_where_it_would_be_in_a_moment(kernel: Kernel) -> None:
+    kernel.happens[WHILE_LOOKING] = kernel.grow_to(52)
+    assert kernel.commit(66) == Refusal(52, room=15)
+    kernel.used, kernel.happens[kernel.verbs + WHILE_LOOKING] = 50, kernel.grow_to(52)
+    assert kernel.commit(67) is None
+
+
+def test_a_maximum_that_is_far_away_is_written_without_a_look(kernel: Kernel) -> None:
+    kernel.used, kernel.maximum = 50, 1000
+    kernel.happens[3] = kernel.grow_to(500)
+    assert kernel.commit(690) is None
+    assert kernel.stored == [690]
 
 
 def test_raising_a_maximum_does_not_look_whether_the_group_grows(kernel: Kernel) -> None:
@@ -123,7 +137,7 @@ def test_usage_that_came_up_to_the_new_maximum_feels_it(kernel: Kernel) -> None:
 def test_a_maximum_that_another_has_set_meanwhile_is_not_put_back(kernel: Kernel) -> None:
     kernel.happens[BEFORE_THE_WRITE] = kernel.grow_to(70)
     kernel.happens[BEFORE_PUTTING_BACK] = kernel.be_set_to(80)
-    assert kernel.commit(60) == 70
+    assert kernel.commit(60) == Refusal(70)
     assert kernel.maximum == 80
 
 
@@ -135,7 +149,7 @@ def test_a_maximum_that_is_raised_stays_whatever_is_charged(kernel: Kernel) -> N
 
 
 def test_no_charge_in_any_gap_ends_in_a_kill_or_in_a_maximum_below_usage(kernel: Kernel) -> None:
-    for gap in range(1, 7):
+    for gap in range(1, 9):
         for used in (55, 60, 61, 90):
             kernel.used, kernel.maximum, kernel.happens = 50, 100, {kernel.verbs + gap: kernel.grow_to(used)}
             refused = kernel.commit(60)
@@ -162,5 +176,5 @@ def test_another_writer_between_the_write_and_the_look_keeps_its_maximum(kernel:
         kernel.used, kernel.maximum = 70, 65
 
     kernel.happens[AFTER_THE_WRITE] = overtake
-    assert kernel.commit(60) == 70
+    assert kernel.commit(60) == Refusal(70)
     assert kernel.maximum == 65

@@ -394,7 +394,7 @@ def growing(profile: str, tmp_path: Path, *, on_sleep: bool) -> tuple[Simulator,
         process = machine.start(machine.cgroups["group"])
     charge(64 * MIB)
     if not on_sleep:
-        grows_at = next(readings) + 5  # named(), set_limits(), then usage, held, and the store
+        grows_at = next(readings) + 7  # named(), set_limits(), then held, usage, two looks, and the store
     return simulator, named(simulator, "group")
 
 
