@@ -10,6 +10,7 @@
     │   ├── GroupNotFound
     │   ├── ShrinkNotFound
     │   ├── ProblemNotFound
+    │   ├── NotSimulator      ENXIO       what only a simulator has
     │   └── ProcessNotFound   ESRCH
     ├── GroupGone             ENODEV      this incarnation was removed; the path may live again
     ├── GroupExists           EEXIST
@@ -99,6 +100,10 @@ class ShrinkNotFound(NotFound):
 
 class ProblemNotFound(NotFound):
     pass
+
+
+class NotSimulator(NotFound):
+    errno = errno.ENXIO
 
 
 class ProcessNotFound(NotFound):

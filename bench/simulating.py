@@ -14,33 +14,53 @@ from app.backends._machine import scenarios
 from bench.table import Row
 
 _MIXED: tuple[dict[str, Any], ...] = (
-    {"memory": [{"kind": "anon", "size": "600M", "heat": "hot"}, {"kind": "file", "size": "424M", "heat": "cold"}]},
     {
-        "max": "1G",
         "memory": [
-            {"kind": "anon", "size": "300M", "heat": "warm", "grows": "512K", "ceiling": "600M", "falls": True},
-            {"kind": "file", "size": "400M", "heat": "warm"},
-            {"kind": "file", "size": "1G", "heat": 3600},
+            {"kind": "anon", "size_bytes": "600M", "heat_seconds": "hot"},
+            {"kind": "file", "size_bytes": "424M", "heat_seconds": "cold"},
+        ]
+    },
+    {
+        "max_bytes": "1G",
+        "memory": [
+            {
+                "kind": "anon",
+                "size_bytes": "300M",
+                "heat_seconds": "warm",
+                "grows_bytes_per_second": "512K",
+                "ceiling_bytes": "600M",
+                "falls": True,
+            },
+            {"kind": "file", "size_bytes": "400M", "heat_seconds": "warm"},
+            {"kind": "file", "size_bytes": "1G", "heat_seconds": 3600},
         ],
     },
     {
-        "max": "1G",
-        "memory": [{"kind": "anon", "size": "500M", "heat": "hot"}, {"kind": "file", "size": "500M", "heat": "warm", "writes": "1M"}],
-    },
-    {
-        "max": "1G",
+        "max_bytes": "1G",
         "memory": [
-            {"kind": "anon", "size": "700M", "heat": "warm", "bursts": {"every": 300, "seconds": 30, "size": "200M"}},
-            {"kind": "file", "size": "250M", "heat": "cold"},
+            {"kind": "anon", "size_bytes": "500M", "heat_seconds": "hot"},
+            {"kind": "file", "size_bytes": "500M", "heat_seconds": "warm", "writes_bytes_per_second": "1M"},
         ],
     },
     {
-        "max": "1G",
-        "high": "900M",
+        "max_bytes": "1G",
         "memory": [
-            {"kind": "anon", "size": "400M", "heat": "hot"},
-            {"kind": "anon", "size": "424M", "heat": "cold", "grows": "64K"},
-            {"kind": "file", "size": "200M", "heat": "warm"},
+            {
+                "kind": "anon",
+                "size_bytes": "700M",
+                "heat_seconds": "warm",
+                "bursts": {"every_seconds": 300, "lasts_seconds": 30, "size_bytes": "200M"},
+            },
+            {"kind": "file", "size_bytes": "250M", "heat_seconds": "cold"},
+        ],
+    },
+    {
+        "max_bytes": "1G",
+        "high_bytes": "900M",
+        "memory": [
+            {"kind": "anon", "size_bytes": "400M", "heat_seconds": "hot"},
+            {"kind": "anon", "size_bytes": "424M", "heat_seconds": "cold", "grows_bytes_per_second": "64K"},
+            {"kind": "file", "size_bytes": "200M", "heat_seconds": "warm"},
         ],
     },
 )
@@ -52,15 +72,15 @@ def mixed(groups: int) -> dict[str, Any]:
     places = [{"path": f"slice-{number // 10}/group-{number}", **_MIXED[_SHARES[number % len(_SHARES)]]} for number in range(groups)]
     return {
         "profile": "v2",
-        "memory": f"{2 * groups}G",
-        "swap": {"size": f"{groups}G"},
+        "memory_bytes": f"{2 * groups}G",
+        "swap": {"size_bytes": f"{groups}G"},
         "groups": places,
     }
 
 
 def run(groups: int, seconds: int) -> float:
     """Simulate, and answer the seconds of CPU that it took."""
-    machine = scenarios.parse(mixed(groups)).machine()
+    machine = scenarios.Scenario.model_validate(mixed(groups)).machine()
     began = time.process_time()
     for _ in range(seconds):
         machine.advance(1.0)

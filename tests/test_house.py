@@ -25,6 +25,7 @@ FLOORS = (
     {"memcontrol"},
     {"refusals"},
     {"backends"},
+    {"closed"},
     {"memparse"},
     {"settings", "logs"},
     {"errors"},
@@ -37,7 +38,7 @@ ROOMS_OF = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "typer": {"__main__"},
-    "pydantic": {"api", "settings"},
+    "pydantic": {"api", "backends", "closed", "settings"},
     "pydantic_core": {"api"},
 }
 """The third parties that app may use, each with the rooms that know it."""

@@ -28,6 +28,7 @@ TAGS = [
     {"name": "limits", "description": "Compare and set, at once."},
     {"name": "shrinks", "description": "Reclaim as a job, then set the limit if wanted."},
     {"name": "stats", "description": "One vocabulary on every kernel, read when asked."},
+    {"name": "simulator", "description": "The workloads, the time and the faults of a simulated machine; a real one answers 404."},
     {"name": "node", "description": "What this machine is and can."},
     {"name": "health", "description": "For supervisors, load balancers and bug reports."},
     {"name": "docs", "description": "Pages for people."},

@@ -13,9 +13,10 @@ from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_support
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.references import aliases_of, href_of, may_change, resolve
 from app.api.stats import StatsBody, pick_fields, read_all, stats_row
-from app.api.strict import Strict, StrictRoute
+from app.api.strict import StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, Target, Wired, Wiring
 from app.backends import Backend, Group, Limits, check_group_path
+from app.closed import Strict
 from app.errors import (
     GroupBusy,
     GroupExists,
@@ -98,7 +99,7 @@ class DryRunBody(Body):
     dry_run: Literal[True] = True
 
 
-_TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunBody, "description": "It would work; `dry_run` changed nothing."}}
+TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunBody, "description": "It would work; `dry_run` changed nothing."}}
 _NAMES = ("id", "path", "aliases", "managed")
 _NUMBERS = tuple(name for name in StatsBody.model_fields if name.endswith("_bytes"))
 _KNOWN = frozenset((*_NAMES, *_NUMBERS))
@@ -156,7 +157,7 @@ async def get_group(request: Request, wiring: Wired, group: Target) -> Response:
     "/v1/groups/{group:group}",
     operation_id="delete_group",
     status_code=204,
-    responses=_TRIED | refuses(GroupNotEmpty, GroupNotManaged, ShrinkInProgress, PreconditionFailed, group=True),
+    responses=TRIED | refuses(GroupNotEmpty, GroupNotManaged, ShrinkInProgress, PreconditionFailed, group=True),
 )
 def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: DryRun = False) -> Response:
     """Remove an empty group that was made through this API."""
@@ -168,7 +169,7 @@ def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: Dr
     "/v1/groups/{group:reference}/processes",
     operation_id="add_process",
     status_code=204,
-    responses=_TRIED | refuses(GroupBusy, ProcessNotFound, group=True),
+    responses=TRIED | refuses(GroupBusy, ProcessNotFound, group=True),
 )
 def add_process(wiring: Wired, group: Changeable, process: ANewProcess, dry_run: DryRun = False) -> Response:
     """Move a process into a group. What it charged before stays charged to where it was."""

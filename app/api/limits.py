@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request, Response
 from app import memcontrol
 from app.api.conditional import check_preconditions, etag_of, tagged
 from app.api.document import UNCHANGED, bodies, refuses, sends
-from app.api.strict import Limit, Strict, StrictRoute
+from app.api.strict import StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, ref
 from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
+from app.closed import Limit, Strict
 from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ShrinkInProgress, UnsupportedLimit
 from app.memparse import UNLIMITED, page_floor
 

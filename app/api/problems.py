@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from app import errors
 from app.api.references import href_of
 from app.backends import Group
+from app.closed import pointer, reason
 from app.errors import ShrinkdError
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,13 @@ PROBLEMS = _rows(
         "GET /v1/shrinks lists them; finished ones are kept for 7 days.",
     ),
     (errors.ProblemNotFound, 404, "problem-not-found", "There is no such problem", "GET /problems lists them."),
+    (
+        errors.NotSimulator,
+        404,
+        "not-simulator",
+        "Only a simulator has that",
+        "The workloads, the clock and the faults of a real kernel are nobody's to choose. Start a daemon with SHRINKD_BACKEND=simulator.",
+    ),
     (
         errors.ProcessNotFound,
         404,
@@ -300,17 +308,15 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation(request: Request, error: Exception) -> Response:
     rows = error.errors() if isinstance(error, RequestValidationError) else []
-    listed = [{"pointer": _pointer(row["loc"]), "detail": row["msg"].removeprefix("Value error, ")} for row in rows]
+    listed = [{"pointer": _pointer(row["loc"]), "detail": reason(row["msg"])} for row in rows]
     detail = "; ".join(f"{row['pointer']}: {row['detail']}" for row in listed) + "."
     return _respond(request, _document(PROBLEMS[errors.InvalidRequest], detail, "EINVAL") | {"errors": listed}, {})
 
 
 def _pointer(location: tuple[str | int, ...]) -> str:
-    """A JSON pointer as a fragment (RFC 9457 shows "#/age") into the body; elsewhere, the part and the name."""
+    """A pointer into the body; elsewhere, the part and the name."""
     place, *names = location
-    if place == "body":
-        return "#" + "".join(f"/{str(name).replace('~', '~0').replace('/', '~1')}" for name in names)
-    return "/".join(map(str, location))
+    return pointer(names) if place == "body" else "/".join(map(str, location))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -14,9 +14,10 @@ from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.problems import restored
 from app.api.references import href_of
-from app.api.strict import Moment, Size, Strict, StrictRoute
+from app.api.strict import Moment, StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, rfc3339
 from app.backends import Group, check_group_path
+from app.closed import Size, Strict
 from app.errors import InvalidGroupName, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
 from app.job import Job, State
 from app.job import Request as ShrinkRequest

@@ -1,4 +1,4 @@
-"""Bodies taken strictly: closed models, one grammar for sizes, JSON without duplicate keys, and a media type that says so."""
+"""Requests taken strictly: JSON without duplicate keys, a media type that says so, and no name in the query that means nothing."""
 
 import json
 import re
@@ -10,32 +10,12 @@ from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, BeforeValidator
 
 from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
-from app.memparse import parse_limit, parse_size
 
 LARGEST_BODY_BYTES = 64 << 10
 _MEDIA_TYPES = {"application/json", "application/merge-patch+json"}
-_SIZE_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
-        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})([KkMmGgTtPp]([Ii][Bb]?)?)?$", "examples": ["400M"]},
-    ],
-    "description": 'Bytes, or a string in the kernel\'s notation such as "400M" (always binary).',
-}
-
-Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
-Limit = Annotated[
-    int | None,
-    BeforeValidator(parse_limit),
-    WithJsonSchema(
-        {
-            "anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "max"}, {"type": "null"}],
-            "description": _SIZE_SCHEMA["description"] + " null: no limit.",
-        }
-    ),
-]
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", re.ASCII)
 
 
@@ -47,12 +27,6 @@ def _check_moment(text: object) -> object:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_check_moment)]
 """A time in a query. Pydantic alone takes 0.5 for one, half a second into 1970."""
-
-
-class Strict(BaseModel):
-    """A request body: no unknown names, no guessed types."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class StrictRoute(APIRoute):

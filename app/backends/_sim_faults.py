@@ -1,28 +1,94 @@
-"""Faults on order: a verb of the simulator fails at its n-th use as the kernel would, for those who want to see what then."""
+"""Faults on order: at its n-th use a verb of the simulator fails as the kernel would, takes long, or finds its group gone."""
 
+import errno
 import os
+import threading
 from collections import Counter
+from typing import Literal, Self, get_args
 
-from app.errors import map_oserror
+from pydantic import Field, model_validator
+
+from app.backends._machine.scenarios import GroupPath
+from app.closed import Strict
+from app.errors import InvalidRequest, ShrinkdError, map_oserror
+
+MOST_PLANNED = 100
+Verb = Literal["usage", "stat", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+Symbol = Literal["EACCES", "EBUSY", "EEXIST", "EINVAL", "EIO", "ENODEV", "ENOENT", "ENOMEM", "ENOTEMPTY", "EPERM", "EROFS", "ESRCH"]
+
+
+class Fault(Strict):
+    """What is to happen at the n-th use of a verb from now: exactly one of an error, a delay, and a group that vanishes."""
+
+    verb: Verb = Field(examples=["reclaim"])
+    """What the daemon does to the machine, of which one request may take several: to name a group is a `groups`."""
+    use: int = Field(default=1, ge=1, le=10**9)
+    """Which of its uses from now on; 1 is the next."""
+    group: GroupPath | None = Field(default=None, examples=["web"])
+    """The path of the group whose uses count; null counts all of them."""
+    error: Symbol | None = Field(default=None, examples=["EBUSY"])
+    """What the kernel says, instead of doing anything."""
+    delay_seconds: float | None = Field(default=None, gt=0, le=60)
+    """By the clock on the wall. Only who waits for the verb is held; with those that read, that is the whole daemon."""
+    vanishes: bool = False
+    """The group is removed with all that is in it, as if by somebody else, right before the verb."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.error is not None) + (self.delay_seconds is not None) + self.vanishes != 1:
+            raise ValueError("give exactly one of error, delay_seconds and vanishes")
+        if self.vanishes and self.verb == "make":
+            raise ValueError("a group that is about to be made cannot vanish")
+        return self
+
+    def is_about(self, verb: Verb, path: str) -> bool:
+        return self.verb == verb and self.group in {None, path}
 
 
 class Faults:
-    """What is to fail, and how often each verb was used. Not thread-safe, as the machine."""
+    """What is planned, each with the number of the use that it waits for, and how often each verb was used. Thread-safe."""
 
     def __init__(self) -> None:
-        self._uses: Counter[str] = Counter()
-        self._planned: dict[tuple[str, int], int] = {}
+        self._uses: Counter[Verb] = Counter()
+        self._planned: tuple[Fault, ...] = ()
+        self._lock = threading.Lock()
 
-    def plan(self, verb: str, number: int, use: int = 1) -> None:
-        """Let a verb fail with an errno at its n-th use from now; it then does nothing else."""
-        self._planned[verb, self._uses[verb] + use] = number
+    def planned(self) -> tuple[Fault, ...]:
+        """What has not happened yet, `use` counted from now."""
+        return self._planned
+
+    def uses(self) -> dict[Verb, int]:
+        return {verb: self._uses[verb] for verb in VERBS}
+
+    def plan(self, fault: Fault, *, dry_run: bool = False) -> tuple[Fault, ...]:
+        """Add one to what is planned, and answer all of it; a trial only answers."""
+        with self._lock:
+            planned = (*self._planned, fault)
+            if len(planned) > MOST_PLANNED:
+                raise InvalidRequest(f"{MOST_PLANNED} faults are planned, which is all that there is room for.")
+            if not dry_run:
+                self._planned = planned
+        return planned
 
     def clear(self) -> None:
         """Forget what was planned."""
-        self._planned.clear()
+        with self._lock:
+            self._planned = ()
 
-    def meet(self, verb: str, path: str) -> None:
-        """Count a use, and raise what was planned for it."""
-        self._uses[verb] += 1
-        if number := self._planned.pop((verb, self._uses[verb]), None):
-            raise map_oserror(OSError(number, os.strerror(number)), path)
+    def meet(self, verb: Verb, path: str) -> list[Fault]:
+        """Count a use, and answer what was planned for it, in the order in which that was planned."""
+        with self._lock:
+            self._uses[verb] += 1
+            counted = [fault.is_about(verb, path) for fault in self._planned]
+            if not any(counted):
+                return []
+            met = [fault.model_copy(update={"use": fault.use - counts}) for fault, counts in zip(self._planned, counted, strict=True)]
+            self._planned = tuple(fault for fault in met if fault.use)
+        return [fault for fault in met if not fault.use]
+
+
+def error_of(symbol: Symbol, path: str) -> ShrinkdError:
+    """What becomes of the kernel's word, as it would on the way in from a real one."""
+    number: int = getattr(errno, symbol)
+    return map_oserror(OSError(number, os.strerror(number)), path)

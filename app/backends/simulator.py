@@ -14,7 +14,7 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import Backend, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
+from app.backends import Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
 from app.backends._bells import Bell, Bells
 from app.backends._commit import Maximum
 from app.backends._machine import scenarios
@@ -22,13 +22,15 @@ from app.backends._machine.clock import Clock
 from app.backends._machine.machine import MEMCG_CHARGE_BATCH, Machine
 from app.backends._machine.profiles import LIMIT_FIELDS
 from app.backends._machine.tree import UNLIMITED, Cgroup
-from app.backends._machine.workloads import Workload, put_to_work
+from app.backends._machine.workloads import Workload, put_to_work, workload_of
 from app.backends._machine.writes import Writer, write
-from app.backends._sim_faults import Faults
+from app.backends._sim_faults import Faults, Verb, error_of
 from app.backends._sim_reading import available_of, in_bytes, in_pages, limits_of, reading_of
+from app.backends._sim_time import Time
 from app.backends._steps import write_all
 from app.backends._v2_texts import LIMIT_FILES
 from app.backends._watch import open_watch
+from app.backends.simulated import Simulated
 from app.errors import (
     GroupBusy,
     GroupExists,
@@ -65,30 +67,46 @@ class Simulator:
     ) -> None:
         boot = uuid4()
         self._boot_id = str(boot)
-        self._scenario = scenarios.load(settings.scenario)
+        self.scenario = scenarios.load(settings.scenario)
         first_id = (boot.int >> 100) + 1  # 28 random bits, so that an id of the last start means nothing
-        self._machine = self._scenario.machine(first_id)
+        self._machine = self.scenario.machine(first_id)
         self._profile = self._machine.profile
         self.settable_limits = self._profile.settable_limits
         self.has_swappiness, self.has_pressure = self._profile.has_swappiness, self._profile.has_pressure
         self.watchable = self._profile.watchable
         self.clock, self.faults = Clock(clock), Faults()
+        self.time = Time(self.clock, self.machine)
         self._lock = threading.Lock()
         self._bells = Bells(self.machine, TICK_SECONDS)
         self._sleep = sleep
         self._ticks = 0
 
     @contextmanager
-    def machine(self, verb: str = "", path: str = "") -> Iterator[Machine]:
+    def machine(self, verb: Verb | None = None, path: str = "") -> Iterator[Machine]:
         """Lend the machine as it is now, with everybody else locked out. A verb meets the faults that were planned for it."""
+        if verb:
+            self._meet(verb, path)
         with self._lock:
             self._catch_up()
-            if verb:
-                self.faults.meet(verb, path)
             try:
                 yield self._machine
             finally:
                 self._bells.ring(self._machine)
+
+    def _meet(self, verb: Verb, path: str) -> None:
+        """Let happen what was planned for this use, before the machine is anybody's: a delay is no other's."""
+        for fault in self.faults.meet(verb, path):
+            if fault.error:
+                raise error_of(fault.error, path)
+            if fault.delay_seconds:
+                self._sleep(fault.delay_seconds)
+            if fault.vanishes:
+                self._uproot(path)
+
+    def _uproot(self, path: str) -> None:
+        with self.machine() as machine:
+            if cgroup := machine.cgroups.get(path):
+                machine.uproot(cgroup)
 
     def _catch_up(self) -> None:
         ticks = int(self.clock.now() / TICK_SECONDS) - self._ticks
@@ -97,13 +115,23 @@ class Simulator:
         for step in range(steps):
             self._machine.advance((ticks * (step + 1) // steps - ticks * step // steps) * TICK_SECONDS)
 
-    def put_to_work(self, group: Group, workload: Workload | None) -> None:
-        """Give a group a workload in place of the one that it has; None only ends that."""
+    def workload(self, group: Group) -> Workload:
         with self.machine() as machine:
-            put_to_work(machine, _live(machine, group), workload, self._scenario.seed)
+            return workload_of(machine, _live(machine, group))
+
+    def put_to_work(
+        self, group: Group, workload: Workload, *, check: Callable[[Workload], None] = lambda _: None, dry_run: bool = False
+    ) -> None:
+        with self.machine() as machine:
+            cgroup = _live(machine, group)
+            check(workload_of(machine, cgroup))
+            if workload.memory:
+                self._check_takes_processes(cgroup, group)
+            if not dry_run:
+                put_to_work(machine, cgroup, workload, self.scenario.seed)
 
     def node(self) -> Node:
-        with self.machine("node") as machine:
+        with self.machine() as machine:
             return Node(
                 kernel="simulated",
                 cgroup_version=self._profile.cgroup_version,
@@ -198,18 +226,20 @@ class Simulator:
             process = machine.processes.get(pid)
             if process is None:
                 raise ProcessNotFound(f"There is no process {pid}.", pid=pid)
-            if cgroup.parent and cgroup.children and not self._profile.inner_processes:
-                raise GroupBusy(
-                    f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group
-                )
+            self._check_takes_processes(cgroup, group)
             if not dry_run:
                 process.move(cgroup)
 
+    def _check_takes_processes(self, cgroup: Cgroup, group: Group) -> None:
+        if cgroup.parent and cgroup.children and not self._profile.inner_processes:
+            raise GroupBusy(f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group)
+
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
+        self._meet("watch", group.path)
         return open_watch(self, group, triggers, partial(Bell, self._bells))
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        self.time.close()
 
     # -- limits, where the kernel refuses none ------------------------------------------------------------------
 
@@ -320,4 +350,4 @@ def _memsw(group: Group, changes: Mapping[LimitName, int | None], most: int, mem
     return memsw
 
 
-backend_class: type[Backend] = Simulator
+backend_class: type[Simulated] = Simulator

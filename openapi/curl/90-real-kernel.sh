@@ -13,7 +13,7 @@ group=shrinkd-demo-$$
 mebibyte=1048576
 
 call 200 GET /v1/node
-[[ $(member backend) != simulator ]] || fail "this needs a daemon on a real kernel, and that is a simulator; try 01 to 13 instead"
+[[ $(member backend) != simulator ]] || fail "this needs a daemon on a real kernel, and that is a simulator; try 01 to 16 instead"
 
 # It charges nothing before it is told to, since memory belongs to the group in which it is first touched. The file is new, so that
 # no other group has its pages, and read at random offsets as far as the kernel knows, so that they come in folios of 4 KiB.

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from app.backends._machine import scenarios
 from app.backends._machine.machine import Machine
+from app.backends._machine.scenarios import Scenario
 from app.backends._machine.tree import Cgroup
-from app.backends._machine.workloads import Bursts, Memory, Workload, put_to_work
+from app.backends._machine.workloads import IDLE, Bursts, Memory, Workload, put_to_work
 from app.errors import SettingsError
 from app.memparse import PAGE_BYTES
 from tests.backends.machines import MIB
@@ -23,7 +24,7 @@ BYTES = 2**20
 def made(*memory: dict[str, Any], **more: Any) -> tuple[Machine, Cgroup]:
     """A v2 machine with swap on zram and one group of this memory; `more` are limits of the group and the end of its process."""
     group = {"path": "group", "memory": list(memory), **more}
-    machine = scenarios.parse({"profile": "v2", "swap": {"size": "4G"}, "groups": [group]}).machine()
+    machine = Scenario.model_validate({"profile": "v2", "swap": {"size_bytes": "4G"}, "groups": [group]}).machine()
     return machine, machine.cgroups["group"]
 
 
@@ -44,26 +45,26 @@ def fingerprint(machine: Machine) -> list[tuple[Any, ...]]:
 
 
 def test_growth_ends_at_its_ceiling() -> None:
-    memory = Memory("anon", 10 * BYTES, grows=BYTES, ceiling=20 * BYTES)
+    memory = Memory(kind="anon", size_bytes=10 * BYTES, grows_bytes_per_second=BYTES, ceiling_bytes=20 * BYTES)
     assert [memory.wanted(age, "") // MIB for age in (0, 5, 10, 1000)] == [10, 15, 20, 20]
 
 
 def test_a_saw_falls_back_at_its_ceiling() -> None:
-    memory = Memory("anon", 10 * BYTES, grows=BYTES, ceiling=20 * BYTES, falls=True)
+    memory = Memory(kind="anon", size_bytes=10 * BYTES, grows_bytes_per_second=BYTES, ceiling_bytes=20 * BYTES, falls=True)
     assert [memory.wanted(age, "") // MIB for age in (0, 9, 10, 15, 20)] == [10, 19, 10, 15, 10]
 
 
 def test_a_leak_has_no_end() -> None:
-    assert Memory("anon", 0, grows=BYTES).wanted(100_000, "") == 100_000 * MIB
+    assert Memory(kind="anon", size_bytes=0, grows_bytes_per_second=BYTES).wanted(100_000, "") == 100_000 * MIB
 
 
 def test_a_trace_is_replayed_and_begins_anew() -> None:
-    memory = Memory("anon", 0, trace=((0, 10 * BYTES), (5, 30 * BYTES), (10, 0)))
+    memory = Memory(kind="anon", trace=((0, 10 * BYTES), (5, 30 * BYTES), (10, 0)))
     assert [memory.wanted(age, "") // MIB for age in (0, 4.9, 5, 9, 10, 16)] == [10, 10, 30, 30, 10, 30]
 
 
 def test_bursts_come_once_in_their_time_and_when_the_seed_says() -> None:
-    memory = Memory("anon", 0, bursts=Bursts(every=60, seconds=5, size=PAGE_BYTES))
+    memory = Memory(kind="anon", size_bytes=0, bursts=Bursts(every_seconds=60, lasts_seconds=5, size_bytes=PAGE_BYTES))
     seconds = [[age for age in range(60 * turn, 60 * turn + 60) if memory.wanted(age, "seed")] for turn in range(20)]
     assert all(4 <= len(burst) <= 6 for burst in seconds)
     assert len({burst[0] % 60 for burst in seconds}) > 5
@@ -74,7 +75,7 @@ def test_bursts_come_once_in_their_time_and_when_the_seed_says() -> None:
 
 
 def test_memory_that_is_used_comes_back_as_fast_as_it_is_hot() -> None:
-    machine, cgroup = made(*({"kind": "anon", "size": "64M", "heat": heat} for heat in (5, 100)))
+    machine, cgroup = made(*({"kind": "anon", "size_bytes": "64M", "heat_seconds": heat} for heat in (5, 100)))
     machine.reclaim(cgroup, 128 * MIB)
     hot, cold = cgroup.areas
     gone_hot, gone_cold = hot.out, cold.out
@@ -85,7 +86,7 @@ def test_memory_that_is_used_comes_back_as_fast_as_it_is_hot() -> None:
 
 
 def test_a_working_set_that_does_not_fit_is_pressure_for_as_long() -> None:
-    machine, cgroup = made({"kind": "anon", "size": "128M", "heat": 2}, max="96M")
+    machine, cgroup = made({"kind": "anon", "size_bytes": "128M", "heat_seconds": 2}, max_bytes="96M")
     live(machine, 60)
     assert cgroup.usage == pytest.approx(96 * MIB, rel=0.02)
     before = cgroup.some.total_us
@@ -100,17 +101,17 @@ def test_slower_swap_is_more_pressure() -> None:
     for in_us in (10, 150):
         scenario = {
             "profile": "v2",
-            "swap": {"size": "1G", "in_us": in_us},
-            "groups": [{"path": "group", "max": "96M", "memory": [{"kind": "anon", "size": "112M", "heat": 20}]}],
+            "swap": {"size_bytes": "1G", "in_microseconds": in_us},
+            "groups": [{"path": "group", "max_bytes": "96M", "memory": [{"kind": "anon", "size_bytes": "112M", "heat_seconds": 20}]}],
         }
-        machine = scenarios.parse(scenario).machine()
+        machine = Scenario.model_validate(scenario).machine()
         live(machine, 120)
         totals.append(machine.cgroups["group"].some.total_us)
     assert totals[1] > 3 * totals[0]
 
 
 def test_nobody_waits_for_more_than_all_of_its_time() -> None:
-    machine, cgroup = made({"kind": "anon", "size": "256M", "heat": 0.1}, max="32M")
+    machine, cgroup = made({"kind": "anon", "size_bytes": "256M", "heat_seconds": 0.1}, max_bytes="32M")
     live(machine, 30)
     assert cgroup.some.total_us <= machine.now_us
 
@@ -131,22 +132,30 @@ def test_reclaim_a_little_at_a_time_is_cheap_until_it_meets_what_is_used() -> No
 
 
 def test_a_leak_ends_with_a_kill_and_begins_again() -> None:
-    machine, cgroup = made({"kind": "unevictable", "size": "1M", "grows": "4M"}, max="64M")
+    machine, cgroup = made({"kind": "unevictable", "size_bytes": "1M", "grows_bytes_per_second": "4M"}, max_bytes="64M")
     live(machine, 60)
     assert cgroup.events["oom_kill"] == 2
     assert 0 < cgroup.usage <= 64 * MIB
 
 
 def test_who_is_killed_in_the_middle_of_a_tick_does_no_more_in_it() -> None:
-    leak, swapped = {"kind": "unevictable", "size": "1M", "grows": "8M"}, {"kind": "anon", "size": "48M", "heat": 5}
-    machine, cgroup = made(leak, swapped, max="64M")
+    leak, swapped = (
+        {"kind": "unevictable", "size_bytes": "1M", "grows_bytes_per_second": "8M"},
+        {"kind": "anon", "size_bytes": "48M", "heat_seconds": 5},
+    )
+    machine, cgroup = made(leak, swapped, max_bytes="64M")
     live(machine, 120)
     assert cgroup.events["oom_kill"] > 3
     assert cgroup.swap == machine.swap.used == sum(area.out for area in cgroup.areas)
 
 
 def test_a_process_that_exits_comes_back_and_finds_its_cache() -> None:
-    machine, cgroup = made({"kind": "anon", "size": "8M"}, {"kind": "file", "size": "8M", "heat": "cold"}, exits_after=5, restarts_after=3)
+    machine, cgroup = made(
+        {"kind": "anon", "size_bytes": "8M"},
+        {"kind": "file", "size_bytes": "8M", "heat_seconds": "cold"},
+        exits_after_seconds=5,
+        restarts_after_seconds=3,
+    )
     live(machine, 6)
     assert (len(cgroup.processes), cgroup.usage) == (0, 8 * MIB)
     live(machine, 3)
@@ -154,7 +163,7 @@ def test_a_process_that_exits_comes_back_and_finds_its_cache() -> None:
 
 
 def test_a_process_above_high_grows_slowly_and_lives() -> None:
-    machine, cgroup = made({"kind": "unevictable", "size": "48M", "grows": "10M"}, high="50M")
+    machine, cgroup = made({"kind": "unevictable", "size_bytes": "48M", "grows_bytes_per_second": "10M"}, high_bytes="50M")
     live(machine, 20)
     assert 50 * MIB < cgroup.usage < 70 * MIB
     assert cgroup.some.total_us > 10_000_000
@@ -162,7 +171,7 @@ def test_a_process_above_high_grows_slowly_and_lives() -> None:
 
 
 def test_a_moved_process_charges_its_new_group_and_wants_no_more_than_before() -> None:
-    machine, cgroup = made({"kind": "anon", "size": "8M", "grows": "1M"})
+    machine, cgroup = made({"kind": "anon", "size_bytes": "8M", "grows_bytes_per_second": "1M"})
     live(machine, 4)
     other = machine.make(machine.root, "other")
     (process,) = cgroup.processes.values()
@@ -172,16 +181,16 @@ def test_a_moved_process_charges_its_new_group_and_wants_no_more_than_before() -
 
 
 def test_a_workload_replaces_the_one_before() -> None:
-    machine, cgroup = made({"kind": "anon", "size": "8M"})
-    put_to_work(machine, cgroup, Workload((Memory("anon", 2 * BYTES),)), "1")
+    machine, cgroup = made({"kind": "anon", "size_bytes": "8M"})
+    put_to_work(machine, cgroup, Workload(memory=(Memory(kind="anon", size_bytes=2 * BYTES),)), "1")
     assert cgroup.usage == 2 * MIB
-    put_to_work(machine, cgroup, None, "1")
+    put_to_work(machine, cgroup, IDLE, "1")
     live(machine, 30)
     assert cgroup.usage == 0
 
 
 def test_a_workload_that_stands_still_notices_what_was_taken_from_it() -> None:
-    machine, cgroup = made({"kind": "file", "size": "8M", "heat": 1})
+    machine, cgroup = made({"kind": "file", "size_bytes": "8M", "heat_seconds": 1})
     live(machine, 3)
     machine.reclaim(cgroup, MIB)
     live(machine, 60)
@@ -190,14 +199,14 @@ def test_a_workload_that_stands_still_notices_what_was_taken_from_it() -> None:
 
 @pytest.mark.parametrize("kind", ["file", "slab_reclaimable"])
 def test_what_nobody_uses_stays_away_once_it_was_reclaimed(kind: str) -> None:
-    machine, cgroup = made({"kind": kind, "size": "8M", "heat": "idle"})
+    machine, cgroup = made({"kind": kind, "size_bytes": "8M", "heat_seconds": "idle"})
     machine.reclaim(cgroup, 4 * MIB)
     live(machine, 10)
     assert cgroup.usage == 4 * MIB
 
 
 def test_a_workload_goes_with_its_group() -> None:
-    machine, cgroup = made({"kind": "anon", "size": "8M"})
+    machine, cgroup = made({"kind": "anon", "size_bytes": "8M"})
     machine.exit(next(iter(cgroup.processes.values())))
     machine.remove(cgroup)
     live(machine, 30)
@@ -222,7 +231,9 @@ def test_how_finely_time_is_cut_changes_little() -> None:
     usages = []
     for ticks in (1, 10):
         machine, cgroup = made(
-            {"kind": "anon", "size": "64M", "heat": 10, "grows": "1M"}, {"kind": "file", "size": "64M", "heat": "warm"}, max="160M"
+            {"kind": "anon", "size_bytes": "64M", "heat_seconds": 10, "grows_bytes_per_second": "1M"},
+            {"kind": "file", "size_bytes": "64M", "heat_seconds": "warm"},
+            max_bytes="160M",
         )
         for _ in range(120 * ticks):
             machine.advance(1 / ticks)
@@ -245,25 +256,47 @@ def test_every_scenario_of_the_gallery_lives_for_ten_minutes_within_its_limits(n
 @pytest.mark.parametrize(
     ("document", "complaint"),
     [
-        ([], "the scenario is no object"),
-        ({"profil": "v1"}, "the scenario knows no profil"),
-        ({"profile": "v3"}, "there is no profile 'v3'"),
-        ({"groups": {}}, "the scenario: groups is no list"),
-        ({"groups": [{"memory": []}]}, "the scenario, groups 0 has no path"),
-        ({"groups": [{"path": "a", "maximum": 1}]}, "the group 'a' knows no maximum"),
-        ({"groups": [{"path": "a", "max": "1 GB"}]}, "the group 'a': max: "),
-        ({"groups": [{"path": "a", "memory": [{"kind": "heap"}]}]}, "the group 'a', memory 0: no kind of memory is 'heap'"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon"}]}]}, "the group 'a', memory 0 has no size"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "size": 1, "heat": "tepid"}]}]}, "heat is no number"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "size": 1, "heat": 0}]}]}, "the group 'a', memory 0: heat is above 0"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "size": 1, "bursts": {"every": 1}}]}]}, "bursts has no seconds"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [[1, 2]]}]}]}, "memory 0: a trace begins at 0"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [1]}]}]}, "trace is no list of [seconds, size]"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "size": 1, "writes": 1}]}]}, "only files are written to"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "size": 1}, {"kind": "anon", "size": 2}]}]}, "the group 'a': two pieces"),
-        ({"profile": "v1", "groups": [{"path": "a", "high": "1G"}]}, "the group 'a' knows no high"),
-        ({"groups": [{"path": "a//b"}]}, "names no group"),
-        ({"swap": {"size": "1G", "speed": 1}}, "the scenario, swap knows no speed"),
+        ([], "#: Input should be an object"),
+        ({"profil": "v1"}, "#/profil: Extra inputs are not permitted"),
+        ({"profile": "v3"}, "#/profile: Input should be 'seed2008', 'v1', 'v2' or 'v2-6.12'"),
+        ({"groups": {}}, "#/groups: Input should be a valid"),
+        ({"groups": [{"memory": []}]}, "#/groups/0/path: Field required"),
+        ({"groups": [{"path": "a", "maximum": 1}]}, "#/groups/0/maximum: Extra inputs"),
+        ({"groups": [{"path": "a", "max_bytes": "1 GB"}]}, "#/groups/0/max_bytes: a size is decimal digits"),
+        ({"groups": [{"path": "a", "memory": [{"kind": "zswap", "size_bytes": 1}]}]}, "#/groups/0/memory/0/kind: Input should be 'anon', "),
+        ({"groups": [{"path": "a", "memory": [{"kind": "anon"}]}]}, "#/groups/0/memory/0: give size_bytes, or a trace"),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "heat_seconds": "tepid"}]}]},
+            "#/groups/0/memory/0/heat_seconds: a heat is seconds, or one of hot, warm, cold, idle",
+        ),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "heat_seconds": 0}]}]},
+            "heat_seconds: Input should be greater",
+        ),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": "1P"}]}]},
+            "#/groups/0/memory/0/size_bytes: that is more than 64 GiB",
+        ),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "bursts": {"every_seconds": 1, "size_bytes": 1}}]}]},
+            "#/groups/0/memory/0/bursts/lasts_seconds: Field required",
+        ),
+        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [[1, 2]]}]}]}, "#/groups/0/memory/0: a trace begins at 0"),
+        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [1]}]}]}, "#/groups/0/memory/0/trace/0: Input should be a valid"),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "writes_bytes_per_second": 1}]}]},
+            "only files are written to",
+        ),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1}, {"kind": "anon", "size_bytes": 2}]}]},
+            "#/groups/0: two pieces",
+        ),
+        (
+            {"profile": "v1", "groups": [{"path": "a", "high_bytes": "1G"}]},
+            "the group 'a' of a machine by the rules of v1 has no high_bytes",
+        ),
+        ({"groups": [{"path": "a//b"}]}, "#/groups/0/path: 'a//b' names no group"),
+        ({"swap": {"size_bytes": "1G", "speed": 1}}, "#/swap/speed: Extra inputs"),
     ],
 )
 def test_what_is_wrong_with_a_scenario_is_said(tmp_path: Path, document: object, complaint: str) -> None:
@@ -286,6 +319,6 @@ def test_what_is_no_json_is_said(tmp_path: Path) -> None:
 def test_no_document_is_anything_but_a_scenario_or_a_value_error(document: object) -> None:
     for wrapped in (document, {"groups": [document]}, {"groups": [{"path": "a", "memory": [document]}]}, {"swap": document}):
         try:
-            scenarios.parse(wrapped)
+            Scenario.model_validate(wrapped)
         except ValueError as error:
             assert str(error)  # noqa: PT017  # either way is right

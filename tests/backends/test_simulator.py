@@ -1,6 +1,5 @@
 """What is the simulator's own: its clock, its demo, v1's rule on swap, and the time that a pass takes."""
 
-import errno
 import json
 import math
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ import pytest
 
 from app.backends import LIMIT_NAMES, Group
 from app.backends._machine import scenarios
-from app.backends._machine.scenarios import parse_workload
+from app.backends._machine.workloads import Workload
+from app.backends._sim_faults import Fault
 from app.backends.simulator import PASS_US, TICKS_A_VERB, Simulator
 from app.errors import GroupBusy, LimitOrder, SettingsError, Unsupported, UnsupportedLimit
 from app.memcontrol import Memcg, resize_limit, shrink_usage_to
@@ -112,7 +112,7 @@ def test_the_empty_scenario_has_the_root_alone(clock: Clock) -> None:
 
 @pytest.mark.parametrize("scenario", scenarios.names())
 def test_every_scenario_of_the_gallery_starts(clock: Clock, scenario: str) -> None:
-    assert {place.path for place in scenarios.load(scenario).places} <= set(usages(started(clock, scenario)))
+    assert {place.path for place in scenarios.load(scenario).groups} <= set(usages(started(clock, scenario)))
 
 
 def test_a_scenario_that_does_not_exist_is_a_wrong_setting(clock: Clock) -> None:
@@ -347,7 +347,7 @@ def test_a_pass_waits_for_no_clock_that_stands(clock: Clock) -> None:
 def test_the_nth_use_of_a_verb_fails_as_planned_and_the_next_does_not(clock: Clock) -> None:
     simulator = started(clock)
     web = named(simulator, "web")
-    simulator.faults.plan("reclaim", errno.EBUSY, use=2)
+    simulator.faults.plan(Fault(verb="reclaim", error="EBUSY", use=2))
     assert simulator.reclaim(web, MIB) > 0
     before = simulator.usage(web)
     with pytest.raises(GroupBusy):
@@ -358,7 +358,7 @@ def test_the_nth_use_of_a_verb_fails_as_planned_and_the_next_does_not(clock: Clo
 
 def test_a_fault_that_was_called_off_does_not_come(clock: Clock) -> None:
     simulator = started(clock)
-    simulator.faults.plan("usage", errno.EIO)
+    simulator.faults.plan(Fault(verb="usage", error="EIO"))
     simulator.faults.clear()
     assert simulator.usage(named(simulator, "web")) > 0
 
@@ -366,7 +366,7 @@ def test_a_fault_that_was_called_off_does_not_come(clock: Clock) -> None:
 def test_a_group_is_given_another_workload(clock: Clock) -> None:
     simulator = started(clock)
     leaky = named(simulator, "leaky")
-    simulator.put_to_work(leaky, parse_workload({"memory": [{"kind": "anon", "size": "8M"}]}))
+    simulator.put_to_work(leaky, Workload.model_validate({"memory": [{"kind": "anon", "size_bytes": "8M"}]}))
     assert simulator.stat(leaky).anon_bytes == 8 * MIB
 
 

@@ -76,6 +76,13 @@ class Machine:
         del self.cgroups[cgroup.path]
         self.programs.pop(cgroup.path, None)
 
+    def uproot(self, cgroup: Cgroup) -> None:
+        """Remove a group with the groups inside, and kill who is in them. The root stays."""
+        for member in reversed([*cgroup.subtree()] if cgroup.parent else []):
+            for process in [*member.processes.values()]:
+                self.exit(process)
+            self.remove(member)
+
     def _reparent(self, area: Area, parent: Cgroup) -> None:
         if area.kind in DIES:
             area.cgroup = parent

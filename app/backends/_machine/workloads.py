@@ -9,10 +9,14 @@ import functools
 import math
 from dataclasses import dataclass, field
 from random import Random
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from app.backends._machine.machine import Machine
-from app.backends._machine.tree import SWAPPED, Area, Cgroup, Kind, Process
-from app.memparse import PAGE_BYTES
+from app.backends._machine.tree import SWAPPED, Area, Cgroup, Process
+from app.closed import Size, Strict, size_schema
+from app.memparse import PAGE_BYTES, format_size
 
 
 def _demand(is_so: bool, sentence: str) -> None:  # noqa: FBT001  # as assert, which -O would take away
@@ -20,49 +24,104 @@ def _demand(is_so: bool, sentence: str) -> None:  # noqa: FBT001  # as assert, w
         raise ValueError(sentence)
 
 
-@dataclass(frozen=True, slots=True)
-class Bursts:
-    """More memory for a while: once in every `every` seconds, at a moment that the seed decides."""
+LARGEST_BYTES = 2**36
+"""The most that one piece of memory may be: the whole of it is charged at the start, while others wait for the machine."""
+FASTEST_BYTES = 2**32
+"""The most that it may grow or be written to in a second."""
+_MOST_A_TICK = 2**30 // PAGE_BYTES
+"""How many pages one piece charges in a tick, which may be an hour; it catches up in the next ones."""
+HEATS = {"hot": 1.0, "warm": 30.0, "cold": 600.0, "idle": math.inf}
+_WORDS = {seconds: word for word, seconds in HEATS.items()}
 
-    every: float
-    seconds: float
-    size: int
-
-    def __post_init__(self) -> None:
-        _demand(0 < self.seconds <= self.every, "bursts last longer than 0 seconds, and no longer than from one to the next")
+Used = Literal["anon", "file", "shmem", "unevictable", "slab_reclaimable", "kernel"]
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """One piece of what a process uses: sizes in bytes, speeds in bytes a second, times in seconds."""
+def _at_most(largest: int) -> AfterValidator:
+    def check(size: int) -> int:
+        _demand(size <= largest, f"that is more than {format_size(largest)}")
+        return size
 
-    kind: Kind
-    size: int
-    heat: float = math.inf
-    """The mean time between two uses of one page; for ever is memory that nobody uses again."""
-    folio: int = 1
+    return AfterValidator(check)
+
+
+MemorySize = Annotated[Size, _at_most(LARGEST_BYTES), WithJsonSchema(size_schema(LARGEST_BYTES), mode="validation")]
+Speed = Annotated[Size, _at_most(FASTEST_BYTES), WithJsonSchema(size_schema(FASTEST_BYTES), mode="validation")]
+Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Step = Annotated[tuple[Seconds, MemorySize], Field(strict=False)]
+"""From a second on, a size. Strict would be a tuple, which no JSON has."""
+
+
+def _heat(value: object) -> object:
+    if isinstance(value, str) and value not in HEATS:
+        raise ValueError(f"a heat is seconds, or one of {', '.join(HEATS)}")
+    return HEATS[value] if isinstance(value, str) else value
+
+
+def _heat_out(seconds: float) -> float | str:
+    return _WORDS.get(seconds, seconds)
+
+
+Heat = Annotated[
+    float,
+    BeforeValidator(_heat),
+    Field(gt=0),
+    PlainSerializer(_heat_out),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"enum": list(HEATS)}]}),
+]
+
+
+class Bursts(Strict):
+    """More memory for a while: once in every so many seconds, at a moment that the seed decides."""
+
+    every_seconds: float = Field(ge=1, allow_inf_nan=False, examples=[120])
+    lasts_seconds: float = Field(gt=0, allow_inf_nan=False, examples=[20])
+    size_bytes: MemorySize = Field(examples=["16M"])
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.lasts_seconds > self.every_seconds:
+            raise ValueError("a burst lasts no longer than from one to the next")
+        return self
+
+
+class Memory(Strict):
+    """One piece of what a process uses."""
+
+    kind: Used = Field(examples=["anon"])
+    """`shmem` is anonymous and outlives its process, as does what is cached of a `file`; `unevictable` is locked."""
+    size_bytes: MemorySize = Field(default=0, examples=["48M"])
+    """What the process starts with."""
+    heat_seconds: Heat = Field(default=math.inf, examples=["hot", 45])
+    """The mean time between two uses of one page, or hot (1), warm (30), cold (600), idle (nobody uses it again)."""
+    folio_pages: Literal[1, 512] = 1
     """Pages of a folio of the page cache: 1, or 512 for files that were read ahead."""
-    grows: float = 0.0
-    ceiling: int | None = None
-    """Where growth ends; none is a leak."""
+    grows_bytes_per_second: Speed = 0
+    """How fast it grows from then on."""
+    ceiling_bytes: MemorySize | None = None
+    """Where growth ends; null is a leak."""
     falls: bool = False
-    """At the ceiling it falls back to `size`, as the teeth of a saw, instead of staying there."""
+    """At the ceiling it falls back to `size_bytes`, as the teeth of a saw, instead of staying there."""
     bursts: Bursts | None = None
-    writes: float = 0.0
+    """What is wanted for a while beside that."""
+    writes_bytes_per_second: Speed = 0
     """How much of a file is written to, and so left dirty."""
-    trace: tuple[tuple[float, int], ...] = ()
-    """Recorded sizes, each from its second on; they replace `size`, and begin anew at the last one."""
-    changes: bool = field(init=False)
-    """Whether it wants more at one time than at another."""
+    trace: Annotated[tuple[Step, ...], Field(strict=False)] = Field(default=(), examples=[[[0, "128M"], [30, "640M"], [45, "128M"]]])
+    """Recorded sizes, each from its second on; they replace `size_bytes`, and begin anew at the last one."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "changes", bool(self.grows or self.bursts or self.trace))
-        _demand(self.heat > 0, "heat is above 0")
-        _demand(self.folio in ({1, 512} if self.kind == "file" else {1}), "a folio is 1 page, or 512 of a file")
-        _demand(not self.writes or self.kind == "file", "only files are written to")
-        _demand(self.ceiling is None or self.ceiling >= self.size, "a ceiling is not below the size")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _demand(bool(self.trace) or "size_bytes" in self.model_fields_set, "give size_bytes, or a trace")
+        _demand(self.folio_pages == 1 or self.kind == "file", "only files have folios of 512 pages")
+        _demand(not self.writes_bytes_per_second or self.kind == "file", "only files are written to")
+        _demand(self.ceiling_bytes is None or self.ceiling_bytes >= self.size_bytes, "ceiling_bytes is below size_bytes")
         seconds = [second for second, _ in self.trace]
         _demand(seconds == sorted(seconds) and seconds[:1] in ([], [0]), "a trace begins at 0 and goes forward in time")
+        return self
+
+    @functools.cached_property
+    def changes(self) -> bool:
+        """Whether it wants more at one time than at another."""
+        return bool(self.grows_bytes_per_second or self.bursts or self.trace)
 
     def wanted(self, age: float, seed: str) -> int:
         """The pages that are wanted at an age in seconds."""
@@ -73,18 +132,19 @@ class Memory:
             period = self.trace[-1][0]
             second = age % period if period else age
             return self.trace[max(bisect.bisect_right(self.trace, (second, math.inf)) - 1, 0)][1]
-        grown = int(self.grows * age)
-        if self.ceiling is None:
-            return self.size + grown
-        room = self.ceiling - self.size
-        return self.size + (grown % room if self.falls and room else min(grown, room))
+        grown = int(self.grows_bytes_per_second * age)
+        if self.ceiling_bytes is None:
+            return self.size_bytes + grown
+        room = self.ceiling_bytes - self.size_bytes
+        return self.size_bytes + (grown % room if self.falls and room else min(grown, room))
 
     def _burst(self, age: float, seed: str) -> int:
         if self.bursts is None:
             return 0
-        number, second = divmod(age, self.bursts.every)
-        begins = _chance(seed, int(number)) * (self.bursts.every - self.bursts.seconds)
-        return self.bursts.size if begins <= second < begins + self.bursts.seconds else 0
+        bursts = self.bursts
+        number, second = divmod(age, bursts.every_seconds)
+        begins = _chance(seed, int(number)) * (bursts.every_seconds - bursts.lasts_seconds)
+        return bursts.size_bytes if begins <= second < begins + bursts.lasts_seconds else 0
 
 
 @functools.lru_cache(maxsize=4096)
@@ -93,17 +153,25 @@ def _chance(seed: str, number: int) -> float:
     return Random(f"{seed}:{number}").random()  # noqa: S311  # no secret
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """One process and its life: it ends after `exits_after`, or when it is killed, and comes back `restarts_after` that."""
+class Workload(Strict):
+    """One process, what it uses, and its life: when it was killed or has ended, it comes back after a while."""
 
-    memory: tuple[Memory, ...]
-    exits_after: float = math.inf
-    restarts_after: float = 10.0
+    memory: Annotated[tuple[Memory, ...], Field(strict=False, max_length=64)]
+    """At most one piece of each kind and heat; none at all is no process."""
+    exits_after_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """How long it runs; null is for ever."""
+    restarts_after_seconds: Seconds = 10.0
+    """How long it stays away."""
 
-    def __post_init__(self) -> None:
-        kinds = [(memory.kind, memory.heat, memory.folio) for memory in self.memory]
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kinds = [(memory.kind, memory.heat_seconds, memory.folio_pages) for memory in self.memory]
         _demand(len(kinds) == len(set(kinds)), "two pieces of memory are of one kind and one heat, which are one piece")
+        return self
+
+
+IDLE = Workload(memory=())
+"""No process."""
 
 
 @dataclass(slots=True)
@@ -125,8 +193,9 @@ class _Piece:
         out = area.out
         if out:
             self.back = self._missed(machine, run_us)
-        wanted = memory.wanted(age, self.seed) if memory.changes else memory.size // PAGE_BYTES
-        self.more = more = wanted - area.active - area.inactive - area.dirty - area.writeback - out - self._held_elsewhere()
+        wanted = memory.wanted(age, self.seed) if memory.changes else memory.size_bytes // PAGE_BYTES
+        more = wanted - area.active - area.inactive - area.dirty - area.writeback - out - self._held_elsewhere()
+        self.more = more = min(_MOST_A_TICK, more)
         return self.back + more if more > 0 else self.back
 
     def act(self, machine: Machine, process: Process, run_us: int) -> None:
@@ -138,8 +207,8 @@ class _Piece:
             machine.shrink_area(self.area, -self.more)
         elif self.more:
             self._grow(machine, process, machine.now_us + run_us)
-        if self.memory.writes:
-            self._written += self.memory.writes * run_us / 1e6 / PAGE_BYTES
+        if self.memory.writes_bytes_per_second:
+            self._written += self.memory.writes_bytes_per_second * run_us / 1e6 / PAGE_BYTES
             machine.dirty(self.area, int(self._written))
             self._written %= 1
 
@@ -153,16 +222,16 @@ class _Piece:
     def _missed(self, machine: Machine, run_us: int) -> int:
         """The pages that were reclaimed and are used now: as often as they are used, and no faster than they can be read."""
         area = self.area
-        area.owed += area.out * -math.expm1(-run_us / 1e6 / self.memory.heat)
+        area.owed += area.out * -math.expm1(-run_us / 1e6 / self.memory.heat_seconds)
         page_us = machine.swap.in_us if area.kind in SWAPPED else machine.hardware.file_in_us
-        back = min(int(area.owed), area.out, int(run_us / page_us) + 1)
+        back = min(int(area.owed), area.out, int(run_us / page_us) + 1, _MOST_A_TICK)
         area.owed = min(area.owed - back, 1.0)
         return back
 
     def _grow(self, machine: Machine, process: Process, ends_us: int) -> None:
         if self.area.cgroup is not process.cgroup:  # it was moved, and charges its new group from now on
             self.left.append(self.area)
-            self.area = process.area(self.memory.kind, self.memory.heat, self.memory.folio)
+            self.area = process.area(self.memory.kind, self.memory.heat_seconds, self.memory.folio_pages)
         more = self.more
         while more > 0 and process.wakes_us < ends_us:
             part = machine.paced(self.area.cgroup, more)
@@ -185,10 +254,12 @@ class Running:
     """What reclaim had taken here when everything was in its place; as long as that stands, a tick has nothing to do."""
     _ended_us: int | None = None
     _may_stand_still: bool = False
+    _exits_after: float = math.inf
 
     def __post_init__(self) -> None:
-        always_moves = any(memory.changes or memory.writes for memory in self.workload.memory)
-        self._may_stand_still = self.workload.exits_after == math.inf and not always_moves
+        always_moves = any(memory.changes or memory.writes_bytes_per_second for memory in self.workload.memory)
+        self._exits_after = self.workload.exits_after_seconds or math.inf
+        self._may_stand_still = self.workload.exits_after_seconds is None and not always_moves
 
     def run(self, machine: Machine, elapsed_us: int) -> None:
         """Live through a tick."""
@@ -200,7 +271,7 @@ class Running:
             return
         ends_us = machine.now_us + elapsed_us
         age = (ends_us - self._began_us) / 1e6
-        if age >= self.workload.exits_after:
+        if self._exits_after <= age:
             machine.exit(process)
             return
         run_us = ends_us - max(process.wakes_us, machine.now_us)
@@ -212,7 +283,7 @@ class Running:
         if needed:
             machine.make_room(process, needed)
         for piece in self._pieces:
-            if (piece.back or piece.more or piece.memory.writes) and process.pid in machine.processes:
+            if (piece.back or piece.more or piece.memory.writes_bytes_per_second) and process.pid in machine.processes:
                 piece.act(machine, process, run_us)
         if self._may_stand_still:
             self._still_at = self.cgroup.counts.reclaimed if all(piece.is_still() for piece in self._pieces) else -1
@@ -223,7 +294,7 @@ class Running:
         self._began_us, self._ended_us, self._still_at = machine.now_us, None, -1
         self._pieces = []
         for index, memory in enumerate(self.workload.memory):
-            area = process.area(memory.kind, memory.heat, memory.folio)
+            area = process.area(memory.kind, memory.heat_seconds, memory.folio_pages)
             self._pieces.append(_Piece(memory, area, f"{self.seed}:{self.cgroup.path}:{index}"))
             missing = memory.wanted(0, self._pieces[-1].seed) - area.resident() - area.out
             if not machine.fault(process, area, missing):
@@ -238,15 +309,21 @@ class Running:
     def _wait(self, machine: Machine, elapsed_us: int) -> None:
         if self._ended_us is None:
             self._ended_us = machine.now_us
-        if machine.now_us + elapsed_us - self._ended_us >= self.workload.restarts_after * 1e6:
+        if machine.now_us + elapsed_us - self._ended_us >= self.workload.restarts_after_seconds * 1e6:
             self.start(machine)
 
 
-def put_to_work(machine: Machine, cgroup: Cgroup, workload: Workload | None, seed: str) -> None:
-    """Give a group a workload in place of the one that it has; None only ends that."""
+def workload_of(machine: Machine, cgroup: Cgroup) -> Workload:
+    """What was put into a group, whether its process runs at the moment or not."""
+    running = machine.programs.get(cgroup.path)
+    return running.workload if isinstance(running, Running) else IDLE
+
+
+def put_to_work(machine: Machine, cgroup: Cgroup, workload: Workload, seed: str) -> None:
+    """Give a group a workload in place of the one that it has; one without memory only ends that."""
     before = machine.programs.get(cgroup.path)
     if isinstance(before, Running):
         before.stop(machine)
-    if workload is not None:
+    if workload.memory:
         machine.programs[cgroup.path] = running = Running(workload, cgroup, seed)
         running.start(machine)

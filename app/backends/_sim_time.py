@@ -1,0 +1,64 @@
+"""The time of a simulated machine in a user's hands: stopped, at any speed, put forward, or as fast as it goes."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from app.backends._machine.clock import Clock
+from app.backends._machine.machine import Machine
+
+_SLICE_SECONDS = 10.0
+_REST_SECONDS = 0.001
+
+
+class Time:
+    """Lends the machine, which lives through what has passed whenever it is lent. Thread-safe."""
+
+    def __init__(self, clock: Clock, machine: Callable[[], AbstractContextManager[Machine]]) -> None:
+        self._clock, self._machine = clock, machine
+        self._switching = threading.Lock()
+        self._stop = threading.Event()
+        self._runner: threading.Thread | None = None
+
+    @property
+    def speed(self) -> float:
+        """How many seconds pass there in one of ours; 0 when it stands, infinity when it goes as fast as it can."""
+        return math.inf if self._runner else self._clock.speed
+
+    def now(self) -> float:
+        """The seconds that the machine has lived."""
+        with self._machine() as machine:
+            return machine.now_us / 1e6
+
+    def run(self, speed: float) -> None:
+        """Go on at another speed."""
+        with self._switching:
+            self._end_run()
+            with self._machine():
+                self._clock.run(0 if speed == math.inf else speed)
+            if speed == math.inf:
+                self._stop.clear()
+                self._runner = threading.Thread(target=self.advance, args=(math.inf, self._stop.is_set), name="hurried time", daemon=True)
+                self._runner.start()
+
+    def advance(self, seconds: float, must_stop: Callable[[], bool] = lambda: False) -> None:
+        """Live through so many seconds at once, by the slice, between which others get the machine; or until it has to stop."""
+        while seconds > 0 and not must_stop():
+            part = min(seconds, _SLICE_SECONDS)
+            with self._machine():
+                self._clock.advance(part)
+            with self._machine():
+                seconds -= part
+            time.sleep(_REST_SECONDS)  # who lets a lock go and takes it at once leaves it to nobody
+
+    def close(self) -> None:
+        with self._switching:
+            self._end_run()
+
+    def _end_run(self) -> None:
+        if self._runner:
+            self._stop.set()
+            self._runner.join()
+            self._runner = None

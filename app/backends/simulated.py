@@ -1,0 +1,39 @@
+"""What can be done to a simulated machine beside the verbs: its workloads, its time, and faults at its verbs."""
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from app.backends import Backend, Group
+from app.backends._machine.scenarios import Scenario, names
+from app.backends._machine.workloads import IDLE, Workload
+from app.backends._sim_faults import VERBS, Fault, Faults, Verb
+from app.backends._sim_time import Time
+from app.errors import NotSimulator
+
+__all__ = ["IDLE", "VERBS", "Fault", "Faults", "Scenario", "Simulated", "Time", "Verb", "Workload", "names", "simulated"]
+
+
+class Simulated(Backend, Protocol):
+    """What a backend is, and no other but one whose `is_simulated` says so."""
+
+    scenario: Scenario
+    time: Time
+    faults: Faults
+
+    def workload(self, group: Group) -> Workload:
+        """Answer what was put into a group; IDLE is nothing."""
+
+    def put_to_work(
+        self, group: Group, workload: Workload, *, check: Callable[[Workload], None] = lambda _: None, dry_run: bool = False
+    ) -> None:
+        """Give a group a workload in place of the one that it has, if `check`, which sees that one, does not raise.
+
+        IDLE only ends it. GroupBusy where this kernel has no processes beside groups.
+        """
+
+
+def simulated(backend: Backend) -> Simulated:
+    """The backend as one that has these, or NotSimulator."""
+    if not backend.is_simulated:
+        raise NotSimulator("This daemon is on a real kernel, whose workloads, time and faults are nobody's to choose.")
+    return cast("Simulated", backend)

@@ -1,0 +1,50 @@
+"""Closed models: what JSON may say, in a body or in a scenario, with one grammar for sizes and one way to name a place."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+
+from app.memparse import parse_limit, parse_size
+
+
+def size_schema(largest: int) -> dict[str, Any]:
+    return {
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": largest},
+            {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})([KkMmGgTtPp]([Ii][Bb]?)?)?$", "examples": ["400M"]},
+        ],
+        "description": 'Bytes, or a string in the kernel\'s notation such as "400M" (always binary).',
+    }
+
+
+_SIZE_SCHEMA = size_schema(2**63 - 1)
+Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA, mode="validation")]
+Limit = Annotated[
+    int | None,
+    BeforeValidator(parse_limit),
+    WithJsonSchema(
+        {
+            "anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "max"}, {"type": "null"}],
+            "description": _SIZE_SCHEMA["description"] + " null: no limit.",
+        }
+    ),
+]
+
+
+class Strict(BaseModel):
+    """What somebody sends: no unknown names, no guessed types."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
+
+
+def pointer(names: Iterable[str | int]) -> str:
+    """A JSON pointer as a fragment; RFC 9457 shows "#/age"."""
+    return "#" + "".join(f"/{str(name).replace('~', '~0').replace('/', '~1')}" for name in names)
+
+
+def reason(message: str) -> str:
+    """What pydantic says of a place, without the class of what a validator raised."""
+    return message.removeprefix("Value error, ")
