@@ -1,3 +1,3 @@
 """shrinkd: lower a container's memory without killing it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -36,7 +36,7 @@ _MACHINE = (
     *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "2G"),
     *("-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
 )
-_SECONDS = 1200
+_SECONDS = 2400
 
 
 @dataclass(frozen=True, slots=True)
