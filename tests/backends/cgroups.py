@@ -36,6 +36,10 @@ for line in sys.stdin:
             if os.getppid() != parent:
                 sys.exit()
         os.close(file)
+    elif verb == "drop":
+        for memory in kept[-size:]:
+            memory.close()
+        del kept[-size:]
     elif size:
         file = os.open(path, os.O_RDWR) if verb == "share" else -1
         flags = mmap.MAP_SHARED if verb == "share" else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -121,6 +125,14 @@ class CgroupWorker:
         """Read a file of holes: page cache like any other, without a disk and without a dirty page in the group."""
         self._ask("readahead" if large_folios else "read", size, self._lend(_file_of_holes(), size))
 
+    def drop(self, pieces: int) -> bool:
+        """Free so many of the pieces that were grown, locked or shared, the latest first."""
+        return self._ask("drop", pieces)
+
+    def drop_files(self) -> None:
+        """Give up the files, with what is still charged for them."""
+        self._files.close()
+
     def alive(self) -> bool:
         return self._child.poll() is None
 
@@ -138,7 +150,7 @@ class CgroupWorker:
     def forget(self) -> None:
         """Stop, and give up the files with the page cache of them."""
         self.stop()
-        self._files.close()
+        self.drop_files()
 
     def _lend(self, file: int, size: int) -> str:
         """Say where the child finds a file that has no name. It stays open here, since its pages would go with it."""

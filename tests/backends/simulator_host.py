@@ -53,7 +53,7 @@ class SimulatedWorker:
 
 
 class SimulatedHost:
-    """A machine of two CPUs, each of which charges 64 pages ahead."""
+    """A machine of two CPUs, if not told otherwise, each of which charges 64 pages ahead."""
 
     slack_bytes = 2 * 64 * PAGE_BYTES
 
@@ -90,11 +90,11 @@ def absent() -> None:
 
 
 @contextmanager
-def on(profile: str) -> Iterator[SimulatedHost]:
+def on(profile: str, cpus: int = 2) -> Iterator[SimulatedHost]:
     """A host whose machine follows the rules of a profile, for one test."""
     with TemporaryDirectory() as folder:
         scenario = Path(folder, "empty.json")
-        scenario.write_text(json.dumps({"profile": profile, "cpus": 2}))
+        scenario.write_text(json.dumps({"profile": profile, "cpus": cpus}))
         yield SimulatedHost(scenario)
 
 

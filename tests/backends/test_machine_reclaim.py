@@ -47,10 +47,20 @@ def test_clean_pages_go_first_and_dirty_ones_last(machine: Machine) -> None:
     assert (pages_of(cgroup, "slab_reclaimable"), area.dirty) == (0, 64)
 
 
-def test_siblings_give_in_proportion_to_what_they_have(machine: Machine) -> None:
+def test_siblings_give_in_proportion_to_what_they_have() -> None:
+    machine = machine_of("v2")
     small, large = grown(machine, "small", file=1000), grown(machine, "large", file=3000)
-    machine.reclaim(machine.root, 800)
-    assert (small.usage, large.usage) == (800, 2400)
+    machine.reclaim(machine.root, 832)
+    assert (small.usage, large.usage) == (792, 2376)
+
+
+def test_a_small_sibling_gives_less_than_its_part_to_who_takes_little_at_a_time(machine: Machine) -> None:
+    """64 and 8 MiB of cache, from which a limit takes 40 by 32 pages: 25.5 and 6.4 are left by Linux 6.18."""
+    large, small = grown(machine, "large", file=64 * MIB), grown(machine, "small", file=8 * MIB)
+    while machine.root.usage > 32 * MIB:
+        machine.reclaim(machine.root, 1)
+    assert small.usage == pytest.approx(6.4 * MIB, rel=0.1)
+    assert large.usage == pytest.approx(25.5 * MIB, rel=0.1)
 
 
 SOME: tuple[Kind, ...] = ("anon", "file", "unevictable", "slab_reclaimable", "kernel")

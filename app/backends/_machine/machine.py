@@ -231,7 +231,7 @@ class Machine:
     ) -> tuple[int, int]:
         """Free `goal` pages of a subtree, rounded up to a batch, or what can be; answers pages freed and microseconds spent."""
         goal = -(-goal // self.profile.batch_pages) * self.profile.batch_pages
-        scan = Scan(goal, self.now_us, self.swap, budget_us, swappiness, may_swap)
+        scan = Scan(goal, self.now_us, self.swap, budget_us, swappiness, may_swap, self.profile.is_multigenerational)
         reclaim(cgroup, scan)
         return max(scan.freed, 0), round(scan.spent_us)
 

@@ -17,6 +17,7 @@ FOLIO_SPEED = 35  # and so much faster in folios of 2 MiB
 WRITE_US = 8  # one dirty page: a disk of some 500 MB/s
 UNHURRIED_US = 2**63  # a task in direct reclaim waits for as long as it takes
 SWAPPINESS_MAX = 201  # SWAPPINESS_ANON_ONLY, "swappiness=max" since 6.16
+DEF_PRIORITY = 12  # include/linux/mmzone.h
 _GIB_SHIFT = 18  # pages of 4 KiB to GiB
 
 
@@ -30,6 +31,7 @@ class Scan:
     budget_us: float = UNHURRIED_US
     swappiness: int | None = None
     may_swap: bool = True
+    is_multigenerational: bool = False
     freed: int = 0
     spent_us: float = 0.0
     low_skipped: set[Cgroup] = field(default_factory=set)
@@ -112,10 +114,16 @@ def swap_room(cgroup: Cgroup, scan: Scan) -> int:
 
 
 def _round(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
-    """Take from every group in proportion to what it has, and of many groups by a part at a time, for protection moves with usage."""
     if len(members) == 1:
         _shrink(members[0][0], scan.wanted, scan)
-        return
+    elif scan.is_multigenerational:
+        _share_out(members, scan)
+    else:
+        _rise(members, scan)
+
+
+def _share_out(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
+    """Take from every group in proportion to what it has, and of many groups by a part at a time, for protection moves with usage."""
     total = sum(pages for _, pages in members)
     wanted = min(scan.wanted, max(total // 8, 32))
     taken = passed = 0
@@ -125,6 +133,19 @@ def _round(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
         taken += share
         if share > 0:
             _shrink(cgroup, share, scan)
+
+
+def _rise(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
+    """Go over the groups with rising priority, as do_try_to_free_pages(): of each 1/4096, then 1/2048, and so on to all of it.
+
+    That is whole pages, so of small groups nothing at first, and of those that come first more: both as measured on 6.18.
+    """
+    for priority in range(DEF_PRIORITY, -1, -1):
+        for cgroup, pages in members:
+            if share := pages >> priority:
+                _shrink(cgroup, min(share, scan.wanted), scan)
+            if scan.wanted <= 0:
+                return
 
 
 def _shrink(cgroup: Cgroup, want: int, scan: Scan) -> None:
@@ -222,6 +243,8 @@ def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
         gone = min(gone, want)
         if area.folio > 1:
             gone = min(-(-gone // area.folio) * area.folio, inactive)
+        if area.kind in SWAPPED:  # the pool that compressed pages go to takes pages too, so more are swapped than freed
+            gone = min(gone, swap_room(area.cgroup, scan))
         if gone > 0:
             _free(area, gone, scan)
             want -= gone

@@ -1,0 +1,189 @@
+"""Two worlds in which the same is done: a kernel, and the simulated machine with that kernel's rules.
+
+Sizes are bytes. What a world does is what its kernel does: no call here looks first, and none corrects anything after.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from app.backends import Backend, Group
+from app.backends._machine.tree import SWAPPED, Area, Cgroup, Kind
+from app.backends._machine.writes import write
+from app.memparse import PAGE_BYTES
+from tests.backends.cgroups import CgroupHost, CgroupWorker
+from tests.backends.simulator_host import SimulatedHost, SimulatedWorker
+
+Memory = Literal["anon", "file", "shmem", "unevictable"]
+
+
+class Hand(Protocol):
+    """A process in one of the worlds."""
+
+    @property
+    def pid(self) -> int:
+        """The number that Backend.attach takes."""
+
+    def charge(self, kind: Memory, size: int) -> bool:
+        """Use so much more memory, which is one piece; False when it was killed over that."""
+
+    def drop(self, kind: Memory, size: int) -> None:
+        """Free the latest piece, which is of this kind and size, and its own."""
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+
+    def exit(self) -> None:
+        """End it; what it shares or has read stays charged."""
+
+
+class World(Protocol):
+    """A backend, and what is beside it."""
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of this world."""
+
+    def start(self) -> Hand:
+        """Start a process outside of the groups."""
+
+    def write(self, group: Group, name: str, text: str) -> None:
+        """What echo does."""
+
+
+class RealHand:
+    """A worker that was lent. Where it is alive at the end it goes back, as empty as it came."""
+
+    def __init__(self, world: "RealWorld", worker: CgroupWorker) -> None:
+        self._world, self._worker, self._pieces = world, worker, 0
+        self.pid = worker.pid
+
+    def charge(self, kind: Memory, size: int) -> bool:
+        worker = self._worker
+        if kind == "file":
+            worker.read_file(size)
+            return self.alive()
+        self._pieces += 1
+        return {"anon": worker.grow, "shmem": worker.share, "unevictable": worker.lock}[kind](size)
+
+    def drop(self, _kind: Memory, _size: int) -> None:
+        self._pieces -= 1
+        self._worker.drop(1)
+
+    def alive(self) -> bool:
+        return self._worker.grow(0)  # it answers or it is dead: a kill that is on its way takes effect before
+
+    def exit(self) -> None:
+        if self.alive():
+            if self._pieces:
+                self._worker.drop(self._pieces)
+            self._world.take_back(self._worker)
+
+
+@dataclass
+class RealWorld:
+    """A kernel, and processes that were started once: in the VM that takes a second each."""
+
+    host: CgroupHost[Backend]
+    backend: Backend = field(init=False)
+    _home: Group = field(init=False)
+    _idle: list[CgroupWorker] = field(default_factory=list)
+    _lent: list[CgroupWorker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.backend = self.host.backend
+        self._home = self.host.group()
+
+    def start(self) -> RealHand:
+        worker = self._idle.pop() if self._idle else self.host.charge(self._home)
+        self._lent.append(worker)
+        return RealHand(self, worker)
+
+    def take_back(self, worker: CgroupWorker) -> None:
+        self.backend.attach(self._home, worker.pid)
+        self._idle.append(worker)
+
+    def write(self, group: Group, name: str, text: str) -> None:
+        file = os.open(Path(self.backend.node().root, group.path, name), os.O_WRONLY)
+        try:
+            os.write(file, text.encode())
+        finally:
+            os.close(file)
+
+    def end(self, groups: list[Group]) -> None:
+        """Give back the memory of the files, and the groups, of which the inner ones come last."""
+        for worker in self._lent:
+            worker.drop_files()
+        self._lent.clear()
+        for group in reversed(groups):
+            self.backend.remove(group)
+
+
+class SimulatedHand:
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+        with host.backend.machine() as machine:
+            self._process = machine.start(machine.root)
+        self._worker = SimulatedWorker(host.backend, self._process)
+        self.pid = self._worker.pid
+
+    def charge(self, kind: Memory, size: int) -> bool:
+        return self._worker.charge(kind, size)
+
+    def drop(self, kind: Memory, size: int) -> None:
+        with self._host.backend.machine() as machine:
+            machine.release(self._process, kind, size // PAGE_BYTES)
+
+    def alive(self) -> bool:
+        return self._worker.alive()
+
+    def exit(self) -> None:
+        self._worker.stop()
+
+    def path(self) -> str:
+        """Where it is."""
+        return self._process.cgroup.path
+
+
+@dataclass
+class SimulatedWorld:
+    """The machine, and what can be asked of it that no kernel tells."""
+
+    host: SimulatedHost
+    backend: Backend = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.backend = self.host.backend
+
+    def start(self) -> SimulatedHand:
+        return SimulatedHand(self.host)
+
+    def write(self, group: Group, name: str, text: str) -> None:
+        with self.host.backend.machine() as machine:
+            write(machine, machine.cgroups[group.path], name, text)
+
+    def cgroup(self, group: Group) -> Cgroup:
+        with self.host.backend.machine() as machine:
+            return machine.cgroups[group.path]
+
+    def cache(self, group: Group) -> int:
+        """What a group alone has of page cache."""
+        return sum(area.resident() for area in self.cgroup(group).areas if area.kind == "file") * PAGE_BYTES
+
+    def held(self, group: Group) -> int:
+        """What of a group and all inside it cannot be reclaimed, for there is no swap."""
+        kinds: set[Kind] = {*SWAPPED, "unevictable"}
+        areas = (area for member in self.cgroup(group).subtree() for area in member.areas)
+        return sum(area.resident() for area in areas if area.kind in kinds) * PAGE_BYTES
+
+    def adopt_cache(self, group: Group, used: int, own: int) -> None:
+        """Go on from as much page cache in a group as it can have in the other world, by what it uses itself and up to `own` beside."""
+        cgroup = self.cgroup(group)
+        area: Area = cgroup.area("file")
+        kept = sum(other.resident() for other in cgroup.areas if other is not area)
+        most = max(used // PAGE_BYTES - kept, 0)
+        wanted = min(max(area.resident(), most - own // PAGE_BYTES), most)
+        pages = min(wanted - area.resident(), cgroup.room())
+        area.inactive += pages
+        cgroup.add(pages)
