@@ -98,7 +98,7 @@ def _initrd(scratch: Path) -> Path:
 
 
 def _boot(initrd: Path, shared: Path, lock: int) -> str:
-    kernel_line = f"console=ttyS0 panic=-1 cgroup_no_v1=all quiet loglevel=4 shared={shared}"
+    kernel_line = f"console=ttyS0 panic=-1 cgroup_no_v1=all quiet loglevel=4 repository={REPOSITORY} shared={shared}"
     machine = subprocess.Popen(
         [
             *("nice", "-n", "19", "qemu-system-x86_64", *_MACHINE),
