@@ -38,9 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has a parameter "v2" is marked v2, which `-m` can select or leave out."""
+    """What has the host or the kernel "v2" is marked v2, which `-m` can select or leave out."""
     for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and "v2" in item.callspec.params.values():
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "v2" in {parameters.get("host"), parameters.get("kernel")}:
             item.add_marker(pytest.mark.v2)
 
 
