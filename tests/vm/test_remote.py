@@ -49,7 +49,8 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *selected: str) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "--rootdir", str(folder), "-p", "no:cacheprovider", *selected]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
+    # CI: where it is set, pytest says every message a second time, in its summary
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_") and name != "CI"}
     done = subprocess.run(
         command, cwd=folder, env=environ | {"PYTHONPATH": str(vm.REPOSITORY)}, capture_output=True, text=True, check=False
     )
