@@ -17,7 +17,11 @@ FLOORS = (
     {"__main__"},
     {"main", "serve"},
     {"api"},
+    {"simulation"},
     {"daemon"},
+    {"registry", "history"},
+    {"engine"},
+    {"guards"},
     {"jobs"},
     {"job"},
     {"intents"},
@@ -26,7 +30,7 @@ FLOORS = (
     {"refusals"},
     {"backends"},
     {"closed"},
-    {"memparse"},
+    {"memparse", "aliases"},
     {"settings", "logs"},
     {"errors"},
 )
@@ -38,7 +42,8 @@ ROOMS_OF = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "typer": {"__main__"},
-    "pydantic": {"api", "backends", "closed", "settings"},
+    "cronsim": {"policies"},
+    "pydantic": {"api", "backends", "closed", "policies", "settings"},
     "pydantic_core": {"api"},
 }
 """The third parties that app may use, each with the rooms that know it."""

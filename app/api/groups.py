@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.aliases import aliases_of
 from app.api.conditional import check_preconditions, etag_of, tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.references import aliases_of, href_of, may_change, resolve
+from app.api.references import href_of, may_change, resolve
 from app.api.stats import StatsBody, pick_fields, read_all, stats_row
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, Target, Wired, Wiring

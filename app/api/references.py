@@ -1,19 +1,16 @@
-"""Names for groups: from what a client writes to one incarnation, and from a path to the names that people know it by."""
+"""Names for groups: from what a client writes to one incarnation, and from one to its address."""
 
 import re
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from urllib.parse import quote
 
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from app.aliases import aliases_of, matches
 from app.backends import Backend, Group, check_group_path
 from app.errors import AmbiguousReference, GroupNotFound, InvalidRequest
 from app.settings import Settings
 
-_CONTAINER = re.compile(r"(?:docker-|cri-containerd-|crio-|libpod-)?([0-9a-f]{64})(?:\.scope)?")
-_POD = re.compile(r"(?:kubepods(?:-\w+)?-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?")
-_UNIT = re.compile(r"[^/]+\.(?:service|scope|slice|socket|mount|swap)")
 _CONTAINER_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -40,19 +37,6 @@ def href_of(group: Group) -> str:
     return f"/v1/groups/{quote(group.path)}" if reads_as_itself else f"/v1/groups/id:{group.id}"
 
 
-def aliases_of(path: str) -> list[str]:
-    """The references besides its path and id that name a group, by its last component."""
-    name = path.rpartition("/")[2]
-    aliases = []
-    if match := _CONTAINER.fullmatch(name):
-        aliases.append(f"container:{match[1]}")
-    if match := _POD.fullmatch(name):
-        aliases.append(f"pod:{match[1].replace('_', '-')}")
-    if _UNIT.fullmatch(name):
-        aliases.append(f"unit:{name}")
-    return aliases
-
-
 def resolve(backend: Backend, reference: str) -> Group:
     """Find the group that a reference names: a path, id:, container:, pod: or unit:."""
     kind, colon, name = reference.partition(":")
@@ -71,8 +55,8 @@ def may_change(settings: Settings, group: Group) -> Group:
 
 def _covers(pattern: str, path: str) -> bool:
     """A pattern covers what it matches, component by component, and everything below; "/" covers all."""
-    wanted, components = pattern.strip("/").split("/") if pattern.strip("/") else [], path.split("/")
-    return len(components) >= len(wanted) and all(map(fnmatchcase, components, wanted))
+    wanted = pattern.strip("/")
+    return not wanted or matches(wanted, "/".join(path.split("/")[: wanted.count("/") + 1]))
 
 
 def _by_container(group: Group, name: str) -> bool:

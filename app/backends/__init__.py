@@ -143,6 +143,15 @@ class Node:
     swap_free_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a group does beside using memory, its descendants included."""
+
+    cpu_seconds: float
+    """CPU time that it has used since it was made."""
+    is_frozen: bool = False
+
+
 Steps = Sequence[Mapping[LimitName, int | None]]
 """The values that limits pass through in one change, from those held to those wanted, one write between any two."""
 Intent = Callable[[Group, Steps], AbstractContextManager[Callable[[], None]]]

@@ -5,7 +5,8 @@ import json
 import httpx
 import pytest
 
-from app.api.references import aliases_of, href_of, may_change
+from app.aliases import aliases_of
+from app.api.references import href_of, may_change
 from app.backends import Group
 from app.errors import GroupNotFound
 from app.settings import Settings

@@ -1,0 +1,133 @@
+"""A policy as it is written, kept and shown: what all kinds share, around the spec of one."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, Field, TypeAdapter, create_model, model_validator
+
+from app.aliases import aliases_of, matches
+from app.backends import Group
+from app.closed import Size, Strict
+from app.policies import Swap, kinds
+from app.policies._cron import Cron, names
+
+_NAME = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"
+Scope = Literal["self", "children", "leaves"]
+
+
+def _check_timezone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError(f"{name!r} is no time zone of the IANA list, such as Europe/Berlin or UTC")
+    return name
+
+
+Timezone = Annotated[str, AfterValidator(_check_timezone), Field(examples=["UTC", "Europe/Berlin"])]
+
+
+class Selector(Strict):
+    """Which groups: exactly one of group, parent and alias finds some, and scope says what is meant by them.
+
+    A group that appears later is selected when it appears. The root, and the daemon's own groups, never are.
+    """
+
+    group: str | None = Field(None, min_length=1, max_length=4096, examples=["kubepods.slice/*"])
+    """A path as a glob, component by component: a * does not cross a slash."""
+    parent: str | None = Field(None, max_length=4096, examples=["kubepods.slice", ""])
+    """A path: the groups right below it ("" is the root), or with the scope leaves all below it that have no groups inside."""
+    alias: str | None = Field(None, min_length=1, max_length=4096, examples=["unit:nginx*.service"])
+    """A glob over the aliases of a group, such as container:…, pod:… and unit:…."""
+    scope: Scope = "self"
+    """What was found itself, the groups right below it, or those below it, itself included, that have no groups inside."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(way is not None for way in (self.group, self.parent, self.alias)) != 1:
+            raise ValueError("give exactly one of group, parent and alias")
+        return self
+
+    def select(self, groups: list[Group]) -> list[Group]:
+        """Those that are meant, of all groups that there are (parents before children, the root among them)."""
+        found = {group.path for group in groups if self._finds(group.path)}
+        scope = "children" if self.parent is not None and self.scope == "self" else self.scope
+        if scope == "self":
+            return [group for group in groups if group.path and group.path in found]
+        if scope == "children":
+            return [group for group in groups if group.path and _parent(group.path) in found]
+        inner = {_parent(group.path) for group in groups if group.path}
+        return [group for group in groups if group.path and group.path not in inner and not found.isdisjoint(_chain(group.path))]
+
+    def _finds(self, path: str) -> bool:
+        if self.parent is not None:
+            return path == self.parent.strip("/")
+        if self.group is not None:
+            return bool(path) and matches(self.group.strip("/"), path)
+        return any(matches(str(self.alias), alias) for alias in aliases_of(path))
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _chain(path: str) -> list[str]:
+    """The path and those of all groups above it, the root's too."""
+    components = path.split("/")
+    return ["", *("/".join(components[:depth]) for depth in range(1, len(components) + 1))]
+
+
+class Floor(Strict):
+    """What a policy leaves a group at least: the larger of the two."""
+
+    bytes: Size = 64 << 20
+    percent_of_limit: float = Field(default=0.0, ge=0, le=100)
+    """Of the effective limit; nothing where there is none."""
+
+
+class Active(Strict):
+    """When a policy is carried out; outside of it, it only looks."""
+
+    windows: tuple[Cron, ...] = Field(min_length=1, max_length=32, examples=[["* 22-23 * * *", "* 0-5 * * *"]])
+    """Cron expressions of five fields: it is active in every minute that one of them names."""
+    timezone: Timezone = "UTC"
+
+    def covers(self, wall: datetime) -> bool:
+        here = wall.astimezone(ZoneInfo(self.timezone))
+        return any(names(window, here) for window in self.windows)
+
+
+class Envelope(Strict):
+    """A policy: which groups, how far, when, and what of its kind."""
+
+    name: str = Field(pattern=_NAME, examples=["keep-headroom"])
+    kind: str
+    enabled: bool = True
+    mode: Literal["enforce", "observe"] = "enforce"
+    """observe decides and records like enforce, and does nothing."""
+    priority: int = Field(100, ge=0, le=1_000_000)
+    """Among policies of one kind the smaller goes first."""
+    selector: Selector
+    floor: Floor = Floor()
+    swap: Swap = "allow"
+    """Whether reclaim may take anonymous memory, or file cache, or both: where the kernel takes a swappiness, or swap is off."""
+    active: Active | None = None
+    spec: Any
+
+
+def _of_kind(name: str) -> type[Envelope]:
+    spec = kinds()[name].spec
+    # a spec whose fields all have defaults may be left out
+    whole = ... if any(field.is_required() for field in spec.model_fields.values()) else Field(default_factory=spec)
+    fields: dict[str, Any] = {"kind": (Literal[name], ...), "spec": (spec, whole)}
+    return create_model(f"{name.title()}Policy", __base__=Envelope, __doc__=Envelope.__doc__, **fields)
+
+
+if TYPE_CHECKING:
+    Policy = Envelope
+else:
+    Policy = Annotated[Union[tuple(_of_kind(name) for name in kinds())], Field(discriminator="kind")]  # noqa: UP007  # X | Y takes no tuple
+_adapter: TypeAdapter[Envelope] = TypeAdapter(Policy)
+
+
+def parse(value: object) -> Envelope:
+    """A policy from JSON values, as they are kept. pydantic.ValidationError."""
+    return _adapter.validate_python(value, strict=False)
