@@ -40,6 +40,17 @@ class Strict(BaseModel):
     )
 
 
+class LimitSizes(Strict):
+    """The limits of a group, by the names of the API."""
+
+    max_bytes: Limit = None
+    high_bytes: Limit = None
+    low_bytes: Limit = None
+    min_bytes: Limit = None
+    swap_max_bytes: Limit = None
+    soft_limit_bytes: Limit = None
+
+
 def pointer(names: Iterable[str | int]) -> str:
     """A JSON pointer as a fragment; RFC 9457 shows "#/age"."""
     return "#" + "".join(f"/{str(name).replace('~', '~0').replace('/', '~1')}" for name in names)

@@ -64,23 +64,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def choose_backend(settings: Settings) -> Backend:
     """Make the backend of the settings; `auto` takes the memory controller that this host has, and says which."""
     if settings.backend != "auto":
-        return _make(settings.backend, settings)
+        return load(settings.backend)(settings)
     reasons = []
     for name in ("v2", "v1"):
         try:
-            backend = _make(name, settings)
+            backend = load(name)(settings)
         except BackendUnavailable as reason:
             reasons.append(f"{name}: {reason.detail}")
             continue
         log.info("the backend is cgroup %s, at %s", name, backend.node().root)
         return backend
     raise BackendUnavailable(f"This host has no memory controller to use ({' '.join(reasons)}); SHRINKD_BACKEND=simulator needs none.")
-
-
-def _make(name: str, settings: Settings) -> Backend:
-    try:
-        return load(name)(settings)
-    except ModuleNotFoundError:
-        raise BackendUnavailable(
-            f"This version of shrinkd has no {name} backend yet; SHRINKD_BACKEND=simulator needs no controller."
-        ) from None

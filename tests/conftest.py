@@ -86,7 +86,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[CgroupHost[Backend]]:
 
 
 @pytest.fixture
-def swap() -> Iterator[bool]:
+def has_swap() -> Iterator[bool]:
     """Turn on the swap that was made for tests, and answer whether there is some."""
     with swap_for_tests() as is_there:
         yield is_there

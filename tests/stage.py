@@ -54,10 +54,8 @@ class Stage:
     def vanish(self, path: str) -> None:
         """Remove a group with all that is in it, as somebody else on the machine would; callable within a verb."""
         machine = self.simulator._machine  # noqa: SLF001  # the lock is held by the verb that this happens in
-        for process in list(machine.cgroups[path].processes.values()):
-            machine.exit(process)
         machine.reclaim(machine.cgroups[path], UNLIMITED)  # or else its cache would be the root's, and the machine fill up
-        machine.remove(machine.cgroups[path])
+        machine.uproot(machine.cgroups[path])
 
     def everything(self) -> dict[str, tuple[int, MemStat]]:
         """All groups, what they use and what they are limited to: for "nothing was changed"."""

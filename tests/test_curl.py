@@ -91,7 +91,7 @@ def test_a_script_for_a_real_kernel_says_so_to_a_simulator(server: Live, name: s
 
 
 def test_every_script_does_what_it_says_on_a_real_kernel_and_swap_takes_what_cannot_go_without(
-    kernel: CgroupHost[Backend], real: Daemon, *, swap: bool
+    kernel: CgroupHost[Backend], real: Daemon, *, has_swap: bool
 ) -> None:
     assert real.client.get("/v1/node").json()["backend"] == kernel.backend.name
     before = left_by(real)
@@ -101,7 +101,7 @@ def test_every_script_does_what_it_says_on_a_real_kernel_and_swap_takes_what_can
     assert not failed, "\n".join(failed)
     assert left_by(real) == before
     below_anon = run("07-resize.sh", "web", str(48 * MIB), SHRINKD_SOCKET=str(real.socket))
-    assert (below_anon.returncode == 0) == swap, below_anon.stdout
+    assert (below_anon.returncode == 0) == has_swap, below_anon.stdout
 
 
 def test_a_script_says_first_what_it_shows_and_what_to_expect() -> None:

@@ -1,8 +1,7 @@
 """Intents: a row around a change, never one that outlives it unseen, and what a start makes of one that was left."""
 
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from app.memparse import PAGE_BYTES
 from app.settings import Settings
 from app.store import Store
 from tests.live import Live
+from tests.locks import locked
 from tests.stage import MIB, Stage
 
 STEPS: Steps = [
@@ -56,12 +56,8 @@ class Scene:
         limits = self.backend.stat(self.group).limits
         return {"max_bytes": limits.max_bytes, "soft_limit_bytes": limits.soft_limit_bytes}
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            yield
-            other.execute("ROLLBACK")
+    def locked(self) -> AbstractContextManager[None]:
+        return locked(self.path)
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 """Jobs: one final state each, whoever races for it, and the database and the answer never say different things."""
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from app.job import Job, Request, State
 from app.jobs import Jobs
 from app.settings import Settings
 from app.store import Store
+from tests.locks import locked
 from tests.races import together
 from tests.stage import MIB, Stage
 from tests.test_store import row as stored_row
@@ -59,13 +59,8 @@ class House:
             time.sleep(_POLL_SECONDS)
         return job
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Somebody else has the database."""
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            yield
-            other.execute("ROLLBACK")
+    def locked(self) -> AbstractContextManager[None]:
+        return locked(self.path)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.store import Store
 from tests.live import Daemon, Live
+from tests.locks import locked
 from tests.postgres import Postgres
 from tests.problems import problem
 from tests.shrinking import ENDLESS, finished, running, start
@@ -70,10 +71,9 @@ def test_what_cannot_start_says_why_in_one_line_and_ends_with_its_code(
 def test_a_database_that_is_locked_at_the_start_is_named(sound: dict[str, str], tmp_path: Path) -> None:
     with closing(Store(sound["database_url"])) as store:
         store.open()
-    with closing(sqlite3.connect(tmp_path / "daemon.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        locked = sound | {"database_url": f"{sound['database_url']}?timeout=0.05"}
-        assert_refused(shrinkd("serve", **locked), 2, "database is locked")
+    with locked(tmp_path / "daemon.db"):
+        impatient = sound | {"database_url": f"{sound['database_url']}?timeout=0.05"}
+        assert_refused(shrinkd("serve", **impatient), 2, "database is locked")
 
 
 def test_what_does_not_start_leaves_nothing_open(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import collections
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from alembic.runtime.migration import MigrationContext
 
 from app.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
 from app.store import ACTIVE_STATES, KEEP_FINISHED_SECONDS, Store, describe, metadata
+from tests.locks import locked
 from tests.postgres import Postgres
 from tests.races import together
 
@@ -360,19 +360,10 @@ def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
         pass
 
 
-@contextmanager
-def held_by_somebody_else(path: Path) -> Iterator[None]:
-    """Another program in the middle of a transaction."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        yield
-        other.execute("ROLLBACK")
-
-
 def test_a_locked_database_is_unavailable_for_writing_and_only_as_long_as_it_is_locked(path: Path) -> None:
     with opened(f"sqlite:///{path}?timeout=0.05") as store:
         store.add_shrink(row())
-        with held_by_somebody_else(path):
+        with locked(path):
             with pytest.raises(StoreUnavailable, match="database is locked"):
                 store.add_shrink(row(2))
             with pytest.raises(StoreUnavailable):
@@ -417,7 +408,7 @@ def test_a_database_that_was_removed_is_unavailable(path: Path) -> None:
 
 
 def test_more_requests_than_connections_are_unavailable_at_worst(path: Path) -> None:
-    with opened(f"sqlite:///{path}?timeout=0.05") as store, held_by_somebody_else(path):
+    with opened(f"sqlite:///{path}?timeout=0.05") as store, locked(path):
         assert {type(answer) for answer in together(*[store.ping] * 40)} == {StoreUnavailable}
 
 

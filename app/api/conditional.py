@@ -34,6 +34,13 @@ def tagged_bytes(request: Request, content: bytes, headers: Mapping[str, str] | 
     return Response(status_code=304, headers=headers) if unchanged else Response(content, headers=headers, media_type="application/json")
 
 
+def changed(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None, *, dry_run: bool) -> Response:
+    """Answer a change with what it came to, its ETag, and other headers of it. A trial came to nothing that these could name."""
+    content = body.model_dump_json().encode()
+    named = {} if dry_run else {**(headers or {}), "ETag": etag_of_bytes(content)}
+    return Response(content, status, named, "application/json")
+
+
 def check_if_match(request: Request, etag: str) -> None:
     """Raise PreconditionFailed when the request names other ETags than the one that holds now."""
     named = _named(request, "if-match", weak=False)

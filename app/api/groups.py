@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.aliases import aliases_of
-from app.api.conditional import check_preconditions, etag_of, tagged
+from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
@@ -139,8 +139,7 @@ async def list_groups(request: Request, response: Response, wiring: Wired, query
 def create_group(wiring: Wired, new: ANewGroup, dry_run: DryRun = False) -> Response:
     """Make a group below an existing one, with limits if they are given: all of it, or nothing."""
     body = make_group(wiring, new, dry_run=dry_run)
-    headers = {} if dry_run else {"Location": body.links.self, "ETag": etag_of(body)}
-    return Response(body.model_dump_json(), 201, headers, "application/json")
+    return changed(body, 201, {"Location": body.links.self}, dry_run=dry_run)
 
 
 @router.get(

@@ -7,27 +7,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 
 from app import memcontrol
-from app.api.conditional import check_preconditions, etag_of, tagged
+from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import UNCHANGED, bodies, refuses, sends
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, ref
 from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
-from app.closed import Limit, Strict
+from app.closed import LimitSizes
 from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ShrinkInProgress, UnsupportedLimit
 from app.memparse import UNLIMITED, page_floor
 
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
 
 
-class LimitsPatch(Strict):
+class LimitsPatch(LimitSizes):
     """A merge patch (RFC 7396): what is absent stays as it is, null takes the limit away."""
-
-    max_bytes: Limit = None
-    high_bytes: Limit = None
-    low_bytes: Limit = None
-    min_bytes: Limit = None
-    swap_max_bytes: Limit = None
-    soft_limit_bytes: Limit = None
 
     def changes(self) -> dict[LimitName, int | None]:
         """The limits that the patch names, as the kernel will have them: in whole pages, and no limit where that is its word for none."""
@@ -87,8 +80,7 @@ async def get_limits(request: Request, wiring: Wired, group: Target) -> Response
 def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
     """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
     limits = change_limits(wiring, group, patch.changes(), request, dry_run=dry_run)
-    body = limits_body(group, limits, dry_run=dry_run)
-    return Response(body.model_dump_json(), headers={} if dry_run else {"ETag": etag_of(body)}, media_type="application/json")
+    return changed(limits_body(group, limits, dry_run=dry_run), dry_run=dry_run)
 
 
 def change_limits(

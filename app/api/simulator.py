@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from app.api.conditional import check_preconditions, etag_of, tagged
+from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import UNCHANGED, bodies, refuses, sends
 from app.api.groups import TRIED, done
 from app.api.strict import StrictRoute
@@ -178,8 +178,7 @@ async def get_workload(request: Request, machine: Machine, group: Target) -> Res
 def put_workload(request: Request, machine: Machine, group: Changeable, workload: AWorkload, dry_run: DryRun = False) -> Response:
     """Start a process in a group, in place of the one that was put there before; the file cache of that stays."""
     put_to_work(request, machine, group, workload, dry_run=dry_run)
-    body = workload_body(group, workload, dry_run=dry_run)
-    return Response(body.model_dump_json(), headers={} if dry_run else {"ETag": etag_of(body)}, media_type="application/json")
+    return changed(workload_body(group, workload, dry_run=dry_run), dry_run=dry_run)
 
 
 @router.delete(

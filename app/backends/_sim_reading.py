@@ -12,10 +12,6 @@ def in_bytes(pages: int) -> int | None:
     return None if pages >= UNLIMITED else pages * PAGE_BYTES
 
 
-def in_pages(size: int | None) -> int:
-    return UNLIMITED if size is None else min(size // PAGE_BYTES, UNLIMITED)
-
-
 def swap_max(cgroup: Cgroup, machine: Machine) -> int:
     """The pages that may go to swap: on v1, what memsw leaves above the maximum."""
     if machine.profile.cgroup_version == 2:
@@ -74,6 +70,8 @@ def reading_of(cgroup: Cgroup, machine: Machine, *, raw: bool) -> MemStat:
         writeback_bytes=size["writeback"],
         raw={"pages": "".join(f"{name} {pages}\n" for name, pages in (kinds | lists).items())} if raw else {},
     )
+    if machine.profile.cgroup_version == 2:
+        reading.zswap_bytes = size["zswap"]
     _describe(reading, cgroup, machine)
     return reading
 
@@ -91,9 +89,6 @@ def _describe(reading: MemStat, cgroup: Cgroup, machine: Machine) -> None:
     )
     if machine.profile.cgroup_version == 2:
         reading.events = Events(**cgroup.events)
-        reading.zswap_bytes = (
-            sum(area.inactive for member in cgroup.subtree() for area in member.areas if area.kind == "zswap") * PAGE_BYTES
-        )
     else:
         reading.events = Events(oom=cgroup.events["oom"], oom_kill=cgroup.events["oom_kill"], limit_failures=cgroup.failcnt)
     if machine.profile.has_pressure:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from app.backends import LimitName
+from app.backends import Group, LimitName
 from app.errors import LimitOrder
-from app.memparse import UNLIMITED, or_none, or_unlimited
+from app.memparse import UNLIMITED, format_size, or_none, or_unlimited
 
 LIMIT, MEMSW_LIMIT, SOFT_LIMIT = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes"
 
 
-def plan_writes(held: Mapping[str, int], changes: Mapping[LimitName, int | None]) -> list[tuple[str, int]]:
+def plan_writes(group: Group, held: Mapping[str, int], changes: Mapping[LimitName, int | None]) -> list[tuple[str, int]]:
     """Put the writes in the one order in which memory <= memory+swap holds throughout: EINVAL says the kernel otherwise.
 
     `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a maximum that moves alone.
@@ -20,11 +20,14 @@ def plan_writes(held: Mapping[str, int], changes: Mapping[LimitName, int | None]
     if "max_bytes" in changes:
         wanted[LIMIT] = or_unlimited(changes["max_bytes"])
     if "swap_max_bytes" in changes:
-        wanted[MEMSW_LIMIT] = _memsw(wanted[LIMIT], changes["swap_max_bytes"])
+        wanted[MEMSW_LIMIT] = _memsw(group, wanted[LIMIT], changes["swap_max_bytes"])
     memory, memsw = wanted[LIMIT], wanted.get(MEMSW_LIMIT, UNLIMITED)
     if memory > memsw:
+        asked = "no limit" if memory >= UNLIMITED else f"{memory} bytes"
         raise LimitOrder(
-            f"max_bytes {or_none(memory)} is above the limit of memory and swap together, {memsw}: send swap_max_bytes too.",
+            f"max_bytes cannot be {asked}: memory and swap together are limited to {memsw} bytes ({format_size(memsw)}). "
+            "Send swap_max_bytes too.",
+            group=group,
             max_bytes=or_none(memory),
             memory_and_swap_max_bytes=memsw,
         )
@@ -32,12 +35,13 @@ def plan_writes(held: Mapping[str, int], changes: Mapping[LimitName, int | None]
     return [(name, wanted[name]) for name in order if name in held and wanted[name] != held[name]]
 
 
-def _memsw(memory: int, swap: int | None) -> int:
+def _memsw(group: Group, memory: int, swap: int | None) -> int:
     if swap is None:
         return UNLIMITED
     if memory >= UNLIMITED:
         raise LimitOrder(
             "swap_max_bytes needs a max_bytes: cgroup v1 limits memory and swap together, not swap alone.",
+            group=group,
             max_bytes=None,
             swap_max_bytes=swap,
         )

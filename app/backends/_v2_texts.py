@@ -16,6 +16,8 @@ LIMIT_FILES: dict[LimitName, str] = {
     "swap_max_bytes": SWAP_MAX,
 }
 """In the order of writing: those that can be refused come first."""
+RECLAIMED_FOR: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
+"""The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
 GROUP_FILES = (USAGE, STAT, *LIMIT_FILES.values(), PEAK, EVENTS, SWAP, ZSWAP)
 """What a reading reads, where this kernel has it."""
 NEW_GROUP = {USAGE: b"0", MAX: b"max", "memory.high": b"max", "memory.low": b"0", MIN: b"0", SWAP_MAX: b"max"}

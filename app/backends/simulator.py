@@ -16,19 +16,21 @@ from uuid import uuid4
 
 from app.backends import Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
 from app.backends._bells import Bell, Bells
+from app.backends._busy import busy
 from app.backends._commit import Maximum
 from app.backends._machine import scenarios
 from app.backends._machine.clock import Clock
 from app.backends._machine.machine import MEMCG_CHARGE_BATCH, Machine
 from app.backends._machine.profiles import LIMIT_FIELDS
-from app.backends._machine.tree import UNLIMITED, Cgroup
+from app.backends._machine.tree import Cgroup
 from app.backends._machine.workloads import Workload, put_to_work, workload_of
 from app.backends._machine.writes import Writer, write
 from app.backends._sim_faults import Faults, Verb, error_of
-from app.backends._sim_reading import available_of, in_bytes, in_pages, limits_of, reading_of
+from app.backends._sim_reading import available_of, limits_of, reading_of
 from app.backends._sim_time import Time
 from app.backends._steps import write_all
-from app.backends._v2_texts import LIMIT_FILES
+from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from app.backends._v2_texts import LIMIT_FILES, RECLAIMED_FOR, text_of
 from app.backends._watch import open_watch
 from app.backends.simulated import Simulated
 from app.errors import (
@@ -37,13 +39,12 @@ from app.errors import (
     GroupGone,
     GroupNotEmpty,
     GroupNotFound,
-    LimitOrder,
     ProcessNotFound,
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
 )
-from app.memparse import PAGE_BYTES, format_size
+from app.memparse import PAGE_BYTES, or_unlimited
 from app.settings import Settings
 
 TICK_SECONDS = 0.1
@@ -173,7 +174,7 @@ class Simulator:
                     _compare_and_set(cgroup, group, changes)
                 return limits_of(cgroup, machine)
             held = {name: getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES for name in changes}
-            wanted = {name: in_pages(changes[name]) * PAGE_BYTES for name in LIMIT_FILES if name in changes}
+            wanted = {name: or_unlimited(changes[name]) for name in LIMIT_FILES if name in changes}
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
                 _check_above_usage(cgroup, group, name, value)
@@ -255,7 +256,7 @@ class Simulator:
             sleep=self._sleep,
         )
         if refusal := maximum.commit(value):
-            raise _busy(group, refusal.usage, value, refusal.room)
+            raise busy(group, refusal.usage, value, refusal.room)
 
     def _usage(self, group: Group) -> int:
         with self.machine() as machine:
@@ -268,8 +269,7 @@ class Simulator:
 
     def _store(self, group: Group, name: LimitName, value: int) -> None:
         with self.machine() as machine:
-            text = "max" if value >= UNLIMITED * PAGE_BYTES else str(value)
-            write(machine, _live(machine, group), LIMIT_FILES[name], text, _COMMITTER)
+            write(machine, _live(machine, group), LIMIT_FILES[name], text_of(value).decode(), _COMMITTER)
 
 
 def _find(machine: Machine, path: str) -> Cgroup:
@@ -299,55 +299,20 @@ def _tried(machine: Machine, group: Group) -> Cgroup:
     return tried
 
 
-def _busy(group: Group, usage: int, limit: int, room: int = 1) -> GroupBusy:
-    """Name the usage in the way of a limit: one below it is in the way because it grows, and wants room."""
-    sentence = f"{group.path!a} uses {format_size(usage)}, not less than {format_size(limit)}."
-    if usage < limit:
-        sentence = f"{group.path!a} uses {format_size(usage)} and grows: it cannot be limited to {format_size(limit)}."
-    return GroupBusy(sentence, group=group, usage_bytes=usage, **{"room_bytes": room} if usage < limit else {})
-
-
 def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int) -> None:
     """Refuse what the kernel would reclaim for: a high just as a maximum."""
-    if name in {"max_bytes", "high_bytes"} and (usage := cgroup.usage * PAGE_BYTES) >= value:
-        raise _busy(group, usage, value)
+    if name in RECLAIMED_FOR and (usage := cgroup.usage * PAGE_BYTES) >= value:
+        raise busy(group, usage, value)
 
 
 def _compare_and_set(cgroup: Cgroup, group: Group, changes: Mapping[LimitName, int | None]) -> None:
     """Set limits of v1, or of the seed, under one lock: at once, or not at all. Usage has to be below, as the seed compares."""
-    most = in_pages(changes["max_bytes"]) if "max_bytes" in changes else cgroup.max
-    memsw = _memsw(group, changes, most, cgroup.memsw)
-    if most != cgroup.max and most <= cgroup.usage:
-        raise _busy(group, cgroup.usage * PAGE_BYTES, most * PAGE_BYTES)
-    cgroup.max, cgroup.memsw = most, memsw
-    if "soft_limit_bytes" in changes:
-        cgroup.soft = in_pages(changes["soft_limit_bytes"])
-
-
-def _memsw(group: Group, changes: Mapping[LimitName, int | None], most: int, memsw: int) -> int:
-    """Answer the limit on memory and swap together that a change comes to: v1 keeps that sum, and never below the maximum."""
-    if "swap_max_bytes" in changes:
-        swap = in_pages(changes["swap_max_bytes"])
-        if swap >= UNLIMITED:
-            return UNLIMITED
-        if most >= UNLIMITED:
-            raise LimitOrder(
-                "swap_max_bytes needs a max_bytes: this controller limits the sum of the two.",
-                group=group,
-                max_bytes=None,
-                swap_max_bytes=swap * PAGE_BYTES,
-            )
-        return min(most + swap, UNLIMITED)
-    if most > memsw:
-        asked = "no limit" if most >= UNLIMITED else f"{most * PAGE_BYTES} bytes"
-        raise LimitOrder(
-            f"max_bytes cannot be {asked}: memory and swap together are limited to {memsw * PAGE_BYTES} bytes "
-            f"({format_size(memsw * PAGE_BYTES)}). Send swap_max_bytes too.",
-            group=group,
-            max_bytes=in_bytes(most),
-            memory_and_swap_max_bytes=memsw * PAGE_BYTES,
-        )
-    return memsw
+    held = {LIMIT: cgroup.max * PAGE_BYTES, MEMSW_LIMIT: cgroup.memsw * PAGE_BYTES, SOFT_LIMIT: cgroup.soft * PAGE_BYTES}
+    writes = dict(plan_writes(group, held, changes))
+    if LIMIT in writes and writes[LIMIT] <= (usage := cgroup.usage * PAGE_BYTES):
+        raise busy(group, usage, writes[LIMIT])
+    wanted = held | writes
+    cgroup.max, cgroup.memsw, cgroup.soft = (wanted[name] // PAGE_BYTES for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT))
 
 
 backend_class: type[Simulated] = Simulator

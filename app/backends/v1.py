@@ -31,6 +31,7 @@ from app.backends import (
     Watch,
     unrecorded,
 )
+from app.backends._busy import busy
 from app.backends._cgroupfs import (
     CGROUP2_SUPER_MAGIC,
     CGROUP_SUPER_MAGIC,
@@ -55,7 +56,7 @@ from app.errors import (
     UnsupportedLimit,
     UnsupportedOption,
 )
-from app.memparse import PAGE_BYTES, UNLIMITED, format_size, or_none
+from app.memparse import PAGE_BYTES, UNLIMITED, or_none
 from app.settings import Settings
 
 USAGE, MEMSW_USAGE, STAT = "memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.stat"
@@ -166,7 +167,7 @@ class V1(Tree):
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
         with self.limits_of(group):
             held = self._held(group)
-            writes = plan_writes(held, changes)
+            writes = plan_writes(group, held, changes)
             for name, value in writes:
                 self._check_above_usage(group, name, value)
             if dry_run:
@@ -263,9 +264,7 @@ class V1(Tree):
             return
         usage = int(self.read(group, _USED_UNDER[name]))
         if usage >= value:
-            raise GroupBusy(
-                f"{group.path!a} uses {format_size(usage)}, not less than {format_size(value)}.", group=group, usage_bytes=usage
-            )
+            raise busy(group, usage, value)
 
     def _commit(self, group: Group, name: str, value: int) -> None:
         """Write a limit that is above usage, and stop the kernel after a few pages if usage has grown meanwhile."""

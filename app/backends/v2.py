@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from app.backends import LIMIT_NAMES, Backend, Events, Group, Intent, LimitName, Limits, MemStat, Pressure, Trigger, Watch, unrecorded
+from app.backends._busy import busy
 from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree, mounts, parse_pressure
 from app.backends._chunk import Chunk
 from app.backends._commit import Maximum
@@ -34,6 +35,7 @@ from app.backends._v2_texts import (
     NEW_GROUP,
     PRESSURE,
     RECLAIM,
+    RECLAIMED_FOR,
     STAT,
     STAT_LINES,
     SUBTREE,
@@ -59,11 +61,9 @@ from app.errors import (
     UnsupportedLimit,
     UnsupportedOption,
 )
-from app.memparse import UNLIMITED, format_size, or_none, or_unlimited
+from app.memparse import UNLIMITED, or_none, or_unlimited
 from app.settings import Settings
 
-_RECLAIMING: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
-"""The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
 _COMMIT_SECONDS = 20e-6
 """How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding nothing to do takes 5 us."""
 _AT_ONCE_BYTES = CHARGED_AHEAD_BYTES + (4 << 20)
@@ -242,8 +242,8 @@ class V2(Tree):
                 yield ancestor
 
     def _check_above_usage(self, group: Group, name: LimitName, value: int) -> None:
-        if name in _RECLAIMING and (usage := self.usage(group)) >= value:
-            raise _busy(group, usage, value)
+        if name in RECLAIMED_FOR and (usage := self.usage(group)) >= value:
+            raise busy(group, usage, value)
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
         with self.opened(group, LIMIT_FILES[name]) as file:  # once: a maximum that is taken back must not want for a descriptor
@@ -259,7 +259,7 @@ class V2(Tree):
                 slack=_AT_ONCE_BYTES,
             )
             if refusal := maximum.commit(value):
-                raise _busy(group, refusal.usage, value, refusal.room)
+                raise busy(group, refusal.usage, value, refusal.room)
 
     # -- what could be reclaimed --------------------------------------------------------------------------------
 
@@ -377,13 +377,6 @@ def _chunk_of_group(_: int) -> Chunk:
 
 def _store(file: int, limit: int) -> None:
     timed_write(file, text_of(limit), _COMMIT_SECONDS)
-
-
-def _busy(group: Group, usage: int, value: int, room: int = 1) -> GroupBusy:
-    """Name the usage in the way of a value: one below it is in the way because it grows, and wants room."""
-    grows = " and grows" if usage < value else ""
-    sentence = f"{group.path!a} uses {format_size(usage)}{grows}: it cannot be limited to {format_size(value)}."
-    return GroupBusy(sentence, group=group, usage_bytes=usage, **{"room_bytes": room} if grows else {})
 
 
 backend_class: type[Backend] = V2

@@ -1,8 +1,7 @@
 """Groups over HTTP: listed, read, made with all that belongs to them or not at all, filled, and removed."""
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from app.settings import Settings
 from tests.api.conftest import Still
 from tests.live import Live
+from tests.locks import locked
 from tests.problems import problem
 from tests.shrinking import running
 from tests.stage import MIB, Stage
@@ -292,18 +292,12 @@ def test_what_was_made_in_another_boot_is_not_taken_for_a_group_of_this_one(sett
         assert not live.client.get("/v1/groups/made").json()["managed"]
 
 
-@contextmanager
-def locked(still: Still) -> Iterator[None]:
-    """Another program has the database."""
-    path = still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        yield
-        other.execute("ROLLBACK")
+def database_of(still: Still) -> Path:
+    return Path(still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0])
 
 
 def test_a_group_that_cannot_be_written_down_is_not_made(still: Still) -> None:
-    with locked(still):
+    with locked(database_of(still)):
         answer = make(still.client, "unwritten", max_bytes="1G")
     problem(answer, 503, "store-unavailable")
     assert answer.headers["retry-after"] == "1"
@@ -312,13 +306,13 @@ def test_a_group_that_cannot_be_written_down_is_not_made(still: Still) -> None:
 
 def test_a_group_is_removed_whether_or_not_that_can_be_written_down(still: Still) -> None:
     make(still.client, "removed")
-    with locked(still):
+    with locked(database_of(still)):
         assert still.client.delete("/v1/groups/removed").status_code == 204
     problem(still.client.get("/v1/groups/removed"), 404, "group-not-found")
 
 
 def test_limits_need_no_database(still: Still) -> None:
-    with locked(still):
+    with locked(database_of(still)):
         assert still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": "1G"}).status_code == 200
     still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": None}).raise_for_status()
 

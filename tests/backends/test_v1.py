@@ -20,6 +20,7 @@ from tests.backends.cgroups import assert_only_read_when_mounted_read_only, desc
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
 
+GROUP = Group("group", 1)
 NO_LIMITS = {LIMIT: UNLIMITED, MEMSW_LIMIT: UNLIMITED, SOFT_LIMIT: UNLIMITED}
 
 
@@ -64,7 +65,7 @@ def test_memory_stays_below_memory_and_swap_between_any_two_writes(
     held: dict[str, int], changes: Mapping[LimitName, int | None], writes: list[tuple[str, int]]
 ) -> None:
     now = NO_LIMITS | held
-    assert plan_writes(now, changes) == writes
+    assert plan_writes(GROUP, now, changes) == writes
     for name, value in writes:
         now[name] = value
         assert now[LIMIT] <= now[MEMSW_LIMIT]
@@ -72,18 +73,18 @@ def test_memory_stays_below_memory_and_swap_between_any_two_writes(
 
 @pytest.mark.parametrize("maximum", [151, None])
 def test_a_maximum_alone_that_contradicts_memory_and_swap_names_both(maximum: int | None) -> None:
-    with pytest.raises(LimitOrder, match="send swap_max_bytes too") as caught:
-        plan_writes(NO_LIMITS | {LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": maximum})
-    assert caught.value.members == {"max_bytes": maximum, "memory_and_swap_max_bytes": 150}
+    with pytest.raises(LimitOrder, match="Send swap_max_bytes too") as caught:
+        plan_writes(GROUP, NO_LIMITS | {LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": maximum})
+    assert caught.value.members == {"group": GROUP, "max_bytes": maximum, "memory_and_swap_max_bytes": 150}
 
 
 def test_swap_has_no_limit_of_its_own_without_a_maximum() -> None:
     with pytest.raises(LimitOrder, match="needs a max_bytes"):
-        plan_writes(NO_LIMITS, {"swap_max_bytes": 50})
+        plan_writes(GROUP, NO_LIMITS, {"swap_max_bytes": 50})
 
 
 def test_a_kernel_without_memsw_has_one_limit_to_write() -> None:
-    assert plan_writes({LIMIT: UNLIMITED}, {"max_bytes": 100}) == [(LIMIT, 100)]
+    assert plan_writes(GROUP, {LIMIT: UNLIMITED}, {"max_bytes": 100}) == [(LIMIT, 100)]
 
 
 # Finding the controller

@@ -1,6 +1,6 @@
 """What differs between the kernels whose rules a machine can follow: a small table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.backends import EventsMove, LimitName, Stalled, Trigger, UsageCrosses
@@ -74,11 +74,10 @@ V1 = Profile(
 )
 """Linux 6.18 with CONFIG_MEMCG_V1 and the classic lists. Its pressure is that of the group's twin in the cgroup2 mount."""
 
-_V2_LIMITS: frozenset[LimitName] = frozenset({"max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes"})
 V2 = Profile(
     name="v2",
     cgroup_version=2,
-    settable_limits=_V2_LIMITS,
+    settable_limits=frozenset({"max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes"}),
     has_swappiness=True,
     has_pressure=True,
     watchable=frozenset({EventsMove, Stalled}),
@@ -90,19 +89,6 @@ V2 = Profile(
 )
 """Linux 6.18 with the multi-generational LRU: O_NONBLOCK stores a maximum, and neither reclaims nor kills."""
 
-V2_6_12 = Profile(
-    name="v2-6.12",
-    cgroup_version=2,
-    settable_limits=_V2_LIMITS,
-    has_swappiness=True,
-    has_pressure=True,
-    watchable=frozenset({EventsMove, Stalled}),
-    batch_pages=64,
-    is_multigenerational=True,
-    rounds_up=False,
-    refuses_limits=False,
-    reclaims_on_nonblock=True,
-    inner_processes=False,
-)
+V2_6_12 = replace(V2, name="v2-6.12", reclaims_on_nonblock=True)
 
 PROFILES = {profile.name: profile for profile in (SEED2008, V1, V2, V2_6_12)}

@@ -19,7 +19,7 @@ from app.backends._machine.profiles import LIMIT_FIELDS, PROFILES, Profile
 from app.backends._machine.swap import Swap
 from app.backends._machine.tree import Cgroup
 from app.backends._machine.workloads import Memory, Workload, put_to_work
-from app.closed import Limit, Size, Strict, pointer, reason
+from app.closed import LimitSizes, Size, Strict, pointer, reason
 from app.errors import InvalidGroupName, SettingsError
 from app.memparse import PAGE_BYTES
 
@@ -57,17 +57,11 @@ class SwapSpace(Strict):
         )
 
 
-class Place(Workload):
-    """A group: its limits, by the names of the API, its settings, and what happens in it, if anything."""
+class Place(LimitSizes, Workload):
+    """A group: its limits, its settings, and what happens in it, if anything."""
 
     path: GroupPath
     memory: Annotated[tuple[Memory, ...], Field(strict=False)] = ()
-    max_bytes: Limit = None
-    high_bytes: Limit = None
-    low_bytes: Limit = None
-    min_bytes: Limit = None
-    swap_max_bytes: Limit = None
-    soft_limit_bytes: Limit = None
     swappiness: int = Field(default=60, ge=0, le=200)
     oom_group: bool = False
 
@@ -80,8 +74,7 @@ class Place(Workload):
         for name, size in self.limits().items():
             setattr(cgroup, LIMIT_FIELDS[name], size // PAGE_BYTES)
         cgroup.swappiness, cgroup.oom_group = self.swappiness, int(self.oom_group)
-        given = {name: getattr(self, name) for name in Workload.model_fields}
-        put_to_work(machine, cgroup, Workload.model_construct(**given), seed)
+        put_to_work(machine, cgroup, self, seed)
 
 
 class Scenario(Strict):
