@@ -1,6 +1,5 @@
 # From a fresh clone: `make run`, then openapi/curl/*.sh in another terminal; `make test`. Needs Python 3.11 or later, and make.
 PYTHON ?= python3
-LISTEN ?= tcp:127.0.0.1:8080
 
 bin := .venv/bin
 scripts := .ci/run openapi/curl/*.sh tests/vm/init tests/vm/guest tests/vm/fetch-kernel
@@ -11,9 +10,12 @@ compile = $(locker)/uv pip compile --quiet --no-config --universal --python-vers
 
 .PHONY: run install develop test test-vm check format openapi bench lock clean
 
+# These two and every other setting of the README may be given, before `make run` or behind it.
+run: export SHRINKD_LISTEN ?= tcp:127.0.0.1:8080
+run: export SHRINKD_DATABASE_URL ?= sqlite:///$(CURDIR)/var/shrinkd.db
 run: .venv/installed
-	@echo "shrinkd simulates a node at http://$(LISTEN:tcp:%=%), with the documentation at /docs; Ctrl-C ends it."
-	@SHRINKD_BACKEND=simulator SHRINKD_LISTEN=$(LISTEN) SHRINKD_DATABASE_URL=sqlite:///$(CURDIR)/var/shrinkd.db exec $(bin)/shrinkd serve
+	@echo "shrinkd simulates a node at http://$(SHRINKD_LISTEN:tcp:%=%), with the documentation at /docs; Ctrl-C ends it."
+	@SHRINKD_BACKEND=simulator exec $(bin)/shrinkd serve
 
 install: .venv/developed
 

@@ -14,9 +14,8 @@ if [[ $(member backend) != simulator ]]; then
   call 404 GET $faults
   exit
 fi
-keep_limit
 victim=shrinkd-demo-$$
-trap 'restore_limit; curl -sS -o /dev/null "${at[@]}" -X DELETE "$url$faults"; curl -sS -o /dev/null "${at[@]}" -X DELETE "$url/v1/groups/$victim"' EXIT
+trap 'curl -sS -o /dev/null "${at[@]}" -X DELETE "$url$faults"; curl -sS -o /dev/null "${at[@]}" -X DELETE "$url/v1/groups/$victim"' EXIT
 
 say "the first pass of the next shrink of $group is refused"
 call 200 POST $faults --json "{\"verb\": \"reclaim\", \"group\": \"$group\", \"error\": \"EBUSY\"}"
@@ -25,11 +24,11 @@ call 200 GET "$(header location)" -H 'Prefer: wait=30'
 [[ $(member state) == failed ]] || fail "the shrink did not meet it"
 
 say "the next limit takes half a second, for whoever sets it and for nobody else"
+call 201 POST /v1/groups --json "{\"path\": \"$victim\"}"
 call 200 POST $faults --json '{"verb": "set_limits", "delay_seconds": 0.5}'
-call 200 PATCH "/v1/groups/$group/limits" --json '{"max_bytes": "8G"}'
+call 200 PATCH "/v1/groups/$victim/limits" --json '{"max_bytes": "8G"}'
 
 say "a group that somebody removes while its limit is set"
-call 201 POST /v1/groups --json "{\"path\": \"$victim\"}"
 call 200 POST $faults --json "{\"verb\": \"set_limits\", \"group\": \"$victim\", \"vanishes\": true}"
 call 200 GET $faults
 call 410 PATCH "/v1/groups/$victim/limits" --json '{"max_bytes": "1G"}'

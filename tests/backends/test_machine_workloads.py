@@ -307,6 +307,12 @@ def test_what_is_wrong_with_a_scenario_is_said(tmp_path: Path, document: object,
     assert complaint in caught.value.detail
 
 
+def test_a_file_in_the_working_directory_needs_no_slash_to_be_a_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heat.json").write_text('{"seed": "mine"}')
+    monkeypatch.chdir(tmp_path)
+    assert (scenarios.load("heat.json").seed, scenarios.load("heat").seed) == ("mine", "1")
+
+
 def test_what_is_no_json_is_said(tmp_path: Path) -> None:
     file = tmp_path / "wrong.json"
     file.write_text("{")

@@ -119,7 +119,7 @@ def names() -> list[str]:
 
 def load(name: str) -> Scenario:
     """Read a scenario of the gallery by its name, or a file by its path; SettingsError says what is wrong with it."""
-    path = Path(name) if "/" in name else GALLERY / f"{name}.json"
+    path = Path(name) if "/" in name or name.endswith(".json") else GALLERY / f"{name}.json"
     try:
         return Scenario.model_validate_json(path.read_bytes())
     except FileNotFoundError:
