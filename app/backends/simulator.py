@@ -232,7 +232,7 @@ class Simulator:
                 process.move(cgroup)
 
     def _check_takes_processes(self, cgroup: Cgroup, group: Group) -> None:
-        if cgroup.parent and cgroup.children and not self._profile.inner_processes:
+        if cgroup.parent and cgroup.subtree_control and not self._profile.inner_processes:
             raise GroupBusy(f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:

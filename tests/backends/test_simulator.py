@@ -16,6 +16,7 @@ from app.errors import GroupBusy, LimitOrder, SettingsError, Unsupported, Unsupp
 from app.memcontrol import Memcg, resize_limit, shrink_usage_to
 from app.memparse import PAGE_BYTES
 from app.settings import Settings
+from tests.backends import simulator_host
 from tests.backends.hosts import MIB
 from tests.currents import Scripted
 
@@ -416,3 +417,12 @@ def test_a_charge_just_before_the_write_kills_nobody_and_moves_no_limit(profile:
     assert stat.limits.max_bytes is None
     assert stat.usage_bytes >= 66 * MIB
     assert stat.events.oom_kill == 0
+
+
+def test_a_v2_group_takes_no_process_when_those_inside_of_it_are_gone_either() -> None:
+    with simulator_host.on("v2") as host:
+        outer = host.group()
+        worker = host.charge(host.group())
+        host.backend.remove(host.group(outer))
+        with pytest.raises(GroupBusy, match="innermost"):
+            host.backend.attach(outer, worker.pid)

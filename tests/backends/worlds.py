@@ -3,7 +3,10 @@
 Sizes are bytes. What a world does is what its kernel does: no call here looks first, and none corrects anything after.
 """
 
+import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,6 +19,8 @@ from tests.backends.cgroups import CgroupHost, CgroupWorker
 from tests.backends.simulator_host import SimulatedHost, SimulatedWorker
 
 Memory = Literal["anon", "file", "shmem", "unevictable"]
+_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42  # include/uapi/linux/prctl.h
+_libc = ctypes.CDLL(None)
 
 
 class Hand(Protocol):
@@ -96,7 +101,8 @@ class RealWorld:
         self._home = self.host.group()
 
     def start(self) -> RealHand:
-        worker = self._idle.pop() if self._idle else self.host.charge(self._home)
+        with _small_pages():
+            worker = self._idle.pop() if self._idle else self.host.charge(self._home)
         self._lent.append(worker)
         return RealHand(self, worker)
 
@@ -146,6 +152,17 @@ class SimulatedHand:
         return self._process.cgroup.path
 
 
+@contextmanager
+def _small_pages() -> Iterator[None]:
+    """Start processes that have no page of 2 MiB: khugepaged makes them minutes later, and charges each before it frees the small ones."""
+    disabled = _libc.prctl(_PR_GET_THP_DISABLE, 0, 0, 0, 0)
+    assert _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        _libc.prctl(_PR_SET_THP_DISABLE, disabled, 0, 0, 0)
+
+
 @dataclass
 class SimulatedWorld:
     """The machine, and what can be asked of it that no kernel tells."""
@@ -184,6 +201,6 @@ class SimulatedWorld:
         kept = sum(other.resident() for other in cgroup.areas if other is not area)
         most = max(used // PAGE_BYTES - kept, 0)
         wanted = min(max(area.resident(), most - own // PAGE_BYTES), most)
-        pages = min(wanted - area.resident(), cgroup.room())
+        pages = min(wanted - area.resident(), max(cgroup.room(), 0))
         area.inactive += pages
         cgroup.add(pages)

@@ -1,6 +1,7 @@
 """What needs cgroup v2, on a host without it: collected here, run in the VM while the others run here, and reported test by test."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ class InTheVm:
         """What is in the VM comes last, or it would be waited for; and for waiting there is no timeout but the VM's own."""
         items.sort(key=_is_for_v2)
         for item in filter(_is_for_v2, items):
-            item.add_marker(pytest.mark.timeout(0))
+            item.add_marker(pytest.mark.timeout(0), append=False)  # before one of its own
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         wanted = [item.nodeid for item in session.items if _is_for_v2(item)]
@@ -43,7 +44,7 @@ class InTheVm:
         inside = (sys.executable, "-m", "pytest", *_SLOWLY, "-p", "no:cacheprovider", "-q", f"@{self._shared}/wanted")
         with (self._shared / "told").open("wb") as told:
             self._machine = subprocess.Popen(
-                [*self._run_in, str(self._shared), "env", f"SHRINKD_TEST_REPORTS={self._shared}/{_REPORTS}", *inside],
+                [*self._run_in, str(self._shared), "env", f"SHRINKD_TEST_REPORTS={self._shared}/{_REPORTS}", *_wanted_here(), *inside],
                 cwd=self._config.rootpath,
                 stdin=subprocess.DEVNULL,
                 stdout=told,
@@ -110,6 +111,12 @@ class NotHere:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in filter(_is_for_v2, items):
             item.add_marker(pytest.mark.skip(reason=self._reason))
+
+
+def _wanted_here() -> Iterator[str]:
+    """How much is to be tried. In the VM SHRINKD_TEST_REQUIRE_ALL is ever 1, so this host's own is told by another name."""
+    yield f"SHRINKD_TEST_THOROUGH={os.environ.get('SHRINKD_TEST_REQUIRE_ALL', '')}"
+    yield f"SHRINKD_TEST_EXAMPLES={os.environ.get('SHRINKD_TEST_EXAMPLES', '0')}"
 
 
 def _is_for_v2(item: pytest.Item) -> bool:

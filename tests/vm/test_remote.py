@@ -36,6 +36,9 @@ def test_deadly(): os._exit(3)
 @pytest.mark.v2
 def test_after(): pass
 
+@pytest.mark.v2
+def test_wishes(): assert [os.environ["SHRINKD_TEST_" + name] for name in ("THOROUGH", "EXAMPLES")] == ["1", "7"]
+
 def test_here(): assert not AWAY
 """
 
@@ -47,18 +50,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *selected: str) -> str:
+def run(folder: Path, *selected: str, **variables: str) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "--rootdir", str(folder), "-p", "no:cacheprovider", *selected]
     # CI: where it is set, pytest says every message a second time, in its summary
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_") and name != "CI"}
     done = subprocess.run(
-        command, cwd=folder, env=environ | {"PYTHONPATH": str(vm.REPOSITORY)}, capture_output=True, text=True, check=False
+        command, cwd=folder, env=environ | {"PYTHONPATH": str(vm.REPOSITORY)} | variables, capture_output=True, text=True, check=False
     )
     return done.stdout + done.stderr
 
 
 def test_what_passes_there_has_passed_here_and_the_rest_runs_here(folder: Path) -> None:
     assert "3 passed" in run(folder, "-k", "away or here")
+
+
+def test_how_much_is_to_be_tried_there_is_what_was_asked_for_here(folder: Path) -> None:
+    assert "1 passed" in run(folder, "-k", "wishes", SHRINKD_TEST_REQUIRE_ALL="1", SHRINKD_TEST_EXAMPLES="7")
+    assert "1 failed" in run(folder, "-k", "wishes", SHRINKD_TEST_EXAMPLES="7")
 
 
 def test_what_fails_there_has_failed_here_and_says_why(folder: Path) -> None:

@@ -60,6 +60,7 @@ class Machine:
         cgroup.some.settle(self.now_us)
         cgroup.full.settle(self.now_us)
         parent.children.append(cgroup)
+        parent.subtree_control = True
         self.cgroups[path] = cgroup
         return cgroup
 

@@ -91,6 +91,8 @@ class Cgroup:
     swappiness: int = 60
     oom_group: int = 0
     """Whether an OOM kill of one here is one of all, as memory.oom.group says it: 0 or 1."""
+    subtree_control: bool = False
+    """Whether it has enabled the controller for groups inside, as the first one made it do; that stays when they go."""
     tasks: int = 0
     usage: int = 0
     peak: int = 0
