@@ -16,13 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import Group, Node, Pressure, Stall, check_group_path
+from app.backends import Group, Node, check_group_path
+from app.backends._own import own_path
+from app.backends._psi import machine_pressure
 from app.backends._syscalls import filesystem_of, open_beneath, swap_free
 from app.errors import BackendUnavailable, GroupNotManaged, ProcessNotFound, ShrinkdError, map_oserror
 from app.memparse import PAGE_BYTES
 
 CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
 CGROUP2_SUPER_MAGIC = 0x63677270
+HIERARCHY_ROOT = 1  # the inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
 """By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is used, mm/memcontrol.c."""
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
@@ -95,6 +98,8 @@ class Tree:
             available_bytes=available,
             swap_total_bytes=swap_total,
             swap_free_bytes=swap_free,
+            own_path=own_path(self.root, self.version),
+            pressure=machine_pressure(),
         )
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
@@ -177,6 +182,11 @@ class Tree:
         """Tell whether something is at a path, as a hint: a look-up that fails costs five times as much."""
         return os.access(path or ".", os.F_OK, dir_fd=self._root.number)
 
+    def is_leaf(self, path: str) -> bool:
+        """Tell whether no group is in the one at a path: a directory has 2 links and one for each inside."""
+        with _mapped(path):
+            return os.stat(path or ".", dir_fd=self._root.number).st_nlink == 2
+
     def _still_there(self, path: str) -> Group | None:
         """Answer the kept incarnation of a path if one of its files can still be read: a fifth of the cost of a look-up."""
         with self._kept_lock:
@@ -215,6 +225,15 @@ class Tree:
             return os.pread(file.number, _READ_BYTES, 0)
         except OSError as error:
             raise self._gone(group, error) from error
+
+    def read_once(self, group: Group, name: str) -> bytes:
+        """As read, with no file kept open: what has some counts as a group that has the controller."""
+        return _read_whole(self.open(group, name, os.O_RDONLY))
+
+    def read_at(self, path: str, name: str) -> bytes:
+        """Read a control file of whichever group lives at a path now, with nothing kept."""
+        with self._opened(path, path) as directory, _mapped(path):
+            return _read_whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory))
 
     @contextlib.contextmanager
     def opened(self, group: Group, name: str) -> Iterator[int]:
@@ -335,17 +354,6 @@ def _file_budget() -> int:
     return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) * 2 // 3)
 
 
-def parse_pressure(text: bytes) -> Pressure:
-    """The two lines of a memory.pressure, Documentation/accounting/psi.rst."""
-    some, full = (_parse_stall(line) for line in text.decode().splitlines())
-    return Pressure(some=some, full=full)
-
-
-def _parse_stall(line: str) -> Stall:
-    avg10, avg60, avg300, total = (word.partition("=")[2] for word in line.split()[1:])
-    return Stall(float(avg10), float(avg60), float(avg300), int(total))
-
-
 def mounts(kind: str, option: str = "") -> Iterator[str]:
     """Find where a cgroupfs ("cgroup" or "cgroup2") is mounted, with an option such as "memory"."""
     for line in _read_text("/proc/self/mountinfo").splitlines():
@@ -375,6 +383,13 @@ def _rmdir(name: str, directory: int) -> None:
         if error.errno != errno.EBUSY:
             raise
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from error  # cgroupfs says EBUSY for both
+
+
+def _read_whole(descriptor: int) -> bytes:
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, _READ_BYTES), b""))
+    finally:
+        os.close(descriptor)
 
 
 def _is_unicode(name: str) -> bool:

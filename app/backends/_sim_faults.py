@@ -13,7 +13,7 @@ from app.closed import Strict
 from app.errors import InvalidRequest, ShrinkdError, map_oserror
 
 MOST_PLANNED = 100
-Verb = Literal["usage", "stat", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch"]
+Verb = Literal["usage", "stat", "activity", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 Symbol = Literal["EACCES", "EBUSY", "EEXIST", "EINVAL", "EIO", "ENODEV", "ENOENT", "ENOMEM", "ENOTEMPTY", "EPERM", "EROFS", "ESRCH"]
 
@@ -22,7 +22,10 @@ class Fault(Strict):
     """What is to happen at the n-th use of a verb from now: exactly one of an error, a delay, and a group that vanishes."""
 
     verb: Verb = Field(examples=["reclaim"])
-    """What the daemon does to the machine, of which one request may take several: to name a group is a `groups`."""
+    """What the daemon does to the machine, of which one request may take several: to name a group is a `groups`.
+
+    What it does by itself counts as well: policies look, and every 10 s the history reads what nobody else has.
+    """
     use: int = Field(default=1, ge=1, le=10**9)
     """Which of its uses from now on; 1 is the next."""
     group: GroupPath | None = Field(default=None, examples=["web"])

@@ -1,11 +1,14 @@
 """What a group of the simulated machine says, in the vocabulary of MemStat: counts of pages to bytes, nothing is changed here."""
 
-from app.backends import LIMIT_NAMES, Counters, Events, Limits, MemStat, Pressure, Stall
+from app.backends import LIMIT_NAMES, Activity, Counters, Events, Limits, MemStat, Pressure, Stall
 from app.backends._machine.machine import Machine
 from app.backends._machine.pressure import Stalls
 from app.backends._machine.profiles import LIMIT_FIELDS
 from app.backends._machine.tree import KINDS, SWAPPED, UNLIMITED, Cgroup
 from app.memparse import PAGE_BYTES
+
+CHARGE_US = 1
+"""The CPU time of a page that is brought in: its fault, and to fill it. Waiting for a disk is none."""
 
 
 def in_bytes(pages: int) -> int | None:
@@ -91,8 +94,23 @@ def _describe(reading: MemStat, cgroup: Cgroup, machine: Machine) -> None:
         reading.events = Events(**cgroup.events)
     else:
         reading.events = Events(oom=cgroup.events["oom"], oom_kill=cgroup.events["oom_kill"], limit_failures=cgroup.failcnt)
-    if machine.profile.has_pressure:
-        reading.pressure = Pressure(some=_stall(cgroup.some, machine.now_us), full=_stall(cgroup.full, machine.now_us))
+    reading.pressure = pressure_of(cgroup, machine)
+
+
+def pressure_of(cgroup: Cgroup, machine: Machine) -> Pressure | None:
+    if not machine.profile.has_pressure:
+        return None
+    return Pressure(some=_stall(cgroup.some, machine.now_us), full=_stall(cgroup.full, machine.now_us))
+
+
+def activity_of(cgroup: Cgroup) -> Activity:
+    """The CPU time that memory has cost a group, by the page that was used or brought in: this machine computes nothing else.
+
+    Nobody is frozen here. A group in which nothing is hot, and nothing changes, uses none.
+    """
+    counts = cgroup.all_counts()
+    living_us = sum(process.cpu_us() for member in cgroup.subtree() for process in member.processes.values())
+    return Activity(cpu_seconds=(counts.charged * CHARGE_US + counts.cpu_us + living_us) / 1e6)
 
 
 def _reclaimable(cgroup: Cgroup, machine: Machine, size: dict[str, int]) -> int:

@@ -51,7 +51,8 @@ class Time:
                 self._clock.advance(part)
             with self._machine():
                 seconds -= part
-            time.sleep(_REST_SECONDS)  # who lets a lock go and takes it at once leaves it to nobody
+            if seconds > 0:
+                time.sleep(_REST_SECONDS)  # who lets a lock go and takes it at once leaves it to nobody
 
     def close(self) -> None:
         with self._switching:

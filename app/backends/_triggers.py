@@ -6,7 +6,8 @@ import select
 from typing import ClassVar
 
 from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses
-from app.backends._cgroupfs import Tree, parse_pressure
+from app.backends._cgroupfs import Tree
+from app.backends._psi import parse_pressure
 from app.backends._watch import Alarm, Source
 from app.errors import ShrinkdError, UnsupportedOption, map_oserror
 

@@ -1,10 +1,11 @@
-"""The directories above the managed root, for their maxima: no file of cgroup v2 tells what holds from there."""
+"""Where the managed root is: the mounts that have the controller, and the directories above it, for no file tells what holds from there."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, Tree
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, Tree, mounts
 from app.backends._v2_texts import MAX
 from app.errors import BackendUnavailable
 
@@ -25,3 +26,14 @@ def levels_above(root: str) -> Iterator[Tree]:
         if MAX not in level.control_files:
             return level.close()
         yield level
+
+
+def mounts_with_memory() -> Iterator[str]:
+    """Find the cgroup2 mounts that have the controller: beside v1's one there may be a mount with none."""
+    return (mount for mount in mounts("cgroup2") if offers_memory(mount))
+
+
+def offers_memory(directory: str) -> bool:
+    with contextlib.suppress(OSError):
+        return "memory" in Path(directory, "cgroup.controllers").read_text().split()
+    return False

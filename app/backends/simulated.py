@@ -4,13 +4,29 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from app.backends import Backend, Group
-from app.backends._machine.scenarios import Scenario, names
+from app.backends._machine.recordings import Recording, with_recordings
+from app.backends._machine.scenarios import Scenario, load, names
 from app.backends._machine.workloads import IDLE, Workload
 from app.backends._sim_faults import VERBS, Fault, Faults, Verb
 from app.backends._sim_time import Time
 from app.errors import NotSimulator
 
-__all__ = ["IDLE", "VERBS", "Fault", "Faults", "Scenario", "Simulated", "Time", "Verb", "Workload", "names", "simulated"]
+__all__ = [
+    "IDLE",
+    "VERBS",
+    "Fault",
+    "Faults",
+    "Recording",
+    "Scenario",
+    "Simulated",
+    "Time",
+    "Verb",
+    "Workload",
+    "load",
+    "names",
+    "simulated",
+    "with_recordings",
+]
 
 
 class Simulated(Backend, Protocol):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
+from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
 from app.backends._bells import Bell, Bells
 from app.backends._busy import busy
 from app.backends._commit import Maximum
@@ -26,7 +26,7 @@ from app.backends._machine.tree import Cgroup
 from app.backends._machine.workloads import Workload, put_to_work, workload_of
 from app.backends._machine.writes import Writer, write
 from app.backends._sim_faults import Faults, Verb, error_of
-from app.backends._sim_reading import available_of, limits_of, reading_of
+from app.backends._sim_reading import activity_of, available_of, limits_of, pressure_of, reading_of
 from app.backends._sim_time import Time
 from app.backends._steps import write_all
 from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
@@ -64,11 +64,16 @@ class Simulator:
     watchable: frozenset[type[Trigger]]
 
     def __init__(
-        self, settings: Settings, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        scenario: scenarios.Scenario | None = None,
     ) -> None:
         boot = uuid4()
         self._boot_id = str(boot)
-        self.scenario = scenarios.load(settings.scenario)
+        self.scenario = scenario or scenarios.load(settings.scenario)
         first_id = (boot.int >> 100) + 1  # 28 random bits, so that an id of the last start means nothing
         self._machine = self.scenario.machine(first_id)
         self._profile = self._machine.profile
@@ -143,6 +148,7 @@ class Simulator:
                 available_bytes=available_of(machine),
                 swap_total_bytes=machine.swap.pages * PAGE_BYTES,
                 swap_free_bytes=machine.swap.free * PAGE_BYTES,
+                pressure=pressure_of(machine.root, machine),
             )
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
@@ -158,6 +164,10 @@ class Simulator:
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         with self.machine("stat", group.path) as machine:
             return reading_of(_readable(machine, group), machine, raw=raw)
+
+    def activity(self, group: Group) -> Activity | None:
+        with self.machine("activity", group.path) as machine:
+            return activity_of(_live(machine, group))
 
     def set_limits(
         self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from app.backends import (
     LIMIT_NAMES,
+    Activity,
     Backend,
     Counters,
     Events,
@@ -31,16 +32,17 @@ from app.backends import (
     Watch,
     unrecorded,
 )
+from app.backends._activity import Twins, tree_beside
 from app.backends._busy import busy
 from app.backends._cgroupfs import (
-    CGROUP2_SUPER_MAGIC,
     CGROUP_SUPER_MAGIC,
     CHARGED_AHEAD_BYTES,
+    HIERARCHY_ROOT,
     Tree,
     mounts,
-    parse_pressure,
 )
 from app.backends._pace import Pace
+from app.backends._psi import parse_pressure
 from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
@@ -67,7 +69,6 @@ _STAT_FILES = (USAGE, STAT, SOFT_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
 _RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
 _LIMIT_FILES = (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
 _USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
-_HIERARCHY_ROOT = 1  # the inode of the controller's own root, where the kernel answers EINVAL to a limit and to force_empty
 _COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
 """How long a limit write may take at first, and after each -EINTR. One that finds nothing to reclaim takes 5 us."""
 _PASS_SECONDS = 4e-3
@@ -87,7 +88,7 @@ _LINES = (
 
 
 class V1(Tree):
-    """See Backend. What a group's twin in a cgroup2 mount knows of pressure is told as well."""
+    """See Backend. What a group's twin in a cgroup2 mount knows of pressure is told as well, and what its twins know of activity."""
 
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
@@ -111,7 +112,9 @@ class V1(Tree):
         self._stat_files, self._raw_files = ([name for name in names if name in self.control_files] for names in (_STAT_FILES, _RAW_FILES))
         self._lines = StatLines(_LINES)
         self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
-        self._twins = _twins_of(root, mount)
+        unified = tree_beside(root, mount, "cgroup2")
+        self._twins = unified if unified and _PRESSURE in unified.control_files else None
+        self._active = Twins(self, mount)
         self.has_pressure = self._twins is not None
         self.watchable = v1_watchable(self, self._twins or self)
         honoured = {"max_bytes": True, "swap_max_bytes": self._has_memsw, "soft_limit_bytes": self._keeps_soft_limit()}
@@ -157,13 +160,18 @@ class V1(Tree):
             raw={name: text.decode() for name, text in texts.items()} if raw else {},
         )
 
+    def activity(self, group: Group) -> Activity | None:
+        """As promised by Backend; CPU time counts from when the group's processes were moved into its twin."""
+        self.usage(group)  # or it is gone, which no twin would tell
+        return self._active.activity(group)
+
     def set_limits(
         self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
     ) -> Limits:
         """As promised by Backend; a kernel that refuses has thrown the page cache away first, so usage is asked before."""
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0])
-        if group.id == _HIERARCHY_ROOT:
+        if group.id == HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
         with self.limits_of(group):
             held = self._held(group)
@@ -180,7 +188,7 @@ class V1(Tree):
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None:
             raise UnsupportedOption("cgroup v1 has no swappiness for one reclaim: set the group's memory.swappiness.", field="swappiness")
-        if group.id == _HIERARCHY_ROOT:
+        if group.id == HIERARCHY_ROOT:
             raise Unsupported("The root of the memory controller cannot be shrunk; its groups can.", group=group)
         goal = self._within_reach(group, goal_bytes)
         if not goal:
@@ -204,6 +212,7 @@ class V1(Tree):
 
     def close(self) -> None:
         super().close()
+        self._active.close()
         if self._twins:
             self._twins.close()
 
@@ -342,16 +351,6 @@ class V1(Tree):
 
 def _pace_of_group(_: int) -> Pace:
     return Pace()
-
-
-def _twins_of(root: str, mount: str | None) -> Tree | None:
-    """Find the directory of a cgroup2 mount that mirrors the managed root, when pressure is told there."""
-    for unified in mounts("cgroup2") if mount else ():
-        with contextlib.suppress(BackendUnavailable):
-            twins = Tree(os.path.normpath(f"{unified}/{os.path.relpath(root, mount)}"), CGROUP2_SUPER_MAGIC)
-            if _PRESSURE in twins.control_files:
-                return twins
-    return None
 
 
 def _oom_kills(text: bytes) -> int | None:

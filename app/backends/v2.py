@@ -15,16 +15,32 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import LIMIT_NAMES, Backend, Events, Group, Intent, LimitName, Limits, MemStat, Pressure, Trigger, Watch, unrecorded
+from app.backends import (
+    LIMIT_NAMES,
+    Activity,
+    Backend,
+    Events,
+    Group,
+    Intent,
+    LimitName,
+    Limits,
+    MemStat,
+    Pressure,
+    Trigger,
+    Watch,
+    unrecorded,
+)
+from app.backends._activity import v2_activity
 from app.backends._busy import busy
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree, mounts, parse_pressure
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree
 from app.backends._chunk import Chunk
 from app.backends._commit import Maximum
+from app.backends._psi import parse_pressure
 from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
 from app.backends._timed import catch_signal, timed_write
 from app.backends._triggers import v2_source, v2_watchable
-from app.backends._v2_above import levels_above
+from app.backends._v2_above import levels_above, mounts_with_memory, offers_memory
 from app.backends._v2_texts import (
     EVENT_LINES,
     EVENTS,
@@ -91,7 +107,7 @@ class V2(Tree):
         if root is None:
             raise BackendUnavailable("No cgroup v2 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none.")
         super().__init__(root, CGROUP2_SUPER_MAGIC)
-        if STAT not in self.control_files or not _offers_memory(root):
+        if STAT not in self.control_files or not offers_memory(root):
             raise BackendUnavailable(f"{root} is not in the v2 memory controller; SHRINKD_BACKEND=simulator needs none.", root=root)
         if RECLAIM not in self.control_files:
             raise BackendUnavailable(f"{root} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.", root=root)
@@ -139,6 +155,9 @@ class V2(Tree):
         if raw:
             reading.raw = {name: text.decode() for name, text in texts.items()}
         return reading
+
+    def activity(self, group: Group) -> Activity | None:
+        return v2_activity(self, group, is_top=group.id == self._top_id)
 
     def set_limits(
         self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
@@ -310,12 +329,12 @@ class V2(Tree):
                 yield from super()._children(group)
 
     def _has_enabled_memory(self, group: Group) -> bool:
-        return b"memory" in self._read_once(group, SUBTREE).split()
+        return b"memory" in self.read_once(group, SUBTREE).split()
 
     def _enable_memory(self, group: Group, *, dry_run: bool) -> None:
         if self._has_enabled_memory(group):
             return
-        if group.id != self._top_id and self._read_once(group, "cgroup.procs"):
+        if group.id != self._top_id and self.read_once(group, "cgroup.procs"):
             raise GroupBusy(
                 f"{group.path or '/'!a} has processes, and cgroup v2 has none beside groups with limits: move them into a group first.",
                 group=group,
@@ -323,14 +342,6 @@ class V2(Tree):
         with self.opened(group, SUBTREE) as file:
             if not dry_run:
                 os.write(file, b"+memory")
-
-    def _read_once(self, group: Group, name: str) -> bytes:
-        """As read, with nothing kept: what has files open counts as a group that has the controller."""
-        file = self.open(group, name, os.O_RDONLY)
-        try:
-            return os.read(file, 4096)
-        finally:
-            os.close(file)
 
     # -- probes, none of which changes anything -----------------------------------------------------------------
 
@@ -358,17 +369,6 @@ class V2(Tree):
             return parse_pressure(self.read(group, PRESSURE))
         except ShrinkdError:
             return None
-
-
-def mounts_with_memory() -> Iterator[str]:
-    """Find the cgroup2 mounts that have the controller: beside v1's one there may be a mount with none."""
-    return (mount for mount in mounts("cgroup2") if _offers_memory(mount))
-
-
-def _offers_memory(directory: str) -> bool:
-    with contextlib.suppress(OSError):
-        return "memory" in Path(directory, "cgroup.controllers").read_text().split()
-    return False
 
 
 def _chunk_of_group(_: int) -> Chunk:

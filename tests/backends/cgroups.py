@@ -193,7 +193,7 @@ def _file_of_holes() -> int:
 class CgroupHost(Generic[SomeBackend]):
     """See Host; `charge` can also fill a group with large folios, which reclaim frees 35 times as fast.
 
-    `twins` is where groups of the same paths tell the pressure, if not in the root itself.
+    `twins` is where groups of the same paths tell pressure and activity, if not in the root itself.
     """
 
     slack_bytes = 2 * MIB
@@ -214,8 +214,8 @@ class CgroupHost(Generic[SomeBackend]):
         self._tops.append(self._root / name)
         return self.backend.make(name)
 
-    def pressed_group(self) -> Group:
-        group = self.group()
+    def twinned_group(self, parent: Group | None = None) -> Group:
+        group = self.group(parent)
         if self._twins:
             self._tops.append(self._twins / group.path)
             self._tops[-1].mkdir()

@@ -20,8 +20,9 @@ import pytest
 
 from app.backends import Backend, Group, LimitName
 
-Offer = Literal["high_bytes", "low_bytes", "min_bytes", "swap", "usage_watch", "stall_watch"]
-"""Limits that the backend takes; swap: SwapHost, whose backend limits it; what the backend can watch."""
+Offer = Literal["high_bytes", "low_bytes", "min_bytes", "swap", "usage_watch", "stall_watch", "activity"]
+"""Limits that the backend takes; swap: SwapHost, whose backend limits it; what the backend can watch; activity: told of a
+twinned_group(), where the backend wants such a thing."""
 MIB = 2**20
 HOST_NAMES = sorted(path.stem.removesuffix("_host") for path in Path(__file__).parent.glob("*_host.py"))
 
@@ -66,8 +67,8 @@ class Host(Protocol):
     def group(self, parent: Group | None = None) -> Group:
         """Make an empty group that is removed after the test, with whatever is still in it."""
 
-    def pressed_group(self) -> Group:
-        """Make a group whose pressure is told, if the backend tells any."""
+    def twinned_group(self, parent: Group | None = None) -> Group:
+        """Make a group whose pressure and activity are told, if the backend tells any."""
 
     def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0) -> Worker:
         """Start a process in a group: bytes of anonymous memory, of clean page cache, and of anonymous memory under mlock."""

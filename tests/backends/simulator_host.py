@@ -15,7 +15,7 @@ from app.memparse import PAGE_BYTES
 from app.settings import Settings
 from tests.backends.hosts import MIB, Offer
 
-OFFERS: frozenset[Offer] = frozenset({"swap", "usage_watch", "stall_watch"})
+OFFERS: frozenset[Offer] = frozenset({"swap", "usage_watch", "stall_watch", "activity"})
 
 
 class SimulatedWorker:
@@ -65,8 +65,8 @@ class SimulatedHost:
         name = f"group-{next(self._numbers)}"
         return self.backend.make(f"{parent.path}/{name}" if parent else name)
 
-    def pressed_group(self) -> Group:
-        return self.group()
+    def twinned_group(self, parent: Group | None = None) -> Group:
+        return self.group(parent)
 
     @contextmanager
     def swap(self) -> Iterator[None]:

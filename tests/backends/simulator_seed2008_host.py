@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from tests.backends.hosts import Offer
 from tests.backends.simulator_host import SimulatedHost, on
 
-OFFERS: frozenset[Offer] = frozenset({"usage_watch"})
+OFFERS: frozenset[Offer] = frozenset({"usage_watch", "activity"})
 
 
 def absent() -> None:

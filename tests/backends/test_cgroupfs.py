@@ -12,7 +12,8 @@ from typing import ClassVar
 import pytest
 
 from app.backends import Group
-from app.backends._cgroupfs import CGROUP_SUPER_MAGIC, Tree, mounts, parse_pressure
+from app.backends._cgroupfs import CGROUP_SUPER_MAGIC, Tree, mounts
+from app.backends._psi import parse_pressure
 from app.backends._syscalls import filesystem_of
 from app.errors import BackendUnavailable, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, GroupNotManaged, InvalidGroupName
 

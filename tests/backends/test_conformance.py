@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[[Backend, Group], object]] = {
     "groups": lambda backend, group: backend.groups(group.path),
     "usage": lambda backend, group: backend.usage(group),
     "stat": lambda backend, group: backend.stat(group),
+    "activity": lambda backend, group: backend.activity(group),
     "set_limits": lambda backend, group: backend.set_limits(group, {"max_bytes": 64 * MIB}),
     "try_limits": lambda backend, group: backend.set_limits(group, {"max_bytes": 64 * MIB}, dry_run=True),
     "reclaim": lambda backend, group: backend.reclaim(group, MIB),

@@ -78,7 +78,7 @@ def test_reclaim_of_our_own_moves_no_event(host: Host) -> None:
 
 @on("stall_watch")
 def test_a_stall_fires_also_through_an_epoll_around_the_watch(host: Host) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     with watch(host, group, STALL) as watched, select.epoll() as around:
         around.register(watched, select.EPOLLIN)
         thrash(host, group)
@@ -95,7 +95,7 @@ def test_a_stall_that_no_window_holds_is_refused_when_it_is_made(stall: int, win
 
 
 def test_a_quiet_group_is_never_readable(host: Host) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     host.charge(group, anon=4 * MIB, cache=4 * MIB)
     with host.backend.watch(group, watchable(host)) as watched:
         assert not is_readable(watched, looks=20)
@@ -112,7 +112,7 @@ def test_an_event_is_told_once(host: Host) -> None:
 
 @on("stall_watch")
 def test_a_stall_is_told_once(host: Host) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     with watch(host, group, STALL) as watched:
         thrash(host, group)
         assert told(watched)
@@ -137,7 +137,7 @@ def test_a_trigger_that_cannot_be_watched_is_refused(host: Host) -> None:
 
 
 def test_a_group_that_is_removed_ends_its_watch_and_silences_it(host: Host) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     with host.backend.watch(group, watchable(host)) as watched:
         host.backend.remove(group)
         assert is_readable(watched)
@@ -149,7 +149,7 @@ def test_a_group_that_is_removed_ends_its_watch_and_silences_it(host: Host) -> N
 
 def test_every_read_sees_that_the_group_was_removed(host: Host) -> None:
     for trigger in watchable(host):
-        group = host.pressed_group()
+        group = host.twinned_group()
         with watch(host, group, trigger) as watched:
             host.backend.remove(group)
             with pytest.raises(GroupGone):
@@ -195,7 +195,7 @@ def test_a_watch_may_close_while_another_thread_reads_and_tells_nothing_then(hos
 
 
 def test_an_event_loop_sleeps_until_something_happens(host: Host) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     fired: list[frozenset[Trigger]] = []
 
     async def listen(watched: Watch) -> int:

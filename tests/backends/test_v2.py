@@ -11,8 +11,9 @@ import pytest
 from app.backends import Group, LimitName, Limits
 from app.backends._cgroupfs import mounts
 from app.backends._statlines import StatLines
+from app.backends._v2_above import mounts_with_memory
 from app.backends._v2_texts import EVENT_LINES, EVENTS, PEAK, STAT, STAT_LINES, SWAP, USAGE, describe, limit_of, text_of
-from app.backends.v2 import V2, mounts_with_memory
+from app.backends.v2 import V2
 from app.errors import BackendUnavailable, Busy, GroupBusy, GroupGone, GroupNotFound, Unsupported, UnsupportedLimit
 from app.memparse import UNLIMITED
 from app.settings import Settings
@@ -363,6 +364,17 @@ def test_events_of_a_reading_are_those_of_the_file(host: V2Host) -> None:
     worker.read_file(32 * MIB)
     lines = dict(line.split() for line in written(host, group, EVENTS).splitlines())
     assert host.backend.stat(group).events.max == int(lines["max"]) > 0
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_a_group_is_frozen_as_long_as_it_or_one_around_it_is(host: V2Host, levels: int) -> None:
+    outer = host.group()
+    inner = host.group(outer)
+    for text, is_frozen in ("1", True), ("0", False):
+        write(host, (inner, outer)[levels], "cgroup.freeze", text)
+        activity = host.backend.activity(inner)
+        assert activity
+        assert activity.is_frozen == is_frozen
 
 
 # Groups that the kernel kills as one: selftests oom_group_*; and one that fills in a single call: selftests high_sync

@@ -60,7 +60,7 @@ def test_a_group_without_a_twin_has_no_pressure_to_watch(host: V1Host, twins: Pa
 
 
 def test_a_twin_that_goes_ends_the_watch_though_the_group_lives(host: V1Host, twins: Path) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     with host.backend.watch(group, [STALL]) as watched:
         (twins / group.path).rmdir()
         assert is_readable(watched)
@@ -72,7 +72,7 @@ def test_a_twin_that_goes_ends_the_watch_though_the_group_lives(host: V1Host, tw
 
 
 def test_what_is_in_the_group_and_not_in_its_twin_stalls_unseen(host: V1Host, twins: Path) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     host.backend.set_limits(group, {"max_bytes": 16 * MIB})
     worker = host.charge(group)
     (twins / "cgroup.procs").write_text(str(worker.pid))
@@ -83,7 +83,7 @@ def test_what_is_in_the_group_and_not_in_its_twin_stalls_unseen(host: V1Host, tw
 
 @pytest.mark.usefixtures("twins")
 def test_a_window_that_the_kernel_takes_from_the_privileged_alone_is_refused_with_the_rule(host: V1Host) -> None:
-    group = host.pressed_group()
+    group = host.twinned_group()
     refused = contextlib.nullcontext() if may_choose_windows() else pytest.raises(UnsupportedOption, match="multiples of 2 s")
     with refused:
         host.backend.watch(group, [Stalled("full", 100_000, 1_500_000)]).close()

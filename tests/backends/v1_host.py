@@ -13,7 +13,7 @@ from tests.backends.hosts import Offer
 
 TWINS = next(mounts("cgroup2"), None)
 """Where pressure is told, if anywhere."""
-OFFERS: frozenset[Offer] = frozenset({"usage_watch", "stall_watch"} if TWINS else {"usage_watch"})
+OFFERS: frozenset[Offer] = frozenset({"usage_watch", "stall_watch", "activity"} if TWINS else {"usage_watch"})
 V1Host = cgroups.CgroupHost[V1]
 
 

@@ -4,13 +4,14 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from app.backends._v2_above import mounts_with_memory
 from app.backends._v2_texts import MAX
-from app.backends.v2 import V2, mounts_with_memory
+from app.backends.v2 import V2
 from app.settings import Settings
 from tests.backends import cgroups
 from tests.backends.hosts import Offer
 
-OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch"})
+OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch", "activity"})
 V2Host = cgroups.CgroupHost[V2]
 
 

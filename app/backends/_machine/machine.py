@@ -134,7 +134,10 @@ class Machine:
 
     def _place(self, area: Area, pages: int, *, is_back: bool) -> None:
         """Put pages on a list: those that were missed on the active one, as anonymous ones of the youngest generation are."""
-        area.cgroup.counts.faults += pages if area.kind in DIES else 0
+        counts = area.cgroup.counts
+        counts.charged += pages
+        if area.kind in DIES:
+            counts.faults += pages
         if (is_back and area.kind != "slab_reclaimable") or (area.kind == "anon" and self.profile.is_multigenerational):
             area.active += pages
             return
@@ -293,7 +296,9 @@ class Machine:
     def stall(self, process: Process, microseconds: float) -> None:
         """Let a process wait for memory, from when it is awake."""
         if microseconds > 0 and process.pid in self.processes:
-            process.wakes_us = max(process.wakes_us, self.now_us) + round(microseconds)
+            waits_us = round(microseconds)
+            process.wakes_us = max(process.wakes_us, self.now_us) + waits_us
+            process.waited_us += waits_us
             self._waiting[process] = None
 
     def advance(self, seconds: float) -> None:

@@ -5,7 +5,7 @@ knows how many of its pages are on which list, and how many were reclaimed and w
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -63,6 +63,10 @@ class Counts:
     reclaimed: int = 0
     refaults_anon: int = 0
     refaults_file: int = 0
+    charged: int = 0
+    """Pages that were brought in, those that came back included."""
+    cpu_us: int = 0
+    """CPU time of those that used memory here and are gone."""
 
     def add(self, other: "Counts") -> None:
         for name in self.__slots__:
@@ -175,6 +179,16 @@ class Process:
     cgroup: Cgroup
     areas: list[Area] = field(default_factory=list)
     wakes_us: int = 0
+    waited_us: int = 0
+    """How long it has waited for memory in its life, the wait until `wakes_us` included."""
+    meter: Callable[[], int] = int
+    """What tells the CPU time that it has used so far, in microseconds, beside that of being charged: who made it knows."""
+    metered_us: int = 0
+    """How much of that is booked on groups that it was in before."""
+
+    def cpu_us(self) -> int:
+        """The CPU time that it has used in the group that it is in now."""
+        return self.meter() - self.metered_us
 
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
         """Where a charge of this process goes: an area of its own in the group that it is in now, or one of the group."""
@@ -198,6 +212,9 @@ class Process:
     def move(self, cgroup: Cgroup | None) -> None:
         """Leave a group for another, or for good; what was charged stays where it is, on v2 ever and on v1 since 6.13."""
         if self.cgroup.processes.pop(self.pid, None):
+            used_us = self.cpu_us()
+            self.cgroup.counts.cpu_us += used_us
+            self.metered_us += used_us
             for member in self.cgroup.line:
                 member.tasks -= 1
         if cgroup is not None:

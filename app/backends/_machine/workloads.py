@@ -30,6 +30,8 @@ FASTEST_BYTES = 2**32
 """The most that it may grow or be written to in a second."""
 _MOST_A_TICK = 2**30 // PAGE_BYTES
 """How many pages one piece charges in a tick, which may be an hour; it catches up in the next ones."""
+USE_US = 2
+"""The CPU time of one use of a page: to read 4 KiB costs 1 us, and something is done with it."""
 HEATS = {"hot": 1.0, "warm": 30.0, "cold": 600.0, "idle": math.inf}
 _WORDS = {seconds: word for word, seconds in HEATS.items()}
 
@@ -186,6 +188,8 @@ class _Piece:
     back: int = 0
     more: int = 0
     _written: float = 0.0
+    _page_us: int = 0
+    """For how long it wanted how many pages, where that changes."""
 
     def plan(self, machine: Machine, age: float, run_us: int) -> int:
         """Find how many pages come back and how many are new; answers how many will be charged."""
@@ -193,7 +197,11 @@ class _Piece:
         out = area.out
         if out:
             self.back = self._missed(machine, run_us)
-        wanted = memory.wanted(age, self.seed) if memory.changes else memory.size_bytes // PAGE_BYTES
+        if memory.changes:
+            wanted = memory.wanted(age, self.seed)
+            self._page_us += wanted * run_us
+        else:
+            wanted = memory.size_bytes // PAGE_BYTES
         more = wanted - area.active - area.inactive - area.dirty - area.writeback - out - self._held_elsewhere()
         self.more = more = min(_MOST_A_TICK, more)
         return self.back + more if more > 0 else self.back
@@ -211,6 +219,12 @@ class _Piece:
             self._written += self.memory.writes_bytes_per_second * run_us / 1e6 / PAGE_BYTES
             machine.dirty(self.area, int(self._written))
             self._written %= 1
+
+    def uses(self, awake_us: int) -> float:
+        """How often a page was used, or written to, by a process that was awake for so long."""
+        memory = self.memory
+        page_us = self._page_us if memory.changes else memory.size_bytes // PAGE_BYTES * awake_us
+        return page_us / 1e6 / memory.heat_seconds + memory.writes_bytes_per_second / PAGE_BYTES * awake_us / 1e6
 
     def is_still(self) -> bool:
         """Whether nothing will happen here until somebody reclaims."""
@@ -293,6 +307,7 @@ class Running:
         self.process = process = machine.start(self.cgroup)
         self._began_us, self._ended_us, self._still_at = machine.now_us, None, -1
         self._pieces = []
+        process.meter = functools.partial(self._cpu_us, machine, process)
         for index, memory in enumerate(self.workload.memory):
             area = process.area(memory.kind, memory.heat_seconds, memory.folio_pages)
             self._pieces.append(_Piece(memory, area, f"{self.seed}:{self.cgroup.path}:{index}"))
@@ -305,6 +320,15 @@ class Running:
         if self.process and self.process.pid in machine.processes:
             machine.exit(self.process)
         machine.programs.pop(self.cgroup.path, None)
+
+    def _cpu_us(self, machine: Machine, process: Process) -> int:
+        """The CPU time that using its memory has cost the process: it has one thread, and uses nothing while it waits.
+
+        What is used always is asked for here instead of being added up, so that a tick in which nothing happens costs nothing.
+        """
+        waited_us = process.waited_us - max(process.wakes_us - machine.now_us, 0)
+        awake_us = machine.now_us - self._began_us - waited_us
+        return min(int(USE_US * sum(piece.uses(awake_us) for piece in self._pieces)), awake_us)
 
     def _wait(self, machine: Machine, elapsed_us: int) -> None:
         if self._ended_us is None:

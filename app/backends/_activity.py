@@ -1,0 +1,92 @@
+"""What groups do beside using memory, for which cgroup v1 has other hierarchies: the CPU time that they use, and whether they are frozen.
+
+A memory controller of v1 knows neither. Where a group has a twin, a directory of the same path in the cgroup2 mount, in cpuacct or
+in the freezer, that one does; but a path is no promise: systemd makes groups in one hierarchy without moving anybody in another.
+A busy group whose twin is empty would look idle and be shrunk for it, so a twin counts only when it has every process of the group.
+"""
+
+from contextlib import suppress
+from os import path as paths
+
+from app.backends import Activity, Group
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, HIERARCHY_ROOT, Tree, mounts
+from app.errors import BackendUnavailable, ShrinkdError
+
+_CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
+_CPUACCT, _FREEZER = "cpuacct.usage", "freezer.state"
+_TELLERS = (("cgroup2", "", (_CPU_STAT, _CGROUP_EVENTS)), ("cgroup", "cpuacct", (_CPUACCT,)), ("cgroup", "freezer", (_FREEZER,)))
+"""Mounts, as mounts() names them, and what their groups tell."""
+
+
+def v2_activity(tree: Tree, group: Group, *, is_top: bool) -> Activity:
+    """Read two files that every v2 group has, also without the cpu controller; the top of the hierarchy cannot be frozen."""
+    events = b"" if is_top else tree.read_once(group, _CGROUP_EVENTS)
+    return _by_v2(tree.read_once(group, _CPU_STAT), events)
+
+
+def tree_beside(root: str, mount: str | None, kind: str, option: str = "") -> Tree | None:
+    """Find the directory that mirrors the managed root of v1 in another mount: of cgroup2, or of another v1 controller."""
+    for other in mounts(kind, option) if mount else ():
+        with suppress(BackendUnavailable):
+            magic = CGROUP_SUPER_MAGIC if option else CGROUP2_SUPER_MAGIC
+            return Tree(paths.normpath(f"{other}/{paths.relpath(root, mount)}"), magic)
+    return None
+
+
+class Twins:
+    """What the twins of v1 groups tell. Nothing stays open for it: it is asked every few seconds at most."""
+
+    def __init__(self, own: Tree, mount: str | None) -> None:
+        self._own = own
+        beside = ((tree_beside(own.root, mount, kind, option), files) for kind, option, files in _TELLERS)
+        self._trees = [(tree, files) for tree, files in beside if tree]
+
+    def activity(self, group: Group) -> Activity | None:
+        """Tell what is known of a group that is there; None where no twin of it counts CPU time."""
+        homes = [(tree, files) for tree, files in self._trees if tree.has(group.path)]
+        own = set() if group.id == HIERARCHY_ROOT or not homes else _processes(self._own, group.path)
+        told: dict[str, bytes] = {}
+        for tree, files in homes:
+            is_needless = _CPUACCT in files and _CPU_STAT in told
+            with suppress(ShrinkdError):  # it went in between
+                if not is_needless and self._has_all(tree, group.path, own):
+                    told |= _read(tree, group.path, files)
+        is_frozen = told.get(_FREEZER, b"").strip() == b"FROZEN"
+        if cpu_stat := told.get(_CPU_STAT):
+            by_v2 = _by_v2(cpu_stat, told.get(_CGROUP_EVENTS, b""))
+            return Activity(by_v2.cpu_seconds, is_frozen=by_v2.is_frozen or is_frozen)
+        return Activity(int(told[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in told else None
+
+    def close(self) -> None:
+        for tree, _ in self._trees:
+            tree.close()
+
+    def _has_all(self, tree: Tree, path: str, own: set[bytes]) -> bool:
+        """Whether each of these processes of the group is in its twin, but for those that have left the group meanwhile."""
+        missing = own - _processes(tree, path) if own else own
+        return not missing or missing.isdisjoint(_processes(self._own, path))
+
+
+def _processes(tree: Tree, path: str) -> set[bytes]:
+    """List the processes of the group at a path and of those inside; of what goes meanwhile, none."""
+    found: set[bytes] = set()
+    with suppress(ShrinkdError):
+        for member in [path] if tree.is_leaf(path) else [group.path for group in tree.groups(path)]:
+            with suppress(ShrinkdError):
+                found.update(tree.read_at(member, _PROCESSES).split())
+    return found
+
+
+def _read(tree: Tree, path: str, files: tuple[str, ...]) -> dict[str, bytes]:
+    """Read what there is of some files: the top of a hierarchy cannot be frozen, and has no file for it."""
+    return {name: tree.read_at(path, name) for name in files if path or name in tree.control_files}
+
+
+def _by_v2(cpu_stat: bytes, cgroup_events: bytes) -> Activity:
+    return Activity(cpu_seconds=_counted(cpu_stat, b"usage_usec") / 1e6, is_frozen=bool(_counted(cgroup_events, b"frozen")))
+
+
+def _counted(text: bytes, name: bytes) -> int:
+    """Find a count in lines of a name and a count each; 0 where there is none of the name."""
+    words = text.split()
+    return int(words[words.index(name) + 1]) if name in words else 0
