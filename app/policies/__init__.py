@@ -9,7 +9,7 @@ observe mode, in evaluate, over a recorded trace and on the simulator.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +19,8 @@ from typing import Any, Literal
 from app.backends import Activity, Group, LimitName, MemStat, Pressure, Trigger
 from app.closed import Strict
 
+NAME = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"
+"""What a policy may be called: 63 characters at most, as in a DNS name."""
 Swap = Literal["allow", "file_only", "anon_only"]
 MIN_ASK_BYTES = 1 << 20
 """Less is not asked for: near the floor v2 answered asks of 0.26, 0.01 and 2.95 MiB with 26.6, 13.9 and 37.4 MiB (kernel 6.12)."""
@@ -197,6 +199,12 @@ class Kind:
     wants_activity: bool = False
     rank: int = 0
     """Whose wish goes first where two meet: the smaller."""
+    is_urgent: bool = False
+    """What it does not reclaim now the kernel will, from the group's own tasks: no rate holds it."""
+    check: Callable[[Any, MemStat, int], None] = lambda _spec, _stat, _total_bytes: None
+    """When a policy is written, of each selected group and the host's memory: ValueError says why its spec means nothing there."""
+    switches: Callable[[Any], Collection[str]] = lambda _spec: ()
+    """The policies that a spec enables and disables, by their names: there when it is written."""
 
 
 @cache

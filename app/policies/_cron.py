@@ -1,32 +1,64 @@
-"""Moments of the calendar: cron expressions of five fields, parsed by a library that knows about summer time."""
+"""Moments of the calendar: cron expressions of five fields and time zones, read by a library that knows about summer time."""
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Annotated
+from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field
 
 _ANY_TIME = datetime(2000, 1, 1)  # noqa: DTZ001  # only to see whether an expression can be read
+_MINUTE = timedelta(minutes=1)
 
 
 def _check(expression: str) -> str:
+    fields = len(expression.split())
+    if fields != 5:  # with a sixth the library would read seconds
+        raise ValueError(f"{expression!r} is no cron expression of five fields (it has {fields})")
     try:
-        CronSim(expression, _ANY_TIME)
+        first = next(CronSim(expression, _ANY_TIME), None)
     except CronSimError as error:
         raise ValueError(f"{expression!r} is no cron expression of five fields ({error})") from None
+    if first is None:
+        raise ValueError(f"{expression!r} names no moment in 50 years")
     return expression
 
 
-Cron = Annotated[str, AfterValidator(_check), Field(max_length=200, examples=["0 3 * * *"])]
+def _check_timezone(name: str) -> str:
+    if name not in _timezones():
+        raise ValueError(f"{name!r} is no time zone of the IANA list, such as Europe/Berlin or UTC")
+    return name
 
 
-def moments(expression: str, after: datetime) -> Iterator[datetime]:
-    """The moments that an expression names after this one, in its time zone; none where it names none in 50 years."""
-    return CronSim(expression, after)
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
-def names(expression: str, moment: datetime) -> bool:
-    """Whether an expression names the minute of this moment, in its time zone."""
-    minute = moment.replace(second=0, microsecond=0)
-    return next(moments(expression, minute - timedelta(minutes=1)), None) == minute
+@cache
+def _zone(name: str) -> ZoneInfo:
+    """A zone that is read once: the library's own cache keeps eight."""
+    return ZoneInfo(name)
+
+
+# the length is looked at first: the library calls itself once for each slash
+Cron = Annotated[str, Field(max_length=200, examples=["0 3 * * *"]), AfterValidator(_check)]
+Timezone = Annotated[str, AfterValidator(_check_timezone), Field(examples=["UTC", "Europe/Berlin"])]
+
+
+def next_moment(expression: str, timezone: str, after: datetime) -> datetime | None:
+    """Tell the first moment, in UTC, that an expression names after this (aware) one; None where it names none in 50 years.
+
+    As Debian's cron has it: a fixed hour that summer time skips is made up for when the clock has gone forward, and one
+    that comes twice counts once; an hour with a star goes by the clock of the wall.
+    """
+    moments = (moment.astimezone(UTC) for moment in CronSim(expression, after.astimezone(_zone(timezone))))
+    # in the second half of an hour that comes twice, the library begins with the first half again
+    return next((moment for moment in moments if moment > after), None)
+
+
+def names(expression: str, timezone: str, moment: datetime) -> bool:
+    """Whether an expression names the minute that a clock on the wall of this time zone shows at an (aware) moment."""
+    shown = moment.astimezone(_zone(timezone)).replace(tzinfo=None, second=0, microsecond=0)
+    return next(CronSim(expression, shown - _MINUTE), None) == shown

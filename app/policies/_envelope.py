@@ -2,27 +2,17 @@
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
-from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, Field, TypeAdapter, create_model, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, create_model, model_validator
 
 from app.aliases import aliases_of, matches
 from app.backends import Group
-from app.closed import Size, Strict
-from app.policies import Swap, kinds
-from app.policies._cron import Cron, names
+from app.closed import Size, Strict, pointer, reason
+from app.errors import PolicyUnreadable
+from app.policies import NAME, Swap, kinds
+from app.policies._cron import Cron, Timezone, names
 
-_NAME = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"
 Scope = Literal["self", "children", "leaves"]
-
-
-def _check_timezone(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError(f"{name!r} is no time zone of the IANA list, such as Europe/Berlin or UTC")
-    return name
-
-
-Timezone = Annotated[str, AfterValidator(_check_timezone), Field(examples=["UTC", "Europe/Berlin"])]
 
 
 class Selector(Strict):
@@ -31,11 +21,11 @@ class Selector(Strict):
     A group that appears later is selected when it appears. The root, and the daemon's own groups, never are.
     """
 
-    group: str | None = Field(None, min_length=1, max_length=4096, examples=["kubepods.slice/*"])
+    group: str | None = Field(default=None, min_length=1, max_length=4096, examples=["kubepods.slice/*"])
     """A path as a glob, component by component: a * does not cross a slash."""
-    parent: str | None = Field(None, max_length=4096, examples=["kubepods.slice", ""])
+    parent: str | None = Field(default=None, max_length=4096, examples=["kubepods.slice", ""])
     """A path: the groups right below it ("" is the root), or with the scope leaves all below it that have no groups inside."""
-    alias: str | None = Field(None, min_length=1, max_length=4096, examples=["unit:nginx*.service"])
+    alias: str | None = Field(default=None, min_length=1, max_length=4096, examples=["unit:nginx*.service"])
     """A glob over the aliases of a group, such as container:…, pod:… and unit:…."""
     scope: Scope = "self"
     """What was found itself, the groups right below it, or those below it, itself included, that have no groups inside."""
@@ -55,7 +45,10 @@ class Selector(Strict):
         if scope == "children":
             return [group for group in groups if group.path and _parent(group.path) in found]
         inner = {_parent(group.path) for group in groups if group.path}
-        return [group for group in groups if group.path and group.path not in inner and not found.isdisjoint(_chain(group.path))]
+        # below a parent is not the parent itself, even when it has no groups inside
+        itself = found if self.parent is not None else set[str]()
+        leaves = [group for group in groups if group.path and group.path not in inner | itself]
+        return [group for group in leaves if not found.isdisjoint(_chain(group.path))]
 
     def _finds(self, path: str) -> bool:
         if self.parent is not None:
@@ -86,24 +79,24 @@ class Floor(Strict):
 class Active(Strict):
     """When a policy is carried out; outside of it, it only looks."""
 
-    windows: tuple[Cron, ...] = Field(min_length=1, max_length=32, examples=[["* 22-23 * * *", "* 0-5 * * *"]])
+    windows: list[Cron] = Field(min_length=1, max_length=32, examples=[["* 22-23 * * *", "* 0-5 * * *"]])
     """Cron expressions of five fields: it is active in every minute that one of them names."""
     timezone: Timezone = "UTC"
+    """Whose clock on the wall they go by."""
 
     def covers(self, wall: datetime) -> bool:
-        here = wall.astimezone(ZoneInfo(self.timezone))
-        return any(names(window, here) for window in self.windows)
+        return any(names(window, self.timezone, wall) for window in self.windows)
 
 
-class Envelope(Strict):
-    """A policy: which groups, how far, when, and what of its kind."""
+class Draft(Strict):
+    """A policy whose name may stand elsewhere: which groups, how far, when, and what of its kind."""
 
-    name: str = Field(pattern=_NAME, examples=["keep-headroom"])
+    name: str | None = Field(None, pattern=NAME, examples=["keep-headroom"])
     kind: str
     enabled: bool = True
     mode: Literal["enforce", "observe"] = "enforce"
     """observe decides and records like enforce, and does nothing."""
-    priority: int = Field(100, ge=0, le=1_000_000)
+    priority: int = Field(default=100, ge=0, le=1_000_000)
     """Among policies of one kind the smaller goes first."""
     selector: Selector
     floor: Floor = Floor()
@@ -113,21 +106,54 @@ class Envelope(Strict):
     spec: Any
 
 
-def _of_kind(name: str) -> type[Envelope]:
+class Envelope(Draft):
+    """A policy: which groups, how far, when, and what of its kind."""
+
+    name: str = Field(pattern=NAME, examples=["keep-headroom"])
+
+
+def _of_kind(name: str, base: type[Draft] = Envelope) -> type[Draft]:
     spec = kinds()[name].spec
     # a spec whose fields all have defaults may be left out
     whole = ... if any(field.is_required() for field in spec.model_fields.values()) else Field(default_factory=spec)
     fields: dict[str, Any] = {"kind": (Literal[name], ...), "spec": (spec, whole)}
-    return create_model(f"{name.title()}Policy", __base__=Envelope, __doc__=Envelope.__doc__, **fields)
+    title = f"{name.title()}{'Policy' if base is Envelope else base.__name__}"
+    return create_model(title, __base__=base, __doc__=base.__doc__, **fields)
+
+
+def _of_any_kind(base: type[Draft]) -> Any:  # noqa: ANN401  # a union, which is no type to a checker
+    models = tuple(_of_kind(name, base) for name in kinds())
+    return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007  # X | Y takes no tuple
 
 
 if TYPE_CHECKING:
     Policy = Envelope
+    PolicyDraft = Draft
 else:
-    Policy = Annotated[Union[tuple(_of_kind(name) for name in kinds())], Field(discriminator="kind")]  # noqa: UP007  # X | Y takes no tuple
+    Policy = _of_any_kind(Envelope)
+    PolicyDraft = _of_any_kind(Draft)
 _adapter: TypeAdapter[Envelope] = TypeAdapter(Policy)
 
 
 def parse(value: object) -> Envelope:
     """A policy from JSON values, as they are kept. pydantic.ValidationError."""
-    return _adapter.validate_python(value, strict=False)
+    return _adapter.validate_python(value)
+
+
+def restore(value: object) -> Envelope:
+    """As parse, for a row that another version of this daemon may have written: PolicyUnreadable says in a line what is wrong with it."""
+    try:
+        return parse(value)
+    except ValidationError as error:
+        wrong = "; ".join(f"{pointer(row['loc'])}: {reason(row['msg'])}" for row in error.errors(include_url=False))
+        raise PolicyUnreadable(wrong) from None
+
+
+def written(policy: Envelope) -> dict[str, Any]:
+    """A policy as it was written, in JSON values: what was left out is left out, so that a later version may have another default."""
+    return policy.model_dump(mode="json", exclude_unset=True)
+
+
+def means_the_same(one: Envelope, other: Envelope) -> bool:
+    """Whether two policies differ at most in which of their defaults are written out."""
+    return one.model_dump(mode="json") == other.model_dump(mode="json")

@@ -1,0 +1,46 @@
+"""A share of something: a percentage as it was written ("90%"), or bytes."""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from app.closed import size_schema
+from app.memparse import parse_size
+
+_PERCENT = r"(?:[1-9][0-9]?|0)(?:\.[0-9]{1,3})?%"
+_SIZE = size_schema(2**63 - 1)
+
+
+def parse_share(value: object) -> int | str:
+    """A percentage stays the text that it is, anything else is a size; ValueError says what is wrong."""
+    if not isinstance(value, str) or not value.endswith("%"):
+        return parse_size(value)
+    if not re.fullmatch(_PERCENT, value, re.ASCII) or not percent_of(value):
+        raise ValueError(f'{value!r} is no percentage above 0% and below 100%, such as "90%" or "92.5%"')
+    return value
+
+
+@lru_cache(maxsize=256)
+def percent_of(share: str) -> Fraction:
+    """The number before the percent sign, exactly."""
+    return Fraction(share.removesuffix("%"))
+
+
+def bytes_of(share: int | str, whole_bytes: int) -> int:
+    """The share in bytes, of this whole if it is a percentage."""
+    return share if isinstance(share, int) else int(percent_of(share) * whole_bytes / 100)
+
+
+Share = Annotated[
+    int | str,
+    BeforeValidator(parse_share),
+    WithJsonSchema(
+        {
+            "anyOf": [*_SIZE["anyOf"], {"type": "string", "pattern": f"^{_PERCENT}$", "examples": ["90%"]}],
+            "description": 'A percentage such as "90%", or bytes: ' + _SIZE["description"],
+        }
+    ),
+]

@@ -1,0 +1,1 @@
+"""The kinds of policies: what is seen, and what is decided."""

@@ -1,0 +1,42 @@
+"""What a kind may see of one group, built from the few numbers that a test is about."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from app.backends import Group, Limits, MemStat
+from app.policies import Decision, Host, Kind, Member, Observation, Outcome
+
+MIB = 1 << 20
+GROUP = Group("group", 7)
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+HOST = Host(total_bytes=8192 * MIB, available_bytes=4096 * MIB)
+MADE = Outcome(asked_bytes=20 * MIB, freed_bytes=20 * MIB, seconds=0.5)
+
+
+def member(usage: int = 0, *, limit: int | None = None, group: Group = GROUP, **more: Any) -> Member:
+    """Usage and the effective limit in bytes; `more` are members of Member, or `limits`."""
+    limits = more.pop("limits", None) or Limits(limit, effective_max_bytes=limit)
+    stat = more.pop("stat", None) or MemStat(usage, limits)
+    return Member(group, stat, **more)
+
+
+def seen(*members: Member, at: float = 0.0, wall: datetime = NOON, host: Host = HOST) -> Observation:
+    """One look, `at` seconds on the clock that never jumps."""
+    return Observation(at, wall, host, members)
+
+
+class Looks:
+    """One group under one policy: each look goes by the state that the last one left, as it comes back from JSON."""
+
+    def __init__(self, kind: Kind, **spec: Any) -> None:
+        self.kind = kind
+        self.spec = kind.spec(**spec)
+        self.state = kind.state()
+
+    def look(self, observation: Observation) -> Decision:
+        state, (decision,) = self.kind.decide(self.spec, self.state, observation)
+        self.state = self.kind.state(**json.loads(json.dumps(asdict(state))))
+        assert self.state == state
+        return decision
