@@ -1,11 +1,34 @@
-"""One look at the policies that are due: readings, decisions, guards, and at most one grant in a chain of groups."""
+"""One look at the policies that are due: readings, decisions, and what the arbiter grants of them.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+The engine reads and decides; it changes nothing and has no clock. Who drives it (the daemon with the host's time, a
+simulation with its machine's) tells it the groups, the policies and what became of its grants. Not thread-safe.
+"""
 
-from app.backends import Group
-from app.policies import Reason, Verdict
+import heapq
+import logging
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from typing import Any, Literal
+
+from app.arbiter import Key, Moment, Post, Wish, arbitrate
+from app.backends import Backend, Group, MemStat, UsageCrosses
+from app.errors import GroupGone, GroupNotFound, ShrinkdError
+from app.guards import Guards, floor_of
+from app.policies import Ask, Host, Member, Observation, Outcome, Reason, Reclaim, Verdict, kinds
+from app.policies._envelope import Envelope
+
+_FAILED_SECONDS = 5.0
+_LOST_SECONDS = 1.0
+_HOST_SECONDS = 1.0
+_POSTS_A_LOOK = 64
+"""The others are due still: what happens meanwhile is not to wait for all of a thousand."""
+_UNHURRIED_SECONDS = 60.0
+"""A group whose usage alone matters is read whole so often; in between one file tells."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +61,9 @@ class Record:
 class Condition:
     """Something about a policy that is so since `since_at` (microseconds since the epoch)."""
 
-    type: Literal["matching", "tripped", "out_of_hours", "failing"]
-    since_at: int
+    type: Literal["tripped", "out_of_hours"]
+    since_at: int | None
+    """None where nobody has noted it."""
     detail: str
 
 
@@ -52,3 +76,299 @@ class Status:
     matched_groups: int
     last_decision: Record | None = None
     conditions: tuple[Condition, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What is to be done for a policy now."""
+
+    key: Key
+    policy: Envelope
+    group: Group
+    ask: Ask
+    amount_bytes: int
+    """What is to be reclaimed; 0 for what is no reclaim."""
+    target_bytes: int | None
+    """What usage is to be below, whatever comes in between; None for an amount."""
+    is_urgent: bool
+    swappiness: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of one look."""
+
+    grants: tuple[Grant, ...] = ()
+    records: tuple[Record, ...] = ()
+    posts: tuple[Post, ...] = ()
+    """Those that were looked at."""
+    readings: Mapping[int, MemStat] = field(default_factory=dict)
+    """By group id."""
+
+
+class _Readings:
+    """Every group is read at most once in a look, and all who ask see the same."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.stats: dict[int, MemStat] = {}
+
+    def member(self, post: Post, group: Group) -> Member:
+        stat = self.stats.get(group.id)
+        if stat is None:
+            stat = self.stats[group.id] = self._backend.stat(group)
+        activity = self._backend.activity(group) if post.kind.wants_activity else None
+        return Member(group, stat, floor_of(post.policy, stat), activity, post.outcomes.get(group.id))
+
+
+def host_of(backend: Backend) -> Host:
+    node = backend.node()
+    return Host(node.total_bytes, node.available_bytes, node.swap_total_bytes, node.swap_free_bytes, node.pressure)
+
+
+class Engine:
+    """The posts of all policies, and their next looks. Times are seconds of one monotonic clock."""
+
+    def __init__(self, backend: Backend, guards: Guards, restored: Mapping[Key, Mapping[str, Any]] | None = None) -> None:
+        self._backend = backend
+        self._guards = guards
+        self._posts: dict[Key, Post] = {}
+        self._queue: list[tuple[float, Key]] = []
+        self._restored = dict(restored or {})
+        """The states of an earlier life, as states() gave them."""
+        self._saved: dict[Key, Any] = {}
+        self._gone: list[Post] = []
+        """Whose group was removed, since the last look."""
+        self._host: Host | None = None
+        self._host_seen = -math.inf
+        self.armed: set[Key] = set()
+        """The posts whose wakes somebody watches: they are looked at seldom."""
+
+    # -- who watches what ---------------------------------------------------------------------------------------
+
+    def assign(self, policies: Iterable[tuple[Envelope, int]], groups: list[Group], now: float) -> None:
+        """Give each enabled policy a post at each group that it selects (`groups` are all there are); a post that is there goes on."""
+        wanted: dict[Key, Post] = {}
+        for policy, generation in policies:
+            if policy.enabled:
+                wanted |= {post.key: post for post in self._posts_of(policy, generation, groups, now)}
+        fresh = [post for key, post in wanted.items() if self._posts.get(key) is not post]
+        names = {post.policy.name for post in wanted.values()}
+        self._gone += [post for key, post in self._posts.items() if key not in wanted and post.policy.name in names]
+        self._posts = wanted
+        for key in wanted:  # a policy that goes and comes again begins anew
+            self._restored.pop(key, None)
+        self.armed &= wanted.keys()
+        self._saved = {key: state for key, state in self._saved.items() if key in wanted}
+        self._guards.forget(frozenset(group.id for group in groups))
+        for post in fresh:
+            self._schedule(post, post.look_at)
+
+    def _posts_of(self, policy: Envelope, generation: int, groups: list[Group], now: float) -> Iterator[Post]:
+        kind = kinds()[policy.kind]
+        selected = policy.selector.select(groups)
+        for part in ([tuple(selected)] if selected else []) if kind.together else [(group,) for group in selected]:
+            fresh = Post(policy, generation, kind, part, kind.state(), now)
+            post = self._posts.get(fresh.key)
+            if post is not None and post.policy == policy:
+                post.generation, post.groups = generation, part
+                yield post
+                continue
+            if post is None:
+                fresh.state = self._restore(fresh)
+            else:  # a policy that was changed begins anew, but for what is still going on
+                fresh.breaker, fresh.running = post.breaker, post.running
+            yield fresh
+
+    def _restore(self, post: Post) -> Any:  # noqa: ANN401  # a kind's own state
+        known = self._restored.get(post.key, {})
+        try:
+            return post.kind.state(**known)
+        except TypeError:  # an older version wrote it, whose fields were others
+            return post.kind.state()
+
+    def states(self) -> dict[Key, dict[str, Any]]:
+        """The states that have changed since the last call, as JSON values."""
+        changed = {key: post.state for key, post in self._posts.items() if self._saved.get(key) is not post.state}
+        self._saved |= changed
+        return {key: asdict(state) for key, state in changed.items()}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody looks at anything."""
+        return not self._posts
+
+    def post(self, key: Key) -> Post | None:
+        return self._posts.get(key)
+
+    def posts(self, policy: str) -> list[Post]:
+        return [post for post in self._posts.values() if post.policy.name == policy]
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def next_look(self) -> float:
+        """When a look is due; infinity when none is."""
+        while self._queue and not self._is_current(*self._queue[0]):
+            heapq.heappop(self._queue)
+        return self._queue[0][0] if self._queue else math.inf
+
+    def wake(self, key: Key, now: float) -> None:
+        """Look at a post at once, and whole: something has happened there."""
+        if post := self._posts.get(key):
+            post.read_at = -math.inf
+            self._schedule(post, now)
+
+    def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:
+        """Tell what became of a grant; its post is looked at again at once."""
+        self._guards.took(outcome.seconds, now)
+        if post := self._posts.get(key):
+            post.breaker.tell(outcome.errname, now)
+            post.running.discard(group.id)
+            post.outcomes[group.id] = outcome
+            self._schedule(post, now)
+
+    def _is_current(self, look_at: float, key: Key) -> bool:
+        post = self._posts.get(key)
+        return post is not None and post.look_at == look_at
+
+    def _schedule(self, post: Post, look_at: float) -> None:
+        post.look_at = look_at
+        heapq.heappush(self._queue, (look_at, post.key))
+
+    def _due(self, now: float) -> Iterator[Post]:
+        while self.next_look() <= now:
+            post = self._posts[heapq.heappop(self._queue)[1]]
+            post.look_at = math.inf
+            if post.kind.together or not post.running:  # what is being carried out ends with a look of its own
+                yield post
+
+    # -- a look -------------------------------------------------------------------------------------------------
+
+    def look(self, now: float, wall: datetime, busy: Collection[str] = ()) -> Looked:
+        """Look at what is due. `busy` are the paths of the groups that something is being done to, grants of this engine included."""
+        if self.next_look() > now and not self._gone:
+            return Looked()
+        moment, readings = Moment(now, wall, self._host_at(now)), _Readings(self._backend)  # where that fails, all are still due
+        gone, self._gone = self._gone, []
+        due = [post for post in list(islice(self._due(now), _POSTS_A_LOOK)) if not self._is_quiet(post, now)]
+        wishes = [wish for post in due for wish in self._decide(post, moment, readings)]
+        granted = arbitrate(wishes, self._guards, moment, busy)
+        for wish in granted:
+            wish.post.running.add(wish.group.id)
+        for wish in wishes:
+            self._settle(wish, now)
+        records = (*(_farewell(post, moment) for post in gone), *(_record(wish, moment) for wish in wishes))
+        return Looked(tuple(_grant(wish) for wish in granted), records, tuple(due), readings.stats)
+
+    def _host_at(self, now: float) -> Host:
+        """The host as it was within the last second: five files tell of it."""
+        if self._host is None or not self._host_seen <= now < self._host_seen + _HOST_SECONDS:
+            self._host, self._host_seen = host_of(self._backend), now
+        return self._host
+
+    def evaluate(self, policy: Envelope, generation: int, groups: list[Group], now: float, wall: datetime) -> list[Record]:
+        """Say what a policy would do now to each group that it selects, and why or why not; nothing is remembered or done."""
+        moment, readings = Moment(now, wall, host_of(self._backend)), _Readings(self._backend)
+        observing = policy.model_copy(update={"mode": "observe"})
+        trial = Engine(self._backend, self._guards)
+        wishes = []
+        for found in self._posts_of(policy, generation, groups, now):
+            post = replace(found, policy=observing, outcomes={}, running=set())
+            wishes += trial._decide(post, moment, readings)
+        arbitrate(wishes, self._guards, moment, ())
+        return [replace(_record(wish, moment), mode=policy.mode) for wish in wishes]
+
+    def _is_quiet(self, post: Post, now: float) -> bool:
+        """One cheap reading instead of a whole one: of a group that waits for its usage to rise, and has not come half the way."""
+        mark = _waits_for(post)
+        if mark is None or post.outcomes or now >= post.read_at + _UNHURRIED_SECONDS:
+            return False
+        try:
+            usage = self._backend.usage(post.groups[0])
+        except ShrinkdError:  # the whole look tells what is wrong
+            return False
+        if 2 * (usage - post.usage_bytes) >= mark - post.usage_bytes:
+            return False
+        self._schedule(post, now + self._look_seconds(post))
+        return True
+
+    def _look_seconds(self, post: Post) -> float:
+        """When to look again: seldom, where somebody watches for what it waits for."""
+        if post.key in self.armed and _waits_for(post) is not None:
+            return _UNHURRIED_SECONDS
+        return max(min(decision.look_seconds for decision in post.decisions), 0.0)
+
+    def _decide(self, post: Post, moment: Moment, readings: _Readings) -> list[Wish]:
+        try:
+            members = {group.id: readings.member(post, group) for group in post.groups}
+            for member in members.values():
+                self._guards.see(member.group, member.stat, moment.now)
+            observation = Observation(moment.now, moment.wall, moment.host, tuple(members.values()))
+            state, decisions = post.kind.decide(post.policy.spec, post.state, observation)
+        except (GroupGone, GroupNotFound):
+            self._schedule(post, moment.now + _LOST_SECONDS)  # unless the next assignment takes it away
+            return []
+        except ShrinkdError as error:
+            return self._failed(post, error.errname, moment)
+        except Exception:  # a bug in one kind, or what nobody expected of one group: the others keep their ticks
+            log.exception("the policy %s failed at %s", post.policy.name, ", ".join(repr(group.path) for group in post.groups))
+            return self._failed(post, "EIO", moment)
+        post.state_before, post.state = post.state, state
+        post.outcomes, post.decisions, post.read_at = {}, tuple(decisions), moment.now
+        post.usage_bytes = sum(member.stat.usage_bytes for member in members.values())
+        self._schedule(post, moment.now + self._look_seconds(post))
+        return [Wish(post, decision, members[decision.group.id], decision.verdict, decision.reason) for decision in decisions]
+
+    def _settle(self, wish: Wish, now: float) -> None:
+        """Let a post whose ask came to nothing go on as if it had not asked, and not before asking is of use again."""
+        post = wish.post
+        if wish.decision.ask is None or post.kind.together:
+            return
+        if wish.verdict not in {Verdict.ACT, Verdict.WOULD_ACT}:
+            post.state = post.state_before
+        if wish.put_off_seconds:
+            self._schedule(post, max(post.look_at, now + wish.put_off_seconds))
+
+    def _failed(self, post: Post, errname: str, moment: Moment) -> list[Wish]:
+        post.breaker.tell(errname, moment.now)
+        self._schedule(post, max(moment.now + _FAILED_SECONDS, post.breaker.until))
+        return []
+
+
+def _waits_for(post: Post) -> int | None:
+    """The usage that a post waits for and that is all it waits for; None where it wants something, or waits for more."""
+    if len(post.decisions) != 1 or post.decisions[0].verdict is not Verdict.HOLD:
+        return None
+    marks = [trigger.usage_bytes for trigger in post.decisions[0].wakes if isinstance(trigger, UsageCrosses)]
+    return marks[0] if len(marks) == 1 and marks[0] > post.usage_bytes else None
+
+
+def _grant(wish: Wish) -> Grant:
+    ask = wish.decision.ask
+    assert ask is not None  # noqa: S101  # the arbiter grants nothing else
+    is_whole = isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
+    target = wish.member.stat.usage_bytes - wish.amount if is_whole else None  # which is not below its floor
+    return Grant(wish.post.key, wish.post.policy, wish.group, ask, wish.granted, target, wish.post.kind.is_urgent, wish.swappiness)
+
+
+def _farewell(post: Post, moment: Moment) -> Record:
+    at, policy = int(moment.wall.timestamp() * 1e6), post.policy
+    return Record(at, policy.name, post.generation, post.groups[0], policy.mode, Verdict.GONE, Reason.GROUP_GONE, {}, 0.0)
+
+
+def _record(wish: Wish, moment: Moment) -> Record:
+    asked = wish.amount if isinstance(wish.decision.ask, Reclaim) else None
+    seen = {"usage_bytes": wish.member.stat.usage_bytes, "floor_bytes": wish.member.floor_bytes}
+    return Record(
+        at=int(moment.wall.timestamp() * 1e6),
+        policy=wish.post.policy.name,
+        generation=wish.post.generation,
+        group=wish.group,
+        mode=wish.post.policy.mode,
+        verdict=wish.verdict,
+        reason=wish.reason,
+        signals=dict(wish.decision.signals) | seen,
+        look_seconds=max(wish.decision.look_seconds, wish.put_off_seconds),
+        asked_bytes=asked,
+        granted_bytes=wish.granted if asked is not None and wish.verdict is Verdict.ACT else None,
+    )

@@ -2,18 +2,24 @@
 
     ShrinkdError
     ├── InvalidRequest        EINVAL      a value that this daemon refuses
-    │   └── InvalidGroupName
+    │   ├── InvalidGroupName
+    │   └── RangeTooLarge     ERANGE
     ├── MalformedBody         EBADMSG     a body that is not JSON
     ├── BodyTooLarge          EMSGSIZE
     ├── UnsupportedMedia      EPROTONOSUPPORT
     ├── NotFound              ENOENT
     │   ├── GroupNotFound
     │   ├── ShrinkNotFound
+    │   ├── SimulationNotFound
+    │   ├── PolicyNotFound
     │   ├── ProblemNotFound
     │   ├── NotSimulator      ENXIO       what only a simulator has
     │   └── ProcessNotFound   ESRCH
     ├── GroupGone             ENODEV      this incarnation was removed; the path may live again
     ├── GroupExists           EEXIST
+    ├── PolicyExists          EEXIST
+    ├── PolicyConflict        EEXIST      another one of its kind has these groups, at its priority
+    ├── PolicyUnreadable      EBADMSG     another version of this daemon wrote it
     ├── GroupNotEmpty         ENOTEMPTY
     ├── GroupNotManaged       EPERM
     ├── AmbiguousReference    ENOTUNIQ
@@ -31,6 +37,7 @@
     ├── TimedOut              ETIMEDOUT
     ├── ShrinkFinished        EALREADY
     ├── TooManyShrinks        EAGAIN
+    ├── TooManySimulations    EAGAIN
     ├── NotReady              EAGAIN
     ├── PreconditionFailed    ESTALE
     ├── StoreUnavailable      EIO
@@ -74,6 +81,10 @@ class InvalidGroupName(InvalidRequest):
     pass
 
 
+class RangeTooLarge(InvalidRequest):
+    errno = errno.ERANGE
+
+
 class MalformedBody(ShrinkdError):
     errno = errno.EBADMSG
 
@@ -98,6 +109,14 @@ class ShrinkNotFound(NotFound):
     pass
 
 
+class SimulationNotFound(NotFound):
+    pass
+
+
+class PolicyNotFound(NotFound):
+    pass
+
+
 class ProblemNotFound(NotFound):
     pass
 
@@ -116,6 +135,18 @@ class GroupGone(ShrinkdError):
 
 class GroupExists(ShrinkdError):
     errno = errno.EEXIST
+
+
+class PolicyExists(ShrinkdError):
+    errno = errno.EEXIST
+
+
+class PolicyConflict(ShrinkdError):
+    errno = errno.EEXIST
+
+
+class PolicyUnreadable(ShrinkdError):
+    errno = errno.EBADMSG
 
 
 class GroupNotEmpty(ShrinkdError):
@@ -188,6 +219,10 @@ class ShrinkFinished(ShrinkdError):
 
 
 class TooManyShrinks(ShrinkdError):
+    errno = errno.EAGAIN
+
+
+class TooManySimulations(ShrinkdError):
     errno = errno.EAGAIN
 
 

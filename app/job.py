@@ -79,13 +79,15 @@ class Standing:
 class Job:
     """One shrink. Its worker thread alone moves `progress`; `kill` comes from any thread, and so does a look at row()."""
 
-    def __init__(self, memcg: memcontrol.Memcg, request: Request, boot_id: str) -> None:
+    def __init__(self, memcg: memcontrol.Memcg, request: Request, boot_id: str, policy: str | None = None) -> None:
         usage = memcg.usage()
         target = request.target_bytes if request.target_bytes is not None else max(usage - (request.reclaim_bytes or 0) + 1, 0)
         self.id = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
         self.boot_id = boot_id
         self.memcg = memcg
         self.request = request
+        self.policy = policy
+        """Whose it is; None for one that a caller asked for."""
         self.lock = threading.Lock()
         """Held by who moves the shrink, from the look at `standing` until the store has its successor."""
         self.progress = Progress(start_bytes=usage, usage_bytes=usage, target_bytes=target)
@@ -96,10 +98,21 @@ class Job:
         self._signal: ShrinkdError | None = None
         self._signalled = threading.Event()
         self._began = self._ended = self._deadline = math.inf
+        self._slept = 0.0
 
     @property
     def state(self) -> State:
         return self.standing.state
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """No death in the middle of it needs an answer: nobody waits for it by its id, and it moves no limit."""
+        return self.policy is not None and self.request.set_max_bytes is None
+
+    @property
+    def reclaim_seconds(self) -> float:
+        """How long it ran, less what it waited for its rate and for the pressure."""
+        return max(self._elapsed() - self._slept, 0.0)
 
     def run(self) -> None:
         """Shrink, then set the limit if one is wanted: patch 4/4 or 3/4. Raises what the routine raises."""
@@ -155,7 +168,9 @@ class Job:
             self._sleep(_PRESSURE_LOOK_SECONDS)
 
     def _sleep(self, seconds: float) -> None:
-        self._signalled.wait(min(seconds, self._deadline - time.monotonic())) if seconds > 0 else None
+        began = time.monotonic()
+        self._signalled.wait(min(seconds, self._deadline - began)) if seconds > 0 else None
+        self._slept += time.monotonic() - began
 
     def _elapsed(self) -> float:
         return max(min(time.monotonic(), self._ended) - self._began, 0.0)
@@ -172,7 +187,7 @@ class Job:
             "request": asdict(self.request),
             "progress": asdict(self.progress) | {"elapsed_seconds": self._elapsed()},
             "error": describe(standing.error),
-            "policy": None,
+            "policy": self.policy,
             "created_at": self.created_at,
             "started_at": standing.started_at,
             "finished_at": standing.finished_at,

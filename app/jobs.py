@@ -8,18 +8,20 @@ States change by compare-and-set in the database, so that of two who would finis
 """
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from app import memcontrol
-from app.backends import Backend, Group
+from app.backends import Backend, Group, LimitName
 from app.errors import (
     DaemonStopped,
+    GroupBusy,
     InternalError,
     Interrupted,
     NotReady,
@@ -37,6 +39,10 @@ MAX_WAITING_SHRINKS = 256
 """How many may be queued beyond the running ones before 429."""
 _STORE_RETRY_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0
+_POLICY_WORKERS = 8
+"""For the shrinks of policies alone, so that neither they nor a caller's wait for the other."""
+_MAKE_WAY_SECONDS = 30.0
+_MOST_UNWRITTEN = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +57,15 @@ class Jobs:
         self._boot_id = backend.node().boot_id
         self._limit = max_running + MAX_WAITING_SHRINKS
         self._workers = ThreadPoolExecutor(max_running, thread_name_prefix="shrink")
+        self._policy_workers = ThreadPoolExecutor(_POLICY_WORKERS, thread_name_prefix="policy shrink")
         self._changed = threading.Condition()
         self._active: dict[str, Job] = {}
-        self._held: set[int] = set()
+        self._held: dict[int, Group] = {}
+        self._manual: dict[int, float] = {}
+        """When a caller's own change of a group ended, by its id; infinity while it goes on."""
+        self._unwritten: dict[str, Row] = {}
+        """Finished shrinks of policies that are still to be written down."""
+        self._writing = threading.Lock()
         self._taken = 0
         """Shrinks that lie with the workers: also those that were cancelled while they waited."""
         self._stopping = threading.Event()
@@ -75,25 +87,31 @@ class Jobs:
         for job in active:
             job.kill(stopped)
         self._workers.shutdown(wait=True)
+        self._policy_workers.shutdown(wait=True)
         with suppress(StoreUnavailable):  # the next start will say it
+            self.write_finished()
             self._store.interrupt_active(now(), stopped)
 
-    def submit(self, group: Group, request: Request, *, dry_run: bool = False) -> Job:
-        """Write a shrink down and queue it. ShrinkInProgress when the group has one, TooManyShrinks when the queue is full."""
-        job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id)
+    def submit(self, group: Group, request: Request, *, policy: str | None = None, dry_run: bool = False) -> Job:
+        """Write a shrink down and queue it. ShrinkInProgress when the group has one, TooManyShrinks when the queue is full.
+
+        A caller's own goes before that of a policy, which ends for it. A policy's that moves no limit is written down when it is done.
+        """
+        job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id, policy)
         with self._changed:
-            self._changed.wait_for(lambda: group.id not in self._held)
-            self._check_idle(group)
+            self._make_way(group, policy, dry_run=dry_run)
             self._check_room()
             if dry_run:
                 return job
             self._active[job.id] = job
             self._taken += 1
+            self._note(group, policy, math.inf)
         with ExitStack() as undo:
             undo.callback(self._leave, job)
-            with job.lock:  # who has met it as the running one, and cancels it, waits until it is written down
-                self._store.add_shrink(job.row())
-            self._workers.submit(self._work, job)
+            if not job.leaves_nothing:
+                with job.lock:  # who has met it as the running one, and cancels it, waits until it is written down
+                    self._store.add_shrink(job.row())
+            (self._policy_workers if policy else self._workers).submit(self._work, job)
             undo.pop_all()
         return job
 
@@ -116,36 +134,91 @@ class Jobs:
     def shrink(self, shrink_id: str) -> Row:
         """One shrink as a row, live while it is active. ShrinkNotFound."""
         job = self._active.get(shrink_id)
-        return job.row() if job is not None else self._store.shrink(shrink_id)
+        return job.row() if job is not None else self._unwritten.get(shrink_id) or self._store.shrink(shrink_id)
 
     def shrinks(
         self, *, limit: int, before: tuple[int, str] | None, states: tuple[str, ...], group: str | None, since: int | None
     ) -> list[Row]:
         """List shrinks as rows, the newest first; see Store.list_shrinks."""
-        rows = self._store.list_shrinks(limit=limit, before=before, states=states, group_path=group, since=since)
-        live = {row["id"]: job.row() for row in rows if (job := self._active.get(row["id"]))}
-        return [live.get(row["id"], row) for row in rows]
+        with self._changed:
+            live = {job.id: job.row() for job in self._active.values()}
+            rows = self._unwritten | {shrink_id: row for shrink_id, row in live.items() if self._active[shrink_id].leaves_nothing}
+
+        def is_wanted(row: Row) -> bool:
+            return (
+                (before is None or _place(row) < before)
+                and (not states or row["state"] in states)
+                and group in {None, row["group_path"]}
+                and (since is None or row["created_at"] >= since)
+            )
+
+        found = {shrink_id: row for shrink_id, row in rows.items() if is_wanted(row)}
+        for row in self._store.list_shrinks(limit=limit, before=before, states=states, group_path=group, since=since):
+            found[row["id"]] = live.get(row["id"], row)
+        return sorted(found.values(), key=_place, reverse=True)[:limit]
+
+    def write_finished(self) -> None:
+        """Write the finished shrinks of policies down, all at once. StoreUnavailable, and then they wait."""
+        with self._writing:  # the daemon's writer may be at it when a stop is: of two inserts of one row the second fails
+            with self._changed:
+                rows = dict(self._unwritten)
+            if rows:
+                self._store.add_shrinks(list(rows.values()))
+                with self._changed:
+                    self._unwritten = {shrink_id: row for shrink_id, row in self._unwritten.items() if shrink_id not in rows}
 
     @contextmanager
-    def holding(self, group: Group) -> Iterator[None]:
+    def holding(self, group: Group, policy: str | None = None) -> Iterator[None]:
         """Keep a group's limits to oneself: no shrink starts, no other change runs. ShrinkInProgress when one is."""
         with self._changed:
-            self._changed.wait_for(lambda: group.id not in self._held)
-            self._check_idle(group)
-            self._held.add(group.id)
+            self._make_way(group, policy)
+            self._held[group.id] = group
+            self._note(group, policy, math.inf)
         try:
             yield
         finally:
             with self._changed:
-                self._held.discard(group.id)
+                del self._held[group.id]
+                self._note(group, policy, time.monotonic())
                 self._changed.notify_all()
 
-    def _check_idle(self, group: Group) -> None:
-        for job in self._active.values():
-            if job.memcg.group.id == group.id:
+    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], policy: str) -> None:
+        """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""
+        with self.holding(group, policy):
+            memcontrol.set_limits(memcontrol.Memcg(self._backend, group, intent=self._intents), changes)
+
+    def busy(self) -> set[str]:
+        """The paths of the groups that something is being done to."""
+        with self._changed:
+            return {job.memcg.group.path for job in self._active.values()} | {group.path for group in self._held.values()}
+
+    def manual_age(self, group: Group) -> float:
+        """How many seconds ago a caller's own change of a group ended: 0 while one goes on, infinity if none did lately."""
+        return max(time.monotonic() - self._manual.get(group.id, -math.inf), 0.0)
+
+    def _note(self, group: Group, policy: str | None, moment: float) -> None:
+        if policy is None:
+            self._manual[group.id] = moment
+
+    def _make_way(self, group: Group, policy: str | None, *, dry_run: bool = False) -> None:
+        """Wait until a group is free, with the lock held: a policy's shrink ends for a caller, and a policy waits for nobody."""
+        if policy is None:
+            yielding = [] if dry_run else [job for job in self._of(group) if job.policy is not None]
+            for job in yielding:
+                job.kill(Interrupted("A caller's own change of this group goes first."))
+            self._changed.wait_for(
+                lambda: group.id not in self._held and not any(job.id in self._active for job in yielding), _MAKE_WAY_SECONDS
+            )
+        if group.id in self._held:
+            raise GroupBusy(f"The limits of {group.path!a} are being changed: try again.", group=group)
+        for job in self._of(group):
+            if job.policy is None or not dry_run:
                 raise ShrinkInProgress(
                     "A shrink of this group is in progress: wait for it, or cancel it.", group=group, shrink_id=job.id, state=str(job.state)
                 )
+
+    def _of(self, group: Group) -> list[Job]:
+        return [job for job in self._active.values() if job.memcg.group.id == group.id]
 
     def _check_room(self) -> None:
         if self._stopping.is_set():
@@ -197,9 +270,14 @@ class Jobs:
     def _move(self, job: Job, **changes: Any) -> bool:  # noqa: ANN401  # fields of its Standing
         """Compare and set, with the job's lock held; the row is the judge and the job follows it."""
         standing = replace(job.standing, **changes)
-        moved = not job.state.done and self._store.move_shrink(job.id, str(job.state), job.row(standing))
+        moved = not job.state.done and (job.leaves_nothing or self._store.move_shrink(job.id, str(job.state), job.row(standing)))
         if moved:
             job.standing = standing
+        if moved and job.leaves_nothing and standing.state.done:
+            with self._changed:
+                self._unwritten[job.id] = job.row()
+                while len(self._unwritten) > _MOST_UNWRITTEN:  # a database that stays away
+                    del self._unwritten[next(iter(self._unwritten))]
         return moved
 
     def _leave(self, job: Job) -> None:
@@ -210,14 +288,24 @@ class Jobs:
     def _drop(self, job: Job) -> None:
         with self._changed:
             was_active = self._active.pop(job.id, None)
+            if was_active:
+                self._note(job.memcg.group, job.policy, time.monotonic())
+            self._changed.notify_all()
         if was_active:
             job.finished.set_result(None)
 
     def _sweep(self) -> None:
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
+            with self._changed:
+                recent = time.monotonic() - _SWEEP_SECONDS
+                self._manual = {group_id: moment for group_id, moment in self._manual.items() if moment > recent}
             with suppress(StoreUnavailable):
                 self._store.forget_finished(now())
+
+
+def _place(row: Row) -> tuple[int, str]:
+    return row["created_at"], row["id"]
 
 
 def _outcome(error: ShrinkdError | None) -> State:

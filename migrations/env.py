@@ -5,7 +5,7 @@ import os
 import sqlalchemy as sa
 from alembic import context
 
-from app.store import metadata
+from app.tables import metadata
 
 
 def _migrate(connection: sa.Connection) -> None:

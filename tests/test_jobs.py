@@ -235,6 +235,16 @@ def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_t
     house.store.close()
 
 
+def test_of_many_who_write_down_what_policies_finished_each_row_is_written_once(house: House) -> None:
+    groups = [house.stage.group(f"group-{number}") for number in range(8)]
+    for _ in range(20):
+        jobs = [house.jobs.submit(group, Request(timeout_seconds=60, target_bytes=MIB), policy="room") for group in groups]
+        for job in jobs:
+            job.finished.result()
+        assert together(*[house.jobs.write_finished] * 4) == [None] * 4
+        assert all(house.done(job)["policy"] == "room" for job in jobs)
+
+
 # -- stopping --------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from app.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
-from app.store import ACTIVE_STATES, KEEP_FINISHED_SECONDS, Store, describe, metadata
+from app.policies import Reason, Verdict
+from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe
+from app.tables import metadata
 from tests.locks import locked
 from tests.postgres import Postgres
 from tests.races import together
@@ -172,6 +174,20 @@ def test_what_finished_seven_days_ago_is_forgotten_and_no_sooner(store: Store) -
     assert listed(store) == [4, 3, 2, 1]
 
 
+def test_of_the_finished_shrinks_of_policies_the_newest_stay_and_callers_lose_none(store: Store) -> None:
+    for number in range(6):
+        store.add_shrink(row(number, state="succeeded", finished_at=NOW, policy="room" if number % 2 else None))
+    assert store.forget_finished(NOW, most=2) == 1
+    assert listed(store) == [5, 4, 3, 2, 0]
+
+
+def test_finished_shrinks_are_written_down_together_and_none_twice(store: Store) -> None:
+    rows = [row(number, state="succeeded", finished_at=NOW, policy="room") for number in range(3)]
+    store.add_shrinks(rows[:2])
+    store.add_shrinks(rows)
+    assert listed(store) == [2, 1, 0]
+
+
 def test_a_group_that_was_made_here_is_remembered_until_it_is_forgotten(store: Store) -> None:
     store.add_made_group("boot", 2**63 - 1, "caf\xe9", NOW)
     store.add_made_group("boot", 2, "web", NOW)
@@ -214,6 +230,149 @@ def test_the_intents_of_another_boot_mean_nothing_and_go_with_the_next_one(store
     assert store.list_intents("boot") == []
     store.add_intent(intent())
     assert store.list_intents("before") == []
+
+
+def policy(name: str = "a", generation: int = 1, **changes: Any) -> dict[str, Any]:
+    body = {"name": name, "kind": "limit", "selector": {"group": "caf\xe9/*"}, "spec": {"limits": {"max_bytes": None, "low_bytes": 2**62}}}
+    return {
+        "name": name,
+        "kind": "limit",
+        "priority": 100,
+        "enabled": True,
+        "body": body,
+        "generation": generation,
+        "created_at": NOW,
+        "updated_at": NOW,
+    } | changes
+
+
+def test_policies_read_as_they_were_written_in_the_order_of_their_names(store: Store) -> None:
+    assert store.list_policies() == []
+    assert [store.put_policy(policy(name), None) for name in ("b", "a", "c")] == [True] * 3
+    assert store.list_policies() == [policy("a"), policy("b"), policy("c")]
+
+
+def test_a_policy_is_put_only_where_the_generation_is_the_one_that_is_expected(store: Store) -> None:
+    assert not store.put_policy(policy(generation=2), 1)
+    assert store.put_policy(policy(), None)
+    assert not store.put_policy(policy(priority=7), None)
+    assert not store.put_policy(policy(generation=4), 3)
+    assert store.list_policies() == [policy()]
+    assert store.put_policy(policy(generation=2, enabled=False), 1)
+    assert store.list_policies() == [policy(generation=2, enabled=False)]
+
+
+def test_a_policy_is_deleted_with_what_it_remembers_and_only_in_the_generation_that_is_expected(store: Store) -> None:
+    store.put_policy(policy("a", 3), None)
+    store.save_states("boot", {("a", 1): {}, ("b", 1): {}})
+    assert not store.delete_policy("a", 2)
+    assert set(store.load_states("boot")) == {("a", 1), ("b", 1)}
+    assert store.delete_policy("a", 3)
+    assert (store.list_policies(), set(store.load_states("boot"))) == ([], {("b", 1)})
+    assert not store.delete_policy("a", 3)
+
+
+def decision(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "at": NOW + number,
+        "policy": "a",
+        "generation": 2**40,
+        "group_id": 2**63 - 1,
+        "group_path": "caf\xe9",
+        "mode": "enforce",
+        "verdict": Verdict.HOLD,
+        "reason": Reason.LIMITS_KEPT,
+        "signals": {"usage_bytes": 2**62, "some_percent": 0.1, "who": None},
+        "look_seconds": 0.1,
+        "asked_bytes": 2**62,
+        "granted_bytes": None,
+        "freed_bytes": None,
+        "shrink_id": None,
+        "errno": None,
+        "times": 1,
+    } | changes
+
+
+def decide(store: Store, *rows: Row) -> list[int]:
+    return store.write_decisions([(None, row) for row in rows])
+
+
+def test_decisions_read_as_they_were_written_and_have_ids_that_count_up(store: Store) -> None:
+    rows = [decision(number) for number in range(2500)]
+    ids = decide(store, *rows)
+    assert ids == sorted(set(ids))
+    assert store.list_decisions(limit=5000) == [row | {"id": row_id} for row_id, row in zip(ids, rows, strict=True)][::-1]
+    assert decide(store, decision())[0] > ids[-1]
+
+
+def test_a_decision_that_is_written_again_is_written_in_its_own_place_with_what_is_new(store: Store) -> None:
+    first, second = decide(store, decision(1), decision(2))
+    folded = decision(5, times=60)
+    done = decision(2, freed_bytes=7, errno="EBUSY", shrink_id="0" * 32)
+    assert store.write_decisions([(second, done), (None, decision(6)), (first, folded)]) == [second, second + 1, first]
+    assert store.list_decisions(limit=9) == [decision(6) | {"id": second + 1}, done | {"id": second}, folded | {"id": first}]
+
+
+def test_a_decision_that_was_forgotten_meanwhile_does_not_come_back_as_another(store: Store) -> None:
+    (first,) = decide(store, decision())
+    assert store.forget_decisions(NOW + 30 * DAY) == 1
+    assert store.write_decisions([(first, decision(times=2))]) == [first]
+    assert store.list_decisions(limit=9) == []
+    assert decide(store, decision())[0] > first
+
+
+def test_no_decision_at_all_is_written_as_easily(store: Store) -> None:
+    assert store.write_decisions([]) == []
+
+
+def decided(store: Store, **filters: Any) -> list[int]:
+    return [row["at"] - NOW for row in store.list_decisions(**{"limit": 100} | filters)]
+
+
+def test_decisions_are_listed_by_policy_by_group_by_verdict_from_a_time_on_and_in_pages(store: Store) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"policy": "b"},
+        {"group_path": "web"},
+        {"verdict": Verdict.ACT},
+        {"policy": "b", "verdict": Verdict.GONE},
+    ]
+    ids = decide(store, *(decision(number, **change) for number, change in enumerate(changes)))
+    assert decided(store) == [4, 3, 2, 1, 0]
+    assert decided(store, policy="b") == [4, 1]
+    assert decided(store, group_path="web") == [2]
+    assert decided(store, verdicts=("act", "gone")) == [4, 3]
+    assert decided(store, since=NOW + 3) == [4, 3]
+    assert decided(store, before=ids[3], limit=2) == [2, 1]
+    assert decided(store, policy="a", verdicts=("gone",)) == []
+
+
+def test_decisions_are_forgotten_after_seven_days_and_no_sooner(store: Store) -> None:
+    week = KEEP_DECISIONS_SECONDS * 1_000_000
+    decide(store, decision(-week - 1), decision(-week), decision(0))
+    assert store.forget_decisions(NOW) == 1
+    assert decided(store) == [0, -week]
+
+
+def test_the_oldest_decisions_are_forgotten_beyond_so_many(store: Store) -> None:
+    decide(store, *(decision(number) for number in range(7)))
+    assert store.forget_decisions(NOW, most=7) == 0
+    assert store.forget_decisions(NOW, most=3) == 4
+    assert decided(store) == [6, 5, 4]
+
+
+def test_states_read_as_the_last_that_was_saved(store: Store) -> None:
+    store.save_states("boot", {("a", 0): {"step_bytes": 2**62}, ("a", 2**63 - 1): {"seconds": 0.1}, ("b", 0): {}})
+    store.save_states("boot", {("a", 0): {"step_bytes": None}})
+    store.save_states("boot", {})
+    assert store.load_states("boot") == {("a", 0): {"step_bytes": None}, ("a", 2**63 - 1): {"seconds": 0.1}, ("b", 0): {}}
+
+
+def test_the_states_of_another_boot_mean_nothing_and_go_with_the_next_ones(store: Store) -> None:
+    store.save_states("before", {("a", 1): {}, ("b", 1): {}})
+    assert store.load_states("boot") == {}
+    store.save_states("boot", {("a", 1): {}})
+    assert store.load_states("before") == {}
 
 
 def test_a_database_that_answers_can_be_pinged(store: Store) -> None:
@@ -293,7 +452,7 @@ def next_release(tmp_path: Path) -> Path:
     (folder / "versions" / "9999_more.py").write_text(
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '9999', '0002', None, None\n"
+        "revision, down_revision, branch_labels, depends_on = '9999', '0003', None, None\n"
         "def upgrade() -> None:\n"
         "    op.create_table('more', sa.Column('id', sa.Integer, primary_key=True))\n"
     )

@@ -1,0 +1,390 @@
+"""When to act: one thread that waits for the groups' events and for the next look, and carries out what the engine grants."""
+
+import logging
+import math
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from app.arbiter import Key, Post
+from app.backends import Backend, EventsMove, Group, MemStat, Trigger, UsageCrosses, Watch
+from app.decisions import Decisions
+from app.engine import Condition, Engine, Grant, Record, Status
+from app.errors import GroupGone, NotReady, ShrinkdError
+from app.guards import GROUP_BYTES_PER_SECOND, Guards
+from app.job import Job, Request, State
+from app.jobs import Jobs
+from app.policies import Outcome, Reclaim, Resize, Switch
+from app.registry import Kept, Policies, selectable
+from app.store import Store, now
+
+_WALK_SECONDS = 0.8
+"""How often the tree is walked: a group has its policies within a second of appearing."""
+_REST_SECONDS = 0.01
+"""Between two rounds: a group that thrashes at its watermark wakes us hundreds of times a second."""
+_WRITE_SECONDS = 1.0
+_SAVE_SECONDS = 10.0
+_SWEEP_SECONDS = 3600.0
+_RESIZE_SECONDS = 60.0
+_WATCHED = frozenset((UsageCrosses, EventsMove))
+"""Not Stalled: v1 takes a thread of the kernel for each group."""
+_ARMERS = 16
+_HANDS = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Armed:
+    """What wakes a post, once the watch is there."""
+
+    triggers: tuple[Trigger, ...]
+    watch: Watch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time that policies live in: the host's, or that of a simulated machine."""
+
+    now: Callable[[], float] = time.monotonic
+    speed: Callable[[], float] = lambda: 1.0
+    """Seconds that pass there in one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """When and where policies are carried out."""
+
+    clock: Clock = field(default_factory=Clock)
+    subtrees: tuple[str, ...] = ()
+    """Globs of the groups that may be changed; none given means all."""
+
+
+class Daemon:
+    """Carries the policies out. start() begins, close() ends it; nothing of what it has done is undone by that, nor by its death."""
+
+    def __init__(self, backend: Backend, store: Store, policies: Policies, jobs: Jobs, scope: Scope) -> None:
+        self._backend, self._store, self._policies, self._jobs = backend, store, policies, jobs
+        self._clock, self._subtrees = scope.clock, scope.subtrees
+        self._boot_id = backend.node().boot_id
+        self._decisions = Decisions(store)
+        self._engine = Engine(backend, Guards(backend.has_swappiness, jobs.manual_age), store.load_states(self._boot_id))
+        self._lock = threading.RLock()
+        """Over the engine and the watches."""
+        self._groups: list[Group] = []
+        """As they were when the tree was walked last."""
+        self._unsaved: dict[Key, dict[str, Any]] = {}
+        self._watches: dict[Key, _Armed] = {}
+        self._by_descriptor: dict[int, Key] = {}
+        self._outcomes: deque[tuple[Grant, Outcome, str | None]] = deque()
+        self._changed = threading.Event()
+        self._stopping = threading.Event()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._armers = ThreadPoolExecutor(_ARMERS, thread_name_prefix="arm")
+        self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="policy")
+        self._scribe = ThreadPoolExecutor(1, thread_name_prefix="decisions")
+        self._writing: Future[None] | None = None
+        self._walk_at = self._write_at = math.inf
+        self._save_at = 0.0
+        self._sweep_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="policies")
+        self.on_readings: Callable[[Mapping[int, MemStat]], None] = lambda _: None
+        """Shown what each look has read, by group id."""
+
+    def start(self) -> None:
+        self._policies.on_change = self._tell_changed
+        self._tell_changed()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End between two rounds: nothing new is begun."""
+        self._stopping.set()
+        self._ring()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Write down what is known, and give everything back. When the jobs are closed: how they ended is told, too."""
+        self.stop()
+        self._policies.on_change = lambda: None
+        self._armers.shutdown(wait=True, cancel_futures=True)
+        self._hands.shutdown(wait=True)
+        self._scribe.shutdown(wait=True)
+        self._drain()
+        self._decisions.forget(())
+        with suppress(ShrinkdError):
+            self._decisions.write()
+            self._store.save_states(self._boot_id, self._unsaved | self._engine.states())
+        for armed in self._watches.values():
+            if armed.watch:
+                armed.watch.close()
+        self._epoll.close()
+        os.close(self._bell)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def ping(self) -> None:
+        """Prove that policies are carried out, or raise NotReady."""
+        if not self.is_alive:
+            raise NotReady("The policies are not carried out any more, for a reason that the log has: restart the daemon.")
+
+    def status(self, name: str) -> Status:
+        """What the daemon makes of a policy."""
+        with self._lock:
+            posts, moment = self._engine.posts(name), self._clock.now()
+            tripped = [post for post in posts if post.breaker.is_open(moment)]
+        conditions = []
+        if tripped:
+            longest = moment - min(post.breaker.opened_at for post in tripped)
+            where = ", ".join(group.path for post in tripped[:10] for group in post.groups[:1])
+            conditions.append(Condition("tripped", now() - int(longest * 1e6), f"It rests after three errors in a row, at {where}."))
+        if posts and (hours := posts[0].policy.active) and not hours.covers(datetime.now(UTC)):
+            conditions.append(Condition("out_of_hours", None, "It looks, and does nothing outside its windows."))
+        generation = posts[0].generation if posts else 0
+        return Status(generation, sum(len(post.groups) for post in posts), self._decisions.last(name), tuple(conditions))
+
+    def evaluate(self, kept: Kept) -> list[Record]:
+        """Say what a policy would do now to each group that it selects, and why or why not. Never acts."""
+        groups = selectable(self._backend, self._subtrees)
+        with self._lock:
+            return self._engine.evaluate(kept.policy, kept.generation, groups, self._clock.now(), datetime.now(UTC))
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                fired = self._wait()
+                with self._lock:
+                    self._round(fired)
+            except ShrinkdError as error:
+                log.warning("the policies could not be looked at, and will be again: %s", error)
+                self._stopping.wait(1.0)
+
+    def _wait(self) -> list[Key]:
+        """Wait for the next look, a bell or a watch; answer the posts whose watch fired."""
+        with self._lock:
+            due = self._engine.next_look()
+            ahead = math.inf
+            if due < math.inf and (speed := self._clock.speed()):
+                ahead = (due - self._clock.now()) / speed
+        ahead = min(ahead, self._walk_at - time.monotonic(), self._write_at - time.monotonic())
+        events = self._epoll.poll(None if ahead == math.inf else max(ahead, _REST_SECONDS))
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        return [self._by_descriptor[descriptor] for descriptor, _ in events if descriptor in self._by_descriptor]
+
+    def _round(self, fired: list[Key]) -> None:
+        if self._changed.is_set() or time.monotonic() >= self._walk_at:
+            self._assign()
+        self._drain()
+        self._write()
+        if self._engine.is_idle:
+            return
+        moment = self._clock.now()
+        for key in fired:
+            self._hear(key, moment)
+        looked = self._engine.look(moment, datetime.now(UTC), self._jobs.busy())
+        self.on_readings(looked.readings)
+        self._decisions.add(looked.records)
+        self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
+        for post in looked.posts:
+            self._arm(post)
+        for grant in looked.grants:
+            self._carry_out(grant)
+
+    def _assign(self) -> None:
+        """Walk the tree, and see to it that each policy watches what it selects."""
+        is_changed = self._changed.is_set()
+        self._changed.clear()
+        enabled = [kept for kept in self._policies.all() if kept.policy.enabled]
+        try:
+            groups = selectable(self._backend, self._subtrees) if enabled else []
+        except ShrinkdError:
+            self._tell_changed()  # what was changed is still to be seen to
+            raise
+        self._walk_at = time.monotonic() + _WALK_SECONDS if enabled else math.inf
+        if groups == self._groups and not is_changed:
+            return
+        self._groups = groups
+        self._engine.assign([(kept.policy, kept.generation) for kept in enabled], groups, self._clock.now() if enabled else 0.0)
+        for key in [key for key in self._watches if self._engine.post(key) is None]:
+            self._disarm(key)
+        self._decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
+
+    def _drain(self) -> None:
+        while self._outcomes:
+            grant, outcome, shrink_id = self._outcomes.popleft()
+            freed, errname = outcome.freed_bytes, outcome.errname
+            self._decisions.finish(grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname)
+            self._engine.finish(grant.key, grant.group, outcome, self._clock.now())
+            self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
+
+    def _write(self) -> None:
+        """Have somebody write down what is new: a database that is locked must not hold the looks."""
+        if time.monotonic() < self._write_at or (self._writing and not self._writing.done()):
+            return
+        if time.monotonic() >= self._save_at:
+            self._unsaved |= self._engine.states()
+            self._save_at = time.monotonic() + _SAVE_SECONDS
+        states, self._write_at = self._unsaved, math.inf
+        must_sweep = time.monotonic() >= self._sweep_at
+        self._sweep_at += _SWEEP_SECONDS * must_sweep
+
+        def write() -> None:
+            try:
+                self._decisions.write()
+                self._jobs.write_finished()
+                self._store.save_states(self._boot_id, states)
+                self._unsaved = {}
+                if must_sweep:
+                    self._store.forget_decisions(now())
+            except ShrinkdError as error:
+                log.warning("what the policies decided is not written down yet: %s", error)
+                self._write_at = time.monotonic() + _WRITE_SECONDS
+                self._ring()
+
+        self._writing = self._scribe.submit(write)
+
+    def _tell_changed(self) -> None:
+        self._changed.set()
+        self._ring()
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    # -- what wakes ---------------------------------------------------------------------------------------------
+
+    def _arm(self, post: Post) -> None:
+        """See to it that what a post waits for wakes it, where this backend can watch for it."""
+        watchable = self._backend.watchable & _WATCHED
+        wanted = tuple(trigger for decision in post.decisions for trigger in decision.wakes if type(trigger) in watchable)
+        if not watchable or len(post.groups) != 1:
+            return
+        armed = self._watches.get(post.key)
+        if (armed is not None and armed.triggers == wanted) or (armed is None and not wanted):
+            return
+        self._disarm(post.key)
+        if wanted:
+            self._watches[post.key] = fresh = _Armed(wanted)
+            self._armers.submit(self._open, post.key, post.groups[0], fresh)
+
+    def _open(self, key: Key, group: Group, armed: _Armed) -> None:
+        """On a thread of its own: v1 takes 11 ms for each."""
+        try:
+            watch = self._backend.watch(group, armed.triggers)
+        except ShrinkdError:
+            return  # it is polled, then
+        with self._lock:
+            if self._watches.get(key) is not armed or self._stopping.is_set():
+                watch.close()
+                return
+            armed.watch = watch
+            self._by_descriptor[watch.fileno()] = key
+            self._epoll.register(watch.fileno(), select.EPOLLIN)
+            self._engine.armed.add(key)
+            self._engine.wake(key, self._clock.now())  # what was so before the watch was there fires nothing
+        self._ring()
+
+    def _disarm(self, key: Key) -> None:
+        self._engine.armed.discard(key)
+        armed = self._watches.pop(key, None)
+        if armed and armed.watch:
+            self._epoll.unregister(armed.watch.fileno())
+            del self._by_descriptor[armed.watch.fileno()]
+            armed.watch.close()
+
+    def _hear(self, key: Key, moment: float) -> None:
+        armed = self._watches.get(key)
+        if armed is None or armed.watch is None:
+            return
+        try:
+            fired = armed.watch.read()
+        except GroupGone:
+            self._disarm(key)
+            self._changed.set()
+            return
+        if fired:
+            self._engine.wake(key, moment)
+
+    # -- what is granted ----------------------------------------------------------------------------------------
+
+    def _carry_out(self, grant: Grant) -> None:
+        if isinstance(grant.ask, Reclaim):
+            self._reclaim(grant, grant.ask)
+        else:
+            self._hands.submit(self._change, grant)
+
+    def _reclaim(self, grant: Grant, ask: Reclaim) -> None:
+        request = Request(
+            timeout_seconds=ask.timeout_seconds,
+            target_bytes=grant.target_bytes,
+            reclaim_bytes=None if grant.target_bytes is not None else grant.amount_bytes,
+            max_bytes_per_second=None if grant.is_urgent else GROUP_BYTES_PER_SECOND,
+            swappiness=grant.swappiness,
+            reason=f"the policy {grant.policy.name}",
+        )
+        try:
+            job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
+        except ShrinkdError as error:
+            self._tell(grant, Outcome(grant.amount_bytes, 0, 0.0, error.errname))
+            return
+        job.finished.add_done_callback(lambda _: self._tell_job(grant, job))
+
+    def _tell_job(self, grant: Grant, job: Job) -> None:
+        error = job.standing.error
+        errname = error.errname if error else None if job.state is State.SUCCEEDED else "EINTR"
+        self._tell(grant, Outcome(grant.amount_bytes, job.progress.reclaimed_bytes, job.reclaim_seconds, errname), job.id)
+
+    def _tell(self, grant: Grant, outcome: Outcome, shrink_id: str | None = None) -> None:
+        self._outcomes.append((grant, outcome, shrink_id))
+        self._ring()
+
+    def _change(self, grant: Grant, shrink: Job | None = None) -> None:
+        """Switch another policy, or set limits, behind the shrink that those needed; on a thread of its own: both may take their time."""
+        began, errname = time.monotonic(), None
+        try:
+            if isinstance(grant.ask, Switch):
+                self._policies.switch(grant.ask.policy, enabled=grant.ask.enabled)
+            elif isinstance(grant.ask, Resize):
+                if shrink is None and self._is_shrunk_first(grant, grant.ask):
+                    return
+                self._jobs.set_limits(grant.group, grant.ask.limits, grant.policy.name)
+        except ShrinkdError as error:
+            errname = error.errname
+        freed = shrink.progress.reclaimed_bytes if shrink else 0
+        self._tell(grant, Outcome(0, freed, time.monotonic() - began, errname), shrink.id if shrink else None)
+
+    def _is_shrunk_first(self, grant: Grant, ask: Resize) -> bool:
+        """Begin the shrink that a maximum below usage wants. Nobody waits for it: the limits follow when it ends."""
+        maximum = ask.limits.get("max_bytes")
+        if maximum is None or self._backend.usage(grant.group) < maximum:
+            return False
+        request = Request(
+            _RESIZE_SECONDS,
+            target_bytes=maximum,
+            set_max_bytes=maximum,
+            swappiness=grant.swappiness,
+            reason=f"the policy {grant.policy.name}",
+        )
+        job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
+        job.finished.add_done_callback(lambda _: self._go_on(grant, job))
+        return True
+
+    def _go_on(self, grant: Grant, shrink: Job) -> None:
+        if shrink.state is State.SUCCEEDED:
+            self._hands.submit(self._change, grant, shrink)
+        else:
+            self._tell_job(grant, shrink)

@@ -1,0 +1,133 @@
+"""The database under the store: opened, claimed against a second daemon, and brought up to date.
+
+It is called from worker threads, never from the event loop; what it refuses (full, locked, gone) is StoreUnavailable.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from app.errors import SettingsError, StoreUnavailable
+from app.tables import shrinks
+
+_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+
+
+class Database:
+    """The database of one daemon. Opening it brings the schema up to date and claims it against a second daemon."""
+
+    def __init__(self, url: str, migrations: Path = _MIGRATIONS) -> None:
+        self._migrations = migrations
+        try:
+            self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        except (SQLAlchemyError, ImportError) as error:
+            raise SettingsError(f"SHRINKD_DATABASE_URL cannot be used: {error}.") from None
+        self._claim: int | sa.Connection | None = None
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _tune_sqlite)
+
+    def open(self) -> None:
+        """Claim the database and migrate it; SettingsError when another daemon has it or a newer one wrote it."""
+        with _unavailable():
+            self._claim_it()
+            self._upgrade()
+
+    def close(self) -> None:
+        if isinstance(self._claim, sa.Connection):
+            with suppress(SQLAlchemyError):  # the server would notice by itself that we are gone, a moment after the next one has asked
+                self._claim.execute(sa.text("SELECT pg_advisory_unlock_all()"))
+            self._claim.close()
+        self._engine.dispose()
+        if isinstance(self._claim, int):
+            os.close(self._claim)  # the last one: a close of any descriptor drops the locks that SQLite has on the file
+        self._claim = None
+
+    def ping(self) -> None:
+        """Prove that the database can be written, or raise StoreUnavailable."""
+        with _unavailable():
+            if isinstance(self._claim, int) and not os.fstat(self._claim).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, f"{self._engine.url.database} was removed")
+        with self.transaction() as connection:
+            connection.execute(sa.select(shrinks.c.id).limit(1))
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = version_num"))
+
+    def _claim_it(self) -> None:
+        """Two daemons on one database would each call the other's shrinks interrupted, so the second does not start."""
+        path = self._engine.url.database
+        if self._engine.dialect.name == "postgresql":
+            self._claim = self._engine.connect()
+            free = self._claim.execute(sa.text("SELECT pg_try_advisory_lock(hashtext('shrinkd'))")).scalar()
+            self._claim.commit()
+        elif path and path != ":memory:" and not path.startswith("file:"):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            free = _try_lock(self._claim)
+        else:
+            raise SettingsError("SHRINKD_DATABASE_URL names no file: an SQLite database in memory would forget every shrink.")
+        if not free:
+            raise SettingsError("Another shrinkd has this database: stop it, or give this one its own SHRINKD_DATABASE_URL.")
+
+    def _upgrade(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(self._migrations))
+        scripts = ScriptDirectory.from_config(config)
+        with self._engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            known = {script.revision for script in scripts.walk_revisions()}
+            if current is not None and current not in known:
+                raise SettingsError(
+                    f"A newer shrinkd wrote this database (revision {current}): run that one, or restore the backup beside it."
+                )
+            if current is not None and current != scripts.get_current_head() and connection.dialect.name == "sqlite":
+                copy = f"{self._engine.url.database}.before-{scripts.get_current_head()}"
+                # VACUUM fills an empty file but no other, and would make one that everybody may read.
+                os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+                connection.execute(sa.text("VACUUM INTO :copy"), {"copy": copy})
+            connection.rollback()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """All that is done in it, or nothing."""
+        with _unavailable(), self._engine.begin() as connection:
+            yield connection
+
+
+def _tune_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own connection, of any driver
+    # FULL, not NORMAL: a transition that was answered must survive the power cut after the answer.
+    # A locked database is waited for as long as the driver does: 5 s, or what ?timeout= in the URL says.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _try_lock(descriptor: int) -> bool:
+    # SQLite's own locks are POSIX record locks; flock() is another kind, gone with its process even after kill -9.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, sa.exc.TimeoutError, OSError) as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise StoreUnavailable(f"The database cannot be used: {reason}. Nothing was changed that it did not write down.") from error

@@ -1,0 +1,115 @@
+"""Of all that is wanted at once: what is granted, and what the others are told."""
+
+from dataclasses import replace
+
+from app.arbiter import Wish, arbitrate, are_in_line
+from app.guards import GROUP_BYTES_PER_SECOND, Guards
+from app.policies import Reason, Reclaim, Resize, Verdict
+from app.policies._envelope import Active
+from tests.policing import HOST, MIB, kills, kind, moment, policy, pressed, stat, wish
+
+
+def told(*wishes: Wish) -> list[tuple[Verdict, Reason]]:
+    return [(wish.verdict, wish.reason) for wish in wishes]
+
+
+def test_what_nothing_stands_against_is_granted() -> None:
+    only = wish(amount=10 * MIB)
+    assert arbitrate([only], Guards(has_swappiness=True), moment(), ()) == [only]
+    assert (only.verdict, only.granted) == (Verdict.ACT, 10 * MIB)
+
+
+def test_in_observe_mode_nothing_is_granted_and_nobody_else_is_kept_from_it() -> None:
+    watching, acting = wish(of=policy("a", mode="observe")), wish(of=policy("b"))
+    assert arbitrate([watching, acting], Guards(has_swappiness=True), moment(), ()) == [acting]
+    assert watching.verdict is Verdict.WOULD_ACT
+
+
+def test_a_kind_of_lower_rank_waits_for_one_of_higher() -> None:
+    late, first = wish(of=policy("a"), as_kind=kind(50)), wish(of=policy("z"), as_kind=kind(10))
+    assert arbitrate([late, first], Guards(has_swappiness=True), moment(), ()) == [first]
+    assert told(late) == [(Verdict.SUPERSEDED, Reason.OUTRANKED)]
+
+
+def test_of_one_rank_the_priority_decides_and_then_the_name() -> None:
+    wishes = [wish(of=policy("c", priority=5)), wish(of=policy("a", priority=9)), wish(of=policy("b", priority=5))]
+    assert arbitrate(wishes, Guards(has_swappiness=True), moment(), ()) == [wishes[2]]
+
+
+def test_in_a_chain_of_groups_one_is_granted() -> None:
+    outer, inner, beside = wish("a", of=policy("1")), wish("a/b/c", of=policy("2")), wish("ab", of=policy("3"))
+    assert arbitrate([outer, inner, beside], Guards(has_swappiness=True), moment(), ()) == [outer, beside]
+    assert told(inner) == [(Verdict.SUPERSEDED, Reason.OUTRANKED)]
+
+
+def test_where_something_is_being_done_nothing_more_is() -> None:
+    inner = wish("a/b")
+    assert arbitrate([inner], Guards(has_swappiness=True), moment(), ["a"]) == []
+    assert told(inner) == [(Verdict.SUPERSEDED, Reason.CHAIN_BUSY)]
+
+
+def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the_higher_floor() -> None:
+    first = wish(amount=10 * MIB, of=policy("a"), reading=stat(100 * MIB))
+    second = wish(amount=90 * MIB, of=policy("b"), reading=stat(100 * MIB), floor=40 * MIB)
+    arbitrate([first, second], Guards(has_swappiness=True), moment(), ())
+    assert (first.granted, second.granted) == (60 * MIB, 0)
+
+
+def test_nothing_is_granted_below_the_floor() -> None:
+    near, at = wish("near", 64 * MIB, reading=stat(100 * MIB), floor=90 * MIB), wish("at", reading=stat(100 * MIB), floor=100 * MIB - 1)
+    assert arbitrate([near, at], Guards(has_swappiness=True), moment(), ()) == [near]
+    assert near.granted == 10 * MIB
+    assert told(at) == [(Verdict.HOLD, Reason.AT_FLOOR)]
+
+
+def test_a_usage_to_reach_is_measured_from_where_usage_is() -> None:
+    only = wish(reading=stat(100 * MIB), ask=Reclaim(target_bytes=70 * MIB))
+    arbitrate([only], Guards(has_swappiness=True), moment(), ())
+    assert only.granted == 30 * MIB
+
+
+def test_what_is_not_urgent_keeps_to_the_rates_and_what_is_does_not() -> None:
+    slow, fast = wish("a", 1 << 30, reading=stat(2 << 30)), wish("b", 1 << 30, reading=stat(2 << 30), as_kind=kind(is_urgent=True))
+    guards = Guards(has_swappiness=True)
+    arbitrate([slow, fast], guards, moment(), ())
+    assert (slow.granted, fast.granted) == (GROUP_BYTES_PER_SECOND, 1 << 30)
+    again = wish("a", 1 << 30, reading=stat(2 << 30))
+    arbitrate([again], guards, moment(), ())
+    assert told(again) == [(Verdict.VETOED, Reason.RATE_SPENT)]
+
+
+def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
+    guards = Guards(has_swappiness=True)
+    guards.see(wish("killed").group, stat(events=kills(0)), 0)
+    guards.see(wish("killed").group, stat(events=kills(1)), 0)
+    killed, pausing, scarce = (
+        wish("killed"),
+        wish("off", of=policy(active=Active(windows=["* 5 * * *"]))),
+        wish("s", of=policy(swap="anon_only")),
+    )
+    broken = wish("broken")
+    for _ in range(3):
+        broken.post.breaker.tell("EIO", 0)
+    assert arbitrate([killed, pausing, scarce, broken], guards, moment(), ()) == []
+    assert told(killed, pausing, scarce, broken) == [
+        (Verdict.TRIPPED, Reason.OOM_KILLED),
+        (Verdict.VETOED, Reason.OUT_OF_HOURS),
+        (Verdict.VETOED, Reason.SWAP_SCARCE),
+        (Verdict.TRIPPED, Reason.FAILED_THRICE),
+    ]
+    assert all(wish.put_off_seconds > 0 and not wish.granted for wish in (killed, pausing, scarce, broken))
+
+
+def test_a_policy_in_its_hours_acts() -> None:
+    only = wish(of=policy(active=Active(windows=["* 0 * * *"])))
+    assert arbitrate([only], Guards(has_swappiness=True), moment(), ()) == [only]
+
+
+def test_limits_are_no_reclaim_and_need_no_allowance() -> None:
+    only = wish(reading=stat(10 * MIB), floor=10 * MIB, ask=Resize({"max_bytes": None}))
+    assert arbitrate([only], Guards(has_swappiness=True), moment(host=replace(HOST, pressure=pressed(1.0))), ()) == [only]
+    assert only.granted == 0
+
+
+def test_a_group_is_in_line_with_itself_and_with_what_is_above_and_below_and_with_nothing_else() -> None:
+    assert [are_in_line("a/b", other) for other in ("a/b", "a", "a/b/c", "a/bc", "a/c", "b")] == [True, True, True, False, False, False]

@@ -1,0 +1,242 @@
+"""The engine: who is looked at when, what comes of it, and that one group or policy that fails holds up no other."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.backends import Group, Node
+from app.backends.simulated import Fault, Scenario
+from app.backends.simulator import Simulator
+from app.engine import Engine, Looked
+from app.errors import KernelRefused
+from app.guards import Guards
+from app.policies import Outcome, Reason, Reclaim, Resize, Verdict
+from app.policies._envelope import Envelope, parse
+from app.settings import Settings
+from tests.policing import DAWN, MIB
+
+ROOM = {"name": "room", "kind": "watermark", "selector": {"parent": ""}, "floor": {"bytes": 0}}
+KEEP = {"name": "keep", "kind": "limit", "selector": {"parent": ""}, "spec": {"limits": {"max_bytes": "1G"}}}
+FULL = {"max_bytes": "256M", "memory": [{"kind": "file", "size_bytes": "250M"}]}
+HALF = {"max_bytes": "256M", "memory": [{"kind": "file", "size_bytes": "100M"}]}
+
+
+class House:
+    """A machine whose time stands unless it is moved, and an engine over it."""
+
+    def __init__(self, groups: dict[str, Any], *policies: dict[str, Any], restored: Any = None) -> None:
+        places = [{"path": path, **place} for path, place in groups.items()]
+        self.machine = Simulator(Settings(), clock=lambda: 0.0, scenario=Scenario.model_validate({"groups": places}))
+        self.engine = Engine(self.machine, Guards(self.machine.has_swappiness), restored)
+        self.now = 0.0
+        self.policies: list[tuple[Envelope, int]] = []
+        self.assign(*policies)
+
+    def assign(self, *policies: dict[str, Any]) -> None:
+        self.policies = [(parse(policy), 1) for policy in policies] or self.policies
+        self.engine.assign(self.policies, self.machine.groups(), self.now)
+
+    def look(self, seconds: float = 0.0, busy: tuple[str, ...] = ()) -> Looked:
+        self.now += seconds
+        self.machine.time.advance(seconds)
+        return self.engine.look(self.now, DAWN + timedelta(seconds=self.now), busy)
+
+    def group(self, path: str) -> Group:
+        return self.machine.groups(path)[0]
+
+    def uses(self, verb: str) -> int:
+        return self.machine.faults.uses().get(verb, 0)  # type: ignore[call-overload, no-any-return]  # any verb is a key
+
+
+def verdicts(looked: Looked) -> dict[str, tuple[Verdict, Reason]]:
+    return {record.group.path: (record.verdict, record.reason) for record in looked.records}
+
+
+def test_each_selected_group_is_looked_at_and_what_is_wanted_is_granted() -> None:
+    house = House({"web": FULL, "db": HALF, "inner/deep": FULL}, ROOM)
+    looked = house.look()
+    assert verdicts(looked) == {
+        "web": (Verdict.ACT, Reason.ABOVE_HIGH),
+        "db": (Verdict.HOLD, Reason.BELOW_HIGH),
+        "inner": (Verdict.HOLD, Reason.NO_LIMIT),
+    }
+    (grant,) = looked.grants
+    assert grant.group == house.group("web")
+    assert isinstance(grant.ask, Reclaim)
+    assert grant.amount_bytes == 250 * MIB - int(grant.target_bytes or 0)
+
+
+def test_a_group_in_which_a_grant_is_carried_out_is_looked_at_when_that_ends_and_not_before() -> None:
+    house = House({"web": FULL}, ROOM)
+    (grant,) = house.look().grants
+    assert house.look(100).records == ()
+    house.engine.finish(grant.key, grant.group, Outcome(grant.amount_bytes, 0, 0.1, "EBUSY"), house.now)
+    assert verdicts(house.look()) == {"web": (Verdict.BACKOFF, Reason.LITTLE_FREED)}
+
+
+def test_a_group_that_goes_holds_up_no_other_and_one_that_comes_again_begins_anew() -> None:
+    house = House({"web": FULL, "db": HALF}, ROOM)
+    first = house.group("web")
+    with house.machine.machine() as machine:
+        machine.uproot(machine.cgroups["web"])
+    assert verdicts(house.look()) == {"db": (Verdict.HOLD, Reason.BELOW_HIGH)}
+    again = house.machine.make("web")
+    house.assign()
+    assert [post.groups for post in house.engine.posts("room")] == [(house.group("db"),), (again,)]
+    assert first.id != again.id
+    assert verdicts(house.look()) == {"web": (Verdict.HOLD, Reason.NO_LIMIT)}
+
+
+def test_a_group_that_cannot_be_read_rests_after_three_times_and_the_others_keep_their_ticks() -> None:
+    house = House({"web": HALF, "db": HALF}, ROOM)
+    for use in (1, 2, 3):
+        house.machine.faults.plan(Fault(verb="stat", group="web", use=use, error="EIO"))
+    seen = [sorted(verdicts(house.look(61 if turn else 0))) for turn in range(4)]
+    assert seen == [["db"], ["db"], ["db"], ["db", "web"]]
+    (tripped,) = [post for post in house.engine.posts("room") if post.breaker.opened]
+    assert tripped.groups == (house.group("web"),)
+
+
+def test_a_fault_of_ours_in_one_policy_is_logged_and_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    house = House({"web": HALF}, ROOM, KEEP)
+    (post,) = house.engine.posts("room")
+    post.state = None  # which its kind never sees otherwise
+    assert [record.policy for record in house.look().records] == ["keep"]
+    assert "the policy room failed at 'web'" in caplog.text
+
+
+def test_one_file_tells_of_a_group_that_stands_still_and_all_of_it_is_read_when_it_grows() -> None:
+    house = House({"web": HALF}, ROOM)
+    house.look()
+    reads = house.uses("stat")
+    for _ in range(5):
+        assert house.look(5).records == ()
+    assert house.uses("stat") == reads
+    with house.machine.machine() as machine:
+        machine.charge(machine.start(machine.cgroups["web"]), "file", 150 * MIB // 4096)
+    assert verdicts(house.look(5)) == {"web": (Verdict.ACT, Reason.ABOVE_HIGH)}
+
+
+def test_a_group_that_is_watched_is_polled_seldom_and_looked_at_when_its_watch_fires() -> None:
+    house = House({"web": HALF}, ROOM)
+    house.look()
+    (post,) = house.engine.posts("room")
+    house.engine.armed.add(post.key)
+    house.look(5)
+    assert house.engine.next_look() - house.now == 60
+    house.engine.wake(post.key, house.now)
+    assert len(house.look().records) == 1
+
+
+def test_what_was_not_granted_was_not_asked_for() -> None:
+    nightly = {"name": "nightly", "kind": "schedule", "selector": {"group": "web"}, "floor": {"bytes": 0}}
+    spec = {"cron": "1 0 * * *", "shrink": {"target_bytes": "64M"}}
+    house = House({"web": FULL}, nightly | {"spec": spec})
+    house.look()
+    assert verdicts(house.look(60, busy=("web",))) == {"web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)}
+    assert verdicts(house.look(10)) == {"web": (Verdict.ACT, Reason.DUE)}
+
+
+def test_a_policy_that_only_observes_is_granted_nothing_and_goes_on_as_if_it_were() -> None:
+    house = House({"web": FULL}, ROOM | {"mode": "observe"})
+    looked = house.look()
+    assert (verdicts(looked), looked.grants) == ({"web": (Verdict.WOULD_ACT, Reason.ABOVE_HIGH)}, ())
+
+
+def test_a_policy_that_is_disabled_or_gone_looks_no_more_and_one_that_is_changed_begins_anew() -> None:
+    house = House({"web": HALF}, ROOM)
+    house.look()
+    (before,) = house.engine.posts("room")
+    house.assign(ROOM | {"priority": 7})
+    (after,) = house.engine.posts("room")
+    assert after is not before
+    assert len(house.look().records) == 1
+    house.assign(ROOM | {"enabled": False})
+    assert house.look(100).records == ()
+
+
+def test_what_a_policy_remembers_outlives_the_engine_and_only_news_are_handed_out() -> None:
+    house = House({"web": HALF}, ROOM)
+    house.look()
+    states = house.engine.states()
+    assert [key[0] for key in states] == ["room"]
+    assert house.engine.states() == {}
+    again = House({"web": HALF}, ROOM, restored={("room", house.group("web").id): states["room", house.group("web").id]})
+    again.engine.assign(house.policies, house.machine.groups(), 0)
+    (post,) = again.engine.posts("room")
+    assert post.state == house.engine.posts("room")[0].state
+
+
+def test_a_state_of_another_version_is_left_aside() -> None:
+    house = House({"web": HALF})
+    engine = Engine(house.machine, Guards(has_swappiness=False), {("room", house.group("web").id): {"no_such_field": 1}})
+    engine.assign([(parse(ROOM), 1)], house.machine.groups(), 0)
+    assert len(engine.look(0, DAWN).records) == 1
+
+
+def test_limits_that_drifted_are_granted_as_limits() -> None:
+    house = House({"web": HALF}, KEEP)
+    (grant,) = house.look().grants
+    assert (grant.ask, grant.amount_bytes) == (Resize({"max_bytes": 1024 * MIB}), 0)
+
+
+def test_an_evaluation_says_what_would_be_done_and_why_not_and_leaves_no_trace() -> None:
+    house = House({"web": FULL, "db": HALF}, ROOM)
+    before = house.engine.states()
+    (policy, generation) = house.policies[0]
+    records = house.engine.evaluate(policy, generation, house.machine.groups(), house.now, DAWN)
+    told = {record.group.path: (record.verdict, record.reason, record.mode) for record in records}
+    assert told == {
+        "web": (Verdict.WOULD_ACT, Reason.ABOVE_HIGH, "enforce"),
+        "db": (Verdict.HOLD, Reason.BELOW_HIGH, "enforce"),
+    }
+    assert (before != {}, house.engine.states()) == (True, {})
+    assert len(house.look().grants) == 1
+
+
+def test_a_policy_that_nobody_enforces_yet_can_be_evaluated() -> None:
+    house = House({"web": FULL})
+    records = house.engine.evaluate(parse(ROOM), 1, house.machine.groups(), 0, DAWN)
+    assert [record.verdict for record in records] == [Verdict.WOULD_ACT]
+    assert house.engine.posts("room") == []
+
+
+def test_a_group_whose_one_file_cannot_be_read_holds_up_no_other() -> None:
+    house = House({"web": HALF, "db": HALF}, ROOM)
+    house.look()
+    house.machine.faults.plan(Fault(verb="usage", group="web", error="EIO"))
+    assert verdicts(house.look(5)) == {"web": (Verdict.HOLD, Reason.BELOW_HIGH)}
+    house.look(60)
+    assert {post.read_at for post in house.engine.posts("room")} == {house.now}
+
+
+class Forgetful(Simulator):
+    """A machine that cannot say what it is, once."""
+
+    fails = True
+
+    def node(self) -> Node:
+        if self.fails:
+            self.fails = False
+            raise KernelRefused("It cannot be read.", errno="EIO")
+        return super().node()
+
+
+def test_what_was_due_when_the_host_could_not_be_read_is_still_due() -> None:
+    house = House({"web": FULL}, ROOM)
+    engine = Engine(Forgetful(Settings(), scenario=house.machine.scenario), Guards(has_swappiness=False))
+    engine.assign(house.policies, house.machine.groups(), 0)
+    with pytest.raises(KernelRefused):
+        engine.look(0, DAWN)
+    assert engine.next_look() == 0
+
+
+def test_a_policy_that_went_and_came_again_remembers_nothing_of_an_earlier_life() -> None:
+    house = House({"web": HALF}, ROOM)
+    key = ("room", house.group("web").id)
+    again = House({"web": HALF}, restored={key: {"growth": 7.0}})
+    for policies, growth in ([(parse(ROOM), 1)], 7.0), ([], None), ([(parse(ROOM), 1)], 0.0):
+        again.engine.assign(policies, house.machine.groups(), 0)
+        post = again.engine.post(key)
+        assert (post and post.state.growth) == growth
