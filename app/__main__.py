@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from app import __version__, logs
-from app.errors import BackendUnavailable, ShrinkdError
+from app.errors import BackendUnavailable, SettingsError, ShrinkdError
 from app.settings import read_settings
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Lower a container's memory without killing it.")
@@ -51,6 +51,18 @@ def openapi() -> None:
     from app import api
 
     print(json.dumps(api.build().openapi(), indent=2, ensure_ascii=False))
+
+
+@cli.command()
+def simulate() -> None:
+    """Read a plan (the body of POST /v1/simulations) from standard input, and print its progress and its report as JSON lines."""
+    from app.simulations import lines
+
+    try:
+        for line in lines(sys.stdin.read()):
+            print(line, flush=True)
+    except ValueError as error:
+        fail(SettingsError(f"The plan cannot be read: {error}"))
 
 
 @cli.command()

@@ -10,9 +10,13 @@ from fastapi import FastAPI
 from app import api
 from app.api.wiring import Wiring
 from app.backends import Backend, load
+from app.backends.simulated import simulated
+from app.daemon import Clock, Daemon, Scope
 from app.errors import BackendUnavailable
+from app.history import History, Sampler
 from app.intents import Intents
 from app.jobs import Jobs
+from app.registry import Policies
 from app.settings import Settings
 from app.store import Store
 
@@ -22,7 +26,8 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] | None = None) -> FastAPI:
     """Open the controller and the database, settle what a dead daemon left, and wire the application.
 
-    `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of theirs.
+    `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of theirs; without policies
+    nothing reads that but what they ask for.
     Raises BackendUnavailable, SettingsError or StoreUnavailable before anything listens; the lifespan closes what this opens.
     """
     _raise_file_limit()
@@ -38,9 +43,14 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         if interrupted := jobs.recover():
             log.warning("%d shrinks were interrupted when the daemon died", interrupted)
         made = store.made_group_ids(backend.node().boot_id)
+        policies = Policies(backend, store, settings.subtrees)
+        daemon = Daemon(backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees))
+        history = History()
+        daemon.on_readings = history.note_all
+        sampler = None if make_backend else Sampler(backend, history)
         undo.pop_all()
     app = api.build()
-    app.state.wiring = Wiring(settings, backend, store, intents, jobs, made)
+    app.state.wiring = Wiring(settings, backend, store, intents, jobs, policies, daemon, made, history, sampler)
     app.router.lifespan_context = _lifespan
     return app
 
@@ -54,11 +64,27 @@ def _raise_file_limit() -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring: Wiring = app.state.wiring
+    wiring.daemon.start()
+    if wiring.sampler:
+        wiring.sampler.start()
     yield
     wiring.closing.set()
+    if wiring.sampler:
+        wiring.sampler.stop()
+    wiring.simulations.close()
+    wiring.daemon.stop()
     wiring.jobs.close()
+    wiring.daemon.close()
     wiring.store.close()
     wiring.backend.close()
+
+
+def _clock_of(backend: Backend) -> Clock:
+    """The time that the policies live in: on a simulated machine its own, for what they measure passes in that."""
+    if not backend.is_simulated:
+        return Clock()
+    simulator_time = simulated(backend).time
+    return Clock(simulator_time.now, lambda: simulator_time.speed)
 
 
 def choose_backend(settings: Settings) -> Backend:

@@ -1,5 +1,6 @@
 """The daemon as a process: how it starts, or says why not in one line; how it ends, and what the next one finds."""
 
+import json
 import os
 import re
 import resource
@@ -33,11 +34,11 @@ MIB = 2**20
 Start = Callable[..., Daemon]
 
 
-def shrinkd(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def shrinkd(*arguments: str, says: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
     environ |= {f"SHRINKD_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run([sys.executable, "-m", "app", *arguments], env=environ, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "app", *arguments], env=environ, input=says, capture_output=True, text=True, check=False)
 
 
 def assert_refused(ended: subprocess.CompletedProcess[str], code: int, words: str) -> None:
@@ -92,7 +93,7 @@ def test_the_schema_can_be_brought_up_to_date_before_the_daemon_is(sound: dict[s
     ended = shrinkd("db", "upgrade", **sound)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     with closing(sqlite3.connect(tmp_path / "daemon.db")) as database:
-        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
 
 
 def test_a_command_that_is_none_is_refused() -> None:
@@ -249,3 +250,15 @@ def test_a_daemon_keeps_its_shrinks_in_postgresql_as_well(postgres: Postgres) ->
             parked["id"],
             done["id"],
         ]
+
+
+def test_a_simulation_runs_from_the_command_line_to_its_report() -> None:
+    ended = shrinkd("simulate", says=json.dumps({"scenario": "spikes", "duration_seconds": 20}))
+    told = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert (ended.returncode, ended.stderr, told[0]) == (0, "", {"done_ratio": 0.0})
+    assert (told[-1]["done_ratio"], told[-1]["report"]["seconds"]) == (1.0, 20.0)
+
+
+@pytest.mark.parametrize("plan", ["", "{", '{"scenario": "nowhere"}'])
+def test_a_plan_that_cannot_be_read_is_refused_on_the_command_line(plan: str) -> None:
+    assert_refused(shrinkd("simulate", says=plan), 2, "The plan cannot be read")

@@ -7,12 +7,40 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import docs, document, groups, health, limits, node, problems, shrinks, simulator, stats
+from app.api import (
+    decisions,
+    docs,
+    document,
+    groups,
+    health,
+    history,
+    limits,
+    node,
+    policies,
+    problems,
+    shrinks,
+    simulations,
+    simulator,
+    stats,
+)
 from app.api.lane import StatsLane
 from app.api.middleware import RequestId
 
 # First the reads that clients repeat, since routes are tried in order; a group's own address last, since it matches every suffix.
-_ROUTERS = (stats.router, limits.router, shrinks.router, groups.router, simulator.router, node.router, health.router, docs.router)
+_ROUTERS = (
+    stats.router,
+    history.router,
+    limits.router,
+    shrinks.router,
+    decisions.router,
+    policies.router,
+    groups.router,
+    simulator.router,
+    simulations.router,
+    node.router,
+    health.router,
+    docs.router,
+)
 
 
 class Api(FastAPI):

@@ -27,8 +27,10 @@ TAGS = [
     {"name": "groups", "description": "Control groups: one incarnation each, by path or by the name of what runs in it."},
     {"name": "limits", "description": "Compare and set, at once."},
     {"name": "shrinks", "description": "Reclaim as a job, then set the limit if wanted."},
+    {"name": "policies", "description": "What each group's memory ought to be: kept by the daemon, and explained."},
     {"name": "stats", "description": "One vocabulary on every kernel, read when asked."},
     {"name": "simulator", "description": "The workloads, the time and the faults of a simulated machine; a real one answers 404."},
+    {"name": "simulations", "description": "Policies tried on a simulated machine, before a host feels them."},
     {"name": "node", "description": "What this machine is and can."},
     {"name": "health", "description": "For supervisors, load balancers and bug reports."},
     {"name": "docs", "description": "Pages for people."},
@@ -128,6 +130,12 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
     "invalid-request": {
         "detail": "query/dryrun: not a parameter of this operation; there are: dry_run.",
         "errors": [{"pointer": "query/dryrun", "detail": "not a parameter of this operation; there are: dry_run"}],
+    },
+    "range-too-large": {
+        "detail": "That is 21600 steps for each of 6 fields, and one answer has at most 10000 values.",
+        "steps": 21600,
+        "fields": 6,
+        "most_values": 10000,
     },
     "shrink-in-progress": {
         "detail": "A shrink of this group is in progress: wait for it, or cancel it.",

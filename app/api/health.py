@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from app import __version__
 from app.api.document import refuses
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, Wired
-from app.errors import NotWritable, StoreUnavailable
+from app.api.wiring import Body, Wired, Wiring
+from app.errors import NotReady, NotWritable, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
 
@@ -32,12 +32,17 @@ async def get_livez() -> StatusBody:
     return StatusBody(status="alive")
 
 
-@router.get("/readyz", operation_id="get_readyz", responses=refuses(StoreUnavailable, NotWritable))
+@router.get("/readyz", operation_id="get_readyz", responses=refuses(StoreUnavailable, NotWritable, NotReady))
 def get_readyz(wiring: Wired) -> StatusBody:
-    """Answer 200 when the controller can be read and the database written; else a problem with 503 says what is wrong."""
+    """Answer 200 when the controller can be read, the database written and policies are carried out; else a 503 says what is wrong."""
+    check_ready(wiring)
+    return StatusBody(status="ready")
+
+
+def check_ready(wiring: Wiring) -> None:
     wiring.backend.groups(depth=0)
     wiring.store.ping()
-    return StatusBody(status="ready")
+    wiring.daemon.ping()
 
 
 @router.get("/version", operation_id="get_version")

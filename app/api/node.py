@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.conditional import tagged
 from app.api.document import UNCHANGED
+from app.api.stats import PressureBody, pressure_row
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Wired
 from app.backends import LIMIT_NAMES
@@ -33,6 +34,8 @@ class NodeBody(Body):
     available_bytes: int
     swap_total_bytes: int
     swap_free_bytes: int
+    pressure: PressureBody | None
+    """That of the whole machine; null where its kernel tells none."""
     root: str
     subtrees: list[str]
     """Globs of the groups that this daemon may change; empty means all."""
@@ -58,6 +61,7 @@ def node_body(wiring: Wired) -> NodeBody:
         available_bytes=node.available_bytes,
         swap_total_bytes=node.swap_total_bytes,
         swap_free_bytes=node.swap_free_bytes,
+        pressure=PressureBody.model_validate(pressure_row(node.pressure)) if node.pressure else None,
         root=node.root,
         subtrees=list(wiring.settings.subtrees),
         boot_id=node.boot_id,

@@ -14,9 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import errors
+from app.api.pointing import pointed
 from app.api.references import href_of
 from app.backends import Group
-from app.closed import pointer, reason
+from app.closed import reason
 from app.errors import ShrinkdError
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ PROBLEMS = _rows(
         "That cannot be the name of a group",
         "A name is a path below the managed root: components of 1 to 255 bytes, not . or .., no control characters, no symbolic link.",
     ),
+    (errors.RangeTooLarge, 422, "range-too-large", "That is too much for one answer", "Ask for less time, longer steps or fewer fields."),
     (errors.MalformedBody, 400, "malformed-body", "The body is not JSON", "Send one JSON value in UTF-8, nested less than 100 deep."),
     (errors.BodyTooLarge, 413, "body-too-large", "The body is too large", "No request of this API needs more than 64 KiB."),
     (
@@ -74,6 +76,14 @@ PROBLEMS = _rows(
         "There is no such shrink",
         "GET /v1/shrinks lists them; finished ones are kept for 7 days.",
     ),
+    (
+        errors.SimulationNotFound,
+        404,
+        "simulation-not-found",
+        "There is no such simulation",
+        "GET /v1/simulations lists them; the last hundred are kept, and none over a restart of the daemon.",
+    ),
+    (errors.PolicyNotFound, 404, "policy-not-found", "There is no such policy", "GET /v1/policies lists them."),
     (errors.ProblemNotFound, 404, "problem-not-found", "There is no such problem", "GET /problems lists them."),
     (
         errors.NotSimulator,
@@ -97,6 +107,30 @@ PROBLEMS = _rows(
         "If the path exists again it is another group: look it up anew, and decide anew. Nothing was done to a stranger.",
     ),
     (errors.GroupExists, 409, "group-exists", "The group exists already", "Use it as it is, or take another name."),
+    (
+        errors.PolicyExists,
+        409,
+        "policy-exists",
+        "There is a policy of that name",
+        "PUT to its address replaces it, with If-Match if it is to be the one that you have read. Or take another name.",
+    ),
+    (
+        errors.PolicyConflict,
+        409,
+        "policy-conflict",
+        "Another policy would be in its way",
+        (
+            "Two policies of one kind at one priority may not select the same groups: nobody could say which goes first. "
+            "`policies` names both and `groups` what they share. Give one of them another priority, or a selector that leaves those out."
+        ),
+    ),
+    (
+        errors.PolicyUnreadable,
+        409,
+        "policy-unreadable",
+        "Another version of shrinkd wrote that policy",
+        "It is kept as it is, and not carried out. Run the version that wrote it, or DELETE it and write it anew.",
+    ),
     (
         errors.GroupNotEmpty,
         409,
@@ -199,6 +233,13 @@ PROBLEMS = _rows(
         "too-many-shrinks",
         "Too many shrinks are waiting",
         "Try again after Retry-After, when some have finished.",
+    ),
+    (
+        errors.TooManySimulations,
+        429,
+        "too-many-simulations",
+        "Too many simulations run or wait",
+        "Wait until some of `active` have finished, or cancel one.",
     ),
     (errors.NotReady, 503, "not-ready", "The daemon is not ready", "Try again after Retry-After."),
     (
@@ -308,15 +349,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation(request: Request, error: Exception) -> Response:
     rows = error.errors() if isinstance(error, RequestValidationError) else []
-    listed = [{"pointer": _pointer(row["loc"]), "detail": reason(row["msg"])} for row in rows]
+    body = error.body if isinstance(error, RequestValidationError) else None
+    listed = [{"pointer": pointed(row, body), "detail": reason(row["msg"])} for row in rows]
     detail = "; ".join(f"{row['pointer']}: {row['detail']}" for row in listed) + "."
     return _respond(request, _document(PROBLEMS[errors.InvalidRequest], detail, "EINVAL") | {"errors": listed}, {})
-
-
-def _pointer(location: tuple[str | int, ...]) -> str:
-    """A pointer into the body; elsewhere, the part and the name."""
-    place, *names = location
-    return pointer(names) if place == "body" else "/".join(map(str, location))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

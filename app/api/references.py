@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from starlette.convertors import PathConvertor, register_url_convertor
 
-from app.aliases import aliases_of, matches
+from app.aliases import aliases_of, covers
 from app.backends import Backend, Group, check_group_path
 from app.errors import AmbiguousReference, GroupNotFound, InvalidRequest
 from app.settings import Settings
@@ -23,7 +23,7 @@ class ReferenceConvertor(PathConvertor):
 class GroupConvertor(PathConvertor):
     """A reference that ends in no sub-resource: DELETE …/web/limits is 405 and never removes a group named limits."""
 
-    regex = r"(?s:(?!.*/(?:limits|processes|shrinks|stats|policies|decisions)\Z).*)"
+    regex = r"(?s:(?!.*/(?:limits|processes|shrinks|stats|stats/history|policies|decisions)\Z).*)"
 
 
 register_url_convertor("reference", ReferenceConvertor())
@@ -48,15 +48,9 @@ def resolve(backend: Backend, reference: str) -> Group:
 
 def may_change(settings: Settings, group: Group) -> Group:
     """Answer the group if SHRINKD_SUBTREES lets the daemon change it, else GroupNotFound."""
-    if settings.subtrees and not any(_covers(pattern, group.path) for pattern in settings.subtrees):
+    if not covers(settings.subtrees, group.path):
         raise GroupNotFound(f"{group.path!a} is outside the subtrees that this daemon may change ({', '.join(settings.subtrees)}).")
     return group
-
-
-def _covers(pattern: str, path: str) -> bool:
-    """A pattern covers what it matches, component by component, and everything below; "/" covers all."""
-    wanted = pattern.strip("/")
-    return not wanted or matches(wanted, "/".join(path.split("/")[: wanted.count("/") + 1]))
 
 
 def _by_container(group: Group, name: str) -> bool:

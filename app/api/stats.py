@@ -15,7 +15,7 @@ from app.api.document import UNCHANGED, refuses
 from app.api.references import resolve
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, GroupRef, Target, Wired, rfc3339
-from app.backends import Backend, Counters, Events, Group, MemStat, Stall
+from app.backends import Backend, Counters, Events, Group, MemStat, Pressure, Stall
 from app.errors import GroupGone, GroupNotFound, InvalidRequest
 from app.store import now
 
@@ -55,7 +55,7 @@ class StallBody(Body):
 
 
 class PressureBody(Body):
-    """PSI of a group: some task stalled for memory, all of them did."""
+    """PSI, of a group or of the machine: some task stalled for memory, all of them did."""
 
     some: StallBody
     full: StallBody
@@ -135,7 +135,7 @@ def stats_row(group: Group, stat: MemStat) -> dict[str, Any]:
         "headroom_bytes": None if effective is None else max(effective - usage, 0),
         "counters": counters,
         "events": events,
-        "pressure": None if pressure is None else {"some": _stall(pressure.some), "full": _stall(pressure.full)},
+        "pressure": pressure_row(pressure),
         "unavailable": unavailable,
         **({"raw": dict(stat.raw)} if stat.raw else {}),
     }
@@ -144,6 +144,10 @@ def stats_row(group: Group, stat: MemStat) -> dict[str, Any]:
 def stats_bytes(group: Group, stat: MemStat) -> bytes:
     """A reading as JSON; pydantic's own encoder takes a third of the time of the standard library's."""
     return to_json(stats_row(group, stat))
+
+
+def pressure_row(pressure: Pressure | None) -> dict[str, dict[str, float]] | None:
+    return None if pressure is None else {"some": _stall(pressure.some), "full": _stall(pressure.full)}
 
 
 def _stall(stall: Stall) -> dict[str, float]:

@@ -11,10 +11,14 @@ from pydantic import BaseModel, ConfigDict
 
 from app.api.references import may_change, resolve
 from app.backends import Backend, Group
+from app.daemon import Daemon
+from app.history import History, Sampler
 from app.intents import Intents
 from app.job import Job
 from app.jobs import Jobs
+from app.registry import Policies
 from app.settings import Settings
+from app.simulations import Simulations
 from app.store import Store
 
 
@@ -27,8 +31,14 @@ class Wiring:
     store: Store
     intents: Intents
     jobs: Jobs
+    policies: Policies
+    daemon: Daemon
     made: set[int] = field(default_factory=set)
     """Ids of the groups that were made through this API, in this boot."""
+    history: History = field(default_factory=History)
+    sampler: Sampler | None = None
+    """None where who brought the controller is the only one who reads it."""
+    simulations: Simulations = field(default_factory=Simulations)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops: endless answers end."""
     finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(default_factory=WeakKeyDictionary)

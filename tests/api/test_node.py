@@ -13,6 +13,7 @@ def test_the_node_tells_what_it_is_and_can(still: Still) -> None:
         "swappiness": False,
         "pressure": True,
     }
+    assert body["pressure"]["some"] == {"avg10": 0.0, "avg60": 0.0, "avg300": 0.0, "total": 0}
     assert (body["total_bytes"], body["page_size_bytes"], body["subtrees"]) == (16 * 2**30, 4096, [])
 
 

@@ -1,0 +1,117 @@
+"""What the policies decided, and why: as it was written down, for one policy or for one group."""
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.document import PAGED, refuses
+from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from app.api.strict import Moment, StrictRoute
+from app.api.wiring import Body, GroupRef, Target, Wired, Wiring, rfc3339
+from app.engine import Record
+from app.errors import PolicyNotFound, PolicyUnreadable
+from app.policies import Reason, Verdict
+from app.store import Row
+
+router = APIRouter(route_class=StrictRoute, tags=["policies"])
+_NEWEST_FIRST = "-id"
+
+
+class DecisionBody(Body):
+    """One decision of a policy for a group."""
+
+    id: str | None
+    """null for one that is not written down, or not yet."""
+    decided_at: str
+    policy: str
+    generation: int
+    """Of the policy, when it decided so."""
+    group: GroupRef
+    mode: Literal["enforce", "observe"]
+    verdict: Verdict
+    reason: Reason
+    signals: dict[str, float | int | str | None] = Field(examples=[{"usage_bytes": 371195904, "high_bytes": 386547056}])
+    """The numbers that it went by, with their units in their names."""
+    look_seconds: float
+    """It looks again after so long at the latest."""
+    asked_bytes: int | None
+    """What the policy wanted to reclaim; null where it wanted nothing of the sort."""
+    granted_bytes: int | None
+    """How much of that it was allowed to."""
+    freed_bytes: int | None
+    """By how much usage fell; null until that is known."""
+    shrink_id: str | None
+    """The shrink that did it: GET /v1/shrinks/{shrink_id}."""
+    errno: str | None
+    """What the kernel, or a guard of the daemon, said to it."""
+    times: int
+    """How often it decided so, one time after the other: `decided_at` and the numbers are those of the last."""
+
+
+class DecisionPage(Body):
+    """A page of decisions, the newest first."""
+
+    items: list[DecisionBody]
+    next_page_token: str | None
+
+
+class DecisionQuery(BaseModel):
+    """Which decisions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: list[Verdict] = Field([], description="One or more verdicts; absent: all.")
+    since: Moment | None = Field(None, description="Only those made at or after this time.")
+    page_size: PageSize = 50
+    page_token: PageToken = None
+
+
+@router.get(
+    "/v1/policies/{name}/decisions",
+    operation_id="list_policy_decisions",
+    responses=PAGED | refuses(PolicyNotFound, PolicyUnreadable),
+)
+def list_policy_decisions(
+    request: Request, response: Response, wiring: Wired, name: str, query: Annotated[DecisionQuery, Query()]
+) -> DecisionPage:
+    """List what a policy decided, the newest first. Equal ones of a minute are one; they are kept for 7 days, and a million of them."""
+    page = list_page(wiring, query, policy=wiring.policies.get(name).policy.name)
+    link_next(response, request.url, page.next_page_token)
+    return page
+
+
+@router.get("/v1/groups/{group:reference}/decisions", operation_id="list_group_decisions", responses=PAGED | refuses(group=True))
+def list_group_decisions(
+    request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[DecisionQuery, Query()]
+) -> DecisionPage:
+    """List what policies decided for a group's path, the newest first; those that are no more, too."""
+    page = list_page(wiring, query, group_path=group.path)
+    link_next(response, request.url, page.next_page_token)
+    return page
+
+
+def list_page(wiring: Wiring, query: DecisionQuery, **of: str) -> DecisionPage:
+    limit = page_limit(query.page_size)
+    after = read_token(query.page_token, _NEWEST_FIRST, (int,))
+    rows = wiring.store.list_decisions(
+        limit=limit + 1,
+        before=None if after is None else after[0],
+        verdicts=tuple(map(str, query.verdict)),
+        since=None if query.since is None else round(query.since.timestamp() * 1e6),
+        **of,
+    )
+    token = write_token(_NEWEST_FIRST, rows[limit - 1]["id"]) if len(rows) > limit else None
+    return DecisionPage(items=[decision_body(row) for row in rows[:limit]], next_page_token=token)
+
+
+def decision_body(row: Row) -> DecisionBody:
+    told = {name: row[name] for name in DecisionBody.model_fields.keys() & row.keys()}
+    group = GroupRef(id=str(row["group_id"]), path=row["group_path"])
+    return DecisionBody(**told | {"id": row["id"] and str(row["id"]), "decided_at": rfc3339(row["at"]), "group": group})
+
+
+def record_body(record: Record) -> DecisionBody:
+    """As decision_body, for one that is fresh from the daemon."""
+    return decision_body(asdict(record) | {"id": None, "group_id": record.group.id, "group_path": record.group.path})

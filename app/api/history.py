@@ -1,0 +1,99 @@
+"""Statistics over time: the last hour of one group, as the daemon has sampled it, in steps."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field
+from pydantic_core import to_json
+
+from app.api.conditional import tagged_bytes
+from app.api.document import UNCHANGED, refuses
+from app.api.stats import pick_fields
+from app.api.strict import Moment, StrictRoute
+from app.api.wiring import Body, GroupRef, Target, Wired, Wiring
+from app.backends import Group
+from app.errors import InvalidRequest, RangeTooLarge
+from app.history import FIELDS, SLOT_SECONDS, SLOTS
+
+router = APIRouter(route_class=StrictRoute, tags=["stats"])
+_MOST_VALUES = 10_000
+_WRITTEN = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class HistoryBody(Body):
+    """The samples of a group over time: as many values of each field as there are times."""
+
+    group: GroupRef
+    step_seconds: int
+    times: list[Annotated[str, Field(json_schema_extra={"format": "date-time"})]] = Field(examples=[["2026-11-23T08:00:00Z"]])
+    """Each is the begin of a step, a multiple of it; steps of which nothing is known are left out."""
+    series: dict[str, list[int | None]] = Field(examples=[{"usage_bytes": [371195904], "anon_bytes": [100663296]}])
+    """By field, the last value that is known of each step; null where none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What of the history is asked for; times in seconds since the epoch."""
+
+    begins: float
+    ends: float
+    step_seconds: int
+    fields: tuple[str, ...]
+    is_up_to_now: bool
+
+
+async def _span(
+    wiring: Wired,
+    begins: Annotated[Moment | None, Query(alias="from", description="The first time; absent: an hour before the last.")] = None,
+    ends: Annotated[Moment | None, Query(alias="to", description="What comes before this time; absent: all up to now.")] = None,
+    step_seconds: Annotated[
+        int, Query(ge=SLOT_SECONDS, le=SLOTS * SLOT_SECONDS, description="The last sample of each step is answered.")
+    ] = SLOT_SECONDS,
+    fields: Annotated[str | None, Query(description=f"Comma list of {', '.join(FIELDS)}; absent: all.")] = None,
+) -> Span:
+    wanted = pick_fields(fields, frozenset(FIELDS))
+    last = wiring.history.now() + SLOT_SECONDS if ends is None else ends.timestamp()
+    first = last - SLOTS * SLOT_SECONDS if begins is None else begins.timestamp()
+    if first > last:
+        raise InvalidRequest("from comes after to: there is no time between them.")
+    steps = math.ceil((last - first) / step_seconds)
+    if steps * len(wanted) > _MOST_VALUES:
+        raise RangeTooLarge(
+            f"That is {steps} steps for each of {len(wanted)} fields, and one answer has at most {_MOST_VALUES} values.",
+            steps=steps,
+            fields=len(wanted),
+            most_values=_MOST_VALUES,
+        )
+    return Span(first, last, step_seconds, tuple(name for name in FIELDS if name in wanted), ends is None)
+
+
+@router.get(
+    "/v1/groups/{group:reference}/stats/history",
+    operation_id="get_stats_history",
+    response_model=HistoryBody,
+    responses=UNCHANGED | refuses(RangeTooLarge, group=True),
+)
+async def get_stats_history(request: Request, wiring: Wired, group: Target, span: Annotated[Span, Depends(_span)]) -> Response:
+    """Read what a group used in the last hour, sampled every 10 s, and read now where `to` is absent.
+
+    Usage is known of every sample; the rest as often as a policy reads the group, and every two minutes otherwise. It is of
+    this incarnation, and of this run of the daemon, which keeps it in memory. The answer as it is can be the `history`
+    of a recording in a simulation.
+    """
+    return tagged_bytes(request, to_json(history_row(wiring, group, span)))
+
+
+def history_row(wiring: Wiring, group: Group, span: Span) -> dict[str, Any]:
+    """The samples as they are sent; GroupGone."""
+    if span.is_up_to_now:
+        wiring.history.note_all({group.id: wiring.backend.stat(group)})
+    times, series = wiring.history.read(group.id, span.fields, (span.begins, span.ends), span.step_seconds)
+    return {
+        "group": {"id": str(group.id), "path": group.path},
+        "step_seconds": span.step_seconds,
+        "times": [datetime.fromtimestamp(at, UTC).strftime(_WRITTEN) for at in times],
+        "series": series,
+    }

@@ -1,0 +1,122 @@
+"""Simulations: policies tried on a simulated machine, beside a run without them, before a host feels them."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from app.api.conditional import tagged
+from app.api.document import UNCHANGED, bodies, refuses, sends
+from app.api.strict import StrictRoute
+from app.api.wiring import Body, DryRun, Wired, rfc3339
+from app.errors import SimulationNotFound, TooManySimulations
+from app.simulation import Plan, Report
+from app.simulations import Simulation
+
+router = APIRouter(route_class=StrictRoute, tags=["simulations"])
+
+
+class SimulationLinks(Body):
+    """Where it is, and where it is cancelled."""
+
+    self: str
+    cancel: str
+
+
+class SimulationBody(Body):
+    """One simulation, and what came of it."""
+
+    id: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
+    done: bool
+    done_ratio: float = Field(ge=0, le=1)
+    """How much of the time has been lived through."""
+    plan: Plan
+    report: Report | None
+    error: str | None
+    """Why it failed."""
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    links: SimulationLinks
+    dry_run: bool = False
+
+
+class SimulationPage(Body):
+    """All that are kept, the newest first."""
+
+    items: list[SimulationBody]
+    next_page_token: str | None = None
+
+
+APlan = Annotated[
+    Plan,
+    bodies(
+        pressure=(
+            "How much an hour of gentle pressure saves",
+            {
+                "scenario": "heat",
+                "policies": [{"name": "squeeze", "kind": "pressure", "selector": {"parent": ""}}],
+                "duration_seconds": 3600,
+            },
+        ),
+        watermark=(
+            "Whether limits are still hit",
+            {"scenario": "spikes", "policies": [{"name": "room", "kind": "watermark", "selector": {"group": "*"}, "floor": {"bytes": 0}}]},
+        ),
+    ),
+]
+
+
+@router.post(
+    "/v1/simulations",
+    operation_id="create_simulation",
+    status_code=202,
+    response_model=SimulationBody,
+    responses=refuses(TooManySimulations) | {202: sends("Location", "Retry-After")},
+)
+def create_simulation(wiring: Wired, plan: APlan, dry_run: DryRun = False) -> Response:
+    """Try policies on a scenario of the gallery, or on one of your own. It runs in a process of its own, at a low priority."""
+    body = simulation_body(wiring.simulations.submit(plan, dry_run=dry_run), dry_run=dry_run)
+    headers = {} if dry_run else {"Location": body.links.self}
+    return Response(body.model_dump_json(), 202, headers | {"Retry-After": "1"}, "application/json")
+
+
+@router.get("/v1/simulations", operation_id="list_simulations")
+async def list_simulations(wiring: Wired) -> SimulationPage:
+    """List the simulations that are kept: the last hundred, and none over a restart."""
+    return SimulationPage(items=[simulation_body(simulation) for simulation in wiring.simulations.newest()])
+
+
+@router.get(
+    "/v1/simulations/{simulation_id}",
+    operation_id="get_simulation",
+    response_model=SimulationBody,
+    responses=UNCHANGED | refuses(SimulationNotFound),
+)
+async def get_simulation(request: Request, wiring: Wired, simulation_id: str) -> Response:
+    """Read a simulation: how far it is, and its report when it is done."""
+    return tagged(request, simulation_body(wiring.simulations.get(simulation_id)))
+
+
+@router.post(
+    "/v1/simulations/{simulation_id}/cancel",
+    operation_id="cancel_simulation",
+    responses=refuses(SimulationNotFound),
+)
+def cancel_simulation(wiring: Wired, simulation_id: str, dry_run: DryRun = False) -> SimulationBody:
+    """End a simulation that waits or runs; one that is done stays as it is."""
+    return simulation_body(wiring.simulations.cancel(simulation_id, dry_run=dry_run), dry_run=dry_run)
+
+
+def simulation_body(simulation: Simulation, *, dry_run: bool = False) -> SimulationBody:
+    here = f"/v1/simulations/{simulation.id}"
+    told = {name: getattr(simulation, name) for name in ("id", "state", "done", "done_ratio", "plan", "report", "error")}
+    return SimulationBody(
+        **told,
+        created_at=rfc3339(simulation.created_at),
+        started_at=None if simulation.started_at is None else rfc3339(simulation.started_at),
+        finished_at=None if simulation.finished_at is None else rfc3339(simulation.finished_at),
+        links=SimulationLinks(self=here, cancel=f"{here}/cancel"),
+        dry_run=dry_run,
+    )

@@ -1,0 +1,211 @@
+"""What the groups used lately: a sample of each in every 10 s, for an hour, in memory alone.
+
+Two feed it: what the policies read anyway, and a light sampling of the groups that none of them reads. Nothing of it is written
+down: it is forgotten with the daemon's end, as what is older than an hour is. A group takes 2 KiB while only its usage is
+known, 9 KiB when all of it is, and 12 KiB where the kernel tells of pressure; so 48 MiB are the most that 4096 groups take.
+"""
+
+import threading
+import time
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, MutableSequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.backends import Backend, Group, MemStat
+from app.errors import ShrinkdError
+from app.memparse import PAGE_BYTES
+
+SLOT_SECONDS = 10
+SLOTS = 360
+MOST_GROUPS = 4096
+_SIZES = ("usage_bytes", "anon_bytes", "file_bytes", "swap_bytes", "working_set_bytes")
+_STALLED = "some_total_microseconds"
+FIELDS = (*_SIZES, _STALLED)
+"""Sizes, to the page; and how long tasks have stalled for memory since the group was made, as PSI counts it."""
+_UNKNOWN_PAGES, _UNKNOWN_MICROSECONDS = 2**32 - 1, 2**64 - 1
+_SLICE = 50
+"""Groups that are sampled between two rests: 3 ms when all of each is read, 0.4 ms as a rule."""
+_REST_SECONDS = 0.01
+_WHOLE_SLOTS = 12
+"""All of a group is read every two minutes: ten times as dear as its usage, and it tells what that is made of."""
+_WALK_SLOTS = 3
+
+Samples = tuple[list[int], dict[str, list[int | None]]]
+"""Times in seconds since the epoch, and for each field as many values."""
+
+
+@dataclass(slots=True)
+class _Ring:
+    """The samples of one group, each at its slot modulo SLOTS; a field has a column once it is known."""
+
+    slot: int
+    """The newest one. Slots are counted from the epoch."""
+    whole: int = -1
+    """The newest one in which all was read."""
+    columns: dict[str, MutableSequence[int]] = field(default_factory=dict)
+
+    def go_on(self, slot: int) -> None:
+        """Make `slot` the newest; nothing is known of those between."""
+        for passed in range(max(self.slot, slot - SLOTS) + 1, slot + 1):
+            for name, column in self.columns.items():
+                column[passed % SLOTS] = _unknown(name)
+        self.slot = slot
+
+    def put(self, name: str, value: int) -> None:
+        column = self.columns.get(name)
+        if column is None:
+            column = self.columns[name] = array("Q" if name == _STALLED else "I", [_unknown(name)]) * SLOTS
+        column[self.slot % SLOTS] = value if name == _STALLED else min(value // PAGE_BYTES, _UNKNOWN_PAGES - 1)
+
+    def get(self, name: str, slot: int) -> int | None:
+        column = self.columns.get(name)
+        if column is None or column[slot % SLOTS] == _unknown(name):
+            return None
+        return column[slot % SLOTS] if name == _STALLED else column[slot % SLOTS] * PAGE_BYTES
+
+
+def _unknown(name: str) -> int:
+    return _UNKNOWN_MICROSECONDS if name == _STALLED else _UNKNOWN_PAGES
+
+
+class History:
+    """The samples of all groups, each by its id: a group that comes again at a path is another one. Thread-safe.
+
+    Who was neither seen nor asked for longest makes room when there are too many. `clock` answers seconds since the epoch;
+    where it is set back, what was known is of a time to come, and the group begins anew.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time, most_groups: int = MOST_GROUPS) -> None:
+        self._clock, self._most_groups = clock, most_groups
+        self._rings: OrderedDict[int, _Ring] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        return self._clock()
+
+    def note(self, group_id: int, usage_bytes: int) -> None:
+        """Keep the usage of a group as it is now, if nothing of this slot is known."""
+        with self._lock:
+            slot, ring = self._slot(), self._rings.get(group_id)
+            if ring is None or ring.slot != slot:
+                self._at(group_id, slot).put("usage_bytes", usage_bytes)
+
+    def note_all(self, readings: Mapping[int, MemStat]) -> None:
+        """Keep readings by group id; the first of a slot is the one that is kept."""
+        with self._lock:
+            slot = self._slot()
+            for group_id, stat in readings.items():
+                ring = self._rings.get(group_id)
+                if ring is None or ring.whole != slot:
+                    self._keep(self._at(group_id, slot), stat)
+
+    def lacks(self, group_id: int) -> Literal["nothing", "usage", "all"]:
+        """What is to be read of a group now: all of it where that is two minutes ago, and nothing that is known of this slot."""
+        with self._lock:
+            slot, ring = self._slot(), self._rings.get(group_id)
+            if ring is None or slot - ring.whole >= _WHOLE_SLOTS:
+                return "all"
+            return "nothing" if ring.slot == slot else "usage"
+
+    def forget(self, live: Collection[int]) -> None:
+        """Drop the groups that are no more; one that was seen just now is younger than the list."""
+        with self._lock:
+            slot = self._slot()
+            for group_id in [group_id for group_id, ring in self._rings.items() if group_id not in live and ring.slot != slot]:
+                del self._rings[group_id]
+
+    def choose(self, groups: list[Group]) -> list[Group]:
+        """Those to be sampled: all, and of too many rather those that are known."""
+        if len(groups) <= self._most_groups:
+            return groups
+        with self._lock:
+            return sorted(groups, key=lambda group: group.id not in self._rings)[: self._most_groups]
+
+    def read(self, group_id: int, fields: Collection[str], span: tuple[float, float], step_seconds: int = SLOT_SECONDS) -> Samples:
+        """The samples whose slots begin within the span, its end left out: of each step the last that is known.
+
+        Times are multiples of the step, and only those of which something is known. A null is what was not read then.
+        """
+        begins, ends = span
+        with self._lock:
+            ring = self._rings.get(group_id)
+            if ring is None or ring.slot > self._slot():
+                return [], {name: [] for name in fields}
+            self._rings.move_to_end(group_id)
+            oldest = self._slot() - SLOTS + 1
+            slots = range(max(-int(-begins // SLOT_SECONDS), oldest), min(-int(-ends // SLOT_SECONDS), ring.slot + 1))
+            rows = {name: [(slot, value) for slot in slots if (value := ring.get(name, slot)) is not None] for name in fields}
+        columns = {name: {slot * SLOT_SECONDS // step_seconds * step_seconds: value for slot, value in row} for name, row in rows.items()}
+        times = sorted({at for column in columns.values() for at in column})
+        return times, {name: [column.get(at) for at in times] for name, column in columns.items()}
+
+    def _slot(self) -> int:
+        return int(self._clock() // SLOT_SECONDS)
+
+    def _at(self, group_id: int, slot: int) -> _Ring:
+        """The ring of a group, gone on to this slot."""
+        ring = self._rings.get(group_id)
+        if ring is None or ring.slot > slot:
+            ring = self._rings[group_id] = _Ring(slot)
+        ring.go_on(slot)
+        self._rings.move_to_end(group_id)
+        if len(self._rings) > self._most_groups:
+            self._rings.popitem(last=False)
+        return ring
+
+    def _keep(self, ring: _Ring, stat: MemStat) -> None:
+        ring.whole = ring.slot
+        for name in _SIZES:
+            if (value := getattr(stat, name)) is not None:
+                ring.put(name, value)
+        if stat.pressure is not None:
+            ring.put(_STALLED, stat.pressure.some.total_microseconds)
+
+
+class Sampler:
+    """Reads the groups that nobody else has read, on a thread of its own: the first time when it has run for 10 s."""
+
+    def __init__(self, backend: Backend, history: History) -> None:
+        self._backend, self._history = backend, history
+        self._groups: list[Group] = []
+        self._passes = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="history")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End between two slices."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def sample(self) -> None:
+        """Make one pass over the groups, with a rest behind each slice."""
+        with suppress(ShrinkdError):  # those of the last walk, then
+            if self._passes % _WALK_SLOTS == 0:
+                groups = self._backend.groups()[1:]
+                self._history.forget({group.id for group in groups})
+                self._groups = self._history.choose(groups)
+        self._passes += 1
+        for start in range(0, len(self._groups), _SLICE):
+            for group in self._groups[start : start + _SLICE]:
+                with suppress(ShrinkdError):  # it is gone, or cannot be read: what is not known stands as null
+                    self._read(group)
+            if self._stopping.wait(_REST_SECONDS):
+                return
+
+    def _run(self) -> None:
+        while not self._stopping.wait(SLOT_SECONDS - self._history.now() % SLOT_SECONDS if self._passes else SLOT_SECONDS):
+            self.sample()
+
+    def _read(self, group: Group) -> None:
+        lacks = self._history.lacks(group.id)
+        if lacks == "all":
+            self._history.note_all({group.id: self._backend.stat(group)})
+        elif lacks == "usage":
+            self._history.note(group.id, self._backend.usage(group))

@@ -1,0 +1,141 @@
+"""Simulations as jobs: each in a process of its own, so that none takes the daemon's time, with progress, a cancel and a report.
+
+They are kept in memory: the last hundred, and none beyond the daemon's life. A simulation changes nothing, so it is said again.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from app.errors import SimulationNotFound, TooManySimulations
+from app.simulation import Plan, Report, simulate
+from app.store import now
+
+_RUNNING, _WAITING, _KEPT = 2, 16, 100
+_NICE = 10
+
+
+@dataclass(slots=True)
+class Simulation:
+    """One simulation. Times in microseconds since the epoch; `done_ratio` is 0 to 1."""
+
+    plan: Plan
+    id: str = field(default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}")
+    state: str = "queued"
+    done_ratio: float = 0.0
+    report: dict[str, Any] | None = None
+    error: str | None = None
+    created_at: int = field(default_factory=now)
+    started_at: int | None = None
+    finished_at: int | None = None
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.state not in {"queued", "running"}
+
+
+class Simulations:
+    """All simulations of one daemon."""
+
+    def __init__(self) -> None:
+        self._all: OrderedDict[str, Simulation] = OrderedDict()
+        self._lock = threading.Lock()
+        self._workers = ThreadPoolExecutor(_RUNNING, thread_name_prefix="simulation")
+
+    def submit(self, plan: Plan, *, dry_run: bool = False) -> Simulation:
+        """Queue a simulation. TooManySimulations when enough of them wait."""
+        simulation = Simulation(plan)
+        with self._lock:
+            active = sum(not each.done for each in self._all.values())
+            if active >= _RUNNING + _WAITING:
+                raise TooManySimulations(f"{active} simulations run or wait already: try again when some have finished.", active=active)
+            if dry_run:
+                return simulation
+            for finished in [each.id for each in self._all.values() if each.done][: max(len(self._all) - _KEPT + 1, 0)]:
+                del self._all[finished]
+            self._all[simulation.id] = simulation
+        self._workers.submit(self._run, simulation)
+        return simulation
+
+    def get(self, simulation_id: str) -> Simulation:
+        """One simulation. SimulationNotFound."""
+        try:
+            return self._all[simulation_id]
+        except KeyError:
+            raise SimulationNotFound(
+                f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a restart."
+            ) from None
+
+    def newest(self) -> list[Simulation]:
+        """All that are kept, the newest first."""
+        with self._lock:
+            return list(reversed(self._all.values()))
+
+    def cancel(self, simulation_id: str, *, dry_run: bool = False) -> Simulation:
+        """End one that waits or runs; one that is done stays as it is."""
+        simulation = self.get(simulation_id)
+        with self._lock:
+            if not simulation.done and not dry_run:
+                self._end(simulation, "cancelled")
+        return simulation
+
+    def close(self) -> None:
+        """End all of them."""
+        with self._lock:
+            for simulation in self._all.values():
+                if not simulation.done:
+                    self._end(simulation, "interrupted")
+        self._workers.shutdown(wait=True)
+
+    def _end(self, simulation: Simulation, state: str, *, error: str | None = None) -> None:
+        simulation.state, simulation.finished_at, simulation.error = state, now(), error
+        if simulation.process is not None:
+            simulation.process.kill()
+
+    def _run(self, simulation: Simulation) -> None:
+        with self._lock:
+            if simulation.done:
+                return
+            simulation.state, simulation.started_at = "running", now()
+            simulation.process = subprocess.Popen(
+                [sys.executable, "-m", "app", "simulate"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        with simulation.process as process:
+            said = self._listen(simulation, process)
+        with self._lock:
+            if not simulation.done:
+                self._end(simulation, "succeeded" if simulation.report else "failed", error=None if simulation.report else said)
+
+    def _listen(self, simulation: Simulation, process: subprocess.Popen[str]) -> str:
+        """Hand the plan over and take the news in; answer what it said when it failed."""
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018  # they are pipes
+        with suppress(BrokenPipeError), process.stdin as stdin:  # it may end before it has read all: what it says of that follows
+            stdin.write(simulation.plan.model_dump_json(exclude_unset=True))
+        for line in process.stdout:
+            news = json.loads(line)
+            simulation.done_ratio = news.get("done_ratio", simulation.done_ratio)
+            simulation.report = news.get("report")
+        return process.stderr.read().strip().rpartition("\n")[2]
+
+
+def lines(text: str) -> Iterator[str]:
+    """What the process of a simulation says for a plan: its progress, then its report. pydantic.ValidationError."""
+    os.nice(_NICE)
+    for news in simulate(Plan.model_validate_json(text)):
+        told = {"done_ratio": 1.0, "report": asdict(news)} if isinstance(news, Report) else {"done_ratio": round(news, 4)}
+        yield json.dumps(told)

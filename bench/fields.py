@@ -1,0 +1,275 @@
+"""Ours and the published laws on the same simulated groups: what was saved of what could be, what it cost, and how soon.
+
+A cell is one group for an hour: the gallery's, on which pressure was tuned, and groups drawn from seeds, on which nothing was.
+What could be saved is what somebody who knows every page's heat would keep out of memory: the pages that cost the least stall
+for what they free, as many as the target of `pressure` pays for if each came back whenever it is used. All laws have one floor.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from random import Random
+from typing import Any
+
+from app.backends._machine import scenarios
+from app.backends._machine.tree import SWAPPED
+from app.memparse import PAGE_BYTES
+from app.policies import Kind
+from app.policies import balance as balancing
+from app.policies import pressure as ours
+from app.policies import watermark as marking
+from app.policies._envelope import Policy
+from app.policies.balance import Balance
+from app.simulation import Plan, Report, simulate
+from bench.laws import PUBLISHED, alike, by_size, largest_first, polled, splitting
+from bench.loop import Loop
+from bench.table import Row, median
+
+_SECONDS = 3600
+_TAIL = 600
+"""The last so many seconds tell what was saved in the end."""
+_FLOOR_BYTES = 64 << 20
+_MIB = 1 << 20
+_TARGET_PERCENT = ours.KeepPressure().target_some_percent
+_SEEDS = range(4)
+PRESSURE = {"shrinkd": ours.kind, **PUBLISHED}
+BALANCE = {
+    "shrinkd": balancing.kind,
+    "proportional": splitting(by_size),
+    "uniform": splitting(alike),
+    "largest first": splitting(largest_first),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One group on a machine of its own."""
+
+    name: str
+    scenario: scenarios.Scenario
+
+    @property
+    def place(self) -> scenarios.Place:
+        (place,) = self.scenario.groups
+        return place
+
+    @cached_property
+    def alone(self) -> list[int]:
+        """Its usage in bytes at each second with nobody reclaiming."""
+        machine, usage = self.scenario.machine(), []
+        for _ in range(_SECONDS):
+            machine.advance(1.0)
+            usage.append(machine.cgroups[self.place.path].usage * PAGE_BYTES)
+        return usage
+
+    @cached_property
+    def optimum_bytes(self) -> float:
+        """What could be out all the time at the target; what a burst brings is left out of it."""
+        page_us = {True: self.scenario.swap.in_microseconds, False: self.scenario.file_in_microseconds}
+        costs = sorted((page_us[piece.kind in SWAPPED] / piece.heat_seconds, piece.size_bytes) for piece in self.place.memory)
+        allowed, out = 1e4 * _TARGET_PERCENT, 0.0
+        for page_cost, size in costs:
+            part = min(size, allowed / page_cost * PAGE_BYTES if page_cost else math.inf)
+            out, allowed = out + part, allowed - part / PAGE_BYTES * page_cost
+        return min(out, sum(size for _, size in costs) - _FLOOR_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one cell under one law."""
+
+    saved: Sequence[int]
+    """Bytes less than without any law, at each second."""
+    optimum_bytes: float
+    mean_some_percent: float
+    worst_some_percent: float
+    refaulted: float
+    """Pages that came back, for one reclaimed."""
+
+    @property
+    def is_within(self) -> bool:
+        return self.mean_some_percent <= _TARGET_PERCENT
+
+    @property
+    def end_bytes(self) -> float:
+        return sum(self.saved[-_TAIL:]) / _TAIL
+
+    @property
+    def saved_percent(self) -> float:
+        return self.end_bytes / self.optimum_bytes * 100
+
+    def seconds_to(self, size_bytes: float) -> float:
+        """Until so much was saved; infinite for never."""
+        return next((at + 1.0 for at, size in enumerate(self.saved) if size >= size_bytes), math.inf)
+
+
+def gallery() -> Iterator[Cell]:
+    """The groups that pressure was tuned on. The scanner is left out: it stalls at its limit by itself, whatever one does."""
+    for name in ("heat", "heat-on-disk"):
+        scenario = scenarios.load(name)
+        for place in scenario.groups:
+            if place.path != "scanner":
+                yield Cell(f"{name}, {place.path}", scenario.model_copy(update={"groups": (place,)}))
+
+
+def drawn() -> Iterator[Cell]:
+    """Groups from seeds, each on zram and on a disk's swap, with files on a fast disk and on a slow one; every other has bursts."""
+    for seed, swap_us, file_us in product(_SEEDS, (10, 150), (100, 400)):
+        scenario = {
+            "profile": "v2",
+            "swap": {"size_bytes": "8G", "in_microseconds": swap_us},
+            "file_in_microseconds": file_us,
+            "groups": [{"path": "drawn", "memory": _pieces(Random(f"drawn {seed}"), has_bursts=seed % 2 == 1)}],
+        }
+        yield Cell(f"seed {seed}, swap {swap_us} us, files {file_us} us", scenarios.Scenario.model_validate(scenario))
+
+
+def _pieces(random: Random, *, has_bursts: bool) -> list[dict[str, Any]]:
+    def size(least: int, most: int) -> str:
+        return f"{random.randint(least, most)}M"
+
+    hot: dict[str, Any] = {"kind": "anon", "size_bytes": size(128, 512), "heat_seconds": "hot"}
+    if has_bursts:
+        hot["bursts"] = {"every_seconds": 300, "lasts_seconds": 30, "size_bytes": size(64, 256)}
+    pieces = [hot]
+    for kind, (coolest, hottest) in product(("anon", "file"), ((1.0, 2.0), (2.0, 3.0), (3.0, 4.0))):
+        heat = 10 ** random.uniform(coolest, hottest)
+        pieces.append({"kind": kind, "size_bytes": size(16, 256), "heat_seconds": heat})
+    return [*pieces, *({"kind": kind, "size_bytes": size(0, 384), "heat_seconds": "idle"} for kind in ("anon", "file"))]
+
+
+def tried(law: Kind, cell: Cell) -> Result:
+    """Live through an hour of a cell under a law."""
+    path = cell.place.path
+    loop = Loop(cell.scenario.machine(), law, law.spec(), [path])
+    loop.run(_SECONDS, tick_seconds=1.0)
+    course, counts = loop.courses[path], loop.cgroups[path].counts
+    return Result(
+        [without - used for without, used in zip(cell.alone, course.usage_bytes, strict=True)],
+        cell.optimum_bytes,
+        course.mean_some_percent,
+        course.worst_some_percent(),
+        (counts.refaults_file + counts.refaults_anon) / max(counts.reclaimed, 1),
+    )
+
+
+def measure() -> dict[str, list[Row]]:
+    """The tables: pressure on the cells that it was tuned on and on the others, balance, and watermark."""
+    tables: dict[str, list[Row]] = {}
+    for title, cells in (("the gallery", [*gallery()]), ("drawn from seeds", [*drawn()])):
+        results = {name: [tried(law, cell) for cell in cells] for name, law in PRESSURE.items()}
+        tables[f"An hour of pressure, {len(cells)} groups, {title}"] = [*_pressure_rows(results), *_engine_rows(cells)]
+    return tables | {"Freeing 640 MiB from three groups": [*_balance_rows()], "Writers and bursts below a limit": [*_watermark_rows()]}
+
+
+def _pressure_rows(results: Mapping[str, Sequence[Result]]) -> Iterator[Row]:
+    """Times are to a part of the most that a law within the target saved in that group in the end."""
+    mine = results["shrinkd"]
+    best = [max(cell.end_bytes for cell in of_cell if cell.is_within) for of_cell in zip(*results.values(), strict=True)]
+    for name, cells in results.items():
+        over, goal = sum(not cell.is_within for cell in cells), 0 if name == "shrinkd" else None
+        half, most = ([cell.seconds_to(share * size) for cell, size in zip(cells, best, strict=True)] for share in (0.5, 0.9))
+        yield Row(f"{name}: saved of the optimum, median", median([cell.saved_percent for cell in cells]), "%")
+        yield Row(f"{name}: mean some over the target of {_TARGET_PERCENT} %", over, "groups", "" if goal is None else "<=", goal)
+        yield Row(f"{name}: mean some, highest", max(cell.mean_some_percent for cell in cells), "%")
+        yield Row(f"{name}: worst minute some, median", median([cell.worst_some_percent for cell in cells]), "%")
+        yield Row(f"{name}: worst minute some, highest", max(cell.worst_some_percent for cell in cells), "%")
+        yield Row(f"{name}: to 50 % of the best within the target, median", median(half), "s")
+        yield Row(f"{name}: to 90 % of it, median", median(most), "s")
+        yield Row(f"{name}: came back of what was reclaimed, median", median([cell.refaulted for cell in cells]) * 100, "%")
+        if name != "shrinkd":
+            pairs = [*zip(cells, mine, best, strict=True)]
+            ahead = sum(cell.is_within and cell.saved_percent > own.saved_percent + 1 for cell, own, _ in pairs)
+            sooner = sum(cell.is_within and cell.seconds_to(size / 2) < own.seconds_to(size / 2) for cell, own, size in pairs)
+            yield Row(f"{name}: within the target, and saves 1 % of the optimum more than shrinkd", ahead, "groups")
+            yield Row(f"{name}: within the target, and sooner than shrinkd at 50 %", sooner, "groups")
+
+
+def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
+    """The same under the whole engine, which decides when to look and how fast a grant goes, as /v1/simulations does it."""
+    policy = Policy.model_validate({"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}})
+    saved, means = [], []
+    for cell in cells:
+        *_, report = simulate(Plan(scenario=cell.scenario, policies=(policy,), duration_seconds=_SECONDS, step_seconds=0.5))
+        if isinstance(report, Report):
+            (group,) = report.groups
+            saved.append((cell.alone[-1] - group.end_usage_bytes) / cell.optimum_bytes * 100)
+            means.append(group.some_percent or 0.0)
+    yield Row("shrinkd, the whole engine: saved of the optimum at the end, median", median(saved), "%")
+    over = sum(mean > _TARGET_PERCENT for mean in means)
+    yield Row(f"shrinkd, the whole engine: mean some over the target of {_TARGET_PERCENT} %", over, "groups", "<=", 0)
+    yield Row("shrinkd, the whole engine: mean some, highest", max(means), "%")
+
+
+HOUSE: dict[str, list[tuple[str, str, float | str]]] = {
+    "busy": [("anon", "640M", "hot"), ("file", "256M", "warm")],
+    "mixed": [("anon", "256M", "hot"), ("anon", "384M", "idle"), ("file", "128M", "warm")],
+    "asleep": [("anon", "512M", "idle"), ("file", "256M", "idle")],
+}
+"""What balance was tuned on."""
+
+
+def house(pieces: Mapping[str, Sequence[tuple[str, str, float | str]]], swap_in_microseconds: int) -> scenarios.Scenario:
+    """A machine of groups by their pieces: kind, size and heat."""
+    groups = [
+        {"path": path, "memory": [{"kind": kind, "size_bytes": size, "heat_seconds": heat} for kind, size, heat in of_group]}
+        for path, of_group in pieces.items()
+    ]
+    swap = {"size_bytes": "8G", "in_microseconds": swap_in_microseconds}
+    return scenarios.Scenario.model_validate({"profile": "v2", "swap": swap, "groups": groups})
+
+
+def _drawn_house(seed: int, swap_us: int) -> scenarios.Scenario:
+    random = Random(f"house {seed}")
+    pieces = {name: _pieces(random, has_bursts=False) for name in ("a", "b", "c")}
+    return house({name: [(each["kind"], each["size_bytes"], each["heat_seconds"]) for each in pieces[name]] for name in pieces}, swap_us)
+
+
+def freed_from(scenario: scenarios.Scenario, law: Kind, paths: Sequence[str], seconds: float, **spec: object) -> tuple[Loop, float]:
+    """Free 640 MiB from some groups, and answer what it cost in percent of time, over all of them."""
+    machine = scenario.machine()
+    release = sum(machine.cgroups[path].usage for path in paths) * PAGE_BYTES - 640 * _MIB
+    loop = Loop(machine, law, Balance.model_validate({"budget": release, "release": release, **spec}), paths)
+    loop.run(seconds, tick_seconds=1.0)
+    return loop, sum(course.mean_some_percent for course in loop.courses.values())
+
+
+def _balance_rows() -> Iterator[Row]:
+    for swap_us in (10, 150):
+        yield from _stalls(f"swap {swap_us} us", [house(HOUSE, swap_us)], goal=0.1)
+        yield from _stalls(f"swap {swap_us} us, {len(_SEEDS)} seeds", [_drawn_house(seed, swap_us) for seed in _SEEDS], goal=None)
+
+
+def _stalls(name: str, houses: Sequence[scenarios.Scenario], *, goal: float | None) -> Iterator[Row]:
+    stalls: dict[str, list[float]] = {law: [] for law in BALANCE}
+    for law, scenario in product(BALANCE, houses):
+        stalls[law].append(freed_from(scenario, BALANCE[law], [place.path for place in scenario.groups], 300)[1])
+    for law, figures in stalls.items():
+        yield Row(f"{name}, {law}: some of all groups together, median", median(figures), "%")
+    ratio = max(own / other for own, other in zip(stalls["shrinkd"], stalls["proportional"], strict=True))
+    yield Row(f"{name}: that of proportional = 1, highest", ratio, "", "" if goal is None else "<=", goal)
+
+
+def _writer(speed: str) -> scenarios.Scenario:
+    memory = [{"kind": "file", "size_bytes": 0, "heat_seconds": "idle", "grows_bytes_per_second": speed}]
+    return scenarios.Scenario.model_validate({"profile": "v2", "groups": [{"path": speed, "max_bytes": "256M", "memory": memory}]})
+
+
+def _watermark_rows() -> Iterator[Row]:
+    """With usage that wakes, as on v1, and without, as on v2; the gallery's for 10 minutes, writers of cache for 15 s."""
+    spikes = scenarios.load("spikes")
+    tried_on = [(spikes, path, 600) for path in ("bursty", "writer", "recorded", "leak")]
+    tried_on += [(_writer(speed), speed, 15) for speed in ("64M", "256M")]
+    for scenario, path, seconds in tried_on:
+        for name, law, tells_usage in (
+            ("a poll", polled, False),
+            ("shrinkd on v2", marking.kind, False),
+            ("shrinkd on v1", marking.kind, True),
+        ):
+            loop = Loop(scenario.machine(), law, law.spec(), [path])
+            loop.tells_usage = tells_usage
+            before = loop.cgroups[path].failcnt
+            loop.run(seconds, tick_seconds=0.1)
+            yield Row(f"{path}, {name}: batches of 64 pages charged at the limit", loop.cgroups[path].failcnt - before, "")

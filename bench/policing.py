@@ -1,0 +1,145 @@
+"""Policies on a real kernel: whether a watermark keeps writers off their limit, and what a thousand watched groups cost that do nothing.
+
+The daemon is a process of its own, as an operator starts it; its CPU time is what the kernel says of that process.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from app.backends import load
+from app.settings import Settings
+from bench.table import Row
+from tests.live import Daemon
+
+_LIMIT = 256 << 20
+_SECONDS = 15.0
+_IDLE_SECONDS = 20.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+_FILLER = """
+import os, sys, time
+rate, file, buffer = int(sys.argv[1]) << 20, os.open(sys.argv[2], os.O_RDONLY), memoryview(bytearray(1 << 20))
+os.posix_fadvise(file, 0, 0, getattr(os, sys.argv[4]))
+sys.stdin.readline()
+began, done, waits = time.monotonic(), 0, []
+while True:
+    before = time.monotonic()
+    os.preadv(file, [buffer], done)
+    waits.append(time.monotonic() - before)
+    done += len(buffer)
+    time.sleep(max(began + done / rate - time.monotonic(), 0))
+    if before - began > float(sys.argv[3]):
+        break
+waits.sort()
+print(done, waits[len(waits) * 99 // 100] * 1e3)
+"""
+
+
+def measure(folder: Path) -> dict[str, list[Row]]:
+    """The tables; needs cgroup v1 and root."""
+    return {"policies, cgroup v1": [*_watermarks(folder), *_idle(folder)]}
+
+
+def _watermarks(folder: Path) -> Iterator[Row]:
+    """Cache in large folios, as readahead and writes make it, and page by page, where reclaim itself is 35 times as dear."""
+    for rate, advice, goal in ((64, "SEQUENTIAL", 2), (256, "SEQUENTIAL", 2), (256, "RANDOM", None)):
+        name = f"{rate} MiB/s of cache under 256 MiB" + ("" if goal else ", page by page")
+        without, _, slow = _fill(folder, rate, advice, with_policy=False)
+        hits, cpu, slower = _fill(folder, rate, advice, with_policy=True)
+        yield Row(f"{name}: limit hits in 15 s without a policy", without, "")
+        yield Row(f"{name}: limit hits in 15 s with a watermark", hits, "", "<=", 0)
+        yield Row(f"{name}: the daemon's CPU, its reclaim included", cpu, "% of a core", "<=" if goal else "", goal)
+        yield Row(f"{name}: p99 of a read of 1 MiB, with to without", slower / slow, "x")
+
+
+def _fill(folder: Path, rate: int, advice: str, *, with_policy: bool) -> tuple[int, float, float]:
+    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read in milliseconds."""
+    with ExitStack() as stack:
+        hole = folder / f"hole-{rate}-{advice}-{with_policy}"
+        with hole.open("wb") as file:
+            file.truncate(int((_SECONDS + 5) * rate) << 20)
+        stack.callback(hole.unlink)
+        group = stack.enter_context(_group(f"shrinkd-bench-{os.getpid()}"))
+        (group / "memory.limit_in_bytes").write_text(str(_LIMIT))
+        daemon = stack.enter_context(_daemon(folder))
+        if with_policy:
+            policy = {"name": "room", "kind": "watermark", "selector": {"group": group.name}, "floor": {"bytes": 0}}
+            daemon.client.post("/v1/policies", json=policy).raise_for_status()
+        filler = subprocess.Popen(
+            [sys.executable, "-c", _FILLER, str(rate), str(hole), str(_SECONDS), f"POSIX_FADV_{advice}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        (group / "cgroup.procs").write_text(str(filler.pid))
+        time.sleep(1)
+        began = _cpu_seconds(daemon.pid)
+        done, p99 = filler.communicate("go\n")[0].split()
+        cpu = (_cpu_seconds(daemon.pid) - began) / _SECONDS * 100
+        assert int(done) > 0.9 * (rate << 20) * _SECONDS, f"this machine is too slow to fill {rate} MiB/s"
+        return int((group / "memory.failcnt").read_text()), cpu, float(p99)
+
+
+def _idle(folder: Path, groups: int = 1000) -> Iterator[Row]:
+    """A thousand groups of which each has a little memory, under a watermark and a pressure policy; beside a plain poll of them."""
+    with ExitStack() as stack:
+        top = stack.enter_context(_group(f"shrinkd-idle-{os.getpid()}"))
+        for number in range(groups):
+            inner = stack.enter_context(_group(f"{top.name}/g{number}"))
+            (inner / "memory.limit_in_bytes").write_text(str(_LIMIT))
+        daemon = stack.enter_context(_daemon(folder))
+        for policy in ({"name": "room", "kind": "watermark"}, {"name": "squeeze", "kind": "pressure"}):
+            daemon.client.post("/v1/policies", json=policy | {"selector": {"parent": top.name}}).raise_for_status()
+        time.sleep(10)
+        began = _cpu_seconds(daemon.pid)
+        time.sleep(_IDLE_SECONDS)
+        cpu = (_cpu_seconds(daemon.pid) - began) / _IDLE_SECONDS * 100
+        resident = next(line for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+        yield Row(f"{groups} idle groups under two policies: CPU", cpu, "% of a core", "<=", 2)
+        yield Row(f"{groups} idle groups under two policies: resident", int(resident.split()[1]) / 1024, "MiB", "<=", 120)
+        yield Row(f"{groups} idle groups polled each second, usage and stat: CPU", _poll_cost(top.name), "% of a core")
+
+
+def _poll_cost(top: str) -> float:
+    backend = load("v1")(Settings(backend="v1"))
+    found = backend.groups(top)[1:]
+    for group in found:
+        backend.stat(group)
+    began = time.thread_time()
+    for group in found:
+        backend.stat(group)
+    cost = (time.thread_time() - began) * 100
+    backend.close()
+    return cost
+
+
+@contextmanager
+def _group(name: str) -> Iterator[Path]:
+    path = Path("/sys/fs/cgroup/memory", name)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        path.rmdir()
+
+
+@contextmanager
+def _daemon(folder: Path) -> Iterator[Daemon]:
+    daemon = Daemon(folder, backend="v1", subtrees="shrinkd-*")
+    try:
+        yield daemon
+    finally:
+        for policy in daemon.client.get("/v1/policies").json()["items"]:
+            daemon.client.delete(f"/v1/policies/{policy['name']}")
+        daemon.stop()
+        daemon.close()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process, its ended children left out: proc(5), fields 14 and 15."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
