@@ -20,14 +20,13 @@ from app.policies import Kind
 from app.policies import balance as balancing
 from app.policies import pressure as ours
 from app.policies import watermark as marking
-from app.policies._envelope import Policy
 from app.policies.balance import Balance
 from app.simulation import Plan, Report, simulate
 from bench.laws import PUBLISHED, alike, by_size, largest_first, polled, splitting
 from bench.loop import Loop
 from bench.table import Row, median
 
-_SECONDS = 3600
+_SECONDS = 3600.0
 _TAIL = 600
 """The last so many seconds tell what was saved in the end."""
 _FLOOR_BYTES = 64 << 20
@@ -59,7 +58,7 @@ class Cell:
     def alone(self) -> list[int]:
         """Its usage in bytes at each second with nobody reclaiming."""
         machine, usage = self.scenario.machine(), []
-        for _ in range(_SECONDS):
+        for _ in range(round(_SECONDS)):
             machine.advance(1.0)
             usage.append(machine.cgroups[self.place.path].usage * PAGE_BYTES)
         return usage
@@ -189,10 +188,10 @@ def _pressure_rows(results: Mapping[str, Sequence[Result]]) -> Iterator[Row]:
 
 def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
     """The same under the whole engine, which decides when to look and how fast a grant goes, as /v1/simulations does it."""
-    policy = Policy.model_validate({"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}})
+    policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}}
     saved, means = [], []
     for cell in cells:
-        *_, report = simulate(Plan(scenario=cell.scenario, policies=(policy,), duration_seconds=_SECONDS, step_seconds=0.5))
+        *_, report = simulate(Plan.model_validate({"scenario": cell.scenario, "policies": [policy], "duration_seconds": _SECONDS}))
         if isinstance(report, Report):
             (group,) = report.groups
             saved.append((cell.alone[-1] - group.end_usage_bytes) / cell.optimum_bytes * 100)
