@@ -219,13 +219,13 @@ class Engine:
             self._schedule(post, now)
 
     def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:
-        """Tell what became of a grant; its post is looked at again at once."""
+        """Tell what became of a grant. Its post is looked at again at once where that is urgent; others go by what they see meanwhile."""
         self._guards.took(outcome.seconds, now)
         if post := self._posts.get(key):
             post.breaker.tell(outcome.errname, now)
             post.running.discard(group.id)
             post.outcomes[group.id] = outcome
-            self._schedule(post, now)
+            self._schedule(post, now if post.kind.is_urgent else max(now, min(post.look_at, post.read_at + self._look_seconds(post))))
 
     def _is_current(self, look_at: float, key: Key) -> bool:
         post = self._posts.get(key)
@@ -296,7 +296,7 @@ class Engine:
         """When to look again: seldom, where somebody watches for what it waits for."""
         if post.key in self.armed and _waits_for(post) is not None:
             return _UNHURRIED_SECONDS
-        return max(min(decision.look_seconds for decision in post.decisions), 0.0)
+        return max(min((decision.look_seconds for decision in post.decisions), default=0.0), 0.0)
 
     def _decide(self, post: Post, moment: Moment, readings: _Readings) -> list[Wish]:
         try:

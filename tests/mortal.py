@@ -39,9 +39,10 @@ class Answer(NamedTuple):
 class Mortal:
     """A daemon that can be killed at any moment, and begun again."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, has_policies: bool = False) -> None:
+        """`has_policies`: from its begin on it carries policies out, as one that serves does."""
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.mortal", settings.model_dump_json()],
+            [sys.executable, "-m", "tests.mortal", settings.model_dump_json(), *["policies"] * has_policies],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,8 +97,10 @@ class Mortal:
         return json.loads(line)
 
 
-def _live(settings: Settings) -> None:
+def _live(settings: Settings, *, has_policies: bool) -> None:
     app = main.create_app(settings)
+    if has_policies:
+        app.state.wiring.daemon.start()
     _say([os.getpid(), [row["state"] for row in app.state.wiring.store.list_shrinks(limit=1)]])
     if line := sys.stdin.readline():
         method, path, body, dies_at = json.loads(line)
@@ -139,12 +142,12 @@ def _say(something: Any) -> None:
     sys.stdout.flush()
 
 
-def _nurse(settings: Settings) -> None:
+def _nurse(settings: Settings, *, has_policies: bool) -> None:
     asyncio.run(_warm_up(settings))
     for _ in sys.stdin:
         child = os.fork()
         if not child:
-            _live(settings)
+            _live(settings, has_policies=has_policies)
             os._exit(0)
         os.waitpid(child, 0)
         _say(None)
@@ -158,4 +161,4 @@ async def _warm_up(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    _nurse(Settings.model_validate_json(sys.argv[1]))
+    _nurse(Settings.model_validate_json(sys.argv[1]), has_policies="policies" in sys.argv[2:])

@@ -75,6 +75,23 @@ def test_a_group_in_which_a_grant_is_carried_out_is_looked_at_when_that_ends_and
     assert verdicts(house.look()) == {"web": (Verdict.BACKOFF, Reason.LITTLE_FREED)}
 
 
+def test_who_need_not_hurry_looks_again_in_its_own_time_when_its_grant_has_ended() -> None:
+    house = House({"web": FULL}, KEEP)
+    (grant,) = house.look().grants
+    house.engine.finish(grant.key, grant.group, Outcome(0, 0, 0.1, "EBUSY"), house.now)
+    assert house.look(9).records == ()
+    assert verdicts(house.look(1)) == {"web": (Verdict.BACKOFF, Reason.LIMITS_DRIFTED)}
+
+
+def test_a_policy_that_was_changed_in_its_pass_looks_when_that_ends() -> None:
+    house = House({"web": FULL}, KEEP)
+    (grant,) = house.look().grants
+    house.assign(KEEP | {"priority": 7})
+    assert house.look(1).records == ()
+    house.engine.finish(grant.key, grant.group, Outcome(0, 0, 0.1, None), house.now)
+    assert len(house.look().records) == 1
+
+
 def test_a_group_that_goes_holds_up_no_other_and_one_that_comes_again_begins_anew() -> None:
     house = House({"web": FULL, "db": HALF}, ROOM)
     first = house.group("web")
