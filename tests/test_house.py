@@ -34,7 +34,7 @@ FLOORS = (
     {"refusals"},
     {"backends"},
     {"closed"},
-    {"memparse", "aliases"},
+    {"memparse", "aliases", "callers"},
     {"settings", "logs"},
     {"errors"},
 )

@@ -8,9 +8,11 @@ from weakref import WeakKeyDictionary
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
+from starlette.types import Scope
 
 from app.api.references import may_change, resolve
 from app.backends import Backend, Group
+from app.callers import ANYONE, Caller
 from app.daemon import Daemon
 from app.history import History, Sampler
 from app.intents import Intents
@@ -73,6 +75,19 @@ async def _wiring(request: Request) -> Wiring:
 
 
 Wired = Annotated[Wiring, Depends(_wiring)]
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Who sent the request of an ASGI scope, as the outermost middleware found."""
+    caller: Caller = scope.get("state", {}).get("caller", ANYONE)
+    return caller
+
+
+async def _caller(request: Request) -> Caller:
+    return caller_of(request.scope)
+
+
+Calling = Annotated[Caller, Depends(_caller)]
 
 
 async def _group(
