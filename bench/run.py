@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import fields, policing, serving, shrinking, simulating
+from bench import fields, knees, policing, serving, shrinking, simulating
 from bench.table import Row, show
 from tests.backends import v1_host, v2_host
 from tests.vm import vm
@@ -28,7 +28,7 @@ def main() -> int:
             tables |= shrinking.measure(Path(folder), rounds, "v1") | serving.measure(Path(folder), rounds)
             tables |= policing.measure(Path(folder))
         if is_guest:
-            tables |= shrinking.measure(Path(folder), rounds, "v2")
+            tables |= shrinking.measure(Path(folder), rounds, "v2") | knees.measure(Path(folder), min(rounds, 3))
     for title, rows in tables.items():
         show(title, rows)
     missed = any(row.met is False for rows in tables.values() for row in rows)

@@ -31,7 +31,10 @@ def percent_of(share: str) -> Fraction:
 
 def bytes_of(share: int | str, whole_bytes: int) -> int:
     """The share in bytes, of this whole if it is a percentage."""
-    return share if isinstance(share, int) else int(percent_of(share) * whole_bytes / 100)
+    if isinstance(share, int):
+        return share
+    percent = percent_of(share)
+    return percent.numerator * whole_bytes // (percent.denominator * 100)
 
 
 Share = Annotated[

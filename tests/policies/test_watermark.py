@@ -132,7 +132,10 @@ def test_below_high_it_is_woken_by_usage_and_where_usage_is_silent_by_the_limit(
     silent = MemStat(0, Limits(LIMIT, effective_max_bytes=LIMIT), events=Events(max=0))
     assert Looks(kind).look(seen(member(0, limit=LIMIT))).wakes == (UsageCrosses(HIGH),)
     assert Looks(kind).look(seen(member(stat=silent))).wakes == (UsageCrosses(HIGH), EventsMove())
-    assert Looks(kind).look(seen(member(LIMIT, limit=LIMIT))).wakes == ()
+
+
+def test_a_pass_keeps_the_watch_that_began_it() -> None:
+    assert Looks(kind).look(seen(member(LIMIT, limit=LIMIT))).wakes == (UsageCrosses(HIGH),)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""Pressure on a real v2 kernel with zram, beside senpai's and oomd's laws: the same workload three times over, at once, on one machine.
+
+Each group touches some of its memory all the time, some now and then, and the rest never. A law that knew would take the
+rest and nothing else; how near it comes, how soon, and what the group suffers for it by the kernel's own account is the result.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from app.backends import Backend, Group
+from app.engine import host_of
+from app.policies import Kind, Member, Observation, Reclaim, Resize
+from app.policies.pressure import KeepPressure
+from bench.laws import PUBLISHED
+from bench.table import Row, median
+from tests.backends.cgroups import CgroupHost, swap_for_tests
+from tests.backends.hosts import MIB, opened
+from tests.live import Daemon
+
+_HOT, _WARM, _COLD = 32 * MIB, 48 * MIB, 128 * MIB
+_WARM_SECONDS = 30.0
+_FLOOR = 16 * MIB
+_SECONDS = 300.0
+_WINDOW_SECONDS = 60.0
+_LAWS = ("senpai", "oomd, immediate back-off")
+_TOUCHING = """
+import mmap, os, sys, time
+pattern, held = os.urandom(2048) + bytes(2048), []
+for size in map(int, sys.argv[1:4]):
+    held.append(mmap.mmap(-1, size))
+    for at in range(0, size, 4096):
+        held[-1][at:at + 4096] = pattern
+print("ready", flush=True)
+due = [0.0, time.monotonic() + float(sys.argv[4])]
+while True:
+    for index, every in enumerate((1.0, float(sys.argv[4]))):
+        if time.monotonic() >= due[index]:
+            due[index] = time.monotonic() + every
+            for at in range(0, len(held[index]), 4096):
+                held[index][at]
+    time.sleep(0.1)
+"""
+
+
+@dataclass(slots=True)
+class _Law:
+    """A published law at work on one group, as its own daemon would be: it reads, decides, and writes the control file itself."""
+
+    kind: Kind
+    group: Group
+    state: Any = None
+    due: float = 0.0
+
+    def look(self, backend: Backend) -> None:
+        now = time.monotonic()
+        if now < self.due:
+            return
+        self.state = self.state or self.kind.state()
+        member = Member(self.group, backend.stat(self.group), _FLOOR, None, None)
+        seen = Observation(now, datetime.now(UTC), host_of(backend), (member,))
+        self.state, (decision,) = self.kind.decide(self.kind.spec(), self.state, seen)
+        self.due = now + decision.look_seconds
+        folder = Path(backend.node().root, self.group.path)
+        if isinstance(decision.ask, Resize):
+            (folder / "memory.high").write_text(str(decision.ask.limits["high_bytes"]))
+        elif isinstance(decision.ask, Reclaim):
+            with suppress(BlockingIOError):  # it came short
+                (folder / "memory.reclaim").write_text(str(decision.ask.reclaim_bytes))
+
+
+@dataclass(slots=True)
+class _Course:
+    """What a group lived through: usage in bytes and its total stall in microseconds, once a second."""
+
+    seconds: list[float] = field(default_factory=list)
+    usage_bytes: list[int] = field(default_factory=list)
+    stalled_us: list[int] = field(default_factory=list)
+
+    def note(self, at: float, backend: Backend, group: Group) -> None:
+        stat = backend.stat(group)
+        self.seconds.append(at)
+        self.usage_bytes.append(stat.usage_bytes)
+        self.stalled_us.append(stat.pressure.some.total_microseconds if stat.pressure else 0)
+
+    @property
+    def saved_percent(self) -> float:
+        """Of what is never touched, in the last minute on the mean."""
+        last = [usage for at, usage in zip(self.seconds, self.usage_bytes, strict=True) if at >= self.seconds[-1] - _WINDOW_SECONDS]
+        return (self.usage_bytes[0] - sum(last) / len(last)) / _COLD * 100
+
+    @property
+    def mean_percent(self) -> float:
+        return (self.stalled_us[-1] - self.stalled_us[0]) / (self.seconds[-1] - self.seconds[0]) / 1e4
+
+    @property
+    def worst_percent(self) -> float:
+        """Of any minute."""
+        worst, first = 0.0, 0
+        for last, at in enumerate(self.seconds):
+            while at - self.seconds[first] > _WINDOW_SECONDS:
+                first += 1
+            worst = max(worst, (self.stalled_us[last] - self.stalled_us[first]) / _WINDOW_SECONDS / 1e4)
+        return worst
+
+    def seconds_to(self, percent: float) -> float:
+        goal = self.usage_bytes[0] - _COLD * percent / 100
+        return next((at for at, usage in zip(self.seconds, self.usage_bytes, strict=True) if usage <= goal), float("inf"))
+
+
+def measure(folder: Path, rounds: int) -> dict[str, list[Row]]:
+    """Needs cgroup v2, root, and the swap of the VM."""
+    with swap_for_tests() as has_swap:
+        if not has_swap:
+            return {}
+        courses = [_tried(folder) for _ in range(rounds)]
+    return {f"v2 with zram: pressure beside published laws, {rounds} rounds of {_SECONDS:g} s": [*_rows(courses)]}
+
+
+def _rows(rounds: Sequence[dict[str, _Course]]) -> Iterator[Row]:
+    target = KeepPressure().target_some_percent
+    for name in rounds[0]:
+        courses = [each[name] for each in rounds]
+        is_ours = name == "shrinkd"
+        yield Row(f"{name}: saved of what is never touched, median", median([each.saved_percent for each in courses]), "%")
+        highest = max(each.mean_percent for each in courses)
+        yield Row(f"{name}: mean some, highest", highest, "%", "<=" if is_ours else "", target if is_ours else None)
+        yield Row(f"{name}: worst minute some, highest", max(each.worst_percent for each in courses), "%")
+        yield Row(f"{name}: to 50 % saved, median", median([each.seconds_to(50) for each in courses]), "s")
+        yield Row(f"{name}: to 90 % saved, median", median([each.seconds_to(90) for each in courses]), "s")
+
+
+def _tried(folder: Path) -> dict[str, _Course]:
+    """One round: all at once, so that each meets the same neighbours."""
+    with ExitStack() as stack:
+        host = stack.enter_context(opened("v2"))
+        groups = {name: _begun(stack, host) for name in ("shrinkd", *_LAWS, "nobody")}
+        daemon = Daemon(folder, backend="v2", subtrees=groups["shrinkd"].path)
+        stack.callback(daemon.close)
+        policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": groups["shrinkd"].path}, "floor": {"bytes": _FLOOR}}
+        daemon.client.post("/v1/policies", json=policy).raise_for_status()
+        laws = [_Law(PUBLISHED[name], groups[name]) for name in _LAWS]
+        courses = {name: _Course() for name in groups}
+        began = time.monotonic()
+        while (at := time.monotonic() - began) < _SECONDS:
+            for name, course in courses.items():
+                course.note(at, host.backend, groups[name])
+            for law in laws:
+                law.look(host.backend)
+            time.sleep(max(began + len(courses["nobody"].seconds) - time.monotonic(), 0))
+        daemon.client.delete("/v1/policies/squeeze")
+        daemon.stop()
+    return courses
+
+
+def _begun(stack: ExitStack, host: CgroupHost[Backend]) -> Group:
+    group = host.group()
+    sizes = map(str, (_HOT, _WARM, _COLD))
+    worker = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.stdin.readline()\n{_TOUCHING}", *sizes, str(_WARM_SECONDS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.defpath},
+    )
+    stack.callback(worker.wait)
+    stack.callback(worker.kill)
+    host.backend.attach(group, worker.pid)
+    assert worker.stdin
+    assert worker.stdout
+    worker.stdin.write("go\n")
+    worker.stdin.flush()
+    worker.stdout.readline()
+    return group
