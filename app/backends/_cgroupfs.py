@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from app.backends import Group, Node, check_group_path
+from app.backends._listings import Listings
 from app.backends._own import own_path
 from app.backends._psi import machine_pressure
-from app.backends._syscalls import filesystem_of, open_beneath, swap_free
+from app.backends._syscalls import Descriptor, filesystem_of, open_beneath, swap_free
 from app.errors import BackendUnavailable, GroupNotManaged, ProcessNotFound, ShrinkdError, map_oserror
 from app.memparse import PAGE_BYTES
 
@@ -33,27 +34,15 @@ _GONE = frozenset({errno.ENODEV, errno.ENOENT})
 _LOCKS = 64  # instead of one a group, which would have to outlive whoever waits for it, and nothing else of a group does
 
 
-class _Descriptor:
-    """A file that closes with its last user: one that is given up while another thread reads is never closed under it."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.close(self.number)
-
-
 class _Incarnation:
     """A group's directory and the control files that were opened in it."""
 
     __slots__ = ("directory", "files", "group")
 
-    def __init__(self, group: Group, directory: _Descriptor) -> None:
+    def __init__(self, group: Group, directory: Descriptor) -> None:
         self.group = group
         self.directory = directory
-        self.files: dict[str, _Descriptor] = {}
+        self.files: dict[str, Descriptor] = {}
 
 
 class Tree:
@@ -66,7 +55,7 @@ class Tree:
     def __init__(self, root: str, magic: int) -> None:
         """Open the root; BackendUnavailable when it cannot be read or is no such cgroupfs."""
         try:
-            self._root = _Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            self._root = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             self.control_files = frozenset(file.name for file in Path(root).iterdir())
         except OSError as error:
             raise BackendUnavailable(f"Cannot read {root}: {error.strerror}.", root=root) from error
@@ -74,6 +63,7 @@ class Tree:
             raise BackendUnavailable(f"{root} is not a directory of the cgroup v{self.version} controllers.", root=root)
         self.root = root
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
+        self._listings = Listings(self._root)
         self._kept: OrderedDict[int, _Incarnation] = OrderedDict()
         self._kept_lock = threading.Lock()
         self._limits_locks = tuple(threading.Lock() for _ in range(_LOCKS))
@@ -103,14 +93,13 @@ class Tree:
         )
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
-        top = self.find(path)
-        found, inner = [top], [(top, -1 if depth is None else depth)]
-        while inner:
-            group, levels = inner.pop()
-            for child, is_leaf in self._children(group) if levels else ():
-                found.append(child)
-                if not is_leaf:
-                    inner.append((child, levels - 1))
+        self._listings.refresh()
+        found = level = [self.find(path)]
+        levels = -1 if depth is None else depth
+        while level and levels:
+            level = [child for group in level for child in self._inside(group)]
+            found = found + level
+            levels -= 1
         return found
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
@@ -157,6 +146,7 @@ class Tree:
             self._kept.clear()
             self._paths.clear()
             self._kept_files = 0
+        self._listings.close()
         del self._root
 
     # -- groups by path and by incarnation ----------------------------------------------------------------------
@@ -260,7 +250,7 @@ class Tree:
             with self.opened(group, name):
                 pass
 
-    def _file(self, group: Group, name: str) -> _Descriptor:
+    def _file(self, group: Group, name: str) -> Descriptor:
         with self._kept_lock:
             incarnation = self._kept.get(group.id)
             if incarnation and incarnation.group == group:
@@ -268,7 +258,7 @@ class Tree:
                 if file := incarnation.files.get(name):
                     return file
         incarnation = self._incarnation(group)
-        file = _Descriptor(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=incarnation.directory.number))
+        file = Descriptor(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=incarnation.directory.number))
         with self._kept_lock:
             if self._kept.get(group.id) is incarnation and incarnation.files.setdefault(name, file) is file:
                 self._kept_files += 1
@@ -282,7 +272,7 @@ class Tree:
             if incarnation and incarnation.group == group:
                 return incarnation
         try:
-            directory = _Descriptor(open_beneath(self._root.number, group.path, os.O_PATH))
+            directory = Descriptor(open_beneath(self._root.number, group.path, os.O_PATH))
         except OSError as error:
             raise self._gone(group, error) from error
         if os.fstat(directory.number).st_ino != group.id:
@@ -327,23 +317,16 @@ class Tree:
         finally:
             os.close(directory)
 
-    def _children(self, group: Group) -> Iterator[tuple[Group, bool]]:
-        """List the groups in a group and whether each is a leaf: kernfs gives a directory 2 links and one for each inside.
+    def children(self, group: Group) -> list[Group]:
+        """The groups in a group, as they are now."""
+        self._listings.refresh()
+        return self._inside(group)
 
-        So the leaves, most of any tree, are never listed. A name that is no Unicode cannot be said in JSON and is left out.
-        """
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-            directory = open_beneath(self._root.number, group.path, os.O_RDONLY)
-            stack.callback(os.close, directory)
-            if os.fstat(directory).st_ino != group.id:
-                return
-            prefix = group.path and group.path + "/"
-            for entry in stack.enter_context(os.scandir(directory)):
-                if not entry.is_dir(follow_symlinks=False) or not _is_unicode(entry.name):
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    yield Group(prefix + entry.name, status.st_ino), status.st_nlink == 2
+    def _inside(self, group: Group) -> list[Group]:
+        """As children, as they were at the last refresh or later; none in one that is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._listings.of(group)
+        return []
 
 
 def _file_budget() -> int:
@@ -390,10 +373,6 @@ def _read_whole(descriptor: int) -> bytes:
         return b"".join(iter(lambda: os.read(descriptor, _READ_BYTES), b""))
     finally:
         os.close(descriptor)
-
-
-def _is_unicode(name: str) -> bool:
-    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _read_text(path: str) -> str:

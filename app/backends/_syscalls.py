@@ -1,4 +1,4 @@
-"""System calls that Python does not have: openat2, the magic number of fstatfs, the swap of sysinfo."""
+"""System calls that Python does not have: openat2, the magic number of fstatfs, the swap of sysinfo, inotify."""
 
 import ctypes
 import errno
@@ -10,6 +10,19 @@ _RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # include/uapi/linux/openat2.h: NO_XDEV, N
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
 _libc.syscall.restype = ctypes.c_long
+_libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+
+
+class Descriptor:
+    """A file that closes with its last user: one that is given up while another thread reads is never closed under it."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
 
 
 def open_beneath(root: int, path: str, flags: int) -> int:
@@ -37,3 +50,17 @@ def swap_free() -> int:
     words = (ctypes.c_ulong * 16)()  # uptime, 3 loads, total, free, shared and buffer ram, total and free swap, …; 64 bit
     _libc.sysinfo(ctypes.byref(words))
     return int(words[9]) * (int(words[13]) & 0xFFFFFFFF)
+
+
+def inotify() -> Descriptor | None:
+    """Open a queue of events that does not block; None where this user may have no more of them."""
+    descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    return None if descriptor < 0 else Descriptor(descriptor)
+
+
+def inotify_add(queue: Descriptor, path: str, mask: int) -> int:
+    """Watch a path, and answer the number that its events carry: the same one where it is watched already."""
+    watch = _libc.inotify_add_watch(queue.number, os.fsencode(path), mask)
+    if watch < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return int(watch)

@@ -304,7 +304,7 @@ class V2(Tree):
             return 0
         until, protected = self._with_minimum.get(group.id, (0.0, []))
         if time.monotonic() >= until:
-            protected = [child for child, _ in self._children(group) if self._minimum(child)]
+            protected = [child for child in self.children(group) if self._minimum(child)]
             if len(self._with_minimum) >= _KEPT_LISTS:
                 self._with_minimum.clear()
             self._with_minimum[group.id] = time.monotonic() + _LIST_SECONDS, protected
@@ -323,10 +323,11 @@ class V2(Tree):
 
     # -- groups that have the controller ------------------------------------------------------------------------
 
-    def _children(self, group: Group) -> Iterator[tuple[Group, bool]]:
+    def _inside(self, group: Group) -> list[Group]:
+        inside = super()._inside(group)
         with contextlib.suppress(GroupGone):
-            if self._has_enabled_memory(group):
-                yield from super()._children(group)
+            return inside if inside and self._has_enabled_memory(group) else []
+        return []
 
     def _has_enabled_memory(self, group: Group) -> bool:
         return b"memory" in self.read_once(group, SUBTREE).split()
@@ -349,7 +350,7 @@ class V2(Tree):
         """Name the files that a group has here: those of the managed root, or of a group in it. A root that is the top has few."""
         if self._top_id is None:
             return self.control_files
-        for child, _ in self._children(self.find("")):
+        for child in self.children(self.find("")):
             with contextlib.suppress(OSError):
                 return frozenset(file.name for file in Path(self.root, child.path).iterdir())
         kernel_has = {SWAP: "/proc/swaps", SWAP_MAX: "/proc/swaps", ZSWAP: "/sys/module/zswap"}

@@ -1,0 +1,108 @@
+"""Which groups are in which, kept until inotify(7) tells of a change: a walk of a thousand groups that stay costs no system call for each.
+
+The kernel queues an event before mkdir or rmdir returns, and the queue is emptied before what is kept is believed: so a group
+that is there is never missed. Where there are no watches to be had, each group is listed whenever it is asked for.
+"""
+
+import errno
+import os
+import struct
+import threading
+
+from app.backends import Group
+from app.backends._syscalls import Descriptor, inotify, inotify_add, open_beneath
+
+_HEAD = struct.Struct("iIII")
+_READ_BYTES = 64 << 10
+_MOST = 16384
+"""The kernel pays about 1 KiB for each that is watched."""
+_CREATE, _DELETE, _MOVED = 0x100, 0x200, 0x40 | 0x80 | 0x800  # include/uapi/linux/inotify.h, as the next
+_ONLYDIR, _Q_OVERFLOW, _IGNORED = 0x01000000, 0x4000, 0x8000
+
+
+class Listings:
+    """The groups in each group. Thread-safe."""
+
+    def __init__(self, root: Descriptor, most: int = _MOST) -> None:
+        """`root` is the directory that paths are below, and `most` how many groups are watched."""
+        self._most = most
+        self._root = root
+        self._lock = threading.Lock()
+        self._queue = inotify()
+        self._kept: dict[Group, list[Group]] = {}
+        self._watches: dict[int, Group] = {}
+
+    def of(self, group: Group) -> list[Group]:
+        """The groups in a group: what is kept, or else what is found in its directory. FileNotFoundError."""
+        if (known := self._kept.get(group)) is not None:  # without the lock: a dict has a list or it has none
+            return known
+        with self._lock:
+            descriptor = open_beneath(self._root.number, group.path, os.O_RDONLY)
+            try:
+                is_watched = self._watch(group, descriptor)
+                found = _read(group, descriptor)
+            finally:
+                os.close(descriptor)
+            if is_watched:
+                self._kept[group] = found
+            return found
+
+    def refresh(self) -> None:
+        """Forget what has changed since the last call."""
+        with self._lock:
+            try:
+                while self._queue is not None:
+                    self._take(os.read(self._queue.number, _READ_BYTES))
+            except BlockingIOError:
+                pass
+
+    def close(self) -> None:
+        with self._lock:
+            self._kept.clear()
+            self._queue = None
+            del self._root
+
+    def _watch(self, group: Group, descriptor: int) -> bool:
+        """Watch a directory before it is read, so that nothing comes between."""
+        if self._queue is None or len(self._watches) >= self._most:
+            return False
+        try:
+            watch = inotify_add(self._queue, f"/proc/self/fd/{descriptor}", _CREATE | _DELETE | _MOVED | _ONLYDIR)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENOTDIR}:  # it was removed: reading it will tell
+                return False
+            self._queue = None  # the user's watches are used up, and half of them would be no better
+            self._kept.clear()
+            return False
+        self._kept.pop(self._watches.get(watch, group), None)  # as it was called before it was moved
+        self._watches[watch] = group
+        return True
+
+    def _take(self, events: bytes) -> None:
+        at = 0
+        while at < len(events):
+            watch, mask, _, length = _HEAD.unpack_from(events, at)
+            at += _HEAD.size + length
+            if mask & _Q_OVERFLOW:
+                self._kept.clear()
+            elif group := self._watches.get(watch):
+                self._kept.pop(group, None)
+                if mask & _IGNORED:
+                    del self._watches[watch]
+
+
+def _read(group: Group, directory: int) -> list[Group]:
+    """Read a directory, if it is that group's. A name that is no Unicode cannot be said in JSON and is left out."""
+    if os.fstat(directory).st_ino != group.id:
+        return []
+    prefix = group.path and group.path + "/"
+    with os.scandir(directory) as entries:
+        return [
+            Group(prefix + entry.name, entry.inode())
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) and _is_unicode(entry.name)
+        ]
+
+
+def _is_unicode(name: str) -> bool:
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)

@@ -1,0 +1,94 @@
+"""What is kept of a tree of groups: as true as a walk, and read again where something changed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.backends import Group
+from app.backends._listings import Listings
+from app.backends._syscalls import Descriptor
+
+
+@pytest.fixture
+def listings(tmp_path: Path) -> Iterator[Listings]:
+    listings = Listings(Descriptor(os.open(tmp_path, os.O_PATH)))
+    yield listings
+    listings.close()
+
+
+def at(root: Path, path: str = "") -> Group:
+    return Group(path, (root / path).stat().st_ino)
+
+
+def inside(listings: Listings, group: Group) -> set[str]:
+    listings.refresh()
+    return {child.path for child in listings.of(group)}
+
+
+def test_what_was_listed_once_is_not_read_again(listings: Listings, tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    top = at(tmp_path)
+    first = listings.of(top)
+    listings.refresh()
+    assert listings.of(top) is first
+
+
+def test_a_group_that_comes_goes_or_is_renamed_is_told_at_once(listings: Listings, tmp_path: Path) -> None:
+    top = at(tmp_path)
+    assert inside(listings, top) == set()
+    (tmp_path / "web").mkdir()
+    assert inside(listings, top) == {"web"}
+    (tmp_path / "web").rename(tmp_path / "db")
+    assert inside(listings, top) == {"db"}
+    (tmp_path / "db").rmdir()
+    assert inside(listings, top) == set()
+
+
+def test_a_leaf_that_becomes_a_parent_is_told_at_once(listings: Listings, tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    web = at(tmp_path, "web")
+    assert inside(listings, web) == set()
+    (tmp_path / "web" / "worker").mkdir()
+    assert inside(listings, web) == {"web/worker"}
+
+
+def test_a_group_that_was_moved_is_known_by_its_new_path_alone(listings: Listings, tmp_path: Path) -> None:
+    (tmp_path / "web" / "worker").mkdir(parents=True)
+    assert inside(listings, at(tmp_path, "web")) == {"web/worker"}
+    (tmp_path / "web").rename(tmp_path / "db")
+    moved = at(tmp_path, "db")
+    assert inside(listings, moved) == {"db/worker"}
+    (tmp_path / "db" / "another").mkdir()
+    assert inside(listings, moved) == {"db/worker", "db/another"}
+
+
+def test_one_that_is_made_again_has_nothing_of_the_one_before(listings: Listings, tmp_path: Path) -> None:
+    (tmp_path / "web" / "worker").mkdir(parents=True)
+    before = at(tmp_path, "web")
+    assert inside(listings, before) == {"web/worker"}
+    (tmp_path / "web").rename(tmp_path / "aside")
+    (tmp_path / "web").mkdir()
+    assert inside(listings, before) == set()
+    assert inside(listings, at(tmp_path, "web")) == set()
+
+
+def test_more_changes_than_the_queue_holds_are_no_change_missed(listings: Listings, tmp_path: Path) -> None:
+    top = at(tmp_path)
+    assert inside(listings, top) == set()
+    other = tmp_path / "web"
+    for _ in range(int(Path("/proc/sys/fs/inotify/max_queued_events").read_text()) // 2 + 1):
+        other.mkdir()
+        other.rmdir()
+    (tmp_path / "last").mkdir()
+    assert inside(listings, top) == {"last"}
+
+
+def test_without_watches_each_group_is_read_whenever_it_is_asked_for(tmp_path: Path) -> None:
+    listings = Listings(Descriptor(os.open(tmp_path, os.O_PATH)), most=0)
+    top = at(tmp_path)
+    assert listings.of(top) == []
+    (tmp_path / "web").mkdir()
+    assert [child.path for child in listings.of(top)] == ["web"]
+    listings.close()
