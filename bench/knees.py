@@ -32,20 +32,28 @@ _SECONDS = 300.0
 _WINDOW_SECONDS = 60.0
 _LAWS = ("senpai", "oomd, immediate back-off")
 _TOUCHING = """
-import mmap, os, sys, time
+import mmap, os, signal, sys, time
 pattern, held = os.urandom(2048) + bytes(2048), []
 for size in map(int, sys.argv[1:4]):
     held.append(mmap.mmap(-1, size))
     for at in range(0, size, 4096):
         held[-1][at:at + 4096] = pattern
 print("ready", flush=True)
+passes = []
+def end(*_):
+    passes.sort()
+    print(passes[len(passes) * 99 // 100] * 1e3, flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
 due = [0.0, time.monotonic() + float(sys.argv[4])]
 while True:
     for index, every in enumerate((1.0, float(sys.argv[4]))):
         if time.monotonic() >= due[index]:
             due[index] = time.monotonic() + every
+            began = time.monotonic()
             for at in range(0, len(held[index]), 4096):
                 held[index][at]
+            passes.append((time.monotonic() - began) / len(held[index]) * (1 << 20))
     time.sleep(0.1)
 """
 
@@ -83,6 +91,8 @@ class _Course:
     seconds: list[float] = field(default_factory=list)
     usage_bytes: list[int] = field(default_factory=list)
     stalled_us: list[int] = field(default_factory=list)
+    p99_ms: float = 0.0
+    """Of the time that it took to touch a MiB, which is what the group itself has of all this."""
 
     def note(self, at: float, backend: Backend, group: Group) -> None:
         stat = backend.stat(group)
@@ -133,6 +143,7 @@ def _rows(rounds: Sequence[dict[str, _Course]]) -> Iterator[Row]:
         highest = max(each.mean_percent for each in courses)
         yield Row(f"{name}: mean some, highest", highest, "%", "<=" if is_ours else "", target if is_ours else None)
         yield Row(f"{name}: worst minute some, highest", max(each.worst_percent for each in courses), "%")
+        yield Row(f"{name}: p99 of touching a MiB, median", median([each.p99_ms for each in courses]), "ms")
         yield Row(f"{name}: to 50 % saved, median", median([each.seconds_to(50) for each in courses]), "s")
         yield Row(f"{name}: to 90 % saved, median", median([each.seconds_to(90) for each in courses]), "s")
 
@@ -141,7 +152,8 @@ def _tried(folder: Path) -> dict[str, _Course]:
     """One round: all at once, so that each meets the same neighbours."""
     with ExitStack() as stack:
         host = stack.enter_context(opened("v2"))
-        groups = {name: _begun(stack, host) for name in ("shrinkd", *_LAWS, "nobody")}
+        workers = {name: _Worker(stack, host) for name in ("shrinkd", *_LAWS, "nobody")}
+        groups = {name: worker.group for name, worker in workers.items()}
         daemon = Daemon(folder, backend="v2", subtrees=groups["shrinkd"].path)
         stack.callback(daemon.close)
         policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": groups["shrinkd"].path}, "floor": {"bytes": _FLOOR}}
@@ -157,25 +169,36 @@ def _tried(folder: Path) -> dict[str, _Course]:
             time.sleep(max(began + len(courses["nobody"].seconds) - time.monotonic(), 0))
         daemon.client.delete("/v1/policies/squeeze")
         daemon.stop()
+        for name, course in courses.items():
+            course.p99_ms = workers[name].end()
     return courses
 
 
-def _begun(stack: ExitStack, host: CgroupHost[Backend]) -> Group:
-    group = host.group()
-    sizes = map(str, (_HOT, _WARM, _COLD))
-    worker = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.stdin.readline()\n{_TOUCHING}", *sizes, str(_WARM_SECONDS)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"PATH": os.defpath},
-    )
-    stack.callback(worker.wait)
-    stack.callback(worker.kill)
-    host.backend.attach(group, worker.pid)
-    assert worker.stdin
-    assert worker.stdout
-    worker.stdin.write("go\n")
-    worker.stdin.flush()
-    worker.stdout.readline()
-    return group
+class _Worker:
+    """What touches its memory in a group of its own."""
+
+    def __init__(self, stack: ExitStack, host: CgroupHost[Backend]) -> None:
+        self.group = host.group()
+        sizes = map(str, (_HOT, _WARM, _COLD))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.stdin.readline()\n{_TOUCHING}", *sizes, str(_WARM_SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PATH": os.defpath},
+        )
+        stack.callback(self._process.wait)
+        stack.callback(self._process.kill)
+        host.backend.attach(self.group, self._process.pid)
+        assert self._process.stdin
+        print("go", file=self._process.stdin, flush=True)
+        self._line()
+
+    def end(self) -> float:
+        """End it, and answer the 99th percentile of the milliseconds that it took to touch a MiB."""
+        self._process.terminate()
+        return float(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline()

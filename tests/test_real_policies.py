@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from app.backends import Backend, Group
+from app.policies._envelope import parse
+from app.registry import Policies
 from app.settings import Settings
+from app.store import Store
 from tests.backends.cgroups import CgroupHost, CgroupWorker
 from tests.backends.hosts import MIB, failures_of
 from tests.live import Daemon
@@ -99,13 +102,9 @@ def test_a_daemon_that_is_killed_while_its_policies_act_leaves_every_control_fil
     before = held(kernel, groups)
     assert list(before.values()).count(f"{LIMIT}\n") >= len(groups)
     where = {"cgroup_root": kernel.backend.node().root, "subtrees": f"{root.path}/*", "database_url": f"sqlite:///{tmp_path}/mortal.db"}
-    with closing(Mortal(Settings.model_validate(where | {"backend": kernel.backend.name}), has_policies=True)) as mortal:
-        for group, policy in zip(groups, (ROOM, SQUEEZE, IDLE), strict=True):
-            mortal.begin()
-            answer = mortal.ask("PUT", f"/v1/policies/{group.path.rpartition('/')[2]}", policy | {"selector": {"group": group.path}})
-            assert answer
-            assert answer.status == 201, answer
-            mortal.kill()
+    settings = Settings.model_validate(where | {"backend": kernel.backend.name})
+    keep(settings, kernel, dict(zip(groups, (ROOM, SQUEEZE, IDLE), strict=True)))
+    with closing(Mortal(settings, has_policies=True)) as mortal:
         for _ in range(ROUNDS[kernel.backend.name]):
             mortal.begin()
             fill(workers)
@@ -115,6 +114,16 @@ def test_a_daemon_that_is_killed_while_its_policies_act_leaves_every_control_fil
             mortal.kill()
             assert held(kernel, groups) == before
     assert all(worker.alive() for worker in workers)
+
+
+def keep(settings: Settings, kernel: CgroupHost[Backend], wanted: dict[Group, dict[str, Any]]) -> None:
+    """Write policies down for a daemon to find at its start."""
+    with closing(Store(settings.database_url)) as store:
+        store.open()
+        policies = Policies(kernel.backend, store, settings.subtrees)
+        for group, policy in wanted.items():
+            name = group.path.rpartition("/")[2]
+            policies.put(parse(policy | {"name": name, "selector": {"group": group.path}}), lambda _: None)
 
 
 def fill(workers: list[CgroupWorker]) -> None:
