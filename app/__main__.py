@@ -1,9 +1,11 @@
-"""The command line: shrinkd serve | db upgrade | openapi | version."""
+"""The command line: shrinkd serve | db upgrade | token | openapi | version."""
 
 import json
 import logging
 import sys
-from typing import NoReturn
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,6 +16,10 @@ from app.settings import read_settings
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Lower a container's memory without killing it.")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 cli.add_typer(db, name="db")
+token = typer.Typer(
+    no_args_is_help=True, help="Who may call: the lines of the file of SHRINKD_TOKENS. A running daemon reads it at SIGHUP."
+)
+cli.add_typer(token, name="token")
 
 log = logging.getLogger("shrinkd")
 
@@ -43,6 +49,53 @@ def upgrade() -> None:
         store.close()
     except ShrinkdError as error:
         fail(error)
+
+
+@token.command("make")
+def make_token(
+    name: Annotated[str, typer.Argument(help="What to call it; certificate:NAME for client certificates of that common name.")],
+    scope: Annotated[list[str], typer.Option(help="read, write or admin, with @ and a group's path for that subtree; may be repeated.")],
+    expires: Annotated[str, typer.Option(help="How long a token holds: a number and m, h, d or w.")] = "90d",
+) -> None:
+    """Make a token, and print its secret, which is kept nowhere. A certificate gets its scopes, and has no secret of ours."""
+    from app import tokens
+
+    try:
+        if secret := tokens.make(_tokens_path(), name, scope, expires):
+            print(secret)
+    except ShrinkdError as error:
+        fail(error)
+
+
+@token.command("list")
+def list_tokens() -> None:
+    """Print the tokens: name, scopes, and when each expires."""
+    from app import tokens
+
+    try:
+        for entry in tokens.read_entries(_tokens_path()):
+            expiry = f"{entry.expires_at:%Y-%m-%dT%H:%M:%SZ}" if entry.expires_at else "-"
+            print(entry.name, ",".join(entry.scopes), expiry, "expired" if entry.is_expired(time.time()) else "holds", sep="\t")
+    except ShrinkdError as error:
+        fail(error)
+
+
+@token.command("revoke")
+def revoke_token(name: str) -> None:
+    """Take a token or a certificate away. A running daemon forgets it at SIGHUP."""
+    from app import tokens
+
+    try:
+        tokens.revoke(_tokens_path(), name)
+    except ShrinkdError as error:
+        fail(error)
+
+
+def _tokens_path() -> Path:
+    path = read_settings().tokens
+    if path is None:
+        raise SettingsError("SHRINKD_TOKENS has to say which file the tokens are in, or are to be in.")
+    return Path(path)
 
 
 @cli.command()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
+from app.errors import Forbidden
+
 
 class Level(IntEnum):
     """What a scope allows; each allows what those below it do."""
@@ -51,6 +53,20 @@ class Caller:
         """Tell whether the caller may do what needs `level` at the group of a path; None is the whole node."""
         return any(grant.level >= level and (not grant.subtree if path is None else grant.holds_at(path)) for grant in self.grants)
 
+    def may_somewhere(self, level: Level) -> bool:
+        """Tell whether there is any group at which the caller may do what needs `level`."""
+        return any(grant.level >= level for grant in self.grants)
+
+    def require(self, level: Level, path: str | None = None) -> None:
+        """Raise Forbidden, naming the scope that is missing, where may() says no."""
+        if not self.may(level, path):
+            scope = str(Grant(level, path or ""))
+            raise Forbidden(f"That takes the scope {scope!a}, which {self.name!a} does not have.", scope=scope)
+
+    def readable(self) -> tuple[str, ...] | None:
+        """The subtrees that the caller may read; None for everything."""
+        return None if self.may(Level.READ) else tuple(grant.subtree for grant in self.grants)
+
     def visible(self, paths: Iterable[str]) -> list[str]:
         """Those of the paths that the caller may read."""
         return [path for path in paths if self.may(Level.READ, path)]
@@ -58,3 +74,6 @@ class Caller:
 
 ANYONE = Caller("anyone", (Grant(Level.ADMIN),))
 """Who calls a daemon that asks nobody: a simulator on a loopback address."""
+
+NOBODY = Caller("nobody", ())
+"""Who was not asked who they are: of a page that is for everybody."""

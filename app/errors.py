@@ -22,6 +22,10 @@
     ├── PolicyUnreadable      EBADMSG     another version of this daemon wrote it
     ├── GroupNotEmpty         ENOTEMPTY
     ├── GroupNotManaged       EPERM
+    ├── ProtectedGroup        EPERM       the daemon itself is in it
+    ├── Unauthenticated       ENOKEY      nobody knows who calls
+    │   └── TokenRefused      EKEYREJECTED
+    ├── Forbidden             EACCES      a scope is missing
     ├── AmbiguousReference    ENOTUNIQ
     ├── Busy                  EBUSY       the seed's answer
     │   ├── GroupBusy
@@ -155,6 +159,22 @@ class GroupNotEmpty(ShrinkdError):
 
 class GroupNotManaged(ShrinkdError):
     errno = errno.EPERM
+
+
+class ProtectedGroup(ShrinkdError):
+    errno = errno.EPERM
+
+
+class Unauthenticated(ShrinkdError):
+    errno = errno.ENOKEY
+
+
+class TokenRefused(Unauthenticated):
+    errno = errno.EKEYREJECTED
+
+
+class Forbidden(ShrinkdError):
+    errno = errno.EACCES
 
 
 class AmbiguousReference(ShrinkdError):

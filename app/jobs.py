@@ -33,7 +33,7 @@ from app.errors import (
 )
 from app.intents import Intents
 from app.job import Job, Request, State
-from app.store import ACTIVE_STATES, Row, Store, now
+from app.store import ACTIVE_STATES, Row, Store, Whose, is_of, now
 
 MAX_WAITING_SHRINKS = 256
 """How many may be queued beyond the running ones before 429."""
@@ -136,9 +136,7 @@ class Jobs:
         job = self._active.get(shrink_id)
         return job.row() if job is not None else self._unwritten.get(shrink_id) or self._store.shrink(shrink_id)
 
-    def shrinks(
-        self, *, limit: int, before: tuple[int, str] | None, states: tuple[str, ...], group: str | None, since: int | None
-    ) -> list[Row]:
+    def shrinks(self, *, limit: int, before: tuple[int, str] | None, states: tuple[str, ...], group: Whose, since: int | None) -> list[Row]:
         """List shrinks as rows, the newest first; see Store.list_shrinks."""
         with self._changed:
             live = {job.id: job.row() for job in self._active.values()}
@@ -148,7 +146,7 @@ class Jobs:
             return (
                 (before is None or _place(row) < before)
                 and (not states or row["state"] in states)
-                and group in {None, row["group_path"]}
+                and is_of(row["group_path"], group)
                 and (since is None or row["created_at"] >= since)
             )
 

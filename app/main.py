@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 
@@ -19,6 +20,7 @@ from app.jobs import Jobs
 from app.registry import Policies
 from app.settings import Settings
 from app.store import Store
+from app.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
     Raises BackendUnavailable, SettingsError or StoreUnavailable before anything listens; the lifespan closes what this opens.
     """
     _raise_file_limit()
+    tokens = None if settings.tokens is None else Tokens(settings.tokens, time.time)
     backend = (make_backend or choose_backend)(settings)
     with ExitStack() as undo:
         undo.callback(backend.close)
@@ -50,7 +53,7 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         sampler = None if make_backend else Sampler(backend, history)
         undo.pop_all()
     app = api.build()
-    app.state.wiring = Wiring(settings, backend, store, intents, jobs, policies, daemon, made, history, sampler)
+    app.state.wiring = Wiring(settings, backend, store, intents, jobs, policies, daemon, made, history, sampler, tokens)
     app.router.lifespan_context = _lifespan
     return app
 

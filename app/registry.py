@@ -53,9 +53,8 @@ Check = Callable[[Kept | None], None]
 
 def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
     """The root and all groups that this daemon may change, but the one that it is in and those around it: it would suffer first."""
-    own, groups = backend.node().own_path, backend.groups()
-    around_us = {group.path for group in groups if own is not None and f"{own}/".startswith(f"{group.path}/")}
-    return [group for group in groups if not group.path or (group.path not in around_us and covers(subtrees, group.path))]
+    node = backend.node()
+    return [group for group in backend.groups() if not group.path or (not node.is_around_us(group.path) and covers(subtrees, group.path))]
 
 
 class Policies:

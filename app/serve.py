@@ -1,12 +1,15 @@
 """Sockets and the server on them: bound by the daemon itself, and ended by a signal within seconds."""
 
+import asyncio
 import ipaddress
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from errno import ECONNREFUSED
+from functools import partial
 from pathlib import Path
 from stat import S_ISSOCK
 
@@ -17,11 +20,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app import __version__
 from app.api import problems
 from app.api.wiring import Wiring
+from app.callers import Caller
 from app.errors import SettingsError
+from app.peers import peer_of, tls_context
 from app.settings import Settings
 
 _BACKLOG = 2048
 _DRAIN_SECONDS = 8
+_HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 10.0, 2.0
 _LARGEST_HEAD_BYTES = 64 << 10
 _DEFAULT = ("unix:/run/shrinkd/api.sock",)
 _DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
@@ -30,10 +36,15 @@ log = logging.getLogger("shrinkd")
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, except that what never becomes a request is answered with a problem too, and that no header is endless."""
+    """uvicorn's, but what never becomes a request is answered with a problem too, no header is endless, and each request says its peer."""
 
     _head_bytes = 0
     _in_head = False
+    _peer: Caller | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._peer = peer_of(transport)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -43,6 +54,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["peer"] = self._peer
         self._in_head = True
 
     def on_headers_complete(self) -> None:
@@ -60,7 +72,11 @@ class Protocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with two differences: endless answers are told to end, and a signal that it obeyed is not raised again."""
+    """uvicorn, with some differences.
+
+    Unix sockets stay in the clear beside TLS, SIGHUP reads the tokens again, endless answers are told to end, and a signal that
+    it obeyed is not raised again.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(
@@ -78,6 +94,24 @@ class Server(uvicorn.Server):
             )
         )
         self._wiring: Wiring = app.state.wiring
+        self._tls = tls_context(self._wiring.settings)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        private = [bound for bound in sockets or () if self._tls and bound.family != socket.AF_UNIX]
+        await super().startup([bound for bound in sockets or () if bound not in private])
+        self.servers += [await self._serve_privately(bound) for bound in private]
+        if self._wiring.tokens and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._wiring.tokens.reload)
+
+    async def _serve_privately(self, bound: socket.socket) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            partial(Protocol, self.config, self.server_state, self.lifespan.state),
+            sock=bound,
+            backlog=_BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=_GOODBYE_SECONDS,
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._wiring.closing.set()
@@ -94,23 +128,28 @@ def run(app: FastAPI, settings: Settings) -> None:
     """Serve until a signal. SettingsError for an address that is unsafe or cannot be had, before anything is open."""
     backend = app.state.wiring.backend
     addresses = settings.listen or (_DEFAULT_SIMULATED if backend.is_simulated else _DEFAULT)
-    check_listen(addresses, simulated=backend.is_simulated)
+    check_listen(addresses, settings, simulated=backend.is_simulated)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal that started a daemon may close
+    server = Server(app)
     with listening(addresses) as sockets:
         log.info("shrinkd %s serves %s on %s", __version__, backend.name, ", ".join(addresses))
-        Server(app).run(sockets)
+        server.run(sockets)
 
 
-def check_listen(addresses: tuple[str, ...], *, simulated: bool) -> None:
+def check_listen(addresses: tuple[str, ...], settings: Settings, *, simulated: bool) -> None:
     """Refuse to offer a memory controller to whoever can reach a TCP port: SettingsError says what to set."""
     for address in addresses:
         if not address.startswith("tcp:"):
             continue
-        if not simulated:
-            raise SettingsError(f"SHRINKD_LISTEN={address} would let every user of this host change real limits: use unix:/PATH.")
-        if not _is_loopback(address):
+        if not simulated and not settings.tokens:
             raise SettingsError(
-                f"SHRINKD_LISTEN={address} is reachable from elsewhere and asks nobody who they are: use a loopback address."
+                f"SHRINKD_LISTEN={address} would let every user of this host change real limits: set SHRINKD_TOKENS, or use unix:/PATH."
+            )
+        wanted = {"TOKENS": settings.tokens, "TLS_CERTIFICATE": settings.tls_certificate, "TLS_KEY": settings.tls_key}
+        missing = [f"SHRINKD_{name}" for name, value in wanted.items() if not value]
+        if missing and not _is_loopback(address):
+            raise SettingsError(
+                f"SHRINKD_LISTEN={address} is reachable from elsewhere: set {' and '.join(missing)}, or use a loopback address."
             )
 
 

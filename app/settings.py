@@ -25,6 +25,13 @@ class Settings(BaseModel):
     """The directory that groups are named relative to; None is the mounted memory controller."""
     subtrees: tuple[str, ...] = ()
     """Path globs of the groups that the daemon may change; none given means all."""
+    tokens: str | None = None
+    """The file that says which tokens and certificates may do what; None: nobody is asked."""
+    tls_certificate: str | None = None
+    """PEM file of the chain that is shown on tcp: addresses; None: they are served in the clear."""
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    """PEM file of those who sign the certificates of clients; None: no client is asked for one."""
     max_running_shrinks: int = Field(default=4, ge=1, le=64)
     log: Literal["auto", "text", "json"] = "auto"
     scenario: str = "demo"

@@ -30,6 +30,8 @@ class Simulation:
     """One simulation. Times in microseconds since the epoch; `done_ratio` is 0 to 1."""
 
     plan: Plan
+    owner: str = ""
+    """The name of the caller whose it is."""
     id: str = field(default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}")
     state: str = "queued"
     done_ratio: float = 0.0
@@ -45,6 +47,10 @@ class Simulation:
         return self.state not in {"queued", "running"}
 
 
+def no_simulation(simulation_id: str) -> SimulationNotFound:
+    return SimulationNotFound(f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a restart.")
+
+
 class Simulations:
     """All simulations of one daemon."""
 
@@ -53,9 +59,9 @@ class Simulations:
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(_RUNNING, thread_name_prefix="simulation")
 
-    def submit(self, plan: Plan, *, dry_run: bool = False) -> Simulation:
+    def submit(self, plan: Plan, owner: str = "", *, dry_run: bool = False) -> Simulation:
         """Queue a simulation. TooManySimulations when enough of them wait."""
-        simulation = Simulation(plan)
+        simulation = Simulation(plan, owner)
         with self._lock:
             active = sum(not each.done for each in self._all.values())
             if active >= _RUNNING + _WAITING:
@@ -73,9 +79,7 @@ class Simulations:
         try:
             return self._all[simulation_id]
         except KeyError:
-            raise SimulationNotFound(
-                f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a restart."
-            ) from None
+            raise no_simulation(simulation_id) from None
 
     def newest(self) -> list[Simulation]:
         """All that are kept, the newest first."""

@@ -27,6 +27,8 @@ KEEP_DECISIONS = 1_000_000
 _SHRINK_ID = re.compile(r"[0-9a-f]{32}")
 
 Row = Mapping[str, Any]
+Whose = str | tuple[str, ...] | None
+"""Of which groups: of the one of a path, of those at or below one of several, or of all."""
 
 
 def now() -> int:
@@ -40,6 +42,23 @@ def describe(error: ShrinkdError | None) -> dict[str, object] | None:
         return None
     members = {name: asdict(value) if isinstance(value, Group) else value for name, value in error.members.items()}
     return {"kind": type(error).__name__, "detail": error.detail, "members": members}
+
+
+def no_shrink(shrink_id: str) -> ShrinkNotFound:
+    return ShrinkNotFound(f"There is no shrink {shrink_id!a}; finished ones are kept for 7 days.")
+
+
+def is_of(path: str, whose: Whose) -> bool:
+    """Tell whether the group of a path is among those that are meant."""
+    return any(f"{path}/".startswith(f"{subtree}/") for subtree in whose) if isinstance(whose, tuple) else whose in {None, path}
+
+
+def _of(path: sa.Column[str], whose: str | tuple[str, ...]) -> sa.ColumnElement[bool]:
+    """As is_of. By substr, for LIKE takes capitals for small letters on SQLite, and the order of strings depends on the database."""
+    if isinstance(whose, str):
+        return path == whose
+    ways = ((path == subtree) | (sa.func.substr(path, 1, len(subtree) + 1) == f"{subtree}/") for subtree in whose)
+    return sa.or_(sa.false(), *ways)
 
 
 class Store(Database):
@@ -78,7 +97,7 @@ class Store(Database):
             with self.transaction() as connection:
                 row = connection.execute(sa.select(shrinks).where(shrinks.c.id == shrink_id)).mappings().first()
         if row is None:
-            raise ShrinkNotFound(f"There is no shrink {shrink_id!a}; finished ones are kept for 7 days.")
+            raise no_shrink(shrink_id)
         return dict(row)
 
     def list_shrinks(
@@ -87,7 +106,7 @@ class Store(Database):
         limit: int,
         before: tuple[int, str] | None = None,
         states: tuple[str, ...] = (),
-        group_path: str | None = None,
+        group_path: Whose = None,
         since: int | None = None,
     ) -> list[Row]:
         """List shrinks, the newest first; `before` is the (created_at, id) of the last one of the page before."""
@@ -97,7 +116,7 @@ class Store(Database):
         if states:
             query = query.where(shrinks.c.state.in_(states))
         if group_path is not None:
-            query = query.where(shrinks.c.group_path == group_path)
+            query = query.where(_of(shrinks.c.group_path, group_path))
         if since is not None:
             query = query.where(shrinks.c.created_at >= since)
         with self.transaction() as connection:
@@ -197,7 +216,14 @@ class Store(Database):
         return [next(new) if row_id is None else row_id for row_id, _ in rows]
 
     def list_decisions(
-        self, *, limit: int, before: int | None = None, verdicts: tuple[str, ...] = (), since: int | None = None, **of: str
+        self,
+        *,
+        limit: int,
+        before: int | None = None,
+        verdicts: tuple[str, ...] = (),
+        within: Whose = None,
+        since: int | None = None,
+        **of: str,
     ) -> list[Row]:
         """List decisions, the newest first: `of` a policy or a group_path, by these names; `before` is the id of the last one before."""
         query = sa.select(decisions).order_by(decisions.c.id.desc()).limit(limit)
@@ -207,6 +233,8 @@ class Store(Database):
             query = query.where(decisions.c.id < before)
         if verdicts:
             query = query.where(decisions.c.verdict.in_(verdicts))
+        if within is not None:
+            query = query.where(_of(decisions.c.group_path, within))
         if since is not None:
             query = query.where(decisions.c.at >= since)
         with self.transaction() as connection:

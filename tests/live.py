@@ -22,19 +22,23 @@ _POLL_SECONDS = 0.01
 
 
 class Live:
-    """An application that listens on an ephemeral port of the loopback, with a client of it. Use as a context manager, or stop()."""
+    """An application that listens on an ephemeral port of the loopback, with a client of it. Use as a context manager, or stop().
+
+    `beside` has more addresses. With TLS in its settings, the client is of no use, and the url begins with https.
+    """
 
     alive: ClassVar[set["Live"]] = set()
 
-    def __init__(self, settings: Settings, make_backend: Callable[[Settings], Backend] | None = None) -> None:
+    def __init__(self, settings: Settings, make_backend: Callable[[Settings], Backend] | None = None, beside: tuple[str, ...] = ()) -> None:
         from app.main import create_app
         from app.serve import Server, listening
 
         self.app = create_app(settings, make_backend)
         self.wiring = self.app.state.wiring
         self._stack = ExitStack()
-        sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0",)))
-        self.url = "http://127.0.0.1:{1}".format(*sockets[0].getsockname())
+        sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0", *beside)))
+        scheme = "https" if settings.tls_certificate else "http"
+        self.url = f"{scheme}://127.0.0.1:{sockets[0].getsockname()[1]}"
         self.client = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=_CLIENT_SECONDS))
         self._server = Server(self.app)
         self._thread = threading.Thread(target=self._server.run, args=(sockets,), name="live server")

@@ -10,7 +10,7 @@ import pytest
 
 from app import __version__, errors
 from app.api import build
-from app.api.problems import PROBLEMS, Problem
+from app.api.catalogue import PROBLEMS, Problem
 from app.errors import ShrinkdError
 from app.settings import Settings
 

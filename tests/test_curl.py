@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from starlette.routing import Match
 
 from app.backends import Backend
+from app.settings import Settings
+from app.tokens import make
 from tests.backends.cgroups import CgroupHost
 from tests.backends.hosts import MIB
 from tests.live import Daemon, Live
@@ -111,3 +113,13 @@ def test_a_script_says_first_what_it_shows_and_what_to_expect() -> None:
 
 def test_a_script_can_be_started_as_it_is() -> None:
     assert [name for name in SCRIPTS if not os.access(FOLDER / name, os.X_OK)] == []
+
+
+def test_a_script_sends_the_token_that_it_is_given_and_does_not_show_it(settings: Settings, tmp_path: Path) -> None:
+    secret = str(make(tmp_path / "tokens", "ci", ["write"], "1d"))
+    with Live(settings.model_copy(update={"tokens": str(tmp_path / "tokens")})) as live:
+        for name in ("01-node.sh", "07-resize.sh", "21-tokens.sh"):
+            assert run(name, SHRINKD_URL=live.url).returncode == (0 if name == "21-tokens.sh" else 1)
+            done = run(name, SHRINKD_URL=live.url, SHRINKD_TOKEN=secret)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert secret not in done.stdout + done.stderr

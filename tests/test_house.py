@@ -33,6 +33,7 @@ FLOORS = (
     {"memcontrol"},
     {"refusals"},
     {"backends"},
+    {"tokens", "peers"},
     {"closed"},
     {"memparse", "aliases", "callers"},
     {"settings", "logs"},
@@ -47,7 +48,7 @@ ROOMS_OF = {
     "alembic": {"database"},
     "typer": {"__main__"},
     "cronsim": {"policies"},
-    "pydantic": {"api", "backends", "closed", "policies", "settings", "simulation"},
+    "pydantic": {"api", "backends", "closed", "policies", "settings", "simulation", "tokens"},
     "pydantic_core": {"api"},
 }
 """The third parties that app may use, each with the rooms that know it."""

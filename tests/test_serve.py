@@ -10,6 +10,7 @@ import pytest
 
 from app.errors import SettingsError
 from app.serve import check_listen, listening
+from app.settings import Settings
 
 
 @pytest.fixture
@@ -21,19 +22,33 @@ def path(tmp_path: Path) -> Path:
     "address", ["tcp:0.0.0.0:80", "tcp:[::]:80", "tcp:192.0.2.1:80", "tcp:example.org:80", "tcp:[2001:db8::1]:80", "tcp:0:80"]
 )
 def test_an_address_that_others_can_reach_is_refused_even_to_a_simulator(address: str) -> None:
-    with pytest.raises(SettingsError, match="reachable from elsewhere"):
-        check_listen((address,), simulated=True)
+    with pytest.raises(SettingsError, match="reachable from elsewhere: set SHRINKD_TOKENS and SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"):
+        check_listen((address,), Settings(), simulated=True)
 
 
 @pytest.mark.parametrize("address", ["tcp:127.0.0.1:0", "tcp:127.9.9.9:0", "tcp:[::1]:0", "tcp:localhost:0", "unix:/run/x.sock"])
 def test_a_simulator_may_listen_where_only_this_host_is(address: str) -> None:
-    check_listen((address,), simulated=True)
+    check_listen((address,), Settings(), simulated=True)
 
 
 @pytest.mark.parametrize("address", ["tcp:127.0.0.1:80", "tcp:[::1]:80", "tcp:localhost:80", "tcp:0.0.0.0:80"])
-def test_real_limits_are_offered_on_no_tcp_port(address: str) -> None:
-    with pytest.raises(SettingsError, match="use unix:/PATH"):
-        check_listen(("unix:/run/x.sock", address), simulated=False)
+def test_real_limits_are_offered_on_no_tcp_port_without_tokens(address: str) -> None:
+    with pytest.raises(SettingsError, match="set SHRINKD_TOKENS, or use unix:/PATH"):
+        check_listen(("unix:/run/x.sock", address), Settings(), simulated=False)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_an_address_that_others_can_reach_takes_tokens_and_tls_alike(*, simulated: bool) -> None:
+    private = Settings(tls_certificate="/c", tls_key="/k")
+    with pytest.raises(SettingsError, match="elsewhere: set SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY, or use a loopback"):
+        check_listen(("tcp:0.0.0.0:80",), Settings(tokens="/t"), simulated=simulated)
+    with pytest.raises(SettingsError, match="set SHRINKD_TOKENS, or use"):
+        check_listen(("tcp:0.0.0.0:80",), private, simulated=simulated)
+    check_listen(("tcp:0.0.0.0:80",), private.model_copy(update={"tokens": "/t"}), simulated=simulated)
+
+
+def test_with_tokens_real_limits_are_offered_on_a_loopback_port() -> None:
+    check_listen(("tcp:127.0.0.1:80",), Settings(tokens="/t"), simulated=False)
 
 
 def test_a_unix_socket_is_for_its_owner_and_group_whatever_the_umask(path: Path) -> None:

@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 
 from app.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
 from app.policies import Reason, Verdict
-from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe
+from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
 from app.tables import metadata
 from tests.locks import locked
 from tests.postgres import Postgres
@@ -152,6 +152,28 @@ def test_shrinks_are_listed_by_state_by_group_and_from_a_time_on(store: Store) -
     assert listed(store, group_path="group-0") == [2, 0]
     assert listed(store, since=NOW + 2) == [3, 2]
     assert listed(store, states=("queued",), group_path="group-1") == []
+
+
+WITHIN = {
+    (): [],
+    ("web",): ["web", "web/a"],
+    ("Web",): ["Web/a"],
+    ("web/a", "db"): ["web/a"],
+    ("we_",): [],
+    ("w%",): ["w%/a"],
+    ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro",): ["b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro/a"],
+}
+
+
+@pytest.mark.parametrize(("subtrees", "paths"), WITHIN.items(), ids=str)
+def test_of_subtrees_is_what_is_at_or_below_them_letter_by_letter(store: Store, subtrees: tuple[str, ...], paths: list[str]) -> None:
+    there = ["web", "web/a", "webmail", "Web/a", "w%/a", "wx/a", "b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro/a"]
+    for number, path in enumerate(there):
+        store.add_shrink(row(number, state="succeeded", group_path=path))
+    decide(store, *(decision(number, group_path=path) for number, path in enumerate(there)))
+    assert [there[number] for number in listed(store, group_path=subtrees)][::-1] == paths
+    assert [there[number] for number in decided(store, within=subtrees)][::-1] == paths
+    assert [path for path in there if is_of(path, subtrees)] == paths
 
 
 def test_what_was_left_active_is_settled_and_what_was_done_stays(store: Store) -> None:

@@ -23,6 +23,7 @@ from app.api import (
     simulator,
     stats,
 )
+from app.api.access import Access
 from app.api.lane import StatsLane
 from app.api.middleware import RequestId
 
@@ -71,5 +72,6 @@ def build() -> FastAPI:
         app.router.routes.extend(router.routes)
     app.mount("/ui", StaticFiles(directory=docs.UI_FILES), name="ui")
     app.add_middleware(StatsLane)
+    app.add_middleware(Access)  # the last is the outermost: the lane asks for its caller, too
     problems.install(app)
     return app

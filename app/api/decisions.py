@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.document import PAGED, refuses
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from app.api.reach import Readable
 from app.api.strict import Moment, StrictRoute
-from app.api.wiring import Body, GroupRef, Target, Wired, Wiring, rfc3339
+from app.api.wiring import Body, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
+from app.callers import Caller
 from app.engine import Record
 from app.errors import PolicyNotFound, PolicyUnreadable
 from app.policies import Reason, Verdict
@@ -74,10 +76,10 @@ class DecisionQuery(BaseModel):
     responses=PAGED | refuses(PolicyNotFound, PolicyUnreadable),
 )
 def list_policy_decisions(
-    request: Request, response: Response, wiring: Wired, name: str, query: Annotated[DecisionQuery, Query()]
+    request: Request, response: Response, wiring: Wired, name: Readable, query: Annotated[DecisionQuery, Query()]
 ) -> DecisionPage:
     """List what a policy decided, the newest first. Equal ones of a minute are one; they are kept for 7 days, and a million of them."""
-    page = list_page(wiring, query, policy=wiring.policies.get(name).policy.name)
+    page = list_page(wiring, caller_of(request.scope), query, policy=name)
     link_next(response, request.url, page.next_page_token)
     return page
 
@@ -87,18 +89,19 @@ def list_group_decisions(
     request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[DecisionQuery, Query()]
 ) -> DecisionPage:
     """List what policies decided for a group's path, the newest first; those that are no more, too."""
-    page = list_page(wiring, query, group_path=group.path)
+    page = list_page(wiring, caller_of(request.scope), query, group_path=group.path)
     link_next(response, request.url, page.next_page_token)
     return page
 
 
-def list_page(wiring: Wiring, query: DecisionQuery, **of: str) -> DecisionPage:
+def list_page(wiring: Wiring, caller: Caller, query: DecisionQuery, **of: str) -> DecisionPage:
     limit = page_limit(query.page_size)
     after = read_token(query.page_token, _NEWEST_FIRST, (int,))
     rows = wiring.store.list_decisions(
         limit=limit + 1,
         before=None if after is None else after[0],
         verdicts=tuple(map(str, query.verdict)),
+        within=caller.readable(),
         since=None if query.since is None else round(query.since.timestamp() * 1e6),
         **of,
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
+from app.api.catalogue import Problem
 from app.api.document import refuses
-from app.api.problems import BY_SLUG, Problem
+from app.api.problems import BY_SLUG
 from app.errors import ProblemNotFound
 
 UI_FILES = Path(__file__).parent.parent / "ui"

@@ -8,7 +8,16 @@ from typing import Any
 from fastapi import Body
 
 from app.api.problems import MEDIA_TYPE, body_of
-from app.errors import AmbiguousReference, GroupGone, GroupNotFound, InvalidGroupName, InvalidRequest, ShrinkdError
+from app.errors import (
+    AmbiguousReference,
+    Forbidden,
+    GroupGone,
+    GroupNotFound,
+    InvalidGroupName,
+    InvalidRequest,
+    ShrinkdError,
+    Unauthenticated,
+)
 
 DESCRIPTION = """
 Lower a container's memory without killing it.
@@ -21,6 +30,7 @@ Lower a container's memory without killing it.
 - What one GET reads has an `ETag`, for `If-None-Match` and, where it can be changed, `If-Match`.
 - Lists come in pages: `next_page_token` goes back in as `?page_token=`, and `Link` holds that whole address.
 - Every error is `application/problem+json`; its `type` is a page of this daemon that explains it.
+- A token or a client certificate carries scopes, `read`, `write` or `admin`, for all groups or a subtree; what one may not read is a 404.
 - Every answer has a `Request-Id`, which the log and the problem's `instance` repeat.
 """
 TAGS = [
@@ -35,6 +45,10 @@ TAGS = [
     {"name": "health", "description": "For supervisors, load balancers and bug reports."},
     {"name": "docs", "description": "Pages for people."},
 ]
+_SECURITY = {
+    "token": {"type": "http", "scheme": "bearer", "description": "A token of `shrinkd token make`, for its scopes and until it expires."},
+    "certificate": {"type": "mutualTLS", "description": "A client certificate, for the scopes that its common name was given."},
+}
 _PROBLEM_SCHEMA = {
     "type": "object",
     "title": "Problem",
@@ -93,6 +107,7 @@ _HEADERS: dict[str, tuple[str, dict[str, str]]] = {
     "Location": ("The address of what was made, or of what is in the way.", {"type": "string", "format": "uri-reference"}),
     "Preference-Applied": ("The `wait=N` that was honoured, when `Prefer` asked for one.", {"type": "string"}),
     "Request-Id": ("The name of this request in the log: the client's own, where it sent a harmless one.", {"type": "string"}),
+    "WWW-Authenticate": ("How to say who calls (RFC 6750).", {"type": "string"}),
     "Retry-After": ("Seconds after which to look or try again, where that may help.", {"type": "integer"}),
 }
 
@@ -137,12 +152,15 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
         "fields": 6,
         "most_values": 10000,
     },
+    "unauthenticated": {"detail": "A token is wanted here: send Authorization: Bearer and one of `shrinkd token make`."},
+    "forbidden": {"detail": "That takes the scope 'write@web', which 'token:ci' does not have.", "scope": "write@web"},
     "shrink-in-progress": {
         "detail": "A shrink of this group is in progress: wait for it, or cancel it.",
         "group": {"id": "354371", "path": "web"},
         "shrink": {"id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "href": "/v1/shrinks/019a1b2c3d4e5f60718293a4b5c6d7e8"},
     },
 }
+_GENERAL = (InvalidRequest, Unauthenticated, Forbidden)
 _OF_GROUPS = (GroupNotFound, AmbiguousReference, GroupGone, InvalidGroupName)
 _NULL = "\0null"
 """Stands for null until the document is complete: FastAPI leaves nulls out, and in an example one means "no limit"."""
@@ -167,7 +185,9 @@ def _add_refusal(refusals: Responses, kind: type[ShrinkdError]) -> None:
     refusal["description"] = f"{refusal['description']} `{slug}`: {title}.".lstrip()
     value = example | {"detail": f"{title}."} | _EXAMPLE_MEMBERS.get(slug, {})
     refusal["content"][MEDIA_TYPE]["examples"][slug] = {"summary": title, "value": value}
-    if slug == "shrink-in-progress":
+    if status == 401:
+        refusal |= sends("WWW-Authenticate")
+    elif slug == "shrink-in-progress":
         refusal |= sends("Location", "Retry-After")
     elif status in {429, 503}:
         refusal |= sends("Retry-After")
@@ -192,6 +212,8 @@ def complete(generated: dict[str, Any]) -> dict[str, Any]:
             _complete_operation(operation)
     components = document["components"]
     components["headers"] = {name: {"description": meaning, "schema": dict(schema)} for name, (meaning, schema) in _HEADERS.items()}
+    components["securitySchemes"] = _SECURITY
+    document["security"] = [{}, *({name: []} for name in _SECURITY)]  # {}: a unix socket, and a simulator, ask for nothing
     schemas = components["schemas"]
     schemas["Problem"] = deepcopy(_PROBLEM_SCHEMA)
     schemas["StatsBody"]["required"].remove("raw")  # there with ?raw=true alone
@@ -219,14 +241,16 @@ def _complete_times(schema: dict[str, Any]) -> None:
 def _complete_operation(operation: dict[str, Any]) -> None:
     """Summary, problems, and the headers that routes read by themselves."""
     operation["summary"] = re.split(r"[.:;](?:\s|$)", operation["description"], maxsplit=1)[0]
-    responses = operation["responses"]
-    if "HTTPValidationError" in str(responses.get("422")):
-        del responses["422"]
-    if operation["tags"] != ["docs"]:  # the pages take any query; all else refuses what it does not know
-        invalid: Responses = {422: responses.pop("422")} if "422" in responses else {}
-        _add_refusal(invalid, InvalidRequest)
-        responses["422"] = invalid[422]
-    operation["responses"] = responses = dict(sorted(responses.items())) | deepcopy(_SHARED)
+    if "HTTPValidationError" in str(operation["responses"].get("422")):
+        del operation["responses"]["422"]
+    stated: Responses = {int(status): response for status, response in operation["responses"].items()}
+    # The pages take any query, and all else refuses what it does not know. Only what tells of this node asks who calls.
+    general = {"docs": (), "health": (InvalidRequest,)}.get(operation["tags"][0], _GENERAL)
+    for kind in general:
+        _add_refusal(stated, kind)
+    if general != _GENERAL:
+        operation["security"] = []
+    operation["responses"] = responses = {str(status): stated[status] for status in sorted(stated, key=int)} | deepcopy(_SHARED)
     for status, response in responses.items():
         if response["description"] == _GENERATED:
             response["description"] = _MEANINGS[status]

@@ -12,11 +12,12 @@ from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.references import href_of, may_change, resolve
+from app.api.references import check_readable, href_of, may_change, resolve, seen_by
 from app.api.stats import StatsBody, pick_fields, read_all, stats_row
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, Changeable, DryRun, Target, Wired, Wiring
+from app.api.wiring import Body, Calling, Changeable, DryRun, Target, Wired, Wiring, WritingAll, caller_of
 from app.backends import Backend, Group, Limits, check_group_path
+from app.callers import Caller, Level
 from app.closed import Strict
 from app.errors import (
     GroupBusy,
@@ -30,6 +31,7 @@ from app.errors import (
     LimitOrder,
     PreconditionFailed,
     ProcessNotFound,
+    ProtectedGroup,
     ShrinkdError,
     ShrinkInProgress,
     StoreUnavailable,
@@ -121,9 +123,11 @@ class GroupQuery(BaseModel):
 
 
 @router.get("/v1/groups", operation_id="list_groups", responses=PAGED | refuses(group=True))
-async def list_groups(request: Request, response: Response, wiring: Wired, query: Annotated[GroupQuery, Query()]) -> GroupPage:
-    """List groups, a page at a time, in the order of their paths or of a number."""
-    page = await list_page(wiring, query)
+async def list_groups(
+    request: Request, response: Response, wiring: Wired, caller: Calling, query: Annotated[GroupQuery, Query()]
+) -> GroupPage:
+    """List groups, a page at a time, in the order of their paths or of a number: those that the caller may read."""
+    page = await list_page(wiring, caller, query)
     link_next(response, request.url, page.next_page_token)
     return page
 
@@ -136,9 +140,9 @@ async def list_groups(request: Request, response: Response, wiring: Wired, query
     responses=refuses(GroupExists, LimitBelowUsage, LimitOrder, GroupNotFound, InvalidGroupName, UnsupportedLimit)
     | {201: sends("Location", "ETag")},
 )
-def create_group(wiring: Wired, new: ANewGroup, dry_run: DryRun = False) -> Response:
+def create_group(wiring: Wired, caller: Calling, new: ANewGroup, dry_run: DryRun = False) -> Response:
     """Make a group below an existing one, with limits if they are given: all of it, or nothing."""
-    body = make_group(wiring, new, dry_run=dry_run)
+    body = make_group(wiring, caller, new, dry_run=dry_run)
     return changed(body, 201, {"Location": body.links.self}, dry_run=dry_run)
 
 
@@ -148,9 +152,9 @@ def create_group(wiring: Wired, new: ANewGroup, dry_run: DryRun = False) -> Resp
     response_model=GroupBody,
     responses=UNCHANGED | refuses(group=True),
 )
-async def get_group(request: Request, wiring: Wired, group: Target) -> Response:
+async def get_group(request: Request, wiring: Wired, caller: Calling, group: Target) -> Response:
     """Read one group: its names and limits. What moves is in its stats."""
-    return tagged(request, group_body(wiring, group, wiring.backend.stat(group).limits))
+    return tagged(request, group_body(wiring, caller, group, wiring.backend.stat(group).limits))
 
 
 @router.delete(
@@ -169,10 +173,13 @@ def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: Dr
     "/v1/groups/{group:reference}/processes",
     operation_id="add_process",
     status_code=204,
-    responses=TRIED | refuses(GroupBusy, ProcessNotFound, group=True),
+    responses=TRIED | refuses(GroupBusy, ProcessNotFound, ProtectedGroup, group=True),
 )
-def add_process(wiring: Wired, group: Changeable, process: ANewProcess, dry_run: DryRun = False) -> Response:
-    """Move a process into a group. What it charged before stays charged to where it was."""
+def add_process(wiring: Wired, _: WritingAll, group: Changeable, process: ANewProcess, dry_run: DryRun = False) -> Response:
+    """Move a process into a group. What it charged before stays charged to where it was.
+
+    A pid may be of any group of the host, so it takes the scope to write to all of them.
+    """
     wiring.backend.attach(group, process.pid, dry_run=dry_run)
     return done(dry_run=dry_run)
 
@@ -182,14 +189,14 @@ def done(*, dry_run: bool) -> Response:
     return Response(DryRunBody().model_dump_json(), 200, media_type="application/json") if dry_run else Response(status_code=204)
 
 
-def group_body(wiring: Wiring, group: Group, limits: Limits, *, dry_run: bool = False) -> GroupBody:
+def group_body(wiring: Wiring, caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False) -> GroupBody:
     here = href_of(group)
     return GroupBody(
         id=str(group.id),
         path=group.path,
         aliases=aliases_of(group.path),
         managed=group.id in wiring.made,
-        limits=limits_body(group, limits),
+        limits=limits_body(caller, group, limits),
         links=GroupLinks(
             self=here, limits=f"{here}/limits", shrinks=f"{here}/shrinks", stats=f"{here}/stats", processes=f"{here}/processes"
         ),
@@ -197,22 +204,30 @@ def group_body(wiring: Wiring, group: Group, limits: Limits, *, dry_run: bool = 
     )
 
 
-def make_group(wiring: Wiring, new: NewGroup, *, dry_run: bool) -> GroupBody:
+def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) -> GroupBody:
     """Kernel, limits, read back, database; whatever fails takes the group away again. A dry run tries the limits on a new group."""
     path = check_group_path(new.path)
+    _check_parent(caller, path.rpartition("/")[0])
     may_change(wiring.settings, Group(path, 0))
     changes = new.limits.changes()
     check_supported(wiring.backend, changes)
     group = wiring.backend.make(path, dry_run=dry_run)
     if dry_run:
-        return group_body(wiring, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True)
+        return group_body(wiring, caller, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True)
     with ExitStack() as undo:
         undo.callback(_take_back, wiring.backend, group)
         limits = change_limits(wiring, group, changes, dry_run=False)
         wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
         undo.pop_all()
     wiring.made.add(group.id)
-    return group_body(wiring, group, limits)
+    return group_body(wiring, caller, group, limits)
+
+
+def _check_parent(caller: Caller, parent: str) -> None:
+    """A new group changes the one around it. Of one that the caller cannot read, not even that it is there is told; the root is known."""
+    if parent:
+        check_readable(caller, parent)
+    caller.require(Level.WRITE, parent)
 
 
 def _take_back(backend: Backend, group: Group) -> None:
@@ -223,7 +238,7 @@ def _take_back(backend: Backend, group: Group) -> None:
 def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: bool) -> None:
     """Remove from the kernel, then from the database: a row without a group does no harm, for ids are not used twice."""
     with wiring.jobs.holding(group):
-        check_preconditions(request, etag_of(group_body(wiring, group, wiring.backend.stat(group).limits)))
+        check_preconditions(request, etag_of(group_body(wiring, caller_of(request.scope), group, wiring.backend.stat(group).limits)))
         if group.id not in wiring.made:
             raise GroupNotManaged(f"{group.path!a} was not made through this API, so it is not removed through it.", group=group)
         wiring.backend.remove(group, dry_run=dry_run)
@@ -233,14 +248,14 @@ def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: boo
                 wiring.store.forget_made_group(wiring.backend.node().boot_id, group.id)
 
 
-async def list_page(wiring: Wiring, query: GroupQuery) -> GroupPage:
+async def list_page(wiring: Wiring, caller: Caller, query: GroupQuery) -> GroupPage:
     """One page by keyset: the key of the last item, not its number, so it stays right while groups come and go."""
     name, descending = query.order_by.removeprefix("-"), query.order_by.startswith("-")
     fields = pick_fields(query.fields, _KNOWN)
     pick_fields(name, frozenset((*_NUMBERS, "path")))
     after = read_token(query.page_token, query.order_by, (int, str))
-    parent = resolve(wiring.backend, query.parent).path if query.parent else ""
-    keyed = await _keyed(wiring.backend, wiring.backend.groups(parent, query.depth)[1:], name)
+    parent = resolve(wiring.backend, query.parent, caller).path if query.parent else ""
+    keyed = await _keyed(wiring.backend, seen_by(caller, wiring.backend.groups(parent, query.depth)[1:]), name)
     keyed.sort(key=itemgetter(0), reverse=descending)
     if after is not None:
         keyed = [item for item in keyed if (item[0] < after if descending else item[0] > after)]

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.conditional import etag_of_bytes
 from app.api.references import resolve
 from app.api.stats import stats_bytes
-from app.api.wiring import Wiring
+from app.api.wiring import Wiring, caller_of
 from app.errors import ShrinkdError
 
 _BEFORE, _BEHIND = "/v1/groups/", "/stats"
@@ -42,7 +42,7 @@ def _content(scope: Scope) -> bytes | None:
     wiring: Wiring = scope["app"].state.wiring
     reference = scope["path"][len(_BEFORE) : -len(_BEHIND)]
     try:
-        group = resolve(wiring.backend, reference)
+        group = resolve(wiring.backend, reference, caller_of(scope))
         return stats_bytes(group, wiring.backend.stat(group))
     except ShrinkdError:
         return None  # the long way finds the same, and words it

@@ -10,10 +10,11 @@ from app import memcontrol
 from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import UNCHANGED, bodies, refuses, sends
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, ref
+from app.api.wiring import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, ref
 from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
+from app.callers import Caller, Level
 from app.closed import LimitSizes
-from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ShrinkInProgress, UnsupportedLimit
+from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ProtectedGroup, ShrinkInProgress, UnsupportedLimit
 from app.memparse import UNLIMITED, page_floor
 
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
@@ -50,13 +51,16 @@ class LimitsBody(Body):
     soft_limit_bytes: int | None
     effective_max_bytes: int | None
     limited_by: str | None
+    """The group whose limit that is; null as well where the caller may not read it."""
     unsupported: list[str]
     dry_run: bool = False
 
 
-def limits_body(group: Group, limits: Limits, *, dry_run: bool = False) -> LimitsBody:
+def limits_body(caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False) -> LimitsBody:
     values: dict[str, Any] = asdict(limits)
-    return LimitsBody(**values | {"group": ref(group), "unsupported": list(limits.unsupported), "dry_run": dry_run})
+    holder = limits.limited_by if limits.limited_by is None or caller.may(Level.READ, limits.limited_by) else None
+    told = {"group": ref(group), "limited_by": holder, "unsupported": list(limits.unsupported), "dry_run": dry_run}
+    return LimitsBody(**values | told)
 
 
 @router.get(
@@ -65,22 +69,22 @@ def limits_body(group: Group, limits: Limits, *, dry_run: bool = False) -> Limit
     response_model=LimitsBody,
     responses=UNCHANGED | refuses(group=True),
 )
-async def get_limits(request: Request, wiring: Wired, group: Target) -> Response:
+async def get_limits(request: Request, wiring: Wired, caller: Calling, group: Target) -> Response:
     """Read the limits of a group from the kernel."""
-    return tagged(request, limits_body(group, wiring.backend.stat(group).limits))
+    return tagged(request, limits_body(caller, group, wiring.backend.stat(group).limits))
 
 
 @router.patch(
     "/v1/groups/{group:reference}/limits",
     operation_id="patch_limits",
     response_model=LimitsBody,
-    responses=refuses(LimitBelowUsage, LimitOrder, ShrinkInProgress, PreconditionFailed, UnsupportedLimit, group=True)
+    responses=refuses(LimitBelowUsage, LimitOrder, ShrinkInProgress, PreconditionFailed, UnsupportedLimit, ProtectedGroup, group=True)
     | {200: sends("ETag")},
 )
 def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
     """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
     limits = change_limits(wiring, group, patch.changes(), request, dry_run=dry_run)
-    return changed(limits_body(group, limits, dry_run=dry_run), dry_run=dry_run)
+    return changed(limits_body(caller_of(request.scope), group, limits, dry_run=dry_run), dry_run=dry_run)
 
 
 def change_limits(
@@ -90,7 +94,7 @@ def change_limits(
     with wiring.jobs.holding(group):
         before = wiring.backend.stat(group).limits
         if request is not None:
-            check_preconditions(request, etag_of(limits_body(group, before)))
+            check_preconditions(request, etag_of(limits_body(caller_of(request.scope), group, before)))
         check_supported(wiring.backend, changes)
         if not changes:
             return before

@@ -11,10 +11,12 @@ from app.api.decisions import DecisionBody, record_body
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
 from app.api.groups import TRIED, done
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from app.api.reach import Readable, is_seen, require_change, require_policy
 from app.api.references import resolve
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, DryRun, Target, Wired, Wiring, rfc3339
+from app.api.wiring import Body, Calling, DryRun, Target, Wired, Wiring, caller_of, rfc3339
 from app.backends import Group
+from app.callers import Caller, Level
 from app.engine import Condition, Status
 from app.errors import (
     InvalidRequest,
@@ -163,9 +165,11 @@ class PolicyQuery(GroupPolicyQuery):
 
 
 @router.get("/v1/policies", operation_id="list_policies", responses=PAGED | refuses(group=True))
-def list_policies(request: Request, response: Response, wiring: Wired, query: Annotated[PolicyQuery, Query()]) -> PolicyPage:
-    """List policies by name."""
-    page = list_page(wiring, query, resolve(wiring.backend, query.group) if query.group is not None else None)
+def list_policies(
+    request: Request, response: Response, wiring: Wired, caller: Calling, query: Annotated[PolicyQuery, Query()]
+) -> PolicyPage:
+    """List policies by name: those of which the caller may read all groups that they can select."""
+    page = list_page(wiring, caller, query, resolve(wiring.backend, query.group, caller) if query.group is not None else None)
     link_next(response, request.url, page.next_page_token)
     return page
 
@@ -175,7 +179,7 @@ def list_group_policies(
     request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[GroupPolicyQuery, Query()]
 ) -> PolicyPage:
     """List the policies that select a group, by name."""
-    page = list_page(wiring, query, group)
+    page = list_page(wiring, caller_of(request.scope), query, group)
     link_next(response, request.url, page.next_page_token)
     return page
 
@@ -187,9 +191,9 @@ def list_group_policies(
     response_model=PolicyBody,
     responses=refuses(PolicyExists, PolicyConflict, PolicyUnreadable) | {201: sends("Location", "ETag")},
 )
-def create_policy(wiring: Wired, policy: APolicy, dry_run: DryRun = False) -> Response:
+def create_policy(wiring: Wired, caller: Calling, policy: APolicy, dry_run: DryRun = False) -> Response:
     """Write a new policy. It is carried out within a second, on the groups that there are and on those that come."""
-    return put(wiring, policy, check_new, dry_run=dry_run)
+    return put(wiring, caller, policy, check_new, dry_run=dry_run)
 
 
 @router.get(
@@ -198,7 +202,7 @@ def create_policy(wiring: Wired, policy: APolicy, dry_run: DryRun = False) -> Re
     response_model=PolicyBody,
     responses=UNCHANGED | refuses(PolicyNotFound, PolicyUnreadable),
 )
-def get_policy(request: Request, wiring: Wired, name: str) -> Response:
+def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
     """Read a policy, and what the daemon makes of it. Its ETag is of what was written, and does not move with the status."""
     kept = wiring.policies.get(name)
     return tagged_bytes(request, policy_body(wiring, kept).model_dump_json().encode(), etag=etag_of_policy(kept))
@@ -213,7 +217,7 @@ def get_policy(request: Request, wiring: Wired, name: str) -> Response:
 )
 def put_policy(request: Request, wiring: Wired, name: NewName, draft: ADraft, dry_run: DryRun = False) -> Response:
     """Replace a policy as a whole, or make it where it is not there. One that means the same stays in its generation."""
-    return put(wiring, named(draft, name), checker(request), dry_run=dry_run)
+    return put(wiring, caller_of(request.scope), named(draft, name), checker(request), dry_run=dry_run)
 
 
 @router.delete(
@@ -224,7 +228,7 @@ def put_policy(request: Request, wiring: Wired, name: NewName, draft: ADraft, dr
 )
 def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = False) -> Response:
     """Take a policy away. What it has done stays done, and its decisions stay readable at their groups."""
-    wiring.policies.delete(name, checker(request), dry_run=dry_run)
+    wiring.policies.delete(name, checker(request, takes_away=True), dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
@@ -233,7 +237,7 @@ def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = 
     operation_id="evaluate_policy",
     responses=refuses(PolicyNotFound, PolicyUnreadable),
 )
-def evaluate_policy(wiring: Wired, name: str) -> Evaluation:
+def evaluate_policy(wiring: Wired, name: Readable) -> Evaluation:
     """Say what a policy would do now to each group that it selects, and why or why not; a disabled one, too. It never acts."""
     records = wiring.daemon.evaluate(wiring.policies.get(name))
     return Evaluation(items=[record_body(record) for record in records])
@@ -254,17 +258,23 @@ def check_new(before: Kept | None) -> None:
         )
 
 
-def checker(request: Request) -> Callable[[Kept | None], None]:
-    """What holds the conditions of a request against the policy that is there, while nobody can change it."""
+def checker(request: Request, *, takes_away: bool = False) -> Callable[[Kept | None], None]:
+    """What holds the caller and the conditions of a request against the policy that is there, while nobody can change it."""
+    caller = caller_of(request.scope)
 
     def check(before: Kept | None) -> None:
+        if before is not None:
+            require_change(caller, before)
+        elif takes_away:  # one that cannot be read: nobody knows what it reaches
+            caller.require(Level.ADMIN)
         check_preconditions(request, None if before is None else etag_of_policy(before))
 
     return check
 
 
-def put(wiring: Wiring, policy: Envelope, check: Callable[[Kept | None], None], *, dry_run: bool) -> Response:
+def put(wiring: Wiring, caller: Caller, policy: Envelope, check: Callable[[Kept | None], None], *, dry_run: bool) -> Response:
     """Write it, and answer 201 for one that is new and 200 for one in the place of another."""
+    require_policy(caller, policy)
     seen: list[Kept | None] = []
 
     def look(before: Kept | None) -> None:
@@ -311,20 +321,20 @@ def status_body(status: Status) -> PolicyStatus:
     )
 
 
-def list_page(wiring: Wiring, query: GroupPolicyQuery, group: Group | None) -> PolicyPage:
+def list_page(wiring: Wiring, caller: Caller, query: GroupPolicyQuery, group: Group | None) -> PolicyPage:
     """One page by keyset: what comes after the last name, whatever has come and gone since."""
     after = read_token(query.page_token, "name", (str,))
     kept = [
         each
         for each in (wiring.policies.all() if group is None else wiring.policies.of(group))
-        if query.kind in {None, each.policy.kind} and (after is None or each.policy.name > after[0])
+        if query.kind in {None, each.policy.kind} and (after is None or each.policy.name > after[0]) and is_seen(caller, each)
     ]
     limit = page_limit(query.page_size)
     return PolicyPage(
         items=[policy_body(wiring, each) for each in kept[:limit]],
         unreadable=[
             UnreadablePolicy(name=found.name, kind=found.kind, generation=found.generation, detail=found.reason)
-            for found in wiring.policies.unreadable()
+            for found in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
         ],
         next_page_token=write_token("name", kept[limit - 1].policy.name) if len(kept) > limit else None,
     )

@@ -8,6 +8,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 from app.aliases import aliases_of, covers
 from app.backends import Backend, Group, check_group_path
+from app.callers import Caller, Level
 from app.errors import AmbiguousReference, GroupNotFound, InvalidRequest
 from app.settings import Settings
 
@@ -37,13 +38,28 @@ def href_of(group: Group) -> str:
     return f"/v1/groups/{quote(group.path)}" if reads_as_itself else f"/v1/groups/id:{group.id}"
 
 
-def resolve(backend: Backend, reference: str) -> Group:
-    """Find the group that a reference names: a path, id:, container:, pod: or unit:."""
+def resolve(backend: Backend, reference: str, caller: Caller) -> Group:
+    """Find the group that a reference names: a path, id:, container:, pod: or unit:.
+
+    What the caller may not read is not even looked for, so that no answer can tell whether it is there.
+    """
     kind, colon, name = reference.partition(":")
     if colon and kind in _MATCHERS:
         below_the_root = backend.groups()[1:]  # the root itself takes no limit and cannot be shrunk
-        return _only(reference, [group for group in below_the_root if _MATCHERS[kind](group, name)])
-    return backend.groups(check_group_path(reference), depth=0)[0]
+        return _only(reference, [group for group in seen_by(caller, below_the_root) if _MATCHERS[kind](group, name)])
+    return backend.groups(check_readable(caller, check_group_path(reference)), depth=0)[0]
+
+
+def seen_by(caller: Caller, groups: list[Group]) -> list[Group]:
+    """Those of the groups that the caller may read."""
+    return groups if caller.may(Level.READ) else [group for group in groups if caller.may(Level.READ, group.path)]
+
+
+def check_readable(caller: Caller, path: str) -> str:
+    """Answer the path of a group that the caller may read, there or not; GroupNotFound, in the words for one that is not there."""
+    if not caller.may(Level.READ, path):
+        raise GroupNotFound(f"There is no group {path!a}.")
+    return path
 
 
 def may_change(settings: Settings, group: Group) -> Group:

@@ -15,13 +15,14 @@ from app.api.paging import PageSize, PageToken, link_next, page_limit, read_toke
 from app.api.problems import restored
 from app.api.references import href_of
 from app.api.strict import Moment, StrictRoute
-from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, Wiring, rfc3339
+from app.api.wiring import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
 from app.backends import Group, check_group_path
+from app.callers import Caller, Level
 from app.closed import Size, Strict
-from app.errors import InvalidGroupName, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
+from app.errors import InvalidGroupName, ProtectedGroup, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
 from app.job import Job, State
 from app.job import Request as ShrinkRequest
-from app.store import Row
+from app.store import Row, Whose, no_shrink
 
 router = APIRouter(route_class=StrictRoute, tags=["shrinks"])
 _LONGEST_WAIT_SECONDS = 60
@@ -148,12 +149,21 @@ async def _wait_seconds(
 Wait = Annotated[int, Depends(_wait_seconds)]
 
 
-def _known(wiring: Wired, shrink_id: str) -> str:
-    """The id of a shrink that exists: a stream has no way to say 404 once it has begun."""
-    return str(wiring.jobs.shrink(shrink_id)["id"])
+async def _known(wiring: Wired, caller: Calling, shrink_id: str) -> str:
+    """The id of a shrink that is there for the caller: a stream has no way to say 404 once it has begun, nor a wait to be taken back."""
+    row = await row_of(wiring, shrink_id)
+    if not caller.may(Level.READ, row["group_path"]):
+        raise no_shrink(shrink_id)
+    return shrink_id
+
+
+async def _cancellable(wiring: Wired, caller: Calling, shrink_id: Annotated[str, Depends(_known)]) -> str:
+    caller.require(Level.WRITE, (await row_of(wiring, shrink_id))["group_path"])
+    return shrink_id
 
 
 Known = Annotated[str, Depends(_known)]
+Cancellable = Annotated[str, Depends(_cancellable)]
 
 
 @router.post(
@@ -161,7 +171,7 @@ Known = Annotated[str, Depends(_known)]
     operation_id="create_shrink",
     status_code=202,
     response_model=ShrinkBody,
-    responses=refuses(ShrinkInProgress, TooManyShrinks, UnsupportedOption, group=True)
+    responses=refuses(ShrinkInProgress, TooManyShrinks, UnsupportedOption, ProtectedGroup, group=True)
     | {
         200: {"model": ShrinkBody, "description": "Done within `Prefer: wait=N`; its `state` tells how it ended."}
         | sends("Location", "Preference-Applied"),
@@ -180,15 +190,17 @@ def list_group_shrinks(
     request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[GroupShrinkQuery, Query()]
 ) -> ShrinkPage:
     """List the shrinks of a group's path, the newest first."""
-    page = list_page(wiring, query, group.path)
+    page = list_page(wiring, caller_of(request.scope), query, group.path)
     link_next(response, request.url, page.next_page_token)
     return page
 
 
 @router.get("/v1/shrinks", operation_id="list_shrinks", responses=PAGED | refuses(InvalidGroupName))
-def list_shrinks(request: Request, response: Response, wiring: Wired, query: Annotated[ShrinkQuery, Query()]) -> ShrinkPage:
+def list_shrinks(
+    request: Request, response: Response, wiring: Wired, caller: Calling, query: Annotated[ShrinkQuery, Query()]
+) -> ShrinkPage:
     """List shrinks, the newest first; finished ones are kept for 7 days."""
-    page = list_page(wiring, query, query.group)
+    page = list_page(wiring, caller, query, query.group)
     link_next(response, request.url, page.next_page_token)
     return page
 
@@ -199,7 +211,7 @@ def list_shrinks(request: Request, response: Response, wiring: Wired, query: Ann
     response_model=ShrinkBody,
     responses=UNCHANGED | {200: sends("ETag", "Retry-After", "Preference-Applied")} | refuses(ShrinkNotFound),
 )
-async def get_shrink(request: Request, wiring: Wired, shrink_id: str, wait: Wait) -> Response:
+async def get_shrink(request: Request, wiring: Wired, shrink_id: Known, wait: Wait) -> Response:
     """Read a shrink; with `Prefer: wait=N`, when it is done."""
     await wait_done(wiring, wiring.jobs.job(shrink_id), wait)
     body = shrink_body(await row_of(wiring, shrink_id))
@@ -217,7 +229,7 @@ async def get_shrink(request: Request, wiring: Wired, shrink_id: str, wait: Wait
         202: {"description": "It was asked to stop; `Retry-After` says when to look whether it has."} | sends("Retry-After"),
     },
 )
-def cancel_shrink(wiring: Wired, shrink_id: str, dry_run: DryRun = False) -> Response:
+def cancel_shrink(wiring: Wired, shrink_id: Cancellable, dry_run: DryRun = False) -> Response:
     """Ask a shrink to stop: -EINTR. What was reclaimed stays reclaimed and nothing else is changed."""
     body = shrink_body(wiring.jobs.cancel(shrink_id, dry_run=dry_run), dry_run=dry_run)
     return Response(body.model_dump_json(), 200 if body.done else 202, _hints(body, 0), "application/json")
@@ -310,17 +322,24 @@ def _progress(progress: Row, *, done: bool) -> ProgressBody:
     return ProgressBody(**progress, remaining_bytes=remaining, bytes_per_second=rate, eta_seconds=eta)
 
 
-def list_page(wiring: Wiring, query: GroupShrinkQuery, group: str | None) -> ShrinkPage:
+def list_page(wiring: Wiring, caller: Caller, query: GroupShrinkQuery, group: str | None) -> ShrinkPage:
     limit = page_limit(query.page_size)
     rows = wiring.jobs.shrinks(
         limit=limit + 1,
         before=read_token(query.page_token, _NEWEST_FIRST, (int, str)),
         states=tuple(map(str, query.state)),
-        group=group and check_group_path(group),
+        group=_whose(caller, group),
         since=None if query.since is None else round(query.since.timestamp() * 1e6),
     )
     token = write_token(_NEWEST_FIRST, rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(rows) > limit else None
     return ShrinkPage(items=[shrink_body(row) for row in rows[:limit]], next_page_token=token)
+
+
+def _whose(caller: Caller, group: str | None) -> Whose:
+    """Those of one path, which may be gone by now, or of all that the caller may read."""
+    if group is None:
+        return caller.readable()
+    return group if caller.may(Level.READ, check_group_path(group)) else ()
 
 
 async def events(wiring: Wiring, shrink_id: str) -> AsyncIterator[ServerSentEvent]:

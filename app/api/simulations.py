@@ -2,16 +2,17 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from app.api.conditional import tagged
 from app.api.document import UNCHANGED, bodies, refuses, sends
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, DryRun, Wired, rfc3339
+from app.api.wiring import Body, Calling, DryRun, Wired, rfc3339
+from app.callers import Caller, Level
 from app.errors import SimulationNotFound, TooManySimulations
 from app.simulation import Plan, Report
-from app.simulations import Simulation
+from app.simulations import Simulation, no_simulation
 
 router = APIRouter(route_class=StrictRoute, tags=["simulations"])
 
@@ -68,6 +69,35 @@ APlan = Annotated[
 ]
 
 
+def is_readable(caller: Caller, simulation: Simulation) -> bool:
+    """A plan may hold what its sender has read of groups: others see it who may read them all."""
+    return simulation.owner == caller.name or caller.may(Level.READ)
+
+
+async def _known(wiring: Wired, caller: Calling, simulation_id: str) -> str:
+    if not is_readable(caller, wiring.simulations.get(simulation_id)):
+        raise no_simulation(simulation_id)
+    return simulation_id
+
+
+async def _cancellable(wiring: Wired, caller: Calling, simulation_id: Annotated[str, Depends(_known)]) -> str:
+    if wiring.simulations.get(simulation_id).owner != caller.name:
+        caller.require(Level.WRITE)
+    return simulation_id
+
+
+async def _writer(caller: Calling) -> Caller:
+    """Who may change something somewhere: a simulation takes a core of this host, and nothing else."""
+    if not caller.may_somewhere(Level.WRITE):
+        caller.require(Level.WRITE)
+    return caller
+
+
+Known = Annotated[str, Depends(_known)]
+Cancellable = Annotated[str, Depends(_cancellable)]
+Writer = Annotated[Caller, Depends(_writer)]
+
+
 @router.post(
     "/v1/simulations",
     operation_id="create_simulation",
@@ -75,17 +105,18 @@ APlan = Annotated[
     response_model=SimulationBody,
     responses=refuses(TooManySimulations) | {202: sends("Location", "Retry-After")},
 )
-def create_simulation(wiring: Wired, plan: APlan, dry_run: DryRun = False) -> Response:
+def create_simulation(wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRun = False) -> Response:
     """Try policies on a scenario of the gallery, or on one of your own. It runs in a process of its own, at a low priority."""
-    body = simulation_body(wiring.simulations.submit(plan, dry_run=dry_run), dry_run=dry_run)
+    body = simulation_body(wiring.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run)
     headers = {} if dry_run else {"Location": body.links.self}
     return Response(body.model_dump_json(), 202, headers | {"Retry-After": "1"}, "application/json")
 
 
 @router.get("/v1/simulations", operation_id="list_simulations")
-async def list_simulations(wiring: Wired) -> SimulationPage:
+async def list_simulations(wiring: Wired, caller: Calling) -> SimulationPage:
     """List the simulations that are kept: the last hundred, and none over a restart."""
-    return SimulationPage(items=[simulation_body(simulation) for simulation in wiring.simulations.newest()])
+    seen = [simulation for simulation in wiring.simulations.newest() if is_readable(caller, simulation)]
+    return SimulationPage(items=[simulation_body(simulation) for simulation in seen])
 
 
 @router.get(
@@ -94,7 +125,7 @@ async def list_simulations(wiring: Wired) -> SimulationPage:
     response_model=SimulationBody,
     responses=UNCHANGED | refuses(SimulationNotFound),
 )
-async def get_simulation(request: Request, wiring: Wired, simulation_id: str) -> Response:
+async def get_simulation(request: Request, wiring: Wired, simulation_id: Known) -> Response:
     """Read a simulation: how far it is, and its report when it is done."""
     return tagged(request, simulation_body(wiring.simulations.get(simulation_id)))
 
@@ -104,7 +135,7 @@ async def get_simulation(request: Request, wiring: Wired, simulation_id: str) ->
     operation_id="cancel_simulation",
     responses=refuses(SimulationNotFound),
 )
-def cancel_simulation(wiring: Wired, simulation_id: str, dry_run: DryRun = False) -> SimulationBody:
+def cancel_simulation(wiring: Wired, simulation_id: Cancellable, dry_run: DryRun = False) -> SimulationBody:
     """End a simulation that waits or runs; one that is done stays as it is."""
     return simulation_body(wiring.simulations.cancel(simulation_id, dry_run=dry_run), dry_run=dry_run)
 

@@ -10,7 +10,7 @@ from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import UNCHANGED, bodies, refuses, sends
 from app.api.groups import TRIED, done
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, Changeable, DryRun, GroupRef, Target, Wired, ref
+from app.api.wiring import Administrating, Body, Changeable, DryRun, GroupRef, ReadingAll, Target, Wired, ref
 from app.backends import Group
 from app.backends.simulated import IDLE, Fault, Simulated, Verb, Workload, names, simulated
 from app.closed import Strict
@@ -175,7 +175,9 @@ async def get_workload(request: Request, machine: Machine, group: Target) -> Res
     response_model=WorkloadBody,
     responses=refuses(NotSimulator, GroupBusy, PreconditionFailed, group=True) | {200: sends("ETag")},
 )
-def put_workload(request: Request, machine: Machine, group: Changeable, workload: AWorkload, dry_run: DryRun = False) -> Response:
+def put_workload(
+    request: Request, _: Administrating, machine: Machine, group: Changeable, workload: AWorkload, dry_run: DryRun = False
+) -> Response:
     """Start a process in a group, in place of the one that was put there before; the file cache of that stays."""
     put_to_work(request, machine, group, workload, dry_run=dry_run)
     return changed(workload_body(group, workload, dry_run=dry_run), dry_run=dry_run)
@@ -187,7 +189,7 @@ def put_workload(request: Request, machine: Machine, group: Changeable, workload
     status_code=204,
     responses=TRIED | refuses(NotSimulator, PreconditionFailed, group=True),
 )
-def delete_workload(request: Request, machine: Machine, group: Changeable, dry_run: DryRun = False) -> Response:
+def delete_workload(request: Request, _: Administrating, machine: Machine, group: Changeable, dry_run: DryRun = False) -> Response:
     """End what was put into a group, for good."""
     put_to_work(request, machine, group, IDLE, dry_run=dry_run)
     return done(dry_run=dry_run)
@@ -200,7 +202,7 @@ async def get_clock(request: Request, machine: Machine) -> Response:
 
 
 @router.post("/v1/simulator/clock", operation_id="change_clock", responses=refuses(NotSimulator))
-def change_clock(wiring: Wired, machine: Machine, change: AClockChange, dry_run: DryRun = False) -> ClockBody:
+def change_clock(wiring: Wired, _: Administrating, machine: Machine, change: AClockChange, dry_run: DryRun = False) -> ClockBody:
     """Put the time forward, stop it, or let it go at another speed."""
     if dry_run:
         return clock_body(machine, change, dry_run=True)
@@ -209,20 +211,20 @@ def change_clock(wiring: Wired, machine: Machine, change: AClockChange, dry_run:
 
 
 @router.get("/v1/simulator/faults", operation_id="list_faults", response_model=FaultsBody, responses=UNCHANGED | refuses(NotSimulator))
-async def list_faults(request: Request, machine: Machine) -> Response:
+async def list_faults(request: Request, _: ReadingAll, machine: Machine) -> Response:
     """List the faults that are planned, and how often each verb was used."""
     return tagged(request, FaultsBody(planned=list(machine.faults.planned()), uses=machine.faults.uses()))
 
 
 @router.post("/v1/simulator/faults", operation_id="plan_fault", responses=refuses(NotSimulator))
-async def plan_fault(machine: Machine, fault: AFault, dry_run: DryRun = False) -> FaultsBody:
+async def plan_fault(_: Administrating, machine: Machine, fault: AFault, dry_run: DryRun = False) -> FaultsBody:
     """Plan an error, a delay or a vanishing group for the n-th use of a verb from now, and answer all that is planned."""
     planned = machine.faults.plan(fault, dry_run=dry_run)
     return FaultsBody(planned=list(planned), uses=machine.faults.uses(), dry_run=dry_run)
 
 
 @router.delete("/v1/simulator/faults", operation_id="delete_faults", status_code=204, responses=TRIED | refuses(NotSimulator))
-async def delete_faults(machine: Machine, dry_run: DryRun = False) -> Response:
+async def delete_faults(_: Administrating, machine: Machine, dry_run: DryRun = False) -> Response:
     """Call off every fault that is planned."""
     if not dry_run:
         machine.faults.clear()

@@ -12,9 +12,9 @@ from pydantic_core import to_json
 
 from app.api.conditional import tagged_bytes
 from app.api.document import UNCHANGED, refuses
-from app.api.references import resolve
+from app.api.references import resolve, seen_by
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, GroupRef, Target, Wired, rfc3339
+from app.api.wiring import Body, Calling, GroupRef, Target, Wired, rfc3339
 from app.backends import Backend, Counters, Events, Group, MemStat, Pressure, Stall
 from app.errors import GroupGone, GroupNotFound, InvalidRequest
 from app.store import now
@@ -197,13 +197,14 @@ async def get_stats(
 )
 async def list_stats(
     wiring: Wired,
+    caller: Calling,
     subtree: Annotated[str | None, Query(description="A group: it and everything below. Absent: all groups.")] = None,
     fields: Annotated[str | None, Query(description="Comma list of the names to answer; absent: all.")] = None,
 ) -> Response:
     """Read the statistics of many groups in one answer, in path order."""
     wanted = pick_fields(fields, _FIELDS) | {"group"}
-    groups = wiring.backend.groups(resolve(wiring.backend, subtree).path) if subtree else wiring.backend.groups()[1:]
-    return _stats_list(await read_all(wiring.backend, sorted(groups, key=attrgetter("path"))), wanted)
+    groups = wiring.backend.groups(resolve(wiring.backend, subtree, caller).path) if subtree else wiring.backend.groups()[1:]
+    return _stats_list(await read_all(wiring.backend, sorted(seen_by(caller, groups), key=attrgetter("path"))), wanted)
 
 
 def _stats_list(readings: list[tuple[Group, MemStat]], wanted: frozenset[str]) -> Response:

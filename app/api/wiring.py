@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from starlette.types import Scope
 
 from app.api.references import may_change, resolve
-from app.backends import Backend, Group
-from app.callers import ANYONE, Caller
+from app.backends import Backend, Group, Node
+from app.callers import NOBODY, Caller, Level
 from app.daemon import Daemon
+from app.errors import ProtectedGroup
 from app.history import History, Sampler
 from app.intents import Intents
 from app.job import Job
@@ -22,6 +23,7 @@ from app.registry import Policies
 from app.settings import Settings
 from app.simulations import Simulations
 from app.store import Store
+from app.tokens import Tokens
 
 
 @dataclass(slots=True)
@@ -40,11 +42,18 @@ class Wiring:
     history: History = field(default_factory=History)
     sampler: Sampler | None = None
     """None where who brought the controller is the only one who reads it."""
+    tokens: Tokens | None = None
+    """None where nobody is asked for one."""
     simulations: Simulations = field(default_factory=Simulations)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops: endless answers end."""
     finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(default_factory=WeakKeyDictionary)
     """What all who wait for a job wait for: one for each job, since a job keeps it until it is done."""
+    home: Node = field(init=False)
+    """The node as it was at the start, with the group that the daemon was started in: to ask anew takes half a millisecond."""
+
+    def __post_init__(self) -> None:
+        self.home = self.backend.node()
 
 
 class Body(BaseModel):
@@ -78,8 +87,8 @@ Wired = Annotated[Wiring, Depends(_wiring)]
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Who sent the request of an ASGI scope, as the outermost middleware found."""
-    caller: Caller = scope.get("state", {}).get("caller", ANYONE)
+    """Who sent the request of an ASGI scope, as app/api/access.py found; before that, nobody who may do anything."""
+    caller: Caller = scope.get("state", {}).get("caller", NOBODY)
     return caller
 
 
@@ -90,8 +99,32 @@ async def _caller(request: Request) -> Caller:
 Calling = Annotated[Caller, Depends(_caller)]
 
 
+async def _reading_all(caller: Calling) -> Caller:
+    caller.require(Level.READ)
+    return caller
+
+
+async def _writing_all(caller: Calling) -> Caller:
+    caller.require(Level.WRITE)
+    return caller
+
+
+async def _administrating(caller: Calling) -> Caller:
+    caller.require(Level.ADMIN)
+    return caller
+
+
+ReadingAll = Annotated[Caller, Depends(_reading_all)]
+"""A caller who may read the whole node; 403 for all others."""
+WritingAll = Annotated[Caller, Depends(_writing_all)]
+"""A caller who may change every group; 403 for all others."""
+Administrating = Annotated[Caller, Depends(_administrating)]
+"""A caller who may do everything; 403 for all others."""
+
+
 async def _group(
     wiring: Wired,
+    caller: Calling,
     group: Annotated[
         str,
         Path(
@@ -104,14 +137,23 @@ async def _group(
         ),
     ],
 ) -> Group:
-    return resolve(wiring.backend, group)
+    return resolve(wiring.backend, group, caller)
 
 
 Target = Annotated[Group, Depends(_group)]
 
 
-async def _changeable(wiring: Wired, group: Target) -> Group:
-    return may_change(wiring.settings, group)
+def changeable(wiring: Wiring, caller: Caller, group: Group) -> Group:
+    """Answer a group that this caller and this daemon may change: else Forbidden, GroupNotFound or ProtectedGroup."""
+    caller.require(Level.WRITE, group.path)
+    may_change(wiring.settings, group)
+    if wiring.home.is_around_us(group.path):
+        raise ProtectedGroup(f"This daemon runs in {group.path!a} or below it, and would be changed with it.", group=group)
+    return group
+
+
+async def _changeable(wiring: Wired, caller: Calling, group: Target) -> Group:
+    return changeable(wiring, caller, group)
 
 
 Changeable = Annotated[Group, Depends(_changeable)]

@@ -146,6 +146,10 @@ class Node:
     pressure: Pressure | None = None
     """That of the whole machine; None where its kernel tells none."""
 
+    def is_around_us(self, path: str) -> bool:
+        """Tell whether this daemon is in the group of a path, or in one below it."""
+        return self.own_path is not None and f"{self.own_path}/".startswith(f"{path}/")
+
 
 @dataclass(frozen=True, slots=True)
 class Activity:

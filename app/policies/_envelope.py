@@ -1,6 +1,8 @@
 """A policy as it is written, kept and shown: what all kinds share, around the spec of one."""
 
+import re
 from datetime import datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model, model_validator
@@ -13,6 +15,7 @@ from app.policies import NAME, Swap, kinds
 from app.policies._cron import Cron, Timezone, names
 
 Scope = Literal["self", "children", "leaves"]
+_GLOB = re.compile(r"[*?[]")
 
 
 class Selector(Strict):
@@ -35,6 +38,14 @@ class Selector(Strict):
         if sum(way is not None for way in (self.group, self.parent, self.alias)) != 1:
             raise ValueError("give exactly one of group, parent and alias")
         return self
+
+    @property
+    def reach(self) -> str:
+        """The path of a group that all it can ever select is below or at; "" where nothing narrower is sure."""
+        if self.parent is not None:
+            return self.parent.strip("/")
+        components = (self.group or "*").strip("/").split("/")
+        return "/".join(takewhile(lambda component: not _GLOB.search(component), components))
 
     def select(self, groups: list[Group]) -> list[Group]:
         """Those that are meant, of all groups that there are (parents before children, the root among them)."""

@@ -3,6 +3,7 @@
 #
 #   SHRINKD_URL     where it listens (default http://127.0.0.1:8080, as `make run` serves it)
 #   SHRINKD_SOCKET  the path of its unix socket instead, such as /run/shrinkd/api.sock
+#   SHRINKD_TOKEN   a token of `shrinkd token make`, where one is wanted; it is sent and not shown
 
 at=()
 url=${SHRINKD_URL:-http://127.0.0.1:8080}
@@ -10,6 +11,8 @@ if [[ -n ${SHRINKD_SOCKET:-} ]]; then
   at=(--unix-socket "$SHRINKD_SOCKET")
   url=http://localhost
 fi
+auth=()
+[[ -z ${SHRINKD_TOKEN:-} ]] || auth=(-H "Authorization: Bearer $SHRINKD_TOKEN")
 group='' # the one that a script is about
 status='' headers='' body=''
 
@@ -27,7 +30,7 @@ call() {
   shift 3
   printf '$ curl'
   quoted "${at[@]}" -X "$method" "$url$path" "$@"
-  answer=$(curl -sS -i "${at[@]}" -X "$method" "$@" "$url$path" && printf .) || fail "no answer from ${SHRINKD_SOCKET:-$url}: is the daemon running?"
+  answer=$(curl -sS -i "${at[@]}" "${auth[@]}" -X "$method" "$@" "$url$path" && printf .) || fail "no answer from ${SHRINKD_SOCKET:-$url}: is the daemon running?"
   answer=${answer%.}
   headers=${answer%%$'\r\n\r\n'*}
   body=${answer#*$'\r\n\r\n'}
@@ -68,7 +71,7 @@ header() {
 
 # stat_of NAME: read the group's statistics anew, and answer one of them.
 stat_of() {
-  body=$(curl -sS "${at[@]}" "$url/v1/groups/$group/stats") || fail "no answer from ${SHRINKD_SOCKET:-$url}"
+  body=$(curl -sS "${at[@]}" "${auth[@]}" "$url/v1/groups/$group/stats") || fail "no answer from ${SHRINKD_SOCKET:-$url}"
   member "$1"
 }
 
@@ -80,11 +83,11 @@ keep_limit() {
 
 # A group that has grown into a wider limit keeps that: it is said, and no failure.
 restore_limit() {
-  curl -sS -o /dev/null "${at[@]}" -X PATCH --json "{\"max_bytes\": $kept}" "$url/v1/groups/$group/limits" || true
+  curl -sS -o /dev/null "${at[@]}" "${auth[@]}" -X PATCH --json "{\"max_bytes\": $kept}" "$url/v1/groups/$group/limits" || true
   [[ $(stat_of max_bytes) == "$kept" ]] || say "the limit of $group is not back at $kept: does it use more by now?"
 }
 
 # cancel_if_running ID: leave no shrink of ours behind.
-cancel_if_running() { curl -sS -o /dev/null "${at[@]}" -X POST "$url/v1/shrinks/$1/cancel" || true; }
+cancel_if_running() { curl -sS -o /dev/null "${at[@]}" "${auth[@]}" -X POST "$url/v1/shrinks/$1/cancel" || true; }
 
 mib() { printf '%d.%d MiB' $(($1 / 1048576)) $(($1 % 1048576 * 10 / 1048576)); }

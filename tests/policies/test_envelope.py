@@ -250,3 +250,25 @@ def test_an_expression_may_name_the_last_day_and_the_third_friday() -> None:
 def test_the_next_moment_is_after_and_never_the_same(after: str, moment: str) -> None:
     begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (after, moment))
     assert next_moment("0 3 * * *", "UTC", begin) == end
+
+
+@pytest.mark.parametrize(
+    ("selector", "reach"),
+    [
+        ({"group": "web"}, "web"),
+        ({"group": "/web/"}, "web"),
+        ({"group": "web/a/*/b"}, "web/a"),
+        ({"group": "web/a*"}, "web"),
+        ({"group": "w?b/a"}, ""),
+        ({"group": "[w]eb/a"}, ""),
+        ({"group": "*"}, ""),
+        ({"parent": "web/a"}, "web/a"),
+        ({"parent": ""}, ""),
+        ({"alias": "unit:web.service"}, ""),
+    ],
+)
+def test_a_selector_reaches_no_further_than_what_comes_before_its_first_wildcard(selector: dict[str, str], reach: str) -> None:
+    assert Selector.model_validate(selector).reach == reach
+    for scope in ("self", "children", "leaves"):
+        found = Selector.model_validate(selector | {"scope": scope}).select(TREE)
+        assert [group.path for group in found if not f"{group.path}/".startswith(f"{reach}/" if reach else "")] == []

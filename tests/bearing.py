@@ -1,0 +1,47 @@
+"""Requests with a token: made for the test, in a file that the server reads anew."""
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.tokens import make
+from tests.live import Live
+from tests.stage import Method
+
+_numbers = count(1)
+
+
+class Bearer:
+    """Who calls a live server with a token of these scopes, by the server's own client."""
+
+    def __init__(self, live: Live, *scopes: str) -> None:
+        self.live, self.name = live, f"test-{next(_numbers)}"
+        self.secret = new_token(live, *scopes, name=self.name)
+
+    def request(self, method: Method, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.secret}"} | options.pop("headers", {})
+        return self.live.client.request(method, path, headers=headers, **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, body: object = None, **options: Any) -> httpx.Response:
+        return self.request("POST", path, json=body, **options)
+
+    def patch(self, path: str, body: object, **options: Any) -> httpx.Response:
+        return self.request("PATCH", path, json=body, **options)
+
+    def put(self, path: str, body: object, **options: Any) -> httpx.Response:
+        return self.request("PUT", path, json=body, **options)
+
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("DELETE", path, **options)
+
+
+def new_token(live: Live, *scopes: str, name: str) -> str:
+    """The secret of a new token, which the server knows already."""
+    secret = make(Path(live.wiring.settings.tokens), name, list(scopes), "1d")
+    live.wiring.tokens.reload()
+    return str(secret)
