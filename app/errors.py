@@ -44,6 +44,9 @@
     ├── TooManySimulations    EAGAIN
     ├── NotReady              EAGAIN
     ├── PreconditionFailed    ESTALE
+    ├── KeyInUse              EINPROGRESS  the first request of this idempotency key still runs
+    ├── KeyReused             EKEYREJECTED another request had this idempotency key
+    ├── OutcomeUnknown        ENOTRECOVERABLE the daemon died in the first request of this key
     ├── StoreUnavailable      EIO
     ├── InternalError         EIO         a fault of this daemon
     ├── KernelRefused         EIO         an errno that no row of the table below expects
@@ -252,6 +255,18 @@ class NotReady(ShrinkdError):
 
 class PreconditionFailed(ShrinkdError):
     errno = errno.ESTALE
+
+
+class KeyInUse(ShrinkdError):
+    errno = errno.EINPROGRESS
+
+
+class KeyReused(ShrinkdError):
+    errno = errno.EKEYREJECTED
+
+
+class OutcomeUnknown(ShrinkdError):
+    errno = errno.ENOTRECOVERABLE
 
 
 class StoreUnavailable(ShrinkdError):

@@ -5,7 +5,6 @@ report. Time between two moments is monotonic; the wall clock, which may jump, o
 """
 
 import math
-import secrets
 import threading
 import time
 from concurrent.futures import Future
@@ -15,7 +14,7 @@ from enum import StrEnum
 from app import memcontrol
 from app.errors import ShrinkdError, TimedOut
 from app.memparse import page_floor
-from app.store import ACTIVE_STATES, describe, now
+from app.store import ACTIVE_STATES, describe, new_id, now
 
 _SMALLEST_ALLOWANCE = 128 << 10  # one SWAP_CLUSTER_MAX batch of 32 pages: no controller reclaims less
 _PRESSURE_LOOK_SECONDS = 0.5  # PSI averages move every 2 s
@@ -79,10 +78,12 @@ class Standing:
 class Job:
     """One shrink. Its worker thread alone moves `progress`; `kill` comes from any thread, and so does a look at row()."""
 
-    def __init__(self, memcg: memcontrol.Memcg, request: Request, boot_id: str, policy: str | None = None) -> None:
+    def __init__(
+        self, memcg: memcontrol.Memcg, request: Request, boot_id: str, policy: str | None = None, shrink_id: str | None = None
+    ) -> None:
         usage = memcg.usage()
         target = request.target_bytes if request.target_bytes is not None else max(usage - (request.reclaim_bytes or 0) + 1, 0)
-        self.id = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+        self.id = shrink_id or new_id()
         self.boot_id = boot_id
         self.memcg = memcg
         self.request = request

@@ -92,12 +92,15 @@ class Jobs:
             self.write_finished()
             self._store.interrupt_active(now(), stopped)
 
-    def submit(self, group: Group, request: Request, *, policy: str | None = None, dry_run: bool = False) -> Job:
-        """Write a shrink down and queue it. ShrinkInProgress when the group has one, TooManyShrinks when the queue is full.
+    def submit(
+        self, group: Group, request: Request, *, policy: str | None = None, shrink_id: str | None = None, dry_run: bool = False
+    ) -> Job:
+        """Write a shrink down, under an id of the caller's if there is one, and queue it.
 
+        ShrinkInProgress when the group has one, TooManyShrinks when the queue is full.
         A caller's own goes before that of a policy, which ends for it. A policy's that moves no limit is written down when it is done.
         """
-        job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id, policy)
+        job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id, policy, shrink_id)
         with self._changed:
             self._make_way(group, policy, dry_run=dry_run)
             self._check_room()

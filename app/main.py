@@ -17,6 +17,7 @@ from app.errors import BackendUnavailable
 from app.history import History, Sampler
 from app.intents import Intents
 from app.jobs import Jobs
+from app.keys import Keys
 from app.registry import Policies
 from app.settings import Settings
 from app.store import Store
@@ -53,7 +54,20 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         sampler = None if make_backend else Sampler(backend, history)
         undo.pop_all()
     app = api.build()
-    app.state.wiring = Wiring(settings, backend, store, intents, jobs, policies, daemon, made, history, sampler, tokens)
+    app.state.wiring = Wiring(
+        settings=settings,
+        backend=backend,
+        store=store,
+        intents=intents,
+        jobs=jobs,
+        policies=policies,
+        daemon=daemon,
+        keys=Keys(store),
+        made=made,
+        history=history,
+        sampler=sampler,
+        tokens=tokens,
+    )
     app.router.lifespan_context = _lifespan
     return app
 
@@ -78,6 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring.daemon.stop()
     wiring.jobs.close()
     wiring.daemon.close()
+    wiring.keys.close()
     wiring.store.close()
     wiring.backend.close()
 

@@ -5,6 +5,7 @@ StoreUnavailable. Times are microseconds since the epoch.
 """
 
 import re
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from app.backends import Group
 from app.database import Database
 from app.errors import ShrinkdError, ShrinkInProgress, ShrinkNotFound
-from app.tables import decisions, intents, made_groups, policies, policy_states, shrinks
+from app.tables import decisions, idempotency_keys, intents, made_groups, policies, policy_states, shrinks
 
 ACTIVE_STATES = ("queued", "running", "cancelling")
 KEEP_FINISHED_SECONDS = 7 * 24 * 3600
@@ -24,6 +25,10 @@ KEEP_OF_POLICIES = 100_000
 """Finished shrinks of policies: one that meets a fast writer makes ten a second."""
 KEEP_DECISIONS_SECONDS = 7 * 24 * 3600
 KEEP_DECISIONS = 1_000_000
+KEEP_KEYS_SECONDS = 24 * 3600
+KEEP_KEYS = 20_000
+"""Of each caller."""
+_KEY = ("caller", "route", "key")
 _SHRINK_ID = re.compile(r"[0-9a-f]{32}")
 
 Row = Mapping[str, Any]
@@ -34,6 +39,11 @@ Whose = str | tuple[str, ...] | None
 def now() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def new_id() -> str:
+    """An id for what is written down: 32 hexadecimal digits, in the order in which they were given out, by the millisecond."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def describe(error: ShrinkdError | None) -> dict[str, object] | None:
@@ -269,3 +279,38 @@ class Store(Database):
             connection.execute(policy_states.delete().where(policy_states.c.boot_id != boot_id))
             connection.execute(policy_states.delete().where(known), keys)
             connection.execute(policy_states.insert(), rows)
+
+    # -- requests that take effect once ------------------------------------------------------------------------
+
+    def claim_key(self, row: Row) -> Row | None:
+        """Write a key down before its request begins; if it is there already, and no older than 24 h, answer that row instead."""
+        named, expired = _is_key(row), row["created_at"] - KEEP_KEYS_SECONDS * 1_000_000
+        with self.transaction() as connection:
+            known = connection.execute(sa.select(idempotency_keys).where(named)).mappings().first()
+            if known is not None and known["created_at"] >= expired:
+                return dict(known)
+            connection.execute(idempotency_keys.delete().where(named))
+            connection.execute(idempotency_keys.insert().values(row))
+        return None
+
+    def settle_keys(self, answered: Sequence[Row], freed: Sequence[Row]) -> None:
+        """Write down what requests came to, and forget the keys of others: all or none."""
+        with self.transaction() as connection:
+            for row in answered:
+                connection.execute(idempotency_keys.update().where(_is_key(row)).values(row))
+            for row in freed:
+                connection.execute(idempotency_keys.delete().where(_is_key(row)))
+
+    def forget_keys(self, now: int, most: int = KEEP_KEYS) -> int:
+        """Delete the keys that are older than 24 h, and each caller's oldest beyond so many; answer how many there were."""
+        names = [idempotency_keys.c[name] for name in _KEY]
+        age = sa.func.row_number().over(partition_by=idempotency_keys.c.caller, order_by=idempotency_keys.c.created_at.desc())
+        ranked = sa.select(*names, age.label("age")).subquery()
+        beyond = sa.select(*(ranked.c[name] for name in _KEY)).where(ranked.c.age > most)
+        old = (idempotency_keys.c.created_at < now - KEEP_KEYS_SECONDS * 1_000_000) | sa.tuple_(*names).in_(beyond)
+        with self.transaction() as connection:
+            return connection.execute(idempotency_keys.delete().where(old)).rowcount
+
+
+def _is_key(row: Row) -> sa.ColumnElement[bool]:
+    return sa.and_(*(idempotency_keys.c[name] == row[name] for name in _KEY))

@@ -26,7 +26,7 @@ FLOORS = (
     {"guards"},
     {"jobs"},
     {"job"},
-    {"intents"},
+    {"intents", "keys"},
     {"store", "policies"},
     {"database"},
     {"tables"},

@@ -474,7 +474,7 @@ def next_release(tmp_path: Path) -> Path:
     (folder / "versions" / "9999_more.py").write_text(
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '9999', '0003', None, None\n"
+        "revision, down_revision, branch_labels, depends_on = '9999', '0004', None, None\n"
         "def upgrade() -> None:\n"
         "    op.create_table('more', sa.Column('id', sa.Integer, primary_key=True))\n"
     )
@@ -579,6 +579,51 @@ def test_a_full_database_is_unavailable_and_keeps_what_it_has(full: Store) -> No
     written = listed(full)
     assert written == list(range(len(written)))[::-1]
     assert full.shrink(row(0)["id"])["group_path"] == "group-0"
+
+
+def key(name: str = "one", **changes: Any) -> dict[str, Any]:
+    return {"caller": "token:ci", "route": "create_group", "key": name, "request": "a" * 32, "makes": "0" * 32, "created_at": NOW} | changes
+
+
+ANSWERED = {"status": 201, "headers": [["location", "/v1/groups/web"]], "body": b'{"path": "\xe2\x82\xac"}'}
+
+
+def test_a_key_is_claimed_once_and_then_shown(store: Store) -> None:
+    assert store.claim_key(key()) is None
+    assert store.claim_key(key(request="b" * 32)) == key() | {"status": None, "headers": None, "body": None}
+    assert store.claim_key(key("two")) is None
+
+
+def test_what_a_request_came_to_is_kept_with_its_key(store: Store) -> None:
+    for name in ("one", "two", "three"):
+        store.claim_key(key(name))
+    names = [{part: key(name)[part] for part in ("caller", "route", "key")} for name in ("one", "two")]
+    store.settle_keys([names[0] | ANSWERED], [names[1]])
+    assert store.claim_key(key()) == key() | ANSWERED
+    assert store.claim_key(key("two")) is None
+    assert (store.claim_key(key("three")) or {})["status"] is None
+
+
+def test_a_key_of_yesterday_is_new(store: Store) -> None:
+    store.claim_key(key())
+    assert store.claim_key(key(created_at=NOW + DAY)) is not None
+    assert store.claim_key(key(created_at=NOW + DAY + 1)) is None
+    assert (store.claim_key(key(created_at=NOW + DAY + 2)) or {})["created_at"] == NOW + DAY + 1
+
+
+def test_old_keys_are_forgotten_and_of_each_caller_all_but_the_newest(store: Store) -> None:
+    for number in range(6):
+        store.claim_key(key(str(number), created_at=NOW + number, caller="token:ci" if number else "uid:0"))
+    assert store.forget_keys(NOW + 5, most=5) == 0
+    assert store.forget_keys(NOW + 5, most=2) == 3
+    assert [
+        store.claim_key(key(name, caller=caller)) is None for name, caller in (("0", "uid:0"), ("5", "token:ci"), ("3", "token:ci"))
+    ] == [
+        False,
+        False,
+        True,
+    ]
+    assert store.forget_keys(NOW + 2 * DAY) == 4
 
 
 def test_a_database_that_was_removed_is_unavailable(path: Path) -> None:

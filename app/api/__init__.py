@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import (
+    batch,
     decisions,
     docs,
     document,
@@ -32,6 +33,7 @@ _ROUTERS = (
     stats.router,
     history.router,
     limits.router,
+    batch.router,
     shrinks.router,
     decisions.router,
     policies.router,

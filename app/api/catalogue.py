@@ -259,6 +259,9 @@ PROBLEMS = _rows(
         "It has changed since you read it",
         "Read it again, decide again, and send the new ETag.",
     ),
+    (errors.KeyInUse, 409, "idempotency-key-in-use", "The first request with this key still runs", "Try again after Retry-After."),
+    (errors.KeyReused, 422, "idempotency-key-reused", "Another request had this key", "Give each request its own, for its retries."),
+    (errors.OutcomeUnknown, 409, "idempotency-outcome-unknown", "The daemon died in it", "Look what is there, then take a new key."),
     (
         errors.StoreUnavailable,
         503,

@@ -1,7 +1,7 @@
 """Conditional requests (RFC 9110, section 13): strong ETags over the very bytes that are sent."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -28,7 +28,7 @@ def tagged_bytes(request: Request, content: bytes, headers: Mapping[str, str] | 
     """As tagged, for JSON that is bytes already; with an ETag of its own where a part of it moves by itself."""
     etag = etag or etag_of_bytes(content)
     check_if_match(request, etag)
-    named = _named(request, "if-none-match", weak=True)
+    named = _named(request.headers.getlist("if-none-match"), weak=True)
     unchanged = named is not None and ("*" in named or etag in named)
     headers = {**(headers or {}), "ETag": etag}
     return Response(status_code=304, headers=headers) if unchanged else Response(content, headers=headers, media_type="application/json")
@@ -42,8 +42,13 @@ def changed(body: BaseModel, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def check_if_match(request: Request, etag: str | None) -> None:
-    """Raise PreconditionFailed when the request names other ETags than the one that holds now; None where nothing is there."""
-    named = _named(request, "if-match", weak=False)
+    """As check_lines, for the If-Match of a request."""
+    check_lines(request.headers.getlist("if-match"), etag)
+
+
+def check_lines(lines: Sequence[str], etag: str | None) -> None:
+    """Raise PreconditionFailed when an If-Match names other ETags than the one that holds now; None where nothing is there."""
+    named = _named(lines, weak=False)
     if named is not None and etag is None:
         raise PreconditionFailed("There is nothing here now that If-Match could name.")
     if named is not None and "*" not in named and etag not in named:
@@ -53,14 +58,13 @@ def check_if_match(request: Request, etag: str | None) -> None:
 def check_preconditions(request: Request, etag: str | None) -> None:
     """Before a change (section 13.2.2): as check_if_match, and PreconditionFailed too when If-None-Match names the ETag."""
     check_if_match(request, etag)
-    named = _named(request, "if-none-match", weak=True)
+    named = _named(request.headers.getlist("if-none-match"), weak=True)
     if named is not None and etag is not None and ("*" in named or etag in named):
         raise PreconditionFailed(f"The ETag is {etag} now, which If-None-Match rules out.", etag=etag)
 
 
-def _named(request: Request, header: str, *, weak: bool) -> set[str] | None:
+def _named(lines: Sequence[str], *, weak: bool) -> set[str] | None:
     """The ETags of a header that may be a list or sent twice; If-Match compares strongly, so there W/ matches nothing."""
-    lines = request.headers.getlist(header)
     if not lines:
         return None
     named = {part.strip() for line in lines for part in line.split(",")}

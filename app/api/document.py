@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import Body
 
+from app.api.preferences import QUESTIONS
 from app.api.problems import MEDIA_TYPE, body_of
 from app.errors import (
     AmbiguousReference,
@@ -15,6 +16,9 @@ from app.errors import (
     GroupNotFound,
     InvalidGroupName,
     InvalidRequest,
+    KeyInUse,
+    KeyReused,
+    OutcomeUnknown,
     ShrinkdError,
     Unauthenticated,
 )
@@ -28,6 +32,7 @@ Lower a container's memory without killing it.
 - Sizes go in as bytes or as `"400M"` (always binary) and come out as bytes; no limit is `null`.
 - `?dry_run=true` makes every check of a change, and no change.
 - What one GET reads has an `ETag`, for `If-None-Match` and, where it can be changed, `If-Match`.
+- A POST under an `Idempotency-Key` takes effect once, however often it is sent; `Prefer: return=minimal` answers no body.
 - Lists come in pages: `next_page_token` goes back in as `?page_token=`, and `Link` holds that whole address.
 - Every error is `application/problem+json`; its `type` is a page of this daemon that explains it.
 - A token or a client certificate carries scopes, `read`, `write` or `admin`, for all groups or a subtree; what one may not read is a 404.
@@ -105,7 +110,11 @@ _HEADERS: dict[str, tuple[str, dict[str, str]]] = {
     "ETag": ("Names this very state, strongly: for If-None-Match and If-Match.", {"type": "string"}),
     "Link": ('The next page as rel="next", when there is one (RFC 8288).', {"type": "string"}),
     "Location": ("The address of what was made, or of what is in the way.", {"type": "string", "format": "uri-reference"}),
-    "Preference-Applied": ("The `wait=N` that was honoured, when `Prefer` asked for one.", {"type": "string"}),
+    "Idempotency-Replayed": (
+        "`true`: nothing was done now, and this is what the first request of this key was answered.",
+        {"type": "string"},
+    ),
+    "Preference-Applied": ("What was honoured of what `Prefer` asked for: `wait=N`, `return=minimal`.", {"type": "string"}),
     "Request-Id": ("The name of this request in the log: the client's own, where it sent a harmless one.", {"type": "string"}),
     "WWW-Authenticate": ("How to say who calls (RFC 6750).", {"type": "string"}),
     "Retry-After": ("Seconds after which to look or try again, where that may help.", {"type": "integer"}),
@@ -121,12 +130,18 @@ _SHARED = {
     "4XX": {"description": "The request cannot be carried out; `type` tells why.", "content": {MEDIA_TYPE: _PROBLEM}},
     "5XX": {"description": "The daemon cannot carry it out; `type` tells why.", "content": {MEDIA_TYPE: _PROBLEM}} | sends("Retry-After"),
 }
+_KEY = (
+    "A name for this very request, which its retries keep: it takes effect once, and they are answered as it was. For 24 h; "
+    "for each caller and operation by itself. 1 to 255 printable ASCII characters, with quotes around them or without."
+)
+_PREFER = "`return=minimal`: no body, if it works; a dry run and a batch keep theirs."
 _GENERATED = "Successful Response"
 _MEANINGS = {
     "200": "As asked.",
     "201": "Made. `Location` is its address.",
     "202": "Under way. `Location` is its address (a dry run has none), and `Retry-After` says when to look again.",
     "204": "Done.",
+    "207": "What came of each item, in the order of the request; each has a status of its own.",
 }
 _GIBIBYTE = 2**30
 _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
@@ -189,7 +204,7 @@ def _add_refusal(refusals: Responses, kind: type[ShrinkdError]) -> None:
         refusal |= sends("WWW-Authenticate")
     elif slug == "shrink-in-progress":
         refusal |= sends("Location", "Retry-After")
-    elif status in {429, 503}:
+    elif status in {429, 503} or slug == "idempotency-key-in-use":
         refusal |= sends("Retry-After")
 
 
@@ -208,8 +223,9 @@ def complete(generated: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(generated).replace(json.dumps(_NULL), "null")
     document: dict[str, Any] = json.loads(text, parse_float=_number)
     for path in document["paths"].values():
-        for operation in path.values():
+        for method, operation in path.items():
             _complete_operation(operation)
+            _complete_change(method, operation)
     components = document["components"]
     components["headers"] = {name: {"description": meaning, "schema": dict(schema)} for name, (meaning, schema) in _HEADERS.items()}
     components["securitySchemes"] = _SECURITY
@@ -262,6 +278,41 @@ def _complete_operation(operation: dict[str, Any]) -> None:
         parameters.append(_header("If-None-Match", "ETags of what is known already: 304 if one still holds."))
     if "412" in responses:
         parameters.append(_header("If-Match", "ETags of what the change is meant for: 412 if none holds."))
+
+
+def _complete_change(method: str, operation: dict[str, Any]) -> None:
+    """What every change takes: a preference for less to read, and if it is a POST a key under which it is done once."""
+    parameters, responses = operation["parameters"], operation["responses"]
+    if method == "get":
+        return
+    if operation["operationId"] not in QUESTIONS:
+        _complete_preference(parameters, responses)
+    if method == "post":
+        parameters.append(_header("Idempotency-Key", _KEY) | {"schema": {"type": "string", "minLength": 1, "maxLength": 512}})
+        refusals: Responses = {int(status): responses[status] for status in ("409", "422") if status in responses}
+        for kind in (KeyInUse, OutcomeUnknown, KeyReused):
+            _add_refusal(refusals, kind)
+        responses |= {str(status): refusal for status, refusal in refusals.items()}
+        _add_headers(responses, "Idempotency-Replayed")
+    operation["responses"] = dict(sorted(responses.items()))
+
+
+def _complete_preference(parameters: list[dict[str, Any]], responses: dict[str, Any]) -> None:
+    waits = [parameter for parameter in parameters if parameter["name"] == "prefer"]
+    for parameter in waits:
+        parameter["description"] += f" {_PREFER}"
+    if not waits:
+        parameters.append(_header("Prefer", _PREFER))
+    if "200" in responses and "204" not in responses:
+        responses["204"] = {"description": "Done, and `return=minimal` was wanted."} | sends("Request-Id")
+        responses["204"]["headers"] |= {name: header for name, header in responses["200"]["headers"].items() if name == "ETag"}
+    _add_headers(responses, "Preference-Applied")
+
+
+def _add_headers(responses: dict[str, Any], *names: str) -> None:
+    for status, response in responses.items():
+        if status.startswith("2"):
+            response["headers"] |= sends(*names)["headers"]
 
 
 def _header(name: str, description: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Limits: patch 1/4 of the seed over HTTP. A change takes effect, or changes nothing at all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -83,18 +83,23 @@ async def get_limits(request: Request, wiring: Wired, caller: Calling, group: Ta
 )
 def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
     """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
-    limits = change_limits(wiring, group, patch.changes(), request, dry_run=dry_run)
-    return changed(limits_body(caller_of(request.scope), group, limits, dry_run=dry_run), dry_run=dry_run)
+    caller = caller_of(request.scope)
+    limits = change_limits(wiring, group, patch.changes(), partial(_check_etag, request, group), dry_run=dry_run)
+    return changed(limits_body(caller, group, limits, dry_run=dry_run), dry_run=dry_run)
+
+
+def _check_etag(request: Request, group: Group, before: Limits) -> None:
+    check_preconditions(request, etag_of(limits_body(caller_of(request.scope), group, before)))
 
 
 def change_limits(
-    wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], request: Request | None = None, *, dry_run: bool
+    wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], check: Callable[[Limits], None] | None = None, *, dry_run: bool
 ) -> Limits:
-    """Set limits with the group to oneself, and answer them as read back. The ETag is compared inside, so no change comes between."""
+    """Set limits with the group to oneself, and answer them as read back. `check` is shown those before: no change comes between."""
     with wiring.jobs.holding(group):
         before = wiring.backend.stat(group).limits
-        if request is not None:
-            check_preconditions(request, etag_of(limits_body(caller_of(request.scope), group, before)))
+        if check:
+            check(before)
         check_supported(wiring.backend, changes)
         if not changes:
             return before

@@ -98,7 +98,7 @@ def _headers(error: ShrinkdError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer realm="shrinkd"{refused}'}  # RFC 6750, section 3
     if isinstance(error, errors.BodyTooLarge):
         return {"Connection": "close"}  # the rest of the body is on its way
-    return {"Retry-After": "1"} if problem_of(error).status in {429, 503} else {}
+    return {"Retry-After": "1"} if isinstance(error, errors.KeyInUse) or problem_of(error).status in {429, 503} else {}
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

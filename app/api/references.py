@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import quote
 
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -12,6 +13,8 @@ from app.callers import Caller, Level
 from app.errors import AmbiguousReference, GroupNotFound, InvalidRequest
 from app.settings import Settings
 
+_PROCESS = "pid"
+_PROCESS_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 _CONTAINER_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -34,16 +37,18 @@ _OWN_ADDRESS = re.compile(GroupConvertor.regex)
 
 def href_of(group: Group) -> str:
     """The address of a group: its path, or its id where that path would mean something else."""
-    reads_as_itself = _OWN_ADDRESS.fullmatch(group.path) and group.path.partition(":")[0] not in _MATCHERS
+    reads_as_itself = _OWN_ADDRESS.fullmatch(group.path) and group.path.partition(":")[0] not in {*_MATCHERS, _PROCESS}
     return f"/v1/groups/{quote(group.path)}" if reads_as_itself else f"/v1/groups/id:{group.id}"
 
 
 def resolve(backend: Backend, reference: str, caller: Caller) -> Group:
-    """Find the group that a reference names: a path, id:, container:, pod: or unit:.
+    """Find the group that a reference names: a path, id:, container:, pod:, unit: or pid:.
 
     What the caller may not read is not even looked for, so that no answer can tell whether it is there.
     """
     kind, colon, name = reference.partition(":")
+    if colon and kind == _PROCESS:
+        return _by_process(backend, name, caller)
     if colon and kind in _MATCHERS:
         below_the_root = backend.groups()[1:]  # the root itself takes no limit and cannot be shrunk
         return _only(reference, [group for group in seen_by(caller, below_the_root) if _MATCHERS[kind](group, name)])
@@ -67,6 +72,16 @@ def may_change(settings: Settings, group: Group) -> Group:
     if not covers(settings.subtrees, group.path):
         raise GroupNotFound(f"{group.path!a} is outside the subtrees that this daemon may change ({', '.join(settings.subtrees)}).")
     return group
+
+
+def _by_process(backend: Backend, name: str, caller: Caller) -> Group:
+    if not _PROCESS_ID.fullmatch(name):
+        raise InvalidRequest(f"pid:{name!a} is no process id.")
+    with suppress(GroupNotFound):
+        group = backend.group_of(int(name))
+        if group.path and caller.may(Level.READ, group.path):  # the root takes no limit and cannot be shrunk
+            return group
+    raise GroupNotFound(f"There is no process {name} in any group below the managed root.")
 
 
 def _by_container(group: Group, name: str) -> bool:

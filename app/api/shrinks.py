@@ -3,7 +3,8 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -11,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.conditional import tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
+from app.api.once import Makes
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from app.api.preferences import preferences
 from app.api.problems import restored
 from app.api.references import href_of
 from app.api.strict import Moment, StrictRoute
@@ -26,7 +29,7 @@ from app.store import Row, Whose, no_shrink
 
 router = APIRouter(route_class=StrictRoute, tags=["shrinks"])
 _LONGEST_WAIT_SECONDS = 60
-_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*(\"?)(\d{1,6})\1\s*(?=$|[,;])", re.IGNORECASE)
+_SECONDS = re.compile("[0-9]{1,6}")
 _NEWEST_FIRST = "-created_at"
 _EVENT_SECONDS = 0.1
 _EVENT_STREAM: dict[str, Any] = {
@@ -142,11 +145,23 @@ async def _wait_seconds(
     request: Request,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when it is done, or after N seconds (at most 60).")] = None,
 ) -> int:
-    match = _WAIT.search(",".join(request.headers.getlist("prefer"))) if prefer else None  # it may be sent more than once
-    return min(int(match[2]), _LONGEST_WAIT_SECONDS) if match else 0
+    seconds = preferences(request).get("wait", "") if prefer else ""
+    return min(int(seconds), _LONGEST_WAIT_SECONDS) if _SECONDS.fullmatch(seconds) else 0
 
 
 Wait = Annotated[int, Depends(_wait_seconds)]
+
+
+class Terms(NamedTuple):
+    """How a client wants to have its shrink."""
+
+    wait_seconds: int
+    makes: str | None
+    dry_run: bool
+
+
+async def _terms(wait: Wait, makes: Makes, dry_run: DryRun = False) -> Terms:
+    return Terms(wait, makes, dry_run)
 
 
 async def _known(wiring: Wired, caller: Calling, shrink_id: str) -> str:
@@ -178,11 +193,11 @@ Cancellable = Annotated[str, Depends(_cancellable)]
         202: sends("Location", "Retry-After", "Preference-Applied"),
     },
 )
-async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, wait: Wait, dry_run: DryRun = False) -> Response:
+async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
-    job = await asyncio.to_thread(submit, wiring, group, new, dry_run=dry_run)
-    await wait_done(wiring, None if dry_run else job, wait)
-    return await answer(wiring, job, wait, dry_run=dry_run)
+    row = await asyncio.to_thread(submit, wiring, group, new, terms)
+    await wait_done(wiring, wiring.jobs.job(row["id"]), terms.wait_seconds)
+    return await answer(wiring, row, terms)
 
 
 @router.get("/v1/groups/{group:reference}/shrinks", operation_id="list_group_shrinks", responses=PAGED | refuses(group=True))
@@ -247,8 +262,11 @@ async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> AsyncIterator
         yield event
 
 
-def submit(wiring: Wiring, group: Group, new: NewShrink, *, dry_run: bool) -> Job:
-    """Hand a shrink to the jobs, once this node is known to take all of its options."""
+def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
+    """Hand a shrink to the jobs, once this node is known to take all of its options; one that is there by its id is the one."""
+    with suppress(ShrinkNotFound):
+        if terms.makes:
+            return wiring.jobs.shrink(terms.makes)
     if new.swappiness is not None and not wiring.backend.has_swappiness:
         raise UnsupportedOption(
             "This kernel takes no swappiness for one reclaim: leave it out, or set the group's own.", option="swappiness"
@@ -259,7 +277,7 @@ def submit(wiring: Wiring, group: Group, new: NewShrink, *, dry_run: bool) -> Jo
         )
     if new.set_max_bytes is not None and "max_bytes" not in wiring.backend.settable_limits:
         raise UnsupportedOption("This node sets no max_bytes.", option="set_max_bytes")
-    return wiring.jobs.submit(group, ShrinkRequest(**new.model_dump()), dry_run=dry_run)
+    return wiring.jobs.submit(group, ShrinkRequest(**new.model_dump()), shrink_id=terms.makes, dry_run=terms.dry_run).row()
 
 
 async def wait_done(wiring: Wiring, job: Job | None, seconds: float) -> None:
@@ -281,12 +299,11 @@ async def row_of(wiring: Wiring, shrink_id: str) -> Row:
     return job.row() if job else await asyncio.to_thread(wiring.jobs.shrink, shrink_id)
 
 
-async def answer(wiring: Wiring, job: Job, wait: int, *, dry_run: bool) -> Response:
+async def answer(wiring: Wiring, row: Row, terms: Terms) -> Response:
     """200 when the shrink was waited for and is done, else 202 and where to look."""
-    row = job.row() if dry_run else await row_of(wiring, job.id)
-    body = shrink_body(row, dry_run=dry_run)
-    headers = _hints(body, wait) if dry_run else {"Location": body.links.self} | _hints(body, wait)
-    if body.done and wait:
+    body = shrink_body(row if terms.dry_run else await row_of(wiring, row["id"]), dry_run=terms.dry_run)
+    headers = ({} if terms.dry_run else {"Location": body.links.self}) | _hints(body, terms.wait_seconds)
+    if body.done and terms.wait_seconds:
         return Response(body.model_dump_json(), 200, headers, "application/json")
     return Response(body.model_dump_json(), 202, headers | {"Retry-After": "1"}, "application/json")
 

@@ -201,34 +201,45 @@ async def get_clock(request: Request, machine: Machine) -> Response:
     return tagged(request, clock_body(machine))
 
 
-@router.post("/v1/simulator/clock", operation_id="change_clock", responses=refuses(NotSimulator))
-def change_clock(wiring: Wired, _: Administrating, machine: Machine, change: AClockChange, dry_run: DryRun = False) -> ClockBody:
+@router.post("/v1/simulator/clock", operation_id="change_clock", responses=refuses(NotSimulator, PreconditionFailed))
+def change_clock(
+    request: Request, wiring: Wired, _: Administrating, machine: Machine, change: AClockChange, dry_run: DryRun = False
+) -> ClockBody:
     """Put the time forward, stop it, or let it go at another speed."""
-    if dry_run:
-        return clock_body(machine, change, dry_run=True)
-    change_time(wiring, machine, change)
-    return clock_body(machine)
+    check_preconditions(request, etag_of(clock_body(machine)))
+    change_time(wiring, machine, change, dry_run=dry_run)
+    return clock_body(machine, change if dry_run else None, dry_run=dry_run)
 
 
 @router.get("/v1/simulator/faults", operation_id="list_faults", response_model=FaultsBody, responses=UNCHANGED | refuses(NotSimulator))
 async def list_faults(request: Request, _: ReadingAll, machine: Machine) -> Response:
     """List the faults that are planned, and how often each verb was used."""
-    return tagged(request, FaultsBody(planned=list(machine.faults.planned()), uses=machine.faults.uses()))
+    return tagged(request, faults_body(machine))
 
 
-@router.post("/v1/simulator/faults", operation_id="plan_fault", responses=refuses(NotSimulator))
-async def plan_fault(_: Administrating, machine: Machine, fault: AFault, dry_run: DryRun = False) -> FaultsBody:
+@router.post("/v1/simulator/faults", operation_id="plan_fault", responses=refuses(NotSimulator, PreconditionFailed))
+async def plan_fault(request: Request, _: Administrating, machine: Machine, fault: AFault, dry_run: DryRun = False) -> FaultsBody:
     """Plan an error, a delay or a vanishing group for the n-th use of a verb from now, and answer all that is planned."""
+    check_preconditions(request, etag_of(faults_body(machine)))
     planned = machine.faults.plan(fault, dry_run=dry_run)
     return FaultsBody(planned=list(planned), uses=machine.faults.uses(), dry_run=dry_run)
 
 
-@router.delete("/v1/simulator/faults", operation_id="delete_faults", status_code=204, responses=TRIED | refuses(NotSimulator))
-async def delete_faults(_: Administrating, machine: Machine, dry_run: DryRun = False) -> Response:
+@router.delete(
+    "/v1/simulator/faults",
+    operation_id="delete_faults",
+    status_code=204,
+    responses=TRIED | refuses(NotSimulator, PreconditionFailed),
+)
+async def delete_faults(request: Request, _: Administrating, machine: Machine, dry_run: DryRun = False) -> Response:
     """Call off every fault that is planned."""
-    if not dry_run:
-        machine.faults.clear()
+    check_preconditions(request, etag_of(faults_body(machine)))
+    machine.faults.clear(dry_run=dry_run)
     return done(dry_run=dry_run)
+
+
+def faults_body(machine: Simulated) -> FaultsBody:
+    return FaultsBody(planned=list(machine.faults.planned()), uses=machine.faults.uses())
 
 
 def workload_body(group: Group, workload: Workload, *, dry_run: bool = False) -> WorkloadBody:
@@ -245,8 +256,10 @@ def put_to_work(request: Request, machine: Simulated, group: Group, workload: Wo
     machine.put_to_work(group, workload, check=check, dry_run=dry_run)
 
 
-def change_time(wiring: Wired, machine: Simulated, change: ClockChange) -> None:
+def change_time(wiring: Wired, machine: Simulated, change: ClockChange, *, dry_run: bool) -> None:
     """Advance, until the server stops if it must, or go on at another speed."""
+    if dry_run:
+        return
     if change.speed is not None:
         machine.time.run(change.speed)
     if change.advance_seconds is not None:

@@ -1,4 +1,7 @@
-"""Requests taken strictly: JSON without duplicate keys, a media type that says so, and no name in the query that means nothing."""
+"""Requests taken strictly: JSON without duplicate keys, a media type that says so, and no name in the query that means nothing.
+
+What holds for every change alike is here as well: a POST is carried out once for each Idempotency-Key, and says no more than preferred.
+"""
 
 import json
 import re
@@ -12,6 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BaseModel, BeforeValidator
 
+from app.api.once import answer_once
+from app.api.preferences import QUESTIONS, returned
 from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
 
 LARGEST_BODY_BYTES = 64 << 10
@@ -39,14 +44,21 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         known = _query_names(self.dependant)
         once = {name for name, is_list in known.items() if not is_list}
-        takes_body = self.body_field is not None
+        takes_body, operation = self.body_field is not None, self.operation_id or ""
 
         async def read_strictly(request: Request) -> Response:
             if unknown := request.query_params.keys() - known.keys():
                 _refuse_all("query", unknown, f"not a parameter of this operation; there are: {', '.join(sorted(known)) or 'none'}")
             if repeated := once & _repeated(name for name, _ in request.query_params.multi_items()):
                 _refuse_all("query", repeated, "this parameter stands twice")
-            return await handle(_Read(request, await _read(request)) if takes_body else request)
+            body = await _read(request) if takes_body else None
+            return await answer(_Read(request, body) if takes_body else request, body)
+
+        async def answer(request: Request, body: object) -> Response:
+            if request.method == "GET":
+                return await handle(request)
+            response = await (answer_once(request, operation, body, handle) if request.method == "POST" else handle(request))
+            return response if operation in QUESTIONS else returned(request, response)
 
         return read_strictly
 

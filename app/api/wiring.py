@@ -19,6 +19,7 @@ from app.history import History, Sampler
 from app.intents import Intents
 from app.job import Job
 from app.jobs import Jobs
+from app.keys import Keys
 from app.registry import Policies
 from app.settings import Settings
 from app.simulations import Simulations
@@ -37,6 +38,7 @@ class Wiring:
     jobs: Jobs
     policies: Policies
     daemon: Daemon
+    keys: Keys
     made: set[int] = field(default_factory=set)
     """Ids of the groups that were made through this API, in this boot."""
     history: History = field(default_factory=History)
@@ -99,6 +101,19 @@ async def _caller(request: Request) -> Caller:
 Calling = Annotated[Caller, Depends(_caller)]
 
 
+Reference = Annotated[
+    str,
+    Path(
+        description="A path below the managed root, or `id:…`, `container:…`, `pod:…`, `unit:…`, `pid:…`.",
+        openapi_examples={
+            "path": {"summary": "by its path", "value": "web"},
+            "unit": {"summary": "by the systemd unit", "value": "unit:nginx.service"},
+            "container": {"summary": "by the container's id, or its first 12 digits", "value": "container:2c4dee605d22"},
+        },
+    ),
+]
+
+
 async def _reading_all(caller: Calling) -> Caller:
     caller.require(Level.READ)
     return caller
@@ -122,21 +137,7 @@ Administrating = Annotated[Caller, Depends(_administrating)]
 """A caller who may do everything; 403 for all others."""
 
 
-async def _group(
-    wiring: Wired,
-    caller: Calling,
-    group: Annotated[
-        str,
-        Path(
-            description="A path below the managed root, or `id:…`, `container:…`, `pod:…`, `unit:…`.",
-            openapi_examples={
-                "path": {"summary": "by its path", "value": "web"},
-                "unit": {"summary": "by the systemd unit", "value": "unit:nginx.service"},
-                "container": {"summary": "by the container's id, or its first 12 digits", "value": "container:2c4dee605d22"},
-            },
-        ),
-    ],
-) -> Group:
+async def _group(wiring: Wired, caller: Calling, group: Reference) -> Group:
     return resolve(wiring.backend, group, caller)
 
 

@@ -267,6 +267,9 @@ class Backend(Protocol):
         Groups that go while the tree is walked are left out; GroupNotFound is for the path itself.
         """
 
+    def group_of(self, pid: int) -> Group:
+        """Find the group that a process is in, which may be the root. GroupNotFound when it is in none of these, or has ended."""
+
     def usage(self, group: Group) -> int:
         """Read the bytes charged to a group: the hot verb, one read of one file."""
 

@@ -1,7 +1,10 @@
-"""Which group this daemon is in itself: what it does to others it must not do to that one, nor to those around it."""
+"""Which group a process is in, and this daemon itself: what it does to others it must not do to that one, nor to those around it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from app.errors import GroupNotFound
 
 
 def own_path(root: str, version: int) -> str | None:
@@ -9,10 +12,21 @@ def own_path(root: str, version: int) -> str | None:
     return find_own(root, version, Path("/proc/self/cgroup").read_text("utf-8"), Path("/proc/self/mountinfo").read_text("utf-8"))
 
 
+def path_of(root: str, version: int, pid: int) -> str:
+    """As own_path, of any process; GroupNotFound where it is elsewhere, or not at all."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        cgroups = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
+        path = find_own(root, version, cgroups, Path("/proc/self/mountinfo").read_text("utf-8"))
+        if path is not None:
+            return path
+    raise GroupNotFound(f"There is no process {pid} in any group below {root!a}.", pid=pid)
+
+
 def find_own(root: str, version: int, cgroups: str, mountinfo: str) -> str | None:
     """As own_path, from the texts of the two files."""
-    lines = (line.split(":", 2) for line in cgroups.splitlines())
-    own = next((path for number, names, path in lines if ("memory" in names.split(",") if version == 1 else number == "0")), None)
+    lines = (line.split(":", 2) for line in cgroups.split("\n") if line.count(":") > 1)
+    found = [path for number, names, path in lines if ("memory" in names.split(",") if version == 1 else number == "0")]
+    own = found[0] if len(found) == 1 else None  # the kernel prints names as they are, also with a line of their own in them
     for line in mountinfo.splitlines() if own else ():
         head, _, tail = line.partition(" - ")
         kind, _, options = tail.split(" ", 2)

@@ -74,10 +74,10 @@ class Faults:
                 self._planned = planned
         return planned
 
-    def clear(self) -> None:
+    def clear(self, *, dry_run: bool = False) -> None:
         """Forget what was planned."""
         with self._lock:
-            self._planned = ()
+            self._planned = self._planned if dry_run else ()
 
     def meet(self, verb: Verb, path: str) -> list[Fault]:
         """Count a use, and answer what was planned for it, in the order in which that was planned."""

@@ -157,6 +157,12 @@ class Simulator:
         with self.machine("groups", path) as machine:
             return [Group(cgroup.path, cgroup.id) for cgroup in _find(machine, path).subtree(depth)]
 
+    def group_of(self, pid: int) -> Group:
+        with self.machine() as machine:
+            if (process := machine.processes.get(pid)) is None:
+                raise GroupNotFound(f"There is no process {pid} in any group.", pid=pid)
+            return Group(process.cgroup.path, process.cgroup.id)
+
     def usage(self, group: Group) -> int:
         with self.machine("usage", group.path) as machine:
             return _readable(machine, group).usage * PAGE_BYTES

@@ -41,6 +41,7 @@ from app.backends._cgroupfs import (
     Tree,
     mounts,
 )
+from app.backends._own import path_of
 from app.backends._pace import Pace
 from app.backends._psi import parse_pressure
 from app.backends._statlines import StatLines
@@ -120,6 +121,9 @@ class V1(Tree):
         honoured = {"max_bytes": True, "swap_max_bytes": self._has_memsw, "soft_limit_bytes": self._keeps_soft_limit()}
         self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
+
+    def group_of(self, pid: int) -> Group:
+        return self.find(path_of(self.root, self.version, pid))
 
     def usage(self, group: Group) -> int:
         return int(self.read(group, USAGE))

@@ -35,6 +35,7 @@ from app.backends._busy import busy
 from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree
 from app.backends._chunk import Chunk
 from app.backends._commit import Maximum
+from app.backends._own import path_of
 from app.backends._psi import parse_pressure
 from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
@@ -135,6 +136,9 @@ class V2(Tree):
         if path and not self.has(f"{path}/{USAGE}"):
             raise GroupNotFound(f"The group {path!a} has no memory controller: its parent has not enabled it.")
         return group
+
+    def group_of(self, pid: int) -> Group:
+        return self.find(path_of(self.root, self.version, pid))
 
     def usage(self, group: Group) -> int:
         if group.id == self._top_id:

@@ -1,6 +1,7 @@
 """Conditional requests: strong ETags, 304 for what is known, 412 for what has changed."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -9,6 +10,7 @@ from tests.api.conftest import Still
 from tests.problems import problem
 
 TAGGED = ["/v1/node", "/v1/groups/web", "/v1/groups/web/limits", "/v1/groups/web/stats"]
+ROOM = {"kind": "watermark", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}}
 OTHER = '"0123456789abcdef01234567"'
 
 
@@ -103,3 +105,35 @@ def test_the_etag_of_a_change_is_the_one_of_the_next_read(still: Still) -> None:
 def test_a_condition_is_looked_at_in_a_dry_run_too(client: httpx.Client) -> None:
     answer = client.patch("/v1/groups/web/limits?dry_run=true", json={"max_bytes": "1G"}, headers={"If-Match": OTHER})
     problem(answer, 412, "precondition-failed")
+
+
+CONDITIONAL: list[tuple[str, str, Any]] = [
+    ("PUT", "/v1/policies/tagged", ROOM | {"mode": "observe"}),
+    ("DELETE", "/v1/policies/tagged", None),
+    ("PUT", "/v1/simulator/groups/db/workload", {"memory": []}),
+    ("DELETE", "/v1/simulator/groups/db/workload", None),
+    ("POST", "/v1/simulator/clock", {"speed": 0}),
+    ("POST", "/v1/simulator/faults", {"verb": "remove", "use": 1000, "error": "EBUSY"}),
+    ("DELETE", "/v1/simulator/faults", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CONDITIONAL)
+@pytest.mark.parametrize("condition", FAILS)
+def test_every_change_of_what_has_an_etag_looks_at_conditions(
+    still: Still, method: str, path: str, body: Any, condition: dict[str, str]
+) -> None:
+    still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
+    before = still.client.get(path)
+    answer = still.client.request(method, path, json=body, headers=filled(condition, before.headers["etag"]))
+    problem(answer, 412, "precondition-failed")
+    assert still.client.get(path).headers["etag"] == before.headers["etag"]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CONDITIONAL)
+@pytest.mark.parametrize("condition", HOLDS)
+def test_and_is_made_where_they_hold(still: Still, method: str, path: str, body: Any, condition: dict[str, str]) -> None:
+    still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
+    etag = still.client.get(path).headers["etag"]
+    answer = still.client.request(method, path, params={"dry_run": True}, json=body, headers=filled(condition, etag))
+    assert (answer.status_code, answer.json()["dry_run"]) == (200, True)

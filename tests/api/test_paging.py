@@ -2,13 +2,17 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.api.paging import read_token, write_token
+from app.backends import Group
 from app.errors import InvalidRequest
 from tests.api.conftest import Still
 from tests.problems import problem
@@ -164,3 +168,30 @@ def test_a_token_with_padding_is_still_the_same() -> None:
 def test_a_token_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="page_token"):
         read_token("nonsense", "path", (int, str))
+
+
+@given(
+    order=st.sampled_from(["path", "-path", "usage_bytes", "-max_bytes"]),
+    size=st.integers(1, 7),
+    moves=st.lists(st.lists(st.integers(0, 25), max_size=8), min_size=1, max_size=12),
+)
+def test_what_was_there_throughout_is_seen_once_whatever_came_and_went_between_any_two_pages(
+    still: Still, order: str, size: int, moves: list[list[int]]
+) -> None:
+    simulator, there = still.stage.simulator, {group.path for group in still.stage.simulator.groups()[1:]}
+    passing, plan = dict[int, Group](), iter(moves)
+
+    def come_or_go() -> None:
+        for number in next(plan, []):  # a letter sorts before, between and behind those that stay
+            group = passing.pop(number, None)
+            if group:
+                simulator.remove(group)
+            else:
+                passing[number] = simulator.make(f"{chr(ord('a') + number)}-passing")
+
+    try:
+        seen = [item["path"] for page in pages(still.client, "/v1/groups", come_or_go, order_by=order, page_size=size) for item in page]
+    finally:
+        for group in passing.values():
+            simulator.remove(group)
+    assert Counter(path for path in seen if path in there) == Counter(there)

@@ -9,6 +9,7 @@ import pytest
 
 from app import errors
 from app.api import problems
+from app.api.catalogue import PROBLEMS
 from app.errors import ShrinkdError
 from tests.api.conftest import Still
 from tests.live import Live
@@ -24,7 +25,7 @@ def classes(kind: type[ShrinkdError] = ShrinkdError) -> Iterator[type[ShrinkdErr
 
 @pytest.mark.parametrize("kind", [kind for kind in classes() if kind is not errors.Interrupted])
 def test_every_error_has_a_problem_of_its_own_and_not_that_of_a_class_above(kind: type[ShrinkdError]) -> None:
-    assert kind in problems.PROBLEMS
+    assert kind in PROBLEMS
 
 
 @pytest.mark.parametrize("kind", list(classes()))

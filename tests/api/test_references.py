@@ -53,6 +53,31 @@ def test_an_id_finds_this_incarnation_and_no_later_one(still: Still) -> None:
     still.stage.simulator.remove(second)
 
 
+def test_a_process_finds_the_group_that_it_is_in_now(still: Still) -> None:
+    for group in ("web", "db", "web"):
+        still.client.post(f"/v1/groups/{group}/processes", json={"pid": 1000}).raise_for_status()
+        assert still.client.get("/v1/groups/pid:1000").json()["path"] == group
+        assert still.client.get("/v1/groups/pid:1000/stats").json()["group"]["path"] == group
+    assert still.client.get("/v1/groups?parent=pid:1000").status_code == 200
+
+
+@pytest.mark.parametrize(("number", "status", "slug"), [("999", 404, "group-not-found"), ("2147483648", 404, "group-not-found")])
+def test_a_process_that_is_in_no_group_finds_none(client: httpx.Client, number: str, status: int, slug: str) -> None:
+    for suffix in ("", "/stats", "/limits"):
+        problem(client.get(f"/v1/groups/pid:{number}{suffix}"), status, slug)
+
+
+def test_a_process_of_the_root_finds_no_group(still: Still) -> None:
+    with still.stage.simulator.machine() as machine:
+        pid = machine.start(machine.root).pid
+    problem(still.client.get(f"/v1/groups/pid:{pid}"), 404, "group-not-found")
+
+
+@pytest.mark.parametrize("number", ["", "0", "-1", "+1", "01", "1 ", "0x3e8", "self", "1000/x", "\u0661", "99999999999", "1/2"])
+def test_what_is_no_process_id_is_refused(client: httpx.Client, number: str) -> None:
+    problem(client.get(f"/v1/groups/pid:{number}/limits"), 422, "invalid-request")
+
+
 def test_an_id_finds_the_group_to_change_as_well(still: Still) -> None:
     group = still.stage.simulator.groups("leaky")[0]
     answer = still.client.patch(f"/v1/groups/id:{group.id}/limits?dry_run=true", json={"max_bytes": "2G"})
@@ -237,6 +262,7 @@ def test_a_group_is_known_by_what_its_name_says(path: str, aliases: list[str]) -
         ("a/stats", "/v1/groups/id:7"),
         ("id:5", "/v1/groups/id:7"),
         ("x:5", "/v1/groups/x%3A5"),
+        ("pid:5", "/v1/groups/id:7"),
     ],
 )
 def test_the_address_of_a_group_leads_back_to_it(path: str, href: str) -> None:

@@ -218,6 +218,17 @@ def test_an_attached_process_is_charged_to_its_new_group_from_then_on(host: Host
     assert host.backend.usage(new) == pytest.approx(16 * MIB, abs=host.slack_bytes)
 
 
+def test_a_process_is_found_in_the_group_that_it_is_in_now(host: Host) -> None:
+    first, second = host.group(), host.group()
+    worker = host.charge(first)
+    assert host.backend.group_of(worker.pid) == first
+    host.backend.attach(second, worker.pid)
+    assert host.backend.group_of(worker.pid) == second
+    worker.stop()
+    with pytest.raises(GroupNotFound):
+        host.backend.group_of(worker.pid)
+
+
 def test_attaching_on_trial_moves_nothing(host: Host) -> None:
     old, new = host.group(), host.group()
     worker = host.charge(old)

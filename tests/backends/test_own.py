@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.backends._own import find_own, own_path
+from app.backends._own import find_own, own_path, path_of
+from app.errors import GroupNotFound
 
 V1 = "3:cpuset:/\n4:memory:/docker/abc\n9:name=systemd:/init\n0::/elsewhere\n"
 V1_JOINED = "5:cpu,cpuacct:/\n4:hugetlb,memory:/docker/abc\n"
@@ -90,6 +91,20 @@ def test_in_a_namespace_of_its_own_what_is_outside_of_the_mount_is_none_of_its_g
 )
 def test_where_nothing_is_told_it_is_in_none(cgroups: str, mounts: str) -> None:
     assert find_own("/sys/fs/cgroup", 2, cgroups, mounts) is None
+
+
+@pytest.mark.parametrize("named", ["/a\n0::/web", "/a\n0::/web\n", "/web\n0:x:/y\n0::/other"])
+def test_a_name_with_a_line_of_its_own_in_it_names_no_other_group(named: str) -> None:
+    assert find_own("/sys/fs/cgroup", 2, f"0::{named}\n", v2_mount()) is None
+
+
+def test_a_name_with_half_a_line_in_it_is_no_group_that_is_listed() -> None:
+    assert find_own("/sys/fs/cgroup", 2, "0::/a\nweb\n", v2_mount()) == "a"
+
+
+def test_a_process_that_is_not_there_is_in_no_group() -> None:
+    with pytest.raises(GroupNotFound, match="4194305"):
+        path_of("/sys/fs/cgroup", 2, 4194305)  # beyond PID_MAX_LIMIT
 
 
 def test_this_process_finds_itself_where_the_kernel_says_it_is() -> None:
