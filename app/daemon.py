@@ -75,7 +75,7 @@ class Daemon:
         self._backend, self._store, self._policies, self._jobs = backend, store, policies, jobs
         self._clock, self._subtrees = scope.clock, scope.subtrees
         self._boot_id = backend.node().boot_id
-        self._decisions = Decisions(store)
+        self.decisions = Decisions(store)
         self._engine = Engine(backend, Guards(backend.has_swappiness, jobs.manual_age), store.load_states(self._boot_id))
         self._lock = threading.RLock()
         """Over the engine and the watches."""
@@ -121,9 +121,9 @@ class Daemon:
         self._hands.shutdown(wait=True)
         self._scribe.shutdown(wait=True)
         self._drain()
-        self._decisions.forget(())
+        self.decisions.forget(())
         with suppress(ShrinkdError):
-            self._decisions.write()
+            self.decisions.write()
             self._store.save_states(self._boot_id, self._unsaved | self._engine.states())
         for armed in self._watches.values():
             if armed.watch:
@@ -153,7 +153,7 @@ class Daemon:
         if posts and (hours := posts[0].policy.active) and not hours.covers(datetime.now(UTC)):
             conditions.append(Condition("out_of_hours", None, "It looks, and does nothing outside its windows."))
         generation = posts[0].generation if posts else 0
-        return Status(generation, sum(len(post.groups) for post in posts), self._decisions.last(name), tuple(conditions))
+        return Status(generation, sum(len(post.groups) for post in posts), self.decisions.last(name), tuple(conditions))
 
     def evaluate(self, kept: Kept) -> list[Record]:
         """Say what a policy would do now to each group that it selects, and why or why not. Never acts."""
@@ -198,7 +198,7 @@ class Daemon:
             self._hear(key, moment)
         looked = self._engine.look(moment, datetime.now(UTC), self._jobs.busy())
         self.on_readings(looked.readings)
-        self._decisions.add(looked.records)
+        self.decisions.add(looked.records)
         self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
         for post in looked.posts:
             self._arm(post)
@@ -222,13 +222,13 @@ class Daemon:
         self._engine.assign([(kept.policy, kept.generation) for kept in enabled], groups, self._clock.now() if enabled else 0.0)
         for key in [key for key in self._watches if self._engine.post(key) is None]:
             self._disarm(key)
-        self._decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
+        self.decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
 
     def _drain(self) -> None:
         while self._outcomes:
             grant, outcome, shrink_id = self._outcomes.popleft()
             freed, errname = outcome.freed_bytes, outcome.errname
-            self._decisions.finish(grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname)
+            self.decisions.finish(grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname)
             self._engine.finish(grant.key, grant.group, outcome, self._clock.now())
             self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
 
@@ -245,7 +245,7 @@ class Daemon:
 
         def write() -> None:
             try:
-                self._decisions.write()
+                self.decisions.write()
                 self._jobs.write_finished()
                 self._store.save_states(self._boot_id, states)
                 self._unsaved = {}

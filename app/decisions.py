@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from app.arbiter import Key
 from app.engine import Record
 from app.errors import StoreUnavailable
+from app.events import EventType, Publish, nobody
 from app.policies import Verdict
 from app.store import Row, Store
 
 _FOLD_MICROSECONDS = 60_000_000
 _MOST_UNWRITTEN = 100_000
 _DONE = frozenset((Verdict.ACT, Verdict.WOULD_ACT))
+_STEADY = ("verdict", "reason", "generation", "mode")
+_TOLD = ("policy", *_STEADY, "asked_bytes", "granted_bytes")
 
 
 @dataclass(slots=True)
@@ -38,6 +41,7 @@ class Decisions:
         self._last: dict[str, Record] = {}
         self._unwritten: dict[int, _Line] = {}
         """By the identity of the line, in the order in which they changed."""
+        self.publish: Publish = nobody
 
     def add(self, records: Iterable[Record]) -> None:
         with self._lock:
@@ -51,12 +55,18 @@ class Decisions:
         if line is not None and _is_the_same(record, line):
             line.record = replace(record, times=line.record.times + 1)
             return
+        if line is None or record.verdict is Verdict.ACT or not _means_the_same(record, line.record):
+            self._tell(record)
         if line is not None and line.record.times > 1:
             self._touch(line)
         self._lines[key] = fresh = _Line(record, record.at)
         if record.verdict is Verdict.ACT:
             self._acts[key] = fresh
         self._touch(fresh)
+
+    def _tell(self, record: Record) -> None:
+        told = {name: getattr(record, name) for name in _TOLD}
+        self.publish(EventType.DECISION, record.group, **told)
 
     def finish(self, key: Key, group_id: int, *, freed_bytes: int, shrink_id: str | None, errno: str | None) -> None:
         """Tell what became of the last act of a policy for a group."""
@@ -105,8 +115,11 @@ class Decisions:
 
 
 def _is_the_same(record: Record, line: _Line) -> bool:
-    is_steady = all(getattr(record, name) == getattr(line.record, name) for name in ("verdict", "reason", "generation", "mode"))
-    return is_steady and record.verdict not in _DONE and record.at - line.began_at < _FOLD_MICROSECONDS
+    return _means_the_same(record, line.record) and record.verdict not in _DONE and record.at - line.began_at < _FOLD_MICROSECONDS
+
+
+def _means_the_same(record: Record, before: Record) -> bool:
+    return all(getattr(record, name) == getattr(before, name) for name in _STEADY)
 
 
 def _row(record: Record) -> Row:

@@ -42,6 +42,8 @@
     ├── ShrinkFinished        EALREADY
     ├── TooManyShrinks        EAGAIN
     ├── TooManySimulations    EAGAIN
+    ├── TooManyStreams        EAGAIN
+    ├── EventsExpired         ENODATA     what came behind that id is not known any more
     ├── NotReady              EAGAIN
     ├── PreconditionFailed    ESTALE
     ├── KeyInUse              EINPROGRESS  the first request of this idempotency key still runs
@@ -247,6 +249,14 @@ class TooManyShrinks(ShrinkdError):
 
 class TooManySimulations(ShrinkdError):
     errno = errno.EAGAIN
+
+
+class TooManyStreams(ShrinkdError):
+    errno = errno.EAGAIN
+
+
+class EventsExpired(ShrinkdError):
+    errno = errno.ENODATA
 
 
 class NotReady(ShrinkdError):

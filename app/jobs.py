@@ -31,8 +31,10 @@ from app.errors import (
     StoreUnavailable,
     TooManyShrinks,
 )
+from app.events import EventType, Publish, nobody
 from app.intents import Intents
 from app.job import Job, Request, State
+from app.memparse import page_floor
 from app.store import ACTIVE_STATES, Row, Store, Whose, is_of, now
 
 MAX_WAITING_SHRINKS = 256
@@ -70,6 +72,7 @@ class Jobs:
         """Shrinks that lie with the workers: also those that were cancelled while they waited."""
         self._stopping = threading.Event()
         self._sweep_at = time.monotonic()
+        self.publish: Publish = nobody
 
     def recover(self) -> int:
         """Settle what a daemon that died left behind: before the first answer. Its limits are settled by its intents, so rows are all."""
@@ -114,6 +117,7 @@ class Jobs:
             if not job.leaves_nothing:
                 with job.lock:  # who has met it as the running one, and cancels it, waits until it is written down
                     self._store.add_shrink(job.row())
+                    self._tell(job)
             (self._policy_workers if policy else self._workers).submit(self._work, job)
             undo.pop_all()
         return job
@@ -186,7 +190,8 @@ class Jobs:
     def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], policy: str) -> None:
         """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""
         with self.holding(group, policy):
-            memcontrol.set_limits(memcontrol.Memcg(self._backend, group, intent=self._intents), changes)
+            limits = memcontrol.set_limits(memcontrol.Memcg(self._backend, group, intent=self._intents), changes)
+            self.publish(EventType.LIMITS_CHANGED, group, **{name: getattr(limits, name) for name in changes}, policy=policy)
 
     def busy(self) -> set[str]:
         """The paths of the groups that something is being done to."""
@@ -274,12 +279,23 @@ class Jobs:
         moved = not job.state.done and (job.leaves_nothing or self._store.move_shrink(job.id, str(job.state), job.row(standing)))
         if moved:
             job.standing = standing
+            self._tell(job)
         if moved and job.leaves_nothing and standing.state.done:
             with self._changed:
                 self._unwritten[job.id] = job.row()
                 while len(self._unwritten) > _MOST_UNWRITTEN:  # a database that stays away
                     del self._unwritten[next(iter(self._unwritten))]
         return moved
+
+    def _tell(self, job: Job) -> None:
+        """Publish where a job stands, with its lock held: so that its states are told in their order."""
+        group, request, state, error = job.memcg.group, job.request, job.state, job.standing.error
+        if state is State.SUCCEEDED and request.set_max_bytes is not None:
+            maximum = page_floor(request.set_max_bytes)
+            self.publish(EventType.LIMITS_CHANGED, group, max_bytes=maximum, policy=job.policy, shrink_id=job.id)
+        if state.done or not job.leaves_nothing:
+            told = {"shrink_id": job.id, "state": state, "policy": job.policy, "errno": error.errname if error else None}
+            self.publish(EventType.SHRINK_STATE, group, **told, reclaimed_bytes=job.progress.reclaimed_bytes)
 
     def _leave(self, job: Job) -> None:
         self._drop(job)

@@ -1,25 +1,29 @@
 """The composition root: from settings to parts, from parts to an application. Nothing is made at import."""
 
+import asyncio
 import logging
 import resource
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
-from app import api
+from app import __version__, api
 from app.api.wiring import Wiring
 from app.backends import Backend, load
 from app.backends.simulated import simulated
 from app.daemon import Clock, Daemon, Scope
 from app.errors import BackendUnavailable
+from app.events import Events, EventType
 from app.history import History, Sampler
 from app.intents import Intents
 from app.jobs import Jobs
 from app.keys import Keys
 from app.registry import Policies
 from app.settings import Settings
+from app.simulations import Simulations
 from app.store import Store
 from app.tokens import Tokens
 
@@ -49,6 +53,11 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         made = store.made_group_ids(backend.node().boot_id)
         policies = Policies(backend, store, settings.subtrees)
         daemon = Daemon(backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees))
+        simulations = Simulations()
+        events = Events(store)
+        for part in (jobs, policies, daemon.decisions, simulations):
+            part.publish = events.publish
+        events.publish(EventType.DAEMON_STARTED, version=__version__, interrupted_shrinks=interrupted)
         history = History()
         daemon.on_readings = history.note_all
         sampler = None if make_backend else Sampler(backend, history)
@@ -63,10 +72,12 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         policies=policies,
         daemon=daemon,
         keys=Keys(store),
+        events=events,
         made=made,
         history=history,
         sampler=sampler,
         tokens=tokens,
+        simulations=simulations,
     )
     app.router.lifespan_context = _lifespan
     return app
@@ -81,6 +92,8 @@ def _raise_file_limit() -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring: Wiring = app.state.wiring
+    wiring.events.on_news = partial(_ring, asyncio.get_running_loop(), wiring)
+    wiring.events.start()
     wiring.daemon.start()
     if wiring.sampler:
         wiring.sampler.start()
@@ -92,9 +105,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring.daemon.stop()
     wiring.jobs.close()
     wiring.daemon.close()
+    wiring.events.close()
     wiring.keys.close()
     wiring.store.close()
     wiring.backend.close()
+
+
+def _ring(loop: asyncio.AbstractEventLoop, wiring: Wiring) -> None:
+    loop.call_soon_threadsafe(wiring.streams.news.ring)
 
 
 def _clock_of(backend: Backend) -> Clock:

@@ -17,6 +17,7 @@ from app.errors import (
     PolicyUnreadable,
     PreconditionFailed,
 )
+from app.events import EventType, Publish, nobody
 from app.policies import Kind, kinds
 from app.policies._envelope import Envelope, means_the_same, restore, written
 from app.store import Row, Store, now
@@ -70,6 +71,7 @@ class Policies:
         self._unreadable: Mapping[str, Unreadable] = {}
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change, by whoever made it."""
+        self.publish: Publish = nobody
         self._load()
 
     def all(self) -> list[Kept]:
@@ -125,6 +127,7 @@ class Policies:
                 self._read_anew(name)
             self._kept = {other: kept for other, kept in self._kept.items() if other != name}
             self._unreadable = {other: row for other, row in self._unreadable.items() if other != name}
+            self.publish(EventType.POLICY_DELETED, name=name)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -145,6 +148,8 @@ class Policies:
             if not self._store.put_policy(_row(kept), before.generation if before else None):
                 self._read_anew(policy.name)
             self._kept = dict(sorted({**self._kept, policy.name: kept}.items()))
+            told = {"name": policy.name, "kind": policy.kind, "enabled": policy.enabled}
+            self.publish(EventType.POLICY_CHANGED, **told, generation=kept.generation)
         return kept
 
     def _read_anew(self, name: str) -> None:

@@ -28,6 +28,7 @@ from app.settings import Settings
 _BACKLOG = 2048
 _DRAIN_SECONDS = 8
 _HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 10.0, 2.0
+_LAST_WORDS_SECONDS = 0.5
 _LARGEST_HEAD_BYTES = 64 << 10
 _DEFAULT = ("unix:/run/shrinkd/api.sock",)
 _DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
@@ -60,6 +61,15 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._in_head = False
+
+    def shutdown(self) -> None:
+        """Begin to end. A stream that is still there after a moment has a client that does not read, and would hold everything up."""
+        super().shutdown()
+        self.loop.call_later(_LAST_WORDS_SECONDS, self._abort_stream)
+
+    def _abort_stream(self) -> None:
+        if getattr(self.cycle, "chunked_encoding", False):  # of no length known before, as only our streams are
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # the caller has logged it
         self._refuse(400)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from app.errors import SimulationNotFound, TooManySimulations
+from app.events import EventType, Publish, nobody
 from app.simulation import Plan, Report, simulate
 from app.store import now
 
@@ -58,6 +59,7 @@ class Simulations:
         self._all: OrderedDict[str, Simulation] = OrderedDict()
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(_RUNNING, thread_name_prefix="simulation")
+        self.publish: Publish = nobody
 
     def submit(self, plan: Plan, owner: str = "", *, dry_run: bool = False) -> Simulation:
         """Queue a simulation. TooManySimulations when enough of them wait."""
@@ -71,6 +73,7 @@ class Simulations:
             for finished in [each.id for each in self._all.values() if each.done][: max(len(self._all) - _KEPT + 1, 0)]:
                 del self._all[finished]
             self._all[simulation.id] = simulation
+            self._tell(simulation)
         self._workers.submit(self._run, simulation)
         return simulation
 
@@ -104,14 +107,19 @@ class Simulations:
 
     def _end(self, simulation: Simulation, state: str, *, error: str | None = None) -> None:
         simulation.state, simulation.finished_at, simulation.error = state, now(), error
+        self._tell(simulation)
         if simulation.process is not None:
             simulation.process.kill()
+
+    def _tell(self, simulation: Simulation) -> None:
+        self.publish(EventType.SIMULATION_STATE, simulation_id=simulation.id, state=simulation.state)
 
     def _run(self, simulation: Simulation) -> None:
         with self._lock:
             if simulation.done:
                 return
             simulation.state, simulation.started_at = "running", now()
+            self._tell(simulation)
             simulation.process = subprocess.Popen(
                 [sys.executable, "-m", "app", "simulate"],
                 stdin=subprocess.PIPE,

@@ -7,7 +7,7 @@ StoreUnavailable. Times are microseconds since the epoch.
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from app.backends import Group
 from app.database import Database
 from app.errors import ShrinkdError, ShrinkInProgress, ShrinkNotFound
-from app.tables import decisions, idempotency_keys, intents, made_groups, policies, policy_states, shrinks
+from app.tables import decisions, events, idempotency_keys, intents, made_groups, policies, policy_states, shrinks
 
 ACTIVE_STATES = ("queued", "running", "cancelling")
 KEEP_FINISHED_SECONDS = 7 * 24 * 3600
@@ -25,6 +25,8 @@ KEEP_OF_POLICIES = 100_000
 """Finished shrinks of policies: one that meets a fast writer makes ten a second."""
 KEEP_DECISIONS_SECONDS = 7 * 24 * 3600
 KEEP_DECISIONS = 1_000_000
+KEEP_EVENTS_SECONDS = 7 * 24 * 3600
+KEEP_EVENTS = 200_000
 KEEP_KEYS_SECONDS = 24 * 3600
 KEEP_KEYS = 20_000
 """Of each caller."""
@@ -279,6 +281,50 @@ class Store(Database):
             connection.execute(policy_states.delete().where(policy_states.c.boot_id != boot_id))
             connection.execute(policy_states.delete().where(known), keys)
             connection.execute(policy_states.insert(), rows)
+
+    # -- what has happened --------------------------------------------------------------------------------------
+
+    def event_span(self) -> tuple[int, int]:
+        """The ids of the oldest and of the newest event; (1, 0) when there has never been one."""
+        with self.transaction() as connection:
+            oldest, newest = connection.execute(sa.select(sa.func.min(events.c.id), sa.func.max(events.c.id))).one()
+        return oldest or 1, newest or 0
+
+    def add_events(self, rows: Sequence[Row]) -> None:
+        """Write events down in the order of their ids, all or none; those that are there already stay: a commit can lose its answer."""
+        with self.transaction() as connection:
+            newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
+            if fresh := [dict(row) for row in rows if row["id"] > newest]:
+                connection.execute(events.insert(), fresh)
+
+    def list_events(
+        self, after: int, limit: int, *, types: Collection[str] = (), within: Sequence[Collection[str]] = (), always: str | None = None
+    ) -> list[Row]:
+        """List events behind an id, the oldest first: of these types (none given: all) and at or below one path of each of `within`.
+
+        Those of the type `always` are listed whatever else is wanted.
+        """
+        wanted: list[sa.ColumnElement[bool]] = [events.c.type.in_(types)] if types else []
+        for paths in within:
+            # Not LIKE, to which SQLite's letters have no case.
+            below = [sa.func.substr(events.c.group_path, 1, len(path) + 1) == f"{path}/" for path in paths]
+            wanted.append(sa.or_(events.c.group_path.in_(paths), *below))
+        query = sa.select(events).where(events.c.id > after, sa.or_(events.c.type == always, sa.and_(sa.true(), *wanted)))
+        with self.transaction() as connection:
+            return [dict(row) for row in connection.execute(query.order_by(events.c.id).limit(limit)).mappings()]
+
+    def oldest_event_to_keep(self, now: int, most: int = KEEP_EVENTS) -> int:
+        """The first id that is neither older than 7 days nor beyond so many; the newest at the latest, for ids are counted on from it."""
+        horizon = now - KEEP_EVENTS_SECONDS * 1_000_000
+        with self.transaction() as connection:
+            newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
+            young = connection.execute(sa.select(sa.func.min(events.c.id)).where(events.c.at >= horizon)).scalar()
+        return max(young or newest, newest - most + 1, 1)
+
+    def forget_events(self, oldest: int) -> None:
+        """Delete what came before this id."""
+        with self.transaction() as connection:
+            connection.execute(events.delete().where(events.c.id < oldest))
 
     # -- requests that take effect once ------------------------------------------------------------------------
 

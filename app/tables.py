@@ -101,6 +101,18 @@ policy_states = sa.Table(
     sa.Column("updated_at", sa.BigInteger, nullable=False),
 )
 
+events = sa.Table(
+    "events",
+    metadata,
+    # Counted by who writes them: without a hole, and the same when a commit that lost its answer is tried again.
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("group_id", sa.BigInteger),
+    sa.Column("group_path", sa.Text),
+    sa.Column("data", sa.JSON, nullable=False),
+)
+
 idempotency_keys = sa.Table(
     "idempotency_keys",
     metadata,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import fields, knees, policing, serving, shrinking, simulating
+from bench import fields, knees, policing, serving, shrinking, simulating, streams
 from bench.table import Row, show
 from tests.backends import v1_host, v2_host
 from tests.vm import vm
@@ -22,7 +22,7 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=15)
     rounds = options.parse_args().rounds
     is_guest = not v2_host.absent()
-    tables: dict[str, list[Row]] = {} if is_guest else simulating.measure() | fields.measure()
+    tables: dict[str, list[Row]] = {} if is_guest else simulating.measure() | fields.measure() | streams.measure(3)
     with tempfile.TemporaryDirectory() as folder:
         if not v1_host.absent():
             tables |= shrinking.measure(Path(folder), rounds, "v1") | serving.measure(Path(folder), rounds)

@@ -37,11 +37,11 @@ class Live:
         self.wiring = self.app.state.wiring
         self._stack = ExitStack()
         sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0", *beside)))
-        scheme = "https" if settings.tls_certificate else "http"
-        self.url = f"{scheme}://127.0.0.1:{sockets[0].getsockname()[1]}"
+        self.port = sockets[0].getsockname()[1]
+        self.url = f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{self.port}"
         self.client = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=_CLIENT_SECONDS))
-        self._server = Server(self.app)
-        self._thread = threading.Thread(target=self._server.run, args=(sockets,), name="live server")
+        self.server = Server(self.app)
+        self._thread = threading.Thread(target=self.server.run, args=(sockets,), name="live server")
         self._thread.start()
         self.alive.add(self)
 
@@ -49,7 +49,7 @@ class Live:
         """Stop as a signal does: streams end, shrinks end, everything is closed. Does nothing the second time."""
         self.alive.discard(self)
         self.client.close()
-        self._server.should_exit = True
+        self.server.should_exit = True
         self._thread.join()
         self._stack.close()
 

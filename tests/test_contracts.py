@@ -12,6 +12,7 @@ from app import __version__, errors
 from app.api import build
 from app.api.catalogue import PROBLEMS, Problem
 from app.errors import ShrinkdError
+from app.events import EventType
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,11 @@ def test_the_readme_has_no_setting_that_is_not_there() -> None:
 def test_the_readme_has_every_path_of_the_api() -> None:
     paths = build().openapi()["paths"]
     assert {path for path in paths if f"{path}`" not in README} == set()
+
+
+@pytest.mark.parametrize("what", EventType)
+def test_a_type_of_events_has_its_row_in_the_readme(what: EventType) -> None:
+    assert f"\n| `{what}` |" in README
 
 
 def test_the_version_is_the_newest_of_the_changelog() -> None:

@@ -11,8 +11,10 @@ import pytest
 from app.decisions import Decisions
 from app.engine import Record
 from app.errors import StoreUnavailable
+from app.events import EventType
 from app.policies import Reason, Verdict
 from app.store import Row, Store
+from tests.heard import Heard
 from tests.locks import locked
 from tests.policing import MIB, group
 from tests.races import together
@@ -221,3 +223,30 @@ def test_a_row_that_was_deleted_meanwhile_is_not_made_again(decisions: Decisions
         other.execute("DELETE FROM decisions")
     decisions.finish(("room", WEB.id), WEB.id, **DONE)
     assert written(decisions, store) == []
+
+
+def test_acts_and_changes_of_mind_are_told_and_what_stays_the_same_is_not(decisions: Decisions) -> None:
+    heard = decisions.publish = Heard()
+    would = [hold(second, verdict=Verdict.WOULD_ACT, reason=Reason.ABOVE_HIGH, mode="observe", policy="eye") for second in (0, 1, 2)]
+    decisions.add([hold(0), hold(1), act(2), act(3), hold(4), hold(70), hold(140), hold(141, generation=2), *would])
+    assert heard.of(EventType.DECISION, "policy", "verdict", "generation") == [
+        ("room", "hold", 1),
+        ("room", "act", 1),
+        ("room", "act", 1),
+        ("room", "hold", 1),
+        ("room", "hold", 2),
+        ("eye", "would_act", 1),
+    ]
+    assert heard.all[1] == (
+        "decision",
+        "web",
+        {
+            "policy": "room",
+            "generation": 1,
+            "mode": "enforce",
+            "verdict": "act",
+            "reason": "above_high",
+            "asked_bytes": 4 * MIB,
+            "granted_bytes": 4 * MIB,
+        },
+    )

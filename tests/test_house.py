@@ -26,7 +26,7 @@ FLOORS = (
     {"guards"},
     {"jobs"},
     {"job"},
-    {"intents", "keys"},
+    {"intents", "events", "keys"},
     {"store", "policies"},
     {"database"},
     {"tables"},
@@ -35,7 +35,7 @@ FLOORS = (
     {"backends"},
     {"tokens", "peers"},
     {"closed"},
-    {"memparse", "aliases", "callers"},
+    {"memparse", "aliases", "callers", "streams"},
     {"settings", "logs"},
     {"errors"},
 )

@@ -13,11 +13,13 @@ import pytest
 from app.backends import Backend, Group
 from app.backends.simulator import Simulator
 from app.errors import NotReady, ShrinkFinished, ShrinkInProgress, StoreUnavailable
+from app.events import EventType
 from app.intents import Intents
 from app.job import Job, Request, State
 from app.jobs import Jobs
 from app.settings import Settings
 from app.store import Store
+from tests.heard import Heard
 from tests.locks import locked
 from tests.races import together
 from tests.stage import MIB, Stage
@@ -316,3 +318,50 @@ def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) ->
         row = house.done(job)
         assert row["state"] == "succeeded"
         assert 0 <= row["progress"]["elapsed_seconds"] < 60
+
+
+# -- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None:
+    heard = house.jobs.publish = Heard()
+    done = house.done(house.jobs.submit(house.web, QUICK))
+    assert heard.of(EventType.SHRINK_STATE, "shrink_id", "state") == [(done["id"], state) for state in ("queued", "running", "succeeded")]
+    assert {path for _, path, _ in heard.all} == {"web"}
+    assert heard.of(EventType.SHRINK_STATE, "reclaimed_bytes")[-1] == done["progress"]["reclaimed_bytes"]
+
+
+def test_a_cancel_is_told_with_what_it_came_to(house: House) -> None:
+    heard = house.jobs.publish = Heard()
+    job = house.running(house.web)
+    house.jobs.cancel(job.id)
+    house.done(job)
+    assert heard.of(EventType.SHRINK_STATE, "state") == ["queued", "running", "cancelling", "cancelled"]
+
+
+def test_a_limit_that_a_shrink_sets_is_told_before_its_end(house: House) -> None:
+    heard = house.jobs.publish = Heard()
+    job = house.jobs.submit(house.web, TO_THE_LIMIT)
+    house.done(job)
+    assert heard.of(EventType.LIMITS_CHANGED, "max_bytes", "shrink_id") == [(200 * MIB, job.id)]
+    assert [what for what, _, _ in heard.all][-2:] == ["limits.changed", "shrink.state"]
+
+
+def test_of_a_policys_shrink_only_the_end_is_told(house: House) -> None:
+    heard = house.jobs.publish = Heard()
+    job = house.jobs.submit(house.web, QUICK, policy="room")
+    job.finished.result()
+    assert heard.of(EventType.SHRINK_STATE, "state", "policy") == [("succeeded", "room")]
+
+
+def test_limits_that_a_policy_sets_are_told_as_read_back(house: House) -> None:
+    heard = house.jobs.publish = Heard()
+    house.jobs.set_limits(house.web, {"max_bytes": 2**30}, "night")
+    assert heard.all == [("limits.changed", "web", {"max_bytes": 2**30, "policy": "night"})]
+
+
+def test_what_the_database_did_not_take_is_not_told(house: House) -> None:
+    heard = house.jobs.publish = Heard()
+    with house.locked(), pytest.raises(StoreUnavailable):
+        house.jobs.submit(house.web, QUICK)
+    assert heard.all == []

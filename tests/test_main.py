@@ -24,6 +24,7 @@ from app.errors import SettingsError, StoreUnavailable
 from app.main import create_app
 from app.settings import Settings
 from app.store import Store
+from tests.following import Follower, read_all
 from tests.live import Daemon, Live
 from tests.locks import locked
 from tests.postgres import Postgres
@@ -93,7 +94,7 @@ def test_the_schema_can_be_brought_up_to_date_before_the_daemon_is(sound: dict[s
     ended = shrinkd("db", "upgrade", **sound)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     with closing(sqlite3.connect(tmp_path / "daemon.db")) as database:
-        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]
 
 
 def test_a_command_that_is_none_is_refused() -> None:
@@ -155,6 +156,31 @@ def test_a_stop_ends_streams_and_waits_parks_what_runs_and_the_next_start_knows_
         again.client.get(path).json()["state"] for path in (run["links"]["self"], waits["links"]["self"], heard["post"].headers["location"])
     }
     assert ends == {"interrupted"}
+
+
+def test_a_stop_ends_two_hundred_streams_also_those_that_nobody_reads(daemon: Start) -> None:
+    stopped = daemon()
+    client = stopped.client
+    paths = (
+        "/v1/events?type=shrink.state",
+        "/v1/groups/web/stats/stream?interval_seconds=0.2",
+        f"{running(client)['links']['self']}/events",
+    )
+    followers = [Follower(stopped, path).begun() for path in paths * 66]
+    stalled = [Follower(stopped, "/v1/events?after=0").begun() for _ in range(2)]
+    reader = threading.Thread(target=read_all, args=(followers, None))
+    reader.start()
+    long = "db/" + "x" * 250
+    client.post("/v1/groups", json={"path": long})
+    for size in range(900):  # more than the buffers of a socket hold that nobody reads
+        client.patch(f"/v1/groups/{long}/limits", json={"max_bytes": 2**40 + size * 4096}).raise_for_status()
+    assert stopped.stop() == 0
+    reader.join()
+    assert [follower for follower in followers if "closing" not in follower.names] == []
+    log = stopped.log.read_text()
+    assert ("timeout graceful shutdown exceeded" in log, "Traceback" in log) == (False, False)
+    for follower in (*followers, *stalled):
+        follower.close()
 
 
 def test_a_terminal_that_closes_ends_no_daemon(daemon: Start) -> None:

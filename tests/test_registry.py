@@ -20,12 +20,14 @@ from app.errors import (
     PreconditionFailed,
     StoreUnavailable,
 )
+from app.events import EventType
 from app.policies import Kind, kinds
 from app.policies._envelope import Envelope, parse
 from app.policies.limit import KeepLimits
 from app.registry import Kept, Policies
 from app.settings import Settings
 from app.store import Store
+from tests.heard import Heard
 from tests.locks import locked
 from tests.races import together
 from tests.stage import Stage
@@ -390,3 +392,26 @@ def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(hous
     policies.delete("alien", seen.append)
     assert (seen, policies.unreadable(), house.store.list_policies()) == ([None], [], [])
     assert policies.put(policy("alien"), whatever_is_there).generation == 1
+
+
+def test_each_change_is_told_and_what_changes_nothing_is_not(house: House) -> None:
+    heard = house.policies.publish = Heard()
+    house.put(policy(), dry_run=True)
+    house.put(policy())
+    house.put(policy())
+    house.policies.switch("a", enabled=False)
+    house.policies.delete("a", whatever_is_there, dry_run=True)
+    house.policies.delete("a", whatever_is_there)
+    assert heard.of(EventType.POLICY_CHANGED, "name", "kind", "enabled", "generation") == [
+        ("a", "limit", True, 1),
+        ("a", "limit", False, 2),
+    ]
+    assert heard.all[-1] == ("policy.deleted", None, {"name": "a"})
+    assert len(heard.all) == 3
+
+
+def test_a_change_that_the_database_did_not_take_is_not_told(house: House) -> None:
+    heard = house.policies.publish = Heard()
+    with locked(house.path), pytest.raises(StoreUnavailable):
+        house.put(policy())
+    assert heard.all == []

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from app.errors import SimulationNotFound, TooManySimulations
+from app.events import EventType
 from app.simulation import Plan
 from app.simulations import Simulation, Simulations
+from tests.heard import Heard
 from tests.live import Daemon
 from tests.test_simulation import SPIKES, lived
 
@@ -130,3 +132,13 @@ def test_the_process_of_a_simulation_ends_when_the_daemon_does(daemon: Callable[
     assert is_alive(pid)
     getattr(it, how)()
     until(lambda: not is_alive(pid))
+
+
+def test_the_states_of_a_simulation_are_told(simulations: Simulations) -> None:
+    heard = simulations.publish = Heard()
+    simulation = simulations.submit(LONG)
+    until(lambda: simulation.process)
+    simulations.cancel(simulation.id)
+    assert heard.of(EventType.SIMULATION_STATE, "simulation_id", "state") == [
+        (simulation.id, state) for state in ("queued", "running", "cancelled")
+    ]

@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 
 from app.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
 from app.policies import Reason, Verdict
-from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
+from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_EVENTS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
 from app.tables import metadata
 from tests.locks import locked
 from tests.postgres import Postgres
@@ -383,6 +383,59 @@ def test_the_oldest_decisions_are_forgotten_beyond_so_many(store: Store) -> None
     assert decided(store) == [6, 5, 4]
 
 
+# -- events ----------------------------------------------------------------------------------------------------------
+
+
+def event(number: int, at: int = NOW, **changes: Any) -> dict[str, Any]:
+    return {"id": number, "at": at, "type": "group.made", "group_id": 7, "group_path": "web", "data": {"n": number}} | changes
+
+
+def ids(rows: list[Row]) -> list[int]:
+    return [row["id"] for row in rows]
+
+
+def test_events_read_as_they_were_written_and_in_the_order_of_their_ids(store: Store) -> None:
+    rows = [event(1), event(2, type="policy.deleted", group_id=None, group_path=None), event(3, data={"a": [1.5, None, "\N{SNOWMAN}"]})]
+    store.add_events(rows)
+    assert store.list_events(0, 9) == rows
+    assert ids(store.list_events(1, 1)) == [2]
+    assert store.event_span() == (1, 3)
+
+
+def test_before_the_first_event_there_is_an_empty_span(store: Store) -> None:
+    assert (store.event_span(), store.list_events(0, 9), store.oldest_event_to_keep(NOW)) == ((1, 0), [], 1)
+
+
+def test_an_event_that_is_there_already_stays_as_it_is(store: Store) -> None:
+    store.add_events([event(1), event(2)])
+    store.add_events([event(2, type="other"), event(3)])
+    assert [(row["id"], row["type"]) for row in store.list_events(0, 9)] == [(1, "group.made"), (2, "group.made"), (3, "group.made")]
+
+
+def test_events_are_selected_by_type_and_by_where_to_the_letter(store: Store) -> None:
+    paths = ["web", "web/a", "Web/a", "webby", "w_b/a", "w%/a", None]
+    store.add_events(
+        [event(number, group_path=path) for number, path in enumerate(paths, 1)] + [event(8, type="other"), event(9, type="gap")]
+    )
+    assert ids(store.list_events(0, 9, within=[{"web"}])) == [1, 2, 8, 9]
+    assert ids(store.list_events(0, 9, within=[{"web", "Web"}])) == [1, 2, 3, 8, 9]
+    assert ids(store.list_events(0, 9, within=[{"web"}, {"web/a", "webby"}])) == [2]
+    assert ids(store.list_events(0, 9, within=[{"w_b"}])) == [5]
+    assert ids(store.list_events(0, 9, within=[()])) == []
+    assert ids(store.list_events(0, 9, types={"other"}, within=[{"web"}])) == [8]
+    assert ids(store.list_events(0, 9, types={"other"}, within=[{"nowhere"}], always="gap")) == [9]
+
+
+def test_events_are_forgotten_by_age_and_by_number_and_the_newest_never_is(store: Store) -> None:
+    week = KEEP_EVENTS_SECONDS * 1_000_000
+    store.add_events([event(1, NOW - week - 1), event(2, NOW - week), event(3), event(4)])
+    assert store.oldest_event_to_keep(NOW) == 2
+    assert store.oldest_event_to_keep(NOW, most=1) == 4
+    assert store.oldest_event_to_keep(NOW + 2 * week) == 4
+    store.forget_events(3)
+    assert store.event_span() == (3, 4)
+
+
 def test_states_read_as_the_last_that_was_saved(store: Store) -> None:
     store.save_states("boot", {("a", 0): {"step_bytes": 2**62}, ("a", 2**63 - 1): {"seconds": 0.1}, ("b", 0): {}})
     store.save_states("boot", {("a", 0): {"step_bytes": None}})
@@ -474,7 +527,7 @@ def next_release(tmp_path: Path) -> Path:
     (folder / "versions" / "9999_more.py").write_text(
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '9999', '0004', None, None\n"
+        "revision, down_revision, branch_labels, depends_on = '9999', '0005', None, None\n"
         "def upgrade() -> None:\n"
         "    op.create_table('more', sa.Column('id', sa.Integer, primary_key=True))\n"
     )

@@ -12,6 +12,7 @@ from app.api import (
     decisions,
     docs,
     document,
+    events,
     groups,
     health,
     history,
@@ -23,6 +24,7 @@ from app.api import (
     simulations,
     simulator,
     stats,
+    streams,
 )
 from app.api.access import Access
 from app.api.lane import StatsLane
@@ -35,6 +37,8 @@ _ROUTERS = (
     limits.router,
     batch.router,
     shrinks.router,
+    streams.router,
+    events.router,
     decisions.router,
     policies.router,
     groups.router,

@@ -251,6 +251,8 @@ PROBLEMS = _rows(
         "Too many simulations run or wait",
         "Wait until some of `active` have finished, or cancel one.",
     ),
+    (errors.TooManyStreams, 429, "too-many-streams", "Too many streams are open", "Close one, or let those who listen share one."),
+    (errors.EventsExpired, 410, "events-expired", "Those events are not kept any more", "Look at what is, then go on behind `newest_id`."),
     (errors.NotReady, 503, "not-ready", "The daemon is not ready", "Try again after Retry-After."),
     (
         errors.PreconditionFailed,

@@ -43,6 +43,7 @@ TAGS = [
     {"name": "limits", "description": "Compare and set, at once."},
     {"name": "shrinks", "description": "Reclaim as a job, then set the limit if wanted."},
     {"name": "policies", "description": "What each group's memory ought to be: kept by the daemon, and explained."},
+    {"name": "events", "description": "What has happened, listed or as it comes."},
     {"name": "stats", "description": "One vocabulary on every kernel, read when asked."},
     {"name": "simulator", "description": "The workloads, the time and the faults of a simulated machine; a real one answers 404."},
     {"name": "simulations", "description": "Policies tried on a simulated machine, before a host feels them."},
@@ -160,6 +161,12 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
     "invalid-request": {
         "detail": "query/dryrun: not a parameter of this operation; there are: dry_run.",
         "errors": [{"pointer": "query/dryrun", "detail": "not a parameter of this operation; there are: dry_run"}],
+    },
+    "events-expired": {
+        "detail": "The event 7 is too old: event 1042 is the oldest that is kept.",
+        "after": 7,
+        "oldest_id": 1042,
+        "newest_id": 201041,
     },
     "range-too-large": {
         "detail": "That is 21600 steps for each of 6 fields, and one answer has at most 10000 values.",

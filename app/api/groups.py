@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.aliases import aliases_of
 from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
-from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body
+from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, set_limits
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.references import check_readable, href_of, may_change, resolve, seen_by
 from app.api.stats import StatsBody, pick_fields, read_all, stats_row
@@ -37,6 +37,7 @@ from app.errors import (
     StoreUnavailable,
     UnsupportedLimit,
 )
+from app.events import EventType
 from app.store import now
 
 router = APIRouter(route_class=StrictRoute, tags=["groups"])
@@ -180,8 +181,14 @@ def add_process(wiring: Wired, _: WritingAll, group: Changeable, process: ANewPr
 
     A pid may be of any group of the host, so it takes the scope to write to all of them.
     """
-    wiring.backend.attach(group, process.pid, dry_run=dry_run)
+    attach(wiring, group, process.pid, dry_run=dry_run)
     return done(dry_run=dry_run)
+
+
+def attach(wiring: Wiring, group: Group, pid: int, *, dry_run: bool) -> None:
+    wiring.backend.attach(group, pid, dry_run=dry_run)
+    if not dry_run:
+        wiring.events.publish(EventType.PROCESS_ADDED, group, pid=pid)
 
 
 def done(*, dry_run: bool) -> Response:
@@ -216,10 +223,12 @@ def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) 
         return group_body(wiring, caller, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True)
     with ExitStack() as undo:
         undo.callback(_take_back, wiring.backend, group)
-        limits = change_limits(wiring, group, changes, dry_run=False)
+        with wiring.jobs.holding(group):
+            limits = set_limits(wiring, group, changes, dry_run=False)
         wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
         undo.pop_all()
     wiring.made.add(group.id)
+    wiring.events.publish(EventType.GROUP_MADE, group, **{name: getattr(limits, name) for name in changes})
     return group_body(wiring, caller, group, limits)
 
 
@@ -246,6 +255,7 @@ def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: boo
             wiring.made.discard(group.id)
             with suppress(StoreUnavailable):
                 wiring.store.forget_made_group(wiring.backend.node().boot_id, group.id)
+            wiring.events.publish(EventType.GROUP_REMOVED, group)
 
 
 async def list_page(wiring: Wiring, caller: Caller, query: GroupQuery) -> GroupPage:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +16,7 @@ from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
 from app.callers import Caller, Level
 from app.closed import LimitSizes
 from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ProtectedGroup, ShrinkInProgress, UnsupportedLimit
+from app.events import EventType
 from app.memparse import UNLIMITED, page_floor
 
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
@@ -100,11 +102,20 @@ def change_limits(
         before = wiring.backend.stat(group).limits
         if check:
             check(before)
-        check_supported(wiring.backend, changes)
-        if not changes:
-            return before
-        memcg = memcontrol.Memcg(wiring.backend, group, intent=wiring.intents)
-        return memcontrol.set_limits(memcg, changes, dry_run=dry_run)
+        limits = set_limits(wiring, group, changes, dry_run=dry_run)
+        moved = {name: getattr(limits, name) for name in changes if getattr(limits, name) != getattr(before, name)}
+        if moved and not dry_run:
+            wiring.events.publish(EventType.LIMITS_CHANGED, group, **moved)
+        return limits
+
+
+def set_limits(wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool) -> Limits:
+    """As change_limits, for who has the group to himself, and tells of it."""
+    check_supported(wiring.backend, changes)
+    if not changes:
+        return wiring.backend.stat(group).limits
+    memcg = memcontrol.Memcg(wiring.backend, group, intent=wiring.intents)
+    return memcontrol.set_limits(memcg, changes, dry_run=dry_run)
 
 
 def check_supported(backend: Backend, changes: Mapping[LimitName, int | None]) -> None:

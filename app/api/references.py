@@ -27,7 +27,7 @@ class ReferenceConvertor(PathConvertor):
 class GroupConvertor(PathConvertor):
     """A reference that ends in no sub-resource: DELETE …/web/limits is 405 and never removes a group named limits."""
 
-    regex = r"(?s:(?!.*/(?:limits|processes|shrinks|stats|stats/history|policies|decisions)\Z).*)"
+    regex = r"(?s:(?!.*/(?:limits|processes|shrinks|stats|stats/history|stats/stream|policies|decisions)\Z).*)"
 
 
 register_url_convertor("reference", ReferenceConvertor())

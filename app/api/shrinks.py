@@ -2,12 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.conditional import tagged
@@ -31,15 +29,6 @@ router = APIRouter(route_class=StrictRoute, tags=["shrinks"])
 _LONGEST_WAIT_SECONDS = 60
 _SECONDS = re.compile("[0-9]{1,6}")
 _NEWEST_FIRST = "-created_at"
-_EVENT_SECONDS = 0.1
-_EVENT_STREAM: dict[str, Any] = {
-    "description": "The `data` of `state` is a ShrinkBody, that of `progress` its `progress`; what changes twice in 0.1 s is told once.",
-    "content": {
-        "text/event-stream": {
-            "example": 'event: progress\ndata: {"start_bytes":371195904,"usage_bytes":268435456,"target_bytes":209715200,…}\n\n',
-        }
-    },
-}
 
 
 class NewShrink(Strict):
@@ -250,18 +239,6 @@ def cancel_shrink(wiring: Wired, shrink_id: Cancellable, dry_run: DryRun = False
     return Response(body.model_dump_json(), 200 if body.done else 202, _hints(body, 0), "application/json")
 
 
-@router.get(
-    "/v1/shrinks/{shrink_id}/events",
-    operation_id="stream_shrink_events",
-    response_class=EventSourceResponse,
-    responses=refuses(ShrinkNotFound) | {200: _EVENT_STREAM},
-)
-async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> AsyncIterator[ServerSentEvent]:
-    """Follow a shrink: a `state` event whenever its state changes, `progress` in between; it ends when the shrink is done."""
-    async for event in events(wiring, shrink_id):
-        yield event
-
-
 def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
     """Hand a shrink to the jobs, once this node is known to take all of its options; one that is there by its id is the one."""
     with suppress(ShrinkNotFound):
@@ -357,22 +334,3 @@ def _whose(caller: Caller, group: str | None) -> Whose:
     if group is None:
         return caller.readable()
     return group if caller.may(Level.READ, check_group_path(group)) else ()
-
-
-async def events(wiring: Wiring, shrink_id: str) -> AsyncIterator[ServerSentEvent]:
-    """The shrink as it is now, then what changes, until it is done or the daemon stops.
-
-    Looking ten times a second costs nothing that matters, and leaves no queue to bound: a slow reader sees fewer steps.
-    """
-    seen: ShrinkBody | None = None
-    while True:
-        job = wiring.jobs.job(shrink_id)
-        body = shrink_body(await row_of(wiring, shrink_id))
-        if seen is None or body.state != seen.state:
-            yield ServerSentEvent(event="state", raw_data=body.model_dump_json())
-        elif body.progress.passes != seen.progress.passes:
-            yield ServerSentEvent(event="progress", raw_data=body.progress.model_dump_json())
-        if body.done or wiring.closing.is_set():
-            return
-        seen = body
-        await wait_done(wiring, job, _EVENT_SECONDS)

@@ -15,6 +15,7 @@ from app.backends import Backend, Group, Node
 from app.callers import NOBODY, Caller, Level
 from app.daemon import Daemon
 from app.errors import ProtectedGroup
+from app.events import Events
 from app.history import History, Sampler
 from app.intents import Intents
 from app.job import Job
@@ -24,6 +25,7 @@ from app.registry import Policies
 from app.settings import Settings
 from app.simulations import Simulations
 from app.store import Store
+from app.streams import Streams
 from app.tokens import Tokens
 
 
@@ -38,6 +40,7 @@ class Wiring:
     jobs: Jobs
     policies: Policies
     daemon: Daemon
+    events: Events
     keys: Keys
     made: set[int] = field(default_factory=set)
     """Ids of the groups that were made through this API, in this boot."""
@@ -47,6 +50,7 @@ class Wiring:
     tokens: Tokens | None = None
     """None where nobody is asked for one."""
     simulations: Simulations = field(default_factory=Simulations)
+    streams: Streams = field(default_factory=Streams)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops: endless answers end."""
     finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(default_factory=WeakKeyDictionary)

@@ -8,6 +8,7 @@ import pytest
 
 from app.settings import Settings
 from tests.api.conftest import Still
+from tests.following import STREAM, frames
 from tests.live import Live
 from tests.locks import locked
 from tests.problems import problem
@@ -209,6 +210,15 @@ def test_a_process_is_moved_and_its_memory_stays_where_it_was(still: Still) -> N
     assert still.client.get("/v1/groups/web/stats").json()["usage_bytes"] == usage
     assert still.client.post("/v1/groups/web/processes", json={"pid": pid}).status_code == 204
     remove(still.client, "target")
+
+
+def test_a_process_that_is_moved_is_told_and_a_dry_run_is_not(still: Still) -> None:
+    pid, there = pid_in(still, "web"), "/v1/groups/web/processes"
+    with httpx.Client(base_url=still.live.url) as other, other.stream("GET", "/v1/events?type=process.added", headers=STREAM) as answer:
+        still.client.post("/v1/groups/db/processes?dry_run=true", json={"pid": pid})
+        assert still.client.post(there, json={"pid": pid}).status_code == 204
+        told = next(frames(answer)).data
+    assert (told["group"]["path"], told["data"]) == ("web", {"pid": pid})
 
 
 def test_a_dry_run_moves_no_process(still: Still) -> None:

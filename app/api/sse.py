@@ -1,0 +1,88 @@
+"""Server-sent events (the HTML standard, section 9.2): one event as bytes, and the answer that sends them until somebody ends it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from pydantic_core import to_json
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.api.problems import body_of
+from app.api.wiring import Wiring, caller_of
+from app.errors import ShrinkdError
+
+KEEP_ALIVE_SECONDS = 15.0
+_BEGIN = b"retry: 1000\n\n"
+_PING = b": still here\n\n"
+
+
+def sse(name: str, data: bytes, event_id: int | None = None) -> bytes:
+    """One event. `data` is JSON, which has no line break in it."""
+    number = b"" if event_id is None else b"id: %d\n" % event_id
+    return b"event: %s\n%sdata: %s\n\n" % (name.encode(), number, data)
+
+
+class EventStream(StreamingResponse):
+    """An answer without an end of its own: it goes on until its frames do, the client hangs up or the daemon stops.
+
+    It sends a comment where nothing was said for 15 s, `problem` when its frames cannot go on, and `closing` when the daemon stops.
+    TooManyStreams is raised before anything is sent.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes], keep_alive_seconds: float = KEEP_ALIVE_SECONDS) -> None:
+        super().__init__(frames, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})  # the latter is nginx's
+        self._frames, self._keep_alive_seconds = frames, keep_alive_seconds
+        self._has_spoken = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wiring: Wiring = scope["app"].state.wiring
+        with wiring.streams.admitted(caller_of(scope).name):
+            async with aclosing(self._frames):
+                await self._send_all(wiring, receive, send)
+
+    async def _send_all(self, wiring: Wiring, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        sending = asyncio.create_task(self._tell(send))
+        tasks = {
+            sending,
+            asyncio.create_task(self._keep_alive(wiring.closing, send)),
+            asyncio.create_task(self.listen_for_disconnect(receive)),
+        }
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not sending.cancelled():
+            sending.result()
+        elif wiring.closing.is_set():
+            await _say(send, sse("closing", b"{}"))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _tell(self, send: Send) -> None:
+        await _say(send, _BEGIN)
+        try:
+            async for frame in self._frames:
+                self._has_spoken = True
+                await _say(send, frame)
+        except ShrinkdError as error:
+            await _say(send, sse("problem", to_json(body_of(error))))
+
+    async def _keep_alive(self, closing: asyncio.Event, send: Send) -> None:
+        """Return when the daemon stops."""
+        while not closing.is_set():
+            try:
+                async with asyncio.timeout(self._keep_alive_seconds):
+                    await closing.wait()
+            except TimeoutError:
+                if not self._has_spoken:
+                    await _say(send, _PING)
+                self._has_spoken = False
+
+
+async def _say(send: Send, frame: bytes) -> None:
+    await send({"type": "http.response.body", "body": frame, "more_body": True})
