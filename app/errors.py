@@ -42,6 +42,9 @@
     ├── ShrinkFinished        EALREADY
     ├── TooManyShrinks        EAGAIN
     ├── TooManySimulations    EAGAIN
+    ├── TooManyRequests       EAGAIN
+    ├── MisdirectedRequest    EHOSTUNREACH for a name that is not ours
+    ├── CrossSiteRequest      EACCES      by a page from elsewhere
     ├── TooManyStreams        EAGAIN
     ├── EventsExpired         ENODATA     what came behind that id is not known any more
     ├── NotReady              EAGAIN
@@ -249,6 +252,18 @@ class TooManyShrinks(ShrinkdError):
 
 class TooManySimulations(ShrinkdError):
     errno = errno.EAGAIN
+
+
+class TooManyRequests(ShrinkdError):
+    errno = errno.EAGAIN
+
+
+class MisdirectedRequest(ShrinkdError):
+    errno = errno.EHOSTUNREACH
+
+
+class CrossSiteRequest(ShrinkdError):
+    errno = errno.EACCES
 
 
 class TooManyStreams(ShrinkdError):

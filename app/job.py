@@ -89,6 +89,8 @@ class Job:
         self.request = request
         self.policy = policy
         """Whose it is; None for one that a caller asked for."""
+        self.owner = ""
+        """The name of the caller who asked for it."""
         self.lock = threading.Lock()
         """Held by who moves the shrink, from the look at `standing` until the store has its successor."""
         self.progress = Progress(start_bytes=usage, usage_bytes=usage, target_bytes=target)

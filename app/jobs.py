@@ -95,18 +95,26 @@ class Jobs:
             self.write_finished()
             self._store.interrupt_active(now(), stopped)
 
-    def submit(
-        self, group: Group, request: Request, *, policy: str | None = None, shrink_id: str | None = None, dry_run: bool = False
+    def submit(  # noqa: PLR0913  # all but two by name
+        self,
+        group: Group,
+        request: Request,
+        *,
+        policy: str | None = None,
+        owner: str = "",
+        shrink_id: str | None = None,
+        dry_run: bool = False,
     ) -> Job:
-        """Write a shrink down, under an id of the caller's if there is one, and queue it.
+        """Write a shrink down, under an id of the caller's if there is one, and queue it. ShrinkInProgress when the group has one.
 
-        ShrinkInProgress when the group has one, TooManyShrinks when the queue is full.
-        A caller's own goes before that of a policy, which ends for it. A policy's that moves no limit is written down when it is done.
+        TooManyShrinks when the queue is full, or half full with those of the same owner. A caller's own goes before that of a
+        policy, which ends for it. A policy's that moves no limit is written down when it is done.
         """
         job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id, policy, shrink_id)
+        job.owner = owner
         with self._changed:
             self._make_way(group, policy, dry_run=dry_run)
-            self._check_room()
+            self._check_room(owner)
             if dry_run:
                 return job
             self._active[job.id] = job
@@ -226,12 +234,15 @@ class Jobs:
     def _of(self, group: Group) -> list[Job]:
         return [job for job in self._active.values() if job.memcg.group.id == group.id]
 
-    def _check_room(self) -> None:
+    def _check_room(self, owner: str) -> None:
         if self._stopping.is_set():
             raise NotReady("The daemon is stopping: try again when it is back.")
         active = len(self._active)
         if active >= self._limit or self._taken >= 4 * self._limit:
             raise TooManyShrinks(f"{active} shrinks run or wait already: try again when some have finished.", active=active)
+        own = sum(job.owner == owner for job in self._active.values()) if owner else 0
+        if own >= self._limit // 2:
+            raise TooManyShrinks(f"{own} shrinks of {owner} run or wait already, half of all: the rest is for others.", active=own)
 
     def _cancel(self, job: Job) -> None:
         """With the job's lock held."""

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from errno import ECONNREFUSED
 from functools import partial
@@ -15,70 +15,22 @@ from stat import S_ISSOCK
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app import __version__
-from app.api import problems
 from app.api.wiring import Wiring
-from app.callers import Caller
 from app.errors import SettingsError
-from app.peers import peer_of, tls_context
+from app.peers import tls_context
+from app.protocol import Protocol
 from app.settings import Settings
 
 _BACKLOG = 2048
 _DRAIN_SECONDS = 8
+_IDLE_SECONDS = 15
 _HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 10.0, 2.0
-_LAST_WORDS_SECONDS = 0.5
-_LARGEST_HEAD_BYTES = 64 << 10
 _DEFAULT = ("unix:/run/shrinkd/api.sock",)
 _DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
 
 log = logging.getLogger("shrinkd")
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, but what never becomes a request is answered with a problem too, no header is endless, and each request says its peer."""
-
-    _head_bytes = 0
-    _in_head = False
-    _peer: Caller | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        super().connection_made(transport)
-        self._peer = peer_of(transport)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
-        if self._head_bytes > _LARGEST_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(431)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["state"]["peer"] = self._peer
-        self._in_head = True
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        self._in_head = False
-
-    def shutdown(self) -> None:
-        """Begin to end. A stream that is still there after a moment has a client that does not read, and would hold everything up."""
-        super().shutdown()
-        self.loop.call_later(_LAST_WORDS_SECONDS, self._abort_stream)
-
-    def _abort_stream(self) -> None:
-        if getattr(self.cycle, "chunked_encoding", False):  # of no length known before, as only our streams are
-            self.transport.abort()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # the caller has logged it
-        self._refuse(400)
-
-    def _refuse(self, status: int) -> None:
-        body, headers = problems.unreadable(status)
-        lines = (f"{name}: {value}\r\n".encode() for name, value in headers.items())
-        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -88,11 +40,11 @@ class Server(uvicorn.Server):
     it obeyed is not raised again.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, protocol: type[Protocol] = Protocol) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,  # httptools: "auto" falls back to h11 in silence, at 3.6 times the CPU
+                http=protocol,  # httptools: "auto" falls back to h11 in silence, at 3.6 times the CPU
                 ws="none",
                 loop="uvloop",
                 lifespan="on",
@@ -100,10 +52,12 @@ class Server(uvicorn.Server):
                 access_log=False,  # ours costs less and carries the request id
                 server_header=False,
                 proxy_headers=False,  # nobody in front is trusted to say who calls
+                timeout_keep_alive=_IDLE_SECONDS,  # longer than clients keep one: theirs to close, so that no POST meets the end
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
         self._wiring: Wiring = app.state.wiring
+        self._protocol: Callable[..., asyncio.Protocol] = protocol
         self._tls = tls_context(self._wiring.settings)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -115,7 +69,7 @@ class Server(uvicorn.Server):
 
     async def _serve_privately(self, bound: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(
-            partial(Protocol, self.config, self.server_state, self.lifespan.state),
+            partial(self._protocol, self.config, self.server_state, self.lifespan.state),
             sock=bound,
             backlog=_BACKLOG,
             ssl=self._tls,

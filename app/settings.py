@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,6 +21,8 @@ class Settings(BaseModel):
     backend: Literal["auto", "v1", "v2", "simulator"] = "auto"
     listen: tuple[str, ...] = ()
     """Comma list of unix:PATH and tcp:HOST:PORT; empty takes the backend's own default."""
+    hosts: tuple[str, ...] = ()
+    """Comma list of the names that clients reach a tcp: address by; localhost, and every address, need none."""
     database_url: str = "sqlite:////var/lib/shrinkd/shrinkd.db"
     cgroup_root: str | None = None
     """The directory that groups are named relative to; None is the mounted memory controller."""
@@ -37,7 +40,7 @@ class Settings(BaseModel):
     scenario: str = "demo"
     """What the simulator starts with: a name of its gallery, or the path of a JSON file."""
 
-    @field_validator("listen", "subtrees", mode="before")
+    @field_validator("listen", "subtrees", "hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -54,6 +57,12 @@ class Settings(BaseModel):
             ):
                 raise ValueError(f"{address!r} is neither unix:/PATH nor tcp:HOST:PORT")
         return addresses
+
+    @cached_property
+    def host_names(self) -> frozenset[str]:
+        """The names, in lower case, that a request for this daemon may be addressed to; "" stands for any IP address."""
+        listen = (address.removeprefix("tcp:").rpartition(":")[0] for address in self.listen if address.startswith("tcp:"))
+        return frozenset(name.lower() for name in ("", "localhost", *listen, *self.hosts))
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:

@@ -62,12 +62,15 @@ class Simulations:
         self.publish: Publish = nobody
 
     def submit(self, plan: Plan, owner: str = "", *, dry_run: bool = False) -> Simulation:
-        """Queue a simulation. TooManySimulations when enough of them wait."""
+        """Queue a simulation. TooManySimulations when enough of them wait, or half as many with the same owner."""
         simulation = Simulation(plan, owner)
         with self._lock:
             active = sum(not each.done for each in self._all.values())
             if active >= _RUNNING + _WAITING:
                 raise TooManySimulations(f"{active} simulations run or wait already: try again when some have finished.", active=active)
+            own = sum(each.owner == owner and not each.done for each in self._all.values()) if owner else 0
+            if own >= (_RUNNING + _WAITING) // 2:
+                raise TooManySimulations(f"{own} simulations of {owner} run or wait already: the rest is for others.", active=own)
             if dry_run:
                 return simulation
             for finished in [each.id for each in self._all.values() if each.done][: max(len(self._all) - _KEPT + 1, 0)]:

@@ -29,8 +29,16 @@ class Live:
 
     alive: ClassVar[set["Live"]] = set()
 
-    def __init__(self, settings: Settings, make_backend: Callable[[Settings], Backend] | None = None, beside: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        make_backend: Callable[[Settings], Backend] | None = None,
+        beside: tuple[str, ...] = (),
+        **limits: object,
+    ) -> None:
+        """`beside` are addresses to listen on, too; `limits` are those of app.protocol.Protocol, by name."""
         from app.main import create_app
+        from app.protocol import Protocol
         from app.serve import Server, listening
 
         self.app = create_app(settings, make_backend)
@@ -40,10 +48,14 @@ class Live:
         self.port = sockets[0].getsockname()[1]
         self.url = f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{self.port}"
         self.client = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=_CLIENT_SECONDS))
-        self.server = Server(self.app)
+        self.server = Server(self.app, type("Protocol", (Protocol,), limits))
         self._thread = threading.Thread(target=self.server.run, args=(sockets,), name="live server")
         self._thread.start()
         self.alive.add(self)
+
+    def connections(self) -> int:
+        """How many are open, the client's own among them."""
+        return len(self.server.server_state.connections)
 
     def stop(self) -> None:
         """Stop as a signal does: streams end, shrinks end, everything is closed. Does nothing the second time."""

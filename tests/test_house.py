@@ -16,6 +16,7 @@ MODULES = sorted(APP.rglob("*.py"))
 FLOORS = (
     {"__main__"},
     {"main", "serve"},
+    {"protocol"},
     {"api"},
     {"simulations"},
     {"simulation"},
@@ -43,7 +44,7 @@ FLOORS = (
 ROOMS_OF = {
     "fastapi": {"api", "main", "serve"},
     "starlette": {"api", "main", "serve"},
-    "uvicorn": {"serve"},
+    "uvicorn": {"serve", "protocol"},
     "sqlalchemy": {"store", "database", "tables"},
     "alembic": {"database"},
     "typer": {"__main__"},

@@ -12,11 +12,11 @@ import pytest
 
 from app.backends import Backend, Group
 from app.backends.simulator import Simulator
-from app.errors import NotReady, ShrinkFinished, ShrinkInProgress, StoreUnavailable
+from app.errors import NotReady, ShrinkFinished, ShrinkInProgress, StoreUnavailable, TooManyShrinks
 from app.events import EventType
 from app.intents import Intents
 from app.job import Job, Request, State
-from app.jobs import Jobs
+from app.jobs import MAX_WAITING_SHRINKS, Jobs
 from app.settings import Settings
 from app.store import Store
 from tests.heard import Heard
@@ -71,6 +71,20 @@ def house(tmp_path: Path) -> Iterator[House]:
     yield house
     house.jobs.close()
     house.store.close()
+
+
+def test_nobody_has_more_than_half_of_the_queue_and_all_together_no_more_than_all(house: House) -> None:
+    most = 2 + MAX_WAITING_SHRINKS
+    groups = [house.stage.group(f"g{number}", cache=(number < 2) * 300 * MIB) for number in range(most + 2)]
+    for number in range(most // 2):
+        house.jobs.submit(groups[number], ENDLESS, owner="uid:1")
+    with pytest.raises(TooManyShrinks, match="of uid:1"):
+        house.jobs.submit(groups[-1], ENDLESS, owner="uid:1")
+    for number in range(most // 2, most):
+        house.jobs.submit(groups[number], ENDLESS, owner="uid:2" if number % 2 else "uid:3")
+    with pytest.raises(TooManyShrinks) as refused:
+        house.jobs.submit(groups[-1], ENDLESS, owner="uid:4")
+    assert refused.value.members == {"active": most}
 
 
 def test_a_shrink_is_a_row_before_it_is_work(house: House) -> None:

@@ -171,7 +171,7 @@ def test_a_certificate_of_another_authority_is_not_let_in(private: Live, authori
 def test_on_a_tls_address_nothing_is_said_in_the_clear(private: Live) -> None:
     port = int(private.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as plain:
-        plain.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        plain.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"HTTP" not in plain.recv(4096)
 
 
@@ -196,7 +196,7 @@ def test_a_server_stops_also_while_a_private_connection_is_open(private: Live, a
         socket.create_connection(("127.0.0.1", port)) as plain,
         trusting(authority).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         private.stop()
 

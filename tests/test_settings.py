@@ -32,6 +32,7 @@ def test_every_setting_has_its_variable() -> None:
         "SHRINKD_TLS_CLIENT_CA": "/etc/shrinkd/clients.crt",
         "SHRINKD_MAX_RUNNING_SHRINKS": "8",
         "SHRINKD_LOG": "json",
+        "SHRINKD_HOSTS": "node1.example, Node1",
         "SHRINKD_SCENARIO": "empty",
     }
     assert {f"SHRINKD_{name.upper()}" for name in Settings.model_fields} == environ.keys()
@@ -47,8 +48,14 @@ def test_every_setting_has_its_variable() -> None:
         tls_client_ca="/etc/shrinkd/clients.crt",
         max_running_shrinks=8,
         log="json",
+        hosts=("node1.example", "Node1"),
         scenario="empty",
     )
+
+
+def test_the_names_that_a_request_may_be_for_are_those_listened_on_and_those_given() -> None:
+    settings = Settings(listen=("unix:/run/x.sock", "tcp:Inner.example:80"), hosts=("Node1",))
+    assert settings.host_names == {"", "localhost", "inner.example", "node1"}
 
 
 def test_a_misspelt_variable_stops_the_start_and_says_what_there_is() -> None:

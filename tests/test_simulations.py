@@ -102,6 +102,14 @@ def test_when_enough_of_them_wait_the_next_is_refused_and_a_trial_takes_no_place
     assert len(simulations.newest()) == 18
 
 
+def test_nobody_has_more_than_half_of_the_room(simulations: Simulations) -> None:
+    for _ in range(9):
+        simulations.submit(LONG, "uid:1")
+    with pytest.raises(TooManySimulations, match="9 simulations of uid:1"):
+        simulations.submit(SHORT, "uid:1")
+    assert simulations.submit(LONG, "uid:2").state == "queued"
+
+
 def test_the_last_hundred_are_kept_the_newest_first(simulations: Simulations) -> None:
     made = []
     for _ in range(103):

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from app import __version__
@@ -29,6 +28,8 @@ from app.api import (
 from app.api.access import Access
 from app.api.lane import StatsLane
 from app.api.middleware import RequestId
+from app.api.origin import OwnSite
+from app.api.waiting import Waiting
 
 # First the reads that clients repeat, since routes are tried in order; a group's own address last, since it matches every suffix.
 _ROUTERS = (
@@ -76,8 +77,11 @@ def build() -> FastAPI:
     for router in _ROUTERS:
         # Not include_router: since FastAPI 0.137 an included router is matched live and twice.
         app.router.routes.extend(router.routes)
-    app.mount("/ui", StaticFiles(directory=docs.UI_FILES), name="ui")
+    app.mount("/ui", docs.Files(directory=docs.UI_FILES), name="ui")
+    # The last is the outermost: the lane asks for its caller, too, and is around what only those need who wait.
+    app.add_middleware(Waiting)
     app.add_middleware(StatsLane)
-    app.add_middleware(Access)  # the last is the outermost: the lane asks for its caller, too
+    app.add_middleware(Access)
+    app.add_middleware(OwnSite)
     problems.install(app)
     return app

@@ -253,6 +253,27 @@ PROBLEMS = _rows(
     ),
     (errors.TooManyStreams, 429, "too-many-streams", "Too many streams are open", "Close one, or let those who listen share one."),
     (errors.EventsExpired, 410, "events-expired", "Those events are not kept any more", "Look at what is, then go on behind `newest_id`."),
+    (
+        errors.TooManyRequests,
+        429,
+        "too-many-requests",
+        "Too many requests wait for their answers",
+        "Let some be answered first. Answers that stream do not count once they have begun.",
+    ),
+    (
+        errors.MisdirectedRequest,
+        421,
+        "misdirected-request",
+        "That name is not this daemon's",
+        "Use its address, or localhost; another name of it goes into SHRINKD_HOSTS.",
+    ),
+    (
+        errors.CrossSiteRequest,
+        403,
+        "cross-site-request",
+        "A page from elsewhere sent that",
+        "Changes are taken from programs and from this daemon's own pages. Let the page's own server ask.",
+    ),
     (errors.NotReady, 503, "not-ready", "The daemon is not ready", "Try again after Retry-After."),
     (
         errors.PreconditionFailed,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from app.api.catalogue import Problem
 from app.api.document import refuses
@@ -32,7 +34,6 @@ _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 
@@ -65,6 +66,15 @@ async def get_docs() -> Response:
 async def get_root() -> Response:
     """Lead people who typed only the address to the documentation."""
     return Response(status_code=307, headers={"Location": "/docs"})
+
+
+class Files(StaticFiles):
+    """Our own files, under the policy of the pages: an image that is looked at by itself is a page, too."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        return response
 
 
 def find_problem(slug: str) -> Problem:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("shrinkd.access")
 _STARTED = secrets.token_hex(4)  # and a number behind it: unique without asking the kernel for chance each time
 _numbers = itertools.count(1)
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -35,7 +36,7 @@ class RequestId:
             nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], header]}
+                message = {**message, "headers": [*message["headers"], header, _NO_SNIFFING]}
             elif is_head:
                 message = {"type": "http.response.body"}  # the end, before a stream has got any further
             if not ended:

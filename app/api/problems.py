@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from app import errors
@@ -28,10 +29,18 @@ _OF_STATUS = {
     400: Problem(400, "bad-request", "The request cannot be read", "Send it as HTTP says."),
     404: PROBLEMS[errors.NotFound],
     405: Problem(405, "method-not-allowed", "That cannot be done here", "`Allow` lists what can."),
+    408: Problem(408, "request-timeout", "The request did not arrive in time", "Send all of it within ten seconds of its first byte."),
+    429: Problem(
+        429,
+        "too-many-connections",
+        "Too many connections are open",
+        "Use those that are open again, or close some. Nobody has more than half of all that this daemon takes.",
+    ),
     431: Problem(431, "header-too-large", "The header is too large", "No request of this API needs a header of more than 64 KiB."),
     500: PROBLEMS[errors.ShrinkdError],
+    503: Problem(503, "overloaded", "This daemon has no room for another connection", "Try again after Retry-After."),
 }
-_OF_HTTP_ALONE = {400, 401, 412, 413, 415}
+_OF_HTTP_ALONE = {400, 401, 412, 413, 415, 421}
 """Where no kernel would answer, `errno` would only puzzle."""
 BY_SLUG = {problem.slug: problem for problem in (*PROBLEMS.values(), *_OF_STATUS.values())}
 
@@ -141,11 +150,17 @@ async def _on_fault(request: Request, error: Exception) -> Response:
     return _respond(request.scope, document, {"Connection": "close"})  # the server hears of the fault too, and closes
 
 
+async def _on_hang_up(request: Request, _error: Exception) -> Response:
+    """A client that is gone before its body was all here: no fault, and nobody to read this but the log."""
+    return _respond(request.scope, _document(_OF_STATUS[400], "The body did not come to its end.", None), {})
+
+
 def unreadable(status: int) -> tuple[bytes, dict[str, str]]:
     """The body and header of the problem for bytes that never became a request: the server's part of the contract."""
     problem, instance = _OF_STATUS[status], secrets.token_hex(8)
     body = json.dumps(_document(problem, f"{problem.title}. {problem.advice}", None) | {"instance": instance}).encode()
-    return body, {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Request-Id": instance, "Connection": "close"}
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Request-Id": instance, "Connection": "close"}
+    return body, headers | ({"Retry-After": "1"} if status in {429, 503} else {})
 
 
 def install(app: FastAPI) -> None:
@@ -153,4 +168,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ShrinkdError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
     app.add_exception_handler(Exception, _on_fault)

@@ -144,13 +144,14 @@ Wait = Annotated[int, Depends(_wait_seconds)]
 class Terms(NamedTuple):
     """How a client wants to have its shrink."""
 
+    owner: str
     wait_seconds: int
     makes: str | None
     dry_run: bool
 
 
-async def _terms(wait: Wait, makes: Makes, dry_run: DryRun = False) -> Terms:
-    return Terms(wait, makes, dry_run)
+async def _terms(caller: Calling, wait: Wait, makes: Makes, dry_run: DryRun = False) -> Terms:
+    return Terms(caller.name, wait, makes, dry_run)
 
 
 async def _known(wiring: Wired, caller: Calling, shrink_id: str) -> str:
@@ -254,7 +255,8 @@ def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
         )
     if new.set_max_bytes is not None and "max_bytes" not in wiring.backend.settable_limits:
         raise UnsupportedOption("This node sets no max_bytes.", option="set_max_bytes")
-    return wiring.jobs.submit(group, ShrinkRequest(**new.model_dump()), shrink_id=terms.makes, dry_run=terms.dry_run).row()
+    request = ShrinkRequest(**new.model_dump())
+    return wiring.jobs.submit(group, request, owner=terms.owner, shrink_id=terms.makes, dry_run=terms.dry_run).row()
 
 
 async def wait_done(wiring: Wiring, job: Job | None, seconds: float) -> None:

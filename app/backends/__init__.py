@@ -345,6 +345,8 @@ def _wrong_with(component: str) -> str | None:
         return "a component is empty (a slash too many, or no name at all)"
     if component in {".", ".."}:
         return "the components . and .. are not allowed"
+    if len(component) > 255:  # before every character of it is looked at
+        return "a component is longer than 255 bytes"
     if any(ord(character) < 0x20 or ord(character) == 0x7F for character in component):
         return "a component has a control character"
     try:

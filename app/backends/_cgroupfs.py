@@ -223,7 +223,7 @@ class Tree:
     def read_at(self, path: str, name: str) -> bytes:
         """Read a control file of whichever group lives at a path now, with nothing kept."""
         with self._opened(path, path) as directory, _mapped(path):
-            return _read_whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory))
+            return _read_whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
 
     @contextlib.contextmanager
     def opened(self, group: Group, name: str) -> Iterator[int]:
@@ -240,7 +240,7 @@ class Tree:
         """Open a control file of this incarnation; the descriptor is the caller's."""
         directory = self._incarnation(group).directory
         try:
-            return os.open(name, flags | os.O_CLOEXEC, dir_fd=directory.number)
+            return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory.number)
         except OSError as error:
             raise self._gone(group, error) from error
 
@@ -258,7 +258,7 @@ class Tree:
                 if file := incarnation.files.get(name):
                     return file
         incarnation = self._incarnation(group)
-        file = Descriptor(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=incarnation.directory.number))
+        file = Descriptor(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=incarnation.directory.number))
         with self._kept_lock:
             if self._kept.get(group.id) is incarnation and incarnation.files.setdefault(name, file) is file:
                 self._kept_files += 1

@@ -142,13 +142,13 @@ def raw(still: Still, request: bytes) -> httpx.Response:
     "request_bytes",
     [
         b"what is this\r\n\r\n",
-        b"BREW /livez HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /livez HTTP/9.9\r\nHost: x\r\n\r\n",
-        b"GET /caf\xc3\xa9 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nBroken\x00: 1\r\n\r\n",
-        b"POST /v1/groups HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
-        b"POST /v1/groups HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST /v1/groups HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /livez HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET /caf\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nBroken\x00: 1\r\n\r\n",
+        b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n",
+        b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
 def test_bytes_that_are_no_request_are_a_problem_too(still: Still, request_bytes: bytes) -> None:
@@ -157,16 +157,16 @@ def test_bytes_that_are_no_request_are_a_problem_too(still: Still, request_bytes
 
 @pytest.mark.parametrize("header", [b"X-Long: " + b"x" * 70_000, b"X-Many: 1\r\n" * 7_000])
 def test_a_header_without_end_is_a_problem_and_not_read_to_its_end(still: Still, header: bytes) -> None:
-    problem(raw(still, b"GET /livez HTTP/1.1\r\nHost: x\r\n" + header), 431, "header-too-large")
+    problem(raw(still, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + header), 431, "header-too-large")
 
 
 def test_a_head_of_ordinary_size_is_read_however_it_is_cut(still: Still) -> None:
-    head = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Long: " + b"x" * 60_000
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: " + b"x" * 60_000
     assert raw(still, head + b"\r\n\r\n").status_code == 200
 
 
 def test_an_upgrade_that_is_not_offered_is_answered_as_if_it_had_not_been_asked_for(still: Still) -> None:
-    head = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
     assert raw(still, head).status_code == 200
 
 

@@ -89,11 +89,11 @@ def test_what_is_wrong_with_a_plan_is_pointed_at(client: httpx.Client, wrong: di
     assert any(error["pointer"].startswith(pointer) for error in body["errors"]), body["errors"]
 
 
-def test_when_enough_of_them_wait_the_next_is_refused(client: httpx.Client, begun: list[str]) -> None:
-    for _ in range(18):
+def test_who_has_half_of_the_room_is_refused_the_next(client: httpx.Client, begun: list[str]) -> None:
+    for _ in range(9):
         begin(client, begun, ENDLESS)
     answer = client.post(HERE, json=SHORT)
-    assert problem(answer, 429, "too-many-simulations")["active"] == 18
+    assert problem(answer, 429, "too-many-simulations")["active"] == 9
     assert "retry-after" in answer.headers
 
 

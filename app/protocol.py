@@ -1,0 +1,171 @@
+"""One connection: uvicorn's protocol within bounds of time, size and number, so that no client holds what others need.
+
+A request that arrives whole, as nearly all do, costs no timer. Whatever is refused here never became a request, and is
+answered with a problem all the same, unless another answer would be torn apart by it.
+"""
+
+import asyncio
+import resource
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.api import problems
+from app.callers import Caller
+from app.peers import peer_of
+
+_LAST_WORDS_SECONDS = 0.5
+_LARGEST_HEAD_BYTES = 64 << 10
+_MOST_CONNECTIONS = 2048
+
+
+def most_connections() -> int:
+    """How many may be open at once: a quarter of the files of this process, for control files take two thirds, and no more than 2048."""
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, _MOST_CONNECTIONS)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, with an end to everything that it waits for. What the limits are is for who starts it, as tests do, to change."""
+
+    arrival_seconds = 10.0
+    """From the first byte of a request to its last, and from the begin of a connection to the first."""
+    taking_seconds = 30.0
+    """For how long a client may take nothing of an answer that it is sent."""
+    most_pipelined = 16
+    """Requests that wait behind the one which is answered."""
+    most_connections = staticmethod(most_connections)
+    """For all; half of them for one peer."""
+
+    peer = ""
+    """Whom a connection is counted for: the caller that the other end is, or its address."""
+    _caller: Caller | None = None
+    _head_bytes = _arrived = 0
+    _verdict = 400
+    _in_head = False
+    _in_body = False
+    _arrival: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._caller = peer_of(transport)
+        self.peer = self._caller.name if self._caller else str((transport.get_extra_info("peername") or ("",))[0])
+        most = self.most_connections()
+        of_peer = sum(isinstance(other, Protocol) and other.peer == self.peer for other in self.connections)
+        if len(self.connections) > most:
+            self._refuse(503)
+        elif of_peer > most // 2:
+            self._refuse(429)
+        else:
+            self._arrive_in_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_clock()
+        self.resume_writing()
+
+    # -- what arrives -----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._arrived = self._head_bytes + len(data)
+        super().data_received(data)
+        self._head_bytes = self._arrived if self._in_head else 0
+        if self._head_bytes > _LARGEST_HEAD_BYTES:
+            self._refuse(431)
+        elif self._in_head or self._in_body:
+            self._arrive_in_time()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["state"]["peer"] = self._caller
+        self._stop_clock()
+        self._in_head, self._verdict = True, 400
+
+    def on_headers_complete(self) -> None:
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts != 1 or not self.url.startswith(b"/") or len(self.pipeline) >= self.most_pipelined:
+            raise ValueError("not for us")  # the parser's caller hears of it as of every other request that is none
+        if self._arrived > _LARGEST_HEAD_BYTES and sum(len(name) + len(value) + 4 for name, value in self.headers) > _LARGEST_HEAD_BYTES:
+            self._verdict = 431
+            raise ValueError("larger than any")
+        super().on_headers_complete()
+        self._in_head, self._in_body = False, True
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._stop_clock()
+        self._in_body = False
+
+    def _arrive_in_time(self) -> None:
+        if self._arrival is None and not self.transport.is_closing():
+            self._arrival = self.loop.call_later(self.arrival_seconds, self._came_late)
+
+    def _stop_clock(self) -> None:
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
+
+    def _came_late(self) -> None:
+        self._arrival = None
+        if self.flow.read_paused:  # it is we who do not read
+            self._arrive_in_time()
+        elif self._in_head or self._in_body:
+            self._refuse(408)
+        else:
+            self.transport.close()
+
+    # -- what is sent -----------------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_taking(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def _watch_taking(self, left: int) -> None:
+        self._taking = self.loop.call_later(self.taking_seconds, self._take_stock, left)
+
+    def _take_stock(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._watch_taking(left)
+        else:
+            self.transport.abort()
+
+    # -- what ends --------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Begin to end. A stream that is still there after a moment has a client that does not read, and would hold everything up."""
+        super().shutdown()
+        self.loop.call_later(_LAST_WORDS_SECONDS, self._abort_stream)
+
+    def _abort_stream(self) -> None:
+        if getattr(self.cycle, "chunked_encoding", False):  # of no length known before, as only our streams are
+            self.transport.abort()
+
+    # -- what is refused --------------------------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # the caller has logged it
+        self._refuse(self._verdict)
+
+    def _refuse(self, status: int) -> None:
+        """Answer with a problem and close. What came before goes first; what is being answered already ends where it is."""
+        self._stop_clock()
+        if not self._in_body and not self._is_at_rest():
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        if not self._in_body or not (self.cycle.response_started or self.pipeline):
+            body, headers = problems.unreadable(status)
+            lines = (f"{name}: {value}\r\n".encode() for name, value in headers.items())
+            self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        self.transport.close()
+
+    def _is_at_rest(self) -> bool:
+        """Whether nothing is being answered: there is no cycle before the first request."""
+        return getattr(self.cycle, "response_complete", True)
