@@ -1,6 +1,7 @@
 """What the policies decided, on its way into the database: acts and changes of mind at once, what stays the same once a minute."""
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,8 @@ class Decisions:
         self._acts: dict[tuple[str, int], _Line] = {}
         """Those whose end is not known yet: a policy that looks at its groups together decides anew meanwhile, and one may be deleted."""
         self._last: dict[str, Record] = {}
+        self.verdicts: Counter[str] = Counter()
+        """How many decisions there were since the start, by verdict."""
         self._unwritten: dict[int, _Line] = {}
         """By the identity of the line, in the order in which they changed."""
         self.publish: Publish = nobody
@@ -50,6 +53,7 @@ class Decisions:
 
     def _add(self, record: Record) -> None:
         key = (record.policy, record.group.id)
+        self.verdicts[str(record.verdict)] += 1
         line = self._lines.get(key)
         self._last[record.policy] = record
         if line is not None and _is_the_same(record, line):

@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -71,6 +72,10 @@ class Jobs:
         self._taken = 0
         """Shrinks that lie with the workers: also those that were cancelled while they waited."""
         self._stopping = threading.Event()
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """Shrinks that are done since the start, by state and by who asked: "caller" or "policy"."""
+        self.reclaimed_bytes = 0
+        """By all of those."""
         self._sweep_at = time.monotonic()
         self.publish: Publish = nobody
 
@@ -206,6 +211,11 @@ class Jobs:
         with self._changed:
             return {job.memcg.group.path for job in self._active.values()} | {group.path for group in self._held.values()}
 
+    def active_counts(self) -> Counter[str]:
+        """How many shrinks are in each state that is not done."""
+        with self._changed:
+            return Counter(str(job.state) for job in self._active.values())
+
     def manual_age(self, group: Group) -> float:
         """How many seconds ago a caller's own change of a group ended: 0 while one goes on, infinity if none did lately."""
         return max(time.monotonic() - self._manual.get(group.id, -math.inf), 0.0)
@@ -318,6 +328,8 @@ class Jobs:
             was_active = self._active.pop(job.id, None)
             if was_active:
                 self._note(job.memcg.group, job.policy, time.monotonic())
+                self.ended[str(job.state), "policy" if job.policy else "caller"] += 1
+                self.reclaimed_bytes += job.progress.reclaimed_bytes
             self._changed.notify_all()
         if was_active:
             job.finished.set_result(None)

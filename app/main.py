@@ -1,7 +1,9 @@
 """The composition root: from settings to parts, from parts to an application. Nothing is made at import."""
 
 import asyncio
+import importlib.util
 import logging
+import os
 import resource
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,15 +14,17 @@ from fastapi import FastAPI
 
 from app import __version__, api
 from app.api.wiring import Wiring
+from app.audit import Audit
 from app.backends import Backend, load
 from app.backends.simulated import simulated
 from app.daemon import Clock, Daemon, Scope
-from app.errors import BackendUnavailable
+from app.errors import BackendUnavailable, SettingsError
 from app.events import Events, EventType
 from app.history import History, Sampler
 from app.intents import Intents
 from app.jobs import Jobs
 from app.keys import Keys
+from app.metrics import Gathering, Requests, registry_of
 from app.registry import Policies
 from app.settings import Settings
 from app.simulations import Simulations
@@ -62,7 +66,8 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         daemon.on_readings = history.note_all
         sampler = None if make_backend else Sampler(backend, history)
         undo.pop_all()
-    app = api.build()
+    requests = Requests()
+    app = api.build(traces=_wants_traces())
     app.state.wiring = Wiring(
         settings=settings,
         backend=backend,
@@ -73,6 +78,9 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
         daemon=daemon,
         keys=Keys(store),
         events=events,
+        audit=Audit(store),
+        requests=requests,
+        metrics=registry_of(Gathering(requests, backend, jobs, daemon)),
         made=made,
         history=history,
         sampler=sampler,
@@ -81,6 +89,14 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
     )
     app.router.lifespan_context = _lifespan
     return app
+
+
+def _wants_traces() -> bool:
+    """Whether OpenTelemetry's own variables name a collector; SettingsError where nothing is installed that could speak to it."""
+    named = [name for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") if os.environ.get(name)]
+    if named and importlib.util.find_spec("opentelemetry.exporter") is None:
+        raise SettingsError(f"{named[0]} is set, and what sends traces is not installed: pip install 'shrinkd[traces]', or unset it.")
+    return bool(named)
 
 
 def _raise_file_limit() -> None:
@@ -107,6 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring.daemon.close()
     wiring.events.close()
     wiring.keys.close()
+    wiring.audit.close()
     wiring.store.close()
     wiring.backend.close()
 

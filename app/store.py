@@ -7,7 +7,7 @@ StoreUnavailable. Times are microseconds since the epoch.
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from app.backends import Group
-from app.database import Database
 from app.errors import ShrinkdError, ShrinkInProgress, ShrinkNotFound
-from app.tables import decisions, events, idempotency_keys, intents, made_groups, policies, policy_states, shrinks
+from app.ledger import Ledger
+from app.tables import decisions, intents, made_groups, policies, policy_states, shrinks
 
 ACTIVE_STATES = ("queued", "running", "cancelling")
 KEEP_FINISHED_SECONDS = 7 * 24 * 3600
@@ -25,12 +25,6 @@ KEEP_OF_POLICIES = 100_000
 """Finished shrinks of policies: one that meets a fast writer makes ten a second."""
 KEEP_DECISIONS_SECONDS = 7 * 24 * 3600
 KEEP_DECISIONS = 1_000_000
-KEEP_EVENTS_SECONDS = 7 * 24 * 3600
-KEEP_EVENTS = 200_000
-KEEP_KEYS_SECONDS = 24 * 3600
-KEEP_KEYS = 20_000
-"""Of each caller."""
-_KEY = ("caller", "route", "key")
 _SHRINK_ID = re.compile(r"[0-9a-f]{32}")
 
 Row = Mapping[str, Any]
@@ -73,8 +67,8 @@ def _of(path: sa.Column[str], whose: str | tuple[str, ...]) -> sa.ColumnElement[
     return sa.or_(sa.false(), *ways)
 
 
-class Store(Database):
-    """The rows of one daemon."""
+class Store(Ledger):
+    """The rows of one daemon: what is, beside what happened."""
 
     # -- shrinks ------------------------------------------------------------------------------------------------
 
@@ -281,82 +275,3 @@ class Store(Database):
             connection.execute(policy_states.delete().where(policy_states.c.boot_id != boot_id))
             connection.execute(policy_states.delete().where(known), keys)
             connection.execute(policy_states.insert(), rows)
-
-    # -- what has happened --------------------------------------------------------------------------------------
-
-    def event_span(self) -> tuple[int, int]:
-        """The ids of the oldest and of the newest event; (1, 0) when there has never been one."""
-        with self.transaction() as connection:
-            oldest, newest = connection.execute(sa.select(sa.func.min(events.c.id), sa.func.max(events.c.id))).one()
-        return oldest or 1, newest or 0
-
-    def add_events(self, rows: Sequence[Row]) -> None:
-        """Write events down in the order of their ids, all or none; those that are there already stay: a commit can lose its answer."""
-        with self.transaction() as connection:
-            newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
-            if fresh := [dict(row) for row in rows if row["id"] > newest]:
-                connection.execute(events.insert(), fresh)
-
-    def list_events(
-        self, after: int, limit: int, *, types: Collection[str] = (), within: Sequence[Collection[str]] = (), always: str | None = None
-    ) -> list[Row]:
-        """List events behind an id, the oldest first: of these types (none given: all) and at or below one path of each of `within`.
-
-        Those of the type `always` are listed whatever else is wanted.
-        """
-        wanted: list[sa.ColumnElement[bool]] = [events.c.type.in_(types)] if types else []
-        for paths in within:
-            # Not LIKE, to which SQLite's letters have no case.
-            below = [sa.func.substr(events.c.group_path, 1, len(path) + 1) == f"{path}/" for path in paths]
-            wanted.append(sa.or_(events.c.group_path.in_(paths), *below))
-        query = sa.select(events).where(events.c.id > after, sa.or_(events.c.type == always, sa.and_(sa.true(), *wanted)))
-        with self.transaction() as connection:
-            return [dict(row) for row in connection.execute(query.order_by(events.c.id).limit(limit)).mappings()]
-
-    def oldest_event_to_keep(self, now: int, most: int = KEEP_EVENTS) -> int:
-        """The first id that is neither older than 7 days nor beyond so many; the newest at the latest, for ids are counted on from it."""
-        horizon = now - KEEP_EVENTS_SECONDS * 1_000_000
-        with self.transaction() as connection:
-            newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
-            young = connection.execute(sa.select(sa.func.min(events.c.id)).where(events.c.at >= horizon)).scalar()
-        return max(young or newest, newest - most + 1, 1)
-
-    def forget_events(self, oldest: int) -> None:
-        """Delete what came before this id."""
-        with self.transaction() as connection:
-            connection.execute(events.delete().where(events.c.id < oldest))
-
-    # -- requests that take effect once ------------------------------------------------------------------------
-
-    def claim_key(self, row: Row) -> Row | None:
-        """Write a key down before its request begins; if it is there already, and no older than 24 h, answer that row instead."""
-        named, expired = _is_key(row), row["created_at"] - KEEP_KEYS_SECONDS * 1_000_000
-        with self.transaction() as connection:
-            known = connection.execute(sa.select(idempotency_keys).where(named)).mappings().first()
-            if known is not None and known["created_at"] >= expired:
-                return dict(known)
-            connection.execute(idempotency_keys.delete().where(named))
-            connection.execute(idempotency_keys.insert().values(row))
-        return None
-
-    def settle_keys(self, answered: Sequence[Row], freed: Sequence[Row]) -> None:
-        """Write down what requests came to, and forget the keys of others: all or none."""
-        with self.transaction() as connection:
-            for row in answered:
-                connection.execute(idempotency_keys.update().where(_is_key(row)).values(row))
-            for row in freed:
-                connection.execute(idempotency_keys.delete().where(_is_key(row)))
-
-    def forget_keys(self, now: int, most: int = KEEP_KEYS) -> int:
-        """Delete the keys that are older than 24 h, and each caller's oldest beyond so many; answer how many there were."""
-        names = [idempotency_keys.c[name] for name in _KEY]
-        age = sa.func.row_number().over(partition_by=idempotency_keys.c.caller, order_by=idempotency_keys.c.created_at.desc())
-        ranked = sa.select(*names, age.label("age")).subquery()
-        beyond = sa.select(*(ranked.c[name] for name in _KEY)).where(ranked.c.age > most)
-        old = (idempotency_keys.c.created_at < now - KEEP_KEYS_SECONDS * 1_000_000) | sa.tuple_(*names).in_(beyond)
-        with self.transaction() as connection:
-            return connection.execute(idempotency_keys.delete().where(old)).rowcount
-
-
-def _is_key(row: Row) -> sa.ColumnElement[bool]:
-    return sa.and_(*(idempotency_keys.c[name] == row[name] for name in _KEY))

@@ -127,3 +127,24 @@ idempotency_keys = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("idempotency_keys_by_time", "caller", "created_at"),
 )
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("caller", sa.Text, nullable=False),
+    sa.Column("operation", sa.Text),
+    sa.Column("method", sa.String(16), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Column("dry_run", sa.Boolean, nullable=False),
+    sa.Column("body", sa.JSON(none_as_null=True)),
+    sa.Column("group_id", sa.BigInteger),
+    sa.Column("group_path", sa.Text),
+    sa.Column("status", sa.Integer),
+    sa.Column("problem", sa.Text),
+    sa.Column("finished_at", sa.BigInteger),
+    sa.Column("times", sa.BigInteger, nullable=False),
+    sa.Index("audit_by_time", "at"),
+)

@@ -1,6 +1,6 @@
 #define _GNU_SOURCE
 /* A load generator that costs little: CONNECTIONS keep-alive connections, one request in flight on each.
- * usage: load PORT PATH CONNECTIONS MILLISECONDS; prints the number of answers and how many were not 200. */
+ * usage: load PORT PATH CONNECTIONS MILLISECONDS [METHOD HEADERS BODY]; HEADERS end in CRLF each. Prints the number of answers and how many were not 200. */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -26,7 +26,9 @@ int main(int argc, char **argv)
 	struct pollfd *fds = calloc(n, sizeof(*fds));
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	long answers = 0, bad = 0;
-	int length = snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", argv[2]);
+	const char *method = argc > 7 ? argv[5] : "GET", *headers = argc > 7 ? argv[6] : "", *body_out = argc > 7 ? argv[7] : "";
+	int length = snprintf(request, sizeof(request), "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n%s\r\n%s", method,
+			      argv[2], strlen(body_out), headers, body_out);
 	long long end = now() + atoi(argv[4]);
 
 	for (int i = 0; i < n; i++) {

@@ -6,20 +6,29 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import main
+from app.api.access import Access
+from app.api.attempts import Audited
 from app.api.stats import read_all
+from app.audit import Audit
+from app.callers import ANYONE
 from app.serve import Server
 from app.settings import Settings
+from app.tokens import make
 from bench.table import Row, median
 from tests.backends.v1_host import V1Host, open_host
 
@@ -33,7 +42,11 @@ def measure(folder: Path, rounds: int) -> dict[str, list[Row]]:
     for name in ("floor", "load"):
         subprocess.run(["cc", "-O2", "-o", folder / name, Path(__file__).with_name(f"{name}.c")], check=True)
     with open_host() as host:
-        return {"Reading one group over HTTP": _one(host, folder, rounds), "Reading 1000 groups": _all(host, folder, rounds)}
+        return {
+            "Reading one group over HTTP": _one(host, folder, rounds),
+            "With a token, audit and metrics": _guarded(host, folder, rounds),
+            "Reading 1000 groups": _all(host, folder, rounds),
+        }
 
 
 def _one(host: V1Host, folder: Path, rounds: int) -> list[Row]:
@@ -50,8 +63,26 @@ def _one(host: V1Host, folder: Path, rounds: int) -> list[Row]:
     ]
 
 
-def _rate(folder: Path, port: int, path: str) -> float:
-    command = [str(folder / "load"), str(port), path, str(_CONNECTIONS), str(_WINDOW_MILLISECONDS)]
+def _guarded(host: V1Host, folder: Path, rounds: int) -> list[Row]:
+    """The same daemon with all that guards it, and with none of it."""
+    group, tokens = host.group(), folder / "tokens"
+    secret = make(tokens, "bench", ["admin"], "1d")
+    asks = {"GET stats": ("GET", "stats", ""), "PATCH limits": ("PATCH", "limits", '{"max_bytes": null}')}
+    rows = []
+    with _process(folder, "ours") as guarded, _process(folder, "unguarded") as unguarded:
+        for name, (method, what, body) in asks.items():
+            rates: dict[int, list[float]] = {guarded: [], unguarded: []}
+            for _, (port, headers) in product(range(rounds), ((guarded, f"Authorization: Bearer {secret}\r\n"), (unguarded, ""))):
+                more = (method, f"Content-Type: application/json\r\n{headers}", body)
+                rates[port].append(_rate(folder, port, f"/v1/groups/{group.path}/{what}", *more))
+            rows.append(Row(f"{name}, requests per second, median", median(rates[guarded]), "/s"))
+            ratios = [ours / bare for ours, bare in zip(rates[guarded], rates[unguarded], strict=True)]
+            rows.append(Row(f"{name}, ratio to a daemon without, median", median(ratios), "", ">=", 0.8))
+    return rows
+
+
+def _rate(folder: Path, port: int, path: str, *more: str) -> float:
+    command = [str(folder / "load"), str(port), path, str(_CONNECTIONS), str(_WINDOW_MILLISECONDS), *more]
     answers, bad = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     if bad:
         raise RuntimeError(f"{bad} of {answers} answers from {path} were not 200")
@@ -106,13 +137,48 @@ def _process(folder: Path, kind: str) -> Iterator[int]:
 
 def _serve(listening: socket.socket, folder: Path, kind: str) -> None:
     try:
-        if kind == "ours":
-            Server(main.create_app(Settings(backend="v1", database_url=f"sqlite:///{folder}/{os.getpid()}.db"))).run([listening])
+        tokens = str(folder / "tokens") if kind == "ours" and (folder / "tokens").exists() else None
+        if kind != "bare":
+            app = main.create_app(Settings(backend="v1", database_url=f"sqlite:///{folder}/{os.getpid()}.db", tokens=tokens))
+            if kind == "unguarded":
+                _unguard(app)
+            Server(app).run([listening])
         else:
-            app = Starlette(routes=[Route("/{length:int}", _bare)])
-            uvicorn.Server(uvicorn.Config(app, http="httptools", loop="uvloop", log_config=None, access_log=False)).run([listening])
+            bare = Starlette(routes=[Route("/{length:int}", _bare)])
+            uvicorn.Server(uvicorn.Config(bare, http="httptools", loop="uvloop", log_config=None, access_log=False)).run([listening])
     finally:
         os._exit(0)
+
+
+class _Silent(Audit):
+    """An audit that writes nothing, and numbers that nobody counts."""
+
+    def begin(self, _row: object) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def finish(self, *_: object) -> None: ...
+
+    def note(self, *_: object) -> None: ...
+
+
+class _Anyone:
+    """Lets everybody in."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["caller"] = ANYONE
+        await self._app(scope, receive, send)
+
+
+def _unguard(app: FastAPI) -> None:
+    guards: set[object] = {Access, Audited}
+    app.user_middleware = [each for each in app.user_middleware if each.cls not in guards]
+    app.add_middleware(_Anyone)
+    app.state.wiring.audit = app.state.wiring.requests = _Silent(app.state.wiring.store)
 
 
 async def _bare(request: Request) -> Response:

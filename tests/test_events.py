@@ -10,7 +10,8 @@ import pytest
 from app.backends import Group
 from app.errors import EventsExpired, StoreUnavailable
 from app.events import RECENT, Event, Events, EventType, Selection
-from app.store import KEEP_EVENTS_SECONDS, Row, Store, now
+from app.ledger import KEEP_EVENTS_SECONDS
+from app.store import Row, Store, now
 from tests.locks import locked
 from tests.races import together
 

@@ -20,6 +20,7 @@ FLOORS = (
     {"api"},
     {"simulations"},
     {"simulation"},
+    {"metrics"},
     {"daemon"},
     {"registry", "history", "decisions"},
     {"engine"},
@@ -27,8 +28,9 @@ FLOORS = (
     {"guards"},
     {"jobs"},
     {"job"},
-    {"intents", "events", "keys"},
+    {"intents", "events", "keys", "audit"},
     {"store", "policies"},
+    {"ledger"},
     {"database"},
     {"tables"},
     {"memcontrol"},
@@ -45,12 +47,13 @@ ROOMS_OF = {
     "fastapi": {"api", "main", "serve"},
     "starlette": {"api", "main", "serve"},
     "uvicorn": {"serve", "protocol"},
-    "sqlalchemy": {"store", "database", "tables"},
+    "sqlalchemy": {"store", "ledger", "database", "tables"},
     "alembic": {"database"},
     "typer": {"__main__"},
     "cronsim": {"policies"},
     "pydantic": {"api", "backends", "closed", "policies", "settings", "simulation", "tokens"},
     "pydantic_core": {"api"},
+    "prometheus_client": {"api", "metrics"},
 }
 """The third parties that app may use, each with the rooms that know it."""
 EMPTY_NAMES = frozenset(

@@ -2,7 +2,10 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
+from app import logs
 from app.logs import JsonLines
 
 
@@ -32,3 +35,14 @@ def test_a_record_brings_its_fields_along() -> None:
 
 def test_a_fault_is_told_within_its_line() -> None:
     assert "ZeroDivisionError" in str(line("broken", fault=ZeroDivisionError("why"))["exception"])
+
+
+def test_a_line_of_a_request_has_its_id_also_from_a_thread_that_works_for_it() -> None:
+    def answer() -> list[object]:
+        logs.request_id.set("r-4711")
+        with ThreadPoolExecutor(1) as workers:
+            inside = workers.submit(copy_context().run, line, "in a thread").result()
+        return [line("here")["request_id"], inside["request_id"]]
+
+    assert copy_context().run(answer) == ["r-4711", "r-4711"]
+    assert "request_id" not in line("outside")

@@ -94,7 +94,7 @@ def test_the_schema_can_be_brought_up_to_date_before_the_daemon_is(sound: dict[s
     ended = shrinkd("db", "upgrade", **sound)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     with closing(sqlite3.connect(tmp_path / "daemon.db")) as database:
-        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0006",)]
 
 
 def test_a_command_that_is_none_is_refused() -> None:

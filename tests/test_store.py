@@ -18,8 +18,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from app.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
+from app.ledger import KEEP_EVENTS_SECONDS
 from app.policies import Reason, Verdict
-from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_EVENTS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
+from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
 from app.tables import metadata
 from tests.locks import locked
 from tests.postgres import Postgres
@@ -527,7 +528,7 @@ def next_release(tmp_path: Path) -> Path:
     (folder / "versions" / "9999_more.py").write_text(
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '9999', '0005', None, None\n"
+        "revision, down_revision, branch_labels, depends_on = '9999', '0006', None, None\n"
         "def upgrade() -> None:\n"
         "    op.create_table('more', sa.Column('id', sa.Integer, primary_key=True))\n"
     )

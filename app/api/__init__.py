@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import (
+    audit,
     batch,
     decisions,
     docs,
@@ -16,6 +17,7 @@ from app.api import (
     health,
     history,
     limits,
+    metrics,
     node,
     policies,
     problems,
@@ -26,6 +28,7 @@ from app.api import (
     streams,
 )
 from app.api.access import Access
+from app.api.attempts import Audited
 from app.api.lane import StatsLane
 from app.api.middleware import RequestId
 from app.api.origin import OwnSite
@@ -47,6 +50,8 @@ _ROUTERS = (
     simulations.router,
     node.router,
     health.router,
+    audit.router,
+    metrics.router,
     docs.router,
 )
 
@@ -62,8 +67,11 @@ class Api(FastAPI):
         return document.complete(super().openapi())
 
 
-def build() -> FastAPI:
-    """Make the application without its parts: enough for the OpenAPI document. The composition root wires the rest."""
+def build(*, traces: bool = False) -> FastAPI:
+    """Make the application without its parts: enough for the OpenAPI document. The composition root wires the rest.
+
+    `traces`: as FastAPI itself makes them, to where OpenTelemetry's own variables say.
+    """
     app = Api(
         title="shrinkd",
         version=__version__,
@@ -72,7 +80,8 @@ def build() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # asked anew on every request, at 5 us
+        # Off unless wanted, for it is asked anew on every request, at 5 us; metrics and logs are our own.
+        telemetry={"tracing": traces, "metrics": False, "logs": False, "auto_configure": traces},
     )
     for router in _ROUTERS:
         # Not include_router: since FastAPI 0.137 an included router is matched live and twice.
@@ -83,5 +92,6 @@ def build() -> FastAPI:
     app.add_middleware(StatsLane)
     app.add_middleware(Access)
     app.add_middleware(OwnSite)
+    app.add_middleware(Audited)
     problems.install(app)
     return app

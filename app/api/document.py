@@ -48,6 +48,7 @@ TAGS = [
     {"name": "simulator", "description": "The workloads, the time and the faults of a simulated machine; a real one answers 404."},
     {"name": "simulations", "description": "Policies tried on a simulated machine, before a host feels them."},
     {"name": "node", "description": "What this machine is and can."},
+    {"name": "audit", "description": "Who tried to change what, and what came of it."},
     {"name": "health", "description": "For supervisors, load balancers and bug reports."},
     {"name": "docs", "description": "Pages for people."},
 ]

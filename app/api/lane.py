@@ -25,6 +25,7 @@ class StatsLane:
         content = _content(scope) if _is_plain(scope) else None
         if content is None:
             return await self._app(scope, receive, send)
+        scope["state"]["operation"] = "get_stats"
         length, etag = str(len(content)).encode(), etag_of_bytes(content).encode()
         headers = [(b"content-length", length), (b"content-type", b"application/json"), (b"etag", etag)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

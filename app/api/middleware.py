@@ -11,10 +11,14 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
+from app.api.wiring import caller_of
+
 log = logging.getLogger("shrinkd.access")
 _STARTED = secrets.token_hex(4)  # and a number behind it: unique without asking the kernel for chance each time
 _numbers = itertools.count(1)
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_NO_OPERATION = "none"
 _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -29,6 +33,7 @@ class RequestId:
             return await self._app(scope, receive, send)
         request_id, began, status, ended = _request_id(scope), time.monotonic(), 500, False
         scope.setdefault("state", {})["request_id"] = request_id
+        logs.request_id.set(request_id)  # a request is a task of its own, and its context ends with it
         header, is_head = (b"request-id", request_id.encode()), scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if is_head else scope  # a copy: the server has to know that no body follows
 
@@ -46,7 +51,9 @@ class RequestId:
         try:
             return await self._app(inner, receive, send_with_id)
         finally:
-            _note(scope, status, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            scope["app"].state.wiring.requests.note(scope["state"].get("operation", _NO_OPERATION), status, seconds)
+            _note(scope, status, seconds)
 
 
 def _request_id(scope: Scope) -> str:
@@ -58,5 +65,5 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     """Changes and problems are news; reads, which clients repeat by the thousand, are only for debugging."""
     level = logging.DEBUG if scope["method"] in {"GET", "HEAD"} and status < 400 else logging.INFO
     if log.isEnabledFor(level):
-        fields = {"request_id": scope["state"]["request_id"], "method": scope["method"], "path": scope["path"], "status": status}
+        fields = {"caller": caller_of(scope).name, "method": scope["method"], "path": scope["path"], "status": status}
         log.log(level, "%s %a %d", scope["method"], scope["path"], status, extra={"fields": {**fields, "seconds": round(seconds, 6)}})

@@ -94,7 +94,8 @@ def answer(scope: Scope, error: ShrinkdError) -> Response:
 
 
 def _respond(scope: Scope, document: dict[str, object], headers: Mapping[str, str]) -> Response:
-    instance = scope.get("state", {}).get("request_id", "")
+    state = scope.setdefault("state", {})
+    state["problem"], instance = str(document["type"]).rpartition("/")[2], state.get("request_id", "")
     body = json.dumps(document | {"instance": instance})
     return Response(body, int(str(document["status"])), dict(headers), MEDIA_TYPE)
 

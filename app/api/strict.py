@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BaseModel, BeforeValidator
 
+from app.api.attempts import attempt
 from app.api.once import answer_once
 from app.api.preferences import QUESTIONS, returned
 from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
@@ -44,7 +45,7 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         known = _query_names(self.dependant)
         once = {name for name, is_list in known.items() if not is_list}
-        takes_body, operation = self.body_field is not None, self.operation_id or ""
+        takes_body, operation = self.body_field is not None, self.operation_id or self.name
 
         async def read_strictly(request: Request) -> Response:
             if unknown := request.query_params.keys() - known.keys():
@@ -52,6 +53,7 @@ class StrictRoute(APIRoute):
             if repeated := once & _repeated(name for name, _ in request.query_params.multi_items()):
                 _refuse_all("query", repeated, "this parameter stands twice")
             body = await _read(request) if takes_body else None
+            await attempt(request, operation, body)
             return await answer(_Read(request, body) if takes_body else request, body)
 
         async def answer(request: Request, body: object) -> Response:

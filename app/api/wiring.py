@@ -7,10 +7,12 @@ from typing import Annotated
 from weakref import WeakKeyDictionary
 
 from fastapi import Depends, Path, Query, Request
+from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict
 from starlette.types import Scope
 
 from app.api.references import may_change, resolve
+from app.audit import Audit
 from app.backends import Backend, Group, Node
 from app.callers import NOBODY, Caller, Level
 from app.daemon import Daemon
@@ -21,6 +23,7 @@ from app.intents import Intents
 from app.job import Job
 from app.jobs import Jobs
 from app.keys import Keys
+from app.metrics import Requests
 from app.registry import Policies
 from app.settings import Settings
 from app.simulations import Simulations
@@ -42,6 +45,9 @@ class Wiring:
     daemon: Daemon
     events: Events
     keys: Keys
+    audit: Audit
+    requests: Requests
+    metrics: CollectorRegistry
     made: set[int] = field(default_factory=set)
     """Ids of the groups that were made through this API, in this boot."""
     history: History = field(default_factory=History)
@@ -141,8 +147,10 @@ Administrating = Annotated[Caller, Depends(_administrating)]
 """A caller who may do everything; 403 for all others."""
 
 
-async def _group(wiring: Wired, caller: Calling, group: Reference) -> Group:
-    return resolve(wiring.backend, group, caller)
+async def _group(request: Request, wiring: Wired, caller: Calling, group: Reference) -> Group:
+    found = resolve(wiring.backend, group, caller)
+    request.scope["state"]["group"] = found  # for the audit
+    return found
 
 
 Target = Annotated[Group, Depends(_group)]

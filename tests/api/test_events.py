@@ -15,8 +15,9 @@ from app.api.events import EventQuery, selection
 from app.backends import Group
 from app.callers import ANYONE, Caller, Grant, Level
 from app.events import RECENT, EventType
+from app.ledger import KEEP_EVENTS_SECONDS
 from app.settings import Settings
-from app.store import KEEP_EVENTS_SECONDS, now
+from app.store import now
 from tests.following import STREAM, Frame, frames
 from tests.live import Live
 from tests.problems import problem

@@ -2,7 +2,7 @@
 # What if the answer is lost? Send the request again under the key that it had: it takes effect once.
 # Expect 201, 201 once more with Idempotency-Replayed and the same body, 409 without the key, and 422 for another request under it.
 # The group is removed at the end.
-# usage: 23-retry.sh
+# usage: 25-retry.sh
 set -euo pipefail
 source "$(dirname "$0")/_curl.sh"
 group=shrinkd-demo-$$

@@ -1,0 +1,99 @@
+"""The audit over HTTP: every attempted change, allowed or not, for who may do everything."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.document import PAGED, refuses
+from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from app.api.strict import Moment, StrictRoute
+from app.api.wiring import Administrating, Body, GroupRef, Wired, Wiring, rfc3339
+from app.backends import check_group_path
+from app.errors import InvalidGroupName
+from app.store import Row
+
+router = APIRouter(route_class=StrictRoute, tags=["audit"])
+_NEWEST_FIRST = "-id"
+
+
+class AttemptBody(Body):
+    """One attempted change."""
+
+    id: str
+    attempted_at: str
+    caller: str = Field(examples=["token:ci"])
+    """Who: "uid:1000", "token:ci", "certificate:orchestrator", "anyone" where nobody is asked, "nobody" who did not say."""
+    operation: str | None = Field(examples=["patch_limits"])
+    """The operationId; null for what came to no operation."""
+    method: str = Field(examples=["PATCH"])
+    path: str = Field(examples=["/v1/groups/web/limits"])
+    """As it was sent."""
+    body: Any = Field(examples=[{"max_bytes": "64M"}])
+    """What was asked for, or its first 2048 characters as text; null for nothing, and where nobody read it."""
+    dry_run: bool
+    group: GroupRef | None
+    """Which group that was; null where none was found, or the body names it."""
+    status: int | None = Field(examples=[409])
+    """Of the answer; null while it is tried, and for ever where the daemon died in it."""
+    problem: str | None = Field(examples=["limit-below-usage"])
+    finished_at: str | None
+    request_id: str
+    times: int
+    """How many there were in that second, alike in caller, operation and answer: only what has changed nothing is counted together."""
+
+
+class AuditPage(Body):
+    """A page of attempts, the newest first."""
+
+    items: list[AttemptBody]
+    next_page_token: str | None
+
+
+class AuditQuery(BaseModel):
+    """Which attempts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    caller: str | None = Field(None, max_length=255, description="Only those of this caller.")
+    group: str | None = Field(None, description="The path of a group, which may be gone by now.")
+    operation: str | None = Field(None, max_length=64, description="An operationId, such as patch_limits.")
+    status_from: int | None = Field(None, ge=100, le=599, description="Only those whose answer has this status or a higher one.")
+    since: Moment | None = Field(None, description="Only those made at or after this time.")
+    page_size: PageSize = 50
+    page_token: PageToken = None
+
+
+@router.get("/v1/audit", operation_id="list_audit", responses=PAGED | refuses(InvalidGroupName))
+def list_audit(
+    request: Request, response: Response, wiring: Wired, _caller: Administrating, query: Annotated[AuditQuery, Query()]
+) -> AuditPage:
+    """List every attempted change, the newest first; they are kept for 30 days, and a million of them.
+
+    What the policies do by themselves is in their decisions and shrinks.
+    """
+    page = list_page(wiring, query)
+    link_next(response, request.url, page.next_page_token)
+    return page
+
+
+def list_page(wiring: Wiring, query: AuditQuery) -> AuditPage:
+    limit = page_limit(query.page_size)
+    after = read_token(query.page_token, _NEWEST_FIRST, (str,))
+    of = {"caller": query.caller, "operation": query.operation, "group_path": query.group and check_group_path(query.group)}
+    rows = wiring.store.list_audit(
+        limit=limit + 1,
+        before=None if after is None else after[0],
+        since=None if query.since is None else round(query.since.timestamp() * 1e6),
+        least_status=query.status_from,
+        **{name: value.replace("\0", "") for name, value in of.items() if value is not None},
+    )
+    token = write_token(_NEWEST_FIRST, rows[limit - 1]["id"]) if len(rows) > limit else None
+    return AuditPage(items=[attempt_body(row) for row in rows[:limit]], next_page_token=token)
+
+
+def attempt_body(row: Row) -> AttemptBody:
+    told = {name: row[name] for name in AttemptBody.model_fields.keys() & row.keys()}
+    group = None if row["group_path"] is None else GroupRef(id=str(row["group_id"]), path=row["group_path"])
+    finished = None if row["finished_at"] is None else rfc3339(row["finished_at"])
+    return AttemptBody(**told | {"attempted_at": rfc3339(row["at"]), "finished_at": finished, "group": group})

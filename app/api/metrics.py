@@ -1,0 +1,22 @@
+"""The numbers for Prometheus, in its own format or in OpenMetrics, as it asks."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client.exposition import choose_encoder
+
+from app.api.strict import StrictRoute
+from app.api.wiring import ReadingAll, Wired
+
+router = APIRouter(route_class=StrictRoute, tags=["health"])
+_TEXT = {
+    200: {
+        "description": "Prometheus' text format, or OpenMetrics for who accepts that.",
+        "content": {"text/plain": {"example": 'shrinkd_subtree_usage_bytes{subtree="web"} 3.71195904e+08\n', "schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get("/metrics", operation_id="get_metrics", response_class=Response, responses=_TEXT)  # type: ignore[arg-type]
+def get_metrics(request: Request, wiring: Wired, _caller: ReadingAll) -> Response:
+    """Tell what this daemon and its groups do, as numbers for Prometheus."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(wiring.metrics), media_type=content_type)

@@ -1,0 +1,121 @@
+"""What this daemon and its groups do, as numbers for Prometheus: counted cheaply while it happens, gathered when somebody asks.
+
+Labels are operations, states and subtrees, never a path or a name that a client chose: their number is bounded.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.backends import Backend, Group
+from app.daemon import Daemon
+from app.errors import ShrinkdError
+from app.jobs import Jobs
+
+BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+MOST_SUBTREES = 50
+_OTHERS = "(others)"
+
+
+class Requests:
+    """Requests by operation and status, and how long they took. For the event loop alone."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, int], list[int]] = {}
+        """A count for each bucket, and one for what took longer."""
+        self.totals: Counter[tuple[str, int]] = Counter()
+        """Nanoseconds."""
+
+    def note(self, operation: str, status: int, seconds: float) -> None:
+        key = (operation, status)
+        counts = self.seconds.get(key)
+        if counts is None:
+            counts = self.seconds[key] = [0] * (len(BUCKETS_SECONDS) + 1)
+        counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
+        self.totals[key] += int(seconds * 1e9)
+
+
+class Gathering(Collector):
+    """Everything but the process itself, read at the moment of the scrape."""
+
+    def __init__(self, requests: Requests, backend: Backend, jobs: Jobs, daemon: Daemon) -> None:
+        self._requests, self._backend, self._jobs, self._daemon = requests, backend, jobs, daemon
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._latencies()
+        yield from self._shrinks()
+        yield from self._policies()
+        yield from self._groups()
+
+    def _latencies(self) -> Metric:
+        family = HistogramMetricFamily("shrinkd_request_seconds", "How long requests took.", labels=["operation", "status"])
+        bounds = [*map(str, BUCKETS_SECONDS), "+Inf"]
+        for (operation, status), counts in [*self._requests.seconds.items()]:
+            buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
+            family.add_metric([operation, str(status)], buckets, self._requests.totals[operation, status] / 1e9)
+        return family
+
+    def _shrinks(self) -> Iterator[Metric]:
+        active = GaugeMetricFamily("shrinkd_shrinks_active", "Shrinks by state that are not done.", labels=["state"])
+        for state, count in self._jobs.active_counts().items():
+            active.add_metric([state], count)
+        yield active
+        ended = CounterMetricFamily("shrinkd_shrinks_ended", "Shrinks that are done, by state and by who asked.", labels=["state", "by"])
+        for (state, by), count in self._jobs.ended.copy().items():
+            ended.add_metric([state, by], count)
+        yield ended
+        yield CounterMetricFamily("shrinkd_reclaimed_bytes", "What shrinks have reclaimed.", value=self._jobs.reclaimed_bytes)
+
+    def _policies(self) -> Iterator[Metric]:
+        verdicts = CounterMetricFamily("shrinkd_decisions", "Decisions of policies by verdict.", labels=["verdict"])
+        for verdict, count in self._daemon.decisions.verdicts.copy().items():
+            verdicts.add_metric([verdict], count)
+        yield verdicts
+        yield GaugeMetricFamily("shrinkd_policies_alive", "1 while policies are carried out.", value=int(self._daemon.is_alive))
+
+    def _groups(self) -> Iterator[Metric]:
+        """Usage and limit of the groups directly below the root; where there are many, the smallest are one."""
+        usage = GaugeMetricFamily("shrinkd_subtree_usage_bytes", "Usage of a top group, what is inside included.", labels=["subtree"])
+        limit = GaugeMetricFamily("shrinkd_subtree_max_bytes", "Limit of a top group that has one.", labels=["subtree"])
+        stalled = CounterMetricFamily("shrinkd_subtree_stalled_seconds", "Time in which some task stalled for memory.", labels=["subtree"])
+        largest, others = self._largest()
+        for group in largest:
+            try:
+                stat = self._backend.stat(group)
+            except ShrinkdError:
+                continue
+            usage.add_metric([group.path], stat.usage_bytes)
+            if stat.limits.max_bytes is not None:
+                limit.add_metric([group.path], stat.limits.max_bytes)
+            if stat.pressure is not None:
+                stalled.add_metric([group.path], stat.pressure.some.total_microseconds / 1e6)
+        if others is not None:
+            usage.add_metric([_OTHERS], others)
+        yield from (usage, limit, stalled)
+
+    def _largest(self) -> tuple[list[Group], int | None]:
+        """The groups to tell apart, and the usage of all the others together; None where there are none."""
+        sizes: dict[Group, int] = {}
+        for group in self._backend.groups(depth=1)[1:]:
+            try:
+                sizes[group] = self._backend.usage(group)
+            except ShrinkdError:
+                continue
+        ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
+        others = ordered[MOST_SUBTREES:]
+        return sorted(ordered[:MOST_SUBTREES], key=lambda group: group.path), sum(map(sizes.__getitem__, others)) if others else None
+
+
+def registry_of(collector: Collector) -> CollectorRegistry:
+    """A registry of its own for one daemon, with what prometheus-client knows of the process and of Python."""
+    registry = CollectorRegistry(auto_describe=False)
+    collect: Callable[[Collector], None] = registry.register
+    for each in (collector, GC_COLLECTOR, PLATFORM_COLLECTOR):
+        collect(each)
+    ProcessCollector(registry=registry)
+    return registry
