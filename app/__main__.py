@@ -1,4 +1,4 @@
-"""The command line: shrinkd serve | db upgrade | token | openapi | version."""
+"""The command line: shrinkd serve | db upgrade | token | openapi | version here, and what talks to a daemon in commands."""
 
 import json
 import logging
@@ -9,11 +9,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from app import __version__, logs
+from app import __version__, commands
 from app.errors import BackendUnavailable, SettingsError, ShrinkdError
-from app.settings import read_settings
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Lower a container's memory without killing it.")
+# Plain, for rich would take longer to load than all else that --help needs.
+cli = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Lower a container's memory without killing it.")
+cli.add_typer(commands.cli)
 db = typer.Typer(no_args_is_help=True, help="The database.")
 cli.add_typer(db, name="db")
 token = typer.Typer(
@@ -27,6 +28,9 @@ log = logging.getLogger("shrinkd")
 @cli.command()
 def serve() -> None:
     """Serve the API; SHRINKD_* variables say how. Ends at SIGTERM or SIGINT, with 0."""
+    from app import logs
+    from app.settings import read_settings
+
     try:
         settings = read_settings()
         logs.configure(settings.log)
@@ -41,6 +45,7 @@ def serve() -> None:
 @db.command()
 def upgrade() -> None:
     """Bring the schema of SHRINKD_DATABASE_URL up to date, as `serve` does at its start."""
+    from app.settings import read_settings
     from app.store import Store
 
     try:
@@ -92,6 +97,8 @@ def revoke_token(name: str) -> None:
 
 
 def _tokens_path() -> Path:
+    from app.settings import read_settings
+
     path = read_settings().tokens
     if path is None:
         raise SettingsError("SHRINKD_TOKENS has to say which file the tokens are in, or are to be in.")
@@ -132,7 +139,7 @@ def fail(error: ShrinkdError) -> NoReturn:
 
 def main() -> None:
     """The console script."""
-    cli()
+    cli(prog_name="shrinkd")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from app.errors import SettingsError
 
 _PREFIX = "SHRINKD_"
+_OF_CLIENTS = frozenset({"SHRINKD_URL", "SHRINKD_TOKEN"})  # read by app/client alone, in a shell that may start a daemon as well
 _TEST_PREFIX = "SHRINKD_TEST_"  # read by the test suite alone, and inherited by the daemons that it starts
 
 
@@ -69,7 +70,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment; SettingsError names the variable that is wrong or unknown."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
     for name in environ:
-        if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX) and name not in known:
+        if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX) and name not in known | _OF_CLIENTS:
             raise SettingsError(f"{name} is not a setting of shrinkd; there are: {', '.join(sorted(known))}.")
     given = {name.removeprefix(_PREFIX).lower(): value for name, value in environ.items() if name in known}
     try:

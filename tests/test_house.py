@@ -15,6 +15,7 @@ MODULES = sorted(APP.rglob("*.py"))
 
 FLOORS = (
     {"__main__"},
+    {"commands"},
     {"main", "serve"},
     {"protocol"},
     {"api"},
@@ -38,6 +39,7 @@ FLOORS = (
     {"backends"},
     {"tokens", "peers"},
     {"closed"},
+    {"client", "screen"},
     {"memparse", "aliases", "callers", "streams"},
     {"settings", "logs"},
     {"errors"},
@@ -49,7 +51,8 @@ ROOMS_OF = {
     "uvicorn": {"serve", "protocol"},
     "sqlalchemy": {"store", "ledger", "database", "tables"},
     "alembic": {"database"},
-    "typer": {"__main__"},
+    "typer": {"__main__", "commands"},
+    "httpx": {"client"},
     "cronsim": {"policies"},
     "pydantic": {"api", "backends", "closed", "policies", "settings", "simulation", "tokens"},
     "pydantic_core": {"api"},

@@ -19,6 +19,10 @@ def test_variables_of_the_test_suite_are_left_to_it() -> None:
     assert read_settings({"SHRINKD_TEST_REQUIRE_ALL": "1"}) == Settings()
 
 
+def test_variables_of_clients_are_left_to_them() -> None:
+    assert read_settings({"SHRINKD_URL": "unix:/run/x.sock", "SHRINKD_TOKEN": "secret"}) == Settings()
+
+
 def test_every_setting_has_its_variable() -> None:
     environ = {
         "SHRINKD_BACKEND": "simulator",
