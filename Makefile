@@ -8,7 +8,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 locker := .venv-lock/bin
 compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run install develop test test-vm check format openapi bench lock clean
+.PHONY: run install develop test test-vm check format openapi examples bench lock clean
 
 # These two and every other setting of the README may be given, before `make run` or behind it.
 run: export SHRINKD_LISTEN ?= tcp:127.0.0.1:8080
@@ -17,11 +17,11 @@ run: .venv/installed
 	@echo "shrinkd simulates a node at http://$(SHRINKD_LISTEN:tcp:%=%), with the documentation at /docs; Ctrl-C ends it."
 	@SHRINKD_BACKEND=simulator exec $(bin)/shrinkd serve
 
-install: .venv/developed
+install: .venv/developed .venv-client/made
 
-develop: .venv/developed
+develop: .venv/developed .venv-client/made
 
-test: .venv/developed
+test: .venv/developed .venv-client/made
 	$(bin)/python -m pytest $(TESTS)
 
 # What needs cgroup v2, alone. `make test` runs it too, once the kernel is there.
@@ -44,15 +44,20 @@ format: .venv/developed
 openapi: .venv/installed
 	$(bin)/shrinkd openapi > openapi/openapi.json
 
+examples: .venv/developed
+	$(bin)/python -m tests.recording
+	$(bin)/shrinkd openapi > openapi/openapi.json
+
 bench: .venv/developed
 	$(bin)/python bench/run.py
 
 lock: .venv-lock/made
 	$(compile) --upgrade pyproject.toml --output-file requirements.lock
 	$(compile) --upgrade pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(compile) --upgrade --group client --output-file requirements-client.lock
 
 clean:
-	rm -rf .venv .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-client .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shrinkd needs Python 3.11 or later; say make PYTHON=…")'
@@ -66,6 +71,12 @@ clean:
 
 .venv/developed: .venv/installed requirements-dev.lock
 	$(pip) install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+# What makes a client from openapi.json, for the test of that: it wants an older typer than shrinkd.
+.venv-client/made: requirements-client.lock
+	$(PYTHON) -m venv .venv-client
+	.venv-client/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-client.lock
 	touch $@
 
 .venv-lock/made:

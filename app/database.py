@@ -6,6 +6,7 @@ It is called from worker threads, never from the event loop; what it refuses (fu
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from app.errors import SettingsError, StoreUnavailable
 from app.tables import shrinks
 
+_TURN_SECONDS = 5.0
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -34,6 +36,8 @@ class Database:
         except (SQLAlchemyError, ImportError) as error:
             raise SettingsError(f"SHRINKD_DATABASE_URL cannot be used: {error}.") from None
         self._claim: int | sa.Connection | None = None
+        self._turn = threading.Lock() if url.startswith("sqlite") else None
+        """SQLite has one writer, and lets the others try again and again: ours take turns instead."""
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _tune_sqlite)
 
@@ -101,7 +105,19 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """All that is done in it, or nothing."""
+        """All that is done in it, or nothing. Not for one in another."""
+        if self._turn and not self._turn.acquire(timeout=_TURN_SECONDS):
+            raise StoreUnavailable("The database cannot be used: others of this daemon wait for it, too. Nothing was changed.")
+        try:
+            with self.reading() as connection:
+                yield connection
+        finally:
+            if self._turn:
+                self._turn.release()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that writes nothing, and so waits for nobody."""
         with _unavailable(), self._engine.begin() as connection:
             yield connection
 

@@ -27,7 +27,7 @@ class Ledger(Database):
 
     def event_span(self) -> tuple[int, int]:
         """The ids of the oldest and of the newest event; (1, 0) when there has never been one."""
-        with self.transaction() as connection:
+        with self.reading() as connection:
             oldest, newest = connection.execute(sa.select(sa.func.min(events.c.id), sa.func.max(events.c.id))).one()
         return oldest or 1, newest or 0
 
@@ -51,13 +51,13 @@ class Ledger(Database):
             below = [sa.func.substr(events.c.group_path, 1, len(path) + 1) == f"{path}/" for path in paths]
             wanted.append(sa.or_(events.c.group_path.in_(paths), *below))
         query = sa.select(events).where(events.c.id > after, sa.or_(events.c.type == always, sa.and_(sa.true(), *wanted)))
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return [dict(row) for row in connection.execute(query.order_by(events.c.id).limit(limit)).mappings()]
 
     def oldest_event_to_keep(self, now: int, most: int = KEEP_EVENTS) -> int:
         """The first id that is neither older than 7 days nor beyond so many; the newest at the latest, for ids are counted on from it."""
         horizon = now - KEEP_EVENTS_SECONDS * 1_000_000
-        with self.transaction() as connection:
+        with self.reading() as connection:
             newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
             young = connection.execute(sa.select(sa.func.min(events.c.id)).where(events.c.at >= horizon)).scalar()
         return max(young or newest, newest - most + 1, 1)
@@ -122,7 +122,7 @@ class Ledger(Database):
             query = query.where(audit.c.at >= since)
         if least_status is not None:
             query = query.where(audit.c.status >= least_status)
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def forget_audit(self, now: int, most: int = KEEP_AUDIT) -> int:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from app.backends import Counters, Group, LimitName, MemStat
 from app.backends.simulated import Recording, Scenario, load, names, with_recordings
 from app.backends.simulator import Simulator
-from app.closed import Strict
+from app.closed import Moment, Strict
 from app.engine import Engine, Grant
 from app.errors import GroupBusy, ShrinkdError
 from app.guards import GROUP_BYTES_PER_SECOND, Guards
@@ -50,7 +50,7 @@ class Plan(Strict):
     duration_seconds: float = Field(3600, gt=0, le=7 * 86400)
     step_seconds: float = Field(0.5, ge=0.1, le=10)
     """How finely time passes there: what is shorter than a step is not seen."""
-    starts_at: Annotated[datetime, Field(strict=False)] = _DAWN
+    starts_at: Moment = _DAWN
     """What the calendar says when it begins, for schedules and active windows."""
 
     @model_validator(mode="after")
@@ -63,8 +63,6 @@ class Plan(Strict):
         names = [policy.name for policy in self.policies]
         if len(set(names)) < len(names):
             raise ValueError("two policies have one name")
-        if self.starts_at.tzinfo is None:
-            raise ValueError("starts_at says its time zone")
         return self
 
     def furnished(self) -> Scenario:

@@ -100,7 +100,7 @@ class Store(Ledger):
     def shrink(self, shrink_id: str) -> Row:
         row = None
         if _SHRINK_ID.fullmatch(shrink_id):  # PostgreSQL is not even to be asked for text with a NUL in it
-            with self.transaction() as connection:
+            with self.reading() as connection:
                 row = connection.execute(sa.select(shrinks).where(shrinks.c.id == shrink_id)).mappings().first()
         if row is None:
             raise no_shrink(shrink_id)
@@ -125,7 +125,7 @@ class Store(Ledger):
             query = query.where(_of(shrinks.c.group_path, group_path))
         if since is not None:
             query = query.where(shrinks.c.created_at >= since)
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def interrupt_active(self, now: int, error: ShrinkdError) -> int:
@@ -152,7 +152,7 @@ class Store(Ledger):
             connection.execute(made_groups.insert().values(row))
 
     def made_group_ids(self, boot_id: str) -> set[int]:
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return set(connection.execute(sa.select(made_groups.c.group_id).where(made_groups.c.boot_id == boot_id)).scalars())
 
     def forget_made_group(self, boot_id: str, group_id: int) -> None:
@@ -170,7 +170,7 @@ class Store(Ledger):
             connection.execute(intents.insert().values(row))
 
     def list_intents(self, boot_id: str) -> list[Row]:
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return [dict(row) for row in connection.execute(sa.select(intents).where(intents.c.boot_id == boot_id)).mappings()]
 
     def forget_intent(self, boot_id: str, group_id: int) -> None:
@@ -181,7 +181,7 @@ class Store(Ledger):
     # -- policies -----------------------------------------------------------------------------------------------
 
     def list_policies(self) -> list[Row]:
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return [dict(row) for row in connection.execute(sa.select(policies).order_by(policies.c.name)).mappings()]
 
     def put_policy(self, row: Row, expected: int | None) -> bool:
@@ -243,7 +243,7 @@ class Store(Ledger):
             query = query.where(_of(decisions.c.group_path, within))
         if since is not None:
             query = query.where(decisions.c.at >= since)
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def forget_decisions(self, now: int, most: int = KEEP_DECISIONS) -> int:
@@ -258,7 +258,7 @@ class Store(Ledger):
     def load_states(self, boot_id: str) -> dict[tuple[str, int], dict[str, Any]]:
         """The states by policy and group id, which is 0 for a kind that decides over all of its groups together."""
         query = sa.select(policy_states).where(policy_states.c.boot_id == boot_id)
-        with self.transaction() as connection:
+        with self.reading() as connection:
             return {(row["policy"], row["group_id"]): row["state"] for row in connection.execute(query).mappings()}
 
     def save_states(self, boot_id: str, states: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:

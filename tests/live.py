@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import httpx
 
@@ -34,6 +34,7 @@ class Live:
         settings: Settings,
         make_backend: Callable[[Settings], Backend] | None = None,
         beside: tuple[str, ...] = (),
+        middleware: Callable[..., Any] | None = None,
         **limits: object,
     ) -> None:
         """`beside` are addresses to listen on, too; `limits` are those of app.protocol.Protocol, by name."""
@@ -42,6 +43,8 @@ class Live:
         from app.serve import Server, listening
 
         self.app = create_app(settings, make_backend)
+        if middleware:
+            self.app.add_middleware(middleware)
         self.wiring = self.app.state.wiring
         self._stack = ExitStack()
         sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0", *beside)))

@@ -99,7 +99,7 @@ def test_committed_files_name_no_place_of_this_machine() -> None:
     assert naming(_PLACES) == []
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-client.lock"])
 def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
     allowed = re.compile(r"[a-z0-9-]+(\[[a-z,]+\])?==[\w.]+( ; [^\\]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
     assert [line for line in (ROOT / name).read_text().splitlines() if not allowed.fullmatch(line)] == []

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import api
 from tests.live import Live
+from tests.recording import KEPT as EXAMPLES
+from tests.recording import lacking
 
 KEPT = Path(__file__).parent.parent / "openapi" / "openapi.json"
 DOCUMENT: dict[str, Any] = api.build().openapi()
@@ -95,3 +98,24 @@ def test_an_example_of_a_body_is_understood(server: Live) -> None:
             if answer.status_code >= 400 and answer.json()["type"] in {"/problems/invalid-request", "/problems/malformed-body"}:
                 refused.append((operation["operationId"], name, answer.json()["detail"]))
     assert refused == []
+
+
+def test_every_promise_of_json_has_an_answer_of_the_simulator_beside_it() -> None:
+    without_own = [(name, status) for name, status in lacking(DOCUMENT, json.loads(EXAMPLES.read_text())) if not is_dry_run(name, status)]
+    assert without_own == [], "run: make examples"
+
+
+def is_dry_run(operation_id: str, status: str) -> bool:
+    """It has one and the same answer everywhere, and no need to be asked for it."""
+    schema = next(operation for operation in OPERATIONS if named(operation) == operation_id)["responses"][status]["content"]
+    return bool(schema["application/json"]["schema"] == {"$ref": "#/components/schemas/DryRunBody"})
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=named)
+def test_every_body_has_an_example_and_each_is_what_its_schema_says(operation: dict[str, Any]) -> None:
+    bodies = [operation["requestBody"], *operation["responses"].values()] if "requestBody" in operation else operation["responses"].values()
+    for media_type, content in (pair for body in bodies for pair in body.get("content", {}).items()):
+        if media_type.endswith("json"):
+            examples = [example["value"] for example in content.get("examples", {}).values()] or [content["example"]]
+            schema = OAS31Validator(content["schema"] | {"components": DOCUMENT["components"]})
+            assert [error.message for example in examples for error in schema.iter_errors(example)] == []

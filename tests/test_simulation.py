@@ -114,7 +114,8 @@ def test_progress_is_told_from_nothing_to_all() -> None:
         ({"policies": [ROOM, ROOM]}, "one name"),
         ({"duration_seconds": 7 * 86400, "step_seconds": 0.1}, "steps"),
         ({"duration_seconds": 0}, "greater than 0"),
-        ({"starts_at": "2026-01-01T00:00:00"}, "time zone"),
+        ({"starts_at": "2026-01-01T00:00:00"}, "timezone"),
+        ({"starts_at": 0}, "RFC 3339"),
         ({"policies": [ROOM | {"kind": "magic"}]}, "magic"),
     ],
 )

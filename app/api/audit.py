@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.document import PAGED, refuses
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.strict import Moment, StrictRoute
+from app.api.strict import StrictRoute
 from app.api.wiring import Administrating, Body, GroupRef, Wired, Wiring, rfc3339
 from app.backends import check_group_path
+from app.closed import Moment
 from app.errors import InvalidGroupName
 from app.store import Row
 

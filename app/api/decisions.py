@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.document import PAGED, refuses
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.reach import Readable
-from app.api.strict import Moment, StrictRoute
+from app.api.strict import StrictRoute
 from app.api.wiring import Body, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
 from app.callers import Caller
+from app.closed import Moment
 from app.engine import Record
 from app.errors import PolicyNotFound, PolicyUnreadable
 from app.policies import Reason, Verdict

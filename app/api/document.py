@@ -1,6 +1,7 @@
 """The OpenAPI document: what FastAPI says of the routes, and what it cannot know of them; valid by the official schema of 3.1."""
 
 import json
+import pkgutil
 import re
 from copy import deepcopy
 from typing import Any
@@ -18,8 +19,10 @@ from app.errors import (
     InvalidRequest,
     KeyInUse,
     KeyReused,
+    MalformedBody,
     OutcomeUnknown,
     ShrinkdError,
+    StoreUnavailable,
     Unauthenticated,
 )
 
@@ -128,9 +131,15 @@ def sends(*names: str) -> dict[str, Any]:
     return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}
 
 
+def _any_problem(description: str, kind: type[ShrinkdError], detail: str) -> dict[str, Any]:
+    example = body_of(kind(detail)) | {"instance": "e6d766de-1d"}
+    return {"description": description, "content": {MEDIA_TYPE: _PROBLEM | {"example": example}}}
+
+
 _SHARED = {
-    "4XX": {"description": "The request cannot be carried out; `type` tells why.", "content": {MEDIA_TYPE: _PROBLEM}},
-    "5XX": {"description": "The daemon cannot carry it out; `type` tells why.", "content": {MEDIA_TYPE: _PROBLEM}} | sends("Retry-After"),
+    "4XX": _any_problem("The request cannot be carried out; `type` tells why.", MalformedBody, "The body is not JSON."),
+    "5XX": _any_problem("The daemon cannot carry it out; `type` tells why.", StoreUnavailable, "The database is locked.")
+    | sends("Retry-After"),
 }
 _KEY = (
     "A name for this very request, which its retries keep: it takes effect once, and they are answered as it was. For 24 h; "
@@ -188,6 +197,9 @@ _OF_GROUPS = (GroupNotFound, AmbiguousReference, GroupGone, InvalidGroupName)
 _NULL = "\0null"
 """Stands for null until the document is complete: FastAPI leaves nulls out, and in an example one means "no limit"."""
 
+_SIDES = re.compile(r'(?<=[/"])(\w+)-(Input|Output)(?=")')
+"""How FastAPI tells a model that is sent from the same one answered; here the answer has the plain name."""
+
 Responses = dict[int | str, dict[str, Any]]
 PAGED: Responses = {200: sends("Link")}
 UNCHANGED: Responses = {200: sends("ETag"), 304: {"description": "It is still what `If-None-Match` names."} | sends("ETag")}
@@ -228,12 +240,14 @@ def bodies(**examples: tuple[str, dict[str, Any]]) -> object:
 
 def complete(generated: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's document with every operation and schema completed; what was given stays as it is, since FastAPI keeps it."""
-    text = json.dumps(generated).replace(json.dumps(_NULL), "null")
+    text = _SIDES.sub(_name_side, json.dumps(generated).replace(json.dumps(_NULL), "null"))
     document: dict[str, Any] = json.loads(text, parse_float=_number)
+    answers = json.loads(pkgutil.get_data(__package__, "examples.json") or "{}")
     for path in document["paths"].values():
         for method, operation in path.items():
             _complete_operation(operation)
             _complete_change(method, operation)
+            _add_answers(operation["responses"], answers.get(operation["operationId"], {}))
     components = document["components"]
     components["headers"] = {name: {"description": meaning, "schema": dict(schema)} for name, (meaning, schema) in _HEADERS.items()}
     components["securitySchemes"] = _SECURITY
@@ -243,9 +257,21 @@ def complete(generated: dict[str, Any]) -> dict[str, Any]:
     schemas["StatsBody"]["required"].remove("raw")  # there with ?raw=true alone
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for schema in schemas.values():
+    for name, schema in schemas.items():
+        schema["title"] = name  # generated clients name their classes by it, and two of one name would be one too many
         _complete_times(schema)
     return document
+
+
+def _name_side(found: re.Match[str]) -> str:
+    return found[1] + ("Input" if found[2] == "Input" else "")
+
+
+def _add_answers(responses: dict[str, Any], answers: dict[str, Any]) -> None:
+    """To each promise of JSON, what the simulator once answered there (`make examples` asks it)."""
+    for status, answer in answers.items():
+        if status in responses:
+            responses[status]["content"]["application/json"]["example"] = answer
 
 
 def _number(text: str) -> float:
@@ -279,8 +305,10 @@ def _complete_operation(operation: dict[str, Any]) -> None:
         if response["description"] == _GENERATED:
             response["description"] = _MEANINGS[status]
         response["headers"] = sends("Request-Id")["headers"] | response.get("headers", {})
-        for content in response.get("content", {}).values():
+        for media_type, content in response.get("content", {}).items():
             content.pop("itemSchema", None)  # of OpenAPI 3.2, and this document says 3.1
+            if media_type == "text/event-stream":
+                content.pop("schema", None)  # it would be about the stream as one string, which is what nobody reads
     parameters = operation.setdefault("parameters", [])
     if "304" in responses:
         parameters.append(_header("If-None-Match", "ETags of what is known already: 304 if one still holds."))

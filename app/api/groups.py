@@ -5,7 +5,7 @@ from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.aliases import aliases_of
 from app.api.conditional import changed, check_preconditions, etag_of, tagged
@@ -66,10 +66,27 @@ class GroupBody(Body):
     dry_run: bool = False
 
 
+_NAMES = ("id", "path", "aliases", "managed")
+_NUMBERS = tuple(name for name in StatsBody.model_fields if name.endswith("_bytes"))
+_ROW_SCHEMA = {
+    "type": "object",
+    "title": "GroupRow",
+    "description": "What was asked for of a group, and nothing else.",
+    "properties": {
+        "id": {"type": "string"},
+        "path": {"type": "string"},
+        "aliases": {"type": "array", "items": {"type": "string"}},
+        "managed": {"type": "boolean"},
+        **{name: {"anyOf": [{"type": "integer"}, {"type": "null"}]} for name in _NUMBERS},
+    },
+}
+Row = Annotated[dict[str, Any], WithJsonSchema(_ROW_SCHEMA)]
+
+
 class GroupPage(Body):
     """A page of groups."""
 
-    items: list[dict[str, Any]] = Field(examples=[[{"id": "354371", "path": "web", "usage_bytes": 371195904, "max_bytes": None}]])
+    items: list[Row] = Field(examples=[[{"id": "354371", "path": "web", "usage_bytes": 371195904, "max_bytes": None}]])
     """id, path, aliases, usage_bytes, max_bytes and effective_max_bytes, or what ?fields= asks for."""
     next_page_token: str | None
 
@@ -103,9 +120,13 @@ class DryRunBody(Body):
     dry_run: Literal[True] = True
 
 
-TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunBody, "description": "It would work; `dry_run` changed nothing."}}
-_NAMES = ("id", "path", "aliases", "managed")
-_NUMBERS = tuple(name for name in StatsBody.model_fields if name.endswith("_bytes"))
+TRIED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": DryRunBody,
+        "description": "It would work; `dry_run` changed nothing.",
+        "content": {"application/json": {"example": {"dry_run": True}}},
+    }
+}
 _KNOWN = frozenset((*_NAMES, *_NUMBERS))
 _SHOWN = "id,path,aliases,usage_bytes,max_bytes,effective_max_bytes"
 

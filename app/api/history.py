@@ -12,9 +12,10 @@ from pydantic_core import to_json
 from app.api.conditional import tagged_bytes
 from app.api.document import UNCHANGED, refuses
 from app.api.stats import pick_fields
-from app.api.strict import Moment, StrictRoute
+from app.api.strict import StrictRoute
 from app.api.wiring import Body, GroupRef, Target, Wired, Wiring
 from app.backends import Group
+from app.closed import Moment
 from app.errors import InvalidRequest, RangeTooLarge
 from app.history import FIELDS, SLOT_SECONDS, SLOTS
 

@@ -6,7 +6,7 @@ from prometheus_client.exposition import choose_encoder
 from app.api.strict import StrictRoute
 from app.api.wiring import ReadingAll, Wired
 
-router = APIRouter(route_class=StrictRoute, tags=["health"])
+router = APIRouter(route_class=StrictRoute, tags=["node"])
 _TEXT = {
     200: {
         "description": "Prometheus' text format, or OpenMetrics for who accepts that.",

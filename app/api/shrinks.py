@@ -15,11 +15,11 @@ from app.api.paging import PageSize, PageToken, link_next, page_limit, read_toke
 from app.api.preferences import preferences
 from app.api.problems import restored
 from app.api.references import href_of
-from app.api.strict import Moment, StrictRoute
+from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
 from app.backends import Group, check_group_path
 from app.callers import Caller, Level
-from app.closed import Size, Strict
+from app.closed import Moment, Size, Strict
 from app.errors import InvalidGroupName, ProtectedGroup, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
 from app.job import Job, State
 from app.job import Request as ShrinkRequest

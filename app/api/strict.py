@@ -4,16 +4,15 @@ What holds for every change alike is here as well: a POST is carried out once fo
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Annotated, Any, NoReturn, get_origin
+from typing import Any, NoReturn, get_origin
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import AwareDatetime, BaseModel, BeforeValidator
+from pydantic import BaseModel
 
 from app.api.attempts import attempt
 from app.api.once import answer_once
@@ -22,17 +21,6 @@ from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
 
 LARGEST_BODY_BYTES = 64 << 10
 _MEDIA_TYPES = {"application/json", "application/merge-patch+json"}
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", re.ASCII)
-
-
-def _check_moment(text: object) -> object:
-    if isinstance(text, str) and not _RFC3339.match(text):
-        raise ValueError("a time is written as RFC 3339 has it: 2026-11-23T08:00:00Z")
-    return text
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_check_moment)]
-"""A time in a query. Pydantic alone takes 0.5 for one, half a second into 1970."""
 
 
 class StrictRoute(APIRoute):

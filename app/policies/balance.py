@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from app.aliases import matches
 from app.backends import MemStat
-from app.closed import Limit, Size, Strict
+from app.closed import Limit, Size, Strict, size_schema
 from app.memparse import PAGE_BYTES, page_floor
 from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
 from app.policies._overshoot import learned
@@ -34,6 +34,7 @@ _SAMPLE_BYTES = 4 << 20
 _CALM_SECONDS = 30.0
 _LEAST_GROWTH = 64 << 20
 """Bytes a second: what groups that stand still may begin with before the next look."""
+Step = Annotated[Size, Field(ge=MIN_ASK_BYTES), WithJsonSchema(size_schema(2**63 - 1, MIN_ASK_BYTES), mode="validation")]
 
 
 class Portion(Strict):
@@ -70,7 +71,7 @@ class Balance(Strict):
     """A group that stalls for memory for more than this share of time, in percent, uses what it has."""
     interval_seconds: float = Field(default=2, ge=0.5, le=60)
     """How often it looks while they pay; within the budget, up to 30 s."""
-    max_step_bytes: Size = Field(default=64 << 20, ge=MIN_ASK_BYTES)
+    max_step_bytes: Step = Field(default=64 << 20)
     """The most that all of them together pay at once."""
 
     @model_validator(mode="after")

@@ -5,11 +5,12 @@ not have to wait. One busy window ends it, and what was swapped out comes back w
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from app.backends import Trigger, UsageCrosses
-from app.closed import Size, Strict
+from app.closed import Size, Strict, size_schema
 from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
 
 _QUIET_SECONDS = 60.0
@@ -18,6 +19,7 @@ _STEP_SECONDS = 5.0
 _ROOM_BYTES = 16 << 20
 """How far above its floor a group that was shrunk has to grow to be looked at earlier."""
 _BACKOFF_SECONDS = (30.0, 300.0)
+Step = Annotated[Size, Field(ge=MIN_ASK_BYTES), WithJsonSchema(size_schema(2**63 - 1, MIN_ASK_BYTES), mode="validation")]
 
 
 class ShrinkIdle(Strict):
@@ -29,7 +31,7 @@ class ShrinkIdle(Strict):
     """For how long it has to be idle first. A frozen group counts at once."""
     interval_seconds: float = Field(default=15, ge=1, le=3600)
     """How long a window is: the time between two looks. Once the group is at its floor, a minute at least."""
-    step_bytes: Size = Field(default=256 << 20, ge=MIN_ASK_BYTES)
+    step_bytes: Step = Field(default=256 << 20)
     """The most that is asked for at once."""
 
 

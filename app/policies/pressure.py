@@ -16,12 +16,12 @@ by itself is left alone, not locked out.
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from app.backends import Trigger, UsageCrosses
-from app.closed import Size, Strict
+from app.closed import Size, Strict, size_schema
 from app.memparse import page_floor
 from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
 from app.policies._overshoot import learned
@@ -44,6 +44,7 @@ _HELD_INTERVALS = 3
 """How many intervals it leaves out at least while pressure holds it."""
 _ROOM_BYTES = 4 << 20
 """How far above the least that can be asked for a group at its floor has to grow to be looked at earlier."""
+Step = Annotated[Size, Field(ge=2 * MIN_ASK_BYTES), WithJsonSchema(size_schema(2**63 - 1, 2 * MIN_ASK_BYTES), mode="validation")]
 
 
 class KeepPressure(Strict):
@@ -54,7 +55,7 @@ class KeepPressure(Strict):
     interval_seconds: float = Field(default=2, ge=0.5, le=60)
     """How often it looks while there is something to ask for. At the floor, or while less than 1 MiB would be asked for, it
     looks once a minute, and earlier where the kernel tells that usage grows (v1)."""
-    step_bytes: Size = Field(default=2 << 20, ge=2 * MIN_ASK_BYTES)
+    step_bytes: Step = Field(default=2 << 20)
     """The first step, and the least."""
     cap_percent: float = Field(default=3, gt=0, le=100)
     """The largest step: this much of what usage is above the floor."""

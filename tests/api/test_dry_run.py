@@ -49,11 +49,14 @@ def bodies(operation: dict[str, Any], still: Still) -> Iterator[Any]:
 
 
 def everything(still: Still) -> list[Any]:
-    """All that there is to be changed: the machine, its time and faults, what is kept in memory, and the database to its last row."""
+    """All that there is to be changed: the machine, its time and faults, what is kept in memory, and the database to its last row.
+
+    But for the audit, which tells of trials, too, and for events, which are written a moment after what they tell of.
+    """
     wiring, simulator = still.live.wiring, still.stage.simulator
     path = wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(path)) as database:
-        rows = list(database.iterdump())
+        rows = [line for line in database.iterdump() if not line.startswith(('INSERT INTO "audit"', 'INSERT INTO "events"'))]
     kept = [wiring.policies.all(), [simulation.state for simulation in wiring.simulations.newest()], set(wiring.made)]
     return [still.stage.everything(), simulator.time.now(), simulator.time.speed, simulator.faults.planned(), kept, rows]
 

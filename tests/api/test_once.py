@@ -132,7 +132,7 @@ def hung_up(still: Still, path: str, body: Any, key: str) -> socket.socket:
     """A connection that has sent a request and asked to wait for its end: leave it to hang up."""
     where, content = urlsplit(still.live.url), json.dumps(body)
     connection = socket.create_connection((where.hostname or "", where.port or 0))
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", "Prefer: wait=60", f"Idempotency-Key: {key}"]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Prefer: wait=60", f"Idempotency-Key: {key}"]
     connection.sendall("\r\n".join([*lines, f"Content-Length: {len(content)}", "", content]).encode())
     return connection
 
