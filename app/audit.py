@@ -6,7 +6,6 @@ who may not call cannot fill the disk. A database that is full or locked does no
 """
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -28,11 +27,6 @@ _Begun = tuple[Row, Future[None]]
 _Sort = tuple[object, ...]
 
 log = logging.getLogger(__name__)
-
-
-def new_id() -> str:
-    """Make the id of an attempt: 32 hexadecimal digits that sort by time."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 class Audit:

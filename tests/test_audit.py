@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.audit import Audit, new_id, outcome
+from app.audit import Audit, outcome
 from app.ledger import KEEP_AUDIT_SECONDS
-from app.store import Store, now
+from app.store import Store, new_id, now
 from tests.locks import locked
 
 

@@ -40,7 +40,11 @@ class Shell:
     def start(self, *words: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start a command as a process, for what only a process can: signals and terminals."""
         environ = self._environ | {"SHRINKD_URL": self.server.url}
-        return subprocess.Popen([sys.executable, "-m", "app", *words], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here, as in the background, would be there
+        try:
+            return subprocess.Popen([sys.executable, "-m", "app", *words], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

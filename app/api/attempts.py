@@ -10,8 +10,8 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.wiring import Wiring, caller_of
-from app.audit import new_id, outcome
-from app.store import Row, now
+from app.audit import outcome
+from app.store import Row, new_id, now
 
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _CHANGES_NOTHING = frozenset(("evaluate_policy",))

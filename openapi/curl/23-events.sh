@@ -6,7 +6,7 @@
 set -euo pipefail
 source "$(dirname "$0")/_curl.sh"
 group=${1:-web}
-mine=$group/shrinkd-demo-$$
+mine=shrinkd-demo-$$ # at the top, for on v2 a group with processes has none inside
 trap 'curl -sS -o /dev/null "${at[@]}" -X DELETE "$url/v1/groups/$mine" || true' EXIT
 
 say "where are we?"
