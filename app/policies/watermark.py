@@ -100,10 +100,10 @@ def decide(spec: Watermark, state: Course, observation: Observation) -> tuple[Co
 
 
 def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: float) -> Decision:
-    usage, group, signals, wakes = member.stat.usage_bytes, member.group, _signals(state, member, found), _wakes(member.stat, found)
+    usage, group, signals = member.stat.usage_bytes, member.group, _signals(state, member, found)
     if usage < found.high_bytes:
         headroom = found.high_bytes - usage
-        return Decision(group, Verdict.HOLD, Reason.BELOW_HIGH, _poll(headroom, state.growth), signals, wakes=wakes)
+        return Decision(group, Verdict.HOLD, Reason.BELOW_HIGH, _poll(headroom, state.growth), signals, wakes=_wakes(member.stat, found))
     target = max(found.low_bytes, member.floor_bytes)
     if usage - target < MIN_ASK_BYTES:
         why = Reason.AT_FLOOR if usage <= target else Reason.ASK_TOO_SMALL
@@ -112,8 +112,9 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
         rest = (Verdict.BACKOFF, Reason.LITTLE_FREED) if state.backoff_seconds else (Verdict.COOLDOWN, Reason.COOLING_DOWN)
         return Decision(group, *rest, state.until_seconds - now, signals)
     ask = Reclaim(target_bytes=target, timeout_seconds=spec.max_pass_seconds)
-    # The same wakes as below high: a watch that stays is 11 ms of v1 and one look less for each pass.
-    return Decision(group, Verdict.ACT, Reason.ABOVE_HIGH, _REFUSED_LOOK_SECONDS, signals, ask, wakes=wakes)
+    # No wakes: a watch that stayed over the pass could miss the next crossing. v1 looks at its thresholds after 128 events, and a pass
+    # over large folios is fewer, so that usage comes back up without the kernel having seen it below.
+    return Decision(group, Verdict.ACT, Reason.ABOVE_HIGH, _REFUSED_LOOK_SECONDS, signals, ask)
 
 
 def _followed(state: Course, member: Member, now: float) -> Course:
