@@ -36,10 +36,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         raise SettingsError("SHRINKD_TLS_CLIENT_CA takes SHRINKD_TOKENS, which says what each certificate may do.")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_refuse_password)
-    except OSError as error:
-        raise SettingsError(f"SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY cannot be used: {error.strerror or error}.") from None
+    _load(context, settings.tls_certificate, settings.tls_key)
     if settings.tls_client_ca:
         try:
             context.load_verify_locations(settings.tls_client_ca)
@@ -47,6 +44,24 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             raise SettingsError(f"SHRINKD_TLS_CLIENT_CA cannot be used: {error.strerror or error}.") from None
         context.verify_mode = ssl.CERT_OPTIONAL  # who shows none can still send a token
     return context
+
+
+def renew(context: ssl.SSLContext, settings: Settings) -> None:
+    """Have the handshakes to come show the certificate that the files hold now; SettingsError, and nothing changed, if it cannot be used.
+
+    Authorities are only added: one that is to be trusted no more takes a new start.
+    """
+    tls_context(settings)  # a key that is not the certificate's would leave a context with half of each
+    _load(context, str(settings.tls_certificate), str(settings.tls_key))
+    if settings.tls_client_ca:
+        context.load_verify_locations(settings.tls_client_ca)
+
+
+def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    try:
+        context.load_cert_chain(certificate, key, password=_refuse_password)
+    except OSError as error:
+        raise SettingsError(f"SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY cannot be used: {error.strerror or error}.") from None
 
 
 def _refuse_password() -> str:

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.api.wiring import Wiring
 from app.errors import SettingsError
-from app.peers import tls_context
+from app.peers import renew, tls_context
 from app.protocol import Protocol
 from app.settings import Settings
 
@@ -36,8 +36,8 @@ log = logging.getLogger("shrinkd")
 class Server(uvicorn.Server):
     """uvicorn, with some differences.
 
-    Unix sockets stay in the clear beside TLS, SIGHUP reads the tokens again, endless answers are told to end, and a signal that
-    it obeyed is not raised again.
+    Unix sockets stay in the clear beside TLS, SIGHUP reads the tokens and the certificate again, endless answers are told to end, and a
+    signal that it obeyed is not raised again.
     """
 
     def __init__(self, app: FastAPI, protocol: type[Protocol] = Protocol) -> None:
@@ -64,8 +64,8 @@ class Server(uvicorn.Server):
         private = [bound for bound in sockets or () if self._tls and bound.family != socket.AF_UNIX]
         await super().startup([bound for bound in sockets or () if bound not in private])
         self.servers += [await self._serve_privately(bound) for bound in private]
-        if self._wiring.tokens and threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._wiring.tokens.reload)
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
 
     async def _serve_privately(self, bound: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(
@@ -76,6 +76,18 @@ class Server(uvicorn.Server):
             ssl_handshake_timeout=_HANDSHAKE_SECONDS,
             ssl_shutdown_timeout=_GOODBYE_SECONDS,
         )
+
+    def reload(self) -> None:
+        """Read the files again that say who may come in and who we are; one that cannot be used changes nothing, and the log says why."""
+        if self._wiring.tokens:
+            self._wiring.tokens.reload()
+        if self._tls:
+            try:
+                renew(self._tls, self._wiring.settings)
+            except SettingsError as error:
+                log.error("the certificate stays as it was: %s", error)  # noqa: TRY400  # where in the code is nobody's question
+            else:
+                log.info("the certificate was read from %s", self._wiring.settings.tls_certificate)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._wiring.closing.set()

@@ -4,7 +4,6 @@ A pass hangs here until the test lets go; everything else takes as long as it ta
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -29,6 +28,7 @@ from app.registry import Policies
 from app.settings import Settings
 from app.store import Row, Store
 from tests.locks import locked
+from tests.patience import until
 from tests.policing import MIB
 
 GIB = 1 << 30
@@ -39,17 +39,6 @@ HALF = {"max_bytes": "8G", "memory": [{"kind": "file", "size_bytes": "4G"}]}
 ROOM = {"name": "room", "kind": "watermark", "selector": {"group": "*"}, "floor": {"bytes": 0}}
 KEEP = {"name": "keep", "kind": "limit", "selector": {"group": "*"}, "spec": {"limits": {"max_bytes": "1G"}}}
 _HANGS_SECONDS = 60
-_POLL_SECONDS = 0.005
-_POLLS = 6000
-
-
-def until(told: Callable[[], Any]) -> Any:
-    """What the daemon is about to bring about."""
-    for _ in range(_POLLS):
-        if found := told():
-            return found
-        time.sleep(_POLL_SECONDS)
-    raise AssertionError("it has not come")
 
 
 def differs(told: Callable[[], object], before: object) -> bool:

@@ -1,12 +1,14 @@
 """The other end of a connection: a user by the kernel's word on a unix socket, a name by a certificate on TLS."""
 
 import os
+import shutil
 import socket
 import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -165,6 +167,33 @@ def test_a_certificate_of_another_authority_is_not_let_in(private: Live, authori
         pytest.raises(httpx.TransportError),
     ):
         client.get("/v1/whoami")
+
+
+def shown_name(private: Live, authority: Authority) -> str:
+    """The common name of the certificate that a new connection is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", int(private.url.rpartition(":")[2]))) as plain,
+        trusting(authority).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        subject: Any = (connection.getpeercert() or {})["subject"]
+        return str(subject[0][0][1])
+
+
+@needs_openssl
+def test_a_certificate_is_renewed_without_a_new_start_and_one_that_cannot_be_used_changes_nothing(
+    private: Live, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = (Path(name) for name in authority.sign("server"))
+    assert shown_name(private, authority) == "server"
+    for old, new in zip((certificate, key), authority.sign("renewed"), strict=True):
+        shutil.copy(new, old)
+    assert shown_name(private, authority) == "server"  # until it is told
+    private.server.reload()
+    assert shown_name(private, authority) == "renewed"
+    shutil.copy(authority.sign("other")[1], key)  # the key of another one
+    private.server.reload()
+    assert "the certificate stays as it was" in caplog.text
+    assert shown_name(private, authority) == "renewed"
 
 
 @needs_openssl

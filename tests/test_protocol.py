@@ -9,17 +9,13 @@ import pytest
 
 from app.settings import Settings
 from tests.live import Live
+from tests.patience import until
 from tests.problems import problem
 from tests.wire import answers, connected, received, said
 
 HEAD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 BODY = b'POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"path'
 SOON = 0.05
-
-
-def until(told: Callable[[], bool]) -> None:
-    while not told():
-        time.sleep(0.01)
 
 
 @pytest.fixture

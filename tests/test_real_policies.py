@@ -17,6 +17,7 @@ from tests.backends.cgroups import CgroupHost, CgroupWorker
 from tests.backends.hosts import MIB, failures_of
 from tests.live import Daemon
 from tests.mortal import Mortal
+from tests.patience import until
 
 ROUNDS = {"v1": 30 if os.environ.get("SHRINKD_TEST_REQUIRE_ALL") == "1" else 4, "v2": 3}
 """Fewer in the VM: an emulated machine takes a quarter of a minute for one."""
@@ -24,7 +25,6 @@ STEPS, STEP_BYTES = 100, MIB
 """Some 5 s of a reader at 20 MiB/s at the most: a daemon in the VM, which is emulated, is many times slower than its kernel."""
 LIMIT = 64 * MIB
 _REST_SECONDS = 0.05
-_POLLS = 1200
 _TELLING = ("usage", "failcnt", "stat", "events", "current", "peak", "pressure", "procs", "threads", "tasks", "numa", "slabinfo", "kmem")
 """Parts of the names of those control files that tell of the group, and are nobody's to set."""
 
@@ -40,14 +40,6 @@ def begin(kernel: CgroupHost[Backend], start: Start, root: Group) -> Daemon:
 
 def put(daemon: Daemon, name: str, group: Group, policy: dict[str, Any]) -> None:
     daemon.client.put(f"/v1/policies/{name}", json=policy | {"selector": {"group": group.path}}).raise_for_status()
-
-
-def until(told: Callable[[], Any]) -> Any:
-    for _ in range(_POLLS):
-        if found := told():
-            return found
-        time.sleep(_REST_SECONDS)
-    raise AssertionError("it has not come")
 
 
 def shrinks(daemon: Daemon, group: Group) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Simulations as jobs: each in a process of its own that ends with it, whoever ends it."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,12 @@ from app.simulation import Plan
 from app.simulations import Simulation, Simulations
 from tests.heard import Heard
 from tests.live import Daemon
+from tests.patience import until
 from tests.test_simulation import SPIKES, lived
 
-_POLL_SECONDS = 0.01
-_POLLS = 6000
 SHORT = Plan.model_validate(SPIKES | {"duration_seconds": 20})
 ENDLESS: dict[str, Any] = SPIKES | {"duration_seconds": 604800}
 LONG = Plan.model_validate(ENDLESS)
-
-
-def until(told: Callable[[], Any]) -> Any:
-    for _ in range(_POLLS):
-        if found := told():
-            return found
-        time.sleep(_POLL_SECONDS)
-    raise AssertionError("it has not come")
 
 
 @pytest.fixture

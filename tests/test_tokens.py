@@ -6,7 +6,6 @@ import os
 import signal
 import stat
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,19 +15,11 @@ import pytest
 from app.errors import SettingsError, TokenRefused
 from app.tokens import PREFIX, Tokens, make, read_entries, revoke
 from tests.live import Daemon
+from tests.patience import until
 from tests.problems import problem
 from tests.test_main import assert_refused, shrinkd
 
 DAY = 86400.0
-
-
-def until(told: Callable[[], bool]) -> None:
-    """Wait for what a signal is about to bring about."""
-    for _ in range(1000):
-        if told():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it has not come")
 
 
 @pytest.fixture

@@ -24,13 +24,14 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope["state"]["caller"] = _caller(scope)
+                scope["state"]["caller"] = find_caller(scope)
             except ShrinkdError as error:
                 return await problems.answer(scope, error)(scope, receive, send)
         return await self._app(scope, receive, send)
 
 
-def _caller(scope: Scope) -> Caller:
+def find_caller(scope: Scope) -> Caller:
+    """Who sends a request, by what holds now. Unauthenticated, TokenRefused, and Forbidden for who may do nothing."""
     path: str = scope["path"]
     if path in _OPEN or path.startswith(_OPEN_BELOW):
         return NOBODY

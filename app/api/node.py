@@ -1,13 +1,16 @@
 """The node: which kernel, which controller, how much memory, and what can be done with it."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from app.api.conditional import tagged
 from app.api.document import UNCHANGED
 from app.api.stats import PressureBody, pressure_row
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Wired
-from app.backends import LIMIT_NAMES
+from app.backends import BACKEND_NAMES, LIMIT_NAMES
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
 
@@ -26,7 +29,7 @@ class NodeBody(Body):
     """The machine under the groups."""
 
     kernel: str
-    backend: str
+    backend: Annotated[str, Field(json_schema_extra={"enum": [*BACKEND_NAMES]})]
     cgroup_version: int
     capabilities: CapabilitiesBody
     page_size_bytes: int

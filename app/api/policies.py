@@ -153,7 +153,7 @@ class GroupPolicyQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[str | None, AfterValidator(_check_kind)] = Field(None, description=f"One of {', '.join(kinds())}.")
+    kind: Annotated[Annotated[str, Field(json_schema_extra={"enum": [*kinds()]})] | None, AfterValidator(_check_kind)] = None
     page_size: PageSize = 50
     page_token: PageToken = None
 

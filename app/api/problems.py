@@ -161,6 +161,7 @@ def unreadable(status: int) -> tuple[bytes, dict[str, str]]:
     problem, instance = _OF_STATUS[status], secrets.token_hex(8)
     body = json.dumps(_document(problem, f"{problem.title}. {problem.advice}", None) | {"instance": instance}).encode()
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Request-Id": instance, "Connection": "close"}
+    headers["X-Content-Type-Options"] = "nosniff"
     return body, headers | ({"Retry-After": "1"} if status in {429, 503} else {})
 
 

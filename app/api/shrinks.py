@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
@@ -64,6 +65,19 @@ ANewShrink = Annotated[
 ]
 
 
+class ShrinkRequestBody(Body):
+    """What was asked of a shrink, with what was left open filled in."""
+
+    target_bytes: int | None = None
+    reclaim_bytes: int | None = None
+    set_max_bytes: int | None = None
+    timeout_seconds: float
+    max_bytes_per_second: int | None = None
+    swappiness: int | None = None
+    pressure_pause_percent: float | None = None
+    reason: str | None = None
+
+
 class ProgressBody(Body):
     """How far a shrink is; target_bytes is what usage has to be below."""
 
@@ -95,7 +109,7 @@ class ShrinkBody(Body):
     group: GroupRef
     state: State
     done: bool
-    request: dict[str, Any]
+    request: ShrinkRequestBody
     progress: ProgressBody
     error: dict[str, Any] | None
     policy: str | None
@@ -183,10 +197,12 @@ Cancellable = Annotated[str, Depends(_cancellable)]
         202: sends("Location", "Retry-After", "Preference-Applied"),
     },
 )
-async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]) -> Response:
+async def create_shrink(
+    request: Request, wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]
+) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
     row = await asyncio.to_thread(submit, wiring, group, new, terms)
-    await wait_done(wiring, wiring.jobs.job(row["id"]), terms.wait_seconds)
+    await wait_done(wiring, wiring.jobs.job(row["id"]), terms.wait_seconds, request)
     return await answer(wiring, row, terms)
 
 
@@ -218,7 +234,7 @@ def list_shrinks(
 )
 async def get_shrink(request: Request, wiring: Wired, shrink_id: Known, wait: Wait) -> Response:
     """Read a shrink; with `Prefer: wait=N`, when it is done."""
-    await wait_done(wiring, wiring.jobs.job(shrink_id), wait)
+    await wait_done(wiring, wiring.jobs.job(shrink_id), wait, request)
     body = shrink_body(await row_of(wiring, shrink_id))
     return tagged(request, body, _hints(body, wait))
 
@@ -259,17 +275,25 @@ def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
     return wiring.jobs.submit(group, request, owner=terms.owner, shrink_id=terms.makes, dry_run=terms.dry_run).row()
 
 
-async def wait_done(wiring: Wiring, job: Job | None, seconds: float) -> None:
-    """Wait until a job is done or the daemon stops, but no longer than the client wants to."""
+async def wait_done(wiring: Wiring, job: Job | None, seconds: float, request: Request | None = None) -> None:
+    """Wait until a job is done or the daemon stops, but no longer than the client wants to, nor when it has hung up."""
     if job is not None and seconds:
         if job not in wiring.finishes:
             wiring.finishes[job] = asyncio.wrap_future(job.finished)
-        closing = asyncio.ensure_future(wiring.closing.wait())
-        waiting: set[asyncio.Future[Any]] = {wiring.finishes[job], closing}
+        ends: list[Coroutine[Any, Any, object]] = [wiring.closing.wait(), *([_hung_up(request)] if request else [])]
+        others = [asyncio.ensure_future(end) for end in ends]
+        waiting: set[asyncio.Future[Any]] = {wiring.finishes[job], *others}
         try:
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:  # a client that hangs up ends the wait here
-            closing.cancel()
+        finally:
+            for other in others:
+                other.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    """Return when nobody is there any more to be answered; the body has been read by then."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def row_of(wiring: Wiring, shrink_id: str) -> Row:

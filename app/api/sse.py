@@ -8,9 +8,10 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.api.access import find_caller
 from app.api.problems import body_of
 from app.api.wiring import Wiring, caller_of
-from app.errors import ShrinkdError
+from app.errors import ShrinkdError, TokenRefused
 
 KEEP_ALIVE_SECONDS = 15.0
 _BEGIN = b"retry: 1000\n\n"
@@ -26,8 +27,8 @@ def sse(name: str, data: bytes, event_id: int | None = None) -> bytes:
 class EventStream(StreamingResponse):
     """An answer without an end of its own: it goes on until its frames do, the client hangs up or the daemon stops.
 
-    It sends a comment where nothing was said for 15 s, `problem` when its frames cannot go on, and `closing` when the daemon stops.
-    TooManyStreams is raised before anything is sent.
+    It sends a comment where nothing was said for 15 s, `problem` when its frames cannot go on or its reader is let in no more, which
+    is looked at every 15 s, and `closing` when the daemon stops. TooManyStreams is raised before anything is sent.
     """
 
     media_type = "text/event-stream"
@@ -41,16 +42,13 @@ class EventStream(StreamingResponse):
         wiring: Wiring = scope["app"].state.wiring
         with wiring.streams.admitted(caller_of(scope).name):
             async with aclosing(self._frames):
-                await self._send_all(wiring, receive, send)
+                await self._send_all(scope, wiring.closing, receive, send)
 
-    async def _send_all(self, wiring: Wiring, receive: Receive, send: Send) -> None:
+    async def _send_all(self, scope: Scope, closing: asyncio.Event, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         sending = asyncio.create_task(self._tell(send))
-        tasks = {
-            sending,
-            asyncio.create_task(self._keep_alive(wiring.closing, send)),
-            asyncio.create_task(self.listen_for_disconnect(receive)),
-        }
+        keeping = asyncio.create_task(self._keep_alive(scope, closing, send))
+        tasks = {sending, keeping, asyncio.create_task(self.listen_for_disconnect(receive))}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -59,8 +57,8 @@ class EventStream(StreamingResponse):
             await asyncio.wait(tasks)
         if not sending.cancelled():
             sending.result()
-        elif wiring.closing.is_set():
-            await _say(send, sse("closing", b"{}"))
+        elif not keeping.cancelled():
+            await _say(send, keeping.result())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _tell(self, send: Send) -> None:
@@ -70,18 +68,34 @@ class EventStream(StreamingResponse):
                 self._has_spoken = True
                 await _say(send, frame)
         except ShrinkdError as error:
-            await _say(send, sse("problem", to_json(body_of(error))))
+            await _say(send, _problem(error))
 
-    async def _keep_alive(self, closing: asyncio.Event, send: Send) -> None:
-        """Return when the daemon stops."""
+    async def _keep_alive(self, scope: Scope, closing: asyncio.Event, send: Send) -> bytes:
+        """Answer the last event, when the daemon stops or what let the reader in holds no more."""
         while not closing.is_set():
             try:
                 async with asyncio.timeout(self._keep_alive_seconds):
                     await closing.wait()
             except TimeoutError:
+                if error := _shut_out(scope):
+                    return _problem(error)
                 if not self._has_spoken:
                     await _say(send, _PING)
                 self._has_spoken = False
+        return sse("closing", b"{}")
+
+
+def _shut_out(scope: Scope) -> ShrinkdError | None:
+    """Why the caller would not be let in as it was: a token that was revoked or has expired, scopes that are others now."""
+    try:
+        caller = find_caller(scope)
+    except ShrinkdError as error:
+        return error
+    return None if caller == caller_of(scope) else TokenRefused("What the caller may do has changed: connect again.")
+
+
+def _problem(error: ShrinkdError) -> bytes:
+    return sse("problem", to_json(body_of(error)))
 
 
 async def _say(send: Send, frame: bytes) -> None:

@@ -197,12 +197,23 @@ class ShrinkLinks(TypedDict):
     group: str
 
 
+class ShrinkRequest(TypedDict):
+    target_bytes: int | None
+    reclaim_bytes: int | None
+    set_max_bytes: int | None
+    timeout_seconds: float
+    max_bytes_per_second: int | None
+    swappiness: int | None
+    pressure_pause_percent: float | None
+    reason: str | None
+
+
 class Shrink(TypedDict):
     id: str
     group: GroupRef
     state: State
     done: bool
-    request: dict[str, Any]
+    request: ShrinkRequest
     progress: Progress
     error: dict[str, Any] | None
     policy: str | None

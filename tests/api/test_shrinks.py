@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from app.jobs import MAX_WAITING_SHRINKS
 from app.settings import Settings
 from tests.api.conftest import Still
 from tests.live import Live
+from tests.patience import until
 from tests.problems import problem
 from tests.shrinking import ENDLESS, finished, running, shrunk, start
 from tests.stage import MIB, Stage
@@ -415,6 +417,14 @@ def test_who_waits_is_answered_200_when_it_is_done(still: Still, group: str) -> 
     assert (answer.status_code, answer.headers["preference-applied"], answer.json()["state"]) == (200, "wait=60", "succeeded")
     assert answer.headers["location"] == answer.json()["links"]["self"]
     assert "retry-after" not in answer.headers
+
+
+def test_who_hangs_up_waits_no_more_and_the_shrink_goes_on(still: Still, group: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(httpx.ReadTimeout):
+            still.client.post(f"/v1/groups/{group}/shrinks", json=ENDLESS, headers={"Prefer": "wait=60"}, timeout=0.5)
+        until(lambda: f"POST '/v1/groups/{group}/shrinks' 202" in caplog.text)
+    assert still.client.get(f"/v1/groups/{group}/shrinks").json()["items"][0]["state"] == "running"
 
 
 def test_who_has_waited_long_enough_is_answered_202(still: Still, group: str) -> None:

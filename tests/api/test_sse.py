@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from starlette.types import Message
 
 from app.api.sse import EventStream, sse
+from app.callers import ANYONE, Caller, Grant, Level
 from app.errors import StoreUnavailable, TooManyStreams
 from app.streams import Streams
+from app.tokens import Tokens, make, revoke
 
 _SHORT_SECONDS = 0.01
 
@@ -19,8 +22,14 @@ class Client:
     """An ASGI server with one client: keeps what it was sent, may stop reading, and may hang up."""
 
     def __init__(self, streams: Streams | None = None) -> None:
-        self.wiring = SimpleNamespace(streams=streams or Streams(), closing=asyncio.Event())
-        self.scope: dict[str, Any] = {"type": "http", "app": SimpleNamespace(state=SimpleNamespace(wiring=self.wiring))}
+        self.wiring = SimpleNamespace(streams=streams or Streams(), closing=asyncio.Event(), tokens=None)
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "path": "/v1/events",
+            "headers": [],
+            "state": {"caller": ANYONE},
+            "app": SimpleNamespace(state=SimpleNamespace(wiring=self.wiring)),
+        }
         self.chunks: list[bytes] = []
         self.has_ended = False
         self.reads = asyncio.Event()
@@ -79,6 +88,39 @@ def test_a_stream_begins_with_a_hint_and_ends_with_its_frames() -> None:
         client = Client()
         await client.follow(frames())
         assert (client.chunks, client.has_ended) == ([b"retry: 1000\n\n", b"one", b"two"], True)
+
+    run(scene)
+
+
+def bearing(client: Client, path: Path, *scopes: str) -> Tokens:
+    """Let the client in by a token with these scopes; the tokens of the daemon, then."""
+    secret = make(path, "reader", list(scopes), "1d") or ""
+    tokens = client.wiring.tokens = Tokens(str(path), lambda: 0.0)
+    client.scope["headers"] = [(b"authorization", b"Bearer " + secret.encode())]
+    client.scope["state"]["caller"] = tokens.bearer(secret.encode())
+    return tokens
+
+
+def test_a_stream_ends_when_the_token_that_opened_it_is_revoked(tmp_path: Path) -> None:
+    async def scene() -> None:
+        client, frames = Client(), Frames()
+        tokens = bearing(client, tmp_path / "tokens", "read")
+        revoke(tmp_path / "tokens", "reader")
+        client.on_chunk = lambda _: tokens.reload() if len(client.chunks) == 3 else None
+        await client.follow(frames(b"one"), _SHORT_SECONDS)
+        assert (client.chunks[2], client.has_ended, frames.has_ended) == (b": still here\n\n", True, True)
+        assert client.chunks[-1].startswith(b'event: problem\ndata: {"type":"/problems/token-refused"')
+
+    run(scene)
+
+
+def test_a_stream_ends_when_its_reader_has_other_scopes_than_it_began_with(tmp_path: Path) -> None:
+    async def scene() -> None:
+        client = Client()
+        bearing(client, tmp_path / "tokens", "read@web")
+        client.scope["state"]["caller"] = Caller("token:reader", (Grant(Level.READ),))
+        await client.follow(Frames()(b"one"), _SHORT_SECONDS)
+        assert b"connect again" in client.chunks[-1]
 
     run(scene)
 
