@@ -19,6 +19,8 @@ from app.settings import Settings
 
 _CLIENT_SECONDS = 60  # long enough for a slow machine; no test is about it
 _POLL_SECONDS = 0.01
+_KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+"""A pool that many threads share closes what is idle while another thread takes it up: so ours closes nothing."""
 
 
 class Live:
@@ -50,7 +52,7 @@ class Live:
         sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0", *beside)))
         self.port = sockets[0].getsockname()[1]
         self.url = f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{self.port}"
-        self.client = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=_CLIENT_SECONDS))
+        self.client = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=_CLIENT_SECONDS, limits=_KEPT))
         self.server = Server(self.app, type("Protocol", (Protocol,), limits))
         self._thread = threading.Thread(target=self.server.run, args=(sockets,), name="live server")
         self._thread.start()
@@ -98,7 +100,8 @@ class Daemon:
         self._wait_until_it_answers()
 
     def another_client(self) -> httpx.Client:
-        return httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
+        transport = httpx.HTTPTransport(uds=str(self.socket), limits=_KEPT)
+        return httpx.Client(transport=transport, base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
 
     def kill(self) -> None:
         """Kill -9: nothing of it gets a chance to clean up."""
