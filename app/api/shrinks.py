@@ -161,11 +161,13 @@ class Terms(NamedTuple):
     owner: str
     wait_seconds: int
     makes: str | None
+    reader: Request | None
+    """Whose end ends the wait; None under a key, since what that is answered is kept for the retry of who hangs up."""
     dry_run: bool
 
 
-async def _terms(caller: Calling, wait: Wait, makes: Makes, dry_run: DryRun = False) -> Terms:
-    return Terms(caller.name, wait, makes, dry_run)
+async def _terms(request: Request, caller: Calling, wait: Wait, makes: Makes, dry_run: DryRun = False) -> Terms:
+    return Terms(caller.name, wait, makes, None if makes else request, dry_run)
 
 
 async def _known(wiring: Wired, caller: Calling, shrink_id: str) -> str:
@@ -197,12 +199,10 @@ Cancellable = Annotated[str, Depends(_cancellable)]
         202: sends("Location", "Retry-After", "Preference-Applied"),
     },
 )
-async def create_shrink(
-    request: Request, wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]
-) -> Response:
+async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
     row = await asyncio.to_thread(submit, wiring, group, new, terms)
-    await wait_done(wiring, wiring.jobs.job(row["id"]), terms.wait_seconds, request)
+    await wait_done(wiring, wiring.jobs.job(row["id"]), terms.wait_seconds, terms.reader)
     return await answer(wiring, row, terms)
 
 

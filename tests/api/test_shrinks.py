@@ -67,7 +67,7 @@ def test_a_shrink_that_nobody_waits_for_is_202_even_when_it_is_done_before_it_is
     wiring = still.live.wiring
     job = wiring.jobs.submit(still.stage.simulator.groups(group)[0], Request(timeout_seconds=60, target_bytes=8 << 30))
     job.finished.result()
-    answer = asyncio.run(shrinks.answer(wiring, job.row(), shrinks.Terms("anyone", 0, None, dry_run=False)))
+    answer = asyncio.run(shrinks.answer(wiring, job.row(), shrinks.Terms("anyone", 0, makes=None, reader=None, dry_run=False)))
     assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")
     assert json.loads(bytes(answer.body))["state"] == "succeeded"
 
