@@ -15,15 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
 from app.aliases import matches
 from app.backends import MemStat
-from app.closed import Limit, Size, Strict, size_schema
+from app.closed import Limit, Size, Strict
 from app.memparse import PAGE_BYTES, page_floor
 from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
 from app.policies._overshoot import learned
 from app.policies._share import Share, bytes_of, percent_of
+from app.policies._step import Step
 
 _USED = (0.05, 0.99)
 _MORE_USED, _LESS_USED = 0.05, 0.01
@@ -34,7 +35,6 @@ _SAMPLE_BYTES = 4 << 20
 _CALM_SECONDS = 30.0
 _LEAST_GROWTH = 64 << 20
 """Bytes a second: what groups that stand still may begin with before the next look."""
-Step = Annotated[Size, Field(ge=MIN_ASK_BYTES), WithJsonSchema(size_schema(2**63 - 1, MIN_ASK_BYTES), mode="validation")]
 
 
 class Portion(Strict):

@@ -5,13 +5,13 @@ not have to wait. One busy window ends it, and what was swapped out comes back w
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from app.backends import Trigger, UsageCrosses
-from app.closed import Size, Strict, size_schema
+from app.closed import Strict
 from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from app.policies._step import Step
 
 _QUIET_SECONDS = 60.0
 _STEP_SECONDS = 5.0
@@ -19,7 +19,6 @@ _STEP_SECONDS = 5.0
 _ROOM_BYTES = 16 << 20
 """How far above its floor a group that was shrunk has to grow to be looked at earlier."""
 _BACKOFF_SECONDS = (30.0, 300.0)
-Step = Annotated[Size, Field(ge=MIN_ASK_BYTES), WithJsonSchema(size_schema(2**63 - 1, MIN_ASK_BYTES), mode="validation")]
 
 
 class ShrinkIdle(Strict):

@@ -1,7 +1,6 @@
 """Policies over HTTP: written under conditions, read with what the daemon makes of them, explained, and never half there."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.api.test_conditional import OTHER
 from tests.api.test_paging import pages
 from tests.live import Live
 from tests.locks import locked
+from tests.patience import until
 from tests.problems import problem
 from tests.races import together
 from tests.shrinking import MIB
@@ -30,7 +30,6 @@ HERE = "/v1/policies"
 POLICY = {"name": "keep", "kind": "limit", "enabled": False, "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}}
 DRAFT = {key: value for key, value in POLICY.items() if key != "name"}
 READ_ONLY = {"generation", "created_at", "updated_at", "status", "links", "dry_run"}
-_POLL_SECONDS = 0.01
 
 
 @pytest.fixture
@@ -58,13 +57,6 @@ def write(client: httpx.Client, name: str = "keep", **changes: Any) -> httpx.Res
 
 def listed(client: httpx.Client, path: str = HERE, **params: Any) -> list[str]:
     return [item["name"] for page in pages(client, path, **params) for item in page]
-
-
-def until(told: Callable[[], Any]) -> Any:
-    """What somebody else is about to bring: asked for until it is there."""
-    while not (found := told()):
-        time.sleep(_POLL_SECONDS)
-    return found
 
 
 # Writing and reading
