@@ -19,8 +19,26 @@ from app.settings import Settings
 
 _CLIENT_SECONDS = 60  # long enough for a slow machine; no test is about it
 _POLL_SECONDS = 0.01
-_KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-"""A pool that many threads share closes what is idle while another thread takes it up: so ours closes nothing."""
+
+
+class OwnConnections(httpx.BaseTransport):
+    """Connections of each thread's own: a pool that threads share may close what it took for idle while another thread takes it up."""
+
+    def __init__(self, uds: str | None = None) -> None:
+        self._uds = uds
+        self._mine = threading.local()
+        self._all: list[httpx.HTTPTransport] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if not hasattr(self._mine, "transport"):
+            self._mine.transport = httpx.HTTPTransport(uds=self._uds)
+            self._all.append(self._mine.transport)
+        answer: httpx.Response = self._mine.transport.handle_request(request)
+        return answer
+
+    def close(self) -> None:
+        for transport in self._all:
+            transport.close()
 
 
 class Live:
@@ -52,7 +70,7 @@ class Live:
         sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0", *beside)))
         self.port = sockets[0].getsockname()[1]
         self.url = f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{self.port}"
-        self.client = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=_CLIENT_SECONDS, limits=_KEPT))
+        self.client = self._stack.enter_context(httpx.Client(transport=OwnConnections(), base_url=self.url, timeout=_CLIENT_SECONDS))
         self.server = Server(self.app, type("Protocol", (Protocol,), limits))
         self._thread = threading.Thread(target=self.server.run, args=(sockets,), name="live server")
         self._thread.start()
@@ -100,8 +118,7 @@ class Daemon:
         self._wait_until_it_answers()
 
     def another_client(self) -> httpx.Client:
-        transport = httpx.HTTPTransport(uds=str(self.socket), limits=_KEPT)
-        return httpx.Client(transport=transport, base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
+        return httpx.Client(transport=OwnConnections(str(self.socket)), base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
 
     def kill(self) -> None:
         """Kill -9: nothing of it gets a chance to clean up."""
