@@ -141,15 +141,14 @@ class Daemon:
             raise NotReady("The policies are not carried out any more, for a reason that the log has: restart the daemon.")
 
     def status(self, name: str) -> Status:
-        """What the daemon makes of a policy."""
-        with self._lock:
-            posts, moment = self._engine.posts(name), self._clock.now()
-            tripped = [post for post in posts if post.breaker.is_open(moment)]
+        """What the daemon makes of a policy. Waits for no look: a list of policies would wait for one look for each of them."""
+        posts, moment = self._engine.posts(name), self._clock.now()
         conditions = []
-        if tripped:
+        if tripped := [post for post in posts if post.breaker.is_open(moment)]:
             longest = moment - min(post.breaker.opened_at for post in tripped)
+            since = None if longest == -math.inf else now() - int(longest * 1e6)  # it was closed in this instant
             where = ", ".join(group.path for post in tripped[:10] for group in post.groups[:1])
-            conditions.append(Condition("tripped", now() - int(longest * 1e6), f"It rests after three errors in a row, at {where}."))
+            conditions.append(Condition("tripped", since, f"It rests after three errors in a row, at {where}."))
         if posts and (hours := posts[0].policy.active) and not hours.covers(datetime.now(UTC)):
             conditions.append(Condition("out_of_hours", None, "It looks, and does nothing outside its windows."))
         generation = posts[0].generation if posts else 0

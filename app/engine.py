@@ -133,6 +133,8 @@ class Engine:
         self._backend = backend
         self._guards = guards
         self._posts: dict[Key, Post] = {}
+        self._posts_by_policy: dict[str, list[Post]] = {}
+        """Never changed, but replaced: whoever asks, on any thread, has the posts of one assignment."""
         self._queue: list[tuple[float, Key]] = []
         self._restored = dict(restored or {})
         """The states of an earlier life, as states() gave them."""
@@ -153,9 +155,11 @@ class Engine:
             if policy.enabled:
                 wanted |= {post.key: post for post in self._posts_of(policy, generation, groups, now)}
         fresh = [post for key, post in wanted.items() if self._posts.get(key) is not post]
-        names = {post.policy.name for post in wanted.values()}
-        self._gone += [post for key, post in self._posts.items() if key not in wanted and post.policy.name in names]
-        self._posts = wanted
+        by_policy: dict[str, list[Post]] = {}
+        for post in wanted.values():
+            by_policy.setdefault(post.policy.name, []).append(post)
+        self._gone += [post for key, post in self._posts.items() if key not in wanted and post.policy.name in by_policy]
+        self._posts, self._posts_by_policy = wanted, by_policy
         for key in wanted:  # a policy that goes and comes again begins anew
             self._restored.pop(key, None)
         self.armed &= wanted.keys()
@@ -202,7 +206,8 @@ class Engine:
         return self._posts.get(key)
 
     def posts(self, policy: str) -> list[Post]:
-        return [post for post in self._posts.values() if post.policy.name == policy]
+        """From any thread: no look is waited for."""
+        return self._posts_by_policy.get(policy, [])
 
     # -- time ---------------------------------------------------------------------------------------------------
 

@@ -204,6 +204,19 @@ def test_in_observe_mode_nothing_is_done(build: Build) -> None:
     assert (house.shrinks(), house.usage("web") > HIGH) == ([], True)
 
 
+def test_what_is_made_of_a_policy_is_told_while_a_look_hangs(build: Build) -> None:
+    house = build({"web": HALF, "db": HALF})
+    house.put(ROOM)
+    until(house.last)
+    looks = house.looks()
+    house.fault("stat", "web", delay_seconds=_HANGS_SECONDS)
+    house.machine.time.run(60)
+    until(lambda: not house.machine.faults.planned())
+    assert house.daemon.status("room").matched_groups == 2
+    house.let_go.set()
+    until(lambda: house.looks() > looks + 1)
+
+
 # People go first
 
 

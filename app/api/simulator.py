@@ -76,7 +76,7 @@ class ClockChange(Strict):
     """Exactly one of advance_seconds and speed."""
 
     advance_seconds: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS, examples=[3600])
-    """Live through so much at once, in steps of a second, and answer when that is done."""
+    """Live through so much at once, in steps of a second, and answer when that is done: an hour of ten groups takes about a second."""
     speed: Speed | None = Field(default=None, examples=[0, 60, "max"])
     """Seconds that pass there in one of ours. 0 stops the time, "max" is as fast as this machine can, and takes a core of it."""
 

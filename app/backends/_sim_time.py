@@ -10,7 +10,7 @@ from app.backends._machine.clock import Clock
 from app.backends._machine.machine import Machine
 
 _SLICE_SECONDS = 10.0
-_REST_SECONDS = 0.001
+_TURN_SECONDS, _REST_SECONDS = 0.005, 0.001
 
 
 class Time:
@@ -44,15 +44,17 @@ class Time:
                 self._runner.start()
 
     def advance(self, seconds: float, must_stop: Callable[[], bool] = lambda: False) -> None:
-        """Live through so many seconds at once, by the slice, between which others get the machine; or until it has to stop."""
+        """Live through so many seconds at once, by the slice, with rests in which others get the machine; or until it has to stop."""
+        rest_at = time.monotonic() + _TURN_SECONDS
         while seconds > 0 and not must_stop():
             part = min(seconds, _SLICE_SECONDS)
             with self._machine():
                 self._clock.advance(part)
             with self._machine():
                 seconds -= part
-            if seconds > 0:
+            if seconds > 0 and time.monotonic() >= rest_at:
                 time.sleep(_REST_SECONDS)  # who lets a lock go and takes it at once leaves it to nobody
+                rest_at = time.monotonic() + _TURN_SECONDS
 
     def close(self) -> None:
         with self._switching:
