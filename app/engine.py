@@ -218,10 +218,11 @@ class Engine:
         return self._queue[0][0] if self._queue else math.inf
 
     def wake(self, key: Key, now: float) -> None:
-        """Look at a post at once, and whole: something has happened there."""
+        """Look at a post at once, and whole: something has happened there. What is being carried out ends first."""
         if post := self._posts.get(key):
             post.read_at = -math.inf
-            self._schedule(post, now)
+            if _is_free(post):
+                self._schedule(post, now)
 
     def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:
         """Tell what became of a grant. Its post is looked at again at once where that is urgent; others go by what they see meanwhile."""
@@ -244,7 +245,7 @@ class Engine:
         while self.next_look() <= now:
             post = self._posts[heapq.heappop(self._queue)[1]]
             post.look_at = math.inf
-            if post.kind.together or not post.running:  # what is being carried out ends with a look of its own
+            if _is_free(post):
                 yield post
 
     # -- a look -------------------------------------------------------------------------------------------------
@@ -256,6 +257,8 @@ class Engine:
         moment, readings = Moment(now, wall, self._host_at(now)), _Readings(self._backend)  # where that fails, all are still due
         gone, self._gone = self._gone, []
         due = [post for post in list(islice(self._due(now), _POSTS_A_LOOK)) if not self._is_quiet(post, now)]
+        if not due and not gone:
+            return Looked()
         wishes = [wish for post in due for wish in self._decide(post, moment, readings)]
         granted = arbitrate(wishes, self._guards, moment, busy)
         for wish in granted:
@@ -338,6 +341,11 @@ class Engine:
         post.breaker.tell(errname, moment.now)
         self._schedule(post, max(moment.now + _FAILED_SECONDS, post.breaker.until))
         return []
+
+
+def _is_free(post: Post) -> bool:
+    """Whether it may be looked at: what is being carried out ends with a look of its own."""
+    return post.kind.together or not post.running
 
 
 def _waits_for(post: Post) -> int | None:

@@ -25,7 +25,7 @@ RECENT = 1024
 """How many are kept in memory."""
 _MOST_WAITING = 10_000
 _BATCH = 500
-_REST_SECONDS = 0.05
+_REST_SECONDS = 0.25
 """Between two batches: what comes meanwhile shares one commit."""
 _RETRY_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0

@@ -50,6 +50,11 @@ def page_floor(size: int) -> int:
     return size - size % PAGE_BYTES
 
 
+def page_ceil(size: int) -> int:
+    """The least of whole pages that holds a size, in bytes."""
+    return size + -size % PAGE_BYTES
+
+
 def or_none(limit: int) -> int | None:
     """A limit of the kernel as ours: None where that is its number for no limit."""
     return None if limit >= UNLIMITED else limit

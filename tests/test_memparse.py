@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.memparse import PAGE_BYTES, format_size, page_floor, parse_limit, parse_size
+from app.memparse import PAGE_BYTES, format_size, page_ceil, page_floor, parse_limit, parse_size
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,11 @@ def test_the_floor_of_a_size_is_its_whole_pages(size: int) -> None:
 @pytest.mark.parametrize(("size", "floor"), [(0, 0), (1, 0), (PAGE_BYTES - 1, 0), (PAGE_BYTES, PAGE_BYTES), (PAGE_BYTES + 1, PAGE_BYTES)])
 def test_a_size_is_rounded_down_to_pages(size: int, floor: int) -> None:
     assert page_floor(size) == floor
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_the_whole_pages_that_hold_a_size_are_its_floor_or_one_more(size: int) -> None:
+    assert page_ceil(size) == page_floor(size) + (0 if page_floor(size) == size else PAGE_BYTES)
 
 
 @pytest.mark.parametrize(

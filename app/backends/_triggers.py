@@ -10,6 +10,7 @@ from app.backends._cgroupfs import Tree
 from app.backends._psi import parse_pressure
 from app.backends._watch import Alarm, Source
 from app.errors import ShrinkdError, UnsupportedOption, map_oserror
+from app.memparse import page_ceil
 
 _EVENT_CONTROL, _EVENTS, _PRESSURE = "cgroup.event_control", "memory.events", "memory.pressure"
 _USAGE, _OOM, _RECLAIM, _FAILURES = "memory.usage_in_bytes", "memory.oom_control", "memory.pressure_level", "memory.failcnt"
@@ -38,7 +39,8 @@ class _V1Usage(_V1Alarm):
         self._usage_bytes = trigger.usage_bytes
 
     def arm(self) -> None:
-        self.ring_for(_USAGE, b"%d" % self._usage_bytes)
+        # The kernel cuts the value to pages: of a usage on the last page below it nothing more would be told.
+        self.ring_for(_USAGE, b"%d" % page_ceil(self._usage_bytes))
 
 
 class _V1Events(_V1Alarm):

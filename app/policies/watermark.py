@@ -112,8 +112,7 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
         rest = (Verdict.BACKOFF, Reason.LITTLE_FREED) if state.backoff_seconds else (Verdict.COOLDOWN, Reason.COOLING_DOWN)
         return Decision(group, *rest, state.until_seconds - now, signals)
     ask = Reclaim(target_bytes=target, timeout_seconds=spec.max_pass_seconds)
-    # No wakes: with a watch that stayed over the pass, v1 did not tell of the next crossing in two runs of ten. Why is not known.
-    return Decision(group, Verdict.ACT, Reason.ABOVE_HIGH, _REFUSED_LOOK_SECONDS, signals, ask)
+    return Decision(group, Verdict.ACT, Reason.ABOVE_HIGH, _REFUSED_LOOK_SECONDS, signals, ask, wakes=_wakes(member.stat, found))
 
 
 def _followed(state: Course, member: Member, now: float) -> Course:

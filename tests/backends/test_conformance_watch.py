@@ -51,6 +51,16 @@ def test_usage_that_is_above_already_fires_nothing(host: Host) -> None:
         assert not is_readable(watched, looks=10)
 
 
+@on("usage_watch")
+def test_a_value_within_the_page_that_usage_ends_at_is_not_reached_yet(host: Host) -> None:
+    group = host.group()
+    host.charge(group, anon=16 * MIB)
+    barely_above = UsageCrosses(host.backend.usage(group) + 1)
+    with watch(host, group, barely_above) as watched:
+        host.charge(group, anon=16 * MIB)
+        assert told(watched, looks=40) == {barely_above}
+
+
 def test_a_charge_that_fails_at_the_limit_moves_the_events(host: Host) -> None:
     group = host.group()
     with watch(host, group, EventsMove()) as watched:

@@ -134,8 +134,8 @@ def test_below_high_it_is_woken_by_usage_and_where_usage_is_silent_by_the_limit(
     assert Looks(kind).look(seen(member(stat=silent))).wakes == (UsageCrosses(HIGH), EventsMove())
 
 
-def test_a_pass_ends_the_watch_that_began_it_for_it_could_miss_the_next_crossing() -> None:
-    assert Looks(kind).look(seen(member(LIMIT, limit=LIMIT))).wakes == ()
+def test_the_watch_that_began_a_pass_outlives_it() -> None:
+    assert Looks(kind).look(seen(member(LIMIT, limit=LIMIT))).wakes == (UsageCrosses(HIGH),)
 
 
 @pytest.mark.parametrize(
