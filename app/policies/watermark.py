@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from app.backends import EventsMove, MemStat, Trigger, UsageCrosses
 from app.closed import Strict
+from app.memparse import format_size
 from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
 from app.policies._share import Share, bytes_of, percent_of
 
@@ -71,8 +72,11 @@ def marks(spec: Watermark, stat: MemStat, total_bytes: int) -> Marks | None:
 
 
 def check(spec: Watermark, stat: MemStat, total_bytes: int) -> None:
-    if marks(spec, stat, total_bytes) is None:
+    found, limit = marks(spec, stat, total_bytes), stat.limits.effective_max_bytes
+    if found is None:
         raise ValueError("there is no limit to take a percentage of: set one, there or above it, or give high and low in bytes")
+    if limit is not None and found.high_bytes > limit:
+        raise ValueError(f"usage never comes to a high of {format_size(found.high_bytes)}: the limit is {format_size(limit)}")
 
 
 @dataclass(frozen=True, slots=True)

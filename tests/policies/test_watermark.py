@@ -89,6 +89,14 @@ def test_bytes_need_no_limit() -> None:
     assert marks(Watermark.model_validate({"high": "100M", "low": "84M"}), MemStat(0, Limits(None)), 1) == Marks(100 * MIB, 84 * MIB)
 
 
+def test_a_high_that_usage_never_comes_to_is_refused() -> None:
+    spec, below = Watermark.model_validate({"high": "100M", "low": "84M"}), 99 * MIB
+    kind.check(spec, MemStat(0, Limits(None)), 1 << 40)
+    kind.check(spec, MemStat(0, Limits(100 * MIB, effective_max_bytes=100 * MIB)), 1 << 40)
+    with pytest.raises(ValueError, match="never comes to a high of 100 MiB: the limit is 99 MiB"):
+        kind.check(spec, MemStat(0, Limits(below, effective_max_bytes=below)), 1 << 40)
+
+
 @pytest.mark.parametrize(
     ("headroom", "growth", "look"),
     [
