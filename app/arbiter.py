@@ -40,7 +40,7 @@ class Post:
     """Of the last look."""
     read_at: float = -math.inf
     usage_bytes: int = 0
-    """At the last whole look."""
+    """At the last whole look, less what was freed since."""
 
     @property
     def key(self) -> Key:

@@ -218,11 +218,10 @@ class Engine:
         return self._queue[0][0] if self._queue else math.inf
 
     def wake(self, key: Key, now: float) -> None:
-        """Look at a post at once, and whole: something has happened there. What is being carried out ends first."""
-        if post := self._posts.get(key):
+        """Look at a post at once, and whole: something has happened there. In what is carried out something always does."""
+        if (post := self._posts.get(key)) and _is_free(post):
             post.read_at = -math.inf
-            if _is_free(post):
-                self._schedule(post, now)
+            self._schedule(post, now)
 
     def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:
         """Tell what became of a grant. Its post is looked at again at once where that is urgent; others go by what they see meanwhile."""
@@ -231,6 +230,7 @@ class Engine:
             post.breaker.tell(outcome.errname, now)
             post.running.discard(group.id)
             post.outcomes[group.id] = outcome
+            post.usage_bytes -= outcome.freed_bytes
             self._schedule(post, now if post.kind.is_urgent else max(now, min(post.look_at, post.read_at + self._look_seconds(post))))
 
     def _is_current(self, look_at: float, key: Key) -> bool:
@@ -288,8 +288,8 @@ class Engine:
 
     def _is_quiet(self, post: Post, now: float) -> bool:
         """One cheap reading instead of a whole one: of a group that waits for its usage to rise, and has not come half the way."""
-        mark = _waits_for(post)
-        if mark is None or post.outcomes or now >= post.read_at + _UNHURRIED_SECONDS:
+        mark = self._waits_for(post)
+        if mark is None or now >= post.read_at + _UNHURRIED_SECONDS:
             return False
         try:
             usage = self._backend.usage(post.groups[0])
@@ -302,9 +302,20 @@ class Engine:
 
     def _look_seconds(self, post: Post) -> float:
         """When to look again: seldom, where somebody watches for what it waits for."""
-        if post.key in self.armed and _waits_for(post) is not None:
+        if post.key in self.armed and self._waits_for(post) is not None:
             return _UNHURRIED_SECONDS
         return max(min((decision.look_seconds for decision in post.decisions), default=0.0), 0.0)
+
+    def _waits_for(self, post: Post) -> int | None:
+        """The usage that a post waits for and that is all it waits for; None where it wants something, or waits for more."""
+        if len(post.decisions) != 1:
+            return None
+        (decision,) = post.decisions
+        is_done = bool(post.outcomes) and not any(outcome.errname for outcome in post.outcomes.values())
+        if not (is_done and post.key in self.armed if decision.ask else decision.verdict is Verdict.HOLD):
+            return None
+        marks = [trigger.usage_bytes for trigger in decision.wakes if isinstance(trigger, UsageCrosses)]
+        return marks[0] if len(marks) == 1 and marks[0] > post.usage_bytes else None
 
     def _decide(self, post: Post, moment: Moment, readings: _Readings) -> list[Wish]:
         try:
@@ -346,14 +357,6 @@ class Engine:
 def _is_free(post: Post) -> bool:
     """Whether it may be looked at: what is being carried out ends with a look of its own."""
     return post.kind.together or not post.running
-
-
-def _waits_for(post: Post) -> int | None:
-    """The usage that a post waits for and that is all it waits for; None where it wants something, or waits for more."""
-    if len(post.decisions) != 1 or post.decisions[0].verdict is not Verdict.HOLD:
-        return None
-    marks = [trigger.usage_bytes for trigger in post.decisions[0].wakes if isinstance(trigger, UsageCrosses)]
-    return marks[0] if len(marks) == 1 and marks[0] > post.usage_bytes else None
 
 
 def _grant(wish: Wish) -> Grant:

@@ -146,6 +146,35 @@ def test_a_group_that_is_watched_is_polled_seldom_and_looked_at_when_its_watch_f
     assert len(house.look().records) == 1
 
 
+def passed(house: House, *, freed_bytes: int, errname: str | None = None) -> Looked:
+    """The look behind a pass of a group that somebody watches."""
+    (grant,) = house.look().grants
+    house.engine.armed.add(grant.key)
+    house.machine.reclaim(grant.group, freed_bytes)
+    house.engine.wake(grant.key, house.now)  # usage fell below high
+    house.engine.finish(grant.key, grant.group, Outcome(grant.amount_bytes, freed_bytes, 0.1, errname), house.now)
+    return house.look()
+
+
+def test_behind_a_pass_that_came_to_its_end_one_file_is_read_and_the_watch_tells_of_the_next() -> None:
+    house = House({"web": FULL}, ROOM)
+    assert passed(house, freed_bytes=40 * MIB).records == ()
+    assert house.engine.next_look() - house.now == 60
+    with house.machine.machine() as machine:
+        machine.charge(machine.start(machine.cgroups["web"]), "file", 30 * MIB // 4096)
+    house.engine.wake(house.engine.posts("room")[0].key, house.now)
+    (record,) = house.look(0.5).records
+    assert (record.verdict, record.signals["growth_bytes_per_second"]) == (Verdict.ACT, 60 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("freed_bytes", "errname", "answer"),
+    [(2 * MIB, None, (Verdict.ACT, Reason.ABOVE_HIGH)), (10 * MIB, "ETIMEDOUT", (Verdict.COOLDOWN, Reason.COOLING_DOWN))],
+)
+def test_behind_any_other_pass_there_is_a_look_at_once(freed_bytes: int, errname: str | None, answer: tuple[Verdict, Reason]) -> None:
+    assert verdicts(passed(House({"web": FULL}, ROOM), freed_bytes=freed_bytes, errname=errname)) == {"web": answer}
+
+
 def test_what_was_not_granted_was_not_asked_for() -> None:
     nightly = {"name": "nightly", "kind": "schedule", "selector": {"group": "web"}, "floor": {"bytes": 0}}
     spec = {"cron": "1 0 * * *", "shrink": {"target_bytes": "64M"}}

@@ -182,7 +182,7 @@ class Decision:
     ask: Ask | None = None
     """With ACT, and only with it."""
     wakes: tuple[Trigger, ...] = ()
-    """What makes it look earlier."""
+    """What makes it look earlier; with an ask, what is all that it waits for when that was done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,21 +120,15 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
 
 
 def _followed(state: Course, member: Member, now: float) -> Course:
-    """Follow usage: how fast it grew since the last look.
-
-    A pass in between hides that, so what was known before it goes on: without it the first look after each pass would
-    take the fastest writer for one that stands still.
-    """
+    """Follow usage: how fast it grew since the last look, and what a pass took away in between."""
     usage, (shortest, longest) = member.stat.usage_bytes, _LOOK_SECONDS
     if state.seen_seconds is None or now < state.seen_seconds:
         return replace(state, seen_seconds=now, seen_bytes=usage)
-    seconds = now - state.seen_seconds
-    faded = state.growth * 0.5 ** (seconds / longest)
-    if member.outcome:
-        return replace(state, seen_seconds=now, seen_bytes=usage, growth=faded)
+    seconds, before = now - state.seen_seconds, state.seen_bytes - (member.outcome.freed_bytes if member.outcome else 0)
     if seconds < shortest / 2:  # a wake-up right after a look: one batch of charges would be a torrent
-        return state
-    return replace(state, seen_seconds=now, seen_bytes=usage, growth=max((usage - state.seen_bytes) / seconds, faded))
+        return replace(state, seen_bytes=before)
+    faded = state.growth * 0.5 ** (seconds / longest)
+    return replace(state, seen_seconds=now, seen_bytes=usage, growth=max((usage - before) / seconds, faded))
 
 
 def _rested(spec: Watermark, state: Course, outcome: Outcome | None, now: float) -> Course:

@@ -119,13 +119,15 @@ def test_it_looks_again_before_twice_the_growth_could_reach_high(headroom: int, 
     assert decision.signals["growth_bytes_per_second"] == max(growth, 0)
 
 
-def test_a_pass_does_not_make_it_forget_how_fast_the_group_grows() -> None:
+@pytest.mark.parametrize("told_after", [0.0, 0.25])
+def test_a_pass_hides_nothing_of_how_fast_the_group_grows(told_after: float) -> None:
     looks = Looks(kind)
     looks.look(seen(member(HIGH - 64 * MIB, limit=LIMIT), at=100))
     looks.look(seen(member(HIGH, limit=LIMIT), at=100.25))
-    after = looks.look(seen(member(LOW - 4096, limit=LIMIT, outcome=MADE), at=100.25))
+    usage = HIGH - MADE.freed_bytes + int(told_after * 256) * MIB
+    after = looks.look(seen(member(usage, limit=LIMIT, outcome=MADE), at=100.25 + told_after))
     assert after.signals["growth_bytes_per_second"] == 256 * MIB
-    later = looks.look(seen(member(LOW - 4096, limit=LIMIT), at=105.25))
+    later = looks.look(seen(member(usage, limit=LIMIT), at=105.25 + told_after))
     assert later.signals["growth_bytes_per_second"] == 128 * MIB
 
 
