@@ -50,6 +50,7 @@ from app.settings import Settings
 TICK_SECONDS = 0.1
 TICKS_A_VERB = 10  # after a pause no verb simulates more steps than these; they grow longer instead
 PASS_US = 50_000  # what the protocol gives a pass
+_LONGEST_PASS_SECONDS = 1.0  # of ours: where time goes a thousand times slower, a cancel need not
 _COMMITTER = Writer(pending=lambda spent_us: spent_us >= 20, nonblock=True)  # as v2.py: O_NONBLOCK, and a timer of 20 us
 
 
@@ -214,7 +215,7 @@ class Simulator:
             _, spent_us = machine.reclaim(cgroup, -(-goal_bytes // PAGE_BYTES), PASS_US, swappiness=swappiness)
             freed = before - cgroup.usage
         if spent_us and self.clock.speed:  # a kernel would not be back before, and who watches a shrink wants to see it go down
-            self._sleep(spent_us / 1_000_000 / self.clock.speed)
+            self._sleep(min(spent_us / 1_000_000 / self.clock.speed, _LONGEST_PASS_SECONDS))
         return max(freed, 0) * PAGE_BYTES
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:

@@ -282,6 +282,14 @@ def test_a_pass_takes_the_time_that_reclaim_takes_and_no_more(clock: Clock) -> N
     assert clock.slept == pytest.approx(PASS_US / 1e6, rel=0.01)
 
 
+@pytest.mark.parametrize("speed", [1e-3, 1e-300])
+def test_however_slowly_time_goes_a_pass_is_over_before_who_cancels_it_gives_up(clock: Clock, speed: float) -> None:
+    simulator = started(clock)
+    simulator.time.run(speed)
+    simulator.reclaim(named(simulator, "db"), 2**40)
+    assert clock.slept == 1
+
+
 def test_a_group_of_dirty_pages_shrinks_at_the_speed_of_the_disk(clock: Clock) -> None:
     simulator = started(clock, "empty")
     group = simulator.make("group")
