@@ -1,3 +1,4 @@
+#   docker build -t shrinkd .
 # The daemon, as root on the host's own controller:
 #   docker run -v /sys/fs/cgroup:/sys/fs/cgroup -v /run/shrinkd:/run/shrinkd -v shrinkd:/var/lib/shrinkd --pid=host --cgroupns=host --privileged shrinkd
 # or a simulated node, which needs no rights at all:

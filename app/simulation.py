@@ -80,7 +80,7 @@ class GroupReport:
     end_usage_bytes: int
     mean_swap_bytes: float
     some_percent: float | None
-    """Share of the time in which a task stalled for memory; None where this kernel has no PSI."""
+    """Share of the time in which a task stalled for memory; null where this kernel has no PSI."""
     worst_minute_some_percent: float | None
     refaults: int
     reclaimed_bytes: int
@@ -90,7 +90,7 @@ class GroupReport:
     saved_bytes: float = 0.0
     """Mean usage without the policies less that with them; what went to swap has left usage."""
     seconds_to_50_percent: float | None = None
-    """Until half of the largest saving was reached; None where nothing was saved."""
+    """Until half of the largest saving was reached; null where nothing was saved."""
     seconds_to_90_percent: float | None = None
 
 

@@ -74,9 +74,16 @@ def test_the_scripts_run_in_order_and_once_more_and_touch_every_operation(server
 
 @pytest.mark.parametrize("name", SIMULATED)
 def test_a_script_ends_non_zero_when_nobody_answers(name: str, tmp_path: Path) -> None:
-    done = run(name, SHRINKD_SOCKET=f"{tmp_path}/nobody.sock")
+    done = run(name, SHRINKD_URL=f"unix:{tmp_path}/nobody.sock")
     assert done.returncode != 0
-    assert "FAILED: no answer" in done.stderr
+    assert f"FAILED: no answer from unix:{tmp_path}/nobody.sock" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["SHRINKD_URL=unix:", "SHRINKD_SOCKET="])
+def test_a_script_finds_a_daemon_on_its_unix_socket(settings: Settings, tmp_path: Path, variable: str) -> None:
+    name, _, scheme = variable.partition("=")
+    with Live(settings, beside=(f"unix:{tmp_path}/api.sock",)):
+        assert run("01-node.sh", **{name: f"{scheme}{tmp_path}/api.sock"}).returncode == 0
 
 
 def test_a_script_ends_non_zero_when_what_it_shows_does_not_happen(server: Live) -> None:

@@ -21,7 +21,10 @@ import sys
 from shrinkd_client import Client
 from shrinkd_client.api.groups import list_groups
 from shrinkd_client.api.shrinks import cancel_shrink, create_shrink, get_shrink
-from shrinkd_client.models import GroupPage, NewShrink, Problem, ShrinkBody
+from shrinkd_client.api.limits import batch_limits, get_limits, patch_limits
+from shrinkd_client.api.policies import create_policy
+from shrinkd_client.models import Batch, BatchItem, GroupPage, LimitPolicyInput, LimitsBody, LimitsPatch, NewShrink, Problem, ShrinkBody
+from shrinkd_client.models import KeepLimits, KeepLimitsInput, SelectorInput, WantedLimitsInput
 
 with Client(base_url=sys.argv[1]) as client:
     page = list_groups.sync(client=client, fields="path,usage_bytes")
@@ -38,6 +41,19 @@ with Client(base_url=sys.argv[1]) as client:
     assert asked.status_code in {200, 202}, asked
     ended = get_shrink.sync(shrink.id, client=client, prefer="wait=30")
     assert (ended.state, ended.done) == ("cancelled", True), ended
+
+    read = get_limits.sync_detailed("web", client=client)
+    kept = patch_limits.sync("web", client=client, body=LimitsPatch(max_bytes="1G"), if_match=read.headers["etag"])
+    assert isinstance(kept, LimitsBody), kept
+    late = patch_limits.sync("web", client=client, body=LimitsPatch(max_bytes=None), if_match='"other"')
+    assert (type(late), late.status) == (Problem, 412), late
+    items = [BatchItem(group=group, patch=LimitsPatch(max_bytes="2G")) for group in ("web", "none")]
+    answers = batch_limits.sync(client=client, body=Batch(items=items)).items
+    assert [(answer.status, type(answer.body)) for answer in answers] == [(200, LimitsBody), (404, Problem)], answers
+    spec = KeepLimitsInput(limits=WantedLimitsInput(max_bytes="2G"))
+    policy = LimitPolicyInput(name="generated", kind="limit", selector=SelectorInput(group="web"), spec=spec)
+    written = create_policy.sync(client=client, body=policy)
+    assert (type(written.spec), written.spec.limits.max_bytes) == (KeepLimits, 2**31), written
 """
 
 
@@ -62,5 +78,5 @@ def test_every_module_of_a_generated_client_can_be_imported(client: Path) -> Non
     run("python", "-c", IMPORT_ALL, folder=client)
 
 
-def test_a_generated_client_lists_groups_shrinks_one_and_cancels_it(client: Path, server: Live) -> None:
+def test_a_generated_client_lists_shrinks_cancels_limits_and_keeps_limits(client: Path, server: Live) -> None:
     run("python", "-c", WALK, server.url, folder=client)

@@ -9,7 +9,7 @@ import json
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.wiring import Wiring, caller_of
+from app.api.wiring import Wiring, caller_of, is_dry_run
 from app.audit import outcome
 from app.store import Row, new_id, now
 
@@ -25,9 +25,8 @@ async def attempt(request: Request, operation: str, body: object) -> None:
     state["operation"] = operation
     if scope["method"] in _READING or operation in _CHANGES_NOTHING:
         return
-    is_trial = request.query_params.get("dry_run", "").lower() in {"1", "true", "on", "t", "y", "yes"}
-    state["attempt"] = row = _row(scope, operation, body, dry_run=is_trial)
-    if is_trial:
+    state["attempt"] = row = _row(scope, operation, body, dry_run=is_dry_run(request))
+    if row["dry_run"]:
         return
     wiring: Wiring = scope["app"].state.wiring
     await asyncio.wrap_future(wiring.audit.begin(row))

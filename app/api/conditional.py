@@ -55,6 +55,13 @@ def check_lines(lines: Sequence[str], etag: str | None) -> None:
         raise PreconditionFailed(f"The ETag is {etag} now.", etag=etag)
 
 
+def check_no_etag(request: Request) -> None:
+    """Before a change at an address that is never read with an ETag: PreconditionFailed when an If-Match names one."""
+    named = _named(request.headers.getlist("if-match"), weak=False)
+    if named is not None and "*" not in named:
+        raise PreconditionFailed("Nothing here has an ETag that If-Match could name: leave it out.")
+
+
 def check_preconditions(request: Request, etag: str | None) -> None:
     """Before a change (section 13.2.2): as check_if_match, and PreconditionFailed too when If-None-Match names the ETag."""
     check_if_match(request, etag)

@@ -9,21 +9,34 @@ from typing import Any
 from fastapi import Body
 
 from app.api.preferences import QUESTIONS
-from app.api.problems import MEDIA_TYPE, body_of
+from app.api.problems import MEDIA_TYPE, body_of, unreadable
+from app.api.shapes import complete_schemas
 from app.errors import (
     AmbiguousReference,
+    BodyTooLarge,
+    CrossSiteRequest,
     Forbidden,
     GroupGone,
     GroupNotFound,
+    InternalError,
     InvalidGroupName,
     InvalidRequest,
+    KernelRefused,
     KeyInUse,
     KeyReused,
     MalformedBody,
+    MisdirectedRequest,
+    NotFound,
+    NotReady,
+    NotWritable,
     OutcomeUnknown,
+    PreconditionFailed,
     ShrinkdError,
     StoreUnavailable,
+    TokenRefused,
+    TooManyRequests,
     Unauthenticated,
+    UnsupportedMedia,
 )
 
 DESCRIPTION = """
@@ -34,7 +47,7 @@ Lower a container's memory without killing it.
 - A group stands in an address by its path, slashes as they are or as `%2F`, or by another of its names, such as `container:…`.
 - Sizes go in as bytes or as `"400M"` (always binary) and come out as bytes; no limit is `null`.
 - `?dry_run=true` makes every check of a change, and no change.
-- What one GET reads has an `ETag`, for `If-None-Match` and, where it can be changed, `If-Match`.
+- What one GET reads has an `ETag`, for `If-None-Match` and, where it can be changed, `If-Match`; another `If-Match` is 412.
 - A POST under an `Idempotency-Key` takes effect once, however often it is sent; `Prefer: return=minimal` answers no body.
 - Lists come in pages: `next_page_token` goes back in as `?page_token=`, and `Link` holds that whole address.
 - Every error is `application/problem+json`; its `type` is a page of this daemon that explains it.
@@ -59,57 +72,6 @@ _SECURITY = {
     "token": {"type": "http", "scheme": "bearer", "description": "A token of `shrinkd token make`, for its scopes and until it expires."},
     "certificate": {"type": "mutualTLS", "description": "A client certificate, for the scopes that its common name was given."},
 }
-_PROBLEM_SCHEMA = {
-    "type": "object",
-    "title": "Problem",
-    "description": "Why it did not work (RFC 9457). Every number in `detail` is also a member of its own.",
-    "required": ["type", "title", "status", "detail", "instance"],
-    "properties": {
-        "type": {
-            "type": "string",
-            "format": "uri-reference",
-            "description": "`/problems/` and a name, and a page of this daemon: branch on it.",
-        },
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string", "description": "The request id."},
-        "errno": {"type": "string", "description": "The kernel's answer, where one is behind it.", "examples": ["EBUSY"]},
-        "errors": {
-            "type": "array",
-            "description": "What is wrong with a request, place by place.",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "detail"],
-                "properties": {
-                    "pointer": {
-                        "type": "string",
-                        "description": "Into the body, a JSON pointer as a fragment; elsewhere the part and the name.",
-                        "examples": ["#/max_bytes", "query/page_size"],
-                    },
-                    "detail": {"type": "string"},
-                },
-            },
-        },
-        "next": {
-            "type": "object",
-            "description": "The request that would make it work, where there is one.",
-            "required": ["method", "href", "body"],
-            "properties": {
-                "method": {"type": "string"},
-                "href": {"type": "string", "format": "uri-reference"},
-                "body": {"type": "object", "additionalProperties": True},
-            },
-        },
-        "shrink": {
-            "type": "object",
-            "description": "The shrink that is in the way.",
-            "required": ["id", "href"],
-            "properties": {"id": {"type": "string"}, "href": {"type": "string", "format": "uri-reference"}},
-        },
-    },
-    "additionalProperties": True,
-}
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 _HEADERS: dict[str, tuple[str, dict[str, str]]] = {
     "ETag": ("Names this very state, strongly: for If-None-Match and If-Match.", {"type": "string"}),
@@ -131,25 +93,19 @@ def sends(*names: str) -> dict[str, Any]:
     return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}
 
 
-def _any_problem(description: str, kind: type[ShrinkdError], detail: str) -> dict[str, Any]:
-    example = body_of(kind(detail)) | {"instance": "e6d766de-1d"}
-    return {"description": description, "content": {MEDIA_TYPE: _PROBLEM | {"example": example}}}
-
-
-_SHARED = {
-    "4XX": _any_problem("The request cannot be carried out; `type` tells why.", MalformedBody, "The body is not JSON."),
-    "5XX": _any_problem("The daemon cannot carry it out; `type` tells why.", StoreUnavailable, "The database is locked.")
-    | sends("Retry-After"),
-}
 _KEY = (
-    "A name for this very request, which its retries keep: it takes effect once, and they are answered as it was. For 24 h; "
-    "for each caller and operation by itself. 1 to 255 printable ASCII characters, with quotes around them or without."
+    "A name for this very request, which its retries keep: it takes effect once, and they are answered as it was. For 24 h, for each "
+    "caller and operation by itself; a dry run uses none up. 1 to 255 printable ASCII characters, with quotes around them or without."
 )
 _PREFER = "`return=minimal`: no body, if it works; a dry run and a batch keep theirs."
-_GENERATED = "Successful Response"
+_STREAMED = (
+    " The first block is `retry` alone, and a comment comes every 15 s where nothing else does. It ends with a `problem`, whose data is "
+    "the problem document, where it cannot go on, and with `closing` when the daemon stops."
+)
+_GENERATED = {"Successful Response", "Created"}
 _MEANINGS = {
     "200": "As asked.",
-    "201": "Made. `Location` is its address.",
+    "201": "Made. `Location` is its address (a dry run has none).",
     "202": "Under way. `Location` is its address (a dry run has none), and `Retry-After` says when to look again.",
     "204": "Done.",
     "207": "What came of each item, in the order of the request; each has a status of its own.",
@@ -192,7 +148,7 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
         "shrink": {"id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "href": "/v1/shrinks/019a1b2c3d4e5f60718293a4b5c6d7e8"},
     },
 }
-_GENERAL = (InvalidRequest, Unauthenticated, Forbidden)
+_GENERAL = (InvalidRequest, Unauthenticated, TokenRefused, Forbidden)
 _OF_GROUPS = (GroupNotFound, AmbiguousReference, GroupGone, InvalidGroupName)
 _NULL = "\0null"
 """Stands for null until the document is complete: FastAPI leaves nulls out, and in an example one means "no limit"."""
@@ -214,18 +170,67 @@ def refuses(*kinds: type[ShrinkdError], group: bool = False) -> Responses:
 
 
 def _add_refusal(refusals: Responses, kind: type[ShrinkdError]) -> None:
-    example = body_of(kind("…")) | {"instance": "e6d766de-1d"}
-    title, status, slug = str(example["title"]), int(str(example["status"])), str(example["type"]).rpartition("/")[2]
+    _add_problem(refusals, body_of(kind("…")))
+
+
+def _add_problem(refusals: Responses, body: dict[str, Any]) -> None:
+    title, status, slug = body["title"], body["status"], body["type"].rpartition("/")[2]
     refusal = refusals.setdefault(status, {"description": "", "content": {MEDIA_TYPE: _PROBLEM | {"examples": {}}}})
     refusal["description"] = f"{refusal['description']} `{slug}`: {title}.".lstrip()
-    value = example | {"detail": f"{title}."} | _EXAMPLE_MEMBERS.get(slug, {})
+    value = body | {"detail": f"{title}.", "instance": "e6d766de-1d"} | _EXAMPLE_MEMBERS.get(slug, {})
     refusal["content"][MEDIA_TYPE]["examples"][slug] = {"summary": title, "value": value}
     if status == 401:
-        refusal |= sends("WWW-Authenticate")
+        _send(refusal, "WWW-Authenticate")
     elif slug == "shrink-in-progress":
-        refusal |= sends("Location", "Retry-After")
+        _send(refusal, "Location", "Retry-After")
     elif status in {429, 503} or slug == "idempotency-key-in-use":
-        refusal |= sends("Retry-After")
+        _send(refusal, "Retry-After")
+
+
+def _send(response: dict[str, Any], *names: str) -> None:
+    """Document headers beside those that the response has."""
+    response["headers"] = response.get("headers", {}) | sends(*names)["headers"]
+
+
+def _shared(*kinds: type[ShrinkdError], by_server: tuple[int, ...] = ()) -> Responses:
+    """Refusals that no route raises by itself; `by_server`, the statuses of what is answered before there is a request."""
+    refusals = refuses(*kinds)
+    for status in by_server:
+        _add_problem(refusals, json.loads(unreadable(status)[0]))
+    for response in refusals.values():
+        _send(response, "Request-Id")
+    return refusals
+
+
+def _any_problem(description: str, like: type[ShrinkdError]) -> dict[str, Any]:
+    example = body_of(like("…")) | {"instance": "e6d766de-1d"}
+    return {"description": description, "content": {MEDIA_TYPE: _PROBLEM | {"example": example}}} | sends("Request-Id", "Retry-After")
+
+
+_ANYWHERE = _shared(
+    *(MisdirectedRequest, TooManyRequests, InternalError, KernelRefused, StoreUnavailable, NotWritable), by_server=(408, 429, 431, 503)
+) | {
+    "4XX": _any_problem("The request cannot be carried out; `type` tells why.", NotFound),
+    "5XX": _any_problem("The daemon cannot carry it out; `type` tells why.", NotReady),
+}
+"""What any operation may answer, whatever it does."""
+_WITH_A_BODY = _shared(MalformedBody, BodyTooLarge, UnsupportedMedia)
+"""And one that takes a body."""
+_SHARED = _ANYWHERE | _WITH_A_BODY | _shared(PreconditionFailed)
+
+
+def _named(status: int | str) -> str:
+    return f"Problem{status}"
+
+
+def _share(responses: Responses, shared: Responses) -> None:
+    """Add what others answer, too: by its name, or where the operation has that status of its own, to what stands there."""
+    for status, response in shared.items():
+        own = responses.setdefault(status, {"$ref": f"#/components/responses/{_named(status)}"})
+        if "$ref" not in own:
+            own["description"] += f" {response['description']}"
+            own["content"][MEDIA_TYPE]["examples"] |= response["content"][MEDIA_TYPE]["examples"]
+            own["headers"] = response["headers"] | own.get("headers", {})
 
 
 def bodies(**examples: tuple[str, dict[str, Any]]) -> object:
@@ -252,14 +257,8 @@ def complete(generated: dict[str, Any]) -> dict[str, Any]:
     components["headers"] = {name: {"description": meaning, "schema": dict(schema)} for name, (meaning, schema) in _HEADERS.items()}
     components["securitySchemes"] = _SECURITY
     document["security"] = [{}, *({name: []} for name in _SECURITY)]  # {}: a unix socket, and a simulator, ask for nothing
-    schemas = components["schemas"]
-    schemas["Problem"] = deepcopy(_PROBLEM_SCHEMA)
-    schemas["StatsBody"]["required"].remove("raw")  # there with ?raw=true alone
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    for name, schema in schemas.items():
-        schema["title"] = name  # generated clients name their classes by it, and two of one name would be one too many
-        _complete_times(schema)
+    components["responses"] = {_named(status): deepcopy(response) for status, response in _SHARED.items()}
+    complete_schemas(components["schemas"])
     return document
 
 
@@ -280,14 +279,6 @@ def _number(text: str) -> float:
     return min(int(value), 2**63 - 1) if value.is_integer() else value
 
 
-def _complete_times(schema: dict[str, Any]) -> None:
-    """Every name that ends in _at is a time by RFC 3339."""
-    for name, member in schema.get("properties", {}).items():
-        for kind in (member, *member.get("anyOf", ())) if name.endswith("_at") else ():
-            if kind.get("type") == "string":
-                kind["format"] = "date-time"
-
-
 def _complete_operation(operation: dict[str, Any]) -> None:
     """Summary, problems, and the headers that routes read by themselves."""
     operation["summary"] = re.split(r"[.:;](?:\s|$)", operation["description"], maxsplit=1)[0]
@@ -300,20 +291,28 @@ def _complete_operation(operation: dict[str, Any]) -> None:
         _add_refusal(stated, kind)
     if general != _GENERAL:
         operation["security"] = []
-    operation["responses"] = responses = {str(status): stated[status] for status in sorted(stated, key=int)} | deepcopy(_SHARED)
+    _share(stated, _ANYWHERE | (_WITH_A_BODY if "requestBody" in operation else {}))
+    operation["responses"] = responses = {str(status): stated[status] for status in sorted(stated, key=str)}
     for status, response in responses.items():
-        if response["description"] == _GENERATED:
-            response["description"] = _MEANINGS[status]
-        response["headers"] = sends("Request-Id")["headers"] | response.get("headers", {})
-        for media_type, content in response.get("content", {}).items():
-            content.pop("itemSchema", None)  # of OpenAPI 3.2, and this document says 3.1
-            if media_type == "text/event-stream":
-                content.pop("schema", None)  # it would be about the stream as one string, which is what nobody reads
+        if "$ref" not in response:
+            _complete_answer(status, response)
     parameters = operation.setdefault("parameters", [])
     if "304" in responses:
         parameters.append(_header("If-None-Match", "ETags of what is known already: 304 if one still holds."))
     if "412" in responses:
         parameters.append(_header("If-Match", "ETags of what the change is meant for: 412 if none holds."))
+        parameters.append(_header("If-None-Match", "ETags of what it is not meant for: 412 if one holds; `*`, if there is anything yet."))
+
+
+def _complete_answer(status: str, response: dict[str, Any]) -> None:
+    if response["description"] in _GENERATED:
+        response["description"] = _MEANINGS[status]
+    _send(response, "Request-Id")
+    for media_type, content in response.get("content", {}).items():
+        content.pop("itemSchema", None)  # of OpenAPI 3.2, and this document says 3.1
+        if media_type == "text/event-stream":
+            response["description"] += _STREAMED
+            content.pop("schema", None)  # it would be about the stream as one string, which is what nobody reads
 
 
 def _complete_change(method: str, operation: dict[str, Any]) -> None:
@@ -321,6 +320,8 @@ def _complete_change(method: str, operation: dict[str, Any]) -> None:
     parameters, responses = operation["parameters"], operation["responses"]
     if method == "get":
         return
+    _add_refusal({403: responses["403"]}, CrossSiteRequest)
+    responses.setdefault("412", {"$ref": f"#/components/responses/{_named(412)}"})
     if operation["operationId"] not in QUESTIONS:
         _complete_preference(parameters, responses)
     if method == "post":
@@ -328,8 +329,10 @@ def _complete_change(method: str, operation: dict[str, Any]) -> None:
         refusals: Responses = {int(status): responses[status] for status in ("409", "422") if status in responses}
         for kind in (KeyInUse, OutcomeUnknown, KeyReused):
             _add_refusal(refusals, kind)
-        responses |= {str(status): refusal for status, refusal in refusals.items()}
-        _add_headers(responses, "Idempotency-Replayed")
+        for status, refusal in refusals.items():
+            _send(refusal, "Request-Id")
+            responses[str(status)] = refusal
+        _add_header(responses, "Idempotency-Replayed", "24")
     operation["responses"] = dict(sorted(responses.items()))
 
 
@@ -341,14 +344,17 @@ def _complete_preference(parameters: list[dict[str, Any]], responses: dict[str, 
         parameters.append(_header("Prefer", _PREFER))
     if "200" in responses and "204" not in responses:
         responses["204"] = {"description": "Done, and `return=minimal` was wanted."} | sends("Request-Id")
-        responses["204"]["headers"] |= {name: header for name, header in responses["200"]["headers"].items() if name == "ETag"}
-    _add_headers(responses, "Preference-Applied")
+        responses["204"]["headers"] |= {
+            name: header for name, header in responses["200"]["headers"].items() if name in {"ETag", "Location"}
+        }
+    _add_header(responses, "Preference-Applied", "2")
 
 
-def _add_headers(responses: dict[str, Any], *names: str) -> None:
+def _add_header(responses: dict[str, Any], name: str, classes: str) -> None:
+    """Document a header of all answers of these classes that the operation has for its own."""
     for status, response in responses.items():
-        if status.startswith("2"):
-            response["headers"] |= sends(*names)["headers"]
+        if status[0] in classes and "$ref" not in response:
+            _send(response, name)
 
 
 def _header(name: str, description: str) -> dict[str, Any]:

@@ -26,7 +26,9 @@ _AT_ONCE = 100
 """Events that one write to a stream holds at most."""
 _ID = re.compile(r"\d{1,18}", re.ASCII)
 _STREAM: dict[str, Any] = sends("Link") | {
-    "description": "A page; or, with `Accept: text/event-stream`, each event as an EventBody in the `data` of one of its type.",
+    "description": "A page; or, with `Accept: text/event-stream`, each event as an EventBody in the `data` of one of its type. But a `gap` "
+    "whose data is `after`, `oldest_id` and `newest_id` tells that the stream was to begin behind an event that is not kept any more (all "
+    "that is kept follows) or was never given out here (what comes follows).",
     "content": {
         "text/event-stream": {
             "schema": {"type": "string"},
@@ -48,7 +50,10 @@ class EventBody(Body):
     group: GroupRef | None
     """null: of the whole node."""
     data: dict[str, Any] = Field(examples=[{"shrink_id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "state": "succeeded"}])
-    """What there is to say, by the type."""
+    """What there is to say, by the type. `daemon.started`: version, interrupted_shrinks. `group.made` and `limits.changed`: the limits, and
+    policy and shrink_id where those set them. `process.added`: pid. `shrink.state`: shrink_id, state, policy, errno, reclaimed_bytes.
+    `policy.changed`: name, kind, enabled, generation. `policy.deleted`: name. `decision`: policy, generation, mode, verdict, reason,
+    asked_bytes, granted_bytes. `simulation.state`: simulation_id, state. `gap`: dropped. Others: nothing."""
 
 
 class EventPage(Body):

@@ -128,6 +128,7 @@ TRIED: dict[int | str, dict[str, Any]] = {
     }
 }
 _KNOWN = frozenset((*_NAMES, *_NUMBERS))
+_ORDERS = tuple(f"{way}{name}" for name in ("path", *_NUMBERS) for way in ("", "-"))
 _SHOWN = "id,path,aliases,usage_bytes,max_bytes,effective_max_bytes"
 
 
@@ -138,8 +139,10 @@ class GroupQuery(BaseModel):
 
     parent: str | None = Field(None, description="A group: only those below it. Absent: all.")
     depth: int | None = Field(None, ge=1, description="How many levels below the parent; absent: all.")
-    order_by: str = Field("path", description="path, or a number such as usage_bytes; a leading - for the largest first.")
-    fields: str = Field(_SHOWN, description="Comma list of the names to answer.")
+    order_by: str = Field(
+        "path", description="path, or a number; a leading - for the largest first.", json_schema_extra={"enum": [*_ORDERS]}
+    )
+    fields: str = Field(_SHOWN, description=f"Comma list of the names to answer: {', '.join((*_NAMES, *_NUMBERS))}.")
     page_size: PageSize = 50
     page_token: PageToken = None
 

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a POST that is sent again under its key is answered again, and not carried out again."""
+"""Idempotency-Key: a POST that is sent again under its key is answered again, and not carried out again. A dry run uses no key up."""
 
 import asyncio
 import hashlib
@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 
 from app.api import problems
-from app.api.wiring import caller_of
+from app.api.wiring import caller_of, is_dry_run
 from app.errors import InvalidRequest, MalformedBody, ShrinkdError
 from app.keys import Answer, Key, Keys
 
@@ -36,6 +36,8 @@ async def answer_once(request: Request, operation: str, body: object, carry_out:
     if not lines:
         return await carry_out(request)
     key, asked = Key(caller_of(request.scope).name, operation, _read_key(lines)), _digest(request, body)
+    if is_dry_run(request):
+        return await carry_out(request)  # which writes nothing, and leaves the key to the request that it tries out
     # Shielded: who hangs up, or is hung up on, has begun something, and is to find its answer.
     return await asyncio.shield(_once(request, key, asked, carry_out))
 

@@ -15,7 +15,7 @@ _LARGEST = 1000
 _ALIEN = re.compile("[\0\ud800-\udfff]")
 
 PageSize = Annotated[int, Field(ge=1, description="At most 1000; more is taken as 1000.")]
-PageToken = Annotated[str | None, Field(description="next_page_token of the page before.")]
+PageToken = Annotated[str | None, Field(description="next_page_token of the page before, with all else as it was there.")]
 
 
 def page_limit(page_size: int) -> int:

@@ -111,7 +111,7 @@ class PolicyBody(Body):
     swap: Swap
     active: Active | None
     spec: dict[str, Any] = Field(examples=[{"high": "90%", "low": "85%", "max_pass_seconds": 30, "cooldown_seconds": 5}])
-    """That of its kind."""
+    """That of its kind, with its defaults; no two kinds have the same members."""
     generation: int
     """Grows by one with each change."""
     created_at: str
@@ -216,7 +216,10 @@ def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
     | {200: sends("ETag"), 201: {"model": PolicyBody} | sends("Location", "ETag")},
 )
 def put_policy(request: Request, wiring: Wired, name: NewName, draft: ADraft, dry_run: DryRun = False) -> Response:
-    """Replace a policy as a whole, or make it where it is not there. One that means the same stays in its generation."""
+    """Replace a policy as a whole, or make it where it is not there. One that means the same stays in its generation.
+
+    Of what GET answers this takes what was written, from `name` to `spec`, and refuses the rest.
+    """
     return put(wiring, caller_of(request.scope), named(draft, name), checker(request), dry_run=dry_run)
 
 

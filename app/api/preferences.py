@@ -4,6 +4,8 @@ import re
 
 from fastapi import Request, Response
 
+from app.api.wiring import is_dry_run
+
 QUESTIONS = frozenset({"evaluate_policy"})
 """The POSTs that change nothing: what they answer is all that there is of them."""
 _PREFERENCE = re.compile(r'(?:^|,)\s*([!#-\'*+.0-9A-Z^-z|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s",;]*))?\s*(?=$|[,;])', re.ASCII)
@@ -25,7 +27,7 @@ def returned(request: Request, response: Response) -> Response:
     A trial keeps its body, which is all that it is for, and so do a problem and a 207, whose parts are answers of their own.
     """
     is_minimal = preferences(request).get("return", "").lower() == "minimal"
-    if not is_minimal or response.status_code not in _SHRUNK or not response.body or "dry_run" in request.query_params:
+    if not is_minimal or response.status_code not in _SHRUNK or not response.body or is_dry_run(request):
         return response
     headers = {name: value for name, value in response.headers.items() if name not in {"content-length", "content-type"}}
     applied = [*filter(None, [headers.get("preference-applied")]), "return=minimal"]

@@ -15,6 +15,7 @@ from app.simulation import Plan, Report
 from app.simulations import Simulation, no_simulation
 
 router = APIRouter(route_class=StrictRoute, tags=["simulations"])
+_AGAIN = {"Retry-After": "1"}
 
 
 class SimulationLinks(Body):
@@ -109,7 +110,7 @@ def create_simulation(wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRu
     """Try policies on a scenario of the gallery, or on one of your own. It runs in a process of its own, at a low priority."""
     body = simulation_body(wiring.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run)
     headers = {} if dry_run else {"Location": body.links.self}
-    return Response(body.model_dump_json(), 202, headers | {"Retry-After": "1"}, "application/json")
+    return Response(body.model_dump_json(), 202, headers | _AGAIN, "application/json")
 
 
 @router.get("/v1/simulations", operation_id="list_simulations")
@@ -123,11 +124,12 @@ async def list_simulations(wiring: Wired, caller: Calling) -> SimulationPage:
     "/v1/simulations/{simulation_id}",
     operation_id="get_simulation",
     response_model=SimulationBody,
-    responses=UNCHANGED | refuses(SimulationNotFound),
+    responses=UNCHANGED | {200: sends("ETag", "Retry-After")} | refuses(SimulationNotFound),
 )
 async def get_simulation(request: Request, wiring: Wired, simulation_id: Known) -> Response:
     """Read a simulation: how far it is, and its report when it is done."""
-    return tagged(request, simulation_body(wiring.simulations.get(simulation_id)))
+    body = simulation_body(wiring.simulations.get(simulation_id))
+    return tagged(request, body, {} if body.done else _AGAIN)
 
 
 @router.post(

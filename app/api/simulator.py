@@ -165,7 +165,7 @@ async def get_simulator(request: Request, wiring: Wired, machine: Machine) -> Re
     responses=UNCHANGED | refuses(NotSimulator, group=True),
 )
 async def get_workload(request: Request, machine: Machine, group: Target) -> Response:
-    """Read what happens in a group, as it would be put there again."""
+    """Read what happens in a group; without `group` and `dry_run`, it can be put there again."""
     return tagged(request, workload_body(group, machine.workload(group)))
 
 

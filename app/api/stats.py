@@ -114,6 +114,7 @@ _read_counters = attrgetter(*_COUNTERS)
 _EVENTS = tuple(Events.__slots__)
 _read_events = attrgetter(*_EVENTS)
 _FIELDS = frozenset(StatsBody.model_fields) - {"raw"}
+_LISTED = ", ".join(name for name in StatsBody.model_fields if name in _FIELDS)
 
 
 def stats_row(group: Group, stat: MemStat) -> dict[str, Any]:
@@ -199,7 +200,7 @@ async def list_stats(
     wiring: Wired,
     caller: Calling,
     subtree: Annotated[str | None, Query(description="A group: it and everything below. Absent: all groups.")] = None,
-    fields: Annotated[str | None, Query(description="Comma list of the names to answer; absent: all.")] = None,
+    fields: Annotated[str | None, Query(description=f"Comma list of the names to answer; absent: all of {_LISTED}.")] = None,
 ) -> Response:
     """Read the statistics of many groups in one answer, in path order."""
     wanted = pick_fields(fields, _FIELDS) | {"group"}

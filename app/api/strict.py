@@ -1,6 +1,7 @@
 """Requests taken strictly: JSON without duplicate keys, a media type that says so, and no name in the query that means nothing.
 
-What holds for every change alike is here as well: a POST is carried out once for each Idempotency-Key, and says no more than preferred.
+What holds for every change alike is here as well: a POST is carried out once for each Idempotency-Key, no If-Match is let through unread,
+and the answer says no more than preferred.
 """
 
 import json
@@ -15,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app.api.attempts import attempt
+from app.api.conditional import check_no_etag
 from app.api.once import answer_once
 from app.api.preferences import QUESTIONS, returned
 from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
@@ -34,6 +36,7 @@ class StrictRoute(APIRoute):
         known = _query_names(self.dependant)
         once = {name for name, is_list in known.items() if not is_list}
         takes_body, operation = self.body_field is not None, self.operation_id or self.name
+        has_no_etag = 412 not in self.responses
 
         async def read_strictly(request: Request) -> Response:
             if unknown := request.query_params.keys() - known.keys():
@@ -47,6 +50,8 @@ class StrictRoute(APIRoute):
         async def answer(request: Request, body: object) -> Response:
             if request.method == "GET":
                 return await handle(request)
+            if has_no_etag:
+                check_no_etag(request)
             response = await (answer_once(request, operation, body, handle) if request.method == "POST" else handle(request))
             return response if operation in QUESTIONS else returned(request, response)
 

@@ -171,3 +171,10 @@ async def _changeable(wiring: Wired, caller: Calling, group: Target) -> Group:
 
 Changeable = Annotated[Group, Depends(_changeable)]
 DryRun = Annotated[bool, Query(description="Make every check and answer as if it were done, and write nothing.")]
+_YES = frozenset(("1", "on", "t", "true", "y", "yes"))
+"""What pydantic takes for true."""
+
+
+def is_dry_run(request: Request) -> bool:
+    """As DryRun, for what stands around all routes."""
+    return request.query_params.get("dry_run", "").lower() in _YES

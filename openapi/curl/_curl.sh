@@ -1,14 +1,16 @@
 # shellcheck shell=bash
 # Sourced by every script here: where the daemon is, and what all of them do. Needs bash and curl, nothing else.
 #
-#   SHRINKD_URL     where it listens (default http://127.0.0.1:8080, as `make run` serves it)
+#   SHRINKD_URL     where it listens: http://HOST:PORT or unix:/PATH (default http://127.0.0.1:8080, as `make run` serves it)
 #   SHRINKD_SOCKET  the path of its unix socket instead, such as /run/shrinkd/api.sock
 #   SHRINKD_TOKEN   a token of `shrinkd token make`, where one is wanted; it is sent and not shown
 
 at=()
-url=${SHRINKD_URL:-http://127.0.0.1:8080}
-if [[ -n ${SHRINKD_SOCKET:-} ]]; then
-  at=(--unix-socket "$SHRINKD_SOCKET")
+where=${SHRINKD_SOCKET:+unix:$SHRINKD_SOCKET}
+where=${where:-${SHRINKD_URL:-http://127.0.0.1:8080}}
+url=$where
+if [[ $where == unix:* ]]; then
+  at=(--unix-socket "${where#unix:}")
   url=http://localhost
 fi
 auth=()
@@ -30,7 +32,7 @@ call() {
   shift 3
   printf '$ curl'
   quoted "${at[@]}" -X "$method" "$url$path" "$@"
-  answer=$(curl -sS -i "${at[@]}" "${auth[@]}" -X "$method" "$@" "$url$path" && printf .) || fail "no answer from ${SHRINKD_SOCKET:-$url}: is the daemon running?"
+  answer=$(curl -sS -i "${at[@]}" "${auth[@]}" -X "$method" "$@" "$url$path" && printf .) || fail "no answer from $where: is the daemon running?"
   answer=${answer%.}
   headers=${answer%%$'\r\n\r\n'*}
   body=${answer#*$'\r\n\r\n'}
@@ -71,7 +73,7 @@ header() {
 
 # stat_of NAME: read the group's statistics anew, and answer one of them.
 stat_of() {
-  body=$(curl -sS "${at[@]}" "${auth[@]}" "$url/v1/groups/$group/stats") || fail "no answer from ${SHRINKD_SOCKET:-$url}"
+  body=$(curl -sS "${at[@]}" "${auth[@]}" "$url/v1/groups/$group/stats") || fail "no answer from $where"
   member "$1"
 }
 

@@ -137,3 +137,28 @@ def test_and_is_made_where_they_hold(still: Still, method: str, path: str, body:
     etag = still.client.get(path).headers["etag"]
     answer = still.client.request(method, path, params={"dry_run": True}, json=body, headers=filled(condition, etag))
     assert (answer.status_code, answer.json()["dry_run"]) == (200, True)
+
+
+WITHOUT_ETAG: list[tuple[str, Any]] = [
+    ("/v1/groups", {"path": "made"}),
+    ("/v1/groups/web/processes", {"pid": 1}),
+    ("/v1/groups/web/shrinks", {"target_bytes": "8G"}),
+    ("/v1/limits/batch", {"items": [{"group": "web", "patch": {"max_bytes": "1G"}}]}),
+    ("/v1/policies", ROOM | {"name": "made"}),
+    ("/v1/policies/tagged/evaluate", None),
+    ("/v1/simulations", {"scenario": "empty", "duration_seconds": 1}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), WITHOUT_ETAG)
+@pytest.mark.parametrize("etag", [OTHER, "", "{}"])
+def test_a_condition_on_what_has_no_etag_is_412_and_nothing_is_made(still: Still, path: str, body: Any, etag: str) -> None:
+    still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
+    before, mine = still.stage.everything(), still.client.get("/v1/groups/web/limits").headers["etag"]
+    problem(still.client.post(path, json=body, headers={"If-Match": etag.format(mine)}), 412, "precondition-failed")
+    assert still.stage.everything() == before
+
+
+def test_a_condition_that_names_anything_holds_where_there_is_no_etag(still: Still) -> None:
+    answer = still.client.post("/v1/groups", params={"dry_run": True}, json={"path": "made"}, headers={"If-Match": "*"})
+    assert answer.status_code == 201

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import sqlite3
+from contextlib import closing
 from functools import partial
 from itertools import count
 from typing import Any
@@ -41,6 +43,12 @@ def post(client: httpx.Client, path: str, body: Any, key: str, **headers: str) -
 
 def planned(client: httpx.Client) -> int:
     return len(client.get("/v1/simulator/faults").json()["planned"])
+
+
+def kept_keys(still: Still) -> set[str]:
+    path = still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
+    with closing(sqlite3.connect(path)) as database:
+        return {key for (key,) in database.execute("SELECT key FROM idempotency_keys")}
 
 
 def said(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
@@ -141,7 +149,6 @@ def hung_up(still: Still, path: str, body: Any, key: str) -> socket.socket:
     ("path", "body"),
     [
         ("/v1/simulator/faults", FAULT | {"use": 999}),
-        ("/v1/simulator/faults?dry_run=true", FAULT),
         ("/v1/simulator/faults?dry_run=false", FAULT),
     ],
 )
@@ -153,8 +160,26 @@ def test_another_request_under_the_key_is_422_and_does_nothing(still: Still, key
 
 
 def test_another_address_of_the_same_operation_is_another_request(still: Still, key: str) -> None:
-    post(still.client, "/v1/groups/web/shrinks?dry_run=true", {"reclaim_bytes": 1}, key).raise_for_status()
-    problem(post(still.client, "/v1/groups/db/shrinks?dry_run=true", {"reclaim_bytes": 1}, key), 422, "idempotency-key-reused")
+    post(still.client, "/v1/groups/web/shrinks", {"reclaim_bytes": 1}, key).raise_for_status()
+    problem(post(still.client, "/v1/groups/db/shrinks", {"reclaim_bytes": 1}, key), 422, "idempotency-key-reused")
+
+
+@pytest.mark.parametrize("yes", ["true", "True", "1", "on", "t", "y", "YES"])
+def test_a_dry_run_leaves_its_key_to_the_request_that_it_tries_out(still: Still, key: str, yes: str) -> None:
+    before = planned(still.client)
+    for _ in range(2):
+        tried = post(still.client, f"/v1/simulator/faults?dry_run={yes}", FAULT, key)
+        assert tried.json()["dry_run"] is True
+        assert "idempotency-replayed" not in tried.headers
+    assert kept_keys(still) & {key} == set()
+    post(still.client, "/v1/simulator/faults", FAULT, key).raise_for_status()
+    assert planned(still.client) == before + 1
+    assert key in kept_keys(still)
+
+
+@pytest.mark.parametrize("written", ["two words", "x" * 256])
+def test_a_dry_run_refuses_a_key_that_would_be_refused(client: httpx.Client, written: str) -> None:
+    problem(post(client, "/v1/simulator/faults?dry_run=true", FAULT, written), 422, "invalid-request")
 
 
 def test_another_operation_has_keys_of_its_own(still: Still, key: str) -> None:

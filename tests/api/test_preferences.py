@@ -82,6 +82,11 @@ def test_a_problem_a_trial_a_batch_and_a_question_keep_their_bodies(client: http
     assert [(answer.json() != {}, answer.headers.get("preference-applied")) for answer in answers] == [(True, None)] * 4
 
 
+def test_a_parameter_that_says_that_it_is_no_trial_makes_none(client: httpx.Client) -> None:
+    answer = client.patch("/v1/groups/web/limits?dry_run=false", json={}, headers=MINIMAL)
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
 def test_what_is_kept_under_a_key_is_the_whole_answer(client: httpx.Client) -> None:
     key = {"Idempotency-Key": "terse"}
     first = client.post("/v1/groups", json={"path": "kept"}, headers=key | MINIMAL)

@@ -59,7 +59,9 @@ class RecordedHistory(Strict):
     times: Annotated[tuple[Time, ...], Field(strict=False, min_length=1, max_length=_MOST_SAMPLES)] = Field(
         examples=[["2026-11-23T08:00:00Z", "2026-11-23T08:00:10Z"]]
     )
-    series: Series = Field(examples=[{"usage_bytes": [371195904, 379584512], "anon_bytes": [100663296, None]}])
+    series: Series = Field(
+        examples=[{name: [] for name in Series.model_fields} | {"usage_bytes": [371195904, 379584512], "anon_bytes": [100663296, None]}]
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

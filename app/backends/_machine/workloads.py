@@ -77,7 +77,7 @@ class Bursts(Strict):
 
     every_seconds: float = Field(ge=1, allow_inf_nan=False, examples=[120])
     lasts_seconds: float = Field(gt=0, allow_inf_nan=False, examples=[20])
-    size_bytes: MemorySize = Field(examples=["16M"])
+    size_bytes: MemorySize = Field(examples=[16 << 20])
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,7 +91,7 @@ class Memory(Strict):
 
     kind: Used = Field(examples=["anon"])
     """`shmem` is anonymous and outlives its process, as does what is cached of a `file`; `unevictable` is locked."""
-    size_bytes: MemorySize = Field(default=0, examples=["48M"])
+    size_bytes: MemorySize = Field(default=0, examples=[48 << 20])
     """What the process starts with."""
     heat_seconds: Heat = Field(default=math.inf, examples=["hot", 45])
     """The mean time between two uses of one page, or hot (1), warm (30), cold (600), idle (nobody uses it again)."""
@@ -107,7 +107,9 @@ class Memory(Strict):
     """What is wanted for a while beside that."""
     writes_bytes_per_second: Speed = 0
     """How much of a file is written to, and so left dirty."""
-    trace: Annotated[tuple[Step, ...], Field(strict=False)] = Field(default=(), examples=[[[0, "128M"], [30, "640M"], [45, "128M"]]])
+    trace: Annotated[tuple[Step, ...], Field(strict=False)] = Field(
+        default=(), examples=[[[0, 128 << 20], [30, 640 << 20], [45, 128 << 20]]]
+    )
     """Recorded sizes, each from its second on; they replace `size_bytes`, and begin anew at the last one."""
 
     @model_validator(mode="after")
