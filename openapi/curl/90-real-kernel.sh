@@ -74,14 +74,15 @@ read -r -t 120 answer <&"$from_worker" || fail "the process died"
 call 200 GET "/v1/groups/$group/stats"
 usage=$(member usage_bytes) cache=$(member file_bytes)
 say "usage $(mib "$usage"), of which page cache $(mib "$cache")"
-((usage >= 340 * mebibyte && cache >= 250 * mebibyte)) || fail "that is too little"
+# not all of it: a host may reclaim by itself what nobody looks at, some MiB at a time
+((usage >= 320 * mebibyte && cache >= 230 * mebibyte)) || fail "that is too little"
 
 say "1. a limit of 64M is refused"
 call 409 PATCH "/v1/groups/$group/limits" --json '{"max_bytes": "64M"}'
 [[ $(member type) == /problems/limit-below-usage && $(member errno) == EBUSY ]] || fail "it was refused for another reason"
 cache_left=$(stat_of file_bytes)
 say "page cache: $(mib "$cache") before, $(mib "$cache_left") after"
-((cache_left * 100 >= cache * 99)) || fail "the page cache was dropped"
+((cache_left * 100 >= cache * 90)) || fail "the page cache was dropped"
 same_limit null
 
 say "2. shrink to 200M, then make that the limit"
