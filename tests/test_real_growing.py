@@ -1,7 +1,8 @@
 """Lowering the limit of a process that keeps growing, on a real controller: a kill is the limit's doing, never its setting's.
 
 What is charged under a limit stays below it. So a group whose peak is not above its new limit was below it when that was
-written, and its process may meet it later on; one that was above it has to keep the old limit, and its process.
+written, and its process may meet it later on; one that was above it has to keep the old limit, and its process. But for
+what its CPUs had charged ahead: v1 gives that back before it looks, so usage may have been above the limit by so much.
 """
 
 import random
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from app.backends import Backend
+from app.backends._cgroupfs import CHARGED_AHEAD_BYTES
 from app.errors import Busy
 from app.memcontrol import Memcg, set_limit
 from app.memparse import page_floor
@@ -71,7 +73,7 @@ def test_setting_the_limit_of_a_process_that_grows_kills_nobody(kernel: CgroupHo
             except Busy:
                 limit = OLD_LIMIT
         assert kernel.limit(grower.group) == f"{limit}\n"
-        assert grower.lives or grower.peak <= limit
+        assert grower.lives or grower.peak <= limit + CHARGED_AHEAD_BYTES
 
 
 @pytest.mark.parametrize("kernel", ["v2"], indirect=True)
