@@ -11,6 +11,7 @@ import pytest
 
 from app.backends import Backend
 from app.settings import Settings
+from tests import forks
 from tests.backends import v2_host
 from tests.backends.cgroups import CgroupHost, swap_for_tests
 from tests.backends.hosts import opened
@@ -45,6 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.v2)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What daemons are forks of is started before the first test, whose own it is not, and imports while others run."""
+    if not session.config.option.collectonly and any(_is_with_daemons(item) for item in session.items):
+        forks.prepare()
+
+
+def _is_with_daemons(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and not {"daemon", "mortal"}.isdisjoint(item.fixturenames)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_stays_open() -> Iterator[None]:
     """A test leaves no thread and no descriptor behind. Where a server outlives it, the server's fixture sees to that."""
@@ -71,7 +82,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
 
         def start(**settings: str) -> Daemon:
-            started = Daemon(tmp_path, **settings)
+            started = Daemon(tmp_path, forks.Fork, **settings)
             stack.callback(started.close)
             return started
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import httpx
 
@@ -95,24 +95,44 @@ class Live:
         self.stop()
 
 
+class Process(Protocol):
+    """What a daemon is to who started it."""
+
+    @property
+    def pid(self) -> int:
+        """The number that its signals go to."""
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+
+    def wait(self) -> int:
+        """Its exit code, when it has ended."""
+
+    def send_signal(self, which: signal.Signals, /) -> None:
+        """Send it, unless it has ended."""
+
+    def kill(self) -> None:
+        """Kill -9, unless it has ended."""
+
+
+def command(environ: Mapping[str, str], log: Path) -> Process:
+    """Start `shrinkd serve` as people do."""
+    with log.open("ab") as lines:
+        return subprocess.Popen(
+            [sys.executable, "-m", "app", "serve"], env=environ, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines, process_group=0
+        )
+
+
 class Daemon:
     """`shrinkd serve` as a process of its own, on a unix socket in `folder`; it has answered once when this is made."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, begin: Callable[[Mapping[str, str], Path], Process] = command, **settings: str) -> None:
         """Settings by their names without the prefix: Daemon(folder, backend="v1")."""
         self.socket = folder / "api.sock"
         self.log = folder / "daemon.log"
         given = {"listen": f"unix:{self.socket}", "database_url": f"sqlite:///{folder}/daemon.db", "backend": "simulator"} | settings
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
-                env=environ | {f"SHRINKD_{name.upper()}": value for name, value in given.items()},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
+        self._process = begin(environ | {f"SHRINKD_{name.upper()}": value for name, value in given.items()}, self.log)
         self.pid = self._process.pid
         self.client = self.another_client()
         self._wait_until_it_answers()

@@ -1,19 +1,18 @@
 """Daemons to be killed by the hundred: each is a fork of one process that has imported everything, and has no port to listen on.
 
-What a daemon is told, and what it says, is a line of JSON. The first that it says comes when it has recovered.
+The first that a daemon says comes when it has recovered.
 """
 
 import asyncio
 import itertools
-import json
+import logging
 import os
-import select
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ import httpx
 
 from app import main
 from app.settings import Settings
+from tests.forks import FORKS
 
 _WATCHED = tuple(
     str(Path(main.__file__).parent / name) for name in ("backends", "job", "intents.py", "memcontrol.py", "store.py", "api/limits.py")
@@ -41,19 +41,16 @@ class Mortal:
 
     def __init__(self, settings: Settings, *, has_policies: bool = False) -> None:
         """`has_policies`: from its begin on it carries policies out, as one that serves does."""
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.mortal", settings.model_dump_json(), *["policies"] * has_policies],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
+        self._line, theirs = FORKS.Pipe()
+        self._nursery = FORKS.Process(target=_nurse, args=(settings, theirs), kwargs={"has_policies": has_policies})
+        self._nursery.start()
+        theirs.close()
         self._pid = 0
 
     def begin(self) -> list[str]:
         """Start a daemon, wait until it has settled what the last one left, and answer in which state the newest shrink is."""
-        print(file=self._nursery.stdin, flush=True)
-        self._pid, states = self._hear()
+        self._line.send("begin")
+        self._pid, states = self._line.recv()
         return list(states)
 
     def ask(self, method: str, path: str, body: Any = None, *, seconds: float | None = None, lines: int = 0) -> Answer | None:
@@ -62,11 +59,9 @@ class Mortal:
         It gets a kill -9 after so many seconds, or right before so many lines of its code, and lives on if it was faster.
         A negative number of lines is never reached, and they are counted.
         """
-        print(json.dumps([method, path, body, lines]), file=self._nursery.stdin, flush=True)
-        self._hear()  # that it has heard: what a dead one has not read, the next would
-        assert self._nursery.stdout is not None
-        is_in_time = seconds is None or select.select([self._nursery.stdout], [], [], seconds)[0]
-        return self._answer() if is_in_time else self.kill()
+        self._line.send((method, path, body, lines))
+        self._line.recv()  # that it has heard: what a dead one has not read, the next would
+        return self._answer() if self._line.poll(seconds) else self.kill()
 
     def kill(self) -> Answer | None:
         """Kill -9, unless it is dead already; answers what it had said and nobody heard."""
@@ -81,34 +76,29 @@ class Mortal:
 
     def close(self) -> None:
         self.kill()
-        self._nursery.communicate()
+        self._line.close()
+        self._nursery.join()
+        self._nursery.close()
 
     def _answer(self) -> Answer | None:
         """What it says; None tells its death."""
-        said = self._hear()
+        said: Answer | None = self._line.recv()
         if said is None:
             self._pid = 0
-        return said and Answer(*said)
-
-    def _hear(self) -> Any:
-        assert self._nursery.stdout is not None
-        line = self._nursery.stdout.readline()
-        assert line, f"the nursery ended with {self._nursery.wait()}"
-        return json.loads(line)
+        return said
 
 
-def _live(settings: Settings, *, has_policies: bool) -> None:
+def _live(settings: Settings, line: Connection, *, has_policies: bool) -> None:
     app = main.create_app(settings)
     if has_policies:
         app.state.wiring.daemon.start()
-    _say([os.getpid(), [row["state"] for row in app.state.wiring.store.list_shrinks(limit=1)]])
-    if line := sys.stdin.readline():
-        method, path, body, dies_at = json.loads(line)
-        _say("heard")
-        with _counted(dies_at) as lines:
-            status, answer = asyncio.run(_request(app, method, path, body))
-        _say([status, answer, next(lines) - 1])
-        sys.stdin.readline()
+    line.send((os.getpid(), [row["state"] for row in app.state.wiring.store.list_shrinks(limit=1)]))
+    method, path, body, dies_at = line.recv()
+    line.send("heard")
+    with _counted(dies_at) as lines:
+        status, answer = asyncio.run(_request(app, method, path, body))
+    line.send(Answer(status, answer, next(lines) - 1))
+    line.recv()
 
 
 async def _request(app: Any, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -137,20 +127,18 @@ def _counted(dies_at: int) -> Iterator[Iterator[int]]:
     sys.settrace(None)
 
 
-def _say(something: Any) -> None:
-    sys.stdout.write(json.dumps(something) + "\n")
-    sys.stdout.flush()
-
-
-def _nurse(settings: Settings, *, has_policies: bool) -> None:
+def _nurse(settings: Settings, line: Connection, *, has_policies: bool) -> None:
+    os.setpgid(0, 0)  # Ctrl-C is for the tests
+    logging.disable()  # each would say on our terminal that its predecessor was killed
     asyncio.run(_warm_up(settings))
-    for _ in sys.stdin:
-        child = os.fork()
-        if not child:
-            _live(settings, has_policies=has_policies)
-            os._exit(0)
-        os.waitpid(child, 0)
-        _say(None)
+    with suppress(EOFError):
+        while line.recv():
+            child = os.fork()
+            if not child:
+                _live(settings, line, has_policies=has_policies)
+                os._exit(0)
+            os.waitpid(child, 0)
+            line.send(None)
 
 
 async def _warm_up(settings: Settings) -> None:
@@ -158,7 +146,3 @@ async def _warm_up(settings: Settings) -> None:
     app = main.create_app(settings)
     async with app.router.lifespan_context(app):
         await _request(app, "GET", "/v1/shrinks", None)
-
-
-if __name__ == "__main__":
-    _nurse(Settings.model_validate_json(sys.argv[1]), has_policies="policies" in sys.argv[2:])

@@ -97,6 +97,12 @@ def test_the_schema_can_be_brought_up_to_date_before_the_daemon_is(sound: dict[s
         assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0006",)]
 
 
+def test_a_daemon_that_was_started_by_its_command_answers_and_ends_with_0(tmp_path: Path) -> None:
+    with closing(Daemon(tmp_path)) as daemon:
+        assert daemon.client.get("/readyz").status_code == 200
+        assert daemon.stop() == 0
+
+
 def test_a_command_that_is_none_is_refused() -> None:
     ended = shrinkd("reboot")
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)

@@ -1,0 +1,65 @@
+"""Daemons that begin as forks of one process, which has imported the application once: that takes 2 s here, and half a minute in the VM.
+
+How a daemon is started as people do it, by its command, is for tests/test_main.py.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from multiprocessing import forkserver
+from pathlib import Path
+
+FORKS = multiprocessing.get_context("forkserver")
+
+
+class Fork:
+    """`shrinkd serve` in a fork, to be used as the subprocess.Popen of that command. Once its end is known, nothing of it is open here."""
+
+    def __init__(self, environ: Mapping[str, str], log: Path) -> None:
+        self._process = FORKS.Process(target=_serve, args=(dict(environ), log))
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            self._code = self._process.exitcode
+            if self._code is not None:
+                self._process.close()
+        return self._code
+
+    def wait(self) -> int:
+        if self._code is None:
+            self._process.join()
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def send_signal(self, which: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, which)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def prepare() -> None:
+    """Start what is forked. It imports while others run, and has two descriptors here until this process ends."""
+    FORKS.set_forkserver_preload(["app.__main__", "app.serve", "tests.mortal"])
+    forkserver.ensure_running()
+
+
+def _serve(environ: dict[str, str], log: Path) -> None:
+    from app.__main__ import main
+
+    os.setpgid(0, 0)  # Ctrl-C is for the tests
+    with log.open("ab") as lines:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(lines.fileno(), stream.fileno())
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.argv = ["shrinkd", "serve"]
+    main()
