@@ -31,6 +31,7 @@ follow() {
     seen+=$line$'\n'
     [[ $line != data:* ]] || ((--lines)) || break
   done < <(curl -sSN --max-time 10 "${at[@]}" "$@" "$url$path")
+  kill $! 2>/dev/null || true # it would find out when there is more to tell, and until then hold on to our output
 }
 
 say "what was that? Followed from behind event $last, and it would go on"
