@@ -8,7 +8,7 @@ from typing import Any
 
 from app.backends import Group
 from app.guards import MANUAL_SECONDS, Breaker, Guards
-from app.policies import MIN_ASK_BYTES, Decision, Host, Kind, Member, Outcome, Reason, Reclaim, Verdict
+from app.policies import MIN_ASK_BYTES, Decision, Host, Kind, Member, Outcome, Reason, Reclaim, Resize, Verdict
 from app.policies._envelope import Envelope
 
 _VETOED_SECONDS = 5.0
@@ -34,6 +34,8 @@ class Post:
     breaker: Breaker = field(default_factory=Breaker)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     """What became of its grants since the last look, by group id."""
+    outcomes_before: dict[int, Outcome] = field(default_factory=dict)
+    """What the last look was told, which goes on with `state_before`."""
     running: set[int] = field(default_factory=set)
     """The ids of the groups in which a grant of it is carried out."""
     decisions: tuple[Decision, ...] = ()
@@ -59,6 +61,8 @@ class Wish:
     amount: int = 0
     """What it asks to reclaim, in bytes, less what would go below its floor."""
     granted: int = 0
+    floor: int = 0
+    """What usage is not to be brought below: its own, or a higher one of somebody who wanted the same."""
     swappiness: int | None = None
     put_off_seconds: float = 0.0
     """How long nothing can come of asking again."""
@@ -95,7 +99,7 @@ def arbitrate(wishes: Iterable[Wish], guards: Guards, moment: Moment, busy: Coll
         elif wish.verdict is Verdict.ACT:
             _place(wish, taken, busy)
     for wish in taken.values():
-        guards.granted(wish.group, wish.granted, moment.now)
+        guards.granted(wish.group, wish.granted, moment.now, is_urgent=wish.post.kind.is_urgent)
     return list(taken.values())
 
 
@@ -109,40 +113,66 @@ def _check(wish: Wish, guards: Guards, moment: Moment) -> None:
     elif reason := guards.veto(policy.kind, wish.group, moment.host, moment.now):
         verdict = Verdict.TRIPPED if reason is Reason.OOM_KILLED else Verdict.VETOED
         wish.refuse(verdict, reason, MANUAL_SECONDS if reason is Reason.MANUAL_CHANGE else _VETOED_SECONDS)
-    elif isinstance(wish.decision.ask, Reclaim):
+    elif isinstance(wish.decision.ask, Reclaim | Resize):
         _measure(wish, wish.decision.ask, guards, moment)
 
 
-def _measure(wish: Wish, ask: Reclaim, guards: Guards, moment: Moment) -> None:
-    stat = wish.member.stat
+def _measure(wish: Wish, ask: Reclaim | Resize, guards: Guards, moment: Moment) -> None:
+    """Say how much is reclaimed, of what, and down to where; limits may be set behind a shrink."""
+    stat, maximum = wish.member.stat, ask.limits.get("max_bytes") if isinstance(ask, Resize) else 0
+    if isinstance(ask, Reclaim):
+        goal = stat.usage_bytes - ask.target_bytes if ask.target_bytes is not None else ask.reclaim_bytes or 0
+        wish.floor = wish.member.floor_bytes
+        wish.amount = wish.granted = max(min(goal, stat.usage_bytes - wish.floor), 0)
     swappiness = guards.swappiness(wish.post.policy, stat, moment.host)
-    goal = stat.usage_bytes - ask.target_bytes if ask.target_bytes is not None else ask.reclaim_bytes or 0
-    wish.amount = wish.granted = max(min(goal, stat.usage_bytes - wish.member.floor_bytes), 0)
-    if not wish.post.kind.is_urgent:
-        wish.granted = min(wish.amount, guards.allowance(wish.group, moment.now))
-    if isinstance(swappiness, Reason):
+    if not isinstance(swappiness, Reason):
+        wish.swappiness = swappiness
+    elif maximum is not None and stat.usage_bytes >= maximum:
         wish.refuse(Verdict.VETOED, swappiness, _VETOED_SECONDS)
         return
-    wish.swappiness = swappiness
+    if isinstance(ask, Reclaim):
+        _hold_back(wish, ask, guards, moment.now)
+
+
+def _hold_back(wish: Wish, ask: Reclaim, guards: Guards, now: float) -> None:
+    """Grant what the rates allow now; what is one pass is all or nothing, for it keeps to its group's rate by itself."""
+    allowance = wish.amount if wish.post.kind.is_urgent else guards.allowance(wish.group, now)
+    wish.granted = min(wish.amount, allowance)
     if wish.amount < MIN_ASK_BYTES:
         wish.refuse(Verdict.HOLD, Reason.AT_FLOOR)
     elif wish.granted < MIN_ASK_BYTES:
         wish.refuse(Verdict.VETOED, Reason.RATE_SPENT, _RATE_SECONDS)
+    elif ask.is_one_pass:
+        wish.granted = wish.amount
 
 
 def _place(wish: Wish, taken: dict[str, Wish], busy: Collection[str]) -> None:
-    """Let one wish through in a chain of groups; for one group the largest amount, above the highest floor."""
+    """Let one wish through in a chain of groups."""
     path = wish.group.path
     rival = next((taken[other] for other in taken if are_in_line(other, path)), None)
-    if rival is None and not any(are_in_line(other, path) for other in busy):
+    is_busy = wish.group.id in wish.post.running  # it may have ended, and is still to be told
+    if rival is None and not is_busy and not any(are_in_line(other, path) for other in busy):
         taken[path] = wish
         return
     if rival is not None and rival.group == wish.group and rival.granted:
-        floor = max(rival.member.floor_bytes, wish.member.floor_bytes)
-        rival.granted = max(min(max(rival.granted, wish.granted), wish.member.stat.usage_bytes - floor), 0)
+        _join(rival, wish)
     wish.refuse(Verdict.SUPERSEDED, Reason.CHAIN_BUSY if rival is None else Reason.OUTRANKED)
 
 
+def _join(rival: Wish, wish: Wish) -> None:
+    """Let one wish do for two: the larger amount, above the higher floor, by the stricter rule for swap."""
+    rival.floor = max(rival.floor, wish.floor)
+    if rival.swappiness is None:
+        rival.swappiness = wish.swappiness
+    most = max(rival.granted, wish.granted) if wish.swappiness in {None, rival.swappiness} else rival.granted
+    rival.granted = max(min(most, wish.member.stat.usage_bytes - rival.floor), 0)
+
+
 def are_in_line(path: str, other: str) -> bool:
-    """Whether one group is the other, or within it."""
-    return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
+    """Whether one of two groups is within the other."""
+    return is_within(path, other) or is_within(other, path)
+
+
+def is_within(path: str, top: str) -> bool:
+    """Whether a group is another, or below it."""
+    return path == top or path.startswith(f"{top}/") or not top

@@ -2,8 +2,6 @@
 
 import logging
 import math
-import os
-import select
 import threading
 import time
 from collections import deque
@@ -12,19 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
-from app.arbiter import Key, Post
-from app.backends import Backend, EventsMove, Group, MemStat, Trigger, UsageCrosses, Watch
+from app.arbiter import Key
+from app.backends import Backend, Group, MemStat
 from app.decisions import Decisions
-from app.engine import Condition, Engine, Grant, Record, Status
-from app.errors import GroupGone, NotReady, ShrinkdError
+from app.engine import Engine, Grant, Record
+from app.errors import NotReady, ShrinkdError
 from app.guards import GROUP_BYTES_PER_SECOND, Guards
 from app.job import Job, Request, State
 from app.jobs import Jobs
 from app.policies import Outcome, Reclaim, Resize, Switch
 from app.registry import Kept, Policies, selectable
 from app.store import Store, now
+from app.wakes import Wakes
 
 _WALK_SECONDS = 0.8
 """How often the tree is walked: a group has its policies within a second of appearing."""
@@ -34,20 +33,9 @@ _WRITE_SECONDS = 1.0
 _SAVE_SECONDS = 10.0
 _SWEEP_SECONDS = 3600.0
 _RESIZE_SECONDS = 60.0
-_WATCHED = frozenset((UsageCrosses, EventsMove))
-"""Not Stalled: v1 takes a thread of the kernel for each group."""
-_ARMERS = 16
 _HANDS = 4
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Armed:
-    """What wakes a post, once the watch is there."""
-
-    triggers: tuple[Trigger, ...]
-    watch: Watch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +56,27 @@ class Scope:
     """Globs of the groups that may be changed; none given means all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something about a policy that is so since `since_at` (microseconds since the epoch)."""
+
+    type: Literal["tripped", "out_of_hours"]
+    since_at: int | None
+    """None where nobody has noted it."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the daemon makes of a policy."""
+
+    observed_generation: int
+    """The generation that it carries out; 0 while it has not looked."""
+    matched_groups: int
+    last_decision: Record | None = None
+    conditions: tuple[Condition, ...] = field(default=())
+
+
 class Daemon:
     """Carries the policies out. start() begins, close() ends it; nothing of what it has done is undone by that, nor by its death."""
 
@@ -78,19 +87,16 @@ class Daemon:
         self.decisions = Decisions(store)
         self._engine = Engine(backend, Guards(backend.has_swappiness, jobs.manual_age), store.load_states(self._boot_id))
         self._lock = threading.RLock()
-        """Over the engine and the watches."""
+        """Over the engine and what wakes it."""
+        self._wakes = Wakes(backend, self._engine, self._clock.now, self._lock)
         self._groups: list[Group] = []
         """As they were when the tree was walked last."""
         self._unsaved: dict[Key, dict[str, Any]] = {}
-        self._watches: dict[Key, _Armed] = {}
-        self._by_descriptor: dict[int, Key] = {}
         self._outcomes: deque[tuple[Grant, Outcome, str | None]] = deque()
+        self._moved: deque[str] = deque()
+        """The paths of groups whose limits we have changed."""
         self._changed = threading.Event()
         self._stopping = threading.Event()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll = select.epoll()
-        self._epoll.register(self._bell, select.EPOLLIN)
-        self._armers = ThreadPoolExecutor(_ARMERS, thread_name_prefix="arm")
         self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="policy")
         self._scribe = ThreadPoolExecutor(1, thread_name_prefix="decisions")
         self._writing: Future[None] | None = None
@@ -103,21 +109,22 @@ class Daemon:
 
     def start(self) -> None:
         self._policies.on_change = self._tell_changed
+        self._jobs.on_limits = self._tell_limits
         self._tell_changed()
         self._thread.start()
 
     def stop(self) -> None:
         """End between two rounds: nothing new is begun."""
         self._stopping.set()
-        self._ring()
+        self._wakes.ring()
         if self._thread.ident is not None:
             self._thread.join()
 
     def close(self) -> None:
         """Write down what is known, and give everything back. When the jobs are closed: how they ended is told, too."""
         self.stop()
-        self._policies.on_change = lambda: None
-        self._armers.shutdown(wait=True, cancel_futures=True)
+        self._policies.on_change, self._jobs.on_limits = lambda: None, lambda _: None
+        self._wakes.stop()
         self._hands.shutdown(wait=True)
         self._scribe.shutdown(wait=True)
         self._drain()
@@ -125,11 +132,7 @@ class Daemon:
         with suppress(ShrinkdError):
             self.decisions.write()
             self._store.save_states(self._boot_id, self._unsaved | self._engine.states())
-        for armed in self._watches.values():
-            if armed.watch:
-                armed.watch.close()
-        self._epoll.close()
-        os.close(self._bell)
+        self._wakes.close()
 
     @property
     def is_alive(self) -> bool:
@@ -168,7 +171,7 @@ class Daemon:
                 fired = self._wait()
                 with self._lock:
                     self._round(fired)
-            except ShrinkdError as error:
+            except (ShrinkdError, OSError) as error:  # no descriptors are left, say
                 log.warning("the policies could not be looked at, and will be again: %s", error)
                 self._stopping.wait(1.0)
 
@@ -180,10 +183,7 @@ class Daemon:
             if due < math.inf and (speed := self._clock.speed()):
                 ahead = (due - self._clock.now()) / speed
         ahead = min(ahead, self._walk_at - time.monotonic(), self._write_at - time.monotonic())
-        events = self._epoll.poll(None if ahead == math.inf else max(ahead, _REST_SECONDS))
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
-        return [self._by_descriptor[descriptor] for descriptor, _ in events if descriptor in self._by_descriptor]
+        return self._wakes.wait(None if ahead == math.inf else max(ahead, _REST_SECONDS))
 
     def _round(self, fired: list[Key]) -> None:
         if self._changed.is_set() or time.monotonic() >= self._walk_at:
@@ -191,27 +191,32 @@ class Daemon:
         self._drain()
         self._write()
         if self._engine.is_idle:
+            self._moved.clear()
             return
         moment = self._clock.now()
-        for key in fired:
-            self._hear(key, moment)
+        while self._moved:
+            self._engine.limits_moved(self._moved.popleft(), moment)
+        heard = [self._wakes.hear(key, moment) for key in fired]
+        if not all(heard):
+            self._changed.set()
         looked = self._engine.look(moment, datetime.now(UTC), self._jobs.busy())
         self.on_readings(looked.readings)
         self.decisions.add(looked.records)
         self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
         for post in looked.posts:
-            self._arm(post)
+            self._wakes.arm(post)
         for grant in looked.grants:
+            self._wakes.mute(grant.key)
             self._carry_out(grant)
 
     def _assign(self) -> None:
         """Walk the tree, and see to it that each policy watches what it selects."""
         is_changed = self._changed.is_set()
         self._changed.clear()
-        enabled = [kept for kept in self._policies.all() if kept.policy.enabled]
         try:
+            enabled = [kept for kept in self._policies.all() if kept.policy.enabled]
             groups = selectable(self._backend, self._subtrees) if enabled else []
-        except ShrinkdError:
+        except Exception:
             self._tell_changed()  # what was changed is still to be seen to
             raise
         self._walk_at = time.monotonic() + _WALK_SECONDS if enabled else math.inf
@@ -219,8 +224,7 @@ class Daemon:
             return
         self._groups = groups
         self._engine.assign([(kept.policy, kept.generation) for kept in enabled], groups, self._clock.now() if enabled else 0.0)
-        for key in [key for key in self._watches if self._engine.post(key) is None]:
-            self._disarm(key)
+        self._wakes.forget_gone()
         self.decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
 
     def _drain(self) -> None:
@@ -228,7 +232,10 @@ class Daemon:
             grant, outcome, shrink_id = self._outcomes.popleft()
             freed, errname = outcome.freed_bytes, outcome.errname
             self.decisions.finish(grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname)
-            self._engine.finish(grant.key, grant.group, outcome, self._clock.now())
+            moment = self._clock.now()
+            if not self._wakes.unmute(grant.key, moment):
+                self._changed.set()
+            self._engine.finish(grant.key, grant.group, outcome, moment)
             self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
 
     def _write(self) -> None:
@@ -253,70 +260,17 @@ class Daemon:
             except ShrinkdError as error:
                 log.warning("what the policies decided is not written down yet: %s", error)
                 self._write_at = time.monotonic() + _WRITE_SECONDS
-                self._ring()
+                self._wakes.ring()
 
         self._writing = self._scribe.submit(write)
 
     def _tell_changed(self) -> None:
         self._changed.set()
-        self._ring()
+        self._wakes.ring()
 
-    def _ring(self) -> None:
-        os.eventfd_write(self._bell, 1)
-
-    # -- what wakes ---------------------------------------------------------------------------------------------
-
-    def _arm(self, post: Post) -> None:
-        """See to it that what a post waits for wakes it, where this backend can watch for it."""
-        watchable = self._backend.watchable & _WATCHED
-        wanted = tuple(trigger for decision in post.decisions for trigger in decision.wakes if type(trigger) in watchable)
-        if not watchable or len(post.groups) != 1:
-            return
-        armed = self._watches.get(post.key)
-        if (armed is not None and armed.triggers == wanted) or (armed is None and not wanted):
-            return
-        self._disarm(post.key)
-        if wanted:
-            self._watches[post.key] = fresh = _Armed(wanted)
-            self._armers.submit(self._open, post.key, post.groups[0], fresh)
-
-    def _open(self, key: Key, group: Group, armed: _Armed) -> None:
-        """On a thread of its own: v1 takes 11 ms for each."""
-        try:
-            watch = self._backend.watch(group, armed.triggers)
-        except ShrinkdError:
-            return  # it is polled, then
-        with self._lock:
-            if self._watches.get(key) is not armed or self._stopping.is_set():
-                watch.close()
-                return
-            armed.watch = watch
-            self._by_descriptor[watch.fileno()] = key
-            self._epoll.register(watch.fileno(), select.EPOLLIN)
-            self._engine.armed.add(key)
-            self._engine.wake(key, self._clock.now())  # what was so before the watch was there fires nothing
-        self._ring()
-
-    def _disarm(self, key: Key) -> None:
-        self._engine.armed.discard(key)
-        armed = self._watches.pop(key, None)
-        if armed and armed.watch:
-            self._epoll.unregister(armed.watch.fileno())
-            del self._by_descriptor[armed.watch.fileno()]
-            armed.watch.close()
-
-    def _hear(self, key: Key, moment: float) -> None:
-        armed = self._watches.get(key)
-        if armed is None or armed.watch is None:
-            return
-        try:
-            fired = armed.watch.read()
-        except GroupGone:
-            self._disarm(key)
-            self._changed.set()
-            return
-        if fired:
-            self._engine.wake(key, moment)
+    def _tell_limits(self, group: Group) -> None:
+        self._moved.append(group.path)
+        self._wakes.ring()
 
     # -- what is granted ----------------------------------------------------------------------------------------
 
@@ -327,20 +281,24 @@ class Daemon:
             self._hands.submit(self._change, grant)
 
     def _reclaim(self, grant: Grant, ask: Reclaim) -> None:
-        request = Request(
-            timeout_seconds=ask.timeout_seconds,
-            target_bytes=grant.target_bytes,
-            reclaim_bytes=None if grant.target_bytes is not None else grant.amount_bytes,
-            max_bytes_per_second=None if grant.is_urgent else GROUP_BYTES_PER_SECOND,
-            swappiness=grant.swappiness,
-            reason=f"the policy {grant.policy.name}",
-        )
         try:
+            request = Request(
+                timeout_seconds=ask.timeout_seconds,
+                target_bytes=grant.target_bytes,
+                reclaim_bytes=None if grant.target_bytes is not None else self._above_floor(grant),
+                max_bytes_per_second=None if grant.is_urgent else GROUP_BYTES_PER_SECOND,
+                swappiness=grant.swappiness,
+                reason=f"the policy {grant.policy.name}",
+            )
             job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
         except ShrinkdError as error:
             self._tell(grant, Outcome(grant.amount_bytes, 0, 0.0, error.errname))
             return
         job.finished.add_done_callback(lambda _: self._tell_job(grant, job))
+
+    def _above_floor(self, grant: Grant) -> int:
+        """How much is left of an amount, for usage may have fallen since it was granted."""
+        return max(min(grant.amount_bytes, self._backend.usage(grant.group) - grant.floor_bytes), 0)
 
     def _tell_job(self, grant: Grant, job: Job) -> None:
         error = job.standing.error
@@ -349,7 +307,7 @@ class Daemon:
 
     def _tell(self, grant: Grant, outcome: Outcome, shrink_id: str | None = None) -> None:
         self._outcomes.append((grant, outcome, shrink_id))
-        self._ring()
+        self._wakes.ring()
 
     def _change(self, grant: Grant, shrink: Job | None = None) -> None:
         """Switch another policy, or set limits, behind the shrink that those needed; on a thread of its own: both may take their time."""

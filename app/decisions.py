@@ -119,7 +119,7 @@ class Decisions:
 
 
 def _is_the_same(record: Record, line: _Line) -> bool:
-    return _means_the_same(record, line.record) and record.verdict not in _DONE and record.at - line.began_at < _FOLD_MICROSECONDS
+    return _means_the_same(record, line.record) and record.verdict not in _DONE and 0 <= record.at - line.began_at < _FOLD_MICROSECONDS
 
 
 def _means_the_same(record: Record, before: Record) -> bool:

@@ -7,16 +7,18 @@ simulation with its machine's) tells it the groups, the policies and what became
 import heapq
 import logging
 import math
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal
 
-from app.arbiter import Key, Moment, Post, Wish, arbitrate
+from app.arbiter import Key, Moment, Post, Wish, arbitrate, is_within
 from app.backends import Backend, Group, MemStat, UsageCrosses
 from app.errors import GroupGone, GroupNotFound, ShrinkdError
 from app.guards import Guards, floor_of
+from app.memparse import PAGE_BYTES
 from app.policies import Ask, Host, Member, Observation, Outcome, Reason, Reclaim, Verdict, kinds
 from app.policies._envelope import Envelope
 
@@ -27,6 +29,9 @@ _POSTS_A_LOOK = 64
 """The others are due still: what happens meanwhile is not to wait for all of a thousand."""
 _UNHURRIED_SECONDS = 60.0
 """A group whose usage alone matters is read whole so often; in between one file tells."""
+_UNTOLD_BYTES = 192 * PAGE_BYTES * (os.cpu_count() or 1)
+"""How far usage may be below a mark of v1 while the kernel, which looks every 128 pages of each CPU, has it above still, and will
+not tell that it crosses; and 64 pages of each are charged ahead."""
 
 log = logging.getLogger(__name__)
 
@@ -58,27 +63,6 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """Something about a policy that is so since `since_at` (microseconds since the epoch)."""
-
-    type: Literal["tripped", "out_of_hours"]
-    since_at: int | None
-    """None where nobody has noted it."""
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What the daemon makes of a policy."""
-
-    observed_generation: int
-    """The generation that it carries out; 0 while it has not looked."""
-    matched_groups: int
-    last_decision: Record | None = None
-    conditions: tuple[Condition, ...] = field(default=())
-
-
-@dataclass(frozen=True, slots=True)
 class Grant:
     """What is to be done for a policy now."""
 
@@ -88,6 +72,8 @@ class Grant:
     ask: Ask
     amount_bytes: int
     """What is to be reclaimed; 0 for what is no reclaim."""
+    floor_bytes: int
+    """What usage is not to be brought below, wherever it is by then."""
     target_bytes: int | None
     """What usage is to be below, whatever comes in between; None for an amount."""
     is_urgent: bool
@@ -144,7 +130,7 @@ class Engine:
         self._host: Host | None = None
         self._host_seen = -math.inf
         self.armed: set[Key] = set()
-        """The posts whose wakes somebody watches: they are looked at seldom."""
+        """The posts whose usage somebody watches: they are looked at seldom."""
 
     # -- who watches what ---------------------------------------------------------------------------------------
 
@@ -160,8 +146,7 @@ class Engine:
             by_policy.setdefault(post.policy.name, []).append(post)
         self._gone += [post for key, post in self._posts.items() if key not in wanted and post.policy.name in by_policy]
         self._posts, self._posts_by_policy = wanted, by_policy
-        for key in wanted:  # a policy that goes and comes again begins anew
-            self._restored.pop(key, None)
+        self._restored = {}  # a policy that goes and comes again begins anew
         self.armed &= wanted.keys()
         self._saved = {key: state for key, state in self._saved.items() if key in wanted}
         self._guards.forget(frozenset(group.id for group in groups))
@@ -223,10 +208,17 @@ class Engine:
             post.read_at = -math.inf
             self._schedule(post, now)
 
+    def limits_moved(self, path: str, now: float) -> None:
+        """Look at all in a group at once: what a share of its limit is has changed there."""
+        for post in self._posts.values():
+            if any(is_within(group.path, path) for group in post.groups):
+                self.wake(post.key, now)
+
     def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:
         """Tell what became of a grant. Its post is looked at again at once where that is urgent; others go by what they see meanwhile."""
-        self._guards.took(outcome.seconds, now)
-        if post := self._posts.get(key):
+        post = self._posts.get(key)
+        self._guards.took(outcome.seconds, now, is_urgent=post is not None and post.kind.is_urgent)
+        if post is not None:
             post.breaker.tell(outcome.errname, now)
             post.running.discard(group.id)
             post.outcomes[group.id] = outcome
@@ -281,7 +273,7 @@ class Engine:
         trial = Engine(self._backend, self._guards)
         wishes = []
         for found in self._posts_of(policy, generation, groups, now):
-            post = replace(found, policy=observing, outcomes={}, running=set())
+            post = replace(found, policy=observing, outcomes={}, running=set(), breaker=replace(found.breaker))
             wishes += trial._decide(post, moment, readings)
         arbitrate(wishes, self._guards, moment, ())
         return [replace(_record(wish, moment), mode=policy.mode) for wish in wishes]
@@ -301,8 +293,9 @@ class Engine:
         return True
 
     def _look_seconds(self, post: Post) -> float:
-        """When to look again: seldom, where somebody watches for what it waits for."""
-        if post.key in self.armed and self._waits_for(post) is not None:
+        """When to look again: seldom, where somebody watches for what it waits for, and will be told."""
+        mark = self._waits_for(post) if post.key in self.armed else None
+        if mark is not None and mark - post.usage_bytes > _UNTOLD_BYTES:
             return _UNHURRIED_SECONDS
         return max(min((decision.look_seconds for decision in post.decisions), default=0.0), 0.0)
 
@@ -333,7 +326,8 @@ class Engine:
             log.exception("the policy %s failed at %s", post.policy.name, ", ".join(repr(group.path) for group in post.groups))
             return self._failed(post, "EIO", moment)
         post.state_before, post.state = post.state, state
-        post.outcomes, post.decisions, post.read_at = {}, tuple(decisions), moment.now
+        post.outcomes_before, post.outcomes = post.outcomes, {}
+        post.decisions, post.read_at = tuple(decisions), moment.now
         post.usage_bytes = sum(member.stat.usage_bytes for member in members.values())
         self._schedule(post, moment.now + self._look_seconds(post))
         return [Wish(post, decision, members[decision.group.id], decision.verdict, decision.reason) for decision in decisions]
@@ -344,7 +338,7 @@ class Engine:
         if wish.decision.ask is None or post.kind.together:
             return
         if wish.verdict not in {Verdict.ACT, Verdict.WOULD_ACT}:
-            post.state = post.state_before
+            post.state, post.outcomes = post.state_before, post.outcomes_before
         if wish.put_off_seconds:
             self._schedule(post, max(post.look_at, now + wish.put_off_seconds))
 
@@ -364,7 +358,17 @@ def _grant(wish: Wish) -> Grant:
     assert ask is not None  # noqa: S101  # the arbiter grants nothing else
     is_whole = isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
     target = wish.member.stat.usage_bytes - wish.amount if is_whole else None  # which is not below its floor
-    return Grant(wish.post.key, wish.post.policy, wish.group, ask, wish.granted, target, wish.post.kind.is_urgent, wish.swappiness)
+    return Grant(
+        key=wish.post.key,
+        policy=wish.post.policy,
+        group=wish.group,
+        ask=ask,
+        amount_bytes=wish.granted,
+        floor_bytes=wish.floor,
+        target_bytes=target,
+        is_urgent=wish.post.kind.is_urgent,
+        swappiness=wish.swappiness,
+    )
 
 
 def _farewell(post: Post, moment: Moment) -> Record:

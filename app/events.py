@@ -8,6 +8,7 @@ A death of the daemon can take the last ones with it, which is why `daemon.start
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -27,6 +28,8 @@ _MOST_WAITING = 10_000
 _BATCH = 500
 _REST_SECONDS = 0.25
 """Between two batches: what comes meanwhile shares one commit."""
+_ROUTINE_SECONDS = 1.0
+"""The same, where policies alone have something to tell: beside a fast writer they have it twenty times a second."""
 _RETRY_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0
 
@@ -57,6 +60,10 @@ class EventType(StrEnum):
     """simulation_id, state."""
     GAP = "gap"
     """dropped: so many events are missing here, since the database stayed away for too long. Whatever is asked for, it is told."""
+
+
+_ROUTINE = frozenset((EventType.DECISION, EventType.SHRINK_STATE))
+"""Of what a policy does, these are told once a second."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +115,8 @@ class Events:
         """The ids that can be read, both included."""
         self._given = self.newest
         self._waiting: deque[Event] = deque()
+        self._is_news = False
+        """Whether anything that waits is more than the routine of policies."""
         self._lost = 0
         self._recent: deque[Event] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
@@ -135,8 +144,11 @@ class Events:
             if len(self._waiting) >= self._most_waiting:
                 self._lost += 1
                 return
+            is_first = not self._waiting
             self._append(what, group, data)
-            self._changed.notify()
+            self._is_news |= what not in _ROUTINE or not data.get("policy")
+            if is_first or self._is_news:
+                self._changed.notify()
 
     def recent(self, after: int, most: int) -> list[Event] | None:
         """Events behind an id, whatever they tell of, from memory alone; None where that does not reach back so far."""
@@ -178,16 +190,20 @@ class Events:
     # -- the writer ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        is_last = False
+        is_last, written_at = False, -math.inf
         while not is_last:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
+                spare = max(written_at + _ROUTINE_SECONDS - time.monotonic(), 0)
+                self._changed.wait_for(lambda: self._is_news or self._stopping.is_set(), spare)
+                self._is_news = False
             is_last = self._stopping.is_set()
             try:
                 self.write()
             except StoreUnavailable as error:
                 log.warning("%d events are not written down yet: %s", len(self._waiting), error)
                 is_last = self._stopping.wait(_RETRY_SECONDS)  # a stop is held up by one try at most
+            written_at = time.monotonic()
             self._stopping.wait(_REST_SECONDS)
 
     def write(self) -> None:

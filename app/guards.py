@@ -13,6 +13,8 @@ GROUP_BYTES_PER_SECOND = 64 << 20
 RECLAIM_SECONDS_PER_SECOND = 0.05
 """Of reclaim's own time, which competes with the workload for its CPUs."""
 HOST_FULL_AVG10_PERCENT = 5.0
+_DEBT_SECONDS = 10.0
+"""How far a rate may be overdrawn: one slow group is not to silence all others for longer."""
 SWAP_FREE_PERCENT = 10.0
 SWAP_MAX_USED_PERCENT = 80.0
 OOM_SECONDS = 300.0
@@ -40,8 +42,10 @@ class Bucket:
         self.filled_at = now
         return self.level
 
-    def take(self, amount: float, now: float) -> None:
-        self.level = self.available(now) - amount
+    def take(self, amount: float, now: float, *, is_urgent: bool = False) -> None:
+        """Note what was spent. What is urgent takes what there is, and owes nothing: it asked nobody, and the others have their turn."""
+        level = self.available(now)
+        self.level = max(level - amount, min(level, 0.0) if is_urgent else -_DEBT_SECONDS * self.per_second)
 
 
 @dataclass(slots=True)
@@ -125,14 +129,14 @@ class Guards:
         bucket = self._groups.setdefault(group.id, Bucket(GROUP_BYTES_PER_SECOND))
         return max(int(min(self._bytes.available(now), bucket.available(now))), 0)
 
-    def granted(self, group: Group, amount: int, now: float) -> None:
-        """Note what was granted out of the allowance."""
-        self._bytes.take(amount, now)
-        self._groups.setdefault(group.id, Bucket(GROUP_BYTES_PER_SECOND)).take(amount, now)
+    def granted(self, group: Group, amount: int, now: float, *, is_urgent: bool = False) -> None:
+        """Note what was granted, out of the allowance or in a hurry."""
+        for bucket in (self._bytes, self._groups.setdefault(group.id, Bucket(GROUP_BYTES_PER_SECOND))):
+            bucket.take(amount, now, is_urgent=is_urgent)
 
-    def took(self, seconds: float, now: float) -> None:
+    def took(self, seconds: float, now: float, *, is_urgent: bool = False) -> None:
         """Note how long a pass was in reclaim."""
-        self._seconds.take(seconds, now)
+        self._seconds.take(seconds, now, is_urgent=is_urgent)
 
     def swappiness(self, policy: Envelope, stat: MemStat, host: Host) -> "int | Reason | None":
         """The swappiness of a pass: None for the group's own, or the reason why there can be no such pass."""

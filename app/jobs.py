@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -78,6 +78,8 @@ class Jobs:
         """By all of those."""
         self._sweep_at = time.monotonic()
         self.publish: Publish = nobody
+        self.on_limits: Callable[[Group], None] = lambda _: None
+        """Told of a group whose limits may have been changed."""
 
     def recover(self) -> int:
         """Settle what a daemon that died left behind: before the first answer. Its limits are settled by its intents, so rows are all."""
@@ -112,14 +114,14 @@ class Jobs:
     ) -> Job:
         """Write a shrink down, under an id of the caller's if there is one, and queue it. ShrinkInProgress when the group has one.
 
-        TooManyShrinks when the queue is full, or half full with those of the same owner. A caller's own goes before that of a
-        policy, which ends for it. A policy's that moves no limit is written down when it is done.
+        TooManyShrinks when the queue is full, or half full with those of the same owner; the policies have one of their own. A
+        caller's own goes before that of a policy, which ends for it. A policy's that moves no limit is written down when it is done.
         """
         job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id, policy, shrink_id)
         job.owner = owner
         with self._changed:
             self._make_way(group, policy, dry_run=dry_run)
-            self._check_room(owner)
+            self._check_room(policy, owner)
             if dry_run:
                 return job
             self._active[job.id] = job
@@ -199,6 +201,7 @@ class Jobs:
                 del self._held[group.id]
                 self._note(group, policy, time.monotonic())
                 self._changed.notify_all()
+            self.on_limits(group)
 
     def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], policy: str) -> None:
         """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""
@@ -244,10 +247,11 @@ class Jobs:
     def _of(self, group: Group) -> list[Job]:
         return [job for job in self._active.values() if job.memcg.group.id == group.id]
 
-    def _check_room(self, owner: str) -> None:
+    def _check_room(self, policy: str | None, owner: str) -> None:
+        """The policies have as many places as all callers, and of those no owner has more than half."""
         if self._stopping.is_set():
             raise NotReady("The daemon is stopping: try again when it is back.")
-        active = len(self._active)
+        active = sum((job.policy is None) == (policy is None) for job in self._active.values())
         if active >= self._limit or self._taken >= 4 * self._limit:
             raise TooManyShrinks(f"{active} shrinks run or wait already: try again when some have finished.", active=active)
         own = sum(job.owner == owner for job in self._active.values()) if owner else 0
@@ -314,6 +318,7 @@ class Jobs:
         if state is State.SUCCEEDED and request.set_max_bytes is not None:
             maximum = page_floor(request.set_max_bytes)
             self.publish(EventType.LIMITS_CHANGED, group, max_bytes=maximum, policy=job.policy, shrink_id=job.id)
+            self.on_limits(group)
         if state.done or not job.leaves_nothing:
             told = {"shrink_id": job.id, "state": state, "policy": job.policy, "errno": error.errname if error else None}
             self.publish(EventType.SHRINK_STATE, group, **told, reclaimed_bytes=job.progress.reclaimed_bytes)

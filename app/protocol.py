@@ -19,7 +19,7 @@ _MOST_CONNECTIONS = 2048
 
 
 def most_connections() -> int:
-    """How many may be open at once: a quarter of the files of this process, for control files take two thirds, and no more than 2048."""
+    """How many may be open at once: a quarter of the files of this process, for control files take half, and no more than 2048."""
     return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, _MOST_CONNECTIONS)
 
 

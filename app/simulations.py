@@ -48,6 +48,11 @@ class Simulation:
         return self.state not in {"queued", "running"}
 
 
+def _start() -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-m", "app", "simulate"], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
 def no_simulation(simulation_id: str) -> SimulationNotFound:
     return SimulationNotFound(f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a restart.")
 
@@ -123,13 +128,11 @@ class Simulations:
                 return
             simulation.state, simulation.started_at = "running", now()
             self._tell(simulation)
-            simulation.process = subprocess.Popen(
-                [sys.executable, "-m", "app", "simulate"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            try:
+                simulation.process = _start()
+            except OSError as error:
+                self._end(simulation, "failed", error=f"no process could be started for it: {error.strerror}")
+                return
         with simulation.process as process:
             said = self._listen(simulation, process)
         with self._lock:

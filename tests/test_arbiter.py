@@ -55,6 +55,20 @@ def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the
     assert (first.granted, second.granted) == (60 * MIB, 0)
 
 
+def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_over_of_another() -> None:
+    swapping = replace(HOST, swap_total_bytes=1 << 30, swap_free_bytes=1 << 30)
+    reading = stat(100 * MIB, active_file_bytes=50 * MIB, inactive_file_bytes=0, reclaimable_estimate_bytes=100 * MIB)
+    granted = []
+    for first, second in (("allow", "file_only"), ("file_only", "allow"), ("file_only", "anon_only"), ("allow", "anon_only")):
+        one, two = (
+            wish(amount=10 * MIB, of=policy("a", swap=first), reading=reading),
+            wish(amount=40 * MIB, of=policy("b", swap=second), reading=reading),
+        )
+        arbitrate([one, two], Guards(has_swappiness=True), moment(host=swapping), ())
+        granted.append((one.granted // MIB, one.swappiness))
+    assert granted == [(40, 0), (40, 0), (10, 0), (40, 200)]
+
+
 def test_nothing_is_granted_below_the_floor() -> None:
     near, at = wish("near", 64 * MIB, reading=stat(100 * MIB), floor=90 * MIB), wish("at", reading=stat(100 * MIB), floor=100 * MIB - 1)
     assert arbitrate([near, at], Guards(has_swappiness=True), moment(), ()) == [near]
@@ -76,6 +90,37 @@ def test_what_is_not_urgent_keeps_to_the_rates_and_what_is_does_not() -> None:
     again = wish("a", 1 << 30, reading=stat(2 << 30))
     arbitrate([again], guards, moment(), ())
     assert told(again) == [(Verdict.VETOED, Reason.RATE_SPENT)]
+
+
+def test_what_is_one_pass_is_granted_whole_or_not_yet() -> None:
+    guards, once = Guards(has_swappiness=True), Reclaim(reclaim_bytes=1 << 30, is_one_pass=True)
+    first, again = (wish("a", reading=stat(2 << 30), ask=once) for _ in range(2))
+    assert arbitrate([first], guards, moment(), ()) == [first]
+    assert arbitrate([again], guards, moment(5), ()) == []
+    assert (first.granted, told(again)) == (1 << 30, [(Verdict.VETOED, Reason.RATE_SPENT)])
+    assert arbitrate([again], guards, moment(12), ()) == []
+    later = wish("a", reading=stat(2 << 30), ask=once)
+    assert arbitrate([later], guards, moment(12), ()) == [later]
+
+
+def test_a_grant_whose_end_is_still_to_be_told_is_followed_by_no_other_there() -> None:
+    only = wish()
+    only.post.running.add(only.group.id)
+    assert arbitrate([only], Guards(has_swappiness=True), moment(), ()) == []
+    assert told(only) == [(Verdict.SUPERSEDED, Reason.CHAIN_BUSY)]
+
+
+def test_limits_behind_a_shrink_keep_to_the_rule_for_swap() -> None:
+    swapping, smaller = replace(HOST, swap_total_bytes=1 << 30, swap_free_bytes=1 << 30), Resize({"max_bytes": 50 * MIB})
+    made = [wish(of=policy(swap="file_only"), reading=stat(usage), ask=smaller) for usage in (100 * MIB, 100 * MIB, 10 * MIB)]
+    for has_swappiness, each in zip((True, False, False), made, strict=True):
+        arbitrate([each], Guards(has_swappiness), moment(host=swapping), ())
+    assert [each.swappiness for each in made] == [0, None, None]
+    assert told(*made) == [
+        (Verdict.ACT, Reason.BELOW_TARGET),
+        (Verdict.VETOED, Reason.SWAP_SCARCE),
+        (Verdict.ACT, Reason.BELOW_TARGET),
+    ]
 
 
 def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
@@ -112,4 +157,4 @@ def test_limits_are_no_reclaim_and_need_no_allowance() -> None:
 
 
 def test_a_group_is_in_line_with_itself_and_with_what_is_above_and_below_and_with_nothing_else() -> None:
-    assert [are_in_line("a/b", other) for other in ("a/b", "a", "a/b/c", "a/bc", "a/c", "b")] == [True, True, True, False, False, False]
+    assert [are_in_line("a/b", other) for other in ("a/b", "a", "", "a/b/c", "a/bc", "a/c", "b")] == [True] * 4 + [False] * 3

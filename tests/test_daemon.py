@@ -3,6 +3,7 @@
 A pass hangs here until the test lets go; everything else takes as long as it takes, and is asked for until it is so.
 """
 
+import errno
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.backends import Group, Node
+from app.backends import Group, MemStat, Node
 from app.backends.simulated import Fault, Scenario
 from app.backends.simulator import Simulator
 from app.daemon import Clock, Daemon, Scope
@@ -36,6 +37,7 @@ HIGH, LOW = int(7.2 * GIB), int(6.8 * GIB)
 """Of 8 GiB; between the two are more passes than one."""
 FULL = {"max_bytes": "8G", "memory": [{"kind": "file", "size_bytes": "7900M"}]}
 HALF = {"max_bytes": "8G", "memory": [{"kind": "file", "size_bytes": "4G"}]}
+SHARE = {"name": "share", "kind": "balance", "selector": {"group": "*"}, "spec": {"budget": "4G", "release": "3G"}}
 ROOM = {"name": "room", "kind": "watermark", "selector": {"group": "*"}, "floor": {"bytes": 0}}
 KEEP = {"name": "keep", "kind": "limit", "selector": {"group": "*"}, "spec": {"limits": {"max_bytes": "1G"}}}
 _HANGS_SECONDS = 60
@@ -46,22 +48,38 @@ def differs(told: Callable[[], object], before: object) -> bool:
 
 
 class Machine(Simulator):
-    """A simulator that knows of a daemon in one of its groups."""
+    """A simulator that knows of a daemon in one of its groups, and of what its host may be short of."""
 
     own_path: str | None = None
 
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.shortages: list[OSError] = []
+        self.meanwhile: list[Callable[[], object]] = []
+        """What happens behind a reading, once each."""
+
+    def stat(self, group: Group, *, raw: bool = False) -> MemStat:
+        found = super().stat(group, raw=raw)
+        while self.meanwhile:
+            self.meanwhile.pop()()
+        return found
+
     def node(self) -> Node:
+        if self.shortages:
+            raise self.shortages.pop()
         return replace(super().node(), own_path=self.own_path)
 
 
 class House:
     """A machine, a database and all that is between them. Ended and begun again it is as after a restart, on the same machine."""
 
-    def __init__(self, path: Path, groups: Mapping[str, Any], own_path: str | None = None, subtrees: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, path: Path, groups: Mapping[str, Any], own_path: str | None = None, subtrees: tuple[str, ...] = (), profile: str = "v1"
+    ) -> None:
         places = [{"path": group, **place} for group, place in groups.items()]
         self.path, self.subtrees = path, subtrees
         self.let_go = threading.Event()
-        scenario = Scenario.model_validate({"groups": places, "memory_bytes": "128G"})
+        scenario = Scenario.model_validate({"groups": places, "memory_bytes": "128G", "profile": profile})
         self.machine = Machine(Settings(), sleep=self._sleep, scenario=scenario)
         self.machine.own_path = own_path
         self.store = Store(f"sqlite:///{path}?timeout=0.05")
@@ -383,6 +401,46 @@ def test_a_tree_that_cannot_be_walked_is_walked_again(build: Build, caplog: pyte
     house.put(ROOM)
     until(lambda: house.machine.usage(web) < LOW)
     assert "will be again" in caplog.text
+
+
+def test_an_amount_is_not_taken_from_below_the_floor_where_usage_has_fallen_since_it_was_granted(build: Build) -> None:
+    house = build({"web": FULL})
+    house.put(SHARE, floor={"bytes": "7818M"}, enabled=False)
+    web = house.group("web")
+    house.machine.meanwhile.append(lambda: house.machine.reclaim(web, 80 * MIB))
+    house.policies.switch("share", enabled=True)
+    until(lambda: house.shrinks("web", "succeeded"))
+    assert house.usage("web") > 7817 * MIB
+
+
+def test_a_group_whose_limit_is_lowered_here_is_looked_at_at_once(build: Build) -> None:
+    house = build({"web": HALF})
+    house.machine.time.run(0)
+    house.put(ROOM)
+    until(lambda: house.looks() == 3)  # that of who wrote the policy, the first, and one when the watch was there
+    with house.jobs.holding(house.group("web"), "another"):
+        house.machine.set_limits(house.group("web"), {"max_bytes": 4 * GIB + 64 * MIB})
+    until(lambda: house.shrinks("web", "succeeded"))
+
+
+def test_what_nobody_expected_of_the_host_ends_no_policy(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    house = build({"web": FULL})
+    web = house.group("web")
+    house.put(ROOM, enabled=False)
+    house.machine.shortages.append(OSError(errno.EMFILE, "Too many open files"))
+    house.policies.switch("room", enabled=True)
+    until(lambda: house.machine.usage(web) < LOW)
+    assert "Too many open files" in caplog.text
+
+
+def test_a_watch_for_the_limit_alone_leaves_usage_to_the_poll(build: Build) -> None:
+    house = build({"web": {"max_bytes": "8G"}}, profile="v2")
+    house.machine.time.run(0)
+    house.put(ROOM)
+    until(lambda: house.looks() == 3)  # that of who wrote the policy, the first, and one when the watch was there
+    house.fill("web", 7900 * MIB)
+    house.machine.time.advance(6)
+    until(house.shrinks)
 
 
 # Limits and switches

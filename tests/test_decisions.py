@@ -86,6 +86,11 @@ def test_what_stays_the_same_is_one_row_a_minute_that_counts_and_shows_the_last(
     assert rows[0]["signals"] == {"usage_bytes": 58}
 
 
+def test_a_clock_that_is_put_back_begins_a_new_row(decisions: Decisions, store: Store) -> None:
+    decisions.add([hold(3600), hold(1), hold(2)])
+    assert told(written(decisions, store), "at", "times") == [(3600 * SECOND, 1), (2 * SECOND, 2)]
+
+
 def test_a_row_that_is_written_already_is_amended_when_its_minute_is_over(decisions: Decisions, store: Store) -> None:
     decisions.add([hold(0)])
     first = written(decisions, store)

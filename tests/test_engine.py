@@ -25,10 +25,10 @@ HALF = {"max_bytes": "256M", "memory": [{"kind": "file", "size_bytes": "100M"}]}
 class House:
     """A machine whose time stands unless it is moved, and an engine over it."""
 
-    def __init__(self, groups: dict[str, Any], *policies: dict[str, Any], restored: Any = None) -> None:
+    def __init__(self, groups: dict[str, Any], *policies: dict[str, Any]) -> None:
         places = [{"path": path, **place} for path, place in groups.items()]
         self.machine = Simulator(Settings(), clock=lambda: 0.0, scenario=Scenario.model_validate({"groups": places}))
-        self.engine = Engine(self.machine, Guards(self.machine.has_swappiness), restored)
+        self.engine = Engine(self.machine, Guards(self.machine.has_swappiness))
         self.now = 0.0
         self.policies: list[tuple[Envelope, int]] = []
         self.assign(*policies)
@@ -146,6 +146,35 @@ def test_a_group_that_is_watched_is_polled_seldom_and_looked_at_when_its_watch_f
     assert len(house.look().records) == 1
 
 
+def test_a_group_that_is_watched_is_polled_while_its_kernel_may_have_it_above_its_mark_still() -> None:
+    house = House({"web": HALF}, ROOM)
+    mark = int(256 * MIB * 0.9)
+    with house.machine.machine() as machine:
+        machine.charge(machine.start(machine.cgroups["web"]), "file", (mark - 100 * MIB) // 4096 - 10)
+    house.look()
+    house.engine.armed.add(house.engine.posts("room")[0].key)
+    house.look(5)
+    assert house.engine.next_look() - house.now < 1
+
+
+def test_where_we_change_limits_all_in_that_group_is_looked_at_at_once() -> None:
+    house = House({"web": HALF, "web/inner": HALF, "web2": HALF}, ROOM, ROOM | {"name": "inner", "selector": {"parent": "web"}})
+    house.look()
+    house.engine.limits_moved("web", house.now)
+    assert sorted(verdicts(house.look())) == ["web", "web/inner"]
+
+
+def test_what_became_of_a_pass_is_still_known_when_the_next_ask_is_refused() -> None:
+    house = House({"web": FULL}, ROOM | {"spec": {"cooldown_seconds": 0}})
+    (grant,) = house.look().grants
+    house.engine.finish(grant.key, grant.group, Outcome(grant.amount_bytes, grant.amount_bytes // 2, 0.1, "ETIMEDOUT"), house.now)
+    assert verdicts(house.look(busy=("web",))) == {"web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)}
+    (post,) = house.engine.posts("room")
+    assert post.outcomes[grant.group.id].freed_bytes == grant.amount_bytes // 2
+    assert len(house.look(1).grants) == 1
+    assert post.outcomes == {}
+
+
 def passed(house: House, *, freed_bytes: int, errname: str | None = None) -> Looked:
     """The look behind a pass of a group that somebody watches."""
     (grant,) = house.look().grants
@@ -208,10 +237,20 @@ def test_what_a_policy_remembers_outlives_the_engine_and_only_news_are_handed_ou
     states = house.engine.states()
     assert [key[0] for key in states] == ["room"]
     assert house.engine.states() == {}
-    again = House({"web": HALF}, ROOM, restored={("room", house.group("web").id): states["room", house.group("web").id]})
-    again.engine.assign(house.policies, house.machine.groups(), 0)
-    (post,) = again.engine.posts("room")
+    again = Engine(house.machine, Guards(has_swappiness=False), states)
+    again.assign(house.policies, house.machine.groups(), 0)
+    (post,) = again.posts("room")
     assert post.state == house.engine.posts("room")[0].state
+
+
+def test_a_policy_that_was_disabled_at_the_start_begins_anew_when_it_is_enabled() -> None:
+    house = House({"web": HALF}, ROOM)
+    house.look()
+    again = Engine(house.machine, Guards(has_swappiness=False), house.engine.states())
+    for policies in ([], house.policies):
+        again.assign(policies, house.machine.groups(), 0)
+    (post,) = again.posts("room")
+    assert post.state == post.kind.state()
 
 
 def test_a_state_of_another_version_is_left_aside() -> None:
@@ -239,6 +278,15 @@ def test_an_evaluation_says_what_would_be_done_and_why_not_and_leaves_no_trace()
     }
     assert (before != {}, house.engine.states()) == (True, {})
     assert len(house.look().grants) == 1
+
+
+def test_evaluations_of_a_group_that_cannot_be_read_trip_nothing() -> None:
+    house = House({"web": FULL}, ROOM)
+    for use in (1, 2, 3):
+        house.machine.faults.plan(Fault(verb="stat", group="web", use=use, error="EIO"))
+    for _ in range(3):
+        house.engine.evaluate(*house.policies[0], house.machine.groups(), house.now, DAWN)
+    assert verdicts(house.look()) == {"web": (Verdict.ACT, Reason.ABOVE_HIGH)}
 
 
 def test_a_policy_that_nobody_enforces_yet_can_be_evaluated() -> None:
@@ -281,8 +329,8 @@ def test_what_was_due_when_the_host_could_not_be_read_is_still_due() -> None:
 def test_a_policy_that_went_and_came_again_remembers_nothing_of_an_earlier_life() -> None:
     house = House({"web": HALF}, ROOM)
     key = ("room", house.group("web").id)
-    again = House({"web": HALF}, restored={key: {"growth": 7.0}})
+    again = Engine(house.machine, Guards(has_swappiness=False), {key: {"growth": 7.0}})
     for policies, growth in ([(parse(ROOM), 1)], 7.0), ([], None), ([(parse(ROOM), 1)], 0.0):
-        again.engine.assign(policies, house.machine.groups(), 0)
-        post = again.engine.post(key)
+        again.assign(policies, house.machine.groups(), 0)
+        post = again.post(key)
         assert (post and post.state.growth) == growth

@@ -1,6 +1,7 @@
 """The event log: in the order of what happened, counted without a hole, and honest about what is missing."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from app.events import RECENT, Event, Events, EventType, Selection
 from app.ledger import KEEP_EVENTS_SECONDS
 from app.store import Row, Store, now
 from tests.locks import locked
+from tests.patience import until
 from tests.races import together
 
 ALL = Selection()
@@ -185,6 +187,22 @@ def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(ev
     publish(events, 2)
     events.close()
     assert ids(read(events)) == [1, 2, 3]
+
+
+def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_at_once(events: Events) -> None:
+    batches: list[int] = []
+    events.on_news = lambda: batches.append(events.newest)
+    events.start()
+    try:
+        began = time.monotonic()
+        for number in range(40):
+            events.publish((EventType.DECISION, EventType.SHRINK_STATE)[number % 2], WEB, policy="room")
+            time.sleep(0.025)
+        assert 1 <= len(batches) <= 2 + (time.monotonic() - began)
+        events.publish(EventType.LIMITS_CHANGED, WEB, policy="room")
+        until(lambda: batches[-1] == 41)
+    finally:
+        events.close()
 
 
 def test_the_writer_tries_again_by_itself(events: Events, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

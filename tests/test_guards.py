@@ -27,6 +27,17 @@ def test_a_bucket_that_was_overdrawn_is_empty_until_that_is_made_up_for() -> Non
     assert bucket.available(2.5) == 50
 
 
+def test_a_bucket_is_overdrawn_by_ten_seconds_at_most_and_by_what_is_urgent_not_at_all() -> None:
+    slow, urgent = Bucket(100.0), Bucket(100.0)
+    slow.take(1e9, now=0)
+    urgent.take(1e9, now=0, is_urgent=True)
+    assert (slow.available(9.5), slow.available(10.5)) == (-50, 50)
+    assert (urgent.available(0), urgent.available(0.5)) == (0, 50)
+    slow.take(2e3, now=11)
+    slow.take(1, now=11, is_urgent=True)
+    assert slow.available(20) < 0
+
+
 def test_a_clock_that_went_back_fills_no_bucket() -> None:
     bucket = Bucket(100.0)
     bucket.take(100, now=50)

@@ -23,7 +23,7 @@ FLOORS = (
     {"simulation"},
     {"metrics"},
     {"daemon"},
-    {"registry", "history", "decisions"},
+    {"registry", "history", "decisions", "wakes"},
     {"engine"},
     {"arbiter"},
     {"guards"},

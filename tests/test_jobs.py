@@ -85,6 +85,7 @@ def test_nobody_has_more_than_half_of_the_queue_and_all_together_no_more_than_al
     with pytest.raises(TooManyShrinks) as refused:
         house.jobs.submit(groups[-1], ENDLESS, owner="uid:4")
     assert refused.value.members == {"active": most}
+    assert house.jobs.submit(groups[-1], ENDLESS, policy="room").policy == "room"
 
 
 def test_a_shrink_is_a_row_before_it_is_work(house: House) -> None:

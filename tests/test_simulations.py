@@ -1,6 +1,7 @@
 """Simulations as jobs: each in a process of its own that ends with it, whoever ends it."""
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,17 @@ def test_one_whose_process_dies_has_failed_and_makes_room(simulations: Simulatio
     os.kill(pid_of(simulation), 9)
     until(lambda: simulation.done)
     assert (simulation.state, simulation.report) == ("failed", None)
+
+
+def test_one_for_which_no_process_can_be_started_has_failed_and_says_why(simulations: Simulations) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        simulation = simulations.submit(SHORT)
+        until(lambda: simulation.done)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (simulation.state, simulation.error) == ("failed", "no process could be started for it: Too many open files")
 
 
 def test_when_enough_of_them_wait_the_next_is_refused_and_a_trial_takes_no_place(simulations: Simulations) -> None:

@@ -330,11 +330,11 @@ class Tree:
 
 
 def _file_budget() -> int:
-    """How many files to keep open: two thirds of what this process may, for sockets and the database live on the same limit.
+    """How many files to keep open: half of what this process may, for connections, watches and the database live on the same limit.
 
     The kernel pays 5.7 KiB for a file, so there is an end to it however high the limit is.
     """
-    return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) * 2 // 3)
+    return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) // 2)
 
 
 def mounts(kind: str, option: str = "") -> Iterator[str]:

@@ -148,6 +148,8 @@ class Reclaim:
     target_bytes: int | None = None
     reclaim_bytes: int | None = None
     timeout_seconds: float = 30.0
+    is_one_pass: bool = False
+    """Nobody asks for what is left of it: it is granted whole, or not yet."""
 
 
 @dataclass(frozen=True, slots=True)

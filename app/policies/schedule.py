@@ -145,11 +145,11 @@ def _shrink(wanted: ScheduledShrink, member: Member) -> Ask | Reason:
     usage, floor = member.stat.usage_bytes, member.floor_bytes
     if wanted.target_bytes is not None:
         amount = usage - max(wanted.target_bytes, floor)
-        ask = Reclaim(target_bytes=usage - amount, timeout_seconds=wanted.timeout_seconds)
+        ask = Reclaim(target_bytes=usage - amount, timeout_seconds=wanted.timeout_seconds, is_one_pass=True)
     else:
         part = int(usage * (wanted.reclaim_percent or 0) / 100) if wanted.reclaim_bytes is None else wanted.reclaim_bytes
         amount = min(part, usage - floor)
-        ask = Reclaim(reclaim_bytes=amount, timeout_seconds=wanted.timeout_seconds)
+        ask = Reclaim(reclaim_bytes=amount, timeout_seconds=wanted.timeout_seconds, is_one_pass=True)
     if amount >= MIN_ASK_BYTES:
         return ask
     if usage - floor < MIN_ASK_BYTES:

@@ -178,7 +178,7 @@ def test_kept_descriptors_stay_within_a_part_of_the_limit(tmp_path: Path) -> Non
         tree = tree_of(tmp_path)
         for _ in range(2):
             assert all(tree.read(group, "file") == group.path.encode() for group in tree.groups() if group.path)
-        assert open_files() - before <= 150 * 2 // 3 + 2
+        assert open_files() - before <= 150 // 2 + 2
     tree.close()
 
 
