@@ -188,20 +188,28 @@ class Jobs:
                     self._unwritten = {shrink_id: row for shrink_id, row in self._unwritten.items() if shrink_id not in rows}
 
     @contextmanager
-    def holding(self, group: Group, policy: str | None = None) -> Iterator[None]:
-        """Keep a group's limits to oneself: no shrink starts, no other change runs. ShrinkInProgress when one is."""
+    def holding(self, group: Group, policy: str | None = None, *, dry_run: bool = False) -> Iterator[None]:
+        """Keep a group's limits to oneself: no shrink starts, no other change runs. ShrinkInProgress when one is.
+
+        A trial is refused as a change would be, and else keeps nobody from anything.
+        """
         with self._changed:
-            self._make_way(group, policy)
-            self._held[group.id] = group
-            self._note(group, policy, math.inf)
+            self._make_way(group, policy, dry_run=dry_run)
+            if not dry_run:
+                self._held[group.id] = group
+                self._note(group, policy, math.inf)
         try:
             yield
         finally:
-            with self._changed:
-                del self._held[group.id]
-                self._note(group, policy, time.monotonic())
-                self._changed.notify_all()
-            self.on_limits(group)
+            if not dry_run:
+                self._let_go(group, policy)
+
+    def _let_go(self, group: Group, policy: str | None) -> None:
+        with self._changed:
+            del self._held[group.id]
+            self._note(group, policy, time.monotonic())
+            self._changed.notify_all()
+        self.on_limits(group)
 
     def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], policy: str) -> None:
         """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""

@@ -4,6 +4,7 @@ A pass hangs here until the test lets go; everything else takes as long as it ta
 """
 
 import errno
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -269,6 +270,18 @@ def test_a_callers_own_change_of_limits_ends_the_shrink_of_a_policy_and_has_the_
         assert house.usage("web") == usage
     until(lambda: any(row["reason"] == "manual_change" for row in house.rows(policy="room")))
     assert len(house.shrinks("web")) == 1
+
+
+def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_work(build: Build) -> None:
+    house = build({"web": FULL})
+    house.hang("web")
+    house.put(ROOM)
+    running = house.running("web")["id"]
+    with house.jobs.holding(house.group("web"), dry_run=True):
+        assert house.jobs.manual_age(house.group("web")) == math.inf
+    house.let_go.set()
+    until(lambda: house.usage("web") < LOW)
+    assert [(row["id"], row["state"]) for row in house.shrinks("web")] == [(running, "succeeded")]
 
 
 def test_a_policy_does_not_touch_a_group_that_a_caller_shrinks(build: Build) -> None:

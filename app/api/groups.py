@@ -270,7 +270,7 @@ def _take_back(backend: Backend, group: Group) -> None:
 
 def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: bool) -> None:
     """Remove from the kernel, then from the database: a row without a group does no harm, for ids are not used twice."""
-    with wiring.jobs.holding(group):
+    with wiring.jobs.holding(group, dry_run=dry_run):
         check_preconditions(request, etag_of(group_body(wiring, caller_of(request.scope), group, wiring.backend.stat(group).limits)))
         if group.id not in wiring.made:
             raise GroupNotManaged(f"{group.path!a} was not made through this API, so it is not removed through it.", group=group)

@@ -98,7 +98,7 @@ def change_limits(
     wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], check: Callable[[Limits], None] | None = None, *, dry_run: bool
 ) -> Limits:
     """Set limits with the group to oneself, and answer them as read back. `check` is shown those before: no change comes between."""
-    with wiring.jobs.holding(group):
+    with wiring.jobs.holding(group, dry_run=dry_run):
         before = wiring.backend.stat(group).limits
         if check:
             check(before)
