@@ -1,5 +1,6 @@
 """?dry_run=true: every operation that changes something has it, answers as if it had, and has not."""
 
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -58,7 +59,8 @@ def everything(still: Still) -> list[Any]:
     with closing(sqlite3.connect(path)) as database:
         rows = [line for line in database.iterdump() if not line.startswith(('INSERT INTO "audit"', 'INSERT INTO "events"'))]
     kept = [wiring.policies.all(), [simulation.state for simulation in wiring.simulations.newest()], set(wiring.made)]
-    return [still.stage.everything(), simulator.time.now(), simulator.time.speed, simulator.faults.planned(), kept, rows]
+    resting = [group.path for group in simulator.groups() if wiring.jobs.manual_age(group) < math.inf]
+    return [still.stage.everything(), simulator.time.now(), simulator.time.speed, simulator.faults.planned(), kept, resting, rows]
 
 
 @pytest.mark.parametrize(
