@@ -126,7 +126,7 @@ class Jobs:
                 return job
             self._active[job.id] = job
             self._taken += 1
-            self._note(group, policy, math.inf)
+            self._note(group, math.inf, by_hand=policy is None)
         with ExitStack() as undo:
             undo.callback(self._leave, job)
             if not job.leaves_nothing:
@@ -188,28 +188,31 @@ class Jobs:
                     self._unwritten = {shrink_id: row for shrink_id, row in self._unwritten.items() if shrink_id not in rows}
 
     @contextmanager
-    def holding(self, group: Group, policy: str | None = None, *, dry_run: bool = False) -> Iterator[None]:
+    def holding(self, group: Group, policy: str | None = None, *, dry_run: bool = False, is_new: bool = False) -> Iterator[None]:
         """Keep a group's limits to oneself: no shrink starts, no other change runs. ShrinkInProgress when one is.
 
-        A trial is refused as a change would be, and else keeps nobody from anything.
+        A trial is refused as a change would be, and else keeps nobody from anything. From a group that `is_new` policies need not keep away
+        behind it: nobody has changed what they found there.
         """
+        by_hand = policy is None and not is_new
         with self._changed:
             self._make_way(group, policy, dry_run=dry_run)
             if not dry_run:
                 self._held[group.id] = group
-                self._note(group, policy, math.inf)
+                self._note(group, math.inf, by_hand=by_hand)
         try:
             yield
         finally:
             if not dry_run:
-                self._let_go(group, policy)
+                self._let_go(group, by_hand=by_hand)
 
-    def _let_go(self, group: Group, policy: str | None) -> None:
+    def _let_go(self, group: Group, *, by_hand: bool) -> None:
         with self._changed:
             del self._held[group.id]
-            self._note(group, policy, time.monotonic())
+            self._note(group, time.monotonic(), by_hand=by_hand)
             self._changed.notify_all()
         self.on_limits(group)
+        self._sweep()
 
     def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], policy: str) -> None:
         """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""
@@ -231,8 +234,8 @@ class Jobs:
         """How many seconds ago a caller's own change of a group ended: 0 while one goes on, infinity if none did lately."""
         return max(time.monotonic() - self._manual.get(group.id, -math.inf), 0.0)
 
-    def _note(self, group: Group, policy: str | None, moment: float) -> None:
-        if policy is None:
+    def _note(self, group: Group, moment: float, *, by_hand: bool) -> None:
+        if by_hand:
             self._manual[group.id] = moment
 
     def _make_way(self, group: Group, policy: str | None, *, dry_run: bool = False) -> None:
@@ -340,7 +343,7 @@ class Jobs:
         with self._changed:
             was_active = self._active.pop(job.id, None)
             if was_active:
-                self._note(job.memcg.group, job.policy, time.monotonic())
+                self._note(job.memcg.group, time.monotonic(), by_hand=job.policy is None)
                 self.ended[str(job.state), "policy" if job.policy else "caller"] += 1
                 self.reclaimed_bytes += job.progress.reclaimed_bytes
             self._changed.notify_all()

@@ -272,6 +272,16 @@ def test_a_callers_own_change_of_limits_ends_the_shrink_of_a_policy_and_has_the_
     assert len(house.shrinks("web")) == 1
 
 
+def test_a_group_that_a_caller_has_just_made_has_its_policies_at_once(build: Build) -> None:
+    house = build({"web": HALF})
+    house.put(ROOM)
+    new = house.machine.make("new")
+    with house.jobs.holding(new, is_new=True):
+        house.machine.set_limits(new, {"max_bytes": 8 * GIB})
+    house.fill("new", 7900 * MIB)
+    until(lambda: house.usage("new") < LOW)
+
+
 def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_work(build: Build) -> None:
     house = build({"web": FULL})
     house.hang("web")

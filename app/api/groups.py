@@ -247,7 +247,7 @@ def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) 
         return group_body(wiring, caller, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True)
     with ExitStack() as undo:
         undo.callback(_take_back, wiring.backend, group)
-        with wiring.jobs.holding(group):
+        with wiring.jobs.holding(group, is_new=True):
             limits = set_limits(wiring, group, changes, dry_run=False)
         wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
         undo.pop_all()

@@ -1,5 +1,6 @@
 """Groups over HTTP: listed, read, made with all that belongs to them or not at all, filled, and removed."""
 
+import math
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_a_group_is_made_where_the_answer_says(client: httpx.Client) -> None:
     assert made.json()["managed"]
     assert client.get(made.headers["location"], headers={"If-None-Match": made.headers["etag"]}).status_code == 304
     remove(client, "batch/nightly")
+
+
+def test_policies_need_not_keep_away_from_a_group_that_was_just_made_as_they_do_when_its_limits_are_changed(still: Still) -> None:
+    make(still.client, "fresh", max_bytes="64M")
+    (group,) = still.stage.simulator.groups("fresh")
+    assert still.live.wiring.jobs.manual_age(group) == math.inf
+    still.client.patch("/v1/groups/fresh/limits", json={"max_bytes": "32M"})
+    assert still.live.wiring.jobs.manual_age(group) < math.inf
+    remove(still.client, "fresh")
 
 
 def test_a_group_that_is_there_is_not_made_again(client: httpx.Client) -> None:
