@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from errno import ECONNREFUSED
 from functools import partial
 from pathlib import Path
@@ -146,18 +146,29 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
     """Bind every address, and take the unix sockets away again at the end. SettingsError names the one that cannot be had."""
     sockets: list[socket.socket] = []
-    try:
+    with ExitStack() as stack:
         for address in addresses:
             try:
                 sockets.append(_bind_unix(Path(address.removeprefix("unix:"))) if address.startswith("unix:") else _bind_tcp(address))
             except OSError as error:
                 raise SettingsError(f"SHRINKD_LISTEN={address} cannot be had: {error.strerror or error}.") from None
-        yield sockets
-    finally:
-        for bound, address in zip(sockets, addresses, strict=False):
-            bound.close()
             if address.startswith("unix:"):
-                Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+                path = Path(address.removeprefix("unix:"))
+                stack.callback(_take_away, path, _identity(path))
+            stack.callback(sockets[-1].close)
+        yield sockets
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_ino, found.st_mtime_ns  # numbers of inodes are used again
+
+
+def _take_away(path: Path, ours: tuple[int, int]) -> None:
+    """Take our socket away, unless its name leads to that of another daemon by now: it could start when we had stopped to listen."""
+    with suppress(FileNotFoundError):
+        if _identity(path) == ours:
+            path.unlink()
 
 
 def _bind_tcp(address: str) -> socket.socket:

@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_a_unix_socket_is_for_its_owner_and_group_whatever_the_umask(path: Path)
 def test_a_socket_goes_with_the_daemon(path: Path) -> None:
     with listening((f"unix:{path}", "tcp:127.0.0.1:0")):
         pass
+    assert not path.exists()
+
+
+def test_a_socket_that_another_daemon_has_put_in_the_place_of_ours_is_left_to_it(path: Path) -> None:
+    with ExitStack() as another:
+        with listening((f"unix:{path}",)) as (ours,):
+            ours.close()  # as when it drains
+            another.enter_context(listening((f"unix:{path}",)))
+        assert path.is_socket()
     assert not path.exists()
 
 
