@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import threading
@@ -154,21 +155,20 @@ def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
                 raise SettingsError(f"SHRINKD_LISTEN={address} cannot be had: {error.strerror or error}.") from None
             if address.startswith("unix:"):
                 path = Path(address.removeprefix("unix:"))
-                stack.callback(_take_away, path, _identity(path))
+                stack.callback(_take_away, path, os.open(path, os.O_PATH | os.O_CLOEXEC))
             stack.callback(sockets[-1].close)
         yield sockets
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_ino, found.st_mtime_ns  # numbers of inodes are used again
+def _take_away(path: Path, ours: int) -> None:
+    """Take our socket away, unless its name leads to that of another daemon by now: it could start when we had stopped to listen.
 
-
-def _take_away(path: Path, ours: tuple[int, int]) -> None:
-    """Take our socket away, unless its name leads to that of another daemon by now: it could start when we had stopped to listen."""
+    `ours` is open, or else the number of its inode might be that of the other's.
+    """
     with suppress(FileNotFoundError):
-        if _identity(path) == ours:
+        if os.path.samestat(path.lstat(), os.fstat(ours)):
             path.unlink()
+    os.close(ours)
 
 
 def _bind_tcp(address: str) -> socket.socket:
