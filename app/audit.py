@@ -115,13 +115,16 @@ class Audit:
             with self._changed:
                 self._is_behind = True
                 self._begun = [*begun, *self._begun][-_MOST_UNWRITTEN:]
-                self._ended, self._noted = ended | self._ended, noted | self._noted
+                self._ended = ended | self._ended
+                for kind, row in noted.items():
+                    row["times"] += self._noted[kind]["times"] if kind in self._noted else 0
+                self._noted |= noted
         else:
             self._is_behind = False
-        for row, written in begun:
+        for attempt, written in begun:
             if not written.done():
                 if self._is_behind:
-                    _log(row)
+                    _log(attempt)
                 written.set_result(None)
 
     def _sweep(self) -> None:

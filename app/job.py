@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 from app import memcontrol
@@ -63,6 +63,9 @@ class Progress:
     reclaimed_bytes: int = 0
     passes: int = 0
     retries_left: int = memcontrol.MEM_CGROUP_RECLAIM_RETRIES
+
+
+_REQUESTED, _TOLD = (tuple(each.name for each in fields(kind)) for kind in (Request, Progress))  # asdict() looks for what to copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +190,8 @@ class Job:
             "group_id": self.memcg.group.id,
             "group_path": self.memcg.group.path,
             "state": str(standing.state),
-            "request": asdict(self.request),
-            "progress": asdict(self.progress) | {"elapsed_seconds": self._elapsed()},
+            "request": {name: getattr(self.request, name) for name in _REQUESTED},
+            "progress": {name: getattr(self.progress, name) for name in _TOLD} | {"elapsed_seconds": self._elapsed()},
             "error": describe(standing.error),
             "policy": self.policy,
             "created_at": self.created_at,

@@ -66,7 +66,7 @@ class Jobs:
         self._held: dict[int, Group] = {}
         self._manual: dict[int, float] = {}
         """When a caller's own change of a group ended, by its id; infinity while it goes on."""
-        self._unwritten: dict[str, Row] = {}
+        self._unwritten: dict[str, Job] = {}
         """Finished shrinks of policies that are still to be written down."""
         self._writing = threading.Lock()
         self._taken = 0
@@ -155,14 +155,15 @@ class Jobs:
 
     def shrink(self, shrink_id: str) -> Row:
         """One shrink as a row, live while it is active. ShrinkNotFound."""
-        job = self._active.get(shrink_id)
-        return job.row() if job is not None else self._unwritten.get(shrink_id) or self._store.shrink(shrink_id)
+        job = self._active.get(shrink_id) or self._unwritten.get(shrink_id)
+        return job.row() if job is not None else self._store.shrink(shrink_id)
 
     def shrinks(self, *, limit: int, before: tuple[int, str] | None, states: tuple[str, ...], group: Whose, since: int | None) -> list[Row]:
         """List shrinks as rows, the newest first; see Store.list_shrinks."""
         with self._changed:
             live = {job.id: job.row() for job in self._active.values()}
-            rows = self._unwritten | {shrink_id: row for shrink_id, row in live.items() if self._active[shrink_id].leaves_nothing}
+            rows: dict[str, Row] = {job.id: job.row() for job in self._unwritten.values()}
+            rows |= {shrink_id: row for shrink_id, row in live.items() if self._active[shrink_id].leaves_nothing}
 
         def is_wanted(row: Row) -> bool:
             return (
@@ -181,11 +182,11 @@ class Jobs:
         """Write the finished shrinks of policies down, all at once. StoreUnavailable, and then they wait."""
         with self._writing:  # the daemon's writer may be at it when a stop is: of two inserts of one row the second fails
             with self._changed:
-                rows = dict(self._unwritten)
-            if rows:
-                self._store.add_shrinks(list(rows.values()))
+                finished = dict(self._unwritten)
+            if finished:
+                self._store.add_shrinks([job.row() for job in finished.values()])
                 with self._changed:
-                    self._unwritten = {shrink_id: row for shrink_id, row in self._unwritten.items() if shrink_id not in rows}
+                    self._unwritten = {shrink_id: job for shrink_id, job in self._unwritten.items() if shrink_id not in finished}
 
     @contextmanager
     def holding(self, group: Group, policy: str | None = None, *, dry_run: bool = False, is_new: bool = False) -> Iterator[None]:
@@ -318,7 +319,7 @@ class Jobs:
             self._tell(job)
         if moved and job.leaves_nothing and standing.state.done:
             with self._changed:
-                self._unwritten[job.id] = job.row()
+                self._unwritten[job.id] = job
                 while len(self._unwritten) > _MOST_UNWRITTEN:  # a database that stays away
                     del self._unwritten[next(iter(self._unwritten))]
         return moved

@@ -46,28 +46,33 @@ def measure(folder: Path) -> dict[str, list[Row]]:
 
 def _watermarks(folder: Path) -> Iterator[Row]:
     """Cache in large folios, as readahead and writes make it, and page by page, where reclaim itself is 35 times as dear."""
-    for rate, advice, goal in ((64, "SEQUENTIAL", 2), (256, "SEQUENTIAL", 2), (256, "RANDOM", None)):
-        name = f"{rate} MiB/s of cache under 256 MiB" + ("" if goal else ", page by page")
-        without, _, slow = _fill(folder, rate, advice, with_policy=False)
-        hits, cpu, slower = _fill(folder, rate, advice, with_policy=True)
+    for rate, low, advice, goal in (
+        (64, "85%", "SEQUENTIAL", 2),
+        (256, "85%", "SEQUENTIAL", 2),
+        (256, "75%", "SEQUENTIAL", 2),
+        (256, "85%", "RANDOM", None),
+    ):
+        name = f"{rate} MiB/s of cache under 256 MiB, low {low}" + ("" if goal else ", page by page")
+        without, _, slow = _fill(folder, rate, advice, low=None)
+        hits, cpu, slower = _fill(folder, rate, advice, low=low)
         yield Row(f"{name}: limit hits in 15 s without a policy", without, "")
         yield Row(f"{name}: limit hits in 15 s with a watermark", hits, "", "<=", 0)
         yield Row(f"{name}: the daemon's CPU, its reclaim included", cpu, "% of a core", "<=" if goal else "", goal)
         yield Row(f"{name}: p99 of a read of 1 MiB, with to without", slower / slow, "x")
 
 
-def _fill(folder: Path, rate: int, advice: str, *, with_policy: bool) -> tuple[int, float, float]:
-    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read in milliseconds."""
+def _fill(folder: Path, rate: int, advice: str, *, low: str | None) -> tuple[int, float, float]:
+    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read in milliseconds: no low, no watermark."""
     with ExitStack() as stack:
-        hole = folder / f"hole-{rate}-{advice}-{with_policy}"
+        hole = folder / f"hole-{rate}-{advice}-{low}"
         with hole.open("wb") as file:
             file.truncate(int((_SECONDS + 5) * rate) << 20)
         stack.callback(hole.unlink)
         group = stack.enter_context(_group(f"shrinkd-bench-{os.getpid()}"))
         (group / "memory.limit_in_bytes").write_text(str(_LIMIT))
         daemon = stack.enter_context(_daemon(folder))
-        if with_policy:
-            policy = {"name": "room", "kind": "watermark", "selector": {"group": group.name}, "floor": {"bytes": 0}}
+        if low:
+            policy = {"name": "room", "kind": "watermark", "selector": {"group": group.name}, "floor": {"bytes": 0}, "spec": {"low": low}}
             daemon.client.post("/v1/policies", json=policy).raise_for_status()
         filler = subprocess.Popen(
             [sys.executable, "-c", _FILLER, str(rate), str(hole), str(_SECONDS), f"POSIX_FADV_{advice}"],

@@ -10,6 +10,7 @@ from app.audit import Audit, outcome
 from app.ledger import KEEP_AUDIT_SECONDS
 from app.store import Store, new_id, now
 from tests.locks import locked
+from tests.patience import until
 
 
 @pytest.fixture
@@ -80,6 +81,21 @@ def test_refusals_that_are_alike_are_one_row_and_too_many_kinds_are_not_told_apa
     rows = store.list_audit(limit=1000)
     assert sum(found["times"] for found in rows) == 2000
     assert len(rows) <= 2 * 101
+
+
+def test_refusals_that_come_while_a_write_fails_are_counted_on(
+    audit: Audit, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def note_until_it_failed() -> bool:
+        audit.note(row(status=401, caller="nobody"))
+        noted.append(1)
+        return len(caplog.records) >= 2
+
+    noted: list[int] = []
+    with locked(tmp_path / "audit.db"):
+        until(note_until_it_failed)
+    audit.close()
+    assert sum(found["times"] for found in store.list_audit(limit=10)) == len(noted)
 
 
 def test_callers_who_come_at_once_share_a_write_and_none_is_lost(audit: Audit, store: Store) -> None:
