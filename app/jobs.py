@@ -192,25 +192,27 @@ class Jobs:
     def holding(self, group: Group, policy: str | None = None, *, dry_run: bool = False, is_new: bool = False) -> Iterator[None]:
         """Keep a group's limits to oneself: no shrink starts, no other change runs. ShrinkInProgress when one is.
 
-        A trial is refused as a change would be, and else keeps nobody from anything. From a group that `is_new` policies need not keep away
-        behind it: nobody has changed what they found there.
+        A trial is refused as a change would be, and else keeps nobody from anything. Policies keep away behind a change, but not behind one
+        that was refused (who tries again and again would keep them away for good), nor from a group that `is_new`.
         """
         by_hand = policy is None and not is_new
         with self._changed:
             self._make_way(group, policy, dry_run=dry_run)
+            moment = self._manual.get(group.id, -math.inf)
             if not dry_run:
                 self._held[group.id] = group
                 self._note(group, math.inf, by_hand=by_hand)
         try:
             yield
+            moment = time.monotonic()
         finally:
             if not dry_run:
-                self._let_go(group, by_hand=by_hand)
+                self._let_go(group, moment, by_hand=by_hand)
 
-    def _let_go(self, group: Group, *, by_hand: bool) -> None:
+    def _let_go(self, group: Group, moment: float, *, by_hand: bool) -> None:
         with self._changed:
             del self._held[group.id]
-            self._note(group, time.monotonic(), by_hand=by_hand)
+            self._note(group, moment, by_hand=by_hand)
             self._changed.notify_all()
         self.on_limits(group)
         self._sweep()

@@ -7,7 +7,7 @@ import errno
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,6 +20,7 @@ from app.backends import Group, MemStat, Node
 from app.backends.simulated import Fault, Scenario
 from app.backends.simulator import Simulator
 from app.daemon import Clock, Daemon, Scope
+from app.errors import LimitBelowUsage
 from app.intents import Intents
 from app.job import Request
 from app.jobs import Jobs
@@ -280,6 +281,19 @@ def test_a_group_that_a_caller_has_just_made_has_its_policies_at_once(build: Bui
         house.machine.set_limits(new, {"max_bytes": 8 * GIB})
     house.fill("new", 7900 * MIB)
     until(lambda: house.usage("new") < LOW)
+
+
+def test_policies_do_not_keep_away_behind_a_change_that_was_refused(build: Build) -> None:
+    house = build({"web": HALF})
+    with suppress(LimitBelowUsage), house.jobs.holding(house.group("web")):
+        raise LimitBelowUsage("refused")
+    assert house.jobs.manual_age(house.group("web")) == math.inf
+    with house.jobs.holding(house.group("web")):
+        pass
+    with suppress(LimitBelowUsage), house.jobs.holding(house.group("web")):
+        assert house.jobs.manual_age(house.group("web")) == 0
+        raise LimitBelowUsage("refused")
+    assert 0 < house.jobs.manual_age(house.group("web")) < math.inf
 
 
 def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_work(build: Build) -> None:

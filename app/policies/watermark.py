@@ -35,8 +35,8 @@ class Watermark(Strict):
     max_pass_seconds: float = Field(30, ge=1, le=3600)
     """A pass that takes longer ends where it is."""
     cooldown_seconds: float = Field(5, ge=0, le=3600)
-    """The rest after a pass that did not come to low. One that freed less than a tenth of its goal rests 10 s, each time
-    twice as long, up to 300 s."""
+    """The rest after a pass that did not come to low. One that by itself freed less than a tenth of its goal rests 10 s,
+    each time twice as long, up to 300 s."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -137,7 +137,7 @@ def _rested(spec: Watermark, state: Course, outcome: Outcome | None, now: float)
         return state
     if outcome.errname is None:
         return replace(state, backoff_seconds=0.0, until_seconds=0.0)
-    if 10 * outcome.freed_bytes >= outcome.asked_bytes:
+    if outcome.errname == "EINTR" or 10 * outcome.freed_bytes >= outcome.asked_bytes:  # one that was cut says nothing of what there is
         return replace(state, backoff_seconds=0.0, until_seconds=now + spec.cooldown_seconds)
     shortest, longest = _BACKOFF_SECONDS
     wait = max(min(max(2 * state.backoff_seconds, shortest), longest), spec.cooldown_seconds)

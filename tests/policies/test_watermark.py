@@ -156,6 +156,7 @@ def test_the_watch_that_began_a_pass_outlives_it() -> None:
         (CUT, COOLDOWN, 5),
         (replace(CUT, freed_bytes=2 * MIB), COOLDOWN, 5),
         (replace(CUT, freed_bytes=2 * MIB - 1), BACKOFF, 10),
+        (replace(CUT, freed_bytes=0, errname="EINTR"), COOLDOWN, 5),
         (FRUITLESS, BACKOFF, 10),
     ],
 )
