@@ -86,8 +86,8 @@ class Daemon:
         self._boot_id = backend.node().boot_id
         self.decisions = Decisions(store)
         self._engine = Engine(backend, Guards(backend.has_swappiness, jobs.manual_age), store.load_states(self._boot_id))
-        self._lock = threading.RLock()
-        """Over the engine and what wakes it."""
+        self._lock = threading.Lock()
+        """Over the engine and what wakes it: who has it does a round, or looks at what they know."""
         self._wakes = Wakes(backend, self._engine, self._clock.now, self._lock)
         self._groups: list[Group] = []
         """As they were when the tree was walked last."""
@@ -95,6 +95,8 @@ class Daemon:
         self._outcomes: deque[tuple[Grant, Outcome, str | None]] = deque()
         self._moved: deque[str] = deque()
         """The paths of groups whose limits we have changed."""
+        self._waits_until = math.inf
+        """When the thread will do a round, whatever happens; of the monotonic clock."""
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="policy")
@@ -115,7 +117,8 @@ class Daemon:
 
     def stop(self) -> None:
         """End between two rounds: nothing new is begun."""
-        self._stopping.set()
+        with self._lock:
+            self._stopping.set()
         self._wakes.ring()
         if self._thread.ident is not None:
             self._thread.join()
@@ -176,16 +179,22 @@ class Daemon:
                 self._stopping.wait(1.0)
 
     def _wait(self) -> list[Key]:
-        """Wait for the next look, a bell or a watch; answer the posts whose watch fired."""
+        """Wait for the next round, a bell or a watch; answer the posts whose watch fired."""
         with self._lock:
-            due = self._engine.next_look()
-            ahead = math.inf
-            if due < math.inf and (speed := self._clock.speed()):
-                ahead = (due - self._clock.now()) / speed
-        ahead = min(ahead, self._walk_at - time.monotonic(), self._write_at - time.monotonic())
+            self._waits_until = self._next_round()
+        ahead = self._waits_until - time.monotonic()
         return self._wakes.wait(None if ahead == math.inf else max(ahead, _REST_SECONDS))
 
+    def _next_round(self) -> float:
+        """When something is due next: a look, a walk or a writing. With the lock held."""
+        due, ahead = self._engine.next_look(), math.inf
+        if due < math.inf and (speed := self._clock.speed()):
+            ahead = (due - self._clock.now()) / speed
+        return min(time.monotonic() + ahead, self._walk_at, self._write_at)
+
     def _round(self, fired: list[Key]) -> None:
+        if self._stopping.is_set():
+            return
         if self._changed.is_set() or time.monotonic() >= self._walk_at:
             self._assign()
         self._drain()
@@ -303,7 +312,22 @@ class Daemon:
     def _tell_job(self, grant: Grant, job: Job) -> None:
         error = job.standing.error
         errname = error.errname if error else None if job.state is State.SUCCEEDED else "EINTR"
-        self._tell(grant, Outcome(grant.amount_bytes, job.progress.reclaimed_bytes, job.reclaim_seconds, errname), job.id)
+        self._outcomes.append((grant, Outcome(grant.amount_bytes, job.progress.reclaimed_bytes, job.reclaim_seconds, errname), job.id))
+        self._go_round()
+
+    def _go_round(self) -> None:
+        """Do a round here and now, unless one goes on: where caches are cold, to wake the thread for it costs more than the round."""
+        is_done = False
+        if self._lock.acquire(blocking=False):
+            try:
+                self._round([])
+                is_done = self._next_round() >= self._waits_until
+            except (ShrinkdError, OSError):
+                pass  # the thread will meet it again, and say it
+            finally:
+                self._lock.release()
+        if not is_done:
+            self._wakes.ring()
 
     def _tell(self, grant: Grant, outcome: Outcome, shrink_id: str | None = None) -> None:
         self._outcomes.append((grant, outcome, shrink_id))

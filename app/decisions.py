@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from app.arbiter import Key
 from app.engine import Record
@@ -17,6 +18,7 @@ _MOST_UNWRITTEN = 100_000
 _DONE = frozenset((Verdict.ACT, Verdict.WOULD_ACT))
 _STEADY = ("verdict", "reason", "generation", "mode")
 _TOLD = ("policy", *_STEADY, "asked_bytes", "granted_bytes")
+_steady_of, _told_of = attrgetter(*_STEADY), attrgetter(*_TOLD)
 
 
 @dataclass(slots=True)
@@ -69,8 +71,7 @@ class Decisions:
         self._touch(fresh)
 
     def _tell(self, record: Record) -> None:
-        told = {name: getattr(record, name) for name in _TOLD}
-        self.publish(EventType.DECISION, record.group, **told)
+        self.publish(EventType.DECISION, record.group, **dict(zip(_TOLD, _told_of(record), strict=True)))
 
     def finish(self, key: Key, group_id: int, *, freed_bytes: int, shrink_id: str | None, errno: str | None) -> None:
         """Tell what became of the last act of a policy for a group."""
@@ -123,7 +124,7 @@ def _is_the_same(record: Record, line: _Line) -> bool:
 
 
 def _means_the_same(record: Record, before: Record) -> bool:
-    return all(getattr(record, name) == getattr(before, name) for name in _STEADY)
+    return bool(_steady_of(record) == _steady_of(before))
 
 
 def _row(record: Record) -> Row:

@@ -158,9 +158,8 @@ class Job:
         return min(excess_bytes, max(self.request.max_bytes_per_second // 20, _SMALLEST_ALLOWANCE))
 
     def cond_resched(self, usage_bytes: int, progress: int, retry_count: int) -> None:
-        reclaimed = self.progress.reclaimed_bytes + progress
-        passes = self.progress.passes + 1
-        self.progress = replace(self.progress, usage_bytes=usage_bytes, reclaimed_bytes=reclaimed, passes=passes, retries_left=retry_count)
+        before, reclaimed = self.progress, self.progress.reclaimed_bytes + progress
+        self.progress = Progress(before.start_bytes, usage_bytes, before.target_bytes, reclaimed, before.passes + 1, retry_count)
         if self.request.max_bytes_per_second is not None:
             self._sleep(reclaimed / self.request.max_bytes_per_second - self._elapsed())
         self._hold_while_pressed()

@@ -1,9 +1,11 @@
 """What is written as it happens, and only forgotten by age: events, requests that take effect once, and who tried to change what."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from app.database import Database
 from app.tables import audit, events, idempotency_keys
@@ -23,6 +25,19 @@ _Row = Mapping[str, Any]
 class Ledger(Database):
     """The rows that only grow; each kind is swept by who writes it."""
 
+    def add_once(self, table: sa.Table, rows: Sequence[_Row]) -> None:
+        """Insert rows, all or none. One whose id is there already stays as it is, for a commit can succeed and lose its answer.
+
+        That is asked when the insert has failed: it hardly ever does, and these are written each second beside a fast writer.
+        """
+        with suppress(IntegrityError), self.transaction() as connection:
+            connection.execute(table.insert(), [dict(row) for row in rows])
+            return
+        with self.transaction() as connection:
+            known = set(connection.execute(sa.select(table.c.id).where(table.c.id.in_([row["id"] for row in rows]))).scalars())
+            if fresh := [dict(row) for row in rows if row["id"] not in known]:
+                connection.execute(table.insert(), fresh)
+
     # -- what has happened --------------------------------------------------------------------------------------
 
     def event_span(self) -> tuple[int, int]:
@@ -32,11 +47,8 @@ class Ledger(Database):
         return oldest or 1, newest or 0
 
     def add_events(self, rows: Sequence[_Row]) -> None:
-        """Write events down in the order of their ids, all or none; those that are there already stay: a commit can lose its answer."""
-        with self.transaction() as connection:
-            newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
-            if fresh := [dict(row) for row in rows if row["id"] > newest]:
-                connection.execute(events.insert(), fresh)
+        """Write events down, all or none; see add_once."""
+        self.add_once(events, rows)
 
     def list_events(
         self, after: int, limit: int, *, types: Collection[str] = (), within: Sequence[Collection[str]] = (), always: str | None = None

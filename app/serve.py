@@ -13,6 +13,7 @@ from errno import ECONNREFUSED
 from functools import partial
 from pathlib import Path
 from stat import S_ISSOCK
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,6 +28,7 @@ from app.settings import Settings
 _BACKLOG = 2048
 _DRAIN_SECONDS = 8
 _IDLE_SECONDS = 15
+_DATE_SECONDS = 1.0
 _HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 10.0, 2.0
 _DEFAULT = ("unix:/run/shrinkd/api.sock",)
 _DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
@@ -60,8 +62,11 @@ class Server(uvicorn.Server):
         self._wiring: Wiring = app.state.wiring
         self._protocol: Callable[..., asyncio.Protocol] = protocol
         self._tls = tls_context(self._wiring.settings)
+        self._told_to_end = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         private = [bound for bound in sockets or () if self._tls and bound.family != socket.AF_UNIX]
         await super().startup([bound for bound in sockets or () if bound not in private])
         self.servers += [await self._serve_privately(bound) for bound in private]
@@ -77,6 +82,22 @@ class Server(uvicorn.Server):
             ssl_handshake_timeout=_HANDSHAKE_SECONDS,
             ssl_shutdown_timeout=_GOODBYE_SECONDS,
         )
+
+    async def main_loop(self) -> None:
+        """Keep the date of the answers until the end. uvicorn's own asks ten times a second whether that has come."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told_to_end.wait(), _DATE_SECONDS)
+
+    def end(self) -> None:
+        """End as a signal would have it; from any thread, and from a handler of signals."""
+        self.should_exit = True
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._told_to_end.set)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.end()
 
     def reload(self) -> None:
         """Read the files again that say who may come in and who we are; one that cannot be used changes nothing, and the log says why."""

@@ -81,12 +81,8 @@ class Store(Ledger):
             raise ShrinkInProgress("A shrink of this group is in progress: wait for it, or cancel it.") from None
 
     def add_shrinks(self, rows: Sequence[Row]) -> None:
-        """Write finished shrinks down, all or none; one that is there already stays as it is: a commit can succeed and lose its answer."""
-        with self.transaction() as connection:
-            known = set(connection.execute(sa.select(shrinks.c.id).where(shrinks.c.id.in_([row["id"] for row in rows]))).scalars())
-            fresh = [dict(row) for row in rows if row["id"] not in known]
-            if fresh:
-                connection.execute(shrinks.insert(), fresh)
+        """Write finished shrinks down, all or none; see add_once."""
+        self.add_once(shrinks, rows)
 
     def move_shrink(self, shrink_id: str, expected: str, row: Row) -> bool:
         """Compare and set: answer whether the shrink was in the expected state and is now as the row says.

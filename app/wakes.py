@@ -6,7 +6,6 @@ import select
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 
 from app.arbiter import Key, Post
@@ -30,7 +29,7 @@ class _Armed:
 class Wakes:
     """One thing to wait for. `lock` is over the engine, and over all of this but wait() and ring()."""
 
-    def __init__(self, backend: Backend, engine: Engine, clock: Callable[[], float], lock: threading.RLock) -> None:
+    def __init__(self, backend: Backend, engine: Engine, clock: Callable[[], float], lock: threading.Lock) -> None:
         self._backend, self._engine, self._clock, self._lock = backend, engine, clock, lock
         self._watches: dict[Key, _Armed] = {}
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 24
@@ -48,10 +47,10 @@ class Wakes:
 
     def wait(self, seconds: float | None) -> list[Key]:
         """Wait for so long, or until something wakes; answer the posts whose watch did, to be heard."""
-        events = self._epoll.poll(seconds)
-        with suppress(BlockingIOError):
+        rung = {descriptor for descriptor, _ in self._epoll.poll(seconds)}
+        if self._bell in rung:
             os.eventfd_read(self._bell)
-        return [self._by_descriptor[descriptor] for descriptor, _ in events if descriptor in self._by_descriptor]
+        return [key for descriptor in rung if (key := self._by_descriptor.get(descriptor))]  # which others may change meanwhile
 
     def hear(self, key: Key, moment: float) -> bool:
         """Wake a post if something has fired; answers whether its group is still there, as far as we are told."""

@@ -84,7 +84,7 @@ class Live:
         """Stop as a signal does: streams end, shrinks end, everything is closed. Does nothing the second time."""
         self.alive.discard(self)
         self.client.close()
-        self.server.should_exit = True
+        self.server.end()
         self._thread.join()
         self._stack.close()
 

@@ -614,6 +614,21 @@ def test_a_stop_waits_for_no_pass_and_a_close_for_no_database(build: Build, tmp_
     until(lambda: house.usage("web") < LOW)
 
 
+def test_a_pass_that_ends_behind_a_stop_brings_no_look(build: Build) -> None:
+    house = build({"web": FULL})
+    house.hang("web")
+    house.put(ROOM)
+    house.running("web")
+    house.daemon.stop()
+    looks: list[object] = []
+    house.daemon.on_readings = looks.append
+    house.let_go.set()
+    until(lambda: not house.jobs.busy())
+    house.end()
+    assert (looks, [row["freed_bytes"] > 0 for row in house.rows(policy="room")]) == ([], [True])
+    house.begin()
+
+
 def test_a_policy_that_is_changed_when_the_daemon_is_closed_wakes_nobody(build: Build) -> None:
     house = build({"web": FULL})
     house.end()

@@ -189,6 +189,21 @@ def test_a_stop_ends_two_hundred_streams_also_those_that_nobody_reads(daemon: St
         follower.close()
 
 
+def test_an_idle_server_wakes_up_for_the_date_alone(daemon: Start) -> None:
+    started = daemon()
+    status = Path(f"/proc/{started.pid}/task/{started.pid}/status")
+
+    def told() -> tuple[str, int]:
+        slept = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status.read_text(), re.MULTILINE)
+        assert slept
+        return started.client.get("/livez").headers["date"], int(slept[1])
+
+    date, before = told()
+    time.sleep(3)
+    later, after = told()
+    assert (later != date, after - before < 15) == (True, True)  # thirty of a loop that asks each 0.1 s whether it is to end
+
+
 def test_a_terminal_that_closes_ends_no_daemon(daemon: Start) -> None:
     started = daemon()
     os.kill(started.pid, signal.SIGHUP)

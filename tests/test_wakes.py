@@ -21,7 +21,7 @@ class Watched:
     def __init__(self, *groups: str) -> None:
         self.house = House(dict.fromkeys(groups, HALF), ROOM)
         self.engine: Engine = self.house.engine
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
         self.wakes = Wakes(self.house.machine, self.engine, lambda: self.house.now, self.lock)
 
     def arm(self) -> None:

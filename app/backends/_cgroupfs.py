@@ -8,6 +8,7 @@ import contextlib
 import errno
 import mmap
 import os
+import re
 import resource
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from app.backends import Group, Node, check_group_path
+from app.backends._files import read_file, read_whole
 from app.backends._listings import Listings
 from app.backends._own import own_path
 from app.backends._psi import machine_pressure
@@ -30,6 +32,7 @@ HIERARCHY_ROOT = 1  # the inode of a controller's own root, where v1 answers EIN
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
 """By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is used, mm/memcontrol.c."""
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
+_MEMORY = re.compile(rb"^(MemTotal|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
 _GONE = frozenset({errno.ENODEV, errno.ENOENT})
 _LOCKS = 64  # instead of one a group, which would have to outlive whoever waits for it, and nothing else of a group does
 
@@ -74,20 +77,17 @@ class Tree:
     # -- verbs of the Backend protocol --------------------------------------------------------------------------
 
     def node(self) -> Node:
-        memory = dict(line.split(":") for line in _read_text("/proc/meminfo").splitlines())
-        total, available, swap_total, swap_free = (
-            int(memory[name].removesuffix("kB")) << 10 for name in ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
-        )
+        memory = {name: int(kibibytes) << 10 for name, kibibytes in _MEMORY.findall(read_file("/proc/meminfo"))}
         return Node(
             kernel=os.uname().release,
             cgroup_version=self.version,
             boot_id=self._boot_id,
             root=self.root,
             page_size_bytes=mmap.PAGESIZE,
-            total_bytes=total,
-            available_bytes=available,
-            swap_total_bytes=swap_total,
-            swap_free_bytes=swap_free,
+            total_bytes=memory[b"MemTotal"],
+            available_bytes=memory[b"MemAvailable"],
+            swap_total_bytes=memory[b"SwapTotal"],
+            swap_free_bytes=memory[b"SwapFree"],
             own_path=own_path(self.root, self.version),
             pressure=machine_pressure(),
         )
@@ -195,7 +195,7 @@ class Tree:
         """As read, for several control files: one look at what is kept instead of one for each."""
         with self._kept_lock:
             incarnation = self._kept.get(group.id)
-            kept = [incarnation.files.get(name) for name in names] if incarnation and incarnation.group == group else []
+            kept = [incarnation.files.get(name) for name in names] if incarnation and incarnation.group.path == group.path else []
             if kept:
                 self._kept.move_to_end(group.id)
         files = [file for file in kept if file]
@@ -218,12 +218,12 @@ class Tree:
 
     def read_once(self, group: Group, name: str) -> bytes:
         """As read, with no file kept open: what has some counts as a group that has the controller."""
-        return _read_whole(self.open(group, name, os.O_RDONLY))
+        return read_whole(self.open(group, name, os.O_RDONLY))
 
     def read_at(self, path: str, name: str) -> bytes:
         """Read a control file of whichever group lives at a path now, with nothing kept."""
         with self._opened(path, path) as directory, _mapped(path):
-            return _read_whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
+            return read_whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
 
     @contextlib.contextmanager
     def opened(self, group: Group, name: str) -> Iterator[int]:
@@ -253,7 +253,7 @@ class Tree:
     def _file(self, group: Group, name: str) -> Descriptor:
         with self._kept_lock:
             incarnation = self._kept.get(group.id)
-            if incarnation and incarnation.group == group:
+            if incarnation and incarnation.group.path == group.path:
                 self._kept.move_to_end(group.id)
                 if file := incarnation.files.get(name):
                     return file
@@ -269,7 +269,7 @@ class Tree:
         """Answer the kept directory of a group, or open it and see that it is the one that was meant."""
         with self._kept_lock:
             incarnation = self._kept.get(group.id)
-            if incarnation and incarnation.group == group:
+            if incarnation and incarnation.group.path == group.path:
                 return incarnation
         try:
             directory = Descriptor(open_beneath(self._root.number, group.path, os.O_PATH))
@@ -368,12 +368,5 @@ def _rmdir(name: str, directory: int) -> None:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from error  # cgroupfs says EBUSY for both
 
 
-def _read_whole(descriptor: int) -> bytes:
-    try:
-        return b"".join(iter(lambda: os.read(descriptor, _READ_BYTES), b""))
-    finally:
-        os.close(descriptor)
-
-
 def _read_text(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8").strip()
+    return read_file(path).decode().strip()

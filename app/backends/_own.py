@@ -1,29 +1,34 @@
 """Which group a process is in, and this daemon itself: what it does to others it must not do to that one, nor to those around it."""
 
+import functools
 import os
 from contextlib import suppress
-from pathlib import Path
 
+from app.backends._files import read_file
 from app.errors import GroupNotFound
 
 
 def own_path(root: str, version: int) -> str | None:
     """The path below the managed root of the group of this process, "" for the root itself; None where it is elsewhere."""
-    return find_own(root, version, Path("/proc/self/cgroup").read_text("utf-8"), Path("/proc/self/mountinfo").read_text("utf-8"))
+    return find_own(root, version, _text_of("/proc/self/cgroup"), _text_of("/proc/self/mountinfo"))
 
 
 def path_of(root: str, version: int, pid: int) -> str:
     """As own_path, of any process; GroupNotFound where it is elsewhere, or not at all."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        cgroups = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
-        path = find_own(root, version, cgroups, Path("/proc/self/mountinfo").read_text("utf-8"))
+        path = find_own(root, version, _text_of(f"/proc/{pid}/cgroup"), _text_of("/proc/self/mountinfo"))
         if path is not None:
             return path
     raise GroupNotFound(f"There is no process {pid} in any group below {root!a}.", pid=pid)
 
 
+def _text_of(path: str) -> str:
+    return read_file(path).decode(errors="replace")
+
+
+@functools.lru_cache(maxsize=64)
 def find_own(root: str, version: int, cgroups: str, mountinfo: str) -> str | None:
-    """As own_path, from the texts of the two files."""
+    """As own_path, from the texts of the two files. A daemon asks at each walk of the tree, and they seldom change."""
     lines = (line.split(":", 2) for line in cgroups.split("\n") if line.count(":") > 1)
     found = [path for number, names, path in lines if ("memory" in names.split(",") if version == 1 else number == "0")]
     own = found[0] if len(found) == 1 else None  # the kernel prints names as they are, also with a line of their own in them

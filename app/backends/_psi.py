@@ -1,24 +1,27 @@
 """Pressure stall information as the kernel prints it, Documentation/accounting/psi.rst: that of a group, and of the machine."""
 
-from pathlib import Path
+import re
 
 from app.backends import Pressure, Stall
+from app.backends._files import read_file
+
+_VALUE = re.compile(rb"=([0-9.]+)")
 
 
 def parse_pressure(text: bytes) -> Pressure:
     """The two lines of a memory.pressure."""
-    some, full = (_parse_stall(line) for line in text.decode().splitlines())
-    return Pressure(some=some, full=full)
+    some, full = text.splitlines()
+    return Pressure(some=_parse_stall(some), full=_parse_stall(full))
 
 
 def machine_pressure() -> Pressure | None:
     """What /proc tells of the whole machine; a kernel built or started without PSI has no such file."""
     try:
-        return parse_pressure(Path("/proc/pressure/memory").read_bytes())
+        return parse_pressure(read_file("/proc/pressure/memory"))
     except OSError:
         return None
 
 
-def _parse_stall(line: str) -> Stall:
-    avg10, avg60, avg300, total = (word.partition("=")[2] for word in line.split()[1:])
+def _parse_stall(line: bytes) -> Stall:
+    avg10, avg60, avg300, total = _VALUE.findall(line)
     return Stall(float(avg10), float(avg60), float(avg300), int(total))
