@@ -8,7 +8,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 locker := .venv-lock/bin
 compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run install develop test test-vm check format openapi examples bench lock clean
+.PHONY: run install develop test quick test-vm check format openapi examples bench lock clean
 
 # These two and every other setting of the README may be given, before `make run` or behind it.
 run: export SHRINKD_LISTEN ?= tcp:127.0.0.1:8080
@@ -23,6 +23,10 @@ develop: .venv/developed .venv-client/made
 
 test: .venv/developed .venv-client/made
 	$(bin)/python -m pytest $(TESTS)
+
+# For every day: all but what takes seconds or the VM, twice as many at once as there are CPUs, for most of them wait.
+quick: .venv/developed
+	$(bin)/python -m pytest --numprocesses $$((2 * $$(nproc))) --dist worksteal --quiet -m "not v2 and not long" $(TESTS)
 
 # What needs cgroup v2, alone. `make test` runs it too, once the kernel is there.
 test-vm: .venv/developed

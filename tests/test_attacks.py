@@ -396,6 +396,7 @@ def test_a_client_that_asks_for_more_than_its_share_at_once_is_told_to_come_back
         assert answer.status_code == 200
 
 
+@pytest.mark.long
 def test_a_stream_of_requests_as_large_as_can_be_leaves_the_daemon_as_small_as_it_was(daemon: Callable[..., Daemon]) -> None:
     it = daemon()
     body = b'{"path": "' + b"x" * (LARGEST - 12) + b'"}'

@@ -61,6 +61,7 @@ def test_a_script_shows_what_it_says_and_leaves_no_limit_and_no_group(server: Li
     assert server.client.get("/v1/shrinks", params=[("state", "queued"), ("state", "running")]).json()["items"] == []
 
 
+@pytest.mark.long
 def test_the_scripts_run_in_order_and_once_more_and_touch_every_operation(server: Live, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "shrinkd.access"):
         failed = [name for name in SIMULATED * 2 if run(name, SHRINKD_URL=server.url).returncode]
@@ -99,6 +100,7 @@ def test_a_script_for_a_real_kernel_says_so_to_a_simulator(server: Live, name: s
     assert "FAILED: this needs a daemon on a real kernel" in done.stderr
 
 
+@pytest.mark.long
 def test_every_script_does_what_it_says_on_a_real_kernel_and_swap_takes_what_cannot_go_without(
     kernel: CgroupHost[Backend], real: Daemon, *, has_swap: bool
 ) -> None:

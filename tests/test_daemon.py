@@ -494,6 +494,7 @@ def test_a_wanted_maximum_below_usage_is_shrunk_to_first_and_then_set(build: Bui
     assert row["freed_bytes"] > 2 * GIB
 
 
+@pytest.mark.long
 def test_a_wanted_maximum_that_cannot_be_reached_is_not_set_and_nobody_dies_for_it(build: Build) -> None:
     house = build({"web": {"max_bytes": "8G", "memory": [{"kind": "unevictable", "size_bytes": "4G"}]}})
     house.put(KEEP)
@@ -526,6 +527,7 @@ def test_shrinks_for_limits_that_hang_hold_up_neither_the_limits_of_others_nor_w
     assert len(house.shrinks(None, "running")) == len(hung)
 
 
+@pytest.mark.long
 def test_a_schedule_that_was_due_while_nobody_looked_switches_a_policy_once(build: Build) -> None:
     house = build({"web": FULL})
     switch = {"cron": "* * * * *", "switch": {"policy": "room", "enabled": True}, "misfire": "run_once", "grace_seconds": 1}

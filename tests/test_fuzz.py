@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.live import Live
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parent.parent
 FUZZ_SECONDS = os.environ.get("SHRINKD_TEST_FUZZ_SECONDS")

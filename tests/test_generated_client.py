@@ -8,6 +8,8 @@ import pytest
 
 from tests.live import Live
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 BIN = ROOT / ".venv-client" / "bin"
 IMPORT_ALL = """

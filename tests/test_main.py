@@ -108,6 +108,7 @@ def test_a_command_that_is_none_is_refused() -> None:
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
 
 
+@pytest.mark.long
 def test_a_second_daemon_gets_neither_the_database_nor_the_socket_of_the_first(
     daemon: Start, sound: dict[str, str], tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_stop_ends_streams_and_waits_parks_what_runs_and_the_next_start_knows_
     assert ends == {"interrupted"}
 
 
+@pytest.mark.long
 def test_a_stop_ends_two_hundred_streams_also_those_that_nobody_reads(daemon: Start) -> None:
     stopped = daemon()
     client = stopped.client
@@ -189,6 +191,7 @@ def test_a_stop_ends_two_hundred_streams_also_those_that_nobody_reads(daemon: St
         follower.close()
 
 
+@pytest.mark.long
 def test_an_idle_server_wakes_up_for_the_date_alone(daemon: Start) -> None:
     started = daemon()
     status = Path(f"/proc/{started.pid}/task/{started.pid}/status")

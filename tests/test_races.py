@@ -27,6 +27,8 @@ from tests.races import together
 from tests.serial import Done, Unexplained, serial_order
 from tests.stage import Stage
 
+pytestmark = pytest.mark.long
+
 CLIENTS, STEPS = 50, 6
 WORKERS, EACH = 5, 50
 PAGE = 4096

@@ -19,6 +19,8 @@ from app.memparse import page_floor
 from tests.backends.cgroups import CgroupHost
 from tests.backends.hosts import MIB
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 100
 """In each of the two ways to grow."""
 OLD_LIMIT, REGION, ENOUGH = 1024 * MIB, 512 * MIB, 384 * MIB

@@ -24,6 +24,8 @@ from tests.backends.cgroups import CgroupHost
 from tests.backends.hosts import MIB
 from tests.mortal import Mortal
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 100
 OLD_LIMIT, ANON, FULL, TARGET = 256 * MIB, 8 * MIB, 32 * MIB, 16 * MIB
 HEADROOMS = (64 << 10, -MIB, MIB, 4 * MIB)

@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.backends import Backend, Group
 from app.policies._envelope import parse
 from app.registry import Policies
@@ -18,6 +20,8 @@ from tests.backends.hosts import MIB, failures_of
 from tests.live import Daemon
 from tests.mortal import Mortal
 from tests.patience import until
+
+pytestmark = pytest.mark.long
 
 ROUNDS = {"v1": 30 if os.environ.get("SHRINKD_TEST_REQUIRE_ALL") == "1" else 4, "v2": 3}
 """Fewer in the VM: an emulated machine takes a quarter of a minute for one."""

@@ -175,6 +175,7 @@ def test_what_is_wrong_with_a_workload_is_pointed_at(client: httpx.Client, memor
 # Time
 
 
+@pytest.mark.long
 def test_a_clock_that_stands_is_put_forward_by_hand(client: httpx.Client, stage: Stage) -> None:
     assert client.post(f"{HERE}/clock", json={"speed": 0}).json()["speed"] == 0
     stage.seconds += 1000
@@ -227,6 +228,7 @@ def test_what_is_no_change_of_the_clock_is_pointed_at(client: httpx.Client, chan
     assert pointer in [row["pointer"] for row in body["errors"]]
 
 
+@pytest.mark.long
 def test_the_same_seed_workload_and_hour_lead_to_the_same_statistics(tmp_path: Path) -> None:
     seen = []
     for turn in ("one", "other"):
@@ -366,6 +368,7 @@ _NAMES = st.sampled_from(
 _JUNK = st.recursive(_VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=4), max_leaves=8)
 
 
+@pytest.mark.long
 @examples(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(junk=_JUNK)
 def test_no_body_is_a_fault_of_the_daemon(client: httpx.Client, junk: object) -> None:

@@ -20,6 +20,8 @@ from app.store import Row, Store
 from tests.backends.cgroups import CgroupHost
 from tests.backends.hosts import MIB
 
+pytestmark = pytest.mark.long
+
 
 class Fate:
     """Kill -9 at the n-th step."""

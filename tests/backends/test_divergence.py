@@ -25,6 +25,8 @@ from tests.backends.hosts import MIB
 from tests.backends.worlds import Memory, RealWorld, SimulatedWorld
 from tests.currents import Scripted
 
+pytestmark = pytest.mark.long
+
 KIB = 2**10
 EXAMPLES = {"v1": (60, 500), "v2": (12, 100)}
 """Of a day, and where everything is required."""

@@ -74,6 +74,7 @@ def test_one_that_is_made_again_has_nothing_of_the_one_before(listings: Listings
     assert inside(listings, at(tmp_path, "web")) == set()
 
 
+@pytest.mark.long
 def test_more_changes_than_the_queue_holds_are_no_change_missed(listings: Listings, tmp_path: Path) -> None:
     top = at(tmp_path)
     assert inside(listings, top) == set()

@@ -26,6 +26,7 @@ def look_at(url: str, profile: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--virtual-time-budget=20000", "--dump-dom", url], capture_output=True, text=True, check=True)
 
 
+@pytest.mark.long
 @needs_chromium
 def test_the_docs_show_every_operation_without_a_network_and_without_a_word_on_the_console(server: Live, tmp_path: Path) -> None:
     page = look_at(f"{server.url}/docs", tmp_path)
@@ -39,6 +40,7 @@ def test_the_docs_show_every_operation_without_a_network_and_without_a_word_on_t
     assert [line for line in page.stderr.splitlines() if "CONSOLE" in line] == []
 
 
+@pytest.mark.long
 @needs_chromium
 def test_the_docs_offer_to_try_an_operation_with_a_body_that_makes_sense(server: Live, tmp_path: Path) -> None:
     page = look_at(f"{server.url}/docs#/shrinks/create_shrink", tmp_path)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.vm import vm
 
+pytestmark = pytest.mark.long
+
 CONFTEST = """
 import os
 from tests.vm.remote import InTheVm, Reporter
