@@ -26,7 +26,7 @@ def _text_of(path: str) -> str:
     return read_file(path).decode(errors="replace")
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def find_own(root: str, version: int, cgroups: str, mountinfo: str) -> str | None:
     """As own_path, from the texts of the two files. A daemon asks at each walk of the tree, and they seldom change."""
     lines = (line.split(":", 2) for line in cgroups.split("\n") if line.count(":") > 1)
