@@ -228,6 +228,11 @@ class Jobs:
         with self._changed:
             return {job.memcg.group.path for job in self._active.values()} | {group.path for group in self._held.values()}
 
+    def would_make_way(self, group: Group) -> bool:
+        """Whether a shrink of a policy is in a group, which a caller's change would end."""
+        with self._changed:
+            return any(job.policy is not None for job in self._of(group))
+
     def active_counts(self) -> Counter[str]:
         """How many shrinks are in each state that is not done."""
         with self._changed:

@@ -97,7 +97,12 @@ def _check_etag(request: Request, group: Group, before: Limits) -> None:
 def change_limits(
     wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], check: Callable[[Limits], None] | None = None, *, dry_run: bool
 ) -> Limits:
-    """Set limits with the group to oneself, and answer them as read back. `check` is shown those before: no change comes between."""
+    """Set limits with the group to oneself, and answer them as read back. `check` is shown those before: no change comes between.
+
+    A pass of a policy in that group ends for it, and so it is tried before: one that is refused ends nothing.
+    """
+    if not dry_run and wiring.jobs.would_make_way(group):
+        change_limits(wiring, group, changes, check, dry_run=True)
     with wiring.jobs.holding(group, dry_run=dry_run):
         before = wiring.backend.stat(group).limits
         if check:

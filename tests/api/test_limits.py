@@ -6,6 +6,7 @@ from functools import partial
 import httpx
 import pytest
 
+from app.job import Request, State
 from app.memparse import PAGE_BYTES
 from tests.api.conftest import Still
 from tests.problems import problem
@@ -251,3 +252,17 @@ def test_a_group_that_goes_between_any_two_steps_of_a_change_is_a_clear_problem(
     assert outcomes.pop() == (200, None)
     assert set(outcomes) <= {(404, "/problems/group-not-found"), (410, "/problems/group-gone")}
     assert (410, "/problems/group-gone") in outcomes
+
+
+def test_the_pass_of_a_policy_ends_for_a_change_and_not_for_one_that_is_refused(still: Still, group: str) -> None:
+    jobs, found = still.live.wiring.jobs, still.stage.simulator.groups(group)[0]
+    job = jobs.submit(found, Request(60, target_bytes=200 * MIB, max_bytes_per_second=1), policy="room")
+    refused = [
+        patch(still.client, group, max_bytes="64M"),
+        patch(still.client, group, low_bytes="64M"),
+        still.client.patch(f"/v1/groups/{group}/limits", json={"max_bytes": "900M"}, headers={"If-Match": '"stale"'}),
+    ]
+    assert [answer.status_code for answer in refused] == [409, 422, 412]
+    assert not job.signal_pending()
+    assert patch(still.client, group, max_bytes="900M").status_code == 200
+    assert job.state is State.CANCELLED
