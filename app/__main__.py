@@ -11,14 +11,25 @@ import typer
 
 from app import __version__, commands
 from app.errors import BackendUnavailable, SettingsError, ShrinkdError
+from app.screen import one_line
+from app.terminal import guard, say
 
 # Plain, for rich would take longer to load than all else that --help needs.
-cli = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Lower a container's memory without killing it.")
+# Without colours, for what it prints is shown (app/terminal.py), escapes and all.
+cli = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"color": False},
+    help="Lower a container's memory without killing it.",
+)
 cli.add_typer(commands.cli)
-db = typer.Typer(no_args_is_help=True, help="The database.")
+db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database.")
 cli.add_typer(db, name="db")
 token = typer.Typer(
-    no_args_is_help=True, help="Who may call: the lines of the file of SHRINKD_TOKENS. A running daemon reads it at SIGHUP."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Who may call: the lines of the file of SHRINKD_TOKENS. A running daemon reads it at SIGHUP.",
 )
 cli.add_typer(token, name="token")
 
@@ -67,7 +78,7 @@ def make_token(
 
     try:
         if secret := tokens.make(_tokens_path(), name, scope, expires):
-            print(secret)
+            say(secret)
     except ShrinkdError as error:
         fail(error)
 
@@ -80,7 +91,7 @@ def list_tokens() -> None:
     try:
         for entry in tokens.read_entries(_tokens_path()):
             expiry = f"{entry.expires_at:%Y-%m-%dT%H:%M:%SZ}" if entry.expires_at else "-"
-            print(entry.name, ",".join(entry.scopes), expiry, "expired" if entry.is_expired(time.time()) else "holds", sep="\t")
+            say(entry.name, ",".join(entry.scopes), expiry, "expired" if entry.is_expired(time.time()) else "holds", sep="\t")
     except ShrinkdError as error:
         fail(error)
 
@@ -110,7 +121,7 @@ def openapi() -> None:
     """Print the OpenAPI document."""
     from app import api
 
-    print(json.dumps(api.build().openapi(), indent=2, ensure_ascii=False))
+    say(*json.dumps(api.build().openapi(), indent=2, ensure_ascii=False).split("\n"), sep="\n")
 
 
 @cli.command()
@@ -120,7 +131,7 @@ def simulate() -> None:
 
     try:
         for line in lines(sys.stdin.read()):
-            print(line, flush=True)
+            say(line)
     except ValueError as error:
         fail(SettingsError(f"The plan cannot be read: {error}"))
 
@@ -128,17 +139,18 @@ def simulate() -> None:
 @cli.command()
 def version() -> None:
     """Print the version."""
-    print(__version__)
+    say(__version__)
 
 
 def fail(error: ShrinkdError) -> NoReturn:
     """End with 3 for a backend that cannot be used and 2 for anything else at start, and one line that says what to do."""
-    print(f"shrinkd: {' '.join(error.detail.split())}", file=sys.stderr)
+    say(f"shrinkd: {one_line(error.detail)}", file=sys.stderr)
     sys.exit(3 if isinstance(error, BackendUnavailable) else 2)
 
 
 def main() -> None:
     """The console script."""
+    guard()
     cli(prog_name="shrinkd")
 
 

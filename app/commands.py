@@ -19,6 +19,7 @@ import typer
 
 from app import screen
 from app.memparse import parse_limit, parse_size
+from app.terminal import is_plain, json_line, overwrite, say
 
 if TYPE_CHECKING:  # httpx takes longer to load than all else here, and --help has no use for it
     from app.client import Client, ClientError, ShrinkHandle
@@ -57,14 +58,20 @@ def _checker(parse: Callable[[object], object]) -> Callable[[str], str]:
 
 
 def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
-    """Ask the daemon; a shell that completes wants no explanation why there is none."""
+    """Ask the daemon; a shell that completes wants no explanation why there is none, and may run a name that it would have to quote."""
     from app.client import Client, ClientError, Terms
 
     try:
         with Client(context.params.get("url"), terms=Terms(timeout_seconds=_COMPLETING_SECONDS, attempts=1)) as shrinkd:
-            return [path for group in shrinkd.groups(fields="path") if (path := str(group["path"])).startswith(incomplete)]
+            paths = (str(group["path"]) for group in shrinkd.groups(fields="path"))
+            return [path for path in paths if path.startswith(incomplete) and is_plain(path)]
     except (ClientError, ValueError):
         return []
+
+
+def _leave_to_the_shell(_incomplete: str) -> list[str]:
+    """Offer nothing: then a shell completes the names of files itself, and quotes them. Typer would offer what was typed, unquoted."""
+    return []
 
 
 _A_SIZE: Any = {"metavar": "SIZE", "parser": _checker(parse_size)}
@@ -168,7 +175,7 @@ def shrink(
     with _talking(url, token_file) as shrinkd:
         handle = shrinkd.shrink(group, dry_run=dry_run, timeout_seconds=timeout, **request)
         if detach or dry_run:
-            print(json.dumps(handle.now) if as_json else "It can be done." if dry_run else handle.now["id"])
+            say(json_line(handle.now) if as_json else "It can be done." if dry_run else handle.now["id"])
         else:
             _watch(handle, as_json=as_json)
 
@@ -180,7 +187,7 @@ def cancel(
     """Cancel a shrink, by the id that `shrinks` shows."""
     with _talking(url, token_file) as shrinkd:
         now = shrinkd.follow(shrink_id).cancel()
-        print(json.dumps(now) if as_json else f"{now['id']} is {now['state']}.")
+        say(json_line(now) if as_json else f"{now['id']} is {now['state']}.")
 
 
 @cli.command()
@@ -223,7 +230,7 @@ def show_policy(name: PolicyName, as_json: AsJson = False, url: Url = None, toke
 @policies.command("put")
 def put_policy(
     name: PolicyName,
-    file: Annotated[typer.FileText, typer.Argument(help="The policy as JSON; - is standard input.")],
+    file: Annotated[typer.FileText, typer.Argument(autocompletion=_leave_to_the_shell, help="The policy as JSON; - is standard input.")],
     if_match: IfMatch = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -276,7 +283,7 @@ def events(
     with _talking(url, token_file) as shrinkd:
         for event in shrinkd.events(of_type=of_type, group=group, after=after):
             line = {"id": event.id, "type": event.type, "event": event.members}
-            print(json.dumps(line) if as_json else f"{event.id}  {event.type}  {screen.told('', event.members)}", flush=True)
+            say(json_line(line) if as_json else f"{event.id}  {event.type}  {screen.told('', event.members)}")
 
 
 @contextmanager
@@ -296,7 +303,7 @@ def _talking(url: str | None, token_file: Path | None) -> Iterator["Client"]:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    print(f"shrinkd: {' '.join(sentence.split())}", file=sys.stderr)
+    say(f"shrinkd: {screen.one_line(sentence)}", file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -314,20 +321,20 @@ def _advice(error: "ClientError") -> str:
     if isinstance(error, Unreachable):
         return "Is the daemon running? --url or SHRINKD_URL says where."
     if isinstance(error, LimitBelowUsage) and "next" in error.members:
-        body, path = error.members["next"]["body"], error.members["group"]["path"]
-        return f"To shrink it first: shrinkd shrink {path} --to {screen.exact(body['target_bytes'])} --set-limit"
+        size = screen.exact(error.members["next"]["body"]["target_bytes"])
+        return f"To shrink it first: {screen.command('shrink', screen.named(error.members['group']), '--to', size, '--set-limit')}"
     if isinstance(error, ShrinkInProgress) and "shrink" in error.members:
-        return f"To stop that: shrinkd cancel {error.members['shrink']['id']}"
+        return f"To stop that: {screen.command('cancel', error.members['shrink']['id'])}"
     return "Read it again, and give the etag that it has now." if isinstance(error, PreconditionFailed) else ""
 
 
 def _show(body: Mapping[str, Any], *, as_json: bool) -> None:
-    print(json.dumps(body) if as_json else "\n".join(screen.facts(body)))
+    say(*([json_line(body)] if as_json else screen.facts(body)), sep="\n")
 
 
 def _list(items: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
-    for line in map(json.dumps, items) if as_json else screen.table(items, columns):
-        print(line)
+    for line in map(json_line, items) if as_json else screen.table(items, columns):
+        say(line)
 
 
 def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
@@ -336,20 +343,20 @@ def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
     try:
         for now in handle:
             if as_json:
-                print(json.dumps(now), flush=True)
+                say(json_line(now))
             elif is_terminal:
-                print(screen.bar_line(now), end="", file=sys.stderr, flush=True)
+                overwrite(screen.bar_line(now))
             else:
-                print(screen.step_line(now), file=sys.stderr, flush=True)
+                say(screen.step_line(now), file=sys.stderr)
     except KeyboardInterrupt:
         _cancel(handle)
         raise typer.Exit(_INTERRUPTED) from None
     finally:
         if is_terminal and not as_json:
-            print(file=sys.stderr)
+            say(file=sys.stderr)
     now = handle.wait()
     if not as_json:
-        print(f"{now['group']['path']} uses {screen.told('_bytes', now['progress']['usage_bytes'])} now.")
+        say(f"{now['group']['path']} uses {screen.told('_bytes', now['progress']['usage_bytes'])} now.")
 
 
 def _cancel(handle: "ShrinkHandle") -> None:
@@ -359,6 +366,6 @@ def _cancel(handle: "ShrinkHandle") -> None:
         handle.cancel()
         handle.wait()
     except ShrinkFailed as ended:
-        print(f"\nshrinkd: {ended}", file=sys.stderr)
+        say("", f"shrinkd: {ended}", sep="\n", file=sys.stderr)
     except Problem as refused:  # it was done a moment before
-        print(f"\nshrinkd: {refused}", file=sys.stderr)
+        say("", f"shrinkd: {refused}", sep="\n", file=sys.stderr)

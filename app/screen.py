@@ -1,15 +1,20 @@
 """What the commands show to people: sizes that can be read, tables, facts, and the one line of a shrink's progress."""
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.memparse import format_size
+from app.terminal import is_shown_as_it_is, shown
 
 _NOTHING = "-"
 _SUFFIX = "_bytes"
 _BAR_COLUMNS = 24
+_MISREAD = re.compile(r"^-|^[a-z]+:|['\\]")
+"""An option, a reference of another kind, and what fish reads otherwise than other shells between quotes."""
 
 
 def told(name: str, value: object) -> str:
@@ -21,13 +26,13 @@ def told(name: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(told("", each) for each in value)
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False)
-    return format_size(value) if isinstance(value, int) and (name == "bytes" or name.endswith(_SUFFIX)) else _harmless(str(value))
+        return shown(json.dumps(value, ensure_ascii=False))
+    return format_size(value) if isinstance(value, int) and (name == "bytes" or name.endswith(_SUFFIX)) else shown(str(value))
 
 
-def _harmless(text: str) -> str:
-    """Text that a terminal shows and does not obey: who names a group is not always who lists it."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+def one_line(text: str) -> str:
+    """A text of some lines as one."""
+    return shown(" ".join(line.strip(" ") for line in text.split("\n")).strip(" "))
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
@@ -52,7 +57,7 @@ def _part(row: Mapping[str, Any], column: str) -> object:
 
 def facts(body: Mapping[str, Any]) -> Iterator[str]:
     """The lines of one thing, a name and a value on each; what is inside of it has a dot in its name. Addresses are left out."""
-    flat = dict(_flat(body))
+    flat = {shown(name): value for name, value in _flat(body)}
     width = max(len(name) for name in flat)
     for name, value in flat.items():
         yield f"{name.ljust(width)}  {value}"
@@ -72,6 +77,17 @@ def exact(size: int) -> str:
     return next((f"{size >> shift}{suffix}" for shift, suffix in shifts if size and not size % (1 << shift)), str(size))
 
 
+def command(*words: str) -> str:
+    """A command of ours, for people to copy into a shell."""
+    return shlex.join(["shrinkd", *words])
+
+
+def named(group: Mapping[str, Any]) -> str:
+    """A group for such a command: its path, or its id where people would not copy all of that, or a shell or we would read it otherwise."""
+    path = str(group["path"])
+    return path if is_shown_as_it_is(path) and not _MISREAD.search(path) else f"id:{group['id']}"
+
+
 def share_done(progress: Mapping[str, Any]) -> float:
     """How much of the way to its target a shrink has gone, from 0 to 1."""
     way = progress["start_bytes"] - progress["target_bytes"]
@@ -83,14 +99,14 @@ def step_line(shrink: Mapping[str, Any]) -> str:
     progress = shrink["progress"]
     eta = "" if progress["eta_seconds"] is None else f", {progress['eta_seconds']:.0f} s left"
     return (
-        f"{shrink['state']}: {format_size(progress['usage_bytes'])}, to be below {format_size(progress['target_bytes'])}"
+        f"{shown(shrink['state'])}: {format_size(progress['usage_bytes'])}, to be below {format_size(progress['target_bytes'])}"
         f" ({format_size(progress['bytes_per_second'])}/s{eta})"
     )
 
 
 def bar_line(shrink: Mapping[str, Any]) -> str:
-    """The same behind a bar, in no more than a line of this terminal; it begins by wiping the one before."""
+    """The same behind a bar, in no more than a line of this terminal."""
     share = share_done(shrink["progress"])
     bar = "█" * round(share * _BAR_COLUMNS)
     line = f"{bar.ljust(_BAR_COLUMNS, '░')} {share:4.0%}  {step_line(shrink)}"
-    return f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}"
+    return line[: shutil.get_terminal_size().columns - 1]

@@ -21,6 +21,7 @@ from app.errors import SimulationNotFound, TooManySimulations
 from app.events import EventType, Publish, nobody
 from app.simulation import Plan, Report, simulate
 from app.store import now
+from app.terminal import json_line
 
 _RUNNING, _WAITING, _KEPT = 2, 16, 100
 _NICE = 10
@@ -156,4 +157,4 @@ def lines(text: str) -> Iterator[str]:
     os.nice(_NICE)
     for news in simulate(Plan.model_validate_json(text)):
         told = {"done_ratio": 1.0, "report": asdict(news)} if isinstance(news, Report) else {"done_ratio": round(news, 4)}
-        yield json.dumps(told)
+        yield json_line(told)

@@ -79,10 +79,6 @@ def test_one_thing_is_facts_or_one_document(shrinkd: Shell, words: tuple[str, ..
     assert isinstance(json.loads(shrinkd(*words, "--json")), dict)
 
 
-def test_a_name_cannot_speak_to_the_terminal() -> None:
-    assert screen.told("path", "a\033[2Jb\nc") == "a\ufffd[2Jb\ufffdc"
-
-
 @pytest.mark.parametrize(("size", "said"), [(0, "0"), (1, "1"), (1 << 30, "1G"), (64 << 20, "64M"), ((64 << 20) + 4096, "65540K")])
 def test_a_size_in_advice_is_the_size_exactly(size: int, said: str) -> None:
     assert screen.exact(size) == said

@@ -42,7 +42,7 @@ FLOORS = (
     {"client", "screen"},
     {"memparse", "aliases", "callers", "streams"},
     {"settings", "logs"},
-    {"errors"},
+    {"errors", "terminal"},
 )
 """From the roof down: a room imports from the floors below its own, and its own modules."""
 ROOMS_OF = {
@@ -194,6 +194,14 @@ def test_the_checkers_are_silenced_once_in_500_lines_at_most() -> None:
 
 def test_what_is_silenced_has_a_code() -> None:
     assert count(r"# noqa(?!: [A-Z]+[0-9]+)|# type: ignore(?!\[)") == 0
+
+
+def test_nothing_is_printed_but_where_it_is_made_harmless_to_a_terminal() -> None:
+    calls = ((module, node.func) for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call))
+    printing = {
+        room(module) for module, called in calls if re.fullmatch(r"print|.*\b(echo|secho|std(out|err)\.write)", ast.unparse(called))
+    }
+    assert printing == {"terminal"}
 
 
 def test_there_are_routes_to_look_at() -> None:
