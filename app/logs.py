@@ -1,11 +1,15 @@
-"""Log lines for people on a terminal, JSON for machines elsewhere; uvicorn, SQLAlchemy and Alembic log through it."""
+"""Log lines for people on a terminal, JSON for machines elsewhere; uvicorn, SQLAlchemy and Alembic log through it.
 
-import json
+What a record brings along was often sent by somebody: no line has more in it than a terminal shows, and no record looks like two.
+"""
+
 import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
+
+from app.terminal import json_line, shown
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that is being answered; the threads that work for it have it too."""
@@ -26,13 +30,26 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json_line(line)
+
+
+class TextLines(logging.Formatter):
+    """A line for each record: time, level, message. A fault follows on lines that are indented, as no record is."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
+        return shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802  # as logging has it
+        return "\n".join(f"    {shown(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configure(kind: Literal["auto", "text", "json"]) -> None:
     """Send every record of level INFO and above to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     text = kind == "text" or (kind == "auto" and sys.stderr.isatty())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s") if text else JsonLines())
+    handler.setFormatter(TextLines() if text else JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)

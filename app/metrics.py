@@ -1,6 +1,7 @@
 """What this daemon and its groups do, as numbers for Prometheus: counted cheaply while it happens, gathered when somebody asks.
 
-Labels are operations, states and subtrees, never a path or a name that a client chose: their number is bounded.
+Labels are operations, states and subtrees: their number is bounded. A subtree is named by its path, where people and Prometheus
+can tell that from every other.
 """
 
 from bisect import bisect_left
@@ -16,10 +17,11 @@ from app.backends import Backend, Group
 from app.daemon import Daemon
 from app.errors import ShrinkdError
 from app.jobs import Jobs
+from app.terminal import is_shown_as_it_is
 
 BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 MOST_SUBTREES = 50
-_OTHERS = "(others)"
+_OTHERS, _ID = "(others)", "id:"
 
 
 class Requests:
@@ -89,11 +91,12 @@ class Gathering(Collector):
                 stat = self._backend.stat(group)
             except ShrinkdError:
                 continue
-            usage.add_metric([group.path], stat.usage_bytes)
+            label = [_label(group)]
+            usage.add_metric(label, stat.usage_bytes)
             if stat.limits.max_bytes is not None:
-                limit.add_metric([group.path], stat.limits.max_bytes)
+                limit.add_metric(label, stat.limits.max_bytes)
             if stat.pressure is not None:
-                stalled.add_metric([group.path], stat.pressure.some.total_microseconds / 1e6)
+                stalled.add_metric(label, stat.pressure.some.total_microseconds / 1e6)
         if others is not None:
             usage.add_metric([_OTHERS], others)
         yield from (usage, limit, stalled)
@@ -109,6 +112,15 @@ class Gathering(Collector):
         ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
         others = ordered[MOST_SUBTREES:]
         return sorted(ordered[:MOST_SUBTREES], key=lambda group: group.path), sum(map(sizes.__getitem__, others)) if others else None
+
+
+def _label(group: Group) -> str:
+    """A group's path, or id:… where that path has in it what no terminal shows, or is what another group is called here.
+
+    Two series of one name would make Prometheus refuse all the others, too.
+    """
+    is_its_own = is_shown_as_it_is(group.path) and group.path != _OTHERS and not group.path.startswith(_ID)
+    return group.path if is_its_own else f"{_ID}{group.id}"
 
 
 def registry_of(collector: Collector) -> CollectorRegistry:

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from app.metrics import MOST_SUBTREES, Requests
 from tests.live import Live
+from tests.test_terminal import unseen_in
 
 
 def scraped(client: httpx.Client) -> dict[str, dict[tuple[str, ...], float]]:
@@ -80,3 +81,17 @@ def test_a_latency_is_in_the_first_bucket_that_holds_it() -> None:
         requests.note("get_stats", 200, seconds)
     assert requests.seconds["get_stats", 200] == [2, 1, 0, 0, 0, 0, 0, 1]
     assert requests.totals["get_stats", 200] == 100_003_500_000
+
+
+def test_a_label_has_nothing_in_it_that_a_terminal_obeys_and_no_two_groups_share_one(server: Live) -> None:
+    names = ["a\x9b2Jb", "a\\x9b2Jb", "gpj\u202etxt", "(others)", "caf\xe9", 'quo"te']
+    ids = {name: server.client.post("/v1/groups", json={"path": name}).raise_for_status().json()["id"] for name in names}
+    forged = f"id:{ids[names[2]]}"
+    ids[forged] = server.client.post("/v1/groups", json={"path": forged}).raise_for_status().json()["id"]
+    text = server.client.get("/metrics").text
+    assert unseen_in(text) == {"\n"}
+    samples = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(samples)) == len(samples)
+    by_id = {f"id:{ids[name]}" for name in (names[0], names[2], names[3], forged)}
+    found = {label for (label,) in scraped(server.client)["shrinkd_subtree_usage_bytes"]}
+    assert by_id | {names[1], "caf\xe9", 'quo"te'} <= found
