@@ -74,7 +74,7 @@ def list_audit(
     What the policies do by themselves is in their decisions and shrinks.
     """
     page = list_page(wiring, query)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 

@@ -81,7 +81,7 @@ def list_policy_decisions(
 ) -> DecisionPage:
     """List what a policy decided, the newest first. Equal ones of a minute are one; they are kept for 7 days, and a million of them."""
     page = list_page(wiring, caller_of(request.scope), query, policy=name)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 
@@ -91,7 +91,7 @@ def list_group_decisions(
 ) -> DecisionPage:
     """List what policies decided for a group's path, the newest first; those that are no more, too."""
     page = list_page(wiring, caller_of(request.scope), query, group_path=group.path)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 

@@ -122,7 +122,7 @@ def page(request: Request, wiring: Wiring, query: EventQuery, wanted: Selection)
     following = write_token(_OLDEST_FIRST, last_id) if len(found) == limit and last_id < wiring.events.newest else None
     body = EventPage(items=[event_body(event) for event in found], last_id=last_id, next_page_token=following)
     response = Response(body.model_dump_json(), 200, {"Vary": "Accept"}, "application/json")
-    link_next(response, request.url, following)
+    link_next(response, request, following)
     return response
 
 

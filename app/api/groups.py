@@ -153,7 +153,7 @@ async def list_groups(
 ) -> GroupPage:
     """List groups, a page at a time, in the order of their paths or of a number: those that the caller may read."""
     page = await list_page(wiring, caller, query)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 

@@ -4,10 +4,10 @@ import base64
 import json
 import re
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import Field
-from starlette.datastructures import URL
 
 from app.errors import InvalidRequest
 
@@ -45,8 +45,8 @@ def _is_ours(value: object, kind: type) -> bool:
     return type(value) is kind and (abs(value) < 2**63 if isinstance(value, int) else not _ALIEN.search(str(value)))
 
 
-def link_next(response: Response, url: URL, token: str | None) -> None:
-    """Say where the next page is, for clients that follow RFC 8288."""
+def link_next(response: Response, request: Request, token: str | None) -> None:
+    """Say where the next page is, for clients that follow RFC 8288. The path is quoted anew: a header takes no other letters."""
     if token:
-        following = url.include_query_params(page_token=token)
-        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        query = request.url.include_query_params(page_token=token).query
+        response.headers["Link"] = f'<{quote(request.scope["path"], safe="/:")}?{query}>; rel="next"'

@@ -170,7 +170,7 @@ def list_policies(
 ) -> PolicyPage:
     """List policies by name: those of which the caller may read all groups that they can select."""
     page = list_page(wiring, caller, query, resolve(wiring.backend, query.group, caller) if query.group is not None else None)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 
@@ -180,7 +180,7 @@ def list_group_policies(
 ) -> PolicyPage:
     """List the policies that select a group, by name."""
     page = list_page(wiring, caller_of(request.scope), query, group)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 

@@ -212,7 +212,7 @@ def list_group_shrinks(
 ) -> ShrinkPage:
     """List the shrinks of a group's path, the newest first."""
     page = list_page(wiring, caller_of(request.scope), query, group.path)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 
@@ -222,7 +222,7 @@ def list_shrinks(
 ) -> ShrinkPage:
     """List shrinks, the newest first; finished ones are kept for 7 days."""
     page = list_page(wiring, caller, query, query.group)
-    link_next(response, request.url, page.next_page_token)
+    link_next(response, request, page.next_page_token)
     return page
 
 

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -88,6 +89,17 @@ def test_the_link_header_leads_to_the_next_page_with_everything_that_was_asked_f
     following = client.get(answer.links["next"]["url"])
     assert following.json()["items"] == client.get("/v1/groups?order_by=-usage_bytes&fields=path").json()["items"][2:4]
     assert answer.links["next"]["url"].startswith("/v1/groups?")
+
+
+@pytest.mark.parametrize("name", ["\u65e5\u672c", "gpj\u202etxt", 'a>; rel="first"', "a%0d%0aX: y", "q?x#y", "a;b,c", "\x9b"], ids=ascii)
+def test_the_link_of_a_list_of_a_group_leads_on_whatever_the_group_is_called(client: httpx.Client, name: str) -> None:
+    group = client.post("/v1/groups", json={"path": name}).raise_for_status().json()
+    shrinks = [shrunk(client, quote(name), reclaim_bytes="1M")["id"] for _ in range(2)]
+    first = client.get(f"/v1/groups/{quote(name)}/shrinks?page_size=1").raise_for_status()
+    assert list(first.links) == ["next"]
+    second = client.get(first.links["next"]["url"]).raise_for_status()
+    assert [answer.json()["items"][0]["id"] for answer in (second, first)] == shrinks
+    client.delete(f"/v1/groups/id:{group['id']}").raise_for_status()
 
 
 def test_the_last_page_has_no_link(client: httpx.Client) -> None:
