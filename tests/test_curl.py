@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from app.tokens import make
 from tests.backends.cgroups import CgroupHost
 from tests.backends.hosts import MIB
 from tests.live import Daemon, Live
+from tests.test_terminal import unseen_in
 
 FOLDER = Path(__file__).parent.parent / "openapi" / "curl"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("[0-9]*.sh"))
@@ -132,3 +134,44 @@ def test_a_script_sends_the_token_that_it_is_given_and_does_not_show_it(settings
             done = run(name, SHRINKD_URL=live.url, SHRINKD_TOKEN=secret)
             assert done.returncode == 0, done.stdout + done.stderr
             assert secret not in done.stdout + done.stderr
+
+
+def test_a_script_shows_names_and_has_a_terminal_obey_none(server: Live) -> None:
+    for name in ("a\x9b2Jb", "a\u202eb"):
+        server.client.post("/v1/groups", json={"path": name}).raise_for_status()
+    done = run("02-list-groups.sh", SHRINKD_URL=server.url)
+    assert done.returncode == 0, done.stderr
+    assert r"a\xc2\x9b2Jb" in done.stdout
+    assert unseen_in(done.stdout.replace("\n", "")) == set()
+
+
+def sourced(command: str, folder: Path, **where: str) -> subprocess.CompletedProcess[str]:
+    script = f'source "$1"; {command}'
+    return subprocess.run(
+        ["bash", "-euc", script, "bash", FOLDER / "_curl.sh"],
+        cwd=folder,
+        env=os.environ | where,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("number", ["mib 'a[$(touch pwned)]'", "size=$(number 'a[$(touch pwned)]'); echo $((size + 1))"])
+def test_what_is_no_number_is_not_computed_with(tmp_path: Path, number: str) -> None:
+    done = sourced(number, tmp_path)
+    assert done.returncode != 0
+    assert "is no number" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_script_says_that_it_runs_can_be_copied(tmp_path: Path) -> None:
+    words = ["it's", "$(touch pwned)", "a b", "plain"]
+    done = sourced(f"quoted {shlex.join(words)}", tmp_path)
+    assert shlex.split(done.stdout) == words
+
+
+def test_a_bracket_in_a_name_is_no_range_of_addresses(server: Live) -> None:
+    server.client.post("/v1/groups", json={"path": "a[1-3]"}).raise_for_status()
+    done = run("03-read-stats.sh", "a[1-3]", SHRINKD_URL=server.url)
+    assert done.returncode == 0, done.stdout + done.stderr

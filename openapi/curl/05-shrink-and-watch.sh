@@ -11,8 +11,12 @@ location=$(header location)
 trap 'cancel_if_running "${location##*/}"' EXIT
 
 say "as it happens"
-printf '$ curl -N %s\n' "$url$location/events"
-events=$(curl -sSN "${at[@]}" "$url$location/events" | tee >(cut -c 1-180 >&2))
+printf '$ curl -N'
+quoted "${at[@]}" "$url$location/events"
+events=$(curl -sSN "${at[@]}" "$url$location/events" | while IFS= read -r line; do
+  shown "${line:0:180}" >&2
+  printf '%s\n' "$line"
+done)
 [[ $events == *'"state":"succeeded"'* ]] || fail "it has not succeeded"
 
 say "how it ended"

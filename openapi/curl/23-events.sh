@@ -27,7 +27,7 @@ follow() {
   quoted "${at[@]}" "$url$path" "$@"
   seen=''
   while IFS= read -r line; do
-    printf '%.180s\n' "$line"
+    shown "${line:0:180}"
     seen+=$line$'\n'
     [[ $line != data:* ]] || ((--lines)) || break
   done < <(curl -sSN --max-time 10 "${at[@]}" "$@" "$url$path")

@@ -72,7 +72,7 @@ echo go >&"$to_worker"
 read -r -t 120 answer <&"$from_worker" || fail "the process died"
 [[ $answer == charged ]] || fail "the process said $answer"
 call 200 GET "/v1/groups/$group/stats"
-usage=$(member usage_bytes) cache=$(member file_bytes)
+usage=$(number "$(member usage_bytes)") cache=$(number "$(member file_bytes)")
 say "usage $(mib "$usage"), of which page cache $(mib "$cache")"
 # not all of it: a host may reclaim by itself what nobody looks at, some MiB at a time
 ((usage >= 320 * mebibyte && cache >= 230 * mebibyte)) || fail "that is too little"

@@ -5,12 +5,12 @@
 #   SHRINKD_SOCKET  the path of its unix socket instead, such as /run/shrinkd/api.sock
 #   SHRINKD_TOKEN   a token of `shrinkd token make`, where one is wanted; it is sent and not shown
 
-at=()
+at=(--globoff) # [ and { may be in the name of a group, and are no ranges of addresses
 where=${SHRINKD_SOCKET:+unix:$SHRINKD_SOCKET}
 where=${where:-${SHRINKD_URL:-http://127.0.0.1:8080}}
 url=$where
 if [[ $where == unix:* ]]; then
-  at=(--unix-socket "${where#unix:}")
+  at+=(--unix-socket "${where#unix:}")
   url=http://localhost
 fi
 auth=()
@@ -18,10 +18,21 @@ auth=()
 group='' # the one that a script is about
 status='' headers='' body=''
 
-say() { printf '\n# %s\n' "$*"; }
+# shown TEXT: print it, with \xNN for every byte but line breaks and printable ASCII: a terminal obeys some of the others.
+shown() {
+  local LC_ALL=C rest=$1 plain
+  while [[ $rest == *[!\ -~$'\n']* ]]; do
+    plain=${rest%%[!\ -~$'\n']*}
+    printf '%s\\x%02x' "$plain" "'${rest:${#plain}:1}"
+    rest=${rest:${#plain}+1}
+  done
+  printf '%s\n' "$rest"
+}
+
+say() { shown $'\n'"# $*"; }
 
 fail() {
-  printf 'FAILED: %s\n' "$*" >&2
+  shown "FAILED: $*" >&2
   exit 1
 }
 
@@ -38,21 +49,23 @@ call() {
   body=${answer#*$'\r\n\r\n'}
   status=${headers#* }
   status=${status%% *}
-  printf '%s\n' "${headers%%$'\r\n'*}"
+  shown "${headers%%$'\r\n'*}"
   [[ -z $body ]] || show "$body"
   [[ $status =~ ^($wanted)$ ]] || fail "$method $path: wanted status $wanted and got $status"
 }
 
 # quoted WORD...: print words as one would type them.
 quoted() {
-  local word
-  for word; do if [[ $word =~ [^[:alnum:]_./:=-] ]]; then printf " '%s'" "$word"; else printf ' %s' "$word"; fi; done
-  printf '\n'
+  local word line=''
+  for word; do
+    if [[ $word =~ [^[:alnum:]_./:=-] ]]; then line+=" '${word//\'/\'\\\'\'}'"; else line+=" $word"; fi
+  done
+  shown "$line"
 }
 
 # show TEXT: print it, or as much of it as fits a screen.
 show() {
-  if ((${#1} > 1500)); then printf '%s… (%d characters)\n' "${1:0:1500}" "${#1}"; else printf '%s\n' "$1"; fi
+  if ((${#1} > 1500)); then shown "${1:0:1500}... (${#1} characters)"; else shown "$1"; fi
 }
 
 # member NAME: the first member of that name in $body: a number, null, true, false, or a string without its quotes.
@@ -71,10 +84,16 @@ header() {
   printf '%s' "${BASH_REMATCH[1]}"
 }
 
+# number TEXT: print it if it is a number, or null. Nothing else goes into arithmetic, where bash runs what stands in an index.
+number() {
+  [[ $1 =~ ^(-?[0-9]+(\.[0-9]+)?|null)$ ]] || fail "'$1' is no number"
+  printf '%s' "$1"
+}
+
 # stat_of NAME: read the group's statistics anew, and answer one of them.
 stat_of() {
   body=$(curl -sS "${at[@]}" "${auth[@]}" "$url/v1/groups/$group/stats") || fail "no answer from $where"
-  member "$1"
+  number "$(member "$1")"
 }
 
 # keep_limit: read the group's limit now and set it again when the script ends, however it ends.
@@ -92,4 +111,8 @@ restore_limit() {
 # cancel_if_running ID: leave no shrink of ours behind.
 cancel_if_running() { curl -sS -o /dev/null "${at[@]}" "${auth[@]}" -X POST "$url/v1/shrinks/$1/cancel" || true; }
 
-mib() { printf '%d.%d MiB' $(($1 / 1048576)) $(($1 % 1048576 * 10 / 1048576)); }
+mib() {
+  local size
+  size=$(number "$1")
+  printf '%d.%d MiB' $((size / 1048576)) $((size % 1048576 * 10 / 1048576))
+}
