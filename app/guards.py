@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.backends import Group, MemStat
+from app.backends import PROTECTIONS, Group, MemStat
 from app.policies import Host, Reason
 from app.policies._envelope import Envelope
 
@@ -163,15 +163,14 @@ def _swap_is_scarce(stat: MemStat, host: Host) -> bool:
 
 
 def floor_of(policy: Envelope, stat: MemStat) -> int:
-    """What usage must not be brought below: the greatest of all that protects it, beside what cannot be reclaimed at all."""
-    limit = stat.limits.effective_max_bytes or 0
-    protected = max(
-        policy.floor.bytes,
-        int(limit * policy.floor.percent_of_limit / 100),
-        stat.limits.min_bytes or 0,
-        stat.limits.low_bytes or 0,
-    )
-    return protected + max(stat.usage_bytes - _reclaimable(policy, stat), 0)
+    """What usage must not be brought below, in bytes: the policy's own floor beside what cannot be reclaimed, or what protects the group.
+
+    The greater of the two: a protection covers all usage, so nothing is added to it. One that is infinite leaves nothing to take.
+    """
+    limits = stat.limits
+    own = max(policy.floor.bytes, int((limits.effective_max_bytes or 0) * policy.floor.percent_of_limit / 100))
+    held = max(stat.usage_bytes - _reclaimable(policy, stat), 0)
+    return max(own + held, *(getattr(limits, name) or 0 for name in PROTECTIONS))  # None: this kernel has no such protection
 
 
 def _reclaimable(policy: Envelope, stat: MemStat) -> int:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from app import memcontrol
-from app.backends import Backend, Group, LimitName
+from app.backends import Backend, Group, LimitName, told_limits
 from app.errors import (
     DaemonStopped,
     GroupBusy,
@@ -221,7 +221,7 @@ class Jobs:
         """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""
         with self.holding(group, policy):
             limits = memcontrol.set_limits(memcontrol.Memcg(self._backend, group, intent=self._intents), changes)
-            self.publish(EventType.LIMITS_CHANGED, group, **{name: getattr(limits, name) for name in changes}, policy=policy)
+            self.publish(EventType.LIMITS_CHANGED, group, **told_limits(limits, changes), policy=policy)
 
     def busy(self) -> set[str]:
         """The paths of the groups that something is being done to."""
