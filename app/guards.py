@@ -22,8 +22,9 @@ MANUAL_SECONDS = 30.0
 """How long a group's policies wait behind what a person or an orchestrator did to it."""
 _HARD_ERRORS = 3
 _OPEN_SECONDS = (60.0, 3600.0)
-_SOFT = frozenset(("EINTR", "ETIMEDOUT", "EBUSY", "EAGAIN"))
-"""What a kind deals with by itself: a pass that was cut short, or freed too little, or came at a bad time."""
+_SOFT = frozenset(("EINTR", "ETIMEDOUT", "EBUSY", "EAGAIN", "ENOMEM", "EMFILE", "ENFILE"))
+"""What opens no breaker: a pass that was cut short, freed too little or came at a bad time, and what this process is short of."""
+_SETBACK_SECONDS = (1.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -77,6 +78,36 @@ class Breaker:
                 self.opened += 1
                 self.opened_at = min(self.opened_at, now)
                 self.errors = _HARD_ERRORS - 1  # half open: the next error opens it again
+
+
+@dataclass(slots=True)
+class Setback:
+    """Errors in a row that nobody expects of a policy at one group: after each of them it waits twice as long, up to a minute.
+
+    A look that failed is made good by a look, an act by an act: `is_act` says which it was.
+    """
+
+    times: int = 0
+    errname: str = ""
+    detail: str = ""
+    is_act: bool = False
+    began_at: float = math.inf
+    until: float = -math.inf
+
+    def tell(self, errname: str, detail: str, now: float, *, is_act: bool) -> None:
+        """Note one more."""
+        shortest, longest = _SETBACK_SECONDS
+        self.times += 1
+        self.began_at = min(self.began_at, now)
+        self.until = now + min(shortest * 2 ** min(self.times - 1, 16), longest)
+        self.errname, self.detail, self.is_act = errname, detail, is_act
+
+    def is_over(self, *, is_act: bool) -> bool:
+        """Note that a look, or an act, went as it should; answers whether that ends a row of errors."""
+        if not self.times or self.is_act != is_act:
+            return False
+        self.times, self.began_at, self.until = 0, math.inf, -math.inf
+        return True
 
 
 @dataclass(slots=True)

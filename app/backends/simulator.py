@@ -138,7 +138,7 @@ class Simulator:
                 put_to_work(machine, cgroup, workload, self.scenario.seed)
 
     def node(self) -> Node:
-        with self.machine() as machine:
+        with self.machine("node") as machine:
             return Node(
                 kernel="simulated",
                 cgroup_version=self._profile.cgroup_version,

@@ -248,7 +248,7 @@ class Evaluation(TypedDict):
 
 
 class Condition(TypedDict):
-    type: Literal["tripped", "out_of_hours"]
+    type: Literal["tripped", "failing", "out_of_hours"]
     since_at: str | None
     detail: str
 
