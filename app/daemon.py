@@ -10,18 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from app.arbiter import Key, Post
+from app.arbiter import Key
 from app.backends import Backend, Group, MemStat
+from app.conditions import Status, conditions_of
 from app.decisions import Decisions
-from app.engine import Engine, Grant, Record
+from app.engine import Engine
 from app.errors import InternalError, KernelRefused, NotReady, ShrinkdError, StoreUnavailable, errname_of, words_of
 from app.guards import GROUP_BYTES_PER_SECOND, Guards
 from app.handing import hand_over
 from app.job import Job, Request, State
 from app.jobs import Jobs
 from app.policies import Outcome, Reclaim, Resize, Switch
+from app.records import Grant, Record
 from app.registry import Kept, Policies, selectable
 from app.store import Store, now
 from app.wakes import Wakes
@@ -55,27 +57,6 @@ class Scope:
     clock: Clock = field(default_factory=Clock)
     subtrees: tuple[str, ...] = ()
     """Globs of the groups that may be changed; none given means all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """Something about a policy that is so since `since_at` (microseconds since the epoch)."""
-
-    type: Literal["tripped", "failing", "out_of_hours"]
-    since_at: int | None
-    """None where nobody has noted it."""
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What the daemon makes of a policy."""
-
-    observed_generation: int
-    """The generation that it carries out; 0 while it has not looked."""
-    matched_groups: int
-    last_decision: Record | None = None
-    conditions: tuple[Condition, ...] = field(default=())
 
 
 class Daemon:
@@ -155,20 +136,10 @@ class Daemon:
 
     def status(self, name: str) -> Status:
         """What the daemon makes of a policy. Waits for no look: a list of policies would wait for one look for each of them."""
-        posts, moment = self._engine.posts(name), self._clock.now()
-        conditions = []
-        if tripped := [post for post in posts if post.breaker.is_open(moment)]:
-            since = _since(min(post.breaker.opened_at for post in tripped), moment)
-            conditions.append(Condition("tripped", since, f"It rests after three errors in a row, at {_places(tripped)}."))
-        if failing := [post for post in posts if post.setback.times]:
-            since = _since(min(post.setback.began_at for post in failing), moment)
-            latest = max(failing, key=lambda post: post.setback.until)
-            detail = f"It was cut short, and tries again within a minute, at {_places(failing)}: {latest.setback.detail}"
-            conditions.append(Condition("failing", since, detail))
-        if posts and (hours := posts[0].policy.active) and not hours.covers(datetime.now(UTC)):
-            conditions.append(Condition("out_of_hours", None, "It looks, and does nothing outside its windows."))
+        posts = self._engine.posts(name)
+        conditions = conditions_of(posts, self._clock.now(), datetime.now(UTC))
         generation = posts[0].generation if posts else 0
-        return Status(generation, sum(len(post.groups) for post in posts), self.decisions.last(name), tuple(conditions))
+        return Status(generation, sum(len(post.groups) for post in posts), self.decisions.last(name), conditions)
 
     def evaluate(self, kept: Kept) -> list[Record]:
         """Say what a policy would do now to each group that it selects, and why or why not. Never acts."""
@@ -411,12 +382,3 @@ def _fault(error: Exception) -> str | None:
     if isinstance(error, ShrinkdError) and not isinstance(error, KernelRefused | StoreUnavailable | InternalError | NotReady):
         return None
     return words_of(error)
-
-
-def _places(posts: list[Post]) -> str:
-    return ", ".join(group.path for post in posts[:10] for group in post.groups[:1])
-
-
-def _since(began_at: float, moment: float) -> int | None:
-    """Microseconds since the epoch of a moment of the policies' clock; None where it was over in this instant."""
-    return None if began_at == math.inf else now() - int((moment - began_at) * 1e6)

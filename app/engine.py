@@ -11,18 +11,19 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from app.arbiter import Key, Moment, Post, Wish, arbitrate, is_within
 from app.backends import Backend, Group, MemStat, UsageCrosses
 from app.errors import GroupGone, GroupNotFound, ShrinkdError, errname_of, words_of
 from app.guards import Guards, Setback, floor_of
 from app.memparse import PAGE_BYTES
-from app.policies import Ask, Host, Member, Observation, Outcome, Reason, Reclaim, Verdict, kinds
+from app.policies import Host, Member, Observation, Outcome, Verdict, kinds
 from app.policies._envelope import Envelope
+from app.records import Looked, Record, failure_of, farewell_of, grant_of, record_of
 
 _LOST_SECONDS = 1.0
 _HOST_SECONDS = 1.0
@@ -35,62 +36,6 @@ _UNTOLD_BYTES = 192 * PAGE_BYTES * (os.cpu_count() or 1)
 not tell that it crosses; and 64 pages of each are charged ahead."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A decision as it is remembered and shown. `at` in microseconds since the epoch; sizes in bytes."""
-
-    at: int
-    policy: str
-    generation: int
-    group: Group
-    mode: Literal["enforce", "observe"]
-    verdict: Verdict
-    reason: Reason
-    signals: Mapping[str, float | int | str | None]
-    look_seconds: float
-    """When it looks again, at the latest."""
-    asked_bytes: int | None = None
-    """What the kind wanted to reclaim; None where it wanted nothing of the sort."""
-    granted_bytes: int | None = None
-    freed_bytes: int | None = None
-    """By how much usage fell; None until the shrink has ended."""
-    shrink_id: str | None = None
-    errno: str | None = None
-    """What the kernel or a guard of the daemon answered, as a symbol."""
-    times: int = 1
-    """How many equal decisions, one after another, are folded into this one; `at` is that of the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What is to be done for a policy now."""
-
-    key: Key
-    policy: Envelope
-    group: Group
-    ask: Ask
-    amount_bytes: int
-    """What is to be reclaimed; 0 for what is no reclaim."""
-    floor_bytes: int
-    """What usage is not to be brought below, wherever it is by then."""
-    target_bytes: int | None
-    """What usage is to be below, whatever comes in between; None for an amount."""
-    is_urgent: bool
-    swappiness: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What came of one look."""
-
-    grants: tuple[Grant, ...] = ()
-    records: tuple[Record, ...] = ()
-    posts: tuple[Post, ...] = ()
-    """Those that were looked at."""
-    readings: Mapping[int, MemStat] = field(default_factory=dict)
-    """By group id."""
 
 
 class _Readings:
@@ -287,8 +232,8 @@ class Engine:
             granted = arbitrate(wishes, self._guards, moment, busy)
             for wish in wishes:
                 self._settle(wish, now)
-            records = (*(_farewell(post, moment) for post in gone), *readings.failures, *(_record(wish, moment) for wish in wishes))
-            looked = Looked(tuple(_grant(wish) for wish in granted), records, tuple(due), readings.stats)
+            records = (*(farewell_of(post, moment) for post in gone), *readings.failures, *(record_of(wish, moment) for wish in wishes))
+            looked = Looked(tuple(grant_of(wish) for wish in granted), records, tuple(due), readings.stats)
             for wish in granted:  # last, for from here on somebody has to tell its end: see finish()
                 wish.post.running.add(wish.group.id)
         return looked
@@ -328,7 +273,7 @@ class Engine:
             post = replace(found, policy=observing, outcomes={}, running=set(), breaker=replace(found.breaker), setback=Setback())
             wishes += trial._decide(post, moment, readings)
         arbitrate(wishes, self._guards, moment, ())
-        return [replace(record, mode=policy.mode) for record in (*readings.failures, *(_record(wish, moment) for wish in wishes))]
+        return [replace(record, mode=policy.mode) for record in (*readings.failures, *(record_of(wish, moment) for wish in wishes))]
 
     def _is_quiet(self, post: Post, now: float) -> bool:
         """One cheap reading instead of a whole one: of a group that waits for its usage to rise, and has not come half the way."""
@@ -402,58 +347,10 @@ class Engine:
         post.breaker.tell(errname, moment.now)
         self._set_back(post, post.groups, errname, words_of(error), moment.now, is_act=False)
         self._schedule(post, max(post.setback.until, post.breaker.until))
-        readings.failures += [_failure(post, group, errname, moment) for group in post.groups]
+        readings.failures += [failure_of(post, group, errname, moment) for group in post.groups]
         return []
 
 
 def _is_free(post: Post) -> bool:
     """Whether it may be looked at: what is being carried out ends with a look of its own."""
     return post.kind.together or not post.running
-
-
-def _grant(wish: Wish) -> Grant:
-    ask = wish.decision.ask
-    assert ask is not None  # noqa: S101  # the arbiter grants nothing else
-    is_whole = isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
-    target = wish.member.stat.usage_bytes - wish.amount if is_whole else None  # which is not below its floor
-    return Grant(
-        key=wish.post.key,
-        policy=wish.post.policy,
-        group=wish.group,
-        ask=ask,
-        amount_bytes=wish.granted,
-        floor_bytes=wish.floor,
-        target_bytes=target,
-        is_urgent=wish.post.kind.is_urgent,
-        swappiness=wish.swappiness,
-    )
-
-
-def _farewell(post: Post, moment: Moment) -> Record:
-    at, policy = int(moment.wall.timestamp() * 1e6), post.policy
-    return Record(at, policy.name, post.generation, post.groups[0], policy.mode, Verdict.GONE, Reason.GROUP_GONE, {}, 0.0)
-
-
-def _failure(post: Post, group: Group, errname: str, moment: Moment) -> Record:
-    at, policy, seconds = int(moment.wall.timestamp() * 1e6), post.policy, post.look_at - moment.now
-    return Record(
-        at, policy.name, post.generation, group, policy.mode, Verdict.HOLD, Reason.UNREADABLE, {}, max(seconds, 0.0), errno=errname
-    )
-
-
-def _record(wish: Wish, moment: Moment) -> Record:
-    asked = wish.amount if isinstance(wish.decision.ask, Reclaim) else None
-    seen = {"usage_bytes": wish.member.stat.usage_bytes, "floor_bytes": wish.member.floor_bytes}
-    return Record(
-        at=int(moment.wall.timestamp() * 1e6),
-        policy=wish.post.policy.name,
-        generation=wish.post.generation,
-        group=wish.group,
-        mode=wish.post.policy.mode,
-        verdict=wish.verdict,
-        reason=wish.reason,
-        signals=dict(wish.decision.signals) | seen,
-        look_seconds=max(wish.decision.look_seconds, wish.put_off_seconds),
-        asked_bytes=asked,
-        granted_bytes=wish.granted if asked is not None and wish.verdict is Verdict.ACT else None,
-    )

@@ -8,11 +8,12 @@ import pytest
 from app.backends import Group, Node
 from app.backends.simulated import Fault, Scenario
 from app.backends.simulator import Simulator
-from app.engine import Engine, Looked
+from app.engine import Engine
 from app.errors import KernelRefused
 from app.guards import Guards
 from app.policies import Outcome, Reason, Reclaim, Resize, Verdict
 from app.policies._envelope import Envelope, parse
+from app.records import Looked
 from app.settings import Settings
 from tests.policing import DAWN, MIB
 

@@ -23,8 +23,9 @@ FLOORS = (
     {"simulation"},
     {"metrics"},
     {"daemon"},
-    {"registry", "history", "decisions", "wakes"},
+    {"registry", "history", "decisions", "wakes", "conditions"},
     {"engine"},
+    {"records"},
     {"arbiter"},
     {"guards"},
     {"jobs"},
@@ -41,7 +42,7 @@ FLOORS = (
     {"closed"},
     {"client", "screen"},
     {"memparse", "aliases", "callers", "streams"},
-    {"settings", "logs"},
+    {"settings", "logs", "handing"},
     {"errors"},
 )
 """From the roof down: a room imports from the floors below its own, and its own modules."""

@@ -17,7 +17,7 @@ from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, DryRun, Target, Wired, Wiring, caller_of, rfc3339
 from app.backends import Group
 from app.callers import Caller, Level
-from app.daemon import Condition, Status
+from app.conditions import Condition, Status
 from app.errors import (
     InvalidRequest,
     PolicyConflict,
