@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from app.backends import Group
-from app.guards import MANUAL_SECONDS, Breaker, Guards
+from app.guards import MANUAL_SECONDS, Breaker, Guards, Setback
 from app.policies import MIN_ASK_BYTES, Decision, Host, Kind, Member, Outcome, Reason, Reclaim, Resize, Verdict
 from app.policies._envelope import Envelope
 
@@ -32,6 +32,7 @@ class Post:
     state_before: Any = None
     """The last look's: what goes on when that look's ask came to nothing."""
     breaker: Breaker = field(default_factory=Breaker)
+    setback: Setback = field(default_factory=Setback)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     """What became of its grants since the last look, by group id."""
     outcomes_before: dict[int, Outcome] = field(default_factory=dict)

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from app.memparse import parse_limit, parse_size
+from app.memparse import parse_limit, parse_protection, parse_size, told_protection
 
 
 def size_schema(largest: int, smallest: int = 0) -> dict[str, Any]:
@@ -32,6 +32,20 @@ Limit = Annotated[
         }
     ),
 ]
+
+
+Protection = Annotated[
+    int | None,
+    BeforeValidator(parse_protection),
+    PlainSerializer(told_protection),
+    WithJsonSchema(
+        {
+            "anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "max"}, {"type": "null"}],
+            "description": _SIZE_SCHEMA["description"] + ' "max": infinite, all usage is protected. null: as if never set, 0.',
+        }
+    ),
+]
+"""What reclaim leaves a group, in bytes: UNLIMITED is infinite. None only where the field is absent: null is 0."""
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", re.ASCII)
 
 
@@ -58,8 +72,8 @@ class LimitSizes(Strict):
 
     max_bytes: Limit = None
     high_bytes: Limit = None
-    low_bytes: Limit = None
-    min_bytes: Limit = None
+    low_bytes: Protection = None
+    min_bytes: Protection = None
     swap_max_bytes: Limit = None
     soft_limit_bytes: Limit = None
 

@@ -4,23 +4,26 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from app.arbiter import Key
 from app.backends import Backend, Group, MemStat
+from app.conditions import Status, conditions_of
 from app.decisions import Decisions
-from app.engine import Engine, Grant, Record
-from app.errors import NotReady, ShrinkdError
+from app.engine import Engine
+from app.errors import InternalError, KernelRefused, NotReady, ShrinkdError, StoreUnavailable, errname_of, words_of
 from app.guards import GROUP_BYTES_PER_SECOND, Guards
+from app.handing import hand_over
 from app.job import Job, Request, State
 from app.jobs import Jobs
 from app.policies import Outcome, Reclaim, Resize, Switch
+from app.records import Grant, Record
 from app.registry import Kept, Policies, selectable
 from app.store import Store, now
 from app.wakes import Wakes
@@ -56,27 +59,6 @@ class Scope:
     """Globs of the groups that may be changed; none given means all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """Something about a policy that is so since `since_at` (microseconds since the epoch)."""
-
-    type: Literal["tripped", "out_of_hours"]
-    since_at: int | None
-    """None where nobody has noted it."""
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What the daemon makes of a policy."""
-
-    observed_generation: int
-    """The generation that it carries out; 0 while it has not looked."""
-    matched_groups: int
-    last_decision: Record | None = None
-    conditions: tuple[Condition, ...] = field(default=())
-
-
 class Daemon:
     """Carries the policies out. start() begins, close() ends it; nothing of what it has done is undone by that, nor by its death."""
 
@@ -106,6 +88,8 @@ class Daemon:
         self._save_at = 0.0
         self._sweep_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="policies")
+        self.round_errors: Counter[str] = Counter()
+        """Rounds that were cut short since the start, by errno."""
         self.on_readings: Callable[[Mapping[int, MemStat]], None] = lambda _: None
         """Shown what each look has read, by group id."""
 
@@ -146,19 +130,16 @@ class Daemon:
         if not self.is_alive:
             raise NotReady("The policies are not carried out any more, for a reason that the log has: restart the daemon.")
 
+    def errors(self) -> Counter[tuple[str, str]]:
+        """What broke since the start and was tried again, by policy and errno."""
+        return self._engine.errors.copy()
+
     def status(self, name: str) -> Status:
         """What the daemon makes of a policy. Waits for no look: a list of policies would wait for one look for each of them."""
-        posts, moment = self._engine.posts(name), self._clock.now()
-        conditions = []
-        if tripped := [post for post in posts if post.breaker.is_open(moment)]:
-            longest = moment - min(post.breaker.opened_at for post in tripped)
-            since = None if longest == -math.inf else now() - int(longest * 1e6)  # it was closed in this instant
-            where = ", ".join(group.path for post in tripped[:10] for group in post.groups[:1])
-            conditions.append(Condition("tripped", since, f"It rests after three errors in a row, at {where}."))
-        if posts and (hours := posts[0].policy.active) and not hours.covers(datetime.now(UTC)):
-            conditions.append(Condition("out_of_hours", None, "It looks, and does nothing outside its windows."))
+        posts = self._engine.posts(name)
+        conditions = conditions_of(posts, self._clock.now(), datetime.now(UTC))
         generation = posts[0].generation if posts else 0
-        return Status(generation, sum(len(post.groups) for post in posts), self.decisions.last(name), tuple(conditions))
+        return Status(generation, sum(len(post.groups) for post in posts), self.decisions.last(name), conditions)
 
     def evaluate(self, kept: Kept) -> list[Record]:
         """Say what a policy would do now to each group that it selects, and why or why not. Never acts."""
@@ -174,9 +155,15 @@ class Daemon:
                 fired = self._wait()
                 with self._lock:
                     self._round(fired)
-            except (ShrinkdError, OSError) as error:  # no descriptors are left, say
-                log.warning("the policies could not be looked at, and will be again: %s", error)
+            except Exception as error:  # noqa: BLE001  # supervised: the thread goes on, and what it held is where it was
+                self._note_cut_short(error)
                 self._stopping.wait(1.0)
+
+    def _note_cut_short(self, error: Exception) -> None:
+        """Say why a round ended early. What it had taken is put back, so the next round meets it again."""
+        self.round_errors[errname_of(error)] += 1
+        is_bug = not isinstance(error, ShrinkdError | OSError | MemoryError)
+        log.warning("the policies could not be looked at, and will be again: %s", words_of(error), exc_info=is_bug)
 
     def _wait(self) -> list[Key]:
         """Wait for the next round, a bell or a watch; answer the posts whose watch fired."""
@@ -209,14 +196,15 @@ class Daemon:
         if not all(heard):
             self._changed.set()
         looked = self._engine.look(moment, datetime.now(UTC), self._jobs.busy())
-        self.on_readings(looked.readings)
-        self.decisions.add(looked.records)
-        self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
-        for post in looked.posts:
-            self._wakes.arm(post)
-        for grant in looked.grants:
-            self._wakes.mute(grant.key)
-            self._carry_out(grant)
+        try:
+            self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
+            self.decisions.add(looked.records)
+            for post in looked.posts:
+                self._wakes.arm(post)
+            self.on_readings(looked.readings)
+        finally:  # what was granted is carried out, or its end is told: nothing else would ever free its post
+            for grant in looked.grants:
+                self._carry_out(grant)
 
     def _assign(self) -> None:
         """Walk the tree, and see to it that each policy watches what it selects."""
@@ -225,27 +213,28 @@ class Daemon:
         try:
             enabled = [kept for kept in self._policies.all() if kept.policy.enabled]
             groups = selectable(self._backend, self._subtrees) if enabled else []
-        except Exception:
+            if groups != self._groups or is_changed:
+                self._engine.assign([(kept.policy, kept.generation) for kept in enabled], groups, self._clock.now() if enabled else 0.0)
+                self._wakes.forget_gone()
+                self.decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
+        except BaseException:
             self._tell_changed()  # what was changed is still to be seen to
             raise
-        self._walk_at = time.monotonic() + _WALK_SECONDS if enabled else math.inf
-        if groups == self._groups and not is_changed:
-            return
         self._groups = groups
-        self._engine.assign([(kept.policy, kept.generation) for kept in enabled], groups, self._clock.now() if enabled else 0.0)
-        self._wakes.forget_gone()
-        self.decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
+        self._walk_at = time.monotonic() + _WALK_SECONDS if enabled else math.inf
 
     def _drain(self) -> None:
         while self._outcomes:
             grant, outcome, shrink_id = self._outcomes.popleft()
             freed, errname = outcome.freed_bytes, outcome.errname
-            self.decisions.finish(grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname)
             moment = self._clock.now()
-            if not self._wakes.unmute(grant.key, moment):
-                self._changed.set()
-            self._engine.finish(grant.key, grant.group, outcome, moment)
-            self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
+            try:
+                self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
+                self.decisions.finish(grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname)
+                if not self._wakes.unmute(grant.key, moment):
+                    self._changed.set()
+            finally:
+                self._engine.finish(grant.key, grant.group, outcome, moment)
 
     def _write(self) -> None:
         """Have somebody write down what is new: a database that is locked must not hold the looks."""
@@ -256,7 +245,6 @@ class Daemon:
             self._save_at = time.monotonic() + _SAVE_SECONDS
         states, self._write_at = self._unsaved, math.inf
         must_sweep = time.monotonic() >= self._sweep_at
-        self._sweep_at += _SWEEP_SECONDS * must_sweep
 
         def write() -> None:
             try:
@@ -266,12 +254,19 @@ class Daemon:
                 self._unsaved = {}
                 if must_sweep:
                     self._store.forget_decisions(now())
-            except ShrinkdError as error:
-                log.warning("what the policies decided is not written down yet: %s", error)
-                self._write_at = time.monotonic() + _WRITE_SECONDS
-                self._wakes.ring()
+                    self._sweep_at = time.monotonic() + _SWEEP_SECONDS
+            except Exception as error:  # noqa: BLE001  # a worker's end, where nobody would see it: the next writing tries again
+                say_not_written(error)
 
-        self._writing = self._scribe.submit(write)
+        def say_not_written(error: Exception) -> None:
+            log.warning("what the policies decided is not written down yet: %s", error, exc_info=not isinstance(error, ShrinkdError))
+            self._write_at = time.monotonic() + _WRITE_SECONDS
+            self._wakes.ring()
+
+        try:
+            self._writing = hand_over(self._scribe, write)
+        except ShrinkdError as error:
+            say_not_written(error)
 
     def _tell_changed(self) -> None:
         self._changed.set()
@@ -283,26 +278,37 @@ class Daemon:
 
     # -- what is granted ----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _to_its_end(self, grant: Grant, shrink: Job | None = None) -> Iterator[None]:
+        """Around each part of carrying a grant out: whatever ends it early is told as its end, since nobody else would tell one."""
+        began = time.monotonic()
+        try:
+            yield
+        except Exception as error:  # the grant ends, and its policy goes on behind a rest
+            if not isinstance(error, ShrinkdError | OSError | MemoryError):
+                log.exception("what the policy %s was granted at %a failed", grant.policy.name, grant.group.path)
+            freed = shrink.progress.reclaimed_bytes if shrink else 0
+            outcome = Outcome(grant.amount_bytes, freed, time.monotonic() - began, errname_of(error), _fault(error))
+            self._tell(grant, outcome, shrink.id if shrink else None)
+
     def _carry_out(self, grant: Grant) -> None:
-        if isinstance(grant.ask, Reclaim):
-            self._reclaim(grant, grant.ask)
-        else:
-            self._hands.submit(self._change, grant)
+        with self._to_its_end(grant):
+            self._wakes.mute(grant.key)
+            if isinstance(grant.ask, Reclaim):
+                self._reclaim(grant, grant.ask)
+            else:
+                hand_over(self._hands, self._change, grant)
 
     def _reclaim(self, grant: Grant, ask: Reclaim) -> None:
-        try:
-            request = Request(
-                timeout_seconds=ask.timeout_seconds,
-                target_bytes=grant.target_bytes,
-                reclaim_bytes=None if grant.target_bytes is not None else self._above_floor(grant),
-                max_bytes_per_second=None if grant.is_urgent else GROUP_BYTES_PER_SECOND,
-                swappiness=grant.swappiness,
-                reason=f"the policy {grant.policy.name}",
-            )
-            job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
-        except ShrinkdError as error:
-            self._tell(grant, Outcome(grant.amount_bytes, 0, 0.0, error.errname))
-            return
+        request = Request(
+            timeout_seconds=ask.timeout_seconds,
+            target_bytes=grant.target_bytes,
+            reclaim_bytes=None if grant.target_bytes is not None else self._above_floor(grant),
+            max_bytes_per_second=None if grant.is_urgent else GROUP_BYTES_PER_SECOND,
+            swappiness=grant.swappiness,
+            reason=f"the policy {grant.policy.name}",
+        )
+        job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
         job.finished.add_done_callback(lambda _: self._tell_job(grant, job))
 
     def _above_floor(self, grant: Grant) -> int:
@@ -312,7 +318,8 @@ class Daemon:
     def _tell_job(self, grant: Grant, job: Job) -> None:
         error = job.standing.error
         errname = error.errname if error else None if job.state is State.SUCCEEDED else "EINTR"
-        self._outcomes.append((grant, Outcome(grant.amount_bytes, job.progress.reclaimed_bytes, job.reclaim_seconds, errname), job.id))
+        outcome = Outcome(grant.amount_bytes, job.progress.reclaimed_bytes, job.reclaim_seconds, errname, _fault(error) if error else None)
+        self._outcomes.append((grant, outcome, job.id))
         self._go_round()
 
     def _go_round(self) -> None:
@@ -322,8 +329,8 @@ class Daemon:
             try:
                 self._round([])
                 is_done = self._next_round() >= self._waits_until
-            except (ShrinkdError, OSError):
-                pass  # the thread will meet it again, and say it
+            except Exception as error:  # noqa: BLE001  # a worker of the jobs, which goes on; the policies' thread does the next round
+                self._note_cut_short(error)
             finally:
                 self._lock.release()
         if not is_done:
@@ -335,18 +342,16 @@ class Daemon:
 
     def _change(self, grant: Grant, shrink: Job | None = None) -> None:
         """Switch another policy, or set limits, behind the shrink that those needed; on a thread of its own: both may take their time."""
-        began, errname = time.monotonic(), None
-        try:
+        began = time.monotonic()
+        with self._to_its_end(grant, shrink):
             if isinstance(grant.ask, Switch):
                 self._policies.switch(grant.ask.policy, enabled=grant.ask.enabled)
             elif isinstance(grant.ask, Resize):
                 if shrink is None and self._is_shrunk_first(grant, grant.ask):
                     return
                 self._jobs.set_limits(grant.group, grant.ask.limits, grant.policy.name)
-        except ShrinkdError as error:
-            errname = error.errname
-        freed = shrink.progress.reclaimed_bytes if shrink else 0
-        self._tell(grant, Outcome(0, freed, time.monotonic() - began, errname), shrink.id if shrink else None)
+            freed = shrink.progress.reclaimed_bytes if shrink else 0
+            self._tell(grant, Outcome(0, freed, time.monotonic() - began), shrink.id if shrink else None)
 
     def _is_shrunk_first(self, grant: Grant, ask: Resize) -> bool:
         """Begin the shrink that a maximum below usage wants. Nobody waits for it: the limits follow when it ends."""
@@ -365,7 +370,15 @@ class Daemon:
         return True
 
     def _go_on(self, grant: Grant, shrink: Job) -> None:
-        if shrink.state is State.SUCCEEDED:
-            self._hands.submit(self._change, grant, shrink)
-        else:
+        if shrink.state is not State.SUCCEEDED:
             self._tell_job(grant, shrink)
+            return
+        with self._to_its_end(grant, shrink):
+            hand_over(self._hands, self._change, grant, shrink)
+
+
+def _fault(error: Exception) -> str | None:
+    """What broke, in words; None where the answer is one that a policy has to expect: a group that is busy, gone, or not to be shrunk."""
+    if isinstance(error, ShrinkdError) and not isinstance(error, KernelRefused | StoreUnavailable | InternalError | NotReady):
+        return None
+    return words_of(error)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from app.arbiter import Key
-from app.engine import Record
 from app.errors import StoreUnavailable
 from app.events import EventType, Publish, nobody
 from app.policies import Verdict
+from app.records import Record
 from app.store import Row, Store
 
 _FOLD_MICROSECONDS = 60_000_000

@@ -8,21 +8,23 @@ import heapq
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from app.arbiter import Key, Moment, Post, Wish, arbitrate, is_within
 from app.backends import Backend, Group, MemStat, UsageCrosses
-from app.errors import GroupGone, GroupNotFound, ShrinkdError
-from app.guards import Guards, floor_of
+from app.errors import GroupGone, GroupNotFound, ShrinkdError, errname_of, words_of
+from app.guards import Guards, Setback, floor_of
 from app.memparse import PAGE_BYTES
-from app.policies import Ask, Host, Member, Observation, Outcome, Reason, Reclaim, Verdict, kinds
+from app.policies import Host, Member, Observation, Outcome, Verdict, kinds
 from app.policies._envelope import Envelope
+from app.records import Looked, Record, failure_of, farewell_of, grant_of, record_of
 
-_FAILED_SECONDS = 5.0
 _LOST_SECONDS = 1.0
 _HOST_SECONDS = 1.0
 _POSTS_A_LOOK = 64
@@ -36,68 +38,14 @@ not tell that it crosses; and 64 pages of each are charged ahead."""
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A decision as it is remembered and shown. `at` in microseconds since the epoch; sizes in bytes."""
-
-    at: int
-    policy: str
-    generation: int
-    group: Group
-    mode: Literal["enforce", "observe"]
-    verdict: Verdict
-    reason: Reason
-    signals: Mapping[str, float | int | str | None]
-    look_seconds: float
-    """When it looks again, at the latest."""
-    asked_bytes: int | None = None
-    """What the kind wanted to reclaim; None where it wanted nothing of the sort."""
-    granted_bytes: int | None = None
-    freed_bytes: int | None = None
-    """By how much usage fell; None until the shrink has ended."""
-    shrink_id: str | None = None
-    errno: str | None = None
-    """What the kernel or a guard of the daemon answered, as a symbol."""
-    times: int = 1
-    """How many equal decisions, one after another, are folded into this one; `at` is that of the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What is to be done for a policy now."""
-
-    key: Key
-    policy: Envelope
-    group: Group
-    ask: Ask
-    amount_bytes: int
-    """What is to be reclaimed; 0 for what is no reclaim."""
-    floor_bytes: int
-    """What usage is not to be brought below, wherever it is by then."""
-    target_bytes: int | None
-    """What usage is to be below, whatever comes in between; None for an amount."""
-    is_urgent: bool
-    swappiness: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What came of one look."""
-
-    grants: tuple[Grant, ...] = ()
-    records: tuple[Record, ...] = ()
-    posts: tuple[Post, ...] = ()
-    """Those that were looked at."""
-    readings: Mapping[int, MemStat] = field(default_factory=dict)
-    """By group id."""
-
-
 class _Readings:
     """Every group is read at most once in a look, and all who ask see the same."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.stats: dict[int, MemStat] = {}
+        self.failures: list[Record] = []
+        """Of those who could not be looked at."""
 
     def member(self, post: Post, group: Group) -> Member:
         stat = self.stats.get(group.id)
@@ -115,8 +63,11 @@ def host_of(backend: Backend) -> Host:
 class Engine:
     """The posts of all policies, and their next looks. Times are seconds of one monotonic clock."""
 
-    def __init__(self, backend: Backend, guards: Guards, restored: Mapping[Key, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self, backend: Backend, guards: Guards, restored: Mapping[Key, Mapping[str, Any]] | None = None, *, is_trial: bool = False
+    ) -> None:
         self._backend = backend
+        self._is_trial = is_trial
         self._guards = guards
         self._posts: dict[Key, Post] = {}
         self._posts_by_policy: dict[str, list[Post]] = {}
@@ -131,6 +82,8 @@ class Engine:
         self._host_seen = -math.inf
         self.armed: set[Key] = set()
         """The posts whose usage somebody watches: they are looked at seldom."""
+        self.errors: Counter[tuple[str, str]] = Counter()
+        """What broke since the start and nobody expects to, by policy and errno."""
 
     # -- who watches what ---------------------------------------------------------------------------------------
 
@@ -146,6 +99,7 @@ class Engine:
             by_policy.setdefault(post.policy.name, []).append(post)
         self._gone += [post for key, post in self._posts.items() if key not in wanted and post.policy.name in by_policy]
         self._posts, self._posts_by_policy = wanted, by_policy
+        self.errors = Counter({key: count for key, count in self.errors.items() if key[0] in by_policy})
         self._restored = {}  # a policy that goes and comes again begins anew
         self.armed &= wanted.keys()
         self._saved = {key: state for key, state in self._saved.items() if key in wanted}
@@ -166,7 +120,7 @@ class Engine:
             if post is None:
                 fresh.state = self._restore(fresh)
             else:  # a policy that was changed begins anew, but for what is still going on
-                fresh.breaker, fresh.running = post.breaker, post.running
+                fresh.breaker, fresh.setback, fresh.running = post.breaker, post.setback, post.running
             yield fresh
 
     def _restore(self, post: Post) -> Any:  # noqa: ANN401  # a kind's own state
@@ -215,15 +169,40 @@ class Engine:
                 self.wake(post.key, now)
 
     def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:
-        """Tell what became of a grant. Its post is looked at again at once where that is urgent; others go by what they see meanwhile."""
+        """Tell what became of a grant, once for each: until then nothing more is granted to its post there.
+
+        The post is looked at again at once where that is urgent; others go by what they see meanwhile, and all wait behind a fault.
+        """
         post = self._posts.get(key)
         self._guards.took(outcome.seconds, now, is_urgent=post is not None and post.kind.is_urgent)
-        if post is not None:
-            post.breaker.tell(outcome.errname, now)
-            post.running.discard(group.id)
-            post.outcomes[group.id] = outcome
-            post.usage_bytes -= outcome.freed_bytes
-            self._schedule(post, now if post.kind.is_urgent else max(now, min(post.look_at, post.read_at + self._look_seconds(post))))
+        if post is None:
+            return
+        post.running.discard(group.id)
+        post.outcomes[group.id] = outcome
+        post.usage_bytes -= outcome.freed_bytes
+        post.breaker.tell(outcome.errname, now)
+        if outcome.fault is not None:
+            self._set_back(post, (group,), outcome.errname or "EIO", outcome.fault, now, is_act=True)
+        elif post.setback.is_over(is_act=True):
+            log.info("the policy %s acts at %a again", post.policy.name, group.path)
+        soon = now if post.kind.is_urgent else max(now, min(post.look_at, post.read_at + self._look_seconds(post)))
+        self._schedule(post, max(soon, post.setback.until))
+
+    def _set_back(self, post: Post, groups: Iterable[Group], errname: str, detail: str, now: float, *, is_act: bool) -> None:  # noqa: PLR0913
+        """Note what broke for a post, so that it waits, and say it once for each time."""
+        post.setback.tell(errname, detail, now, is_act=is_act)
+        self.errors[post.policy.name, errname] += 1
+        if self._is_trial:  # nobody tries again, and the answer has it
+            return
+        log.warning(
+            "the policy %s failed at %s with %s (%d in a row), and tries again in %g s: %s",
+            post.policy.name,
+            ", ".join(ascii(group.path) for group in groups),
+            errname,
+            post.setback.times,
+            post.setback.until - now,
+            detail,
+        )
 
     def _is_current(self, look_at: float, key: Key) -> bool:
         post = self._posts.get(key)
@@ -247,18 +226,36 @@ class Engine:
         if self.next_look() > now and not self._gone:
             return Looked()
         moment, readings = Moment(now, wall, self._host_at(now)), _Readings(self._backend)  # where that fails, all are still due
+        with self._taken_out(now) as (taken, gone):
+            due = [post for post in taken if not self._is_quiet(post, now)]
+            wishes = [wish for post in due for wish in self._decide(post, moment, readings)]
+            granted = arbitrate(wishes, self._guards, moment, busy)
+            for wish in wishes:
+                self._settle(wish, now)
+            records = (*(farewell_of(post, moment) for post in gone), *readings.failures, *(record_of(wish, moment) for wish in wishes))
+            looked = Looked(tuple(grant_of(wish) for wish in granted), records, tuple(due), readings.stats)
+            for wish in granted:  # last, for from here on somebody has to tell its end: see finish()
+                wish.post.running.add(wish.group.id)
+        return looked
+
+    @contextmanager
+    def _taken_out(self, now: float) -> Iterator[tuple[list[Post], list[Post]]]:
+        """The posts that are due and those whose group is gone, out of where they were kept.
+
+        However this ends, each that is due has its next look behind it, and of those that are gone none is forgotten before it was told.
+        """
         gone, self._gone = self._gone, []
-        due = [post for post in list(islice(self._due(now), _POSTS_A_LOOK)) if not self._is_quiet(post, now)]
-        if not due and not gone:
-            return Looked()
-        wishes = [wish for post in due for wish in self._decide(post, moment, readings)]
-        granted = arbitrate(wishes, self._guards, moment, busy)
-        for wish in granted:
-            wish.post.running.add(wish.group.id)
-        for wish in wishes:
-            self._settle(wish, now)
-        records = (*(_farewell(post, moment) for post in gone), *(_record(wish, moment) for wish in wishes))
-        return Looked(tuple(_grant(wish) for wish in granted), records, tuple(due), readings.stats)
+        due: list[Post] = []
+        try:
+            due += islice(self._due(now), _POSTS_A_LOOK)
+            yield due, gone
+        except BaseException:
+            self._gone = gone + self._gone
+            raise
+        finally:
+            for post in due:
+                if post.look_at == math.inf:
+                    self._schedule(post, now + _LOST_SECONDS)
 
     def _host_at(self, now: float) -> Host:
         """The host as it was within the last second: five files tell of it."""
@@ -270,13 +267,13 @@ class Engine:
         """Say what a policy would do now to each group that it selects, and why or why not; nothing is remembered or done."""
         moment, readings = Moment(now, wall, host_of(self._backend)), _Readings(self._backend)
         observing = policy.model_copy(update={"mode": "observe"})
-        trial = Engine(self._backend, self._guards)
+        trial = Engine(self._backend, self._guards, is_trial=True)
         wishes = []
         for found in self._posts_of(policy, generation, groups, now):
-            post = replace(found, policy=observing, outcomes={}, running=set(), breaker=replace(found.breaker))
+            post = replace(found, policy=observing, outcomes={}, running=set(), breaker=replace(found.breaker), setback=Setback())
             wishes += trial._decide(post, moment, readings)
         arbitrate(wishes, self._guards, moment, ())
-        return [replace(_record(wish, moment), mode=policy.mode) for wish in wishes]
+        return [replace(record, mode=policy.mode) for record in (*readings.failures, *(record_of(wish, moment) for wish in wishes))]
 
     def _is_quiet(self, post: Post, now: float) -> bool:
         """One cheap reading instead of a whole one: of a group that waits for its usage to rise, and has not come half the way."""
@@ -285,7 +282,7 @@ class Engine:
             return False
         try:
             usage = self._backend.usage(post.groups[0])
-        except ShrinkdError:  # the whole look tells what is wrong
+        except (ShrinkdError, OSError):  # the whole look tells what is wrong
             return False
         if 2 * (usage - post.usage_bytes) >= mark - post.usage_bytes:
             return False
@@ -320,11 +317,13 @@ class Engine:
         except (GroupGone, GroupNotFound):
             self._schedule(post, moment.now + _LOST_SECONDS)  # unless the next assignment takes it away
             return []
-        except ShrinkdError as error:
-            return self._failed(post, error.errname, moment)
-        except Exception:  # a bug in one kind, or what nobody expected of one group: the others keep their ticks
-            log.exception("the policy %s failed at %s", post.policy.name, ", ".join(repr(group.path) for group in post.groups))
-            return self._failed(post, "EIO", moment)
+        except (ShrinkdError, OSError, MemoryError) as error:
+            return self._failed(post, error, moment, readings)
+        except Exception as error:  # a bug in one kind, or what nobody expected of one group: the others keep their ticks
+            log.exception("the policy %s failed at %s", post.policy.name, ", ".join(ascii(group.path) for group in post.groups))
+            return self._failed(post, error, moment, readings)
+        if post.setback.is_over(is_act=False):
+            log.info("the policy %s looks at %s again", post.policy.name, ", ".join(ascii(group.path) for group in post.groups))
         post.state_before, post.state = post.state, state
         post.outcomes_before, post.outcomes = post.outcomes, {}
         post.decisions, post.read_at = tuple(decisions), moment.now
@@ -342,53 +341,16 @@ class Engine:
         if wish.put_off_seconds:
             self._schedule(post, max(post.look_at, now + wish.put_off_seconds))
 
-    def _failed(self, post: Post, errname: str, moment: Moment) -> list[Wish]:
+    def _failed(self, post: Post, error: Exception, moment: Moment, readings: _Readings) -> list[Wish]:
+        """Let a post that could not be looked at come again later, as if this look had not been."""
+        errname = errname_of(error)
         post.breaker.tell(errname, moment.now)
-        self._schedule(post, max(moment.now + _FAILED_SECONDS, post.breaker.until))
+        self._set_back(post, post.groups, errname, words_of(error), moment.now, is_act=False)
+        self._schedule(post, max(post.setback.until, post.breaker.until))
+        readings.failures += [failure_of(post, group, errname, moment) for group in post.groups]
         return []
 
 
 def _is_free(post: Post) -> bool:
     """Whether it may be looked at: what is being carried out ends with a look of its own."""
     return post.kind.together or not post.running
-
-
-def _grant(wish: Wish) -> Grant:
-    ask = wish.decision.ask
-    assert ask is not None  # noqa: S101  # the arbiter grants nothing else
-    is_whole = isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
-    target = wish.member.stat.usage_bytes - wish.amount if is_whole else None  # which is not below its floor
-    return Grant(
-        key=wish.post.key,
-        policy=wish.post.policy,
-        group=wish.group,
-        ask=ask,
-        amount_bytes=wish.granted,
-        floor_bytes=wish.floor,
-        target_bytes=target,
-        is_urgent=wish.post.kind.is_urgent,
-        swappiness=wish.swappiness,
-    )
-
-
-def _farewell(post: Post, moment: Moment) -> Record:
-    at, policy = int(moment.wall.timestamp() * 1e6), post.policy
-    return Record(at, policy.name, post.generation, post.groups[0], policy.mode, Verdict.GONE, Reason.GROUP_GONE, {}, 0.0)
-
-
-def _record(wish: Wish, moment: Moment) -> Record:
-    asked = wish.amount if isinstance(wish.decision.ask, Reclaim) else None
-    seen = {"usage_bytes": wish.member.stat.usage_bytes, "floor_bytes": wish.member.floor_bytes}
-    return Record(
-        at=int(moment.wall.timestamp() * 1e6),
-        policy=wish.post.policy.name,
-        generation=wish.post.generation,
-        group=wish.group,
-        mode=wish.post.policy.mode,
-        verdict=wish.verdict,
-        reason=wish.reason,
-        signals=dict(wish.decision.signals) | seen,
-        look_seconds=max(wish.decision.look_seconds, wish.put_off_seconds),
-        asked_bytes=asked,
-        granted_bytes=wish.granted if asked is not None and wish.verdict is Verdict.ACT else None,
-    )

@@ -318,6 +318,19 @@ class SettingsError(ShrinkdError):
     errno = errno.EINVAL
 
 
+def errname_of(error: BaseException) -> str:
+    """The symbol of the errno behind any error; EIO, that of a fault of this daemon, where there is none."""
+    if isinstance(error, ShrinkdError):
+        return error.errname
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    return _SYMBOLS.get(number or errno.EIO, "EIO")
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says; its class where it says nothing."""
+    return str(error) or type(error).__name__
+
+
 _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.ENOENT: (GroupNotFound, "There is no group {group!a}."),
     errno.ENOTDIR: (GroupNotFound, "There is no group {group!a}."),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.backends import Group, MemStat
+from app.backends import PROTECTIONS, Group, MemStat
 from app.policies import Host, Reason
 from app.policies._envelope import Envelope
 
@@ -22,8 +22,9 @@ MANUAL_SECONDS = 30.0
 """How long a group's policies wait behind what a person or an orchestrator did to it."""
 _HARD_ERRORS = 3
 _OPEN_SECONDS = (60.0, 3600.0)
-_SOFT = frozenset(("EINTR", "ETIMEDOUT", "EBUSY", "EAGAIN"))
-"""What a kind deals with by itself: a pass that was cut short, or freed too little, or came at a bad time."""
+_SOFT = frozenset(("EINTR", "ETIMEDOUT", "EBUSY", "EAGAIN", "ENOMEM", "EMFILE", "ENFILE"))
+"""What opens no breaker: a pass that was cut short, freed too little or came at a bad time, and what this process is short of."""
+_SETBACK_SECONDS = (1.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -77,6 +78,36 @@ class Breaker:
                 self.opened += 1
                 self.opened_at = min(self.opened_at, now)
                 self.errors = _HARD_ERRORS - 1  # half open: the next error opens it again
+
+
+@dataclass(slots=True)
+class Setback:
+    """Errors in a row that nobody expects of a policy at one group: after each of them it waits twice as long, up to a minute.
+
+    A look that failed is made good by a look, an act by an act: `is_act` says which it was.
+    """
+
+    times: int = 0
+    errname: str = ""
+    detail: str = ""
+    is_act: bool = False
+    began_at: float = math.inf
+    until: float = -math.inf
+
+    def tell(self, errname: str, detail: str, now: float, *, is_act: bool) -> None:
+        """Note one more."""
+        shortest, longest = _SETBACK_SECONDS
+        self.times += 1
+        self.began_at = min(self.began_at, now)
+        self.until = now + min(shortest * 2 ** min(self.times - 1, 16), longest)
+        self.errname, self.detail, self.is_act = errname, detail, is_act
+
+    def is_over(self, *, is_act: bool) -> bool:
+        """Note that a look, or an act, went as it should; answers whether that ends a row of errors."""
+        if not self.times or self.is_act != is_act:
+            return False
+        self.times, self.began_at, self.until = 0, math.inf, -math.inf
+        return True
 
 
 @dataclass(slots=True)
@@ -163,15 +194,14 @@ def _swap_is_scarce(stat: MemStat, host: Host) -> bool:
 
 
 def floor_of(policy: Envelope, stat: MemStat) -> int:
-    """What usage must not be brought below: the greatest of all that protects it, beside what cannot be reclaimed at all."""
-    limit = stat.limits.effective_max_bytes or 0
-    protected = max(
-        policy.floor.bytes,
-        int(limit * policy.floor.percent_of_limit / 100),
-        stat.limits.min_bytes or 0,
-        stat.limits.low_bytes or 0,
-    )
-    return protected + max(stat.usage_bytes - _reclaimable(policy, stat), 0)
+    """What usage must not be brought below, in bytes: the policy's own floor beside what cannot be reclaimed, or what protects the group.
+
+    The greater of the two: a protection covers all usage, so nothing is added to it. One that is infinite leaves nothing to take.
+    """
+    limits = stat.limits
+    own = max(policy.floor.bytes, int((limits.effective_max_bytes or 0) * policy.floor.percent_of_limit / 100))
+    held = max(stat.usage_bytes - _reclaimable(policy, stat), 0)
+    return max(own + held, *(getattr(limits, name) or 0 for name in PROTECTIONS))  # None: this kernel has no such protection
 
 
 def _reclaimable(policy: Envelope, stat: MemStat) -> int:

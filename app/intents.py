@@ -7,11 +7,12 @@ and a row that was left is deleted or replaced before the next change of its gro
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from app.backends import Backend, Group, Steps
+from app.backends import PROTECTIONS, Backend, Group, LimitName, Steps
 from app.errors import Busy, GroupGone, GroupNotFound, ShrinkdError, StoreUnavailable
+from app.memparse import UNLIMITED
 from app.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Intents:
             log.warning("the daemon died in a change of the limits of %a: %s", group.path, outcome)
 
     def _settle(self, group: Group, steps: Steps) -> str:
-        stat = self._backend.stat(group)
+        stat, steps = self._backend.stat(group), [_as_now(step) for step in steps]
         held = {name: getattr(stat.limits, name) for name in steps[0]}
         if held not in steps:
             return f"they are {held} by another hand, and stay so"
@@ -81,3 +82,8 @@ class Intents:
         if group.id in self._left:
             self._store.forget_intent(self._boot_id, group.id)
             self._left.discard(group.id)
+
+
+def _as_now(step: Mapping[LimitName, int | None]) -> dict[LimitName, int | None]:
+    """A step as this version writes it: until 0.2.0 a protection that was infinite was None. Can go when no such row can be left."""
+    return {name: UNLIMITED if value is None and name in PROTECTIONS else value for name, value in step.items()}

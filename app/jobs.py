@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from app import memcontrol
-from app.backends import Backend, Group, LimitName
+from app.backends import Backend, Group, LimitName, told_limits
 from app.errors import (
     DaemonStopped,
     GroupBusy,
@@ -33,6 +33,7 @@ from app.errors import (
     TooManyShrinks,
 )
 from app.events import EventType, Publish, nobody
+from app.handing import hand_over
 from app.intents import Intents
 from app.job import Job, Request, State
 from app.memparse import page_floor
@@ -132,8 +133,9 @@ class Jobs:
             if not job.leaves_nothing:
                 with job.lock:  # who has met it as the running one, and cancels it, waits until it is written down
                     self._store.add_shrink(job.row())
+                    undo.callback(self._withdraw, job)
                     self._tell(job)
-            (self._policy_workers if policy else self._workers).submit(self._work, job)
+            hand_over(self._policy_workers if policy else self._workers, self._work, job)
             undo.pop_all()
         return job
 
@@ -221,7 +223,7 @@ class Jobs:
         """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""
         with self.holding(group, policy):
             limits = memcontrol.set_limits(memcontrol.Memcg(self._backend, group, intent=self._intents), changes)
-            self.publish(EventType.LIMITS_CHANGED, group, **{name: getattr(limits, name) for name in changes}, policy=policy)
+            self.publish(EventType.LIMITS_CHANGED, group, **told_limits(limits, changes), policy=policy)
 
     def busy(self) -> set[str]:
         """The paths of the groups that something is being done to."""
@@ -342,10 +344,16 @@ class Jobs:
             told = {"shrink_id": job.id, "state": state, "policy": job.policy, "errno": error.errname if error else None}
             self.publish(EventType.SHRINK_STATE, group, **told, reclaimed_bytes=job.progress.reclaimed_bytes)
 
+    def _withdraw(self, job: Job) -> None:
+        """End a shrink that is written down and that no worker takes."""
+        never = DaemonStopped("The daemon could not begin with this shrink: nothing was changed. Try again.")
+        with suppress(StoreUnavailable), job.lock:  # a row that stays is settled by the next start
+            self._move(job, state=State.INTERRUPTED, finished_at=now(), error=never)
+
     def _leave(self, job: Job) -> None:
-        self._drop(job)
         with self._changed:
             self._taken -= 1
+        self._drop(job)
 
     def _drop(self, job: Job) -> None:
         with self._changed:

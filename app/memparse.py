@@ -7,6 +7,7 @@ parsed here, and only decimal integers that we printed ourselves ever reach a co
 
 import mmap
 import re
+from typing import Literal
 
 PAGE_BYTES = mmap.PAGESIZE
 UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES
@@ -35,6 +36,18 @@ def parse_limit(value: object) -> int | None:
     if value is None or value == "max":
         return None
     return parse_size(value)
+
+
+def parse_protection(value: object) -> int:
+    """As parse_size, and None for a protection that was never set, which is 0; UNLIMITED for "max", which is infinite."""
+    if value is None:
+        return 0
+    return UNLIMITED if value == "max" else min(parse_size(value), UNLIMITED)
+
+
+def told_protection(size: int | None) -> int | Literal["max"] | None:
+    """A protection as JSON says it, the inverse of parse_protection(): "max" where it is infinite. None stays None."""
+    return "max" if size is not None and size >= UNLIMITED else size
 
 
 def _parse_text(text: str) -> int:

@@ -78,6 +78,18 @@ class Gathering(Collector):
         for verdict, count in self._daemon.decisions.verdicts.copy().items():
             verdicts.add_metric([verdict], count)
         yield verdicts
+        errors = CounterMetricFamily(
+            "shrinkd_policy_errors",
+            "What broke for a policy at a group, which is tried again, by policy and errno.",
+            labels=["policy", "errno"],
+        )
+        for (policy, errname), count in self._daemon.errors().items():
+            errors.add_metric([policy, errname], count)
+        yield errors
+        rounds = CounterMetricFamily("shrinkd_policy_rounds_cut_short", "Rounds of all policies that were, by errno.", labels=["errno"])
+        for errname, count in self._daemon.round_errors.copy().items():
+            rounds.add_metric([errname], count)
+        yield rounds
         yield GaugeMetricFamily("shrinkd_policies_alive", "1 while policies are carried out.", value=int(self._daemon.is_alive))
 
     def _groups(self) -> Iterator[Metric]:

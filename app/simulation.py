@@ -17,12 +17,13 @@ from app.backends import Counters, Group, LimitName, MemStat
 from app.backends.simulated import Recording, Scenario, load, names, with_recordings
 from app.backends.simulator import Simulator
 from app.closed import Moment, Strict
-from app.engine import Engine, Grant
+from app.engine import Engine
 from app.errors import GroupBusy, ShrinkdError
 from app.guards import GROUP_BYTES_PER_SECOND, Guards
 from app.memcontrol import MEM_CGROUP_RECLAIM_RETRIES
 from app.policies import MIN_ASK_BYTES, Outcome, Reclaim, Resize, Switch
 from app.policies._envelope import Policy
+from app.records import Grant
 from app.settings import Settings
 
 _URGENT_BYTES_PER_SECOND = 1 << 30

@@ -1,21 +1,29 @@
 """What wakes the daemon: a bell that anybody may ring, and, where the backend can watch a group, what a post waits for there."""
 
+import logging
+import math
 import os
 import resource
 import select
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app.arbiter import Key, Post
 from app.backends import Backend, EventsMove, Group, Trigger, UsageCrosses, Watch
 from app.engine import Engine
-from app.errors import GroupGone, ShrinkdError
+from app.errors import GroupGone, ShrinkdError, Unsupported
+from app.handing import hand_over
 
 _WATCHED = frozenset((UsageCrosses, EventsMove))
 """Not Stalled: v1 takes a thread of the kernel for each group."""
 _ARMERS = 16
+_RETRY_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -24,6 +32,8 @@ class _Armed:
 
     triggers: tuple[Trigger, ...]
     watch: Watch | None = None
+    retry_at: float = math.inf
+    """When to try once more what could not be opened; of the monotonic clock."""
 
 
 class Wakes:
@@ -63,19 +73,29 @@ class Wakes:
         except GroupGone:
             self._disarm(key)
             return False
+        except (ShrinkdError, OSError) as error:  # what fired is not known, nor does it fire again: so all is looked at
+            log.warning("what fired at %a is not known, so it is looked at: %s", armed.watch, error)
+            self._engine.wake(key, moment)
         return True
 
     def mute(self, key: Key) -> None:
         """Do not wake for a post while something is done to its group: its usage moves then, and nobody would look."""
-        if (armed := self._watches.get(key)) and armed.watch:
-            self._epoll.modify(armed.watch.fileno(), 0)
+        self._listen(key, 0)
 
     def unmute(self, key: Key, moment: float) -> bool:
         """Hear what has fired, and wake for the next; answers as hear(). Before its end is told, which brings a look at it."""
         is_there = self.hear(key, moment)
-        if (armed := self._watches.get(key)) and armed.watch:
-            self._epoll.modify(armed.watch.fileno(), select.EPOLLIN)
+        self._listen(key, select.EPOLLIN)
         return is_there
+
+    def _listen(self, key: Key, events: int) -> None:
+        """A watch that cannot be heard any more is given up, so that its post is polled."""
+        if (armed := self._watches.get(key)) and armed.watch:
+            try:
+                self._epoll.modify(armed.watch.fileno(), events)
+            except OSError as error:
+                log.warning("a watch of the policy %s is given up, and its group is polled: %s", key[0], error)
+                self._disarm(key)
 
     def arm(self, post: Post) -> None:
         """See to it that what a post waits for wakes it, as far as this backend can watch for it."""
@@ -84,12 +104,17 @@ class Wakes:
         if not watchable or len(post.groups) != 1:
             return
         armed = self._watches.get(post.key)
-        if (armed is not None and armed.triggers == wanted) or (armed is None and not wanted):
+        if armed is None and not wanted:
+            return
+        if armed is not None and armed.triggers == wanted and time.monotonic() < armed.retry_at:
             return
         self._disarm(post.key)
         if wanted and len(self._watches) < self._most:
             self._watches[post.key] = fresh = _Armed(wanted)
-            self._armers.submit(self._open, post.key, post.groups[0], fresh)
+            try:
+                hand_over(self._armers, self._open, post.key, post.groups[0], fresh)
+            except ShrinkdError as error:
+                self._put_off(post.key, fresh, error)
 
     def forget_gone(self) -> None:
         """Give back what posts waited for that are no more."""
@@ -114,24 +139,40 @@ class Wakes:
         """On a thread of its own: v1 takes 11 ms for each."""
         try:
             watch = self._backend.watch(group, armed.triggers)
-        except ShrinkdError:
+        except (Unsupported, GroupGone):
             return  # it is polled, then
+        except (ShrinkdError, OSError) as error:
+            self._put_off(key, armed, error)
+            return
         with self._lock:
             if self._watches.get(key) is not armed or self._is_closing:
                 watch.close()
                 return
+            try:
+                self._epoll.register(watch.fileno(), select.EPOLLIN)
+            except OSError as error:
+                watch.close()
+                self._put_off(key, armed, error)
+                return
             armed.watch = watch
             self._by_descriptor[watch.fileno()] = key
-            self._epoll.register(watch.fileno(), select.EPOLLIN)
             if any(isinstance(trigger, UsageCrosses) for trigger in armed.triggers):  # else usage is polled for, as before
                 self._engine.armed.add(key)
             self._engine.wake(key, self._clock())  # what was so before the watch was there fires nothing
         self.ring()
 
+    def _put_off(self, key: Key, armed: _Armed, error: Exception) -> None:
+        """Leave a post to be polled until what we lacked for its watch may be there again."""
+        armed.retry_at = time.monotonic() + _RETRY_SECONDS
+        log.warning(
+            "the policy %s polls a group for %g s, for nothing could be opened that wakes for it: %s", key[0], _RETRY_SECONDS, error
+        )
+
     def _disarm(self, key: Key) -> None:
         self._engine.armed.discard(key)
         armed = self._watches.pop(key, None)
         if armed and armed.watch:
-            self._epoll.unregister(armed.watch.fileno())
-            del self._by_descriptor[armed.watch.fileno()]
+            with suppress(OSError):  # whatever the epoll says, the descriptor goes
+                self._epoll.unregister(armed.watch.fileno())
+            self._by_descriptor.pop(armed.watch.fileno(), None)
             armed.watch.close()

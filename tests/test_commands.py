@@ -15,6 +15,9 @@ from typer.testing import CliRunner, Result
 
 from app import screen
 from app.__main__ import cli
+from app.backends.simulated import Scenario
+from app.backends.simulator import Simulator
+from app.settings import Settings
 from tests.live import Live
 from tests.shrinking import running
 
@@ -59,6 +62,17 @@ def only_line(said: str) -> str:
 
 
 # What they show
+
+
+def test_a_protection_is_all_or_nothing_by_words_that_the_api_takes(tmp_path: Path) -> None:
+    machine = Simulator(Settings(), scenario=Scenario.model_validate({"profile": "v2", "groups": [{"path": "web"}]}))
+    with Live(Settings(backend="simulator", database_url=f"sqlite:///{tmp_path}/shrinkd.db"), lambda _: machine) as live:
+        shrinkd = Shell(live)
+        limits = json.loads(shrinkd("limit", "web", "--low", "max", "--min", "64M", "--json"))
+        assert (limits["low_bytes"], limits["min_bytes"]) == ("max", 64 << 20)
+        assert "max" in next(line for line in shrinkd("limit", "web").splitlines() if line.startswith("low")).split()
+        limits = json.loads(shrinkd("limit", "web", "--low", "0", "--json"))
+        assert (limits["low_bytes"], limits["min_bytes"]) == (0, 64 << 20)
 
 
 def test_groups_are_a_table_for_people_and_a_line_of_json_each_for_programs(shrinkd: Shell) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from app.decisions import Decisions
-from app.engine import Record
 from app.errors import StoreUnavailable
 from app.events import EventType
 from app.policies import Reason, Verdict
+from app.records import Record
 from app.store import Row, Store
 from tests.heard import Heard
 from tests.locks import locked

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.guards import GROUP_BYTES_PER_SECOND, HOST_BYTES_PER_SECOND, OOM_SECONDS, Breaker, Bucket, Guards, floor_of
+from app.memparse import UNLIMITED
 from app.policies import Reason
 from app.policies._envelope import Floor
 from tests.policing import HOST, MIB, group, kills, policy, pressed, stat
@@ -151,6 +152,10 @@ def test_swap_is_filled_only_where_there_is_room_and_the_policy_lets_it(
         (Floor(bytes=64 * MIB, percent_of_limit=25), stat(512 * MIB, limits={"effective_max_bytes": 1024 * MIB}), 256 * MIB),
         (Floor(bytes=64 * MIB, percent_of_limit=25), stat(512 * MIB), 64 * MIB),
         (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 100 * MIB, "low_bytes": 90 * MIB}), 100 * MIB),
+        (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 0, "low_bytes": UNLIMITED}), UNLIMITED),
+        # a protection covers all usage, what cannot go as well; a floor is what is left beside that
+        (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 100 * MIB}, reclaimable_estimate_bytes=500 * MIB), 100 * MIB),
+        (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 100 * MIB}, reclaimable_estimate_bytes=400 * MIB), 176 * MIB),
         (Floor(bytes=64 * MIB), stat(512 * MIB, reclaimable_estimate_bytes=200 * MIB, inactive_file_bytes=200 * MIB), 376 * MIB),
     ],
 )

@@ -4,6 +4,7 @@ import ast
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,8 +24,9 @@ FLOORS = (
     {"simulation"},
     {"metrics"},
     {"daemon"},
-    {"registry", "history", "decisions", "wakes"},
+    {"registry", "history", "decisions", "wakes", "conditions"},
     {"engine"},
+    {"records"},
     {"arbiter"},
     {"guards"},
     {"jobs"},
@@ -41,7 +43,7 @@ FLOORS = (
     {"closed"},
     {"client", "screen"},
     {"memparse", "aliases", "callers", "streams"},
-    {"settings", "logs"},
+    {"settings", "logs", "handing"},
     {"errors", "terminal"},
 )
 """From the roof down: a room imports from the floors below its own, and its own modules."""
@@ -177,10 +179,12 @@ def test_app_has_at_most_five_folders() -> None:
     assert len([path for path in APP.iterdir() if path.is_dir() and path.name != "__pycache__"]) <= 5
 
 
-def test_everything_is_caught_at_two_places_at_most() -> None:
-    handlers = (node for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.ExceptHandler))
-    broad = [handler for handler in handlers if handler.type is None or ast.unparse(handler.type) in {"Exception", "BaseException"}]
-    assert len([handler for handler in broad if not _raises_again(handler)]) <= 2
+def test_everything_is_caught_at_supervised_boundaries_alone() -> None:
+    """A job; one policy's look; a round, what it grants, and the writing behind it, each on a thread where nobody else would see it."""
+    handlers = ((module.name, node) for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.ExceptHandler))
+    broad = [each for each in handlers if each[1].type is None or ast.unparse(each[1].type) in {"Exception", "BaseException"}]
+    found = Counter(name for name, handler in broad if not _raises_again(handler))
+    assert found == {"jobs.py": 1, "engine.py": 1, "daemon.py": 4}
 
 
 def _raises_again(handler: ast.ExceptHandler) -> bool:

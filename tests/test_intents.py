@@ -9,11 +9,12 @@ import pytest
 from app import memcontrol
 from app.backends import Group, Intent, LimitName, Limits, Steps, unrecorded
 from app.backends._steps import write_all
+from app.backends.simulated import Scenario
 from app.backends.simulator import Simulator
 from app.errors import Busy, NotWritable, StoreUnavailable
 from app.intents import Intents
 from app.memcontrol import Memcg
-from app.memparse import PAGE_BYTES
+from app.memparse import PAGE_BYTES, UNLIMITED
 from app.settings import Settings
 from app.store import Store
 from tests.live import Live
@@ -197,6 +198,20 @@ def test_the_row_of_another_boot_says_nothing(scene: Scene) -> None:
     scene.backend.set_limits(scene.group, STEPS[1])
     scene.intents.settle()
     assert scene.limits() == STEPS[1]
+
+
+@pytest.mark.parametrize("infinite", [UNLIMITED, None])
+def test_an_infinite_protection_is_put_back_whichever_version_wrote_it_down(tmp_path: Path, infinite: int | None) -> None:
+    machine = Simulator(Settings(), scenario=Scenario.model_validate({"profile": "v2", "groups": [{"path": "web"}]}))
+    (_, group), store = machine.groups(), Store(f"sqlite:///{tmp_path}/shrinkd.db")
+    store.open()
+    machine.set_limits(group, {"max_bytes": 32 * MIB, "low_bytes": UNLIMITED})
+    steps = [{"max_bytes": size * MIB, "low_bytes": low} for size, low in ((64, infinite), (32, infinite), (32, 0))]
+    store.add_intent({"boot_id": machine.node().boot_id, "group_id": group.id, "path": "web", "steps": steps, "created_at": 1})
+    Intents(machine, store).settle()
+    limits = machine.stat(group).limits
+    assert (limits.max_bytes, limits.low_bytes) == (64 * MIB, UNLIMITED)
+    store.close()
 
 
 class Stubborn(Simulator):

@@ -14,11 +14,10 @@ from app.api.problems import body_of, problem_of
 from app.api.references import resolve
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, DryRun, Wired, Wiring, changeable
-from app.backends import LIMIT_NAMES, Group, LimitName, Limits
+from app.backends import LIMIT_NAMES, Group, LimitName, Limits, to_kernel
 from app.callers import Caller
 from app.closed import Strict
 from app.errors import InvalidRequest, NotReady, ShrinkdError
-from app.memparse import or_unlimited
 
 MOST_ITEMS = 256
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
@@ -88,7 +87,7 @@ class Step:
     def place(self) -> tuple[bool, int]:
         """What sorts steps: down before up, children first on the way down and parents first on the way up."""
         depth, moves = self.group.path.count("/"), (name for name in LIMIT_NAMES if name in self.changes)
-        both = ((or_unlimited(getattr(self.before, name)), or_unlimited(self.changes[name])) for name in moves)
+        both = ((to_kernel(name, getattr(self.before, name)), to_kernel(name, self.changes[name])) for name in moves)
         is_up = next((after > before for before, after in both if after != before), True)
         return is_up, depth if is_up else -depth
 

@@ -13,9 +13,9 @@ from app.api.strict import StrictRoute
 from app.api.wiring import Body, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
 from app.callers import Caller
 from app.closed import Moment
-from app.engine import Record
 from app.errors import PolicyNotFound, PolicyUnreadable
 from app.policies import Reason, Verdict
+from app.records import Record
 from app.store import Row
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])

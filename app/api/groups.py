@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from app.aliases import aliases_of
 from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
-from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, set_limits
+from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, set_limits, without_lacking
 from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
 from app.api.references import check_readable, href_of, may_change, resolve, seen_by
 from app.api.stats import StatsBody, pick_fields, read_all, stats_row
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, Changeable, DryRun, Target, Wired, Wiring, WritingAll, caller_of
-from app.backends import Backend, Group, Limits, check_group_path
+from app.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path, told_limits
 from app.callers import Caller, Level
 from app.closed import Strict
 from app.errors import (
@@ -240,7 +240,8 @@ def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) 
     path = check_group_path(new.path)
     _check_parent(caller, path.rpartition("/")[0])
     may_change(wiring.settings, Group(path, 0))
-    changes = new.limits.changes()
+    lacking = set(LIMIT_NAMES) - wiring.backend.settable_limits
+    changes = without_lacking(new.limits.changes(), lacking)
     check_supported(wiring.backend, changes)
     group = wiring.backend.make(path, dry_run=dry_run)
     if dry_run:
@@ -248,11 +249,11 @@ def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) 
     with ExitStack() as undo:
         undo.callback(_take_back, wiring.backend, group)
         with wiring.jobs.holding(group, is_new=True):
-            limits = set_limits(wiring, group, changes, dry_run=False)
+            limits = set_limits(wiring, group, changes, lacking, dry_run=False)
         wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
         undo.pop_all()
     wiring.made.add(group.id)
-    wiring.events.publish(EventType.GROUP_MADE, group, **{name: getattr(limits, name) for name in changes})
+    wiring.events.publish(EventType.GROUP_MADE, group, **told_limits(limits, changes))
     return group_body(wiring, caller, group, limits)
 
 

@@ -1,9 +1,9 @@
 """Limits: patch 1/4 of the seed over HTTP. A change takes effect, or changes nothing at all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,23 +12,24 @@ from app.api.conditional import changed, check_preconditions, etag_of, tagged
 from app.api.document import UNCHANGED, bodies, refuses, sends
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, ref
-from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits
+from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits, in_pages, is_unset, told_limits
 from app.callers import Caller, Level
 from app.closed import LimitSizes
 from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ProtectedGroup, ShrinkInProgress, UnsupportedLimit
 from app.events import EventType
-from app.memparse import UNLIMITED, page_floor
 
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
 
 
 class LimitsPatch(LimitSizes):
-    """A merge patch (RFC 7396): what is absent stays as it is, null takes the limit away."""
+    """A merge patch (RFC 7396): what is absent stays as it is, null makes a limit as if it was never set.
+
+    That is no limit, and of low_bytes and min_bytes no protection: 0. What GET answers may be sent, and changes nothing.
+    """
 
     def changes(self) -> dict[LimitName, int | None]:
-        """The limits that the patch names, as the kernel will have them: in whole pages, and no limit where that is its word for none."""
-        sizes = {name: getattr(self, name) for name in LIMIT_NAMES if name in self.model_fields_set}
-        return {name: None if size is None or size >= UNLIMITED else page_floor(size) for name, size in sizes.items()}
+        """The limits that the patch names, as the kernel will have them."""
+        return {name: in_pages(name, getattr(self, name)) for name in LIMIT_NAMES if name in self.model_fields_set}
 
 
 ALimitsPatch = Annotated[
@@ -37,18 +38,22 @@ ALimitsPatch = Annotated[
         lower=("Lower the limit, if the group uses less", {"max_bytes": "400M"}),
         unlimited=("Take the limit away", {"max_bytes": None}),
         both=("Two limits in one step", {"max_bytes": "512M", "soft_limit_bytes": "400M"}),
+        protected=("Protect all that the group uses, where the kernel has that", {"low_bytes": "max"}),
     ),
 ]
 
 
 class LimitsBody(Body):
-    """The limits of a group as the kernel holds them; null is no limit, or one that `unsupported` names."""
+    """The limits of a group as the kernel holds them; null is no limit, or one that `unsupported` names.
+
+    low_bytes and min_bytes protect: 0 is no protection, "max" an infinite one.
+    """
 
     group: GroupRef
     max_bytes: int | None
     high_bytes: int | None
-    low_bytes: int | None
-    min_bytes: int | None
+    low_bytes: int | Literal["max"] | None
+    min_bytes: int | Literal["max"] | None
     swap_max_bytes: int | None
     soft_limit_bytes: int | None
     effective_max_bytes: int | None
@@ -59,7 +64,7 @@ class LimitsBody(Body):
 
 
 def limits_body(caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False) -> LimitsBody:
-    values: dict[str, Any] = asdict(limits)
+    values: dict[str, Any] = asdict(limits) | told_limits(limits, LIMIT_NAMES)
     holder = limits.limited_by if limits.limited_by is None or caller.may(Level.READ, limits.limited_by) else None
     told = {"group": ref(group), "limited_by": holder, "unsupported": list(limits.unsupported), "dry_run": dry_run}
     return LimitsBody(**values | told)
@@ -107,20 +112,28 @@ def change_limits(
         before = wiring.backend.stat(group).limits
         if check:
             check(before)
-        limits = set_limits(wiring, group, changes, dry_run=dry_run)
-        moved = {name: getattr(limits, name) for name in changes if getattr(limits, name) != getattr(before, name)}
+        limits = set_limits(wiring, group, changes, before.unsupported, dry_run=dry_run)
+        moved = told_limits(limits, (name for name in changes if getattr(limits, name) != getattr(before, name)))
         if moved and not dry_run:
             wiring.events.publish(EventType.LIMITS_CHANGED, group, **moved)
         return limits
 
 
-def set_limits(wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], *, dry_run: bool) -> Limits:
-    """As change_limits, for who has the group to himself, and tells of it."""
+def set_limits(
+    wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], lacking: Collection[LimitName], *, dry_run: bool
+) -> Limits:
+    """As change_limits, for who has the group to himself, and tells of it. `lacking` are the limits that the group does not have."""
+    changes = without_lacking(changes, lacking)
     check_supported(wiring.backend, changes)
     if not changes:
         return wiring.backend.stat(group).limits
     memcg = memcontrol.Memcg(wiring.backend, group, intent=wiring.intents)
     return memcontrol.set_limits(memcg, changes, dry_run=dry_run)
+
+
+def without_lacking(changes: Mapping[LimitName, int | None], lacking: Collection[LimitName]) -> Mapping[LimitName, int | None]:
+    """Leave out what asks nothing: a limit that is not there is as if it was never set. It is so that what GET answers may be sent."""
+    return {name: value for name, value in changes.items() if name not in lacking or not is_unset(name, value)}
 
 
 def check_supported(backend: Backend, changes: Mapping[LimitName, int | None]) -> None:

@@ -17,7 +17,7 @@ from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, DryRun, Target, Wired, Wiring, caller_of, rfc3339
 from app.backends import Group
 from app.callers import Caller, Level
-from app.daemon import Condition, Status
+from app.conditions import Condition, Status
 from app.errors import (
     InvalidRequest,
     PolicyConflict,
@@ -74,7 +74,9 @@ def _check_kind(kind: str | None) -> str | None:
 class ConditionBody(Body):
     """Something about a policy that is so now."""
 
-    type: Literal["tripped", "out_of_hours"]
+    type: Literal["tripped", "failing", "out_of_hours"]
+    """tripped: three errors in a row, so it rests. failing: what nobody expects broke (the node ran short of memory or descriptors, say);
+    it tries again within a minute."""
     since_at: str | None
     """null where nobody has noted it."""
     detail: str

@@ -1,16 +1,19 @@
 """Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
 
 import importlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, Self, get_args
 
 from app.errors import InvalidGroupName, InvalidRequest
+from app.memparse import UNLIMITED, or_none, page_floor, told_protection
 from app.settings import Settings
 
 LimitName = Literal["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
 LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
+PROTECTIONS: frozenset[LimitName] = frozenset({"low_bytes", "min_bytes"})
+"""The limits that say what reclaim leaves a group, not what the group may use: one that was never set is 0, not infinite."""
 BACKEND_NAMES = ("v1", "v2", "simulator")
 
 # What a reading is made of is not frozen: that would be a tenth of its cost, a thousand times a sweep.
@@ -30,7 +33,10 @@ class Group:
 
 @dataclass(slots=True)
 class Limits:
-    """The limits of a group in bytes as the kernel holds them; None is no limit, or a limit in `unsupported`."""
+    """The limits of a group in bytes as the kernel holds them; None is no limit, or a limit in `unsupported`.
+
+    A protection (low_bytes, min_bytes) that this kernel has is never None: it is 0 where it was never set, UNLIMITED where it is infinite.
+    """
 
     max_bytes: int | None
     high_bytes: int | None = None
@@ -289,10 +295,10 @@ class Backend(Protocol):
     ) -> Limits:
         """Write limits, all or none: in the order that the controller wants, put back when a later one is refused.
 
-        Values are whole pages or None for no limit. Answers the limits as read back, or as a trial would leave them. Busy
-        when usage is not below a new maximum, or grows above it: then at most the few pages of one race were reclaimed; its
-        member `room_bytes` is how far below the maximum usage would have to be, where being below it is not enough.
-        LimitOrder when a limit contradicts one that was not named.
+        Values are whole pages, or None for a limit as if it was never set: no limit, and no protection. Answers the limits as read
+        back, or as a trial would leave them. Busy when usage is not below a new maximum, or grows above it: then at most the few
+        pages of one race were reclaimed; its member `room_bytes` is how far below the maximum usage would have to be, where being
+        below it is not enough. LimitOrder when a limit contradicts one that was not named.
         """
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
@@ -322,6 +328,38 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back every descriptor, but those of watches that are still open. The groups stay as they are."""
+
+
+def to_kernel(name: LimitName, value: int | None) -> int:
+    """A limit of ours as the kernel's number of bytes: None is what a new group has."""
+    if value is None:
+        return 0 if name in PROTECTIONS else UNLIMITED
+    return min(value, UNLIMITED)
+
+
+def from_kernel(name: LimitName, number: int) -> int | None:
+    """The inverse of to_kernel(), in bytes: None where a limit is none. A protection stays a number."""
+    return number if name in PROTECTIONS else or_none(number)
+
+
+def in_pages(name: LimitName, value: int | None) -> int | None:
+    """A limit as the kernel will have it: in whole pages, and None where that is its word for no limit."""
+    return from_kernel(name, to_kernel(name, None if value is None else page_floor(value)))
+
+
+def is_unset(name: LimitName, value: int | None) -> bool:
+    """Whether a limit is as if it was never set."""
+    return to_kernel(name, value) == to_kernel(name, None)
+
+
+def told_limit(name: LimitName, value: int | None) -> int | Literal["max"] | None:
+    """A limit as an answer or an event has it."""
+    return told_protection(value) if name in PROTECTIONS else value
+
+
+def told_limits(limits: Limits, names: Iterable[LimitName]) -> dict[LimitName, int | Literal["max"] | None]:
+    """Some of a group's limits, as told_limit() has each."""
+    return {name: told_limit(name, getattr(limits, name)) for name in names}
 
 
 def load(name: str) -> type[Backend]:

@@ -13,9 +13,26 @@ from app.closed import Strict
 from app.errors import InvalidRequest, ShrinkdError, map_oserror
 
 MOST_PLANNED = 100
-Verb = Literal["usage", "stat", "activity", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch"]
+Verb = Literal["usage", "stat", "activity", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch", "node"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
-Symbol = Literal["EACCES", "EBUSY", "EEXIST", "EINVAL", "EIO", "ENODEV", "ENOENT", "ENOMEM", "ENOTEMPTY", "EPERM", "EROFS", "ESRCH"]
+Symbol = Literal[
+    "EACCES",
+    "EAGAIN",
+    "EBUSY",
+    "EEXIST",
+    "EINTR",
+    "EINVAL",
+    "EIO",
+    "EMFILE",
+    "ENFILE",
+    "ENODEV",
+    "ENOENT",
+    "ENOMEM",
+    "ENOTEMPTY",
+    "EPERM",
+    "EROFS",
+    "ESRCH",
+]
 
 
 class Fault(Strict):
@@ -28,6 +45,8 @@ class Fault(Strict):
     """
     use: int = Field(default=1, ge=1, le=10**9)
     """Which of its uses from now on; 1 is the next."""
+    times: int = Field(default=1, ge=1, le=10**9)
+    """At how many uses in a row, from that one on; a group vanishes once."""
     group: GroupPath | None = Field(default=None, examples=["web"])
     """The path of the group whose uses count; null counts all of them."""
     error: Symbol | None = Field(default=None, examples=["EBUSY"])
@@ -41,6 +60,10 @@ class Fault(Strict):
     def _check(self) -> Self:
         if (self.error is not None) + (self.delay_seconds is not None) + self.vanishes != 1:
             raise ValueError("give exactly one of error, delay_seconds and vanishes")
+        if self.vanishes and self.times > 1:
+            raise ValueError("a group vanishes once: leave times out")
+        if self.vanishes and self.verb == "node":
+            raise ValueError("the node cannot vanish")
         if self.vanishes and self.verb == "make":
             raise ValueError("a group that is about to be made cannot vanish")
         return self
@@ -86,9 +109,10 @@ class Faults:
             counted = [fault.is_about(verb, path) for fault in self._planned]
             if not any(counted):
                 return []
-            met = [fault.model_copy(update={"use": fault.use - counts}) for fault, counts in zip(self._planned, counted, strict=True)]
-            self._planned = tuple(fault for fault in met if fault.use)
-        return [fault for fault in met if not fault.use]
+            left = [fault.model_copy(update={"use": fault.use - counts}) for fault, counts in zip(self._planned, counted, strict=True)]
+            again = (fault if fault.use else fault.model_copy(update={"use": 1, "times": fault.times - 1}) for fault in left)
+            self._planned = tuple(fault for fault in again if fault.times)
+        return [fault for fault in left if not fault.use]
 
 
 def error_of(symbol: Symbol, path: str) -> ShrinkdError:

@@ -1,6 +1,6 @@
 """What a group of the simulated machine says, in the vocabulary of MemStat: counts of pages to bytes, nothing is changed here."""
 
-from app.backends import LIMIT_NAMES, Activity, Counters, Events, Limits, MemStat, Pressure, Stall
+from app.backends import LIMIT_NAMES, Activity, Counters, Events, Limits, MemStat, Pressure, Stall, from_kernel
 from app.backends._machine.machine import Machine
 from app.backends._machine.pressure import Stalls
 from app.backends._machine.profiles import LIMIT_FIELDS
@@ -28,7 +28,7 @@ def limits_of(cgroup: Cgroup, machine: Machine) -> Limits:
         return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
     settable = machine.profile.settable_limits
     tightest = min(cgroup.line[:-1], key=lambda member: member.max)
-    own: dict[str, int | None] = {name: in_bytes(getattr(cgroup, LIMIT_FIELDS[name])) for name in settable}
+    own: dict[str, int | None] = {name: from_kernel(name, getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES) for name in settable}
     if "swap_max_bytes" in settable:
         own["swap_max_bytes"] = in_bytes(swap_max(cgroup, machine))
     return Limits(

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from app.backends import Counters, LimitName, Limits, MemStat
-from app.memparse import UNLIMITED, or_none
+from app.backends import Counters, LimitName, Limits, MemStat, from_kernel
+from app.memparse import UNLIMITED
 
 USAGE, MAX, STAT, RECLAIM, SUBTREE = "memory.current", "memory.max", "memory.stat", "memory.reclaim", "cgroup.subtree_control"
 MIN, SWAP_MAX, EVENTS, SWAP, PRESSURE = "memory.min", "memory.swap.max", "memory.events", "memory.swap.current", "memory.pressure"
@@ -83,7 +83,7 @@ def text_of(limit: int) -> bytes:
 
 
 def named(values: Mapping[LimitName, int]) -> dict[LimitName, int | None]:
-    return {name: or_none(value) for name, value in values.items()}
+    return {name: from_kernel(name, value) for name, value in values.items()}
 
 
 def _bytes_of(texts: Mapping[str, bytes], name: str) -> int | None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
+from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, to_kernel, unrecorded
 from app.backends._bells import Bell, Bells
 from app.backends._busy import busy
 from app.backends._commit import Maximum
@@ -44,7 +44,7 @@ from app.errors import (
     UnsupportedLimit,
     UnsupportedOption,
 )
-from app.memparse import PAGE_BYTES, or_unlimited
+from app.memparse import PAGE_BYTES
 from app.settings import Settings
 
 TICK_SECONDS = 0.1
@@ -138,7 +138,7 @@ class Simulator:
                 put_to_work(machine, cgroup, workload, self.scenario.seed)
 
     def node(self) -> Node:
-        with self.machine() as machine:
+        with self.machine("node") as machine:
             return Node(
                 kernel="simulated",
                 cgroup_version=self._profile.cgroup_version,
@@ -191,7 +191,7 @@ class Simulator:
                     _compare_and_set(cgroup, group, changes)
                 return limits_of(cgroup, machine)
             held = {name: getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES for name in changes}
-            wanted = {name: or_unlimited(changes[name]) for name in LIMIT_FILES if name in changes}
+            wanted = {name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes}
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
                 _check_above_usage(cgroup, group, name, value)

@@ -28,6 +28,7 @@ from app.backends import (
     Pressure,
     Trigger,
     Watch,
+    to_kernel,
     unrecorded,
 )
 from app.backends._activity import v2_activity
@@ -78,7 +79,7 @@ from app.errors import (
     UnsupportedLimit,
     UnsupportedOption,
 )
-from app.memparse import UNLIMITED, or_none, or_unlimited
+from app.memparse import UNLIMITED, or_none
 from app.settings import Settings
 
 _COMMIT_SECONDS = 20e-6
@@ -173,7 +174,7 @@ class V2(Tree):
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
         with self.limits_of(group):
             held = self._held(group)
-            wanted = {name: or_unlimited(changes[name]) for name in LIMIT_FILES if name in changes}
+            wanted = {name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes}
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
                 self._check_above_usage(group, name, value)

@@ -10,7 +10,7 @@ State = Literal["queued", "running", "cancelling", "succeeded", "failed", "cance
 
 
 class LimitsPatch(TypedDict, total=False):
-    """Limits to set: what is absent stays as it is, None takes the limit away."""
+    """Limits to set: what is absent stays as it is, None is as if never set: no limit, and of low and min, where "max" is infinite, 0."""
 
     max_bytes: Size | None
     high_bytes: Size | None
@@ -88,8 +88,8 @@ class Limits(Tagged):
     group: GroupRef
     max_bytes: int | None
     high_bytes: int | None
-    low_bytes: int | None
-    min_bytes: int | None
+    low_bytes: int | Literal["max"] | None
+    min_bytes: int | Literal["max"] | None
     swap_max_bytes: int | None
     soft_limit_bytes: int | None
     effective_max_bytes: int | None
@@ -248,7 +248,7 @@ class Evaluation(TypedDict):
 
 
 class Condition(TypedDict):
-    type: Literal["tripped", "out_of_hours"]
+    type: Literal["tripped", "failing", "out_of_hours"]
     since_at: str | None
     detail: str
 

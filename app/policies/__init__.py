@@ -82,6 +82,8 @@ class Reason(StrEnum):
     LIMITS_KEPT = "limits_kept"
     LIMITS_DRIFTED = "limits_drifted"
 
+    UNREADABLE = "unreadable"
+    """The group could not be read now; it is tried again, later and later."""
     OUTRANKED = "outranked"
     CHAIN_BUSY = "chain_busy"
     """Something is being done to this group, or to one above or below it."""
@@ -104,6 +106,8 @@ class Outcome:
     seconds: float
     errname: str | None = None
     """The errno's symbol when it failed; None for a pass that made it."""
+    fault: str | None = None
+    """What broke, where nobody expects that of a grant: not the kernel's answer to it, nor that of somebody who goes first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,24 +10,23 @@ from typing import Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from app.backends import LIMIT_NAMES, LimitName
-from app.closed import Limit, Strict
-from app.memparse import UNLIMITED, page_floor
+from app.backends import LIMIT_NAMES, LimitName, in_pages, told_limit
+from app.closed import Limit, Protection, Strict
 from app.policies import Decision, Kind, Member, Observation, Reason, Resize, Verdict
 
 _BACKOFF_SECONDS = (10.0, 300.0)
 
 
 class WantedLimits(Strict):
-    """The limits to keep, one at least, in bytes; null is no limit, and what is absent is left alone."""
+    """The limits to keep, one at least, in bytes; null is as if never set (no limit, no protection), and what is absent is left alone."""
 
     max_bytes: Limit = None
     """What usage is never above."""
     high_bytes: Limit = None
     """Where v2 begins to slow the group down."""
-    low_bytes: Limit = None
+    low_bytes: Protection = None
     """What reclaim from above leaves the group while it finds others (v2)."""
-    min_bytes: Limit = None
+    min_bytes: Protection = None
     """What reclaim from above leaves the group in any case (v2)."""
     swap_max_bytes: Limit = None
     """What the group may have in swap."""
@@ -41,7 +40,7 @@ class WantedLimits(Strict):
         return self
 
     @model_serializer(mode="wrap")
-    def _named(self, dump: SerializerFunctionWrapHandler) -> dict[LimitName, int | None]:
+    def _named(self, dump: SerializerFunctionWrapHandler) -> dict[LimitName, int | str | None]:
         """Leave out what is absent: as null it would come back as a limit to take away."""
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
@@ -67,7 +66,8 @@ def decide(spec: KeepLimits, state: Waiting, observation: Observation) -> tuple[
     (member,) = observation.members
     now = observation.now_seconds
     limits, wanted = member.stat.limits, drift(spec.limits, member)
-    signals = {name: getattr(limits, name) for name in wanted} | {f"wanted_{name}": value for name, value in wanted.items()}
+    signals: dict[str, int | str | None] = {name: told_limit(name, getattr(limits, name)) for name in wanted}
+    signals |= {f"wanted_{name}": told_limit(name, value) for name, value in wanted.items()}
     if not wanted:
         return Waiting(), [Decision(member.group, Verdict.HOLD, why_none(spec.limits, member), spec.interval_seconds)]
     if member.outcome:
@@ -83,9 +83,7 @@ def drift(wanted: WantedLimits, member: Member) -> dict[LimitName, int | None]:
     """What has to be written, in bytes as the kernel will have them; what it lacks cannot drift."""
     limits = member.stat.limits
     named = [name for name in LIMIT_NAMES if name in wanted.model_fields_set and name not in limits.unsupported]
-    given: dict[LimitName, int | None] = {name: getattr(wanted, name) for name in named}
-    # as the API has it for a client's PATCH: whole pages, and no limit where that is the kernel's word for none
-    kept = {name: None if size is None or size >= UNLIMITED else page_floor(size) for name, size in given.items()}
+    kept = {name: in_pages(name, getattr(wanted, name)) for name in named}  # as the API has it for a client's PATCH
     return {name: size for name, size in kept.items() if getattr(limits, name) != size}
 
 

@@ -100,7 +100,7 @@ def test_an_item_goes_by_the_first_of_its_limits_that_moves(tree: Still) -> None
 
 
 def test_an_item_that_fails_stops_no_other_and_says_why(tree: Still) -> None:
-    rows = told(send(tree.client, ("tree/a", {"max_bytes": 4096}), ("tree/b", {"max_bytes": GIB}), ("tree", {"min_bytes": 1})))
+    rows = told(send(tree.client, ("tree/a", {"max_bytes": 4096}), ("tree/b", {"max_bytes": GIB}), ("tree", {"min_bytes": MIB})))
     assert [row["status"] for row in rows] == [409, 200, 422]
     below, _, unsupported = (row["body"] for row in rows)
     assert (below["type"], below["status"], below["usage_bytes"]) == ("/problems/limit-below-usage", 409, MIB * 2)

@@ -119,7 +119,7 @@ def test_a_group_without_a_parent_is_not_made(client: httpx.Client) -> None:
     ("limits", "status", "slug"),
     [
         ({"high_bytes": "1G"}, 422, "unsupported-limit"),
-        ({"max_bytes": "1G", "low_bytes": 0}, 422, "unsupported-limit"),
+        ({"max_bytes": "1G", "low_bytes": "1M"}, 422, "unsupported-limit"),
         ({"swap_max_bytes": "1G"}, 409, "limit-order"),
         ({"max_bytes": 0}, 409, "limit-below-usage"),
     ],

@@ -119,13 +119,20 @@ def test_usage_a_page_below_the_limit_is_below_it(still: Still, group: str) -> N
     assert patch(still.client, group, max_bytes=usage + PAGE_BYTES).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["high_bytes", "low_bytes", "min_bytes"])
-@pytest.mark.parametrize("value", ["1G", 0, None, "max"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("high_bytes", "1G"), ("high_bytes", 0), ("low_bytes", "1M"), ("low_bytes", "max"), ("min_bytes", "max")]
+)
 def test_a_limit_that_this_kernel_lacks_is_refused_by_name(still: Still, group: str, name: str, value: object) -> None:
     before = still.stage.everything()
     body = problem(patch(still.client, group, max_bytes="400M", **{name: value}), 422, "unsupported-limit")
     assert body["unsupported"] == [name]
     assert still.stage.everything() == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("high_bytes", None), ("high_bytes", "max"), ("low_bytes", None), ("min_bytes", 0)])
+def test_a_limit_that_this_kernel_lacks_may_stay_as_if_it_was_never_set(still: Still, group: str, name: str, value: object) -> None:
+    told = patch(still.client, group, max_bytes="400M", **{name: value})
+    assert (told.status_code, told.json()["max_bytes"], told.json()[name]) == (200, 400 * MIB, None)
 
 
 def test_limits_that_contradict_each_other_are_refused_and_none_is_set(still: Still, group: str) -> None:
@@ -172,7 +179,9 @@ def test_a_dry_run_of_a_maximum_tells_what_becomes_of_the_limit_of_swap(still: S
     assert (tried.json()["max_bytes"], tried.json()["swap_max_bytes"]) == (900 * MIB, 100 * MIB)
 
 
-@pytest.mark.parametrize("limits", [{"max_bytes": "200M"}, {"high_bytes": 1}, {"max_bytes": "2G", "min_bytes": 1}, {"swap_max_bytes": 1}])
+@pytest.mark.parametrize(
+    "limits", [{"max_bytes": "200M"}, {"high_bytes": 1}, {"max_bytes": "2G", "min_bytes": "1M"}, {"swap_max_bytes": 1}]
+)
 def test_a_dry_run_refuses_what_the_change_would_and_changes_nothing(still: Still, group: str, limits: dict[str, object]) -> None:
     before = still.stage.everything()
     tried = still.client.patch(f"/v1/groups/{group}/limits?dry_run=true", json=limits).json()

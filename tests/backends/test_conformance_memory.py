@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.backends import LIMIT_NAMES, LimitName
+from app.backends import LIMIT_NAMES, PROTECTIONS, LimitName, from_kernel, to_kernel
 from app.errors import Busy, GroupGone, LimitBelowUsage, UnsupportedLimit, UnsupportedOption
 from app.memcontrol import Memcg, set_limits
-from app.memparse import PAGE_BYTES
-from tests.backends.hosts import MIB, Host, cache_of, limit_of
+from app.memparse import PAGE_BYTES, UNLIMITED
+from tests.backends.hosts import MIB, Host, cache_of, limit_of, on
 
 # Reading
 
@@ -94,6 +94,28 @@ def test_every_settable_limit_reads_back_beside_a_maximum(host: Host) -> None:
     host.backend.set_limits(group, wanted)
     limits = host.backend.stat(group).limits
     assert {name: getattr(limits, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("size", [None, 0, 32 * MIB, UNLIMITED])
+def test_what_is_read_of_a_group_without_usage_can_be_written_and_changes_nothing(host: Host, size: int | None) -> None:
+    group = host.group()
+    names = sorted(host.backend.settable_limits - (set() if size else {"max_bytes", "high_bytes"}))  # usage is never below 0
+    wanted: dict[LimitName, int | None] = {name: from_kernel(name, to_kernel(name, size)) for name in names}
+    host.backend.set_limits(group, wanted | {"max_bytes": wanted.get("max_bytes", 64 * MIB)})
+    before = host.backend.stat(group).limits
+    read = {name: getattr(before, name) for name in LIMIT_NAMES if name in host.backend.settable_limits}
+    assert host.backend.set_limits(group, read) == before
+    assert {name: read[name] for name in names} == wanted
+
+
+@on("low_bytes", "min_bytes")
+@pytest.mark.parametrize("name", sorted(PROTECTIONS))
+def test_a_protection_as_if_never_set_is_that_of_a_new_group(host: Host, name: LimitName) -> None:
+    group = host.group()
+    new = host.backend.stat(group).limits
+    assert getattr(host.backend.set_limits(group, {name: UNLIMITED}), name) == UNLIMITED
+    assert host.backend.set_limits(group, {name: None}) == new
+    assert getattr(new, name) == 0
 
 
 def test_what_cannot_be_set_is_unsupported_and_refused(host: Host) -> None:

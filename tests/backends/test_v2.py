@@ -224,7 +224,11 @@ def test_limits_are_written_as_decimal_bytes_and_no_limit_as_max(host: V2Host) -
     host.backend.set_limits(group, {name: (number + 32) * MIB for number, name in enumerate(names)})
     assert [written(host, group, file) for file in names.values()] == [str((number + 32) * MIB) for number in range(len(names))]
     host.backend.set_limits(group, dict.fromkeys(names, None))
+    assert [written(host, group, file) for file in names.values()] == ["max", "max", "0", "0", "max"]
+    host.backend.set_limits(group, {"low_bytes": UNLIMITED, "min_bytes": UNLIMITED})
     assert [written(host, group, file) for file in names.values()] == ["max"] * len(names)
+    limits = host.backend.stat(group).limits
+    assert (limits.low_bytes, limits.min_bytes) == (UNLIMITED, UNLIMITED)
 
 
 def test_a_protection_is_0_unless_it_is_given(host: V2Host) -> None:

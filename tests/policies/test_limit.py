@@ -38,6 +38,9 @@ def said(decision: Decision) -> tuple[Verdict, Reason]:
         ({"high_bytes": "400M", "max_bytes": "512M"}, V2, {"high_bytes": 400 * MIB}),
         ({"high_bytes": "400M", "low_bytes": "1M"}, V2, {"high_bytes": 400 * MIB, "low_bytes": MIB}),
         ({"high_bytes": "400M", "max_bytes": "512M"}, V1, None),
+        ({"low_bytes": None, "min_bytes": 0}, V2, None),
+        ({"low_bytes": None, "min_bytes": "max"}, replace(V2, low_bytes=MIB), {"low_bytes": 0, "min_bytes": UNLIMITED}),
+        ({"low_bytes": "max", "min_bytes": 2**63 - 1}, replace(V2, low_bytes=UNLIMITED, min_bytes=UNLIMITED), None),
         ({"soft_limit_bytes": "400M", "max_bytes": 0}, V1, {"max_bytes": 0, "soft_limit_bytes": 400 * MIB}),
     ],
 )
@@ -53,6 +56,11 @@ def test_what_differs_is_written_and_what_is_absent_is_left_alone(
 def test_a_drift_is_told_with_both_numbers() -> None:
     decision = Looks(kind, limits={"max_bytes": "256M"}).look(seen(member(limits=V2)))
     assert decision.signals == {"max_bytes": 512 * MIB, "wanted_max_bytes": 256 * MIB}
+
+
+def test_a_drift_of_a_protection_is_told_in_the_words_of_the_api() -> None:
+    decision = Looks(kind, limits={"low_bytes": "max"}).look(seen(member(limits=V2)))
+    assert decision.signals == {"low_bytes": 0, "wanted_low_bytes": "max"}
 
 
 def test_limits_that_this_kernel_does_not_have_are_not_called_kept() -> None:
