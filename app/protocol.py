@@ -68,7 +68,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_clock()
-        self.resume_writing()
+        self._stop_watching()
 
     # -- what arrives -----------------------------------------------------------------------------------------------
 
@@ -145,28 +145,48 @@ class Protocol(HttpToolsProtocol):
             self._refuse(408)
         else:
             self.transport.close()
+            self._watch_leaving()
 
     # -- what is sent -----------------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_taking(self.transport.get_write_buffer_size())
+        self._watch_taking()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._stop_watching()
+        self._watch_leaving()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_leaving()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_leaving()
+
+    def _watch_leaving(self) -> None:
+        """A connection that was closed stays until its last answer is taken, and that may be too small to be paused for."""
+        if self.transport.is_closing():
+            self._watch_taking()
+
+    def _watch_taking(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and self._taking is None:
+            self._taking = self.loop.call_later(self.taking_seconds, self._take_stock, left)
+
+    def _take_stock(self, before: int) -> None:
+        self._taking = None
+        if self.transport.get_write_buffer_size() < before:
+            self._watch_taking()
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
         if self._taking is not None:
             self._taking.cancel()
             self._taking = None
-
-    def _watch_taking(self, left: int) -> None:
-        self._taking = self.loop.call_later(self.taking_seconds, self._take_stock, left)
-
-    def _take_stock(self, before: int) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left < before:
-            self._watch_taking(left)
-        else:
-            self.transport.abort()
 
     # -- what ends --------------------------------------------------------------------------------------------------
 
@@ -196,6 +216,7 @@ class Protocol(HttpToolsProtocol):
             lines = (f"{name}: {value}\r\n".encode() for name, value in headers.items())
             self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
         self.transport.close()
+        self._watch_leaving()
 
     def _is_at_rest(self) -> bool:
         """Whether nothing is being answered: there is no cycle before the first request."""

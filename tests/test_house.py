@@ -17,7 +17,7 @@ FLOORS = (
     {"__main__"},
     {"commands"},
     {"main", "serve"},
-    {"protocol"},
+    {"protocol", "handshakes"},
     {"api"},
     {"simulations"},
     {"simulation"},
