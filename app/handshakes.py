@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-_HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 10.0, 2.0
+HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 10.0, 2.0
 _NO_DESCRIPTOR_SECONDS = 1.0  # as asyncio's own listener waits
 
 log = logging.getLogger("shrinkd")
@@ -56,7 +56,7 @@ class TlsListener:
                 self._make_protocol,
                 connection,
                 ssl=self._context,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=_GOODBYE_SECONDS,
             )
         except OSError as error:  # what TLS refuses is one, too, and so is a handshake that took too long

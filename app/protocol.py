@@ -18,13 +18,13 @@ LARGEST_HEAD_BYTES = 64 << 10
 """Of a request line with its header, and of what may come between two bytes of a body or behind the last: chunk sizes, trailers."""
 MOST_HEADER_FIELDS = 128
 """A field of four bytes takes a hundred and fifty when it is kept, so bytes alone are no bound."""
-_MOST_CONNECTIONS = 2048
+MOST_CONNECTIONS = 2048
 _ANNOUNCE_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
 def most_connections() -> int:
     """How many may be open at once: a quarter of the files of this process, for control files take half, and no more than 2048."""
-    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, _MOST_CONNECTIONS)
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, MOST_CONNECTIONS)
 
 
 class Protocol(HttpToolsProtocol):

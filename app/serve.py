@@ -29,9 +29,9 @@ from app.settings import Settings
 
 _BACKLOG = 2048
 _DRAIN_SECONDS = 8
-_IDLE_SECONDS = 15
+IDLE_SECONDS = 15
 _DATE_SECONDS = 1.0
-_KERNEL_BUFFER_BYTES = 256 << 10
+KERNEL_BUFFER_BYTES = 256 << 10
 _DEFAULT = ("unix:/run/shrinkd/api.sock",)
 _DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
 
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
                 access_log=False,  # ours costs less and carries the request id
                 server_header=False,
                 proxy_headers=False,  # nobody in front is trusted to say who calls
-                timeout_keep_alive=_IDLE_SECONDS,  # longer than clients keep one: theirs to close, so that no POST meets the end
+                timeout_keep_alive=IDLE_SECONDS,  # longer than clients keep one: theirs to close, so that no POST meets the end
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
@@ -197,7 +197,7 @@ def _bind_tcp(address: str) -> socket.socket:
     """Bind, with buffers of a fixed size, which each connection inherits: the kernel's own would grow to megabytes for each."""
     bound = socket.create_server(_host_and_port(address), family=socket.AF_INET6 if "[" in address else socket.AF_INET, backlog=_BACKLOG)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        bound.setsockopt(socket.SOL_SOCKET, option, _KERNEL_BUFFER_BYTES)
+        bound.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)
     return bound
 
 
