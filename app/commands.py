@@ -57,10 +57,12 @@ def _checker(parse: Callable[[object], object]) -> Callable[[str], str]:
 
 
 def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
-    """Ask the daemon; a shell that completes wants no explanation why there is none."""
-    from app.client import Client, ClientError, Terms
+    """Ask the daemon; a shell that completes wants no explanation why there is none. A stranger is not asked what to type."""
+    from app.client import Client, ClientError, Terms, is_stranger
 
     try:
+        if is_stranger(context.params.get("url")):
+            return []
         with Client(context.params.get("url"), terms=Terms(timeout_seconds=_COMPLETING_SECONDS, attempts=1)) as shrinkd:
             return [path for group in shrinkd.groups(fields="path") if (path := str(group["path"])).startswith(incomplete)]
     except (ClientError, ValueError):

@@ -12,7 +12,7 @@ trap 'cancel_if_running "${location##*/}"' EXIT
 
 say "as it happens"
 printf '$ curl -N %s\n' "$url$location/events"
-events=$(curl -sSN "${at[@]}" "$url$location/events" | tee >(cut -c 1-180 >&2))
+events=$(send -N "$url$location/events" | tee >(cut -c 1-180 >&2))
 [[ $events == *'"state":"succeeded"'* ]] || fail "it has not succeeded"
 
 say "how it ended"
