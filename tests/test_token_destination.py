@@ -54,7 +54,7 @@ class Listener:
 
         self.heard = heard
         self._server = UnixStreamServer(str(path), Handler) if path else ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"unix:{path}" if path else f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.address = f"unix:{path}" if path else f"http://127.0.0.1:{self._server.socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -159,7 +159,7 @@ def test_a_token_file_for_no_address_is_a_wrong_use(unnamed: Listener, tmp_path:
 
 
 def test_completion_asks_no_stranger_and_whom_somebody_named_with_the_token(unnamed: Listener) -> None:
-    words = {"_SHRINKD_COMPLETE": "complete_bash", "COMP_WORDS": "shrinkd limit w", "COMP_CWORD": "2"}
+    words: dict[str, Any] = {"_SHRINKD_COMPLETE": "complete_bash", "COMP_WORDS": "shrinkd limit w", "COMP_CWORD": "2"}
     assert shrinkd(**words).stdout.split() == []
     assert unnamed.heard == []
     assert shrinkd(**words, SHRINKD_URL=unnamed.address).stdout.split() == ["web"]
