@@ -13,7 +13,7 @@ if [[ $where == unix:* ]]; then
   at=(--unix-socket "${where#unix:}")
   url=http://localhost
 fi
-token=${SHRINKD_TOKEN:-}
+bearer=${SHRINKD_TOKEN:-}
 group='' # the one that a script is about
 status='' headers='' body=''
 
@@ -24,15 +24,15 @@ fail() {
   exit 1
 }
 
-if [[ -n $token && -z ${SHRINKD_SOCKET:-}${SHRINKD_URL:-} ]]; then
+if [[ -n $bearer && -z ${SHRINKD_SOCKET:-}${SHRINKD_URL:-} ]]; then
   printf 'SHRINKD_TOKEN is not sent to %s, where anybody may listen: set SHRINKD_URL if it belongs there\n' "$where" >&2
-  token=''
-elif [[ -n $token && $where != unix:* && $where != https://* && ! $where =~ ^http://(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?(/|$) ]]; then
+  bearer=''
+elif [[ -n $bearer && $where != unix:* && $where != https://* && ! $where =~ ^http://(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?(/|$) ]]; then
   fail "$where would have the token sent in the clear, for others to read: use https, or unix:/PATH"
 fi
 
 # send CURL_OPTION...: curl to the daemon, with the token, which no list of processes shows. No proxy and no ~/.curlrc has a part in it.
-send() { curl -q -sS --noproxy '*' "${at[@]}" --config <([[ -z $token ]] || printf 'header = "Authorization: Bearer %s"\n' "$token") "$@"; }
+send() { curl -q -sS --noproxy '*' "${at[@]}" --config <([[ -z $bearer ]] || printf 'header = "Authorization: Bearer %s"\n' "$bearer") "$@"; }
 
 # call STATUS METHOD PATH [CURL OPTION]...: send a request, show it and its answer, and fail unless the status matches.
 # Leaves the answer in $status, $headers and $body.
