@@ -58,10 +58,15 @@ def _checker(parse: Callable[[object], object]) -> Callable[[str], str]:
 
 
 def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
-    """Ask the daemon; a shell that completes wants no explanation why there is none, and may run a name that it would have to quote."""
-    from app.client import Client, ClientError, Terms
+    """Ask the daemon, and no stranger; a shell that completes wants no explanation why there is none.
+
+    Nor is a name offered that would have to be quoted: a shell may run it.
+    """
+    from app.client import Client, ClientError, Terms, is_stranger
 
     try:
+        if is_stranger(context.params.get("url")):
+            return []
         with Client(context.params.get("url"), terms=Terms(timeout_seconds=_COMPLETING_SECONDS, attempts=1)) as shrinkd:
             paths = (str(group["path"]) for group in shrinkd.groups(fields="path"))
             return [path for path in paths if path.startswith(incomplete) and is_plain(path)]

@@ -14,13 +14,17 @@ from app.callers import Caller
 from app.peers import peer_of
 
 _LAST_WORDS_SECONDS = 0.5
-_LARGEST_HEAD_BYTES = 64 << 10
-_MOST_CONNECTIONS = 2048
+LARGEST_HEAD_BYTES = 64 << 10
+"""Of a request line with its header, and of what may come between two bytes of a body or behind the last: chunk sizes, trailers."""
+MOST_HEADER_FIELDS = 128
+"""A field of four bytes takes a hundred and fifty when it is kept, so bytes alone are no bound."""
+MOST_CONNECTIONS = 2048
+_ANNOUNCE_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
 def most_connections() -> int:
     """How many may be open at once: a quarter of the files of this process, for control files take half, and no more than 2048."""
-    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, _MOST_CONNECTIONS)
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, MOST_CONNECTIONS)
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,7 +42,10 @@ class Protocol(HttpToolsProtocol):
     peer = ""
     """Whom a connection is counted for: the caller that the other end is, or its address."""
     _caller: Caller | None = None
-    _head_bytes = _arrived = 0
+    _head_bytes = 0
+    """Of the lines of the head that came to their end."""
+    _pending_bytes = 0
+    """Of all that came since the request began, or since a byte of its body came."""
     _verdict = 400
     _in_head = False
     _in_body = False
@@ -61,36 +68,60 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_clock()
-        self.resume_writing()
+        self._stop_watching()
 
     # -- what arrives -----------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self._arrived = self._head_bytes + len(data)
+        self._pending_bytes += len(data)
         super().data_received(data)
-        self._head_bytes = self._arrived if self._in_head else 0
-        if self._head_bytes > _LARGEST_HEAD_BYTES:
+        is_partial = self._in_head or self._in_body
+        if not is_partial:
+            self._pending_bytes = 0
+        if self._pending_bytes > LARGEST_HEAD_BYTES:
             self._refuse(431)
-        elif self._in_head or self._in_body:
+        elif is_partial or self._is_at_rest():  # then blank lines came, and uvicorn has stopped its clock for them
             self._arrive_in_time()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"]["peer"] = self._caller
         self._stop_clock()
-        self._in_head, self._verdict = True, 400
+        self._in_head, self._head_bytes, self._verdict = True, 0, 400
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the header. One of the trailers is dropped: it must not change who sends the request, or what it asks for."""
+        if self._in_head:
+            super().on_header(name, value)
+            self._count(len(name) + len(value) + len(": \r\n"))
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > LARGEST_HEAD_BYTES or len(self.headers) > MOST_HEADER_FIELDS:
+            self._verdict = 431
+            raise ValueError("larger than any")
 
     def on_headers_complete(self) -> None:
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts != 1 or not self.url.startswith(b"/") or len(self.pipeline) >= self.most_pipelined:
             raise ValueError("not for us")  # the parser's caller hears of it as of every other request that is none
-        if self._arrived > _LARGEST_HEAD_BYTES and sum(len(name) + len(value) + 4 for name, value in self.headers) > _LARGEST_HEAD_BYTES:
-            self._verdict = 431
-            raise ValueError("larger than any")
+        is_upgrade = self.parser.should_upgrade()
+        if is_upgrade and any(name in _ANNOUNCE_BODY for name, _ in self.headers):
+            raise ValueError("a body that the parser would take for the next request")
         super().on_headers_complete()
         self._in_head, self._in_body = False, True
+        if is_upgrade:
+            self.cycle.keep_alive = False  # what follows is of another protocol, or was meant to be
+
+    def on_body(self, body: bytes) -> None:
+        self._pending_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -114,28 +145,48 @@ class Protocol(HttpToolsProtocol):
             self._refuse(408)
         else:
             self.transport.close()
+            self._watch_leaving()
 
     # -- what is sent -----------------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_taking(self.transport.get_write_buffer_size())
+        self._watch_taking()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._stop_watching()
+        self._watch_leaving()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_leaving()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_leaving()
+
+    def _watch_leaving(self) -> None:
+        """A connection that was closed stays until its last answer is taken, and that may be too small to be paused for."""
+        if self.transport.is_closing():
+            self._watch_taking()
+
+    def _watch_taking(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and self._taking is None:
+            self._taking = self.loop.call_later(self.taking_seconds, self._take_stock, left)
+
+    def _take_stock(self, before: int) -> None:
+        self._taking = None
+        if self.transport.get_write_buffer_size() < before:
+            self._watch_taking()
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
         if self._taking is not None:
             self._taking.cancel()
             self._taking = None
-
-    def _watch_taking(self, left: int) -> None:
-        self._taking = self.loop.call_later(self.taking_seconds, self._take_stock, left)
-
-    def _take_stock(self, before: int) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left < before:
-            self._watch_taking(left)
-        else:
-            self.transport.abort()
 
     # -- what ends --------------------------------------------------------------------------------------------------
 
@@ -165,6 +216,7 @@ class Protocol(HttpToolsProtocol):
             lines = (f"{name}: {value}\r\n".encode() for name, value in headers.items())
             self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
         self.transport.close()
+        self._watch_leaving()
 
     def _is_at_rest(self) -> bool:
         """Whether nothing is being answered: there is no cycle before the first request."""

@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from errno import ECONNREFUSED
 from functools import partial
@@ -21,15 +22,16 @@ from fastapi import FastAPI
 from app import __version__
 from app.api.wiring import Wiring
 from app.errors import SettingsError
+from app.handshakes import TlsListener
 from app.peers import renew, tls_context
 from app.protocol import Protocol
 from app.settings import Settings
 
 _BACKLOG = 2048
 _DRAIN_SECONDS = 8
-_IDLE_SECONDS = 15
+IDLE_SECONDS = 15
 _DATE_SECONDS = 1.0
-_HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 10.0, 2.0
+KERNEL_BUFFER_BYTES = 256 << 10
 _DEFAULT = ("unix:/run/shrinkd/api.sock",)
 _DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
 
@@ -55,13 +57,14 @@ class Server(uvicorn.Server):
                 access_log=False,  # ours costs less and carries the request id
                 server_header=False,
                 proxy_headers=False,  # nobody in front is trusted to say who calls
-                timeout_keep_alive=_IDLE_SECONDS,  # longer than clients keep one: theirs to close, so that no POST meets the end
+                timeout_keep_alive=IDLE_SECONDS,  # longer than clients keep one: theirs to close, so that no POST meets the end
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
         self._wiring: Wiring = app.state.wiring
-        self._protocol: Callable[..., asyncio.Protocol] = protocol
+        self._protocol = protocol
         self._tls = tls_context(self._wiring.settings)
+        self._private: list[TlsListener] = []
         self._told_to_end = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -69,19 +72,15 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         private = [bound for bound in sockets or () if self._tls and bound.family != socket.AF_UNIX]
         await super().startup([bound for bound in sockets or () if bound not in private])
-        self.servers += [await self._serve_privately(bound) for bound in private]
+        self._private = [self._serve_privately(self._tls, bound) for bound in private if self._tls]
         if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
 
-    async def _serve_privately(self, bound: socket.socket) -> asyncio.Server:
-        return await asyncio.get_running_loop().create_server(
-            partial(self._protocol, self.config, self.server_state, self.lifespan.state),
-            sock=bound,
-            backlog=_BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-            ssl_shutdown_timeout=_GOODBYE_SECONDS,
-        )
+    def _serve_privately(self, tls: ssl.SSLContext, bound: socket.socket) -> TlsListener:
+        make = partial(self._protocol, self.config, self.server_state, self.lifespan.state)
+        listener = TlsListener(bound, tls, make, lambda: self._protocol.most_connections() // 4)
+        listener.start()
+        return listener
 
     async def main_loop(self) -> None:
         """Keep the date of the answers until the end. uvicorn's own asks ten times a second whether that has come."""
@@ -113,6 +112,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._wiring.closing.set()
+        for listener in self._private:
+            listener.close()
         await super().shutdown(sockets)
 
     @contextmanager
@@ -193,7 +194,11 @@ def _take_away(path: Path, ours: int) -> None:
 
 
 def _bind_tcp(address: str) -> socket.socket:
-    return socket.create_server(_host_and_port(address), family=socket.AF_INET6 if "[" in address else socket.AF_INET, backlog=_BACKLOG)
+    """Bind, with buffers of a fixed size, which each connection inherits: the kernel's own would grow to megabytes for each."""
+    bound = socket.create_server(_host_and_port(address), family=socket.AF_INET6 if "[" in address else socket.AF_INET, backlog=_BACKLOG)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        bound.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)
+    return bound
 
 
 def _bind_unix(path: Path) -> socket.socket:

@@ -18,7 +18,7 @@ FLOORS = (
     {"__main__"},
     {"commands"},
     {"main", "serve"},
-    {"protocol"},
+    {"protocol", "handshakes"},
     {"api"},
     {"simulations"},
     {"simulation"},

@@ -36,7 +36,12 @@ _OF_STATUS = {
         "Too many connections are open",
         "Use those that are open again, or close some. Nobody has more than half of all that this daemon takes.",
     ),
-    431: Problem(431, "header-too-large", "The header is too large", "No request of this API needs a header of more than 64 KiB."),
+    431: Problem(
+        431,
+        "header-too-large",
+        "The header is too large",
+        "No request of this API needs more than 64 KiB or 128 fields of it, nor trailers.",
+    ),
     500: PROBLEMS[errors.ShrinkdError],
     503: Problem(503, "overloaded", "This daemon has no room for another connection", "Try again after Retry-After."),
 }

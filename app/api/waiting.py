@@ -8,13 +8,13 @@ from app.api import problems
 from app.api.wiring import caller_of
 from app.errors import TooManyRequests
 
-_MOST = 128  # more than the connections that client libraries open by themselves, and 50 clients on one socket
+MOST_WAITING = 128  # more than the connections that client libraries open by themselves, and 50 clients on one socket
 
 
 class Waiting:
     """Answers 429 to a caller of whose requests that many wait. One whose answer has begun, as a stream's has, waits no more."""
 
-    def __init__(self, app: ASGIApp, most: int = _MOST) -> None:
+    def __init__(self, app: ASGIApp, most: int = MOST_WAITING) -> None:
         self._app = app
         self._most = most
         self._waiting: Counter[str] = Counter()

@@ -10,11 +10,11 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Self
 
 import httpx
 
+from app.client._addresses import Address, AsyncOwnedTransport, OwnedTransport, find_address, token_for
 from app.client._bodies import (
     Decision,
     Evaluation,
@@ -39,6 +39,7 @@ from app.client._problems import (
     ClientError,
     LimitBelowUsage,
     NotFound,
+    NotTrusted,
     NotUnderstood,
     PreconditionFailed,
     Problem,
@@ -67,6 +68,7 @@ __all__ = [
     "NewShrink",
     "Node",
     "NotFound",
+    "NotTrusted",
     "NotUnderstood",
     "Policy",
     "PreconditionFailed",
@@ -85,9 +87,8 @@ __all__ = [
     "Unreachable",
     "Version",
     "address_of",
+    "is_stranger",
 ]
-_SOCKET = "/run/shrinkd/api.sock"
-_SIMULATOR = "http://127.0.0.1:8080"
 _TERMS = Terms()
 
 
@@ -96,26 +97,26 @@ def address_of(url: str | None = None, environ: Mapping[str, str] = os.environ) 
 
     That is unix:/run/shrinkd/api.sock where it exists, and otherwise where a simulator listens. ValueError for what is no address.
     """
-    listens = environ.get("SHRINKD_LISTEN", "").partition(",")[0].strip()
-    usual = f"unix:{_SOCKET}" if Path(_SOCKET).exists() else _SIMULATOR
-    address = url or environ.get("SHRINKD_URL") or listens.replace("tcp:", "http://") or usual
-    if not address.startswith(("unix:/", "http://", "https://")):
-        raise ValueError(f"{address!r} is no address of a daemon: write unix:/PATH or http://HOST:PORT, or https")
-    return address.rstrip("/")
+    return find_address(url, environ).url
+
+
+def is_stranger(url: str | None = None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether address_of() finds a TCP port that nobody named, on which any user of this host may listen. ValueError as there."""
+    address = find_address(url, environ)
+    return not address.is_named and address.socket is None
 
 
 def _header(token: str | None) -> dict[str, str]:
-    token = token or os.environ.get("SHRINKD_TOKEN")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _base(address: str) -> str:
-    return "http://localhost" if address.startswith("unix:") else address
+def _base(address: Address) -> str:
+    return "http://localhost" if address.socket else address.url
 
 
-def _way(address: str) -> tuple[str | None, bool]:
-    """The socket of an address, if it has one, and whether there is a certificate to look at."""
-    return address.removeprefix("unix:") if address.startswith("unix:") else None, address.startswith("https:")
+def _is_tls(address: Address) -> bool:
+    """Whether there is a certificate to look at."""
+    return address.url.startswith("https:")
 
 
 class Client(Operations, Blocking):
@@ -132,13 +133,17 @@ class Client(Operations, Blocking):
     ) -> None:
         """Connect to what address_of() finds. The token, else SHRINKD_TOKEN, is sent and never shown.
 
-        A transport of one's own, such as one with a client certificate, is used as it is.
+        It goes to an address that is given or that SHRINKD_URL names, else to root or the own user on a unix socket, and never in the
+        clear beyond this host: ValueError, or NotTrusted from the first call. No proxy, no redirect and no netrc has a part in it.
+        A transport of one's own, such as one with a client certificate, is used as it is, with the token.
         """
-        address = address_of(url)
-        socket, is_tls = _way(address)
-        transport = transport or httpx.HTTPTransport(uds=socket, verify=is_tls)
-        http = httpx.Client(base_url=_base(address), headers=_header(token), transport=transport)
-        super().__init__(address, http, terms, sleep)
+        address = find_address(url)
+        known = (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
+        if transport is None:
+            kind = OwnedTransport if known and address.socket and not address.is_named else httpx.HTTPTransport
+            transport = kind(uds=address.socket, verify=_is_tls(address))
+        http = httpx.Client(base_url=_base(address), headers=_header(known), transport=transport, trust_env=False, follow_redirects=False)
+        super().__init__(address.url, http, terms, sleep)
 
     def __repr__(self) -> str:
         return f"Client({self.address!r})"
@@ -167,11 +172,15 @@ class AsyncClient(Operations, Awaiting):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """As Client has it."""
-        address = address_of(url)
-        socket, is_tls = _way(address)
-        transport = transport or httpx.AsyncHTTPTransport(uds=socket, verify=is_tls)
-        http = httpx.AsyncClient(base_url=_base(address), headers=_header(token), transport=transport)
-        super().__init__(address, http, terms, sleep)
+        address = find_address(url)
+        known = (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
+        if transport is None:
+            kind = AsyncOwnedTransport if known and address.socket and not address.is_named else httpx.AsyncHTTPTransport
+            transport = kind(uds=address.socket, verify=_is_tls(address))
+        http = httpx.AsyncClient(
+            base_url=_base(address), headers=_header(known), transport=transport, trust_env=False, follow_redirects=False
+        )
+        super().__init__(address.url, http, terms, sleep)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self.address!r})"

@@ -20,6 +20,7 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 _PASSING = frozenset({429, 502, 503, 504})
 """The statuses by which somebody says that it may work later."""
+_ELSEWHERE = frozenset({301, 302, 303, 307, 308})
 _PAGE_ITEMS = 200
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
 
@@ -152,7 +153,7 @@ def ask(terms: Terms, question: Question, step: type[Send | Listen] = Send) -> F
         attempt += 1
         is_last = attempt >= terms.attempts or terms.clock() + pause >= ends
         if is_last or not _may_pass(question, outcome):
-            return _settled(outcome, is_late=terms.clock() >= ends)
+            return _settled(question, outcome, is_late=terms.clock() >= ends)
         yield Pause(pause)
 
 
@@ -162,11 +163,13 @@ def _may_pass(question: Question, outcome: Answer | Lost) -> bool:
     return question.is_repeatable and outcome.status in _PASSING
 
 
-def _settled(outcome: Answer | Lost, *, is_late: bool) -> Answer:
+def _settled(question: Question, outcome: Answer | Lost, *, is_late: bool) -> Answer:
     if isinstance(outcome, Lost):
         raise (TooLate if is_late else Unreachable)(outcome.reason)
     if outcome.status >= 400:
         raise problem_from(outcome.status, outcome.content, outcome.header.get("request-id"))
+    if "location" in outcome.header and outcome.status in _ELSEWHERE:
+        raise NotUnderstood(f"{question.method} {question.path} was sent on to elsewhere, which no daemon does and is not followed.")
     return outcome
 
 

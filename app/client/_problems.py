@@ -9,6 +9,7 @@ ClientError
 │   ├── TryAgain             nothing is wrong with the request: 429 and 503, and what the kernel holds busy
 │   └── ShrinkFailed         a shrink that was waited for, and how it ended: `slug` tells
 ├── Unreachable          nobody answered
+├── NotTrusted           somebody listens there to whom the token must not go
 ├── TooLate              no answer came, or no end, within the time that there was
 └── NotUnderstood        who answered speaks another language
 """
@@ -73,6 +74,10 @@ class ShrinkFailed(Problem):
 
 
 class Unreachable(ClientError):
+    pass
+
+
+class NotTrusted(ClientError):
     pass
 
 

@@ -13,7 +13,7 @@ trap 'cancel_if_running "${location##*/}"' EXIT
 say "as it happens"
 printf '$ curl -N'
 quoted "${at[@]}" "$url$location/events"
-events=$(curl -sSN "${at[@]}" "$url$location/events" | while IFS= read -r line; do
+events=$(send -N "$url$location/events" | while IFS= read -r line; do
   shown "${line:0:180}" >&2
   printf '%s\n' "$line"
 done)

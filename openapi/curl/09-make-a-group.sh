@@ -27,7 +27,7 @@ location=$(header location)
 inside=false
 cleanup() {
   if $inside; then move_out >/dev/null 2>&1; fi
-  curl -sS -o /dev/null "${at[@]}" -X DELETE "$url$location" || true
+  send -o /dev/null -X DELETE "$url$location" || true
 }
 trap cleanup EXIT
 

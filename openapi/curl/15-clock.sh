@@ -16,7 +16,7 @@ fi
 
 call 200 GET $clock
 speed=$(member speed)
-trap 'curl -sS -o /dev/null "${at[@]}" -X POST --json "{\"speed\": $speed}" "$url$clock"' EXIT
+trap 'send -o /dev/null -X POST --json "{\"speed\": $speed}" "$url$clock"' EXIT
 
 say "stop it, and put it forward by hand: what a group uses then is the same each time"
 call 200 POST $clock --json '{"speed": 0}'

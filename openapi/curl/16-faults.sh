@@ -15,7 +15,7 @@ if [[ $(member backend) != simulator ]]; then
   exit
 fi
 victim=shrinkd-demo-$$
-trap 'curl -sS -o /dev/null "${at[@]}" -X DELETE "$url$faults"; curl -sS -o /dev/null "${at[@]}" -X DELETE "$url/v1/groups/$victim"' EXIT
+trap 'send -o /dev/null -X DELETE "$url$faults"; send -o /dev/null -X DELETE "$url/v1/groups/$victim"' EXIT
 
 say "the first pass of the next shrink of $group is refused"
 call 200 POST $faults --json "{\"verb\": \"reclaim\", \"group\": \"$group\", \"error\": \"EBUSY\"}"

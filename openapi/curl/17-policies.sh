@@ -12,7 +12,7 @@ policy() { # one of this name that keeps this limit
   echo "{\"name\": \"$1\", \"kind\": \"limit\", \"mode\": \"observe\", \"priority\": 1000,
     \"selector\": {\"group\": \"$group\"}, \"spec\": {\"limits\": {\"max_bytes\": \"$2\"}}}"
 }
-trap 'curl -sS -o /dev/null "${at[@]}" -X DELETE "$url$there" || true' EXIT
+trap 'send -o /dev/null -X DELETE "$url$there" || true' EXIT
 
 say "would it be taken?"
 call 201 POST '/v1/policies?dry_run=true' --json "$(policy "$name" 1T)"

@@ -8,7 +8,7 @@ source "$(dirname "$0")/_curl.sh"
 group=${1:-web}
 name=shrinkd-demo-$$
 there=/v1/policies/$name
-trap 'curl -sS -o /dev/null "${at[@]}" -X DELETE "$url$there" || true' EXIT
+trap 'send -o /dev/null -X DELETE "$url$there" || true' EXIT
 
 say "a policy that looks at $group, and does nothing"
 call 201 PUT "$there" --json "{\"kind\": \"limit\", \"mode\": \"observe\", \"priority\": 1000,

@@ -5,8 +5,8 @@
 # usage: [SHRINKD_TOKEN=…] 21-tokens.sh
 set -euo pipefail
 source "$(dirname "$0")/_curl.sh"
-mine=("${auth[@]}")
-auth=()
+mine=$bearer
+bearer=''
 
 say "a token that nobody made"
 call 401 GET /v1/groups -H 'Authorization: Bearer shrinkd_guessed'
@@ -20,8 +20,8 @@ call 401 GET /v1/groups -u admin:admin
 say "is it alive? That is for everybody"
 call 200 GET /livez
 
-auth=("${mine[@]}")
-if ((${#auth[@]})); then
+bearer=$mine
+if [[ -n $bearer ]]; then
   say "and with SHRINKD_TOKEN"
   call 200 GET /v1/groups
 else

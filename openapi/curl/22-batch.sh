@@ -13,7 +13,7 @@ for path in "$group" "$group/inner"; do
   call 201 POST /v1/groups --json "{\"path\": \"$path\", \"limits\": {\"max_bytes\": \"2G\"}}"
 done
 cleanup() {
-  for path in "$group/inner" "$group"; do curl -sS -o /dev/null "${at[@]}" -X DELETE "$url/v1/groups/$path" || true; done
+  for path in "$group/inner" "$group"; do send -o /dev/null -X DELETE "$url/v1/groups/$path" || true; done
 }
 trap cleanup EXIT
 

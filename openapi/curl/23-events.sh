@@ -7,7 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/_curl.sh"
 group=${1:-web}
 mine=shrinkd-demo-$$ # at the top, for on v2 a group with processes has none inside
-trap 'curl -sS -o /dev/null "${at[@]}" -X DELETE "$url/v1/groups/$mine" || true' EXIT
+trap 'send -o /dev/null -X DELETE "$url/v1/groups/$mine" || true' EXIT
 
 say "where are we?"
 call 200 GET "/v1/events?page_size=1"
@@ -30,7 +30,7 @@ follow() {
     shown "${line:0:180}"
     seen+=$line$'\n'
     [[ $line != data:* ]] || ((--lines)) || break
-  done < <(curl -sSN --max-time 10 "${at[@]}" "$@" "$url$path")
+  done < <(send -N --max-time 10 "$@" "$url$path")
   kill $! 2>/dev/null || true # it would find out when there is more to tell, and until then hold on to our output
 }
 

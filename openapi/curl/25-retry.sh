@@ -10,7 +10,7 @@ key=$(tr -d '\n' </proc/sys/kernel/random/uuid)
 make() { call "$1" POST /v1/groups "${@:3}" --json "{\"path\": \"$2\"}"; }
 
 say "a group, under a key of our own"
-trap 'curl -sS -o /dev/null "${at[@]}" -X DELETE "$url/v1/groups/$group" || true' EXIT
+trap 'send -o /dev/null -X DELETE "$url/v1/groups/$group" || true' EXIT
 make 201 "$group" -H "Idempotency-Key: $key"
 first=$body
 

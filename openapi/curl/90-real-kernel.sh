@@ -46,7 +46,7 @@ cleanup() {
   kill -9 "$pid" 2>/dev/null || true
   wait "$pid" 2>/dev/null || true
   for _ in {1..100}; do # the kernel counts a process that has just ended for a moment longer
-    case $(curl -sS -o /dev/null -w '%{http_code}' "${at[@]}" -X DELETE "$url/v1/groups/$group") in
+    case $(send -o /dev/null -w '%{http_code}' -X DELETE "$url/v1/groups/$group") in
       204 | 404) return 0 ;;
     esac
     sleep 0.02

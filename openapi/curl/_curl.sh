@@ -3,7 +3,7 @@
 #
 #   SHRINKD_URL     where it listens: http://HOST:PORT or unix:/PATH (default http://127.0.0.1:8080, as `make run` serves it)
 #   SHRINKD_SOCKET  the path of its unix socket instead, such as /run/shrinkd/api.sock
-#   SHRINKD_TOKEN   a token of `shrinkd token make`, where one is wanted; it is sent and not shown
+#   SHRINKD_TOKEN   a token of `shrinkd token make`, where one is wanted; it is sent where one of the two above says, and not shown
 
 at=(--globoff) # [ and { may be in the name of a group, and are no ranges of addresses
 where=${SHRINKD_SOCKET:+unix:$SHRINKD_SOCKET}
@@ -13,8 +13,7 @@ if [[ $where == unix:* ]]; then
   at+=(--unix-socket "${where#unix:}")
   url=http://localhost
 fi
-auth=()
-[[ -z ${SHRINKD_TOKEN:-} ]] || auth=(-H "Authorization: Bearer $SHRINKD_TOKEN")
+bearer=${SHRINKD_TOKEN:-}
 group='' # the one that a script is about
 status='' headers='' body=''
 
@@ -36,6 +35,16 @@ fail() {
   exit 1
 }
 
+if [[ -n $bearer && -z ${SHRINKD_SOCKET:-}${SHRINKD_URL:-} ]]; then
+  printf 'SHRINKD_TOKEN is not sent to %s, where anybody may listen: set SHRINKD_URL if it belongs there\n' "$where" >&2
+  bearer=''
+elif [[ -n $bearer && $where != unix:* && $where != https://* && ! $where =~ ^http://(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?(/|$) ]]; then
+  fail "$where would have the token sent in the clear, for others to read: use https, or unix:/PATH"
+fi
+
+# send CURL_OPTION...: curl to the daemon, with the token, which no list of processes shows. No proxy and no ~/.curlrc has a part in it.
+send() { curl -q -sS --noproxy '*' "${at[@]}" --config <([[ -z $bearer ]] || printf 'header = "Authorization: Bearer %s"\n' "$bearer") "$@"; }
+
 # call STATUS METHOD PATH [CURL OPTION]...: send a request, show it and its answer, and fail unless the status matches.
 # Leaves the answer in $status, $headers and $body.
 call() {
@@ -43,7 +52,7 @@ call() {
   shift 3
   printf '$ curl'
   quoted "${at[@]}" -X "$method" "$url$path" "$@"
-  answer=$(curl -sS -i "${at[@]}" "${auth[@]}" -X "$method" "$@" "$url$path" && printf .) || fail "no answer from $where: is the daemon running?"
+  answer=$(send -i -X "$method" "$@" "$url$path" && printf .) || fail "no answer from $where: is the daemon running?"
   answer=${answer%.}
   headers=${answer%%$'\r\n\r\n'*}
   body=${answer#*$'\r\n\r\n'}
@@ -92,7 +101,7 @@ number() {
 
 # stat_of NAME: read the group's statistics anew, and answer one of them.
 stat_of() {
-  body=$(curl -sS "${at[@]}" "${auth[@]}" "$url/v1/groups/$group/stats") || fail "no answer from $where"
+  body=$(send "$url/v1/groups/$group/stats") || fail "no answer from $where"
   number "$(member "$1")"
 }
 
@@ -104,12 +113,12 @@ keep_limit() {
 
 # A group that has grown into a wider limit keeps that: it is said, and no failure.
 restore_limit() {
-  curl -sS -o /dev/null "${at[@]}" "${auth[@]}" -X PATCH --json "{\"max_bytes\": $kept}" "$url/v1/groups/$group/limits" || true
+  send -o /dev/null -X PATCH --json "{\"max_bytes\": $kept}" "$url/v1/groups/$group/limits" || true
   [[ $(stat_of max_bytes) == "$kept" ]] || say "the limit of $group is not back at $kept: does it use more by now?"
 }
 
 # cancel_if_running ID: leave no shrink of ours behind.
-cancel_if_running() { curl -sS -o /dev/null "${at[@]}" "${auth[@]}" -X POST "$url/v1/shrinks/$1/cancel" || true; }
+cancel_if_running() { send -o /dev/null -X POST "$url/v1/shrinks/$1/cancel" || true; }
 
 mib() {
   local size
