@@ -43,6 +43,7 @@ class Database:
         with _unavailable():
             self._claim_it()
             migration.upgrade(self._engine.url, self._migrations)
+            self._engine.connect().close()  # the first one may have to make it a WAL database: no reader should wait for that
 
     def close(self) -> None:
         if isinstance(self._claim, sa.Connection):

@@ -117,7 +117,7 @@ def _begin(recorded: str | None, found: _Shape, shapes: dict[str | None, _Shape]
     strange = min((found.items() ^ shape.items() for shape in shapes.values()), key=len)
     raise SettingsError(
         f"This database has tables of no revision that is known here (recorded: {recorded or 'none'}; of the nearest one differ: "
-        f"{_listed({name for name, _ in strange})}), and was left as it is: restore a copy of it, or {_ADVICE}."
+        f"{_listed({name for name, _ in strange})}), and is left as it is: restore a copy of it, or {_ADVICE}."
     )
 
 
@@ -133,7 +133,7 @@ def _shape_of(connection: sa.Connection) -> _Shape:
 
 
 def _not_ours(reason: str) -> SettingsError:
-    return SettingsError(f"This is the database of another program ({reason}), and was left as it is: {_ADVICE}.")
+    return SettingsError(f"This is the database of another program ({reason}), and is left as it is: {_ADVICE}.")
 
 
 def _listed(names: Iterable[object]) -> str:
