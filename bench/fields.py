@@ -7,7 +7,7 @@ for what they free, as many as the target of `pressure` pays for if each came ba
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, product
 from pathlib import Path
@@ -49,6 +49,8 @@ class Cell:
 
     name: str
     scenario: scenarios.Scenario
+    seconds: float = _SECONDS
+    """How long it is looked at."""
 
     @property
     def place(self) -> scenarios.Place:
@@ -59,7 +61,7 @@ class Cell:
     def alone(self) -> list[int]:
         """Its usage in bytes at each second with nobody reclaiming."""
         machine, usage = self.scenario.machine(), []
-        for _ in range(round(_SECONDS)):
+        for _ in range(round(self.seconds)):
             machine.advance(1.0)
             usage.append(machine.cgroups[self.place.path].usage * PAGE_BYTES)
         return usage
@@ -94,7 +96,8 @@ class Result:
 
     @property
     def end_bytes(self) -> float:
-        return sum(self.saved[-_TAIL:]) / _TAIL
+        tail = self.saved[-_TAIL:]
+        return sum(tail) / len(tail)
 
     @property
     def saved_percent(self) -> float:
@@ -144,7 +147,7 @@ def tried(law: Kind, cell: Cell) -> Result:
     """Live through an hour of a cell under a law."""
     path = cell.place.path
     loop = Loop(cell.scenario.machine(), law, law.spec(), [path])
-    loop.run(_SECONDS, tick_seconds=1.0)
+    loop.run(cell.seconds, tick_seconds=1.0)
     course, counts = loop.courses[path], loop.cgroups[path].counts
     return Result(
         [without - used for without, used in zip(cell.alone, course.usage_bytes, strict=True)],
@@ -174,7 +177,7 @@ def measure_watermark(_folder: Path, extent: Extent) -> Tables:
 
 
 def _pressure(cells: Iterator[Cell], title: str, extent: Extent) -> Tables:
-    tried_on = [*cells] if extent.is_whole else [*islice(cells, 1)]
+    tried_on = [*cells] if extent.is_whole else [replace(cell, seconds=120.0) for cell in islice(cells, 1)]
     results = {name: [tried(law, cell) for cell in tried_on] for name, law in PRESSURE.items()}
     return {f"An hour of pressure, {len(tried_on)} groups, {title}": [*_pressure_rows(results), *_engine_rows(tried_on)]}
 
@@ -209,7 +212,7 @@ def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
     policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}}
     saved, means = [], []
     for cell in cells:
-        *_, report = simulate(Plan.model_validate({"scenario": cell.scenario, "policies": [policy], "duration_seconds": _SECONDS}))
+        *_, report = simulate(Plan.model_validate({"scenario": cell.scenario, "policies": [policy], "duration_seconds": cell.seconds}))
         if isinstance(report, Report):
             (group,) = report.groups
             saved.append((cell.alone[-1] - group.end_usage_bytes) / cell.optimum_bytes * 100)
