@@ -76,7 +76,7 @@ _WRITINGS = (
 
 def _watermarks(folder: Path, extent: Extent) -> Iterator[Row]:
     seconds = extent.seconds(_SECONDS, least=0.5)
-    for writing in _WRITINGS:
+    for writing in _WRITINGS[: extent.count(len(_WRITINGS))]:
         name = f"{writing.rate} MiB/s of cache under 256 MiB, low {writing.low}"
         name += (", page by page" if writing.is_by_page else "") + (", CPUs apart" if writing.apart else "")
         goal = None if writing.is_by_page else 2

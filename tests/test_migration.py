@@ -248,6 +248,7 @@ def test_a_start_on_a_full_disk_says_so_and_the_next_one_with_room_finds_everyth
             _mount(path.parent, 1 << 24, _MS_REMOUNT)
             opened(f"sqlite:///{path}")
             assert_sound(f"sqlite:///{path}", revision)
+        _mount(path.parent, 1 << 24, _MS_REMOUNT)
         assert_sound(f"sqlite:///{path}", revision)
         assert refused > 2
 
