@@ -12,6 +12,7 @@ from bench.table import SMALLEST, Benchmark, Extent, Row, Tables
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # the machine may be busy
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.v2) if name in OF_V2 else name for name in BENCHMARKS])
 def test_a_benchmark_runs_in_its_smallest_form_and_prints_its_table(name: str) -> None:
     if reason := BENCHMARKS[name].absent():

@@ -137,6 +137,7 @@ def _count_steps(dies_at: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # it is many starts one after the other, and the machine may be busy
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_a_start_that_is_killed_at_any_step_of_a_migration_leaves_a_database_that_the_next_start_brings_up_to_date(
     path: Path, revision: str | None
@@ -227,6 +228,7 @@ def starts(url: str) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # it is many starts one after the other, and the machine may be busy
 @pytest.mark.parametrize(("revision", "page_step"), [(None, 1), ("0001", 3), ("0003", 3), ("0005", 3)])
 def test_a_start_on_a_full_disk_says_so_and_the_next_one_with_room_finds_everything(
     path: Path, revision: str | None, page_step: int
