@@ -1,4 +1,4 @@
-"""The database under the store: opened, claimed against a second daemon, and brought up to date.
+"""The database under the store: opened, claimed against a second daemon, and read and written in transactions.
 
 It is called from worker threads, never from the event loop; what it refuses (full, locked, gone) is StoreUnavailable.
 """
@@ -6,6 +6,7 @@ It is called from worker threads, never from the event loop; what it refuses (fu
 import errno
 import fcntl
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,23 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from app import migration
 from app.errors import SettingsError, StoreUnavailable
 from app.tables import shrinks
 
 _TURN_SECONDS = 5.0
-_MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
 class Database:
     """The database of one daemon. Opening it brings the schema up to date and claims it against a second daemon."""
 
-    def __init__(self, url: str, migrations: Path = _MIGRATIONS) -> None:
+    def __init__(self, url: str, migrations: Path = migration.MIGRATIONS) -> None:
         self._migrations = migrations
         try:
             self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
@@ -45,7 +42,8 @@ class Database:
         """Claim the database and migrate it; SettingsError when another daemon has it or a newer one wrote it."""
         with _unavailable():
             self._claim_it()
-            self._upgrade()
+            migration.upgrade(self._engine.url, self._migrations)
+            self._engine.connect().close()  # the first one may have to make it a WAL database: no reader should wait for that
 
     def close(self) -> None:
         if isinstance(self._claim, sa.Connection):
@@ -81,27 +79,6 @@ class Database:
             raise SettingsError("SHRINKD_DATABASE_URL names no file: an SQLite database in memory would forget every shrink.")
         if not free:
             raise SettingsError("Another shrinkd has this database: stop it, or give this one its own SHRINKD_DATABASE_URL.")
-
-    def _upgrade(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(self._migrations))
-        scripts = ScriptDirectory.from_config(config)
-        with self._engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-            known = {script.revision for script in scripts.walk_revisions()}
-            if current is not None and current not in known:
-                raise SettingsError(
-                    f"A newer shrinkd wrote this database (revision {current}): run that one, or restore the backup beside it."
-                )
-            if current is not None and current != scripts.get_current_head() and connection.dialect.name == "sqlite":
-                copy = f"{self._engine.url.database}.before-{scripts.get_current_head()}"
-                # VACUUM fills an empty file but no other, and would make one that everybody may read.
-                os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
-                connection.execute(sa.text("VACUUM INTO :copy"), {"copy": copy})
-            connection.rollback()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.commit()
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -144,6 +121,14 @@ def _unavailable() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
-    except (DBAPIError, sa.exc.TimeoutError, OSError) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise StoreUnavailable(f"The database cannot be used: {reason}. Nothing was changed that it did not write down.") from error
+    except (DBAPIError, sa.exc.TimeoutError, sqlite3.Error, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        advice = "Make room where SHRINKD_DATABASE_URL is, and try again. " if _lacks_room(cause) else ""
+        reason = " ".join(str(cause).split())
+        raise StoreUnavailable(f"The database cannot be used: {reason}. {advice}Nothing was changed that it did not write down.") from error
+
+
+def _lacks_room(cause: BaseException) -> bool:
+    # SQLite says "disk I/O error" of its index of the WAL, which is mapped and so not written as the other files are.
+    codes = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+    return getattr(cause, "sqlite_errorcode", None) in codes or getattr(cause, "errno", None) in {errno.ENOSPC, errno.EDQUOT}

@@ -7,9 +7,10 @@ for what they free, as many as the target of `pressure` pays for if each came ba
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -24,7 +25,7 @@ from app.policies.balance import Balance
 from app.simulation import Plan, Report, simulate
 from bench.laws import PUBLISHED, alike, by_size, largest_first, polled, splitting
 from bench.loop import Loop
-from bench.table import Row, median
+from bench.table import Extent, Row, Tables, median
 
 _SECONDS = 3600.0
 _TAIL = 600
@@ -48,6 +49,8 @@ class Cell:
 
     name: str
     scenario: scenarios.Scenario
+    seconds: float = _SECONDS
+    """How long it is looked at."""
 
     @property
     def place(self) -> scenarios.Place:
@@ -58,7 +61,7 @@ class Cell:
     def alone(self) -> list[int]:
         """Its usage in bytes at each second with nobody reclaiming."""
         machine, usage = self.scenario.machine(), []
-        for _ in range(round(_SECONDS)):
+        for _ in range(round(self.seconds)):
             machine.advance(1.0)
             usage.append(machine.cgroups[self.place.path].usage * PAGE_BYTES)
         return usage
@@ -93,7 +96,8 @@ class Result:
 
     @property
     def end_bytes(self) -> float:
-        return sum(self.saved[-_TAIL:]) / _TAIL
+        tail = self.saved[-_TAIL:]
+        return sum(tail) / len(tail)
 
     @property
     def saved_percent(self) -> float:
@@ -143,7 +147,7 @@ def tried(law: Kind, cell: Cell) -> Result:
     """Live through an hour of a cell under a law."""
     path = cell.place.path
     loop = Loop(cell.scenario.machine(), law, law.spec(), [path])
-    loop.run(_SECONDS, tick_seconds=1.0)
+    loop.run(cell.seconds, tick_seconds=1.0)
     course, counts = loop.courses[path], loop.cgroups[path].counts
     return Result(
         [without - used for without, used in zip(cell.alone, course.usage_bytes, strict=True)],
@@ -154,19 +158,36 @@ def tried(law: Kind, cell: Cell) -> Result:
     )
 
 
-def measure() -> dict[str, list[Row]]:
-    """The tables: pressure on the cells that it was tuned on and on the others, balance, and watermark."""
-    tables: dict[str, list[Row]] = {}
-    for title, cells in (("the gallery", [*gallery()]), ("drawn from seeds", [*drawn()])):
-        results = {name: [tried(law, cell) for cell in cells] for name, law in PRESSURE.items()}
-        tables[f"An hour of pressure, {len(cells)} groups, {title}"] = [*_pressure_rows(results), *_engine_rows(cells)]
-    return tables | {"Freeing 640 MiB from three groups": [*_balance_rows()], "Writers and bursts below a limit": [*_watermark_rows()]}
+def measure_gallery(_folder: Path, extent: Extent) -> Tables:
+    """Pressure on the cells that it was tuned on."""
+    return _pressure(gallery(), "the gallery", extent)
+
+
+def measure_drawn(_folder: Path, extent: Extent) -> Tables:
+    """Pressure on cells that nothing was tuned on."""
+    return _pressure(drawn(), "drawn from seeds", extent)
+
+
+def measure_balance(_folder: Path, extent: Extent) -> Tables:
+    return {"Freeing 640 MiB from three groups": [*_balance_rows(extent.seconds(300, least=5))]}
+
+
+def measure_watermark(_folder: Path, extent: Extent) -> Tables:
+    return {"Writers and bursts below a limit": [*_watermark_rows(extent)]}
+
+
+def _pressure(cells: Iterator[Cell], title: str, extent: Extent) -> Tables:
+    tried_on = [*cells] if extent.is_whole else [replace(cell, seconds=120.0) for cell in islice(cells, 1)]
+    results = {name: [tried(law, cell) for cell in tried_on] for name, law in PRESSURE.items()}
+    return {f"An hour of pressure, {len(tried_on)} groups, {title}": [*_pressure_rows(results), *_engine_rows(tried_on)]}
 
 
 def _pressure_rows(results: Mapping[str, Sequence[Result]]) -> Iterator[Row]:
     """Times are to a part of the most that a law within the target saved in that group in the end."""
     mine = results["shrinkd"]
-    best = [max(cell.end_bytes for cell in of_cell if cell.is_within) for of_cell in zip(*results.values(), strict=True)]
+    best = [
+        max((cell.end_bytes for cell in of_cell if cell.is_within), default=math.inf) for of_cell in zip(*results.values(), strict=True)
+    ]
     for name, cells in results.items():
         over, goal = sum(not cell.is_within for cell in cells), 0 if name == "shrinkd" else None
         half, most = ([cell.seconds_to(share * size) for cell, size in zip(cells, best, strict=True)] for share in (0.5, 0.9))
@@ -191,7 +212,7 @@ def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
     policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}}
     saved, means = [], []
     for cell in cells:
-        *_, report = simulate(Plan.model_validate({"scenario": cell.scenario, "policies": [policy], "duration_seconds": _SECONDS}))
+        *_, report = simulate(Plan.model_validate({"scenario": cell.scenario, "policies": [policy], "duration_seconds": cell.seconds}))
         if isinstance(report, Report):
             (group,) = report.groups
             saved.append((cell.alone[-1] - group.end_usage_bytes) / cell.optimum_bytes * 100)
@@ -235,16 +256,16 @@ def freed_from(scenario: scenarios.Scenario, law: Kind, paths: Sequence[str], se
     return loop, sum(course.mean_some_percent for course in loop.courses.values())
 
 
-def _balance_rows() -> Iterator[Row]:
+def _balance_rows(seconds: float) -> Iterator[Row]:
     for swap_us in (10, 150):
-        yield from _stalls(f"swap {swap_us} us", [house(HOUSE, swap_us)], goal=0.1)
-        yield from _stalls(f"swap {swap_us} us, {len(_SEEDS)} seeds", [_drawn_house(seed, swap_us) for seed in _SEEDS], goal=None)
+        yield from _stalls(f"swap {swap_us} us", [house(HOUSE, swap_us)], seconds, goal=0.1)
+        yield from _stalls(f"swap {swap_us} us, {len(_SEEDS)} seeds", [_drawn_house(seed, swap_us) for seed in _SEEDS], seconds, goal=None)
 
 
-def _stalls(name: str, houses: Sequence[scenarios.Scenario], *, goal: float | None) -> Iterator[Row]:
+def _stalls(name: str, houses: Sequence[scenarios.Scenario], seconds: float, *, goal: float | None) -> Iterator[Row]:
     stalls: dict[str, list[float]] = {law: [] for law in BALANCE}
     for law, scenario in product(BALANCE, houses):
-        stalls[law].append(freed_from(scenario, BALANCE[law], [place.path for place in scenario.groups], 300)[1])
+        stalls[law].append(freed_from(scenario, BALANCE[law], [place.path for place in scenario.groups], seconds)[1])
     for law, figures in stalls.items():
         yield Row(f"{name}, {law}: some of all groups together, median", median(figures), "%")
     ratio = max(own / other for own, other in zip(stalls["shrinkd"], stalls["proportional"], strict=True))
@@ -256,7 +277,7 @@ def _writer(speed: str) -> scenarios.Scenario:
     return scenarios.Scenario.model_validate({"profile": "v2", "groups": [{"path": speed, "max_bytes": "256M", "memory": memory}]})
 
 
-def _watermark_rows() -> Iterator[Row]:
+def _watermark_rows(extent: Extent) -> Iterator[Row]:
     """With usage that wakes, as on v1, and without, as on v2; the gallery's for 10 minutes, writers of cache for 15 s."""
     spikes = scenarios.load("spikes")
     tried_on = [(spikes, path, 600) for path in ("bursty", "writer", "recorded", "leak")]
@@ -270,5 +291,5 @@ def _watermark_rows() -> Iterator[Row]:
             loop = Loop(scenario.machine(), law, law.spec(), [path])
             loop.tells_usage = tells_usage
             before = loop.cgroups[path].failcnt
-            loop.run(seconds, tick_seconds=0.1)
+            loop.run(extent.seconds(seconds, least=1), tick_seconds=0.1)
             yield Row(f"{path}, {name}: batches of 64 pages charged at the limit", loop.cgroups[path].failcnt - before, "")

@@ -20,7 +20,7 @@ from app.engine import host_of
 from app.policies import Kind, Member, Observation, Reclaim, Resize
 from app.policies.pressure import KeepPressure
 from bench.laws import PUBLISHED
-from bench.table import Row, median
+from bench.table import Extent, Row, Tables, median
 from tests.backends.cgroups import CgroupHost, swap_for_tests
 from tests.backends.hosts import MIB, opened
 from tests.live import Daemon
@@ -125,13 +125,14 @@ class _Course:
         return next((at for at, usage in zip(self.seconds, self.usage_bytes, strict=True) if usage <= goal), float("inf"))
 
 
-def measure(folder: Path, rounds: int) -> dict[str, list[Row]]:
+def measure(folder: Path, extent: Extent) -> Tables:
     """Needs cgroup v2, root, and the swap of the VM."""
     with swap_for_tests() as has_swap:
         if not has_swap:
             return {}
-        courses = [_tried(folder) for _ in range(rounds)]
-    return {f"v2 with zram: pressure beside published laws, {rounds} rounds of {_SECONDS:g} s": [*_rows(courses)]}
+        rounds, seconds = min(extent.rounds, 3), extent.seconds(_SECONDS)
+        courses = [_tried(folder, seconds) for _ in range(rounds)]
+    return {f"v2 with zram: pressure beside published laws, {rounds} rounds of {seconds:g} s": [*_rows(courses)]}
 
 
 def _rows(rounds: Sequence[dict[str, _Course]]) -> Iterator[Row]:
@@ -148,7 +149,7 @@ def _rows(rounds: Sequence[dict[str, _Course]]) -> Iterator[Row]:
         yield Row(f"{name}: to 90 % saved, median", median([each.seconds_to(90) for each in courses]), "s")
 
 
-def _tried(folder: Path) -> dict[str, _Course]:
+def _tried(folder: Path, seconds: float) -> dict[str, _Course]:
     """One round: all at once, so that each meets the same neighbours."""
     with ExitStack() as stack:
         host = stack.enter_context(opened("v2"))
@@ -161,7 +162,7 @@ def _tried(folder: Path) -> dict[str, _Course]:
         laws = [_Law(PUBLISHED[name], groups[name]) for name in _LAWS]
         courses = {name: _Course() for name in groups}
         began = time.monotonic()
-        while (at := time.monotonic() - began) < _SECONDS:
+        while (at := time.monotonic() - began) < seconds:
             for name, course in courses.items():
                 course.note(at, host.backend, groups[name])
             for law in laws:

@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.backends import load
 from app.settings import Settings
-from bench.table import Row
+from bench.table import Extent, Row, Tables
 from tests.live import Daemon
 
 _LIMIT = 256 << 20
@@ -39,54 +40,81 @@ print(done, waits[len(waits) * 99 // 100] * 1e3)
 """
 
 
-def measure(folder: Path) -> dict[str, list[Row]]:
-    """The tables; needs cgroup v1 and root."""
-    return {"policies, cgroup v1": [*_watermarks(folder), *_idle(folder)]}
+def measure_watermark(folder: Path, extent: Extent) -> Tables:
+    """Needs cgroup v1 and root."""
+    return {"Watermarks, cgroup v1": [*_watermarks(folder, extent)]}
 
 
-def _watermarks(folder: Path) -> Iterator[Row]:
-    """Cache in large folios, as readahead and writes make it, and page by page, where reclaim itself is 35 times as dear."""
-    for rate, low, advice, apart, goal in (
-        (64, "85%", "SEQUENTIAL", False, 2),
-        (256, "85%", "SEQUENTIAL", False, 2),
-        (256, "85%", "SEQUENTIAL", True, 2),
-        (256, "75%", "SEQUENTIAL", False, 2),
-        (256, "85%", "RANDOM", False, None),
-    ):
-        name = f"{rate} MiB/s of cache under 256 MiB, low {low}" + ("" if goal else ", page by page") + (", CPUs apart" if apart else "")
-        without, _, slow = _fill(folder, rate, advice, low=None, apart=apart)
-        hits, cpu, slower = _fill(folder, rate, advice, low=low, apart=apart)
-        yield Row(f"{name}: limit hits in 15 s without a policy", without, "")
-        yield Row(f"{name}: limit hits in 15 s with a watermark", hits, "", "<=", 0)
+def measure_idle(folder: Path, extent: Extent) -> Tables:
+    """Needs cgroup v1 and root."""
+    return {"Idle groups under policies, cgroup v1": [*_idle(folder, extent)]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """A writer of page cache under a watermark: MiB/s, where the watermark begins, how the cache comes, and whether the CPUs are apart."""
+
+    rate: int
+    low: str
+    advice: str
+    apart: bool = False
+
+    @property
+    def is_by_page(self) -> bool:
+        """As reclaim itself is 35 times as dear as in large folios, which readahead and writes make, there is no goal for the CPU."""
+        return self.advice == "RANDOM"
+
+
+_WRITINGS = (
+    _Writing(64, "85%", "SEQUENTIAL"),
+    _Writing(256, "85%", "SEQUENTIAL"),
+    _Writing(256, "85%", "SEQUENTIAL", apart=True),
+    _Writing(256, "75%", "SEQUENTIAL"),
+    _Writing(256, "85%", "RANDOM"),
+)
+
+
+def _watermarks(folder: Path, extent: Extent) -> Iterator[Row]:
+    seconds = extent.seconds(_SECONDS, least=0.5)
+    for writing in _WRITINGS[: extent.count(len(_WRITINGS))]:
+        name = f"{writing.rate} MiB/s of cache under 256 MiB, low {writing.low}"
+        name += (", page by page" if writing.is_by_page else "") + (", CPUs apart" if writing.apart else "")
+        goal = None if writing.is_by_page else 2
+        without, _, slow = _fill(folder, extent, writing, has_policy=False)
+        hits, cpu, slower = _fill(folder, extent, writing, has_policy=True)
+        yield Row(f"{name}: limit hits in {seconds:g} s without a policy", without, "")
+        yield Row(f"{name}: limit hits in {seconds:g} s with a watermark", hits, "", "<=", 0)
         yield Row(f"{name}: the daemon's CPU, its reclaim included", cpu, "% of a core", "<=" if goal else "", goal)
         yield Row(f"{name}: p99 of a read of 1 MiB, with to without", slower / slow, "x")
 
 
-def _fill(folder: Path, rate: int, advice: str, *, low: str | None, apart: bool) -> tuple[int, float, float]:
-    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read in milliseconds: no low, no watermark.
+def _fill(folder: Path, extent: Extent, writing: _Writing, *, has_policy: bool) -> tuple[int, float, float]:
+    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read in milliseconds.
 
     `apart` gives the writer the first CPU and the daemon the others. On one CPU the kernel books on the daemon what the writer
     still does in the read that woke it: 1.8 ms of a read of 1 MiB.
     """
+    seconds, rate = extent.seconds(_SECONDS, least=0.5), writing.rate
     with ExitStack() as stack:
-        hole = folder / f"hole-{rate}-{advice}-{low}"
+        hole = folder / "hole"
         with hole.open("wb") as file:
-            file.truncate(int((_SECONDS + 5) * rate) << 20)
+            file.truncate(int((seconds + 5) * rate) << 20)
         stack.callback(hole.unlink)
         group = stack.enter_context(_group(f"shrinkd-bench-{os.getpid()}"))
         (group / "memory.limit_in_bytes").write_text(str(_LIMIT))
         daemon = stack.enter_context(_daemon(folder))
-        if low:
-            policy = {"name": "room", "kind": "watermark", "selector": {"group": group.name}, "floor": {"bytes": 0}, "spec": {"low": low}}
+        if has_policy:
+            spec = {"low": writing.low}
+            policy = {"name": "room", "kind": "watermark", "selector": {"group": group.name}, "floor": {"bytes": 0}, "spec": spec}
             daemon.client.post("/v1/policies", json=policy).raise_for_status()
         filler = subprocess.Popen(
-            [sys.executable, "-c", _FILLER, str(rate), str(hole), str(_SECONDS), f"POSIX_FADV_{advice}"],
+            [sys.executable, "-c", _FILLER, str(rate), str(hole), str(seconds), f"POSIX_FADV_{writing.advice}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         (group / "cgroup.procs").write_text(str(filler.pid))
-        if apart:
+        if writing.apart:
             first, *others = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(filler.pid, {first})
             for task in Path(f"/proc/{daemon.pid}/task").iterdir():
@@ -94,13 +122,15 @@ def _fill(folder: Path, rate: int, advice: str, *, low: str | None, apart: bool)
         time.sleep(1)
         began = _cpu_seconds(daemon.pid)
         done, p99 = filler.communicate("go\n")[0].split()
-        cpu = (_cpu_seconds(daemon.pid) - began) / _SECONDS * 100
-        assert int(done) > 0.9 * (rate << 20) * _SECONDS, f"this machine is too slow to fill {rate} MiB/s"
+        cpu = (_cpu_seconds(daemon.pid) - began) / seconds * 100
+        if extent.is_whole:
+            assert int(done) > 0.9 * (rate << 20) * seconds, f"this machine is too slow to fill {rate} MiB/s"
         return int((group / "memory.failcnt").read_text()), cpu, float(p99)
 
 
-def _idle(folder: Path, groups: int = 1000) -> Iterator[Row]:
+def _idle(folder: Path, extent: Extent) -> Iterator[Row]:
     """A thousand groups of which each has a little memory, under a watermark and a pressure policy; beside a plain poll of them."""
+    groups, seconds = extent.count(1000), extent.seconds(_IDLE_SECONDS, least=0.5)
     with ExitStack() as stack:
         top = stack.enter_context(_group(f"shrinkd-idle-{os.getpid()}"))
         for number in range(groups):
@@ -109,10 +139,10 @@ def _idle(folder: Path, groups: int = 1000) -> Iterator[Row]:
         daemon = stack.enter_context(_daemon(folder))
         for policy in ({"name": "room", "kind": "watermark"}, {"name": "squeeze", "kind": "pressure"}):
             daemon.client.post("/v1/policies", json=policy | {"selector": {"parent": top.name}}).raise_for_status()
-        time.sleep(10)
+        time.sleep(extent.seconds(10))
         began = _cpu_seconds(daemon.pid)
-        time.sleep(_IDLE_SECONDS)
-        cpu = (_cpu_seconds(daemon.pid) - began) / _IDLE_SECONDS * 100
+        time.sleep(seconds)
+        cpu = (_cpu_seconds(daemon.pid) - began) / seconds * 100
         resident = next(line for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
         yield Row(f"{groups} idle groups under two policies: CPU", cpu, "% of a core", "<=", 2)
         yield Row(f"{groups} idle groups under two policies: resident", int(resident.split()[1]) / 1024, "MiB", "<=", 120)

@@ -1,48 +1,96 @@
-"""All benchmarks, side by side in one run: `make bench`.
+"""All benchmarks, one after the other: `make bench`. Each prints its table as it ends, and one that fails stops no other.
 
 The simulator anywhere; as root, cgroup v1 where that is here, and the shrinks on cgroup v2: here, or in the VM of tests/vm.
+Ends with 0, with 1 when a goal was missed, and with 2 when a benchmark failed.
 """
 
 import argparse
 import sys
 import tempfile
+import traceback
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import fields, knees, policing, serving, shrinking, simulating, streams
-from bench.table import Row, show
+from bench.table import SMALLEST, Benchmark, Extent, show
 from tests.backends import v1_host, v2_host
 from tests.vm import vm
 
 
+def _guest() -> str | None:
+    return None if v2_host.absent() else "in the VM, what has no kernel in it would be slow and say nothing"
+
+
+BENCHMARKS = {
+    "simulating": Benchmark(simulating.measure, _guest),
+    "pressure-gallery": Benchmark(fields.measure_gallery, _guest),
+    "pressure-drawn": Benchmark(fields.measure_drawn, _guest),
+    "balance": Benchmark(fields.measure_balance, _guest),
+    "watermark": Benchmark(fields.measure_watermark, _guest),
+    "streams": Benchmark(streams.measure, _guest),
+    "shrink-v1": Benchmark(partial(shrinking.measure, kernel="v1", large=False), v1_host.absent),
+    "shrink-v1-large": Benchmark(partial(shrinking.measure, kernel="v1", large=True), v1_host.absent),
+    "serving-one": Benchmark(serving.measure_one, serving.absent),
+    "serving-guarded": Benchmark(serving.measure_guarded, serving.absent),
+    "serving-all": Benchmark(serving.measure_all, serving.absent),
+    "policing-watermark": Benchmark(policing.measure_watermark, v1_host.absent),
+    "policing-idle": Benchmark(policing.measure_idle, v1_host.absent),
+    "shrink-v2": Benchmark(partial(shrinking.measure, kernel="v2", large=False), v2_host.absent),
+    "shrink-v2-large": Benchmark(partial(shrinking.measure, kernel="v2", large=True), v2_host.absent),
+    "knees-v2": Benchmark(knees.measure, v2_host.absent),
+}
+OF_V2 = ("shrink-v2", "shrink-v2-large", "knees-v2")
+
+
+def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
+    """Run them all, and answer the exit code."""
+    missed, failed = False, []
+    for name, benchmark in benchmarks.items():
+        if reason := benchmark.absent():
+            print(f"\nnothing of {name}: {reason}", flush=True)
+            continue
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                tables = benchmark.measure(Path(folder), extent)
+        except Exception:  # noqa: BLE001  # whatever it was, the others have nothing to do with it
+            failed.append(name)
+            print(f"\n{name} FAILED:\n{traceback.format_exc()}", flush=True)
+            continue
+        for title, rows in tables.items():
+            show(title, rows)
+            missed |= any(row.met is False for row in rows)
+    if failed:
+        print(f"\nFAILED: {', '.join(failed)}", flush=True)
+    return 2 if failed else int(missed)
+
+
 def main() -> int:
-    """Print every table; 1 when a goal was missed, 77 when most of it has nothing to measure on."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--rounds", type=int, default=15)
-    rounds = options.parse_args().rounds
-    is_guest = not v2_host.absent()
-    tables: dict[str, list[Row]] = {} if is_guest else simulating.measure() | fields.measure() | streams.measure(3)
-    with tempfile.TemporaryDirectory() as folder:
-        if not v1_host.absent():
-            tables |= shrinking.measure(Path(folder), rounds, "v1") | serving.measure(Path(folder), rounds)
-            tables |= policing.measure(Path(folder))
-        if is_guest:
-            tables |= shrinking.measure(Path(folder), rounds, "v2") | knees.measure(Path(folder), min(rounds, 3))
-    for title, rows in tables.items():
-        show(title, rows)
-    missed = any(row.met is False for rows in tables.values() for row in rows)
-    return int(missed) if is_guest else max(int(missed), _in_the_vm(rounds))
+    """Read the command line, and run what it names: all, if it names none."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    options.add_argument("--rounds", type=int, default=Extent().rounds)
+    options.add_argument("--smallest", action="store_true", help="see in seconds whether they run; the figures say nothing")
+    chosen = options.parse_args()
+    if unknown := {*chosen.names} - {*BENCHMARKS}:
+        options.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    names = chosen.names or [*BENCHMARKS]
+    in_the_vm = [name for name in names if name in OF_V2 and v2_host.absent()]
+    code = run({name: BENCHMARKS[name] for name in names if name not in in_the_vm}, SMALLEST if chosen.smallest else Extent(chosen.rounds))
+    arguments = ["--rounds", str(chosen.rounds), *(["--smallest"] if chosen.smallest else [])]
+    return max(code, _in_the_vm([*in_the_vm, *arguments]) if in_the_vm else 0)
 
 
-def _in_the_vm(rounds: int) -> int:
+def _in_the_vm(arguments: list[str]) -> int:
     if reason := vm.absent():
         print(f"\nnothing of v2: {reason}")
         return 0
     with tempfile.TemporaryDirectory() as shared:
-        outcome = vm.run([sys.executable, "bench/run.py", "--rounds", str(rounds)], Path(shared))
-    print(outcome.output if outcome.status is not None else outcome.console)
-    return int(outcome.status != 0)
+        outcome = vm.run([sys.executable, "bench/run.py", *arguments], Path(shared))
+    print(outcome.output if outcome.status is not None else outcome.console, flush=True)
+    return 2 if outcome.status is None else outcome.status
 
 
 if __name__ == "__main__":

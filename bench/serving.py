@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -29,33 +31,52 @@ from app.callers import ANYONE
 from app.serve import Server
 from app.settings import Settings
 from app.tokens import make
-from bench.table import Row, median
-from tests.backends.v1_host import V1Host, open_host
+from bench.table import Extent, Row, Tables, median
+from tests.backends import v1_host
+from tests.backends.v1_host import V1Host
 
 _GROUPS = 1000
 _CONNECTIONS = 32
 _WINDOW_MILLISECONDS = 400
 
 
-def measure(folder: Path, rounds: int) -> dict[str, list[Row]]:
-    """Measure both; compiles the C programs into the folder."""
+def absent() -> str | None:
+    return v1_host.absent() or (None if shutil.which("cc") else "there is no C compiler (cc)")
+
+
+def measure_one(folder: Path, extent: Extent) -> Tables:
+    with _compiled(folder) as host:
+        return {"Reading one group over HTTP": _one(host, folder, extent)}
+
+
+def measure_guarded(folder: Path, extent: Extent) -> Tables:
+    with _compiled(folder) as host:
+        return {"With a token, audit and metrics": _guarded(host, folder, extent)}
+
+
+def measure_all(folder: Path, extent: Extent) -> Tables:
+    groups = extent.count(_GROUPS)
+    with _compiled(folder) as host:
+        return {f"Reading {groups} groups": _all(host, folder, extent.rounds, groups)}
+
+
+@contextmanager
+def _compiled(folder: Path) -> Iterator[V1Host]:
+    """A host, and the C programs in the folder."""
     for name in ("floor", "load"):
         subprocess.run(["cc", "-O2", "-o", folder / name, Path(__file__).with_name(f"{name}.c")], check=True)
-    with open_host() as host:
-        return {
-            "Reading one group over HTTP": _one(host, folder, rounds),
-            "With a token, audit and metrics": _guarded(host, folder, rounds),
-            "Reading 1000 groups": _all(host, folder, rounds),
-        }
+    with v1_host.open_host() as host:
+        yield host
 
 
-def _one(host: V1Host, folder: Path, rounds: int) -> list[Row]:
+def _one(host: V1Host, folder: Path, extent: Extent) -> list[Row]:
     group = host.group()
     with ExitStack() as stack:
         bare = stack.enter_context(_process(folder, "bare"))
         ours = stack.enter_context(_process(folder, "ours"))
         length = len(httpx.get(f"http://127.0.0.1:{ours}/v1/groups/{group.path}/stats").content)
-        pairs = [(_rate(folder, ours, f"/v1/groups/{group.path}/stats"), _rate(folder, bare, f"/{length}")) for _ in range(rounds)]
+        load = partial(_rate, folder, extent)
+        pairs = [(load(ours, f"/v1/groups/{group.path}/stats"), load(bare, f"/{length}")) for _ in range(extent.rounds)]
     return [
         Row("GET stats, requests per second, median", median([mine for mine, _ in pairs]), "/s"),
         Row("a bare Starlette route of as many bytes", median([theirs for _, theirs in pairs]), "/s"),
@@ -63,35 +84,39 @@ def _one(host: V1Host, folder: Path, rounds: int) -> list[Row]:
     ]
 
 
-def _guarded(host: V1Host, folder: Path, rounds: int) -> list[Row]:
+def _guarded(host: V1Host, folder: Path, extent: Extent) -> list[Row]:
     """The same daemon with all that guards it, and with none of it."""
     group, tokens = host.group(), folder / "tokens"
     secret = make(tokens, "bench", ["admin"], "1d")
     asks = {"GET stats": ("GET", "stats", ""), "PATCH limits": ("PATCH", "limits", '{"max_bytes": null}')}
     rows = []
-    with _process(folder, "ours") as guarded, _process(folder, "unguarded") as unguarded:
+    with _process(folder, "ours", tokens) as guarded, _process(folder, "unguarded") as unguarded:
         for name, (method, what, body) in asks.items():
             rates: dict[int, list[float]] = {guarded: [], unguarded: []}
-            for _, (port, headers) in product(range(rounds), ((guarded, f"Authorization: Bearer {secret}\r\n"), (unguarded, ""))):
+            for _, (port, headers) in product(range(extent.rounds), ((guarded, f"Authorization: Bearer {secret}\r\n"), (unguarded, ""))):
                 more = (method, f"Content-Type: application/json\r\n{headers}", body)
-                rates[port].append(_rate(folder, port, f"/v1/groups/{group.path}/{what}", *more))
+                rates[port].append(_rate(folder, extent, port, f"/v1/groups/{group.path}/{what}", *more))
             rows.append(Row(f"{name}, requests per second, median", median(rates[guarded]), "/s"))
             ratios = [ours / bare for ours, bare in zip(rates[guarded], rates[unguarded], strict=True)]
             rows.append(Row(f"{name}, ratio to a daemon without, median", median(ratios), "", ">=", 0.8))
     return rows
 
 
-def _rate(folder: Path, port: int, path: str, *more: str) -> float:
-    command = [str(folder / "load"), str(port), path, str(_CONNECTIONS), str(_WINDOW_MILLISECONDS), *more]
-    answers, bad = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-    if bad:
-        raise RuntimeError(f"{bad} of {answers} answers from {path} were not 200")
-    return answers / _WINDOW_MILLISECONDS * 1000
+def _rate(folder: Path, extent: Extent, port: int, path: str, *more: str) -> float:
+    window = round(extent.seconds(_WINDOW_MILLISECONDS, least=50)) // 2
+    answers = 0
+    while not answers:  # the smallest window may be too short for one
+        window *= 2
+        command = [str(folder / "load"), str(port), path, str(extent.count(_CONNECTIONS)), str(window), *more]
+        answers, bad = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+        if bad:
+            raise RuntimeError(f"{bad} of {answers} answers from {path} were not 200")
+    return answers / window * 1000
 
 
-def _all(host: V1Host, folder: Path, rounds: int) -> list[Row]:
+def _all(host: V1Host, folder: Path, rounds: int, count: int) -> list[Row]:
     parent = host.group()
-    groups = [host.group(parent) for _ in range(_GROUPS)]
+    groups = [host.group(parent) for _ in range(count)]
     backend = host.backend
     files = sorted(backend.stat(groups[0], raw=True).raw)
     paths = "\n".join(f"{backend.node().root}/{group.path}" for group in groups)
@@ -120,13 +145,13 @@ def _all(host: V1Host, folder: Path, rounds: int) -> list[Row]:
 
 
 @contextmanager
-def _process(folder: Path, kind: str) -> Iterator[int]:
+def _process(folder: Path, kind: str, tokens: Path | None = None) -> Iterator[int]:
     """A server in a process of its own, on the second core if there is one; answers its port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         child = os.fork()
         if not child:
-            _serve(listening, folder, kind)
+            _serve(listening, folder, kind, tokens)
         try:
             _await(port)
             yield port
@@ -135,11 +160,11 @@ def _process(folder: Path, kind: str) -> Iterator[int]:
             os.waitpid(child, 0)
 
 
-def _serve(listening: socket.socket, folder: Path, kind: str) -> None:
+def _serve(listening: socket.socket, folder: Path, kind: str, tokens: Path | None) -> None:
     try:
-        tokens = str(folder / "tokens") if kind == "ours" and (folder / "tokens").exists() else None
         if kind != "bare":
-            app = main.create_app(Settings(backend="v1", database_url=f"sqlite:///{folder}/{os.getpid()}.db", tokens=tokens))
+            database = f"sqlite:///{folder}/{os.getpid()}.db"
+            app = main.create_app(Settings(backend="v1", database_url=database, tokens=str(tokens) if tokens else None))
             if kind == "unguarded":
                 _unguard(app)
             Server(app).run([listening])

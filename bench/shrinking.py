@@ -7,7 +7,7 @@ inside of the round: the neighbours' load falls on both.
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from app.intents import Intents
 from app.job import Request
 from app.jobs import Jobs
 from app.store import Store
-from bench.table import Row, median
+from bench.table import Extent, Row, Tables, median
 from tests.backends.cgroups import CgroupHost
 from tests.backends.hosts import MIB, opened
 
@@ -45,16 +45,13 @@ class _Figures:
     cancel_seconds: list[float] = field(default_factory=list)
 
 
-def measure(folder: Path, rounds: int, kernel: str) -> dict[str, list[Row]]:
-    """Measure on the host v1 or v2, with folios of 4 KiB and with those that readahead makes."""
-    store = Store(f"sqlite:///{folder}/bench.db")
-    store.open()
-    try:
-        small, large = (_figures(store, rounds, kernel, large=large) for large in (False, True))
-    finally:
-        store.close()
-    title = f"{kernel}: shrink by 400 MiB"
-    return {f"{title}, 4 KiB folios": _rows(small, worst=2, middle=2), f"{title}, large folios": _rows(large)}
+def measure(folder: Path, extent: Extent, kernel: str, *, large: bool) -> Tables:
+    """Measure on the host v1 or v2, with folios of 4 KiB or with those that readahead makes."""
+    with closing(Store(f"sqlite:///{folder}/bench.db")) as store:
+        store.open()
+        figures = _figures(store, extent.rounds, kernel, large=large)
+    bounds = {} if large else {"worst": 2.0, "middle": 2.0}
+    return {f"{kernel}: shrink by 400 MiB, {'large' if large else '4 KiB'} folios": _rows(figures, **bounds)}
 
 
 def _rows(figures: _Figures, *, middle: float | None = None, worst: float | None = None) -> list[Row]:

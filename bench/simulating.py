@@ -8,10 +8,11 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from app.backends._machine import scenarios
-from bench.table import Row
+from bench.table import Extent, Row, Tables
 
 _MIXED: tuple[dict[str, Any], ...] = (
     {
@@ -87,8 +88,9 @@ def run(groups: int, seconds: int) -> float:
     return time.process_time() - began
 
 
-def measure(seconds: int = 3600) -> dict[str, list[Row]]:
+def measure(_folder: Path, extent: Extent) -> Tables:
     """Measure each size in a process of its own, so that the memory is that of the machine."""
+    seconds = extent.count(3600)
     figures = {groups: _apart(groups, seconds) for groups in (100, 1000)}
     (small, _), (took, peak) = figures[100], figures[1000]
     return {

@@ -1,15 +1,15 @@
 """What streams cost: the CPU of 200 that follow one group every second, beside that of one, and beside as many that ask."""
 
+import math
 import os
 import selectors
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from bench.table import Row, median
+from bench.table import Extent, Row, Tables, median
 from tests.live import Daemon
 
 _STREAMS = 200
@@ -17,26 +17,30 @@ _SECONDS = 5.0
 _PATH = "/v1/groups/web/stats/stream?interval_seconds=1"
 
 
-def measure(rounds: int) -> dict[str, list[Row]]:
+def measure(folder: Path, extent: Extent) -> Tables:
     """Measure on a simulator whose time stands still, so that the daemon does nothing else."""
-    with tempfile.TemporaryDirectory() as folder, closing(Daemon(Path(folder))) as daemon:
+    seconds, streams = extent.seconds(_SECONDS, least=1.0), extent.count(_STREAMS)
+    with closing(Daemon(folder)) as daemon:
         daemon.client.post("/v1/simulator/clock", json={"speed": 0}).raise_for_status()
-        rows = [(_stream(daemon, 0), _stream(daemon, 1), _stream(daemon, _STREAMS), _ask(daemon)) for _ in range(rounds)]
+        rows = [
+            (*(_stream(daemon, count, seconds) for count in (0, 1, streams)), _ask(daemon, streams, seconds))
+            for _ in range(min(extent.rounds, 3))
+        ]
         daemon.stop()
     idle, one, many, asked = (median([row[column] for row in rows]) for column in range(4))
     return {
         "Streams of one group's statistics at 1 s": [
             Row("CPU of no stream", idle * 100, "% of a core"),
             Row("of one", one * 100, "% of a core"),
-            Row(f"of {_STREAMS}", many * 100, "% of a core", "<=", 5),
-            Row(f"of each of the {_STREAMS}", (many - idle) / _STREAMS * 1e6, "us a second"),
-            Row(f"{_STREAMS} GETs a second, on kept connections", (asked - idle) * 100, "% of a core"),
-            Row("streams, beside asking", (many - idle) / (asked - idle), "", "<=", 1),
+            Row(f"of {streams}", many * 100, "% of a core", "<=", 5),
+            Row(f"of each of the {streams}", (many - idle) / streams * 1e6, "us a second"),
+            Row(f"{streams} GETs a second, on kept connections", (asked - idle) * 100, "% of a core"),
+            Row("streams, beside asking", (many - idle) / (asked - idle) if asked > idle else math.inf, "", "<=", 1),
         ]
     }
 
 
-def _stream(daemon: Daemon, count: int) -> float:
+def _stream(daemon: Daemon, count: int, seconds: float) -> float:
     """CPU seconds a second of the daemon while so many streams are read."""
     with _connected(daemon, count) as connections, selectors.DefaultSelector() as selector:
         for connection in connections:
@@ -44,7 +48,7 @@ def _stream(daemon: Daemon, count: int) -> float:
             selector.register(connection, selectors.EVENT_READ)
         _read(selector, 1.0)
         with_cpu = _cpu_seconds(daemon.pid)
-        took = _read(selector, _SECONDS)
+        took = _read(selector, seconds)
         return (_cpu_seconds(daemon.pid) - with_cpu) / took
 
 
@@ -56,11 +60,11 @@ def _read(selector: selectors.BaseSelector, seconds: float) -> float:
     return time.monotonic() - began
 
 
-def _ask(daemon: Daemon) -> float:
+def _ask(daemon: Daemon, count: int, seconds: float) -> float:
     """The same for as many readings that are asked for."""
-    with _connected(daemon, _STREAMS) as connections:
+    with _connected(daemon, count) as connections:
         began, before = time.monotonic(), _cpu_seconds(daemon.pid)
-        for second in range(int(_SECONDS)):
+        for second in range(int(seconds)):
             for connection in connections:
                 connection.sendall(b"GET /v1/groups/web/stats HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 connection.recv(1 << 16)

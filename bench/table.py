@@ -1,8 +1,9 @@
 """Rows of a benchmark: what was measured, against what, and whether that is where we want to be."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -28,11 +29,43 @@ class Row:
         return f"| {self.name} | {self.value:.3g} {self.unit} | {goal} | {verdict} |"
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    rounds: int = 15
+    share: float = 1.0
+    """Of the groups, the connections and the seconds of a whole benchmark; below 1 the figures say nothing, but that it runs."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.share >= 1
+
+    def count(self, whole: int) -> int:
+        """So many of what a whole benchmark has, and one at least."""
+        return max(round(whole * self.share), 1)
+
+    def seconds(self, whole: float, least: float = 0.0) -> float:
+        return max(whole * self.share, least)
+
+
+SMALLEST = Extent(rounds=1, share=0.01)
+Tables = dict[str, list[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What fills some tables, in a folder of its own, and why it cannot run here, or None."""
+
+    measure: Callable[[Path, Extent], Tables]
+    absent: Callable[[], str | None] = lambda: None
+
+
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
-    print(f"\n## {title}\n\n| what | measured | goal | |\n|---|---|---|---|")
-    for row in rows:
-        print(row)
+    """Print a table, now."""
+    head = f"\n## {title}\n\n| what | measured | goal | |\n|---|---|---|---|"
+    print(head, *rows, sep="\n", flush=True)

@@ -5,6 +5,7 @@ import os
 import sqlalchemy as sa
 from alembic import context
 
+from app.migration import alone
 from app.tables import metadata
 
 
@@ -18,5 +19,5 @@ handed_over = context.config.attributes.get("connection")
 if handed_over is not None:
     _migrate(handed_over)
 else:
-    with sa.create_engine(os.environ["SHRINKD_DATABASE_URL"]).connect() as own:
+    with alone(sa.create_engine(os.environ["SHRINKD_DATABASE_URL"])) as own:
         _migrate(own)

@@ -556,7 +556,7 @@ def test_an_older_database_is_copied_before_it_is_brought_up_to_date(path: Path,
         store.add_shrink(row())
     with opened(f"sqlite:///{path}", next_release):
         pass
-    copy = path.with_name("shrinkd.db.before-9999")
+    copy = path.with_name("shrinkd.db.revision-0006")
     assert "more" not in tables(f"sqlite:///{copy}")
     with opened(f"sqlite:///{copy}") as store:
         assert store.shrink(row()["id"]) == row()
@@ -566,10 +566,10 @@ def test_an_older_database_is_copied_before_it_is_brought_up_to_date(path: Path,
 def test_a_copy_that_an_earlier_try_left_does_not_stop_the_next(path: Path, next_release: Path) -> None:
     with opened(f"sqlite:///{path}"):
         pass
-    path.with_name("shrinkd.db.before-9999").write_bytes(b"half of")
+    path.with_name("shrinkd.db.revision-0006").write_bytes(b"half of")
     with opened(f"sqlite:///{path}", next_release):
         pass
-    assert "shrinks" in tables(f"sqlite:///{path}.before-9999")
+    assert "shrinks" in tables(f"sqlite:///{path}.revision-0006")
 
 
 def test_a_database_that_is_up_to_date_is_not_copied(path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Shrinks and the groups made through the API."""
+"""Shrinks and the groups made through the API.
+
+`if_not_exists`, here and up to 0006: these were made when each CREATE on SQLite was committed by itself, and a start that died
+between two of them left some. A newer revision is made as a whole or not at all, and needs no such thing.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,16 +30,26 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("started_at", sa.BigInteger),
         sa.Column("finished_at", sa.BigInteger),
+        if_not_exists=True,
     )
-    op.create_index("shrinks_by_time", "shrinks", ["created_at", "id"])
-    op.create_index("shrinks_by_group", "shrinks", ["group_path", "created_at"])
-    op.create_index("one_active_shrink_a_group", "shrinks", ["group_id"], unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
+    op.create_index("shrinks_by_time", "shrinks", ["created_at", "id"], if_not_exists=True)
+    op.create_index("shrinks_by_group", "shrinks", ["group_path", "created_at"], if_not_exists=True)
+    op.create_index(
+        "one_active_shrink_a_group",
+        "shrinks",
+        ["group_id"],
+        unique=True,
+        sqlite_where=_ACTIVE,
+        postgresql_where=_ACTIVE,
+        if_not_exists=True,
+    )
     op.create_table(
         "made_groups",
         sa.Column("boot_id", sa.String(64), primary_key=True),
         sa.Column("group_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("path", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
 
 

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("path", sa.Text, nullable=False),
         sa.Column("steps", sa.JSON, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
 
 

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("generation", sa.BigInteger, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
     op.create_table(
         "decisions",
@@ -41,9 +42,10 @@ def upgrade() -> None:
         sa.Column("errno", sa.String(32)),
         sa.Column("times", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
+        if_not_exists=True,
     )
-    op.create_index("decisions_by_policy", "decisions", ["policy", "id"])
-    op.create_index("decisions_by_group", "decisions", ["group_path", "id"])
+    op.create_index("decisions_by_policy", "decisions", ["policy", "id"], if_not_exists=True)
+    op.create_index("decisions_by_group", "decisions", ["group_path", "id"], if_not_exists=True)
     op.create_table(
         "policy_states",
         sa.Column("policy", sa.String(63), primary_key=True),
@@ -51,6 +53,7 @@ def upgrade() -> None:
         sa.Column("group_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("state", sa.JSON, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
 
 

@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("group_id", sa.BigInteger),
         sa.Column("group_path", sa.Text),
         sa.Column("data", sa.JSON, nullable=False),
+        if_not_exists=True,
     )
 
 

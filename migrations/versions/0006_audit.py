@@ -27,8 +27,9 @@ def upgrade() -> None:
         sa.Column("problem", sa.Text),
         sa.Column("finished_at", sa.BigInteger),
         sa.Column("times", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
-    op.create_index("audit_by_time", "audit", ["at"])
+    op.create_index("audit_by_time", "audit", ["at"], if_not_exists=True)
 
 
 def downgrade() -> None:
