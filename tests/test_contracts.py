@@ -85,12 +85,6 @@ def test_a_slug_can_stand_in_an_address() -> None:
     assert [problem.slug for problem in PROBLEMS.values() if not re.fullmatch(r"[a-z]+(-[a-z]+)*", problem.slug)] == []
 
 
-def test_a_decision_fits_in_twelve_lines_beside_its_figures() -> None:
-    _, *decisions = re.split(r"^## ", (ROOT / "DECISIONS.md").read_text(), flags=re.MULTILINE)
-    prose = {text.splitlines()[0]: [line for line in text.splitlines()[1:] if line and not line.startswith("|")] for text in decisions}
-    assert {title for title, lines in prose.items() if len(lines) > 12} == set()
-
-
 def test_committed_files_name_no_registry() -> None:
     assert naming(_HOSTS) == []
 
