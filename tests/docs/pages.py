@@ -13,7 +13,7 @@ _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
 
 def markdown() -> list[Path]:
-    """List the Markdown files that are committed or will be; those of docs/ where there is no git."""
+    """List the Markdown files that git knows or would add; without git, those of docs/."""
     command = ["git", "ls-files", "-co", "--exclude-standard", "-z", "*.md"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = {ROOT / name for name in listed.stdout.split("\0") if name} | set(DOCS.rglob("*.md"))

@@ -1,4 +1,4 @@
-"""What the documents show can be typed as it stands: commands run on a simulated node, and answer what is shown."""
+"""Examples in the documents work: commands run on a simulated node and answer what is shown."""
 
 import ast
 import json
@@ -28,7 +28,7 @@ def steps(block: Block) -> Iterator[tuple[str, str]]:
 
 
 def pattern(answer: str) -> re.Pattern[str]:
-    """What matches an answer as it is shown: white space does not count, and … stands for anything."""
+    """Compile a shown answer: white space does not count, and … stands for anything."""
     parts = map(re.escape, re.sub(r"\s", "", answer).split("…"))
     return re.compile(".*".join(parts), re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""The manual: it is built without a warning, loads nothing from elsewhere, and its pictures can be drawn."""
+"""The manual is built without a warning, loads nothing from elsewhere, and shows its pictures."""
 
 import hashlib
 import re

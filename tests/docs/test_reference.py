@@ -1,4 +1,4 @@
-"""The reference and the guides name what there is: settings, addresses, events, problems, metrics, reasons and commands."""
+"""The documents name every setting, operation, event, problem, metric and command that exists."""
 
 import re
 import shutil
