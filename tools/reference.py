@@ -24,7 +24,7 @@ _COMMAND_LINE = f"""# Command line
 
 `make man` writes the same as a man page, to `build/shrinkd.1`. [Exit codes](exit-codes.md) and
 [settings](settings.md) have pages of their own. The commands that talk to a daemon find it as the
-[Python client](client.md#where-the-daemon-is) does.
+[Python client](client.md#where-the-daemon-is) does. Every command has `--help`.
 """
 _PROBLEMS = f"""# Problems
 
@@ -96,9 +96,14 @@ def command_line_page() -> str:
 def _section(command: Command) -> str:
     call = f"{command.name} {command.synopsis}"
     text = f"\n## {command.name}\n\n```text\n{call}\n```\n\n{command.description}\n"
-    rows = [*command.arguments, *command.options]
+    rows = _rows(command)
     table = "\n| argument or option | meaning |\n|---|---|\n" if rows else ""
     return text + table + "".join(f"| `{_cell(form)}` | {_cell(about)} |\n" for form, about in rows)
+
+
+def _rows(command: Command) -> list[tuple[str, str]]:
+    """Return its arguments and options, without the `--help` that every command has."""
+    return [row for row in (*command.arguments, *command.options) if row[0] != "--help"]
 
 
 def problems_page() -> str:
@@ -145,8 +150,7 @@ def man_page() -> str:
 
 
 def _man_section(command: Command) -> str:
-    rows = [row for row in (*command.arguments, *command.options) if row[0] != "--help"]
-    entries = "".join(_entry(form, text) for form, text in rows)
+    entries = "".join(_entry(form, text) for form, text in _rows(command))
     return f".SS {_roff(command.name)}\n{_roff(command.description)}\n{entries}"
 
 
