@@ -8,9 +8,9 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 locker := .venv-lock/bin
 compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run install develop test quick test-vm check format openapi examples bench lock clean
+.PHONY: run install develop test quick test-vm check format openapi examples reference man docs bench lock clean
 
-# These two and every other setting of the README may be given, before `make run` or behind it.
+# These two and every other setting of docs/reference/settings.md may be given, before `make run` or behind it.
 run: export SHRINKD_LISTEN ?= tcp:127.0.0.1:8080
 run: export SHRINKD_DATABASE_URL ?= sqlite:///$(CURDIR)/var/shrinkd.db
 run: .venv/installed
@@ -52,6 +52,18 @@ examples: .venv/developed
 	$(bin)/python -m tests.recording
 	$(bin)/shrinkd openapi > openapi/openapi.json
 
+# The pages of the documents that are made from the program itself.
+reference: .venv/developed
+	$(bin)/python -m tools.reference
+
+man: .venv/developed
+	mkdir -p build
+	$(bin)/python -m tools.reference --man > build/shrinkd.1
+
+# The manual, into site/. Warnings, such as a link that leads nowhere, are errors.
+docs: .venv-docs/made
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs --quiet build --strict
+
 bench: .venv/developed
 	$(bin)/python bench/run.py
 
@@ -59,9 +71,10 @@ lock: .venv-lock/made
 	$(compile) --upgrade pyproject.toml --output-file requirements.lock
 	$(compile) --upgrade pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(compile) --upgrade --group client --output-file requirements-client.lock
+	$(compile) --upgrade --group docs --output-file requirements-docs.lock
 
 clean:
-	rm -rf .venv .venv-client .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-client .venv-docs .venv-lock build site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shrinkd needs Python 3.11 or later; say make PYTHON=…")'
@@ -81,6 +94,12 @@ clean:
 .venv-client/made: requirements-client.lock
 	$(PYTHON) -m venv .venv-client
 	.venv-client/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-client.lock
+	touch $@
+
+# What builds the manual.
+.venv-docs/made: requirements-docs.lock
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-docs.lock
 	touch $@
 
 .venv-lock/made:

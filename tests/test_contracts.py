@@ -1,4 +1,4 @@
-"""What is written beside the code stays true: the README, the changelog, the table of problems, and the files that are committed."""
+"""What is written beside the code stays true: the changelog, the table of problems, and the files that are committed."""
 
 import inspect
 import re
@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 
 from app import __version__, errors
-from app.api import build
 from app.api.catalogue import PROBLEMS, Problem
 from app.errors import ShrinkdError
-from app.events import EventType
-from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ShrinkdError)]
 _HOSTS = (
     "pypi" + ".org",
@@ -43,29 +39,20 @@ def naming(words: tuple[str, ...]) -> list[str]:
     return [f"{path.relative_to(ROOT)}: {found[0].decode()}" for path in ours if (found := pattern.search(path.read_bytes()))]
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_a_setting_has_its_row_in_the_readme(name: str) -> None:
-    assert f"| `SHRINKD_{name.upper()}` |" in README
-
-
-def test_the_readme_has_no_setting_that_is_not_there() -> None:
-    told = set(re.findall(r"^\| `SHRINKD_([A-Z_]+)` \|", README, re.MULTILINE))
-    assert told == {name.upper() for name in Settings.model_fields}
-
-
-def test_the_readme_has_every_path_of_the_api() -> None:
-    paths = build().openapi()["paths"]
-    assert {path for path in paths if f"{path}`" not in README} == set()
-
-
-@pytest.mark.parametrize("what", EventType)
-def test_a_type_of_events_has_its_row_in_the_readme(what: EventType) -> None:
-    assert f"\n| `{what}` |" in README
-
-
 def test_the_version_is_the_newest_of_the_changelog() -> None:
-    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == __version__
+
+
+def test_the_changelog_sorts_its_entries_by_what_kind_of_change_they_are() -> None:
+    _, *versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert versions[0].startswith("[Unreleased]\n")
+    kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    for version in versions:
+        found = re.findall(r"^### (.+)$", version, re.MULTILINE)
+        assert found == [kind for kind in kinds if kind in found], version.splitlines()[0]
+        loose = [line for line in version.partition("### ")[2].splitlines()[1:] if not line.startswith(("- ", "  ", "### ")) and line]
+        assert loose == []
 
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
@@ -85,12 +72,6 @@ def test_a_slug_can_stand_in_an_address() -> None:
     assert [problem.slug for problem in PROBLEMS.values() if not re.fullmatch(r"[a-z]+(-[a-z]+)*", problem.slug)] == []
 
 
-def test_a_decision_fits_in_twelve_lines_beside_its_figures() -> None:
-    _, *decisions = re.split(r"^## ", (ROOT / "DECISIONS.md").read_text(), flags=re.MULTILINE)
-    prose = {text.splitlines()[0]: [line for line in text.splitlines()[1:] if line and not line.startswith("|")] for text in decisions}
-    assert {title for title, lines in prose.items() if len(lines) > 12} == set()
-
-
 def test_committed_files_name_no_registry() -> None:
     assert naming(_HOSTS) == []
 
@@ -99,7 +80,7 @@ def test_committed_files_name_no_place_of_this_machine() -> None:
     assert naming(_PLACES) == []
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-client.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-client.lock", "requirements-docs.lock"])
 def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
     allowed = re.compile(r"[a-z0-9-]+(\[[a-z,]+\])?==[\w.]+( ; [^\\]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
     assert [line for line in (ROOT / name).read_text().splitlines() if not allowed.fullmatch(line)] == []

@@ -1,4 +1,4 @@
-"""The whole daemon on a real memory controller: the story of the README, what a bare write does instead, and what survives kill -9."""
+"""The whole daemon on a real memory controller: the story of the tutorial, what a bare write does instead, and what survives kill -9."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

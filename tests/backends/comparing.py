@@ -17,7 +17,7 @@ from app.memparse import PAGE_BYTES
 from tests.backends.hosts import MIB
 from tests.backends.worlds import Memory, RealHand, RealWorld, SimulatedHand, SimulatedWorld
 
-# The tolerances: README, "How far the simulation may be off", says the same.
+# The tolerances: docs/explanation/simulator-accuracy.md says the same.
 USAGE = 1 * MIB
 """What a group uses itself: 64 pages that each CPU charges ahead for it, page tables, pages of its processes' own."""
 ROOM = 1 * MIB
