@@ -1,12 +1,13 @@
 """Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
 
 import importlib
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, Self, get_args
 
-from app.errors import InvalidGroupName, InvalidRequest
+from app.errors import InvalidGroupName, InvalidRequest, ProtectedGroup
 from app.settings import Settings
 
 LimitName = Literal["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
@@ -141,14 +142,55 @@ class Node:
     available_bytes: int
     swap_total_bytes: int
     swap_free_bytes: int
-    own_path: str | None = None
-    """The group that this daemon is in, "" for the root; None where it is in none of these."""
     pressure: Pressure | None = None
     """That of the whole machine; None where its kernel tells none."""
 
+
+@dataclass(frozen=True, slots=True)
+class OwnGroup:
+    """Where this daemon is among the groups. By default it is in none of them.
+
+    Paths of groups whose names are no UTF-8 are there as os.fsdecode() gives them.
+    """
+
+    path: str | None = None
+    """Its group, "" for the managed root; None where it is in none of these, or in one that was not found."""
+    suspects: tuple[str, ...] = ()
+    """Where it was not found: the groups that could not be looked into, so that it may be in each of them or below."""
+
+    @property
+    def shortcoming(self) -> str | None:
+        """Say what could not be found out, and what follows; None where everything was."""
+        if not self.suspects:
+            return None
+        listed = ", ".join(ascii(path or "/") for path in self.suspects[:10]) + (", …" if len(self.suspects) > 10 else "")
+        return (
+            f"This daemon cannot tell which group it is in, for /proc does not name it and it may not look into {listed}: "
+            "so these, those around them and those below are not changed. Run it as root, with /proc and all of the controller mounted."
+        )
+
     def is_around_us(self, path: str) -> bool:
-        """Tell whether this daemon is in the group of a path, or in one below it."""
-        return self.own_path is not None and f"{self.own_path}/".startswith(f"{path}/")
+        """Tell whether this daemon is in the group of a path or below it, as far as it can tell."""
+        return (self.path is not None and _is_within(self.path, path)) or self._is_suspect(path)
+
+    def is_inside(self, path: str) -> bool:
+        """Tell whether what the group of a path uses is charged to this daemon's own group, too; all is to the managed root."""
+        return (bool(self.path) and _is_within(path, str(self.path))) or self._is_suspect(path)
+
+    def check_apart(self, group: Group) -> None:
+        """Raise ProtectedGroup for a group that this daemon is in, or that is around that one."""
+        if self.is_around_us(group.path):
+            sentence = f"This daemon runs in {group.path!a} or below it, and would be changed with it."
+            raise ProtectedGroup(self.shortcoming or sentence, group=group)
+
+    def check_outside(self, path: str) -> None:
+        """Raise ProtectedGroup for the path of what is to use memory, where this daemon would have to share its own with it."""
+        if self.is_inside(path):
+            sentence = f"This daemon runs in {self.path!a}, and would share its memory with what is in {path!a}: take a group beside it."
+            raise ProtectedGroup(self.shortcoming or sentence)
+
+    def _is_suspect(self, path: str) -> bool:
+        return any(_is_within(path, suspect) or _is_within(suspect, path) for suspect in self.suspects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +303,12 @@ class Backend(Protocol):
     def node(self) -> Node:
         """Tell the facts of this machine."""
 
+    def own(self) -> OwnGroup:
+        """Find the group that this daemon is in: cheap, and true now, for it may have been moved since the last call.
+
+        A verb that changes a group asks by itself, and raises ProtectedGroup where the daemon is in that group or below.
+        """
+
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         """List the group at a path, then its descendants to a depth (None: all of them), parents before children.
 
@@ -268,7 +316,10 @@ class Backend(Protocol):
         """
 
     def group_of(self, pid: int) -> Group:
-        """Find the group that a process is in, which may be the root. GroupNotFound when it is in none of these, or has ended."""
+        """Find the group that a process is in, which may be the root, by its number in the daemon's pid namespace.
+
+        GroupNotFound when it is in none of these, or has ended.
+        """
 
     def usage(self, group: Group) -> int:
         """Read the bytes charged to a group: the hot verb, one read of one file."""
@@ -304,13 +355,17 @@ class Backend(Protocol):
         """
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
-        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent."""
+        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent; ProtectedGroup in the daemon's own."""
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
         """Remove a group. GroupNotEmpty while it has processes or groups inside."""
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
-        """Move a process in. Memory charged before stays with its old group. ProcessNotFound; GroupBusy."""
+        """Move a process in, by its number in the daemon's pid namespace. Memory charged before stays with its old group.
+
+        ProcessNotFound, also for one that is in none of these groups; GroupBusy; ProtectedGroup for the daemon and for what is in
+        its own group, or is to be moved there or inside of it.
+        """
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
         """Wake a caller when something happens to a group, without one wake-up while nothing does.
@@ -328,6 +383,15 @@ def load(name: str) -> type[Backend]:
     """Find a backend by the name of its module, which ends in `backend_class`."""
     backend_class: type[Backend] = importlib.import_module(f"app.backends.{name}").backend_class
     return backend_class
+
+
+def _is_within(path: str, top: str) -> bool:
+    return f"{path}/".startswith(f"{top}/") or not top
+
+
+def shown(path: str) -> str:
+    """Answer a path of this host as text that UTF-8 can encode: each byte that is no part of a character as an escape sequence."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def check_group_path(path: str) -> str:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
+from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, OwnGroup, Trigger, Watch, check_group_path, unrecorded
 from app.backends._bells import Bell, Bells
 from app.backends._busy import busy
 from app.backends._commit import Maximum
@@ -151,6 +151,10 @@ class Simulator:
                 swap_free_bytes=machine.swap.free * PAGE_BYTES,
                 pressure=pressure_of(machine.root, machine),
             )
+
+    def own(self) -> OwnGroup:
+        """As promised by Backend: no process of this host is in a simulated group."""
+        return OwnGroup()
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         if path:
