@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from app.backends import Group, MemStat, Node, OwnGroup
+from app.backends import Group, MemStat, Node
+from app.backends.protection import OwnGroup
 from app.backends.simulated import Fault, Scenario
 from app.backends.simulator import Simulator
 from app.daemon import Clock, Daemon, Scope

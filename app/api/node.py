@@ -10,7 +10,8 @@ from app.api.document import UNCHANGED
 from app.api.stats import PressureBody, pressure_row
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, Wired, Wiring
-from app.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, shown
+from app.backends import BACKEND_NAMES, LIMIT_NAMES, shown
+from app.backends.protection import OwnGroup
 from app.callers import Caller, Level
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])

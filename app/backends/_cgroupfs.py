@@ -17,20 +17,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import Group, Node, OwnGroup, check_group_path, shown
+from app.backends import Group, Node, check_group_path, shown
 from app.backends._files import read_file, read_whole
 from app.backends._listings import Listings
 from app.backends._mounts import Mount, mount_of
-from app.backends._own import Locator, descends_from_us
+from app.backends._own import Locator, no_process
 from app.backends._psi import machine_pressure
 from app.backends._syscalls import Descriptor, filesystem_of, open_beneath, swap_free
+from app.backends.protection import OwnGroup
 from app.errors import (
     BackendUnavailable,
     GroupNotFound,
     GroupNotManaged,
     InvalidGroupName,
     ProcessNotFound,
-    ProtectedGroup,
     ShrinkdError,
     map_oserror,
 )
@@ -112,7 +112,7 @@ class Tree:
             path = self._locator.path_of(pid)
             if path is not None:
                 return self.charged(path)
-        raise GroupNotFound(f"{_no_process(pid)} in any group below {shown(self.root)}.", pid=pid)
+        raise GroupNotFound(no_process(pid), pid=pid)
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         self._listings.refresh()
@@ -159,20 +159,9 @@ class Tree:
         if pid <= 0:  # 0 would be this daemon itself
             raise ProcessNotFound(f"{pid} is no process id.", pid=pid)
         with self.opened(group, "cgroup.procs") as file, _mapped(group.path):
-            self._check_move(pid, group)
+            self._locator.check_move(pid, group)
             if not dry_run:
                 os.write(file, b"%d" % pid)
-
-    def _check_move(self, pid: int, group: Group) -> None:
-        """Raise what keeps a process from being moved: nobody takes one out of the daemon's own group, nor puts one there."""
-        own, source = self.own(), self._locator.path_of(pid)
-        own.check_apart(group)
-        own.check_outside(group.path)
-        if source is None:
-            raise ProcessNotFound(f"{_no_process(pid)} in any group below {shown(self.root)}.", pid=pid)
-        if (source and own.is_around_us(source)) or pid == os.getpid() or (source == own.path and descends_from_us(pid)):
-            sentence = f"The process {pid} is this daemon, or in {source!a} with it: begin it in another group, or move it by hand."
-            raise ProtectedGroup(own.shortcoming or sentence, pid=pid)
 
     def close(self) -> None:
         """Let go of every descriptor; one that a thread is still reading closes behind that read."""
@@ -383,10 +372,6 @@ def _file_budget() -> int:
     The kernel pays 5.7 KiB for a file, so there is an end to it however high the limit is.
     """
     return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) // 2)
-
-
-def _no_process(pid: int) -> str:
-    return f"There is no process {pid}, as this daemon's own pid namespace numbers them,"
 
 
 @contextlib.contextmanager

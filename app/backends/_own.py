@@ -17,10 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.backends import OwnGroup
+from app.backends import Group
 from app.backends._files import read_file, read_whole
 from app.backends._mounts import Mount, mount_of
 from app.backends._syscalls import Descriptor, open_beneath
+from app.backends.protection import OwnGroup
+from app.errors import ProcessNotFound, ProtectedGroup
 
 _PROCESSES = "cgroup.procs"
 _PID = re.compile(rb"^Pid:\t(-?\d+)$", re.MULTILINE)
@@ -156,6 +158,20 @@ class Locator:
             return Search(self._root, pid).along(trail) if trail else None
         return None
 
+    def check_move(self, pid: int, group: Group) -> None:
+        """Raise what keeps a process from being moved to a group: nobody takes one out of the daemon's own, nor puts one there.
+
+        Out of the managed root anything may be taken but what is this daemon's: where there are no services, all others are there, too.
+        """
+        own, source = self.own(), self.path_of(pid)
+        own.check_apart(group)
+        own.check_outside(group.path)
+        if source is None:
+            raise ProcessNotFound(no_process(pid), pid=pid)
+        if (source and own.is_around_us(source)) or (source == own.path and descends_from_us(pid)):
+            sentence = f"The process {pid} is this daemon, or in {source!a} with it: begin it in another group, or move it by hand."
+            raise ProtectedGroup(own.shortcoming or sentence, pid=pid)
+
     def _is_where_it_was(self, told: bytes) -> bool:
         """A path that was searched for is not in that text, and may be another one by now: so its group has to be the same."""
         if told != self._told or time.monotonic() >= self._until:
@@ -198,6 +214,11 @@ def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Tr
     mount, names = place
     trail = trail_to(group, mount.root)
     return trail and trail.below(names)
+
+
+def no_process(pid: int) -> str:
+    """Say that there is no such process here, to those who took its number from another pid namespace as well."""
+    return f"There is no process {pid}, as this daemon's own pid namespace numbers them, in any group below the managed root."
 
 
 def descends_from_us(pid: int) -> bool:

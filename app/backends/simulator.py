@@ -14,7 +14,7 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, OwnGroup, Trigger, Watch, check_group_path, unrecorded
+from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, unrecorded
 from app.backends._bells import Bell, Bells
 from app.backends._busy import busy
 from app.backends._commit import Maximum
@@ -32,6 +32,7 @@ from app.backends._steps import write_all
 from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
 from app.backends._v2_texts import LIMIT_FILES, RECLAIMED_FOR, text_of
 from app.backends._watch import open_watch
+from app.backends.protection import OwnGroup
 from app.backends.simulated import Simulated
 from app.errors import (
     GroupBusy,

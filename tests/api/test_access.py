@@ -9,7 +9,7 @@ import pytest
 
 from app import api
 from app.api.wiring import caller_of
-from app.backends import OwnGroup
+from app.backends.protection import OwnGroup
 from app.backends.simulator import Simulator
 from app.settings import Settings
 from app.tokens import make

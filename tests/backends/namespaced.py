@@ -35,6 +35,8 @@ class Setting:
     mounting: str = ":"
     at: str = "{root}"
     namespaces: tuple[str, ...] = ()
+    has_twins: bool = True
+    """The other hierarchies of cgroup v1 are still to be seen."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def _found(question: Question) -> dict[str, Any]:
     backend = load(question.backend)(Settings.model_construct(cgroup_root=root, subtrees=()))
     found = backend.own()
     told: dict[str, Any] = {"node": backend.node().root, "path": found.path, "suspects": found.suspects, "logged": logged}
+    told["has_pressure"] = backend.has_pressure
     other = backend.groups(question.other, 0)[0]
     for path in filter(None, (found.path, (found.path or "").rpartition("/")[0])):
         told[path] = _refusals(backend, backend.groups(path, 0)[0])

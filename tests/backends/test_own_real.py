@@ -24,7 +24,8 @@ SETTINGS = [
     ELSEWHERE,
     NAMESPACE,
     Setting("the host's hierarchy on top of the container's", ON_TOP),
-    Setting("a mount on the directory above", ABOVE),
+    Setting("a mount on the directory above", ABOVE, has_twins=False),
+    Setting("a mount on top of the twins", 'mount -t tmpfs none "${root%/*}/unified" || :', has_twins=False),
     Setting("all mounts at another place, by a link", ALL, "{tmp}/there"),
     Setting("a cgroup namespace, and the hierarchy at another place", BESIDE, "{tmp}/host", ("cgroup",)),
     Setting("a cgroup namespace, and the host's hierarchy on top", ON_TOP, namespaces=("cgroup",)),
@@ -67,6 +68,8 @@ def test_a_process_finds_its_own_group_and_changes_nothing_there(own_home: Home,
     assert told[own_home.own.path] == REFUSED
     assert told[own_home.top.path] == REFUSED | {"make": "done"}  # beside its own
     assert told["there"] == ALLOWED
+    is_v2 = own_home.kernel.backend.name == "v2"  # whose groups tell of pressure themselves
+    assert told["has_pressure"] == (own_home.kernel.backend.has_pressure and (setting.has_twins or is_v2))
     stranger = "ProcessNotFound" if "pid" in setting.namespaces else "ProtectedGroup"
     assert told["moves"] == {"daemon": "ProtectedGroup", "thread": "ProcessNotFound", "stranger": stranger, "nobody": "ProcessNotFound"}
     assert (told["moved"], told["held"]) == (own_home.other.path, own_home.other.path)
