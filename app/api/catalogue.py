@@ -132,7 +132,8 @@ PROBLEMS = _rows(
         403,
         "protected-group",
         "This daemon is in that group",
-        "The group that the daemon runs in, and those around it, are not changed through it: it would be squeezed, and answer nobody.",
+        "The group that the daemon runs in, and those around it, are not changed through it: it would be squeezed, and answer nobody. "
+        "No process is taken out of them or put there, and none is made inside of its own. `own_group` of /v1/node tells where that is.",
     ),
     (
         errors.Unauthenticated,

@@ -61,7 +61,7 @@ def test_a_daemon_in_none_of_the_groups_says_so(client: httpx.Client) -> None:
 def test_where_the_daemon_is_it_tells_those_who_may_read_that_group(begin: Begin) -> None:
     live = begin(OwnGroup("batch/etl"))
     told = {scope: Bearer(live, scope).get("/v1/node").json()["own_group"] for scope in ("read", "read@batch", "read@web")}
-    found = {"state": "found", "path": "batch/etl", "suspects": [], "detail": None}
+    found: dict[str, object] = {"state": "found", "path": "batch/etl", "suspects": [], "detail": None}
     assert told == {"read": found, "read@batch": found, "read@web": found | {"path": None}}
 
 
