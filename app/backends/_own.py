@@ -170,7 +170,7 @@ class Locator:
             raise ProcessNotFound(no_process(pid), pid=pid)
         if (source and own.is_around_us(source)) or (source == own.path and descends_from_us(pid)):
             sentence = f"The process {pid} is this daemon, or in {source!a} with it: begin it in another group, or move it by hand."
-            raise ProtectedGroup(own.shortcoming or sentence, pid=pid)
+            raise ProtectedGroup(own.doubt(source) or sentence, pid=pid)
 
     def _is_where_it_was(self, told: bytes) -> bool:
         """A path that was searched for is not in that text, and may be another one by now: so its group has to be the same."""

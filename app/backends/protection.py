@@ -34,26 +34,29 @@ class OwnGroup:
 
     def is_around_us(self, path: str) -> bool:
         """Tell whether this daemon is in the group of a path or below it, as far as it can tell."""
-        return (self.path is not None and _is_within(self.path, path)) or self._is_suspect(path)
+        is_near = any(_is_within(suspect, path) or _is_within(path, suspect) for suspect in self.suspects)
+        return is_near or (self.path is not None and _is_within(self.path, path))
 
     def is_inside(self, path: str) -> bool:
-        """Tell whether what the group of a path uses is charged to this daemon's own group, too; all is to the managed root."""
-        return (bool(self.path) and _is_within(path, str(self.path))) or self._is_suspect(path)
+        """Tell whether what the group of a path uses is, or may be, charged to this daemon's own group; all is to the managed root."""
+        return any(_is_within(path, suspect) for suspect in self.suspects) or (bool(self.path) and _is_within(path, str(self.path)))
 
     def check_apart(self, group: "Group") -> None:
         """Raise ProtectedGroup for a group that this daemon is in, or that is around that one."""
         if self.is_around_us(group.path):
             sentence = f"This daemon runs in {group.path!a} or below it, and would be changed with it."
-            raise ProtectedGroup(self.shortcoming or sentence, group=group)
+            raise ProtectedGroup(self.doubt(group.path) or sentence, group=group)
 
     def check_outside(self, path: str) -> None:
         """Raise ProtectedGroup for the path of what is to use memory, where this daemon would have to share its own with it."""
         if self.is_inside(path):
             sentence = f"This daemon runs in {self.path!a}, and would share its memory with what is in {path!a}: take a group beside it."
-            raise ProtectedGroup(self.shortcoming or sentence)
+            raise ProtectedGroup(self.doubt(path) or sentence)
 
-    def _is_suspect(self, path: str) -> bool:
-        return any(_is_within(path, suspect) or _is_within(suspect, path) for suspect in self.suspects)
+    def doubt(self, path: str) -> str | None:
+        """Say to who asks for a change at a path why it is not made, without the names of other groups; None where all is known."""
+        sentence = f"This daemon cannot tell which group it is in, and it may be near {path!a}: `own_group` of /v1/node says what it lacks."
+        return sentence if self.suspects else None
 
 
 def _is_within(path: str, top: str) -> bool:

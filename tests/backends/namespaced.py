@@ -100,6 +100,7 @@ def _found(question: Question) -> dict[str, Any]:
     other = backend.groups(question.other, 0)[0]
     for path in filter(None, (found.path, (found.path or "").rpartition("/")[0])):
         told[path] = _refusals(backend, backend.groups(path, 0)[0])
+    told["beside"] = _told(lambda: backend.make("shrinkd-beside", dry_run=True))
     told["there"], told["moves"] = _refusals(backend, other), _moves(backend, other, question.stranger)
     Path(root, question.other, "cgroup.procs").write_text(str(os.getpid()))
     told["moved"], told["held"] = backend.own().path, backend.group_of(os.getpid()).path

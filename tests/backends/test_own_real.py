@@ -93,7 +93,7 @@ def test_where_nobody_may_look_for_it_nothing_is_changed(own_home: Home) -> None
     """In a cgroup namespace only the groups' lists of processes tell which is ours, and here something is mounted on that of ours."""
     told = own_home.ask(Setting("covered", 'mount -t tmpfs none "$root/$own"', namespaces=("cgroup",)))
     assert (told["path"], told["suspects"]) == (None, [own_home.own.path])
-    assert told["there"] == ALLOWED
+    assert (told["there"], told["beside"]) == (ALLOWED, "done")
     (line,) = told["logged"]
     assert "cannot tell which group it is in" in line
     assert repr(own_home.own.path) in line
