@@ -54,8 +54,8 @@ Check = Callable[[Kept | None], None]
 
 def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
     """The root and all groups that this daemon may change, but the one that it is in and those around it: it would suffer first."""
-    node = backend.node()
-    return [group for group in backend.groups() if not group.path or (not node.is_around_us(group.path) and covers(subtrees, group.path))]
+    own = backend.own()
+    return [group for group in backend.groups() if not group.path or (not own.is_around_us(group.path) and covers(subtrees, group.path))]
 
 
 class Policies:

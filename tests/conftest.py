@@ -53,7 +53,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _is_with_daemons(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and not {"daemon", "mortal"}.isdisjoint(item.fixturenames)
+    return isinstance(item, pytest.Function) and not {"daemon", "mortal", "own_home"}.isdisjoint(item.fixturenames)
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,9 @@ class Fork:
 
 def prepare() -> None:
     """Start what is forked. It imports while others run, and has two descriptors here until this process ends."""
-    FORKS.set_forkserver_preload(["app.__main__", "app.serve", "tests.mortal"])
+    FORKS.set_forkserver_preload(
+        ["app.__main__", "app.serve", "app.backends.v1", "app.backends.v2", "tests.mortal", "tests.backends.namespaced"]
+    )
     forkserver.ensure_running()
 
 

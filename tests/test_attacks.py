@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.backends._cgroupfs import mounts
+from app.backends._mounts import mount_points
 from app.callers import ANYONE
 from app.errors import GroupGone, GroupNotFound, InvalidGroupName
 from app.settings import Settings
@@ -142,7 +142,7 @@ def test_a_group_made_again_under_the_name_of_another_is_a_stranger(target: Targ
 def test_a_group_beside_the_managed_root_or_above_it_is_out_of_reach_by_any_name(tmp_path: Path) -> None:
     with opened("v1") as host:
         managed, beside = host.group(), host.group()
-        root = Path(next(mounts("cgroup", "memory")))
+        root = Path(next(mount_points("cgroup", "memory")))
         settings = Settings(backend="v1", cgroup_root=str(root / managed.path), database_url=f"sqlite:///{tmp_path}/db")
         strangers = [path.name for path in root.iterdir() if path.is_dir()]
         with Live(settings) as live:

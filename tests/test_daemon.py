@@ -8,7 +8,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from app.backends import Group, MemStat, Node
+from app.backends.protection import OwnGroup
 from app.backends.simulated import Fault, Scenario
 from app.backends.simulator import Simulator
 from app.daemon import Clock, Daemon, Scope
@@ -69,7 +69,12 @@ class Machine(Simulator):
     def node(self) -> Node:
         if self.shortages:
             raise self.shortages.pop()
-        return replace(super().node(), own_path=self.own_path)
+        return super().node()
+
+    def own(self) -> OwnGroup:
+        if self.shortages:
+            raise self.shortages.pop()
+        return OwnGroup(self.own_path)
 
 
 class House:

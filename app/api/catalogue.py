@@ -132,7 +132,7 @@ PROBLEMS = _rows(
         403,
         "protected-group",
         "This daemon is in that group",
-        "The group that the daemon runs in, and those around it, are not changed through it: it would be squeezed, and answer nobody.",
+        "It would be squeezed, and answer nobody: take another group. `own_group` of /v1/node tells where the daemon is, if it knows.",
     ),
     (
         errors.Unauthenticated,

@@ -162,7 +162,7 @@ async def list_groups(
     operation_id="create_group",
     status_code=201,
     response_model=GroupBody,
-    responses=refuses(GroupExists, LimitBelowUsage, LimitOrder, GroupNotFound, InvalidGroupName, UnsupportedLimit)
+    responses=refuses(GroupExists, LimitBelowUsage, LimitOrder, GroupNotFound, InvalidGroupName, ProtectedGroup, UnsupportedLimit)
     | {201: sends("Location", "ETag")},
 )
 def create_group(wiring: Wired, caller: Calling, new: ANewGroup, dry_run: DryRun = False) -> Response:
@@ -186,7 +186,7 @@ async def get_group(request: Request, wiring: Wired, caller: Calling, group: Tar
     "/v1/groups/{group:group}",
     operation_id="delete_group",
     status_code=204,
-    responses=TRIED | refuses(GroupNotEmpty, GroupNotManaged, ShrinkInProgress, PreconditionFailed, group=True),
+    responses=TRIED | refuses(GroupNotEmpty, GroupNotManaged, ProtectedGroup, ShrinkInProgress, PreconditionFailed, group=True),
 )
 def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: DryRun = False) -> Response:
     """Remove an empty group that was made through this API."""
@@ -201,15 +201,21 @@ def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: Dr
     responses=TRIED | refuses(GroupBusy, ProcessNotFound, ProtectedGroup, group=True),
 )
 def add_process(wiring: Wired, _: WritingAll, group: Changeable, process: ANewProcess, dry_run: DryRun = False) -> Response:
-    """Move a process into a group. What it charged before stays charged to where it was.
+    """Move a process into a group, from another one that this daemon may change. What it charged before stays charged to where it was.
 
-    A pid may be of any group of the host, so it takes the scope to write to all of them.
+    A pid may be of any of these groups, so it takes the scope to write to all of them. The daemon itself stays where it is, and so does
+    what is in its group with it.
     """
     attach(wiring, group, process.pid, dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
 def attach(wiring: Wiring, group: Group, pid: int, *, dry_run: bool) -> None:
+    """Move a process; ProcessNotFound for one that is in no group that SHRINKD_SUBTREES lets this daemon change."""
+    try:
+        may_change(wiring.settings, wiring.backend.group_of(pid))
+    except GroupNotFound as elsewhere:
+        raise ProcessNotFound(f"The process {pid} cannot be moved. {elsewhere.detail}", pid=pid) from elsewhere
     wiring.backend.attach(group, pid, dry_run=dry_run)
     if not dry_run:
         wiring.events.publish(EventType.PROCESS_ADDED, group, pid=pid)

@@ -1,6 +1,6 @@
 """The node: which kernel, which controller, how much memory, and what can be done with it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -9,10 +9,13 @@ from app.api.conditional import tagged
 from app.api.document import UNCHANGED
 from app.api.stats import PressureBody, pressure_row
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, Wired
-from app.backends import BACKEND_NAMES, LIMIT_NAMES
+from app.api.wiring import Body, Calling, Wired, Wiring
+from app.backends import BACKEND_NAMES, LIMIT_NAMES, shown
+from app.backends.protection import OwnGroup
+from app.callers import Caller, Level
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
+_MOST_SUSPECTS = 20
 
 
 class CapabilitiesBody(Body):
@@ -23,6 +26,19 @@ class CapabilitiesBody(Body):
     """A shrink may carry its own swappiness."""
     pressure: bool
     """Stats tell the pressure of some groups, and a shrink may pause on it."""
+
+
+class OwnGroupBody(Body):
+    """Where this daemon is itself among the groups. It changes neither that group nor those around it."""
+
+    state: Literal["found", "elsewhere", "unknown"]
+    """`elsewhere`: in no group below the root. `unknown`: it could not find out, and changes nothing near where it may be."""
+    path: str | None
+    """Where it was found, "" for the root; null for who may not read that group."""
+    suspects: list[str]
+    """While it is unknown: the groups that it may be in or below, of those that the caller may read. Nothing near them is changed."""
+    detail: str | None
+    """What could not be found out, and what to do about it."""
 
 
 class NodeBody(Body):
@@ -43,15 +59,16 @@ class NodeBody(Body):
     subtrees: list[str]
     """Globs of the groups that this daemon may change; empty means all."""
     boot_id: str
+    own_group: OwnGroupBody
 
 
 @router.get("/v1/node", operation_id="get_node", response_model=NodeBody, responses=UNCHANGED)
-async def get_node(request: Request, wiring: Wired) -> Response:
+async def get_node(request: Request, wiring: Wired, caller: Calling) -> Response:
     """Read the facts of this node."""
-    return tagged(request, node_body(wiring))
+    return tagged(request, node_body(wiring, caller))
 
 
-def node_body(wiring: Wired) -> NodeBody:
+def node_body(wiring: Wiring, caller: Caller) -> NodeBody:
     node, backend = wiring.backend.node(), wiring.backend
     limits: list[str] = [name for name in LIMIT_NAMES if name in backend.settable_limits]
     return NodeBody(
@@ -68,4 +85,17 @@ def node_body(wiring: Wired) -> NodeBody:
         root=node.root,
         subtrees=list(wiring.settings.subtrees),
         boot_id=node.boot_id,
+        own_group=own_group_body(caller, backend.own()),
+    )
+
+
+def own_group_body(caller: Caller, own: OwnGroup) -> OwnGroupBody:
+    """Names of groups are for who may read them; that the daemon does not know its own is for everybody."""
+    path = own.path if own.path is not None and caller.may(Level.READ, own.path) else None
+    suspects = [shown(suspect) for suspect in caller.visible(own.suspects)[:_MOST_SUSPECTS]]
+    return OwnGroupBody(
+        state="unknown" if own.suspects else "elsewhere" if own.path is None else "found",
+        path=None if path is None else shown(path),
+        suspects=suspects,
+        detail=own.shortcoming if caller.may(Level.READ) else None,
     )

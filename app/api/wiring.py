@@ -13,10 +13,9 @@ from starlette.types import Scope
 
 from app.api.references import may_change, resolve
 from app.audit import Audit
-from app.backends import Backend, Group, Node
+from app.backends import Backend, Group
 from app.callers import NOBODY, Caller, Level
 from app.daemon import Daemon
-from app.errors import ProtectedGroup
 from app.events import Events
 from app.history import History, Sampler
 from app.intents import Intents
@@ -61,11 +60,6 @@ class Wiring:
     """Set when the server stops: endless answers end."""
     finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(default_factory=WeakKeyDictionary)
     """What all who wait for a job wait for: one for each job, since a job keeps it until it is done."""
-    home: Node = field(init=False)
-    """The node as it was at the start, with the group that the daemon was started in: to ask anew takes half a millisecond."""
-
-    def __post_init__(self) -> None:
-        self.home = self.backend.node()
 
 
 class Body(BaseModel):
@@ -160,8 +154,7 @@ def changeable(wiring: Wiring, caller: Caller, group: Group) -> Group:
     """Answer a group that this caller and this daemon may change: else Forbidden, GroupNotFound or ProtectedGroup."""
     caller.require(Level.WRITE, group.path)
     may_change(wiring.settings, group)
-    if wiring.home.is_around_us(group.path):
-        raise ProtectedGroup(f"This daemon runs in {group.path!a} or below it, and would be changed with it.", group=group)
+    wiring.backend.own().check_apart(group)
     return group
 
 

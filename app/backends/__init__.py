@@ -1,11 +1,13 @@
 """Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
 
 import importlib
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, Self, get_args
 
+from app.backends.protection import OwnGroup
 from app.errors import InvalidGroupName, InvalidRequest
 from app.memparse import UNLIMITED, or_none, page_floor, told_protection
 from app.settings import Settings
@@ -147,14 +149,8 @@ class Node:
     available_bytes: int
     swap_total_bytes: int
     swap_free_bytes: int
-    own_path: str | None = None
-    """The group that this daemon is in, "" for the root; None where it is in none of these."""
     pressure: Pressure | None = None
     """That of the whole machine; None where its kernel tells none."""
-
-    def is_around_us(self, path: str) -> bool:
-        """Tell whether this daemon is in the group of a path, or in one below it."""
-        return self.own_path is not None and f"{self.own_path}/".startswith(f"{path}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +263,12 @@ class Backend(Protocol):
     def node(self) -> Node:
         """Tell the facts of this machine."""
 
+    def own(self) -> OwnGroup:
+        """Find the group that this daemon is in: cheap, and true now, for it may have been moved since the last call.
+
+        A verb that changes a group asks by itself, and raises ProtectedGroup where the daemon is in that group or below.
+        """
+
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         """List the group at a path, then its descendants to a depth (None: all of them), parents before children.
 
@@ -274,7 +276,10 @@ class Backend(Protocol):
         """
 
     def group_of(self, pid: int) -> Group:
-        """Find the group that a process is in, which may be the root. GroupNotFound when it is in none of these, or has ended."""
+        """Find the group that a process is in, which may be the root, by its number in the daemon's pid namespace.
+
+        GroupNotFound when it is in none of these, or has ended.
+        """
 
     def usage(self, group: Group) -> int:
         """Read the bytes charged to a group: the hot verb, one read of one file."""
@@ -310,13 +315,17 @@ class Backend(Protocol):
         """
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
-        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent."""
+        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent; ProtectedGroup in the daemon's own."""
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
         """Remove a group. GroupNotEmpty while it has processes or groups inside."""
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
-        """Move a process in. Memory charged before stays with its old group. ProcessNotFound; GroupBusy."""
+        """Move a process in, by its number in the daemon's pid namespace. Memory charged before stays with its old group.
+
+        ProcessNotFound, also for one that is in none of these groups; GroupBusy; ProtectedGroup for the daemon and for what is in
+        its own group, or is to be moved there or inside of it.
+        """
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
         """Wake a caller when something happens to a group, without one wake-up while nothing does.
@@ -366,6 +375,11 @@ def load(name: str) -> type[Backend]:
     """Find a backend by the name of its module, which ends in `backend_class`."""
     backend_class: type[Backend] = importlib.import_module(f"app.backends.{name}").backend_class
     return backend_class
+
+
+def shown(path: str) -> str:
+    """Answer a path of this host as text that UTF-8 can encode: each byte that is no part of a character as an escape sequence."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def check_group_path(path: str) -> str:

@@ -5,11 +5,14 @@ in the freezer, that one does; but a path is no promise: systemd makes groups in
 A busy group whose twin is empty would look idle and be shrunk for it, so a twin counts only when it has every process of the group.
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
-from os import path as paths
+from pathlib import Path
 
 from app.backends import Activity, Group
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, HIERARCHY_ROOT, Tree, mounts
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, HIERARCHY_ROOT, Tree
+from app.backends._mounts import Mount, mounts
+from app.backends._own import trail_to
 from app.errors import BackendUnavailable, ShrinkdError
 
 _CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
@@ -24,21 +27,39 @@ def v2_activity(tree: Tree, group: Group, *, is_top: bool) -> Activity:
     return _by_v2(tree.read_once(group, _CPU_STAT), events)
 
 
-def tree_beside(root: str, mount: str | None, kind: str, option: str = "") -> Tree | None:
+def tree_beside(own: Tree, kind: str, option: str = "") -> Tree | None:
     """Find the directory that mirrors the managed root of v1 in another mount: of cgroup2, or of another v1 controller."""
-    for other in mounts(kind, option) if mount else ():
+    for root in _mirrors(own, kind, option):
         with suppress(BackendUnavailable):
-            magic = CGROUP_SUPER_MAGIC if option else CGROUP2_SUPER_MAGIC
-            return Tree(paths.normpath(f"{other}/{paths.relpath(root, mount)}"), magic)
+            return Tree(root, CGROUP_SUPER_MAGIC if option else CGROUP2_SUPER_MAGIC)
     return None
+
+
+def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
+    """Find the directories of other mounts that are called as a managed root is, both from the top or in our cgroup namespace."""
+    if (place := own.place()) is None:
+        return
+    mount, names = place
+    for other in mounts(kind, option):
+        if _is_whole(mount) and _is_whole(other):
+            yield str(Path(other.point, *names))
+        elif (trail := trail_to("/".join((mount.root, *names)), other.root)) and not trail.untold:
+            yield str(Path(other.point, *trail.names))
+
+
+def _is_whole(mount: Mount) -> bool:
+    """Whether a mount shows its hierarchy from the top, whatever that is called in our cgroup namespace."""
+    with suppress(OSError):
+        return Path(mount.point).stat().st_ino == HIERARCHY_ROOT
+    return False
 
 
 class Twins:
     """What the twins of v1 groups tell. Nothing stays open for it: it is asked every few seconds at most."""
 
-    def __init__(self, own: Tree, mount: str | None) -> None:
+    def __init__(self, own: Tree) -> None:
         self._own = own
-        beside = ((tree_beside(own.root, mount, kind, option), files) for kind, option, files in _TELLERS)
+        beside = ((tree_beside(own, kind, option), files) for kind, option, files in _TELLERS)
         self._trees = [(tree, files) for tree, files in beside if tree]
 
     def activity(self, group: Group) -> Activity | None:

@@ -17,17 +17,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import Group, Node, check_group_path
+from app.backends import Group, Node, check_group_path, shown
 from app.backends._files import read_file, read_whole
 from app.backends._listings import Listings
-from app.backends._own import own_path
+from app.backends._mounts import Mount, mount_of
+from app.backends._own import Locator, no_process
 from app.backends._psi import machine_pressure
 from app.backends._syscalls import Descriptor, filesystem_of, open_beneath, swap_free
-from app.errors import BackendUnavailable, GroupNotManaged, ProcessNotFound, ShrinkdError, map_oserror
+from app.backends.protection import OwnGroup
+from app.errors import (
+    BackendUnavailable,
+    GroupNotFound,
+    GroupNotManaged,
+    InvalidGroupName,
+    ProcessNotFound,
+    ShrinkdError,
+    map_oserror,
+)
 from app.memparse import PAGE_BYTES
 
 CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
 CGROUP2_SUPER_MAGIC = 0x63677270
+_VERSIONS = {CGROUP_SUPER_MAGIC: 1, CGROUP2_SUPER_MAGIC: 2}
 HIERARCHY_ROOT = 1  # the inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
 """By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is used, mm/memcontrol.c."""
@@ -51,20 +62,21 @@ class _Incarnation:
 class Tree:
     """The groups below one directory of a cgroupfs mount, and the verbs that are the same in both versions."""
 
-    version: ClassVar[int]
     fresh: ClassVar[Mapping[str, bytes]] = {}
     """What the control files of a group say that was just made, and so of one that was only tried: usage and limits."""
 
     def __init__(self, root: str, magic: int) -> None:
         """Open the root; BackendUnavailable when it cannot be read or is no such cgroupfs."""
+        self.version = _VERSIONS.get(magic, 0)
         try:
             self._root = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             self.control_files = frozenset(file.name for file in Path(root).iterdir())
         except OSError as error:
-            raise BackendUnavailable(f"Cannot read {root}: {error.strerror}.", root=root) from error
+            raise BackendUnavailable(f"Cannot read {shown(root)}: {error.strerror}.", root=shown(root)) from error
         if magic != filesystem_of(self._root.number):
-            raise BackendUnavailable(f"{root} is not a directory of the cgroup v{self.version} controllers.", root=root)
+            raise BackendUnavailable(f"{shown(root)} is not a directory of the cgroup v{self.version} controllers.", root=shown(root))
         self.root = root
+        self._locator = Locator(self._root, self.version)
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
         self._listings = Listings(self._root)
         self._kept: OrderedDict[int, _Incarnation] = OrderedDict()
@@ -82,15 +94,25 @@ class Tree:
             kernel=os.uname().release,
             cgroup_version=self.version,
             boot_id=self._boot_id,
-            root=self.root,
+            root=shown(self.root),
             page_size_bytes=mmap.PAGESIZE,
             total_bytes=memory[b"MemTotal"],
             available_bytes=memory[b"MemAvailable"],
             swap_total_bytes=memory[b"SwapTotal"],
             swap_free_bytes=memory[b"SwapFree"],
-            own_path=own_path(self.root, self.version),
             pressure=machine_pressure(),
         )
+
+    def own(self) -> OwnGroup:
+        with _mapped(""):
+            return self._locator.own()
+
+    def group_of(self, pid: int) -> Group:
+        with _mapped(""), contextlib.suppress(InvalidGroupName):  # a name that is no Unicode is of no group that could be said
+            path = self._locator.path_of(pid)
+            if path is not None:
+                return self.charged(path)
+        raise GroupNotFound(no_process(pid), pid=pid)
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         self._listings.refresh()
@@ -104,6 +126,7 @@ class Tree:
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         parent, name = os.path.split(check_group_path(path))
+        self.own().check_outside(parent)
         with self._opened(parent, parent or "/") as directory, _mapped(path):
             if not dry_run:
                 os.mkdir(name, 0o755, dir_fd=directory)
@@ -118,6 +141,7 @@ class Tree:
         """Remove a group. rmdir takes a name alone, so that a stranger made in its place in that instant would go: empty, at least."""
         if not group.path:
             raise GroupNotManaged("The managed root stays.", group=group)
+        self.check_apart(group)
         directory = self._incarnation(group).directory.number
         parent, name = os.path.split(group.path)
         with self._opened(parent, group.path) as above, _mapped(group.path):
@@ -135,9 +159,8 @@ class Tree:
         if pid <= 0:  # 0 would be this daemon itself
             raise ProcessNotFound(f"{pid} is no process id.", pid=pid)
         with self.opened(group, "cgroup.procs") as file, _mapped(group.path):
-            if dry_run:
-                os.kill(pid, 0)
-            else:
+            self._locator.check_move(pid, group)
+            if not dry_run:
                 os.write(file, b"%d" % pid)
 
     def close(self) -> None:
@@ -147,7 +170,17 @@ class Tree:
             self._paths.clear()
             self._kept_files = 0
         self._listings.close()
-        del self._root
+        del self._root, self._locator
+
+    # -- where it is, and where we are --------------------------------------------------------------------------
+
+    def place(self) -> tuple[Mount, tuple[str, ...]] | None:
+        """Answer the mount that the managed root is in, and the names that lead there from the mount's own root; see mount_of."""
+        return mount_of(self._root)
+
+    def check_apart(self, group: Group) -> None:
+        """Raise ProtectedGroup for a group that this daemon is in, or that is around that one: asked anew before each change."""
+        self.own().check_apart(group)
 
     # -- groups by path and by incarnation ----------------------------------------------------------------------
 
@@ -157,6 +190,10 @@ class Tree:
             return kept
         with self._opened(check_group_path(path) if path else "", path) as directory:
             return Group(path, os.fstat(directory).st_ino)
+
+    def charged(self, path: str) -> Group:
+        """Name the group that what a process in the directory of a path uses is charged to."""
+        return self.find(path)
 
     def limits_of(self, group: Group) -> threading.Lock:
         """The lock that a group's limits are changed under. Groups that share one wait for each other; no thread takes two."""
@@ -335,15 +372,6 @@ def _file_budget() -> int:
     The kernel pays 5.7 KiB for a file, so there is an end to it however high the limit is.
     """
     return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) // 2)
-
-
-def mounts(kind: str, option: str = "") -> Iterator[str]:
-    """Find where a cgroupfs ("cgroup" or "cgroup2") is mounted, with an option such as "memory"."""
-    for line in _read_text("/proc/self/mountinfo").splitlines():
-        head, _, tail = line.partition(" - ")
-        found, _, options = tail.split(" ", 2)
-        if found == kind and (not option or option in options.split(",")):
-            yield head.split(" ")[4].replace("\\040", " ")
 
 
 @contextlib.contextmanager

@@ -1,52 +1,265 @@
-"""Which group a process is in, and this daemon itself: what it does to others it must not do to that one, nor to those around it."""
+"""Which group a process is in, and this daemon itself: what it does to others it must not do to that one, nor to those around it.
 
-import functools
+Three places of the kernel tell it. /proc/PID/cgroup names the group, and mountinfo the group that a mount shows, both as they are called
+in our cgroup namespace; what is above that is "/.." and has no name there. cgroup.procs lists the processes of one group, by their
+numbers in our pid namespace. So where a mount shows more than our namespace has, as that of the whole host in a container does, the
+first two leave names untold, and the groups that fit are asked for their processes.
+"""
+
+import errno
+import logging
+import math
 import os
+import re
+import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-from app.backends._files import read_file
-from app.errors import GroupNotFound
+from app.backends import Group
+from app.backends._files import read_file, read_whole
+from app.backends._mounts import Mount, mount_of
+from app.backends._syscalls import Descriptor, open_beneath
+from app.backends.protection import OwnGroup
+from app.errors import ProcessNotFound, ProtectedGroup
 
+_PROCESSES = "cgroup.procs"
+_PID = re.compile(rb"^Pid:\t(-?\d+)$", re.MULTILINE)
+_PARENT = re.compile(rb"^PPid:\t(\d+)$", re.MULTILINE)
+_NOBODY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP})
+"""It is gone, or a threaded group of cgroup v2, whose processes are listed further up."""
+_WE_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_ASK_AGAIN_SECONDS = 10.0
+_LOOKS = 3
 
-def own_path(root: str, version: int) -> str | None:
-    """The path below the managed root of the group of this process, "" for the root itself; None where it is elsewhere."""
-    return find_own(root, version, _text_of("/proc/self/cgroup"), _text_of("/proc/self/mountinfo"))
-
-
-def path_of(root: str, version: int, pid: int) -> str:
-    """As own_path, of any process; GroupNotFound where it is elsewhere, or not at all."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        path = find_own(root, version, _text_of(f"/proc/{pid}/cgroup"), _text_of("/proc/self/mountinfo"))
-        if path is not None:
-            return path
-    raise GroupNotFound(f"There is no process {pid} in any group below {root!a}.", pid=pid)
-
-
-def _text_of(path: str) -> str:
-    return read_file(path).decode(errors="replace")
-
-
-@functools.lru_cache(maxsize=8)
-def find_own(root: str, version: int, cgroups: str, mountinfo: str) -> str | None:
-    """As own_path, from the texts of the two files. A daemon asks at each walk of the tree, and they seldom change."""
-    lines = (line.split(":", 2) for line in cgroups.split("\n") if line.count(":") > 1)
-    found = [path for number, names, path in lines if ("memory" in names.split(",") if version == 1 else number == "0")]
-    own = found[0] if len(found) == 1 else None  # the kernel prints names as they are, also with a line of their own in them
-    for line in mountinfo.splitlines() if own else ():
-        head, _, tail = line.partition(" - ")
-        kind, _, options = tail.split(" ", 2)
-        if kind != ("cgroup" if version == 1 else "cgroup2") or (version == 1 and "memory" not in options.split(",")):
-            continue
-        below, mount = head.split(" ")[3:5]
-        inside = _inside(str(own), below)
-        path = None if inside is None else os.path.relpath(f"{mount}/{inside}", root)
-        if path is not None and not path.startswith(".."):
-            return "" if path == "." else path
-    return None
+log = logging.getLogger(__name__)
 
 
-def _inside(path: str, other: str) -> str | None:
-    """What of a path is within the other, or None: ".." is a group above our namespace, of which nobody tells us the name."""
-    components, outer = ([part for part in each.split("/") if part] for each in (path, other))
-    rest = components[len(outer) :]
-    return "/".join(rest) if components[: len(outer)] == outer and ".." not in rest else None
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """A way down to a group: so many levels of names that nobody tells, then these."""
+
+    untold: int
+    names: tuple[str, ...]
+
+    def below(self, names: tuple[str, ...]) -> "Trail | None":
+        """What is left of it behind these names; None where it leads elsewhere. An untold name may be any, so it fits."""
+        untold = max(self.untold - len(names), 0)
+        told = names[self.untold :]
+        return Trail(untold, self.names[len(told) :]) if self.names[: len(told)] == told else None
+
+
+def trail_to(group: str, shown: str) -> Trail | None:
+    """The way from one group to another, by their paths in one cgroup namespace; None where that is not inside of the first.
+
+    The kernel prints the shortest path: "/../x" is beside us, and never the way back down to where we are.
+    """
+    (levels, names), (levels_shown, names_shown) = _split(group), _split(shown)
+    if levels < levels_shown:
+        return None if names_shown else Trail(levels_shown - levels, names)
+    return Trail(0, names).below(names_shown) if levels == levels_shown else None
+
+
+def _split(path: str) -> tuple[int, tuple[str, ...]]:
+    """How many levels a path goes up, and the names that it then goes down."""
+    parts = [part for part in path.split("/") if part]
+    levels = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    return levels, tuple(parts[levels:])
+
+
+def group_in(cgroups: bytes, version: int) -> str | None:
+    """Find the group of a controller's hierarchy in the text of a /proc/PID/cgroup.
+
+    None where that cannot be told: the kernel prints names as they are, also with a line of their own in them.
+    """
+    lines = [line.split(b":", 2) for line in cgroups.split(b"\n") if line.count(b":") > 1]
+    found = [path for number, names, path in lines if (b"memory" in names.split(b",") if version == 1 else number == b"0")]
+    return os.fsdecode(found[0]) if len(found) == 1 else None
+
+
+class Search:
+    """Asks groups whether a process is in them, and keeps those that could not be asked, in `suspects`."""
+
+    def __init__(self, root: Descriptor, pid: int) -> None:
+        self._root, self._pid = root, b"%d" % pid
+        self.suspects: list[str] = []
+
+    def along(self, trail: Trail) -> str | None:
+        """The group that the process is in, of all at the end of a trail; None for none of them."""
+        level = [""]
+        for _ in range(trail.untold):
+            level = [child for path in level for child in self._inside(path)]
+        return next(filter(self._has, ("/".join(filter(None, (path, *trail.names))) for path in level)), None)
+
+    def everywhere(self) -> str | None:
+        """As along, of all groups."""
+        level = [""]
+        while level:
+            if (found := next(filter(self._has, level), None)) is not None:
+                return found
+            level = [child for path in level for child in self._inside(path)]
+        return None
+
+    def _has(self, path: str) -> bool:
+        try:
+            directory = Descriptor(open_beneath(self._root.number, path, os.O_PATH))
+            processes = read_whole(os.open(_PROCESSES, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory.number))
+        except OSError as error:
+            self._suspect(path, error)
+            return False
+        return self._pid in processes.split(b"\n")
+
+    def _inside(self, path: str) -> list[str]:
+        try:
+            directory = Descriptor(open_beneath(self._root.number, path, os.O_RDONLY))
+            with os.scandir(directory.number) as entries:
+                return [f"{path}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            self._suspect(path, error)
+            return []
+
+    def _suspect(self, path: str, error: OSError) -> None:
+        """Note what could not be asked. OSError where it is us who lack something: then nothing is known of any."""
+        if error.errno in _WE_LACK:
+            raise error
+        if error.errno not in _NOBODY_THERE and path not in self.suspects:
+            self.suspects.append(path)
+
+
+class Locator:
+    """Finds processes among the groups below one directory. Thread-safe."""
+
+    def __init__(self, root: Descriptor, version: int) -> None:
+        self._root, self._version = root, version
+        self._lock = threading.Lock()
+        self._own = OwnGroup()
+        self._told: bytes | None = None
+        """What /proc said of us when we were found last."""
+        self._own_id = 0
+        self._until = -math.inf
+        """When we are to be searched again, whatever it says; of the monotonic clock."""
+
+    def own(self) -> OwnGroup:
+        """Find the group of this process, anew if it may have been moved since the last call: one small file tells.
+
+        OSError where that could not be done for want of memory or descriptors.
+        """
+        with self._lock:
+            if not self._is_where_it_was(_own_text()):
+                self._look()
+            return self._own
+
+    def path_of(self, pid: int) -> str | None:
+        """Find the group of a process, by its number in our pid namespace; None where it is in none of these, or has ended."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            group = group_in(read_file(f"/proc/{_number_in_proc(pid)}/cgroup"), self._version)
+            trail = _trail(group, mount_of(self._root))
+            return Search(self._root, pid).along(trail) if trail else None
+        return None
+
+    def check_move(self, pid: int, group: Group) -> None:
+        """Raise what keeps a process from being moved to a group: nobody takes one out of the daemon's own, nor puts one there.
+
+        Out of the managed root anything may be taken but what is this daemon's: where there are no services, all others are there, too.
+        """
+        own, source = self.own(), self.path_of(pid)
+        own.check_apart(group)
+        own.check_outside(group.path)
+        if source is None:
+            raise ProcessNotFound(no_process(pid), pid=pid)
+        if (source and own.is_around_us(source)) or (source == own.path and descends_from_us(pid)):
+            sentence = f"The process {pid} is this daemon, or in {source!a} with it: begin it in another group, or move it by hand."
+            raise ProtectedGroup(own.doubt(source) or sentence, pid=pid)
+
+    def _is_where_it_was(self, told: bytes) -> bool:
+        """A path that was searched for is not in that text, and may be another one by now: so its group has to be the same."""
+        if told != self._told or time.monotonic() >= self._until:
+            return False
+        return self._own.path is None or _id_of(self._root, self._own.path) == self._own_id
+
+    def _look(self) -> None:
+        before, self._told = self._own, None
+        for _ in range(_LOOKS):
+            told = _own_text()
+            own = self._find(told)
+            if _own_text() == told:  # or it was moved, perhaps to where the search had been already
+                break
+        else:
+            own = OwnGroup(None, ("",))
+        self._own, self._told = own, told
+        self._own_id = 0 if own.path is None else _id_of(self._root, own.path)
+        is_told = group_in(told, self._version) is not None
+        self._until = math.inf if is_told and not own.suspects else time.monotonic() + _ASK_AGAIN_SECONDS
+        if own.suspects and own != before:
+            log.warning("%s", own.shortcoming)
+
+    def _find(self, told: bytes) -> OwnGroup:
+        group, place = group_in(told, self._version), mount_of(self._root)
+        trail, search = _trail(group, place), Search(self._root, os.getpid())
+        if group is not None and place is not None and trail is None:
+            return OwnGroup()
+        found = search.along(trail) if trail else None
+        if found is None and trail and not trail.untold and search.suspects:
+            return OwnGroup("/".join(trail.names))  # as /proc says, and nobody denies it
+        if found is None:
+            found = search.everywhere()
+        return OwnGroup(found) if found is not None else OwnGroup(None, tuple(search.suspects))
+
+
+def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Trail | None:
+    """The way from a directory of a mount to a group; None where it is not inside of it, or nothing tells."""
+    if group is None or place is None:
+        return None
+    mount, names = place
+    trail = trail_to(group, mount.root)
+    return trail and trail.below(names)
+
+
+def no_process(pid: int) -> str:
+    """Say that there is no such process here, to those who took its number from another pid namespace as well."""
+    return f"There is no process {pid}, as this daemon's own pid namespace numbers them, in any group below the managed root."
+
+
+def descends_from_us(pid: int) -> bool:
+    """Tell whether a process is this one, or was begun by it or by one that it began."""
+    if pid == os.getpid():
+        return True
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended, or one that began it: then that was not this one
+        ours, number = int(Path("/proc/self").readlink().name), _number_in_proc(pid)
+        while number > 0 and number != ours:
+            found = _PARENT.search(read_file(f"/proc/{number}/status"))
+            number = int(found[1]) if found else 0
+        return number == ours
+    return False
+
+
+def _number_in_proc(pid: int) -> int:
+    """Answer what a process is called in /proc, which may be of another pid namespace than ours. ProcessLookupError, also for a thread."""
+    try:
+        descriptor = Descriptor(os.pidfd_open(pid))
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOENT}:  # the kernel's words for a thread that leads no process
+            raise
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
+    found = _PID.search(read_file(f"/proc/self/fdinfo/{descriptor.number}"))
+    if found is None or int(found[1]) <= 0:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return int(found[1])
+
+
+def _own_text() -> bytes:
+    """What /proc says of us; nothing where it cannot be read, and then the groups are asked."""
+    try:
+        return read_file("/proc/self/cgroup")
+    except OSError as error:
+        if error.errno in _WE_LACK:
+            raise
+        return b""
+
+
+def _id_of(root: Descriptor, path: str) -> int:
+    """The id of the group at a path, 0 where there is none."""
+    with suppress(OSError):
+        return os.stat(path or ".", dir_fd=root.number, follow_symlinks=False).st_ino
+    return 0

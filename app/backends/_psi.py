@@ -10,7 +10,7 @@ _VALUE = re.compile(rb"=([0-9.]+)")
 
 def parse_pressure(text: bytes) -> Pressure:
     """The two lines of a memory.pressure."""
-    some, full = text.splitlines()
+    some, full = text.rstrip(b"\n").split(b"\n")
     return Pressure(some=_parse_stall(some), full=_parse_stall(full))
 
 

@@ -3,24 +3,19 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, Tree, mounts
+from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, Tree
+from app.backends._files import read_file
+from app.backends._mounts import mount_points
 from app.backends._v2_texts import MAX
 from app.errors import BackendUnavailable
-
-
-class _Level(Tree):
-    """One directory above the managed root, for its limit."""
-
-    version: ClassVar[int] = 2
 
 
 def levels_above(root: str) -> Iterator[Tree]:
     """Open what is above the managed root as far as it is of the hierarchy, has a limit and can be read."""
     for directory in Path(root).resolve().parents:
         try:
-            level = _Level(str(directory), CGROUP2_SUPER_MAGIC)
+            level = Tree(str(directory), CGROUP2_SUPER_MAGIC)
         except BackendUnavailable:
             return
         if MAX not in level.control_files:
@@ -30,10 +25,10 @@ def levels_above(root: str) -> Iterator[Tree]:
 
 def mounts_with_memory() -> Iterator[str]:
     """Find the cgroup2 mounts that have the controller: beside v1's one there may be a mount with none."""
-    return (mount for mount in mounts("cgroup2") if offers_memory(mount))
+    return (mount for mount in mount_points("cgroup2") if offers_memory(mount))
 
 
 def offers_memory(directory: str) -> bool:
     with contextlib.suppress(OSError):
-        return "memory" in Path(directory, "cgroup.controllers").read_text().split()
+        return b"memory" in read_file(f"{directory}/cgroup.controllers").split()
     return False

@@ -32,6 +32,7 @@ from app.backends._steps import write_all
 from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
 from app.backends._v2_texts import LIMIT_FILES, RECLAIMED_FOR, text_of
 from app.backends._watch import open_watch
+from app.backends.protection import OwnGroup
 from app.backends.simulated import Simulated
 from app.errors import (
     GroupBusy,
@@ -151,6 +152,10 @@ class Simulator:
                 swap_free_bytes=machine.swap.free * PAGE_BYTES,
                 pressure=pressure_of(machine.root, machine),
             )
+
+    def own(self) -> OwnGroup:
+        """As promised by Backend: no process of this host is in a simulated group."""
+        return OwnGroup()
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         if path:

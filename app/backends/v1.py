@@ -30,6 +30,7 @@ from app.backends import (
     Pressure,
     Trigger,
     Watch,
+    shown,
     unrecorded,
 )
 from app.backends._activity import Twins, tree_beside
@@ -39,9 +40,8 @@ from app.backends._cgroupfs import (
     CHARGED_AHEAD_BYTES,
     HIERARCHY_ROOT,
     Tree,
-    mounts,
 )
-from app.backends._own import path_of
+from app.backends._mounts import mount_points
 from app.backends._pace import Pace
 from app.backends._psi import parse_pressure
 from app.backends._statlines import StatLines
@@ -93,7 +93,6 @@ class V1(Tree):
 
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
-    version: ClassVar[int] = 1
     fresh: ClassVar[Mapping[str, bytes]] = {USAGE: b"0", MEMSW_USAGE: b"0", **dict.fromkeys(_LIMIT_FILES, b"%d" % UNLIMITED)}
     settable_limits: frozenset[LimitName]
     has_swappiness = False
@@ -101,29 +100,26 @@ class V1(Tree):
     watchable: frozenset[type[Trigger]]
 
     def __init__(self, settings: Settings) -> None:
-        mount = next(mounts("cgroup", "memory"), None)
-        root = settings.cgroup_root or mount
+        root = settings.cgroup_root or next(mount_points("cgroup", "memory"), None)
         if root is None:
             raise BackendUnavailable("No cgroup v1 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none.")
         super().__init__(root, CGROUP_SUPER_MAGIC)
         if USAGE not in self.control_files:
-            raise BackendUnavailable(f"{root} is not in the v1 memory controller; SHRINKD_BACKEND=simulator needs none.", root=root)
+            sentence = f"{shown(root)} is not in the v1 memory controller; SHRINKD_BACKEND=simulator needs none."
+            raise BackendUnavailable(sentence, root=shown(root))
         catch_signal()
         self._has_memsw = MEMSW_LIMIT in self.control_files
         self._stat_files, self._raw_files = ([name for name in names if name in self.control_files] for names in (_STAT_FILES, _RAW_FILES))
         self._lines = StatLines(_LINES)
         self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
-        unified = tree_beside(root, mount, "cgroup2")
+        unified = tree_beside(self, "cgroup2")
         self._twins = unified if unified and _PRESSURE in unified.control_files else None
-        self._active = Twins(self, mount)
+        self._active = Twins(self)
         self.has_pressure = self._twins is not None
         self.watchable = v1_watchable(self, self._twins or self)
         honoured = {"max_bytes": True, "swap_max_bytes": self._has_memsw, "soft_limit_bytes": self._keeps_soft_limit()}
         self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
-
-    def group_of(self, pid: int) -> Group:
-        return self.find(path_of(self.root, self.version, pid))
 
     def usage(self, group: Group) -> int:
         return int(self.read(group, USAGE))
@@ -177,6 +173,7 @@ class V1(Tree):
             raise UnsupportedLimit(f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0])
         if group.id == HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
+        self.check_apart(group)
         with self.limits_of(group):
             held = self._held(group)
             writes = plan_writes(group, held, changes)
@@ -194,6 +191,7 @@ class V1(Tree):
             raise UnsupportedOption("cgroup v1 has no swappiness for one reclaim: set the group's memory.swappiness.", field="swappiness")
         if group.id == HIERARCHY_ROOT:
             raise Unsupported("The root of the memory controller cannot be shrunk; its groups can.", group=group)
+        self.check_apart(group)
         goal = self._within_reach(group, goal_bytes)
         if not goal:
             return 0

@@ -28,6 +28,7 @@ from app.backends import (
     Pressure,
     Trigger,
     Watch,
+    shown,
     to_kernel,
     unrecorded,
 )
@@ -36,7 +37,6 @@ from app.backends._busy import busy
 from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree
 from app.backends._chunk import Chunk
 from app.backends._commit import Maximum
-from app.backends._own import path_of
 from app.backends._psi import parse_pressure
 from app.backends._statlines import StatLines
 from app.backends._steps import way_stations, write_all
@@ -97,7 +97,6 @@ class V2(Tree):
 
     name: ClassVar[str] = "v2"
     is_simulated: ClassVar[bool] = False
-    version: ClassVar[int] = 2
     fresh: ClassVar[Mapping[str, bytes]] = NEW_GROUP
     settable_limits: frozenset[LimitName]
     has_swappiness: bool
@@ -110,9 +109,10 @@ class V2(Tree):
             raise BackendUnavailable("No cgroup v2 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none.")
         super().__init__(root, CGROUP2_SUPER_MAGIC)
         if STAT not in self.control_files or not offers_memory(root):
-            raise BackendUnavailable(f"{root} is not in the v2 memory controller; SHRINKD_BACKEND=simulator needs none.", root=root)
+            sentence = f"{shown(root)} is not in the v2 memory controller; SHRINKD_BACKEND=simulator needs none."
+            raise BackendUnavailable(sentence, root=shown(root))
         if RECLAIM not in self.control_files:
-            raise BackendUnavailable(f"{root} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.", root=root)
+            raise BackendUnavailable(f"{shown(root)} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.", root=shown(root))
         catch_signal()
         self._top_id = None if USAGE in self.control_files else self.find("").id
         present = self._files_of_a_group()
@@ -138,8 +138,11 @@ class V2(Tree):
             raise GroupNotFound(f"The group {path!a} has no memory controller: its parent has not enabled it.")
         return group
 
-    def group_of(self, pid: int) -> Group:
-        return self.find(path_of(self.root, self.version, pid))
+    def charged(self, path: str) -> Group:
+        """As Tree: without the controller, a directory's processes are charged to the nearest group around it that has it."""
+        while path and not self.has(f"{path}/{USAGE}"):
+            path = path.rpartition("/")[0]
+        return self.find(path)
 
     def usage(self, group: Group) -> int:
         if group.id == self._top_id:
@@ -172,6 +175,7 @@ class V2(Tree):
             raise UnsupportedLimit(f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0])
         if group.id == self._top_id:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
+        self.check_apart(group)
         with self.limits_of(group):
             held = self._held(group)
             wanted = {name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes}
@@ -193,6 +197,7 @@ class V2(Tree):
             raise UnsupportedOption(f"The {RECLAIM} of this kernel takes no swappiness.", field="swappiness")
         if group.id == self._top_id:
             raise Unsupported("The root of the memory controller cannot be shrunk; its groups can.", group=group)
+        self.check_apart(group)
         chunk = self._chunks(group.id)
         asked = chunk.ask(goal_bytes)
         before, began = self.usage(group), time.perf_counter()

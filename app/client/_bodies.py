@@ -63,6 +63,13 @@ class Capabilities(TypedDict):
     pressure: bool
 
 
+class OwnGroup(TypedDict):
+    state: Literal["found", "elsewhere", "unknown"]
+    path: str | None
+    suspects: list[str]
+    detail: str | None
+
+
 class Node(TypedDict):
     kernel: str
     backend: str
@@ -77,6 +84,7 @@ class Node(TypedDict):
     root: str
     subtrees: list[str]
     boot_id: str
+    own_group: OwnGroup
 
 
 class GroupRef(TypedDict):

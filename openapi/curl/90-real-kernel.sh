@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole story on a real kernel: a process with 96 MiB of locked memory and 256 MiB of page cache, in a group of its own.
 # Needs a daemon on cgroup v1 or v2 (as root, see docs/how-to/real-kernel.md), this host's processes, and python3 for the one that uses the memory.
+# The shell is in another group than the daemon, below its managed root: nobody takes a process out of the daemon's own group.
 # Expect
 #   1. limit 64M      409: the limit unmoved and the page cache there to 99 %
 #   2. shrink to 200M succeeded, the limit set, the process alive

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,7 +9,7 @@ import pytest
 
 from app import api
 from app.api.wiring import caller_of
-from app.backends import Node
+from app.backends.protection import OwnGroup
 from app.backends.simulator import Simulator
 from app.settings import Settings
 from app.tokens import make
@@ -37,8 +36,8 @@ class HomeStage(Stage):
 
     def make_backend(self, settings: Settings) -> Simulator:
         class Home(Simulator):
-            def node(self) -> Node:
-                return replace(super().node(), own_path="system.slice/nginx.service")
+            def own(self) -> OwnGroup:
+                return OwnGroup("system.slice/nginx.service")
 
         self.simulator = Home(settings, clock=lambda: self.seconds, sleep=lambda _seconds: None)
         return self.simulator

@@ -295,6 +295,17 @@ def test_an_id_is_no_way_round_the_subtrees(fenced: Live) -> None:
     problem(fenced.client.patch(f"/v1/groups/id:{outside}/limits", json={"max_bytes": None}), 404, "group-not-found")
 
 
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+def test_no_process_is_taken_from_outside_the_subtrees(fenced: Live, query: str) -> None:
+    with fenced.wiring.backend.machine() as machine:
+        pid, inside = (next(iter(machine.cgroups[path].processes)) for path in ("web", "batch/etl"))
+    there = f"/v1/groups/batch/processes{query}"
+    body = problem(fenced.client.post(there, json={"pid": pid}), 404, "process-not-found")
+    assert "outside the subtrees" in body["detail"]
+    assert fenced.wiring.backend.group_of(pid).path == "web"
+    assert fenced.client.post(there, json={"pid": inside}).is_success
+
+
 def test_what_was_made_here_is_still_known_to_be_after_a_restart_of_the_same_machine(settings: Settings) -> None:
     stage = Stage()
     backend = stage.make_backend(settings)

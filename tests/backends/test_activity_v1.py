@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.backends import Activity, Group
-from app.backends._cgroupfs import mounts
+from app.backends._mounts import mount_points
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
 
@@ -27,7 +27,7 @@ def make() -> Iterator[Make]:
     made: list[Path] = []
 
     def make(where: str, group: Group) -> Path:
-        mount = next(mounts("cgroup2") if where == "unified" else mounts("cgroup", where), None)
+        mount = next(mount_points("cgroup2") if where == "unified" else mount_points("cgroup", where), None)
         if mount is None:
             pytest.skip(f"no {where} is mounted here")
         made.append(Path(mount, group.path))

@@ -7,31 +7,27 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from app.backends import Group
-from app.backends._cgroupfs import CGROUP_SUPER_MAGIC, Tree, mounts
+from app.backends._cgroupfs import CGROUP_SUPER_MAGIC, Tree
+from app.backends._mounts import mount_points
 from app.backends._psi import parse_pressure
 from app.backends._syscalls import filesystem_of
 from app.errors import BackendUnavailable, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, GroupNotManaged, InvalidGroupName
 
 
-class Directories(Tree):
-    version: ClassVar[int] = 0
-
-
-def tree_of(root: Path) -> Directories:
+def tree_of(root: Path) -> Tree:
     descriptor = os.open(root, os.O_PATH)
     try:
-        return Directories(str(root), filesystem_of(descriptor))
+        return Tree(str(root), filesystem_of(descriptor))
     finally:
         os.close(descriptor)
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Iterator[Directories]:
+def tree(tmp_path: Path) -> Iterator[Tree]:
     tree = tree_of(tmp_path)
     yield tree
     tree.close()
@@ -62,7 +58,7 @@ def most_open_files(count: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("path", ["link", "link/inside", "outward", "outward/etc"])
-def test_a_symbolic_link_is_no_way_to_a_group(tree: Directories, tmp_path: Path, path: str) -> None:
+def test_a_symbolic_link_is_no_way_to_a_group(tree: Tree, tmp_path: Path, path: str) -> None:
     directory(tmp_path, "real/inside")
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "outward").symlink_to("/")
@@ -82,18 +78,18 @@ def test_a_mount_is_not_crossed() -> None:
 
 
 @pytest.mark.parametrize("path", ["..", "../etc", "inside/..", "inside/../inside", "/etc", "inside//inside"])
-def test_a_path_does_not_leave_its_root(tree: Directories, tmp_path: Path, path: str) -> None:
+def test_a_path_does_not_leave_its_root(tree: Tree, tmp_path: Path, path: str) -> None:
     directory(tmp_path, "inside")
     with pytest.raises(InvalidGroupName):
         tree.find(path)
 
 
-def test_a_group_that_was_made_up_reaches_nothing_outside(tree: Directories) -> None:
+def test_a_group_that_was_made_up_reaches_nothing_outside(tree: Tree) -> None:
     with pytest.raises(InvalidGroupName):
         tree.read(Group("../..", Path("/").stat().st_ino), "etc/hostname")
 
 
-def test_what_is_missing_or_no_directory_is_no_group(tree: Directories, tmp_path: Path) -> None:
+def test_what_is_missing_or_no_directory_is_no_group(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in ("missing", "missing/child", "file", "file/child"):
         with pytest.raises(GroupNotFound):
@@ -102,15 +98,15 @@ def test_what_is_missing_or_no_directory_is_no_group(tree: Directories, tmp_path
 
 def test_a_file_system_of_another_kind_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match="is not a directory of the cgroup"):
-        Directories(str(tmp_path), CGROUP_SUPER_MAGIC)
+        Tree(str(tmp_path), CGROUP_SUPER_MAGIC)
     with pytest.raises(BackendUnavailable, match="No such file"):
-        Directories(str(tmp_path / "missing"), CGROUP_SUPER_MAGIC)
+        Tree(str(tmp_path / "missing"), CGROUP_SUPER_MAGIC)
 
 
 # Which incarnation
 
 
-def test_a_directory_made_again_is_another_group(tree: Directories, tmp_path: Path) -> None:
+def test_a_directory_made_again_is_another_group(tree: Tree, tmp_path: Path) -> None:
     old = directory(tmp_path, "group")
     group = tree.find("group")
     old.rename(tmp_path / "elsewhere")
@@ -124,7 +120,7 @@ def test_a_directory_made_again_is_another_group(tree: Directories, tmp_path: Pa
     assert tree.read(tree.find("group"), "file") == b"a stranger's"
 
 
-def test_a_removed_group_is_gone_for_who_holds_it_and_not_found_for_who_looks_it_up(tree: Directories) -> None:
+def test_a_removed_group_is_gone_for_who_holds_it_and_not_found_for_who_looks_it_up(tree: Tree) -> None:
     group = tree.make("group")
     tree.remove(group)
     with pytest.raises(GroupGone):
@@ -133,7 +129,7 @@ def test_a_removed_group_is_gone_for_who_holds_it_and_not_found_for_who_looks_it
         tree.find("group")
 
 
-def test_a_group_is_its_path_and_its_inode(tree: Directories, tmp_path: Path) -> None:
+def test_a_group_is_its_path_and_its_inode(tree: Tree, tmp_path: Path) -> None:
     directory(tmp_path, "one")
     directory(tmp_path, "two")
     one = tree.find("one")
@@ -145,7 +141,7 @@ def test_a_group_is_its_path_and_its_inode(tree: Directories, tmp_path: Path) ->
 # Kept descriptors
 
 
-def test_reading_again_opens_nothing(tree: Directories, tmp_path: Path) -> None:
+def test_reading_again_opens_nothing(tree: Tree, tmp_path: Path) -> None:
     directory(tmp_path, "group")
     group = tree.find("group")
     tree.read(group, "file")
@@ -155,7 +151,7 @@ def test_reading_again_opens_nothing(tree: Directories, tmp_path: Path) -> None:
     assert open_files() == before
 
 
-def test_a_kept_file_is_read_from_its_start_as_it_is_now(tree: Directories, tmp_path: Path) -> None:
+def test_a_kept_file_is_read_from_its_start_as_it_is_now(tree: Tree, tmp_path: Path) -> None:
     made = directory(tmp_path, "group", "before")
     group = tree.find("group")
     assert tree.read(group, "file") == b"before"
@@ -212,7 +208,7 @@ def test_closing_gives_back_every_descriptor(tmp_path: Path) -> None:
 # The walk
 
 
-def test_a_walk_finds_each_group_once_with_its_inode_and_its_parent_first(tree: Directories, tmp_path: Path) -> None:
+def test_a_walk_finds_each_group_once_with_its_inode_and_its_parent_first(tree: Tree, tmp_path: Path) -> None:
     paths = {"", "a", "a/b", "a/b/c", "a/d", "e"}
     for path in ("a/b/c", "a/d", "e"):
         (tmp_path / path).mkdir(parents=True)
@@ -224,7 +220,7 @@ def test_a_walk_finds_each_group_once_with_its_inode_and_its_parent_first(tree: 
     assert all(places[path.rpartition("/")[0]] < places[path] for path in paths if path)
 
 
-def test_a_walk_goes_deeper_than_the_interpreter_recurses(tree: Directories, tmp_path: Path) -> None:
+def test_a_walk_goes_deeper_than_the_interpreter_recurses(tree: Tree, tmp_path: Path) -> None:
     levels = 1200
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(levels):
@@ -238,7 +234,7 @@ def test_a_walk_goes_deeper_than_the_interpreter_recurses(tree: Directories, tmp
         tree.remove(group)
 
 
-def test_groups_that_come_and_go_during_a_walk_do_not_disturb_it(tree: Directories, tmp_path: Path) -> None:
+def test_groups_that_come_and_go_during_a_walk_do_not_disturb_it(tree: Tree, tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"staying-{number}").mkdir()
     done = threading.Event()
@@ -259,7 +255,7 @@ def test_groups_that_come_and_go_during_a_walk_do_not_disturb_it(tree: Directori
     assert all(walk == {"", *(f"staying-{number}" for number in range(20))} for walk in walks)
 
 
-def test_a_name_that_is_no_unicode_is_left_out(tree: Directories, tmp_path: Path) -> None:
+def test_a_name_that_is_no_unicode_is_left_out(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff")).mkdir()
     (tmp_path / "größe").mkdir()
     assert {group.path for group in tree.groups()} == {"", "größe"}
@@ -268,7 +264,7 @@ def test_a_name_that_is_no_unicode_is_left_out(tree: Directories, tmp_path: Path
 # Making and removing
 
 
-def test_a_group_is_made_below_an_existing_one_and_once(tree: Directories) -> None:
+def test_a_group_is_made_below_an_existing_one_and_once(tree: Tree) -> None:
     group = tree.make("group")
     assert tree.groups("group") == [group]
     with pytest.raises(GroupExists):
@@ -277,7 +273,7 @@ def test_a_group_is_made_below_an_existing_one_and_once(tree: Directories) -> No
         tree.make("missing/child")
 
 
-def test_the_managed_root_and_what_is_not_empty_stay(tree: Directories) -> None:
+def test_the_managed_root_and_what_is_not_empty_stay(tree: Tree) -> None:
     tree.make("outer")
     tree.make("outer/inner")
     with pytest.raises(GroupNotManaged):
@@ -296,5 +292,5 @@ def test_pressure_is_read_as_percent_and_microseconds() -> None:
 
 
 def test_mounts_are_found_by_kind_and_option() -> None:
-    assert "/proc" in mounts("proc")
-    assert not list(mounts("proc", "memory"))
+    assert "/proc" in mount_points("proc")
+    assert not list(mount_points("proc", "memory"))

@@ -145,6 +145,13 @@ def test_a_group_with_a_process_is_not_removed(host: Host, *, dry_run: bool) -> 
     assert worker.alive()
 
 
+def test_this_process_is_not_near_a_group_that_was_made_for_a_test(host: Host) -> None:
+    own, group = host.backend.own(), host.group()
+    assert not own.suspects
+    assert not own.is_around_us(group.path)
+    assert not own.is_inside(group.path)
+
+
 def test_a_group_of_page_cache_alone_is_removed(host: Host) -> None:
     group = host.group()
     host.charge(group, cache=4 * MIB).stop()

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.backends._cgroupfs import mounts
 from app.backends._machine.machine import Machine
 from app.backends._machine.profiles import V1
 from app.backends._machine.tree import UNLIMITED, Cgroup
 from app.backends._machine.writes import Writer, pages_of, write
+from app.backends._mounts import mount_points
 from app.memparse import PAGE_BYTES
 from tests.backends.machines import MIB, grown, machine_of, only_process
 from tests.backends.v1_host import absent, open_host
@@ -78,7 +78,7 @@ def real_limit() -> Iterator[Path]:
     if reason := absent():
         pytest.skip(f"no kernel to compare with: {reason}")
     with open_host() as host:
-        yield Path(next(mounts("cgroup", "memory")), host.group().path, LIMIT)
+        yield Path(next(mount_points("cgroup", "memory")), host.group().path, LIMIT)
 
 
 def said_to(file: Path, text: str) -> int | None:

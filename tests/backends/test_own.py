@@ -1,116 +1,211 @@
-"""Which group we are in ourselves, from the two files that tell it."""
+"""Which group we are in ourselves, from the texts that tell it, and by asking the groups where they do not."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.backends._own import find_own, own_path, path_of
-from app.errors import GroupNotFound
+from app.backends._own import Locator, Search, Trail, descends_from_us, group_in, trail_to
+from app.backends._syscalls import Descriptor
+from app.backends.protection import OwnGroup
 
-V1 = "3:cpuset:/\n4:memory:/docker/abc\n9:name=systemd:/init\n0::/elsewhere\n"
-V1_JOINED = "5:cpu,cpuacct:/\n4:hugetlb,memory:/docker/abc\n"
-V1_MOUNTS = """\
-31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-34 31 0:31 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset
-35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:7 - cgroup cgroup rw,memory
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-"""
-V2 = "0::/system.slice/shrinkd.service\n"
+V1 = b"3:cpuset:/\n4:memory:/docker/abc\n9:name=systemd:/init\n0::/elsewhere\n"
+V1_JOINED = b"5:cpu,cpuacct:/\n4:hugetlb,memory:/docker/abc\n"
+NAMES = st.lists(st.sampled_from("abc"), max_size=4).map(tuple)
 
 
-def v2_mount(root: str = "/", point: str = "/sys/fs/cgroup") -> str:
-    return f"24 1 8:1 / / rw - ext4 /dev/root rw\n30 23 0:26 {root} {point} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+def found_in(root: Path, pid: int = 77) -> Search:
+    return Search(Descriptor(os.open(root, os.O_PATH)), pid)
+
+
+def group(root: Path, path: str, *pids: int) -> Path:
+    """Make a directory as the search sees a group."""
+    (root / path).mkdir(parents=True, exist_ok=True)
+    (root / path / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+    return root / path
+
+
+# -- what /proc/PID/cgroup says
 
 
 @pytest.mark.parametrize("cgroups", [V1, V1_JOINED])
-def test_on_v1_the_memory_controller_has_the_word(cgroups: str) -> None:
-    assert find_own("/sys/fs/cgroup/memory", 1, cgroups, V1_MOUNTS) == "docker/abc"
+def test_on_v1_the_memory_controller_has_the_word(cgroups: bytes) -> None:
+    assert group_in(cgroups, 1) == "/docker/abc"
 
 
 def test_on_v2_the_one_hierarchy_has_it() -> None:
-    assert find_own("/sys/fs/cgroup", 2, V2, v2_mount()) == "system.slice/shrinkd.service"
-    assert find_own("/sys/fs/cgroup/unified", 2, V1, V1_MOUNTS) == "elsewhere"
+    assert (group_in(b"0::/system.slice/shrinkd.service\n", 2), group_in(V1, 2)) == ("/system.slice/shrinkd.service", "/elsewhere")
+
+
+@pytest.mark.parametrize("text", [b"", b"4:memory:/a\n", b"0::/a\n0::/web\n", b"0::/a\n0::/web\n\n", b"0::/web\n0:x:/y\n0::/other\n"])
+def test_where_none_or_several_lines_could_be_meant_it_says_nothing(text: bytes) -> None:
+    assert group_in(text, 2) is None
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\x85b", "a\x1cb", "a\rb", "a:b", "caf\udce9"])
+def test_a_name_is_what_stands_before_the_line_feed(name: str) -> None:
+    assert group_in(b"4:memory:/x\n0::/" + os.fsencode(name) + b"\n", 2) == f"/{name}"
+
+
+# -- the way from the group that a mount shows to another
 
 
 @pytest.mark.parametrize(
-    ("root", "own"),
+    ("own", "shown", "untold", "names"),
     [
-        ("/sys/fs/cgroup/", "system.slice/shrinkd.service"),
-        ("/sys/fs/cgroup/system.slice", "shrinkd.service"),
-        ("/sys/fs/cgroup/system.slice/shrinkd.service", ""),
-        ("/sys/fs/cgroup/user.slice", None),
-        ("/sys/fs/cgroup/system.slice/shrinkd.service/inner", None),
-        ("/sys/fs/cgroup/system", None),
+        ("/system.slice/shrinkd.service", "/", 0, ("system.slice", "shrinkd.service")),
+        ("/system.slice/shrinkd.service", "/system.slice", 0, ("shrinkd.service",)),
+        ("/", "/", 0, ()),
+        ("/inner", "/", 0, ("inner",)),
+        # in a cgroup namespace, with a mount of its own, one of all the host, or one of a part of that
+        ("/", "/..", 1, ()),
+        ("/", "/../..", 2, ()),
+        ("/inner", "/../..", 2, ("inner",)),
+        ("/../other", "/..", 0, ("other",)),
+        ("/../other/inner", "/../other", 0, ("inner",)),
+        ("/../other", "/../..", 1, ("other",)),
     ],
 )
-def test_the_path_is_below_the_managed_root(root: str, own: str | None) -> None:
-    assert find_own(root, 2, V2, v2_mount()) == own
-
-
-def test_a_process_in_the_root_is_in_the_root() -> None:
-    assert find_own("/sys/fs/cgroup", 2, "0::/\n", v2_mount()) == ""
+def test_the_way_to_a_group_has_the_names_that_are_told(own: str, shown: str, untold: int, names: tuple[str, ...]) -> None:
+    assert trail_to(own, shown) == Trail(untold, names)
 
 
 @pytest.mark.parametrize(
-    ("below", "own"),
+    ("own", "shown"),
     [
-        ("/system.slice", "shrinkd.service"),
-        ("/system.slice/shrinkd.service", ""),
-        ("/user.slice", None),
-        ("/system", None),
+        ("/system.slice", "/user.slice"),
+        ("/system.slice", "/system"),
+        ("/", "/system.slice"),
+        ("/../other", "/"),
+        ("/..", "/"),
+        ("/../other", "/../another"),
+        ("/../../far", "/../other"),
+        ("/", "/../other"),
+        ("/inner", "/../other"),
     ],
 )
-def test_a_mount_may_show_a_part_of_the_hierarchy(below: str, own: str | None) -> None:
-    assert find_own("/mnt", 2, V2, v2_mount(below, "/mnt")) == own
+def test_no_way_leads_to_a_group_that_is_not_inside(own: str, shown: str) -> None:
+    assert trail_to(own, shown) is None
 
 
-def test_of_several_mounts_the_one_that_has_the_root_counts() -> None:
-    both = v2_mount("/user.slice", "/mnt/users") + v2_mount("/", "/host/cgroup")
-    assert find_own("/host/cgroup/system.slice", 2, V2, both) == "shrinkd.service"
+@given(NAMES, NAMES, NAMES)
+def test_the_way_is_right_from_whatever_namespace_it_is_seen(
+    namespace: tuple[str, ...], own: tuple[str, ...], shown: tuple[str, ...]
+) -> None:
+    """Held against the whole paths, which only the initial namespace knows."""
+    trail = trail_to(seen(own, namespace), seen(shown, namespace))
+    is_inside = own[: len(shown)] == shown
+    assert (trail is not None) == is_inside
+    if trail is not None:
+        rest = own[len(shown) :]
+        assert (trail.untold + len(trail.names), trail.names) == (len(rest), rest[trail.untold :])
 
 
-@pytest.mark.parametrize(
-    ("own", "below", "inside"),
-    [
-        ("/", "/", ""),
-        ("/inner", "/", "inner"),
-        ("/../other", "/", None),
-        ("/..", "/", None),
-        ("/../other/inner", "/../other", "inner"),
-        ("/../other", "/../another", None),
-        ("/../../far", "/../other", None),
-    ],
-)
-def test_in_a_namespace_of_its_own_what_is_outside_of_the_mount_is_none_of_its_groups(own: str, below: str, inside: str | None) -> None:
-    assert find_own("/sys/fs/cgroup", 2, f"0::{own}\n", v2_mount(below)) == inside
+@given(NAMES, NAMES, NAMES, NAMES)
+def test_a_managed_root_below_the_mount_shortens_the_way(
+    namespace: tuple[str, ...], own: tuple[str, ...], shown: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    trail = trail_to(seen(own, namespace), seen(shown, namespace))
+    below = trail and trail.below(names)
+    rest = own[len(shown) + len(names) :]
+    if own[: len(shown) + len(names)] == shown + names:
+        assert below is not None
+        assert (below.untold + len(below.names), below.names) == (len(rest), rest[below.untold :])
+    elif below is not None and trail is not None:
+        assert trail.untold > 0  # a name that is not told may be any, and then the groups are asked
 
 
-@pytest.mark.parametrize(
-    ("cgroups", "mounts"), [("", v2_mount()), (V2, ""), ("4:memory:/a\n", v2_mount()), (V2, V1_MOUNTS.replace("cgroup2", "x"))]
-)
-def test_where_nothing_is_told_it_is_in_none(cgroups: str, mounts: str) -> None:
-    assert find_own("/sys/fs/cgroup", 2, cgroups, mounts) is None
+def seen(path: tuple[str, ...], namespace: tuple[str, ...]) -> str:
+    """A path as the kernel prints it in a namespace, after kernfs_path_from_node()."""
+    common = next((number for number, (left, right) in enumerate(zip(path, namespace, strict=False)) if left != right), None)
+    common = min(len(path), len(namespace)) if common is None else common
+    return "/" + "/".join((*([".."] * (len(namespace) - common)), *path[common:]))
 
 
-@pytest.mark.parametrize("named", ["/a\n0::/web", "/a\n0::/web\n", "/web\n0:x:/y\n0::/other"])
-def test_a_name_with_a_line_of_its_own_in_it_names_no_other_group(named: str) -> None:
-    assert find_own("/sys/fs/cgroup", 2, f"0::{named}\n", v2_mount()) is None
+# -- asking the groups
 
 
-def test_a_name_with_half_a_line_in_it_is_no_group_that_is_listed() -> None:
-    assert find_own("/sys/fs/cgroup", 2, "0::/a\nweb\n", v2_mount()) == "a"
+def test_of_the_groups_at_the_end_of_a_way_the_one_that_has_the_process_is_found(tmp_path: Path) -> None:
+    group(tmp_path, "docker/a/inner", 1, 7)
+    group(tmp_path, "docker/b/inner", 177, 77)
+    group(tmp_path, "docker/b", 5)
+    assert found_in(tmp_path).along(Trail(2, ("inner",))) == "docker/b/inner"
+    assert found_in(tmp_path).along(Trail(0, ("docker", "b", "inner"))) == "docker/b/inner"
+    assert found_in(tmp_path).along(Trail(1, ("b",))) is None
+    assert found_in(tmp_path).everywhere() == "docker/b/inner"
 
 
-def test_a_process_that_is_not_there_is_in_no_group() -> None:
-    with pytest.raises(GroupNotFound, match="4194305"):
-        path_of("/sys/fs/cgroup", 2, 4194305)  # beyond PID_MAX_LIMIT
+def test_the_managed_root_may_be_the_group(tmp_path: Path) -> None:
+    group(tmp_path, "", 77)
+    assert (found_in(tmp_path).along(Trail(0, ())), found_in(tmp_path).everywhere()) == ("", "")
 
 
-def test_this_process_finds_itself_where_the_kernel_says_it_is() -> None:
-    mounts = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line]
-    if not mounts:
-        pytest.skip("no cgroup v2 is mounted")
-    own = own_path(mounts[0], 2)
-    assert own is not None
-    assert str(os.getpid()) in Path(mounts[0], own, "cgroup.procs").read_text().split()
+def test_a_process_that_is_nowhere_leaves_no_suspect_where_all_could_be_asked(tmp_path: Path) -> None:
+    group(tmp_path, "a/b", 7)
+    search = found_in(tmp_path)
+    assert (search.everywhere(), search.suspects) == (None, [])
+
+
+def test_a_group_that_cannot_be_asked_is_a_suspect(tmp_path: Path) -> None:
+    group(tmp_path, "a", 7)
+    (group(tmp_path, "a/b") / "cgroup.procs").unlink()
+    (tmp_path / "a/b/cgroup.procs").symlink_to("/")  # ELOOP, also for root
+    search = found_in(tmp_path)
+    assert (search.everywhere(), search.suspects) == (None, ["a/b"])
+
+
+def test_where_we_lack_descriptors_nobody_is_taken_for_a_suspect(tmp_path: Path) -> None:
+    class Lacking(Search):
+        def _inside(self, path: str) -> list[str]:
+            self._suspect(path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            return []
+
+    with pytest.raises(OSError, match="Too many"):
+        Lacking(Descriptor(os.open(tmp_path, os.O_PATH)), 77).everywhere()
+
+
+# -- what follows
+
+
+def test_the_group_of_the_daemon_and_those_around_it_are_its_own_affair() -> None:
+    own = OwnGroup("a/b")
+    assert [own.is_around_us(path) for path in ("", "a", "a/b", "a/b/c", "a/c", "ab")] == [True, True, True, False, False, False]
+    assert [own.is_inside(path) for path in ("", "a", "a/b", "a/b/c", "a/bc")] == [False, False, True, True, False]
+
+
+def test_all_is_inside_the_managed_root_and_so_nothing_is_refused_for_that() -> None:
+    own = OwnGroup("")
+    assert ([own.is_around_us(path) for path in ("", "a")], [own.is_inside(path) for path in ("", "a")]) == ([True, False], [False, False])
+
+
+def test_who_is_in_none_of_them_is_near_none() -> None:
+    assert not any(OwnGroup().is_around_us(path) or OwnGroup().is_inside(path) for path in ("", "a"))
+    assert OwnGroup().shortcoming is None
+
+
+def test_around_suspects_and_below_them_all_is_near() -> None:
+    own = OwnGroup(None, ("a/b", "x"))
+    near = {path: (own.is_around_us(path), own.is_inside(path)) for path in ("", "a", "a/b", "a/b/c", "x/y", "a/c", "z")}
+    assert {path for path, told in near.items() if told == (True, True)} == {"a/b", "a/b/c", "x/y"}
+    assert {path for path, told in near.items() if told == (True, False)} == {"", "a"}  # what is made there is beside the suspects
+    assert {path for path, told in near.items() if told == (False, False)} == {"a/c", "z"}
+    assert "'a/b', 'x'" in str(own.shortcoming)
+
+
+def test_a_suspect_that_is_no_utf_8_is_named_in_ascii() -> None:
+    assert str(OwnGroup(None, ("caf\udce9",)).shortcoming).isascii()
+
+
+# -- this very process
+
+
+def test_below_a_directory_that_is_no_hierarchy_we_are_in_no_group(tmp_path: Path) -> None:
+    locator = Locator(Descriptor(os.open(tmp_path, os.O_PATH)), 2)
+    assert (locator.own(), locator.path_of(os.getpid()), locator.path_of(4194305)) == (OwnGroup(), None, None)
+
+
+def test_this_process_is_its_own_and_the_one_that_began_it_is_not() -> None:
+    assert (descends_from_us(os.getpid()), descends_from_us(os.getppid()), descends_from_us(4194305)) == (True, False, False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.backends import Backend, Group, LimitName, load
-from app.backends._cgroupfs import mounts
+from app.backends._mounts import mount_points
 from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
 from app.backends.v1 import V1
 from app.errors import BackendUnavailable, Busy, GroupGone, LimitOrder, ProcessNotFound, Unsupported, UnsupportedLimit, UnsupportedOption
@@ -91,7 +91,7 @@ def test_a_kernel_without_memsw_has_one_limit_to_write() -> None:
 
 
 def test_a_directory_that_is_no_v1_memory_group_is_refused_with_a_way_out() -> None:
-    unfit = ["/tmp", next(mounts("cgroup2"), "/proc"), next(mounts("cgroup", "cpu"), "/sys")]
+    unfit = ["/tmp", next(mount_points("cgroup2"), "/proc"), next(mount_points("cgroup", "cpu"), "/sys")]
     for root in unfit:
         with pytest.raises(BackendUnavailable):
             V1(Settings(cgroup_root=root))
@@ -239,7 +239,7 @@ def test_pressure_is_that_of_the_twin_in_a_cgroup2_mount_while_it_lives(host: V1
     if not host.backend.has_pressure:
         pytest.skip("no cgroup2 mount here tells pressure")
     group = host.group()
-    twin = Path(next(mounts("cgroup2")), group.path)
+    twin = Path(next(mount_points("cgroup2")), group.path)
     assert host.backend.stat(group).pressure is None
     twin.mkdir()
     try:

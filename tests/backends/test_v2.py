@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.backends import Group, LimitName, Limits
-from app.backends._cgroupfs import mounts
+from app.backends._mounts import mount_points
 from app.backends._statlines import StatLines
 from app.backends._v2_above import mounts_with_memory
 from app.backends._v2_texts import EVENT_LINES, EVENTS, PEAK, STAT, STAT_LINES, SWAP, USAGE, describe, limit_of, text_of
@@ -110,8 +110,8 @@ def test_limits_are_decimal_bytes_or_max(limit: int, text: bytes) -> None:
 
 
 def test_a_directory_without_the_v2_memory_controller_is_refused_with_a_way_out() -> None:
-    beside_v1 = [] if any(mounts_with_memory()) else list(mounts("cgroup2"))
-    for root in ["/tmp", "/nowhere", next(mounts("cgroup", "memory"), "/proc"), *beside_v1]:
+    beside_v1 = [] if any(mounts_with_memory()) else list(mount_points("cgroup2"))
+    for root in ["/tmp", "/nowhere", next(mount_points("cgroup", "memory"), "/proc"), *beside_v1]:
         with pytest.raises(BackendUnavailable):
             V2(Settings(cgroup_root=root))
 

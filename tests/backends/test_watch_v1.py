@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.backends import EventsMove, Stalled
-from app.backends._cgroupfs import mounts
+from app.backends._mounts import mount_points
 from app.errors import GroupGone, Unsupported, UnsupportedOption
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
@@ -28,7 +28,7 @@ def host() -> Iterator[V1Host]:
 def twins(host: V1Host) -> Path:
     if Stalled not in host.backend.watchable:
         pytest.skip("no cgroup2 mount here wakes for pressure")
-    return Path(next(mounts("cgroup2")))
+    return Path(next(mount_points("cgroup2")))
 
 
 def may_choose_windows() -> bool:
