@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from app.arbiter import Key, Moment, Post, Wish, arbitrate, is_within
 from app.backends import Backend, Group, MemStat, UsageCrosses
-from app.errors import GroupGone, GroupNotFound, ShrinkdError
+from app.errors import GroupNotFound, ShrinkdError, leaving_out
 from app.guards import Guards, floor_of
 from app.memparse import PAGE_BYTES
 from app.policies import Ask, Host, Member, Observation, Outcome, Reason, Reclaim, Verdict, kinds
@@ -99,7 +99,17 @@ class _Readings:
         self._backend = backend
         self.stats: dict[int, MemStat] = {}
 
-    def member(self, post: Post, group: Group) -> Member:
+    def members(self, post: Post) -> dict[int, Member]:
+        """Read the groups of a post that are there and can be read. GroupNotFound where there is none."""
+        found: dict[int, Member] = {}
+        for group in post.groups:
+            with leaving_out():
+                found[group.id] = self._member(post, group)
+        if not found:
+            raise GroupNotFound(f"{post.groups[0].path!a} is gone, or cannot be read.")
+        return found
+
+    def _member(self, post: Post, group: Group) -> Member:
         stat = self.stats.get(group.id)
         if stat is None:
             stat = self.stats[group.id] = self._backend.stat(group)
@@ -312,12 +322,12 @@ class Engine:
 
     def _decide(self, post: Post, moment: Moment, readings: _Readings) -> list[Wish]:
         try:
-            members = {group.id: readings.member(post, group) for group in post.groups}
+            members = readings.members(post)
             for member in members.values():
                 self._guards.see(member.group, member.stat, moment.now)
             observation = Observation(moment.now, moment.wall, moment.host, tuple(members.values()))
             state, decisions = post.kind.decide(post.policy.spec, post.state, observation)
-        except (GroupGone, GroupNotFound):
+        except GroupNotFound:
             self._schedule(post, moment.now + _LOST_SECONDS)  # unless the next assignment takes it away
             return []
         except ShrinkdError as error:

@@ -63,6 +63,8 @@ class Wakes:
         except GroupGone:
             self._disarm(key)
             return False
+        except ShrinkdError:  # whether it fired is not known: the whole look tells what is wrong
+            self._engine.wake(key, moment)
         return True
 
     def mute(self, key: Key) -> None:
@@ -117,16 +119,23 @@ class Wakes:
         except ShrinkdError:
             return  # it is polled, then
         with self._lock:
-            if self._watches.get(key) is not armed or self._is_closing:
+            if self._watches.get(key) is not armed or self._is_closing or not self._is_registered(watch):
                 watch.close()
                 return
             armed.watch = watch
             self._by_descriptor[watch.fileno()] = key
-            self._epoll.register(watch.fileno(), select.EPOLLIN)
             if any(isinstance(trigger, UsageCrosses) for trigger in armed.triggers):  # else usage is polled for, as before
                 self._engine.armed.add(key)
             self._engine.wake(key, self._clock())  # what was so before the watch was there fires nothing
         self.ring()
+
+    def _is_registered(self, watch: Watch) -> bool:
+        """Wait for a watch as well; False where the kernel has no room for one more (ENOSPC, ENOMEM): it is polled, then."""
+        try:
+            self._epoll.register(watch.fileno(), select.EPOLLIN)
+        except OSError:
+            return False
+        return True
 
     def _disarm(self, key: Key) -> None:
         self._engine.armed.discard(key)

@@ -300,6 +300,13 @@ PROBLEMS = _rows(
         "`errno` is what it said. Report it with the request id.",
     ),
     (
+        errors.OutOfResources,
+        503,
+        "out-of-resources",
+        "This host is short of something",
+        "`errno` tells of what: EMFILE, of open files (raise LimitNOFILE or ulimit -n); ENOMEM, of memory. Nothing is known of the groups.",
+    ),
+    (
         errors.NotWritable,
         503,
         "not-writable",

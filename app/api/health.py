@@ -1,6 +1,8 @@
 """Is it alive, is it ready, which version is it: for supervisors, load balancers and bug reports."""
 
 import platform
+import time
+from contextlib import suppress
 
 from fastapi import APIRouter
 
@@ -8,9 +10,13 @@ from app import __version__
 from app.api.document import refuses
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Wired, Wiring
-from app.errors import NotReady, NotWritable, StoreUnavailable
+from app.backends import Backend
+from app.errors import NotReady, NotWritable, OutOfResources, ShrinkdError, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
+_WALK_SECONDS = 5.0
+"""A walk that came to its end so lately stands for now: who asks for readiness needs no token, and a walk costs what the tree is large."""
+_MOMENT_SECONDS = 1.0
 
 
 class StatusBody(Body):
@@ -32,7 +38,7 @@ async def get_livez() -> StatusBody:
     return StatusBody(status="alive")
 
 
-@router.get("/readyz", operation_id="get_readyz", responses=refuses(StoreUnavailable, NotWritable, NotReady))
+@router.get("/readyz", operation_id="get_readyz", responses=refuses(StoreUnavailable, NotWritable, OutOfResources, NotReady))
 def get_readyz(wiring: Wired) -> StatusBody:
     """Answer 200 when the controller can be read, the database written and policies are carried out; else a 503 says what is wrong."""
     check_ready(wiring)
@@ -41,8 +47,20 @@ def get_readyz(wiring: Wired) -> StatusBody:
 
 def check_ready(wiring: Wiring) -> None:
     wiring.backend.groups(depth=0)
+    _check_walks(wiring.backend)
     wiring.store.ping()
     wiring.daemon.ping()
+
+
+def _check_walks(backend: Backend) -> None:
+    """Raise NotReady when walks of the tree have failed for longer than a moment. Walks itself, seldom, when nobody else has of late."""
+    walk, now = backend.walked(), time.monotonic()
+    if now - walk.ended_at >= (_WALK_SECONDS if walk.failure is None else _MOMENT_SECONDS):
+        with suppress(ShrinkdError):
+            backend.groups()
+        walk = backend.walked()
+    if walk.failing_since is not None and walk.ended_at - walk.failing_since >= _MOMENT_SECONDS:
+        raise NotReady(f"The groups have not been walked through for {now - walk.failing_since:.0f} s: {walk.failure}")
 
 
 @router.get("/version", operation_id="get_version")

@@ -9,8 +9,9 @@ from app.api.conditional import tagged
 from app.api.document import UNCHANGED
 from app.api.stats import PressureBody, pressure_row
 from app.api.strict import StrictRoute
-from app.api.wiring import Body, Wired
-from app.backends import BACKEND_NAMES, LIMIT_NAMES
+from app.api.wiring import Body, Calling, Wired, Wiring
+from app.backends import BACKEND_NAMES, LIMIT_NAMES, Walk
+from app.callers import Caller, Level
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
 
@@ -23,6 +24,23 @@ class CapabilitiesBody(Body):
     """A shrink may carry its own swappiness."""
     pressure: bool
     """Stats tell the pressure of some groups, and a shrink may pause on it."""
+
+
+class UnreadableGroupBody(Body):
+    """An entry of the tree that is left out of every list."""
+
+    path: str
+    """A name that is no Unicode has backslashes in it."""
+    errno: str
+    """Why, such as "ENAMETOOLONG" (its path is longer than the kernel takes) or "EACCES"."""
+
+
+class UnreadableBody(Body):
+    """What the last walk of the tree has left out, since it cannot be read for what it is; what is in it is not counted."""
+
+    count: int
+    groups: list[UnreadableGroupBody]
+    """The first ten of them."""
 
 
 class NodeBody(Body):
@@ -43,15 +61,17 @@ class NodeBody(Body):
     subtrees: list[str]
     """Globs of the groups that this daemon may change; empty means all."""
     boot_id: str
+    unreadable: UnreadableBody | None
+    """Null for a caller who may not read the whole node."""
 
 
 @router.get("/v1/node", operation_id="get_node", response_model=NodeBody, responses=UNCHANGED)
-async def get_node(request: Request, wiring: Wired) -> Response:
+async def get_node(request: Request, wiring: Wired, caller: Calling) -> Response:
     """Read the facts of this node."""
-    return tagged(request, node_body(wiring))
+    return tagged(request, node_body(wiring, caller))
 
 
-def node_body(wiring: Wired) -> NodeBody:
+def node_body(wiring: Wiring, caller: Caller) -> NodeBody:
     node, backend = wiring.backend.node(), wiring.backend
     limits: list[str] = [name for name in LIMIT_NAMES if name in backend.settable_limits]
     return NodeBody(
@@ -68,4 +88,10 @@ def node_body(wiring: Wired) -> NodeBody:
         root=node.root,
         subtrees=list(wiring.settings.subtrees),
         boot_id=node.boot_id,
+        unreadable=_unreadable(backend.walked()) if caller.may(Level.READ) else None,
     )
+
+
+def _unreadable(walk: Walk) -> UnreadableBody:
+    named = [UnreadableGroupBody(path=path, errno=symbol) for path, symbol in walk.named]
+    return UnreadableBody(count=sum(walk.unreadable.values()), groups=named)

@@ -2,10 +2,9 @@
 
 import functools
 import os
-from contextlib import suppress
 
 from app.backends._files import read_file
-from app.errors import GroupNotFound
+from app.errors import GroupNotFound, leaving_out
 
 
 def own_path(root: str, version: int) -> str | None:
@@ -15,7 +14,7 @@ def own_path(root: str, version: int) -> str | None:
 
 def path_of(root: str, version: int, pid: int) -> str:
     """As own_path, of any process; GroupNotFound where it is elsewhere, or not at all."""
-    with suppress(FileNotFoundError, ProcessLookupError):
+    with leaving_out():  # ENAMETOOLONG is the kernel's word where the path of the group is too long for it to print
         path = find_own(root, version, _text_of(f"/proc/{pid}/cgroup"), _text_of("/proc/self/mountinfo"))
         if path is not None:
             return path

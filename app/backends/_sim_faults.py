@@ -15,7 +15,10 @@ from app.errors import InvalidRequest, ShrinkdError, map_oserror
 MOST_PLANNED = 100
 Verb = Literal["usage", "stat", "activity", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
-Symbol = Literal["EACCES", "EBUSY", "EEXIST", "EINVAL", "EIO", "ENODEV", "ENOENT", "ENOMEM", "ENOTEMPTY", "EPERM", "EROFS", "ESRCH"]
+_Refusal = Literal["EACCES", "EBUSY", "EEXIST", "EINVAL", "EIO", "ELOOP", "ENAMETOOLONG", "ENOTEMPTY", "EPERM", "EROFS"]
+_Absence = Literal["ENODEV", "ENOENT", "ESRCH"]
+_Shortage = Literal["EINTR", "EMFILE", "ENFILE", "ENOMEM"]
+Symbol = Literal[_Absence, _Refusal, _Shortage]
 
 
 class Fault(Strict):
@@ -32,6 +35,8 @@ class Fault(Strict):
     """The path of the group whose uses count; null counts all of them."""
     error: Symbol | None = Field(default=None, examples=["EBUSY"])
     """What the kernel says, instead of doing anything."""
+    lasts: bool = False
+    """Each later use meets it as well, until the faults are cleared: a file that nobody may read, a daemon without open files."""
     delay_seconds: float | None = Field(default=None, gt=0, le=60)
     """By the clock on the wall. Only who waits for the verb is held; with those that read, that is the whole daemon."""
     vanishes: bool = False
@@ -43,6 +48,8 @@ class Fault(Strict):
             raise ValueError("give exactly one of error, delay_seconds and vanishes")
         if self.vanishes and self.verb == "make":
             raise ValueError("a group that is about to be made cannot vanish")
+        if self.lasts and self.error is None:
+            raise ValueError("only an error lasts")
         return self
 
     def is_about(self, verb: Verb, path: str) -> bool:
@@ -87,7 +94,7 @@ class Faults:
             if not any(counted):
                 return []
             met = [fault.model_copy(update={"use": fault.use - counts}) for fault, counts in zip(self._planned, counted, strict=True)]
-            self._planned = tuple(fault for fault in met if fault.use)
+            self._planned = tuple(fault.model_copy(update={"use": fault.use or 1}) for fault in met if fault.use or fault.lasts)
         return [fault for fault in met if not fault.use]
 
 

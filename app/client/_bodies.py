@@ -63,6 +63,16 @@ class Capabilities(TypedDict):
     pressure: bool
 
 
+class UnreadableGroup(TypedDict):
+    path: str
+    errno: str
+
+
+class Unreadable(TypedDict):
+    count: int
+    groups: list[UnreadableGroup]
+
+
 class Node(TypedDict):
     kernel: str
     backend: str
@@ -77,6 +87,7 @@ class Node(TypedDict):
     root: str
     subtrees: list[str]
     boot_id: str
+    unreadable: Unreadable | None
 
 
 class GroupRef(TypedDict):
