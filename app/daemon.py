@@ -94,9 +94,8 @@ class Daemon:
         self._groups: list[Group] = []
         """Those that the policies were assigned to."""
         self._tree: list[Group] | None = None
-        """As the tree was when a walk last came to its end."""
         self._is_lost = False
-        """Whether the last walk did not."""
+        """As the tree was when a walk last came to its end, and whether the last one did not."""
         self._failing: tuple[float, str] | None = None
         """Since when every round has failed, and why the last one did."""
         self._unsaved: dict[Key, dict[str, Any]] = {}
@@ -185,19 +184,12 @@ class Daemon:
                 with self._lock:
                     self._round(fired)
                 self._failing = None
-            except (ShrinkdError, OSError) as error:  # no descriptors are left, say
-                log.warning("the policies could not be looked at, and will be again: %s", error)
-                self._fail(error)
-            except Exception as error:  # a bug ends this round and not the thread; readiness tells when it ends each of them
-                log.exception("a round of the policies failed, and there will be another one")
-                self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        """Note why a round failed, and see to it that there is another one soon."""
-        since = self._failing[0] if self._failing else time.monotonic()
-        self._failing = since, str(error) or repr(error)
-        self._stopping.wait(_RETRY_SECONDS)
-        self._wakes.ring()
+            except Exception as error:  # no descriptors are left, say; or a bug, which ends this round and not the thread
+                is_bug = not isinstance(error, ShrinkdError | OSError)
+                log.warning("the policies could not be looked at, and will be again: %r", error, exc_info=is_bug)
+                self._failing = self._failing[0] if self._failing else time.monotonic(), str(error) or repr(error)
+                self._stopping.wait(_RETRY_SECONDS)
+                self._wakes.ring()
 
     def _wait(self) -> list[Key]:
         """Wait for the next round, a bell or a watch; answer the posts whose watch fired."""

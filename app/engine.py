@@ -22,8 +22,7 @@ from app.memparse import PAGE_BYTES
 from app.policies import Ask, Host, Member, Observation, Outcome, Reason, Reclaim, Verdict, kinds
 from app.policies._envelope import Envelope
 
-_FAILED_SECONDS = 5.0
-_LOST_SECONDS = 1.0
+_FAILED_SECONDS, _LOST_SECONDS = 5.0, 1.0
 _HOST_SECONDS = 1.0
 _POSTS_A_LOOK = 64
 """The others are due still: what happens meanwhile is not to wait for all of a thousand."""
@@ -104,17 +103,14 @@ class _Readings:
         found: dict[int, Member] = {}
         for group in post.groups:
             with leaving_out():
-                found[group.id] = self._member(post, group)
+                stat = self.stats.get(group.id)
+                if stat is None:
+                    stat = self.stats[group.id] = self._backend.stat(group)
+                activity = self._backend.activity(group) if post.kind.wants_activity else None
+                found[group.id] = Member(group, stat, floor_of(post.policy, stat), activity, post.outcomes.get(group.id))
         if not found:
             raise GroupNotFound(f"{post.groups[0].path!a} is gone, or cannot be read.")
         return found
-
-    def _member(self, post: Post, group: Group) -> Member:
-        stat = self.stats.get(group.id)
-        if stat is None:
-            stat = self.stats[group.id] = self._backend.stat(group)
-        activity = self._backend.activity(group) if post.kind.wants_activity else None
-        return Member(group, stat, floor_of(post.policy, stat), activity, post.outcomes.get(group.id))
 
 
 def host_of(backend: Backend) -> Host:

@@ -83,21 +83,24 @@ def walk(top: Group, depth: int | None, inside_of: Callable[[Group], Listing], l
     found: list[Group] = []
     level, levels = [top], math.inf if depth is None else depth
     while level and levels:
-        below: list[Group] = []
-        for group in level:
-            try:
-                inside = inside_of(group)
-            except (ShrinkdError, OSError) as error:
-                if group is top:
-                    raise
-                left_out.meet(group.path, error)
-                continue
-            found.append(group)
-            below += inside.groups
-            if inside.left_out:
-                left_out.add_all(inside.left_out)
-        level, levels = below, levels - 1
+        read = [(group, inside) for group in level if (inside := _inside(group, top, inside_of, left_out)) is not None]
+        found += [group for group, _ in read]
+        level, levels = [child for _, inside in read for child in inside.groups], levels - 1
     return found + level
+
+
+def _inside(group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: LeftOut) -> Listing | None:
+    """What is in a group, and None of one that is left out."""
+    try:
+        inside = inside_of(group)
+    except (ShrinkdError, OSError) as error:
+        if group is top:
+            raise
+        left_out.meet(group.path, error)
+        return None
+    if inside.left_out:
+        left_out.add_all(inside.left_out)
+    return inside
 
 
 def check_length(path: str, root: str) -> None:
