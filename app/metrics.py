@@ -13,7 +13,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, CollectorRegistr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.backends import Backend, Group
+from app.backends import Backend, Group, last_walk
 from app.daemon import Daemon
 from app.errors import ShrinkdError, leaving_out
 from app.jobs import Jobs
@@ -82,8 +82,8 @@ class Gathering(Collector):
         yield GaugeMetricFamily("shrinkd_policies_alive", "1 while policies are carried out.", value=int(self._daemon.is_alive))
 
     def _walk(self) -> Iterator[Metric]:
-        """How the last walk of the whole tree ended, whoever made it."""
-        walk = self._backend.walked()
+        """How the last walk of the whole tree ended."""
+        walk = last_walk(self._backend)
         told = "Groups that are left out since they cannot be read, by errno: /v1/node names some."
         unreadable = GaugeMetricFamily("shrinkd_unreadable_groups", told, labels=["errno"])
         for symbol, count in walk.unreadable.items():

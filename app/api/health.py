@@ -1,8 +1,6 @@
 """Is it alive, is it ready, which version is it: for supervisors, load balancers and bug reports."""
 
 import platform
-import time
-from contextlib import suppress
 
 from fastapi import APIRouter
 
@@ -10,13 +8,12 @@ from app import __version__
 from app.api.document import refuses
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Wired, Wiring
-from app.backends import Backend
-from app.errors import NotReady, NotWritable, OutOfResources, ShrinkdError, StoreUnavailable
+from app.backends import Backend, last_walk
+from app.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
-_WALK_SECONDS = 5.0
-"""A walk that came to its end so lately stands for now: who asks for readiness needs no token, and a walk costs what the tree is large."""
 _MOMENT_SECONDS = 1.0
+"""How long walks may fail before readiness tells, and how often they are tried for it then: who asks for it needs no token."""
 
 
 class StatusBody(Body):
@@ -53,14 +50,11 @@ def check_ready(wiring: Wiring) -> None:
 
 
 def _check_walks(backend: Backend) -> None:
-    """Raise NotReady when walks of the tree have failed for longer than a moment. Walks itself, seldom, when nobody else has of late."""
-    walk, now = backend.walked(), time.monotonic()
-    if now - walk.ended_at >= (_WALK_SECONDS if walk.failure is None else _MOMENT_SECONDS):
-        with suppress(ShrinkdError):
-            backend.groups()
-        walk = backend.walked()
-    if walk.failing_since is not None and walk.ended_at - walk.failing_since >= _MOMENT_SECONDS:
-        raise NotReady(f"The groups have not been walked through for {now - walk.failing_since:.0f} s: {walk.failure}")
+    """Raise NotReady when walks of the tree have failed for longer than a moment."""
+    walk = last_walk(backend) if backend.walked().failure is None else last_walk(backend, _MOMENT_SECONDS)
+    seconds = walk.ended_at - (walk.ended_at if walk.failing_since is None else walk.failing_since)
+    if seconds >= _MOMENT_SECONDS:
+        raise NotReady(f"The groups could not be walked through for {seconds:.0f} s: {walk.failure}")
 
 
 @router.get("/version", operation_id="get_version")

@@ -10,7 +10,7 @@ from app.api.document import UNCHANGED
 from app.api.stats import PressureBody, pressure_row
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, Wired, Wiring
-from app.backends import BACKEND_NAMES, LIMIT_NAMES, Walk
+from app.backends import BACKEND_NAMES, LIMIT_NAMES, Walk, last_walk
 from app.callers import Caller, Level
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
@@ -88,7 +88,7 @@ def node_body(wiring: Wiring, caller: Caller) -> NodeBody:
         root=node.root,
         subtrees=list(wiring.settings.subtrees),
         boot_id=node.boot_id,
-        unreadable=_unreadable(backend.walked()) if caller.may(Level.READ) else None,
+        unreadable=_unreadable(last_walk(backend)) if caller.may(Level.READ) else None,
     )
 
 

@@ -2,12 +2,13 @@
 
 import importlib
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, Self, get_args
 
-from app.errors import InvalidGroupName, InvalidRequest
+from app.errors import InvalidGroupName, InvalidRequest, ShrinkdError
 from app.settings import Settings
 
 LimitName = Literal["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
@@ -353,6 +354,14 @@ def load(name: str) -> type[Backend]:
     """Find a backend by the name of its module, which ends in `backend_class`."""
     backend_class: type[Backend] = importlib.import_module(f"app.backends.{name}").backend_class
     return backend_class
+
+
+def last_walk(backend: Backend, seconds: float = 5.0) -> Walk:
+    """Tell how the tree is walked through: by the last walk that anybody made, or by one made for this where that is too long ago."""
+    if time.monotonic() - backend.walked().ended_at >= seconds:
+        with suppress(ShrinkdError):  # which the walk tells
+            backend.groups()
+    return backend.walked()
 
 
 def check_group_path(path: str) -> str:
