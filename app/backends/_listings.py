@@ -48,7 +48,7 @@ class Listings:
             try:
                 is_watched = self._watch(group, descriptor)
                 for name in self._needed if group.path else ():
-                    os.close(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=descriptor))
+                    _check_readable(name, descriptor)
                 found = _read(group, descriptor)
             finally:
                 os.close(descriptor)
@@ -117,6 +117,12 @@ def _read(group: Group, directory: int) -> Listing:
             else:
                 groups.append(Group(prefix + entry.name, entry.inode()))
     return Listing(groups, left_out if left_out.counts else None)
+
+
+def _check_readable(name: str, directory: int) -> None:
+    """Raise what opening a file would. To ask costs a fifth of opening it, and only to open it tells why not."""
+    if not os.access(name, os.R_OK, dir_fd=directory, effective_ids=True):
+        os.close(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
 
 
 def _is_unicode(name: str) -> bool:
