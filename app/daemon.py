@@ -36,6 +36,8 @@ _WRITE_SECONDS = 1.0
 _SAVE_SECONDS = 10.0
 _SWEEP_SECONDS = 3600.0
 _RESIZE_SECONDS = 60.0
+_RETRY_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
+"""Between two rounds that fail, and how long they may before readiness tells."""
 _HANDS = 4
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,12 @@ class Daemon:
         """Over the engine and what wakes it: who has it does a round, or looks at what they know."""
         self._wakes = Wakes(backend, self._engine, self._clock.now, self._lock)
         self._groups: list[Group] = []
-        """As they were when the tree was walked last."""
+        """Those that the policies were assigned to."""
+        self._tree: list[Group] | None = None
+        self._is_lost = False
+        """As the tree was when a walk last came to its end, and whether the last one did not."""
+        self._failing: tuple[float, str] | None = None
+        """Since when every round has failed, and why the last one did."""
         self._unsaved: dict[Key, dict[str, Any]] = {}
         self._outcomes: deque[tuple[Grant, Outcome, str | None]] = deque()
         self._moved: deque[str] = deque()
@@ -129,6 +136,8 @@ class Daemon:
         """Prove that policies are carried out, or raise NotReady."""
         if not self.is_alive:
             raise NotReady("The policies are not carried out any more, for a reason that the log has: restart the daemon.")
+        if (failing := self._failing) and (seconds := time.monotonic() - failing[0]) > _PATIENCE_SECONDS:
+            raise NotReady(f"The policies have not been carried out for {seconds:.0f} s, and are tried each second: {failing[1]}")
 
     def errors(self) -> Counter[tuple[str, str]]:
         """What broke since the start and was tried again, by policy and errno."""
@@ -155,13 +164,16 @@ class Daemon:
                 fired = self._wait()
                 with self._lock:
                     self._round(fired)
+                self._failing = None
             except Exception as error:  # noqa: BLE001  # supervised: the thread goes on, and what it held is where it was
                 self._note_cut_short(error)
-                self._stopping.wait(1.0)
+                self._stopping.wait(_RETRY_SECONDS)
+                self._wakes.ring()
 
     def _note_cut_short(self, error: Exception) -> None:
         """Say why a round ended early. What it had taken is put back, so the next round meets it again."""
         self.round_errors[errname_of(error)] += 1
+        self._failing = self._failing[0] if self._failing else time.monotonic(), words_of(error)
         is_bug = not isinstance(error, ShrinkdError | OSError | MemoryError)
         log.warning("the policies could not be looked at, and will be again: %s", words_of(error), exc_info=is_bug)
 
@@ -212,16 +224,30 @@ class Daemon:
         self._changed.clear()
         try:
             enabled = [kept for kept in self._policies.all() if kept.policy.enabled]
-            groups = selectable(self._backend, self._subtrees) if enabled else []
-            if groups != self._groups or is_changed:
+            groups = self._walk() if enabled else []
+            if groups is not None and (groups != self._groups or is_changed):
                 self._engine.assign([(kept.policy, kept.generation) for kept in enabled], groups, self._clock.now() if enabled else 0.0)
                 self._wakes.forget_gone()
                 self.decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
+                self._groups = groups
         except BaseException:
-            self._tell_changed()  # what was changed is still to be seen to
+            self._changed.set()  # what was changed is still to be seen to
             raise
-        self._groups = groups
         self._walk_at = time.monotonic() + _WALK_SECONDS if enabled else math.inf
+
+    def _walk(self) -> list[Group] | None:
+        """The groups that policies may select; where the tree cannot be walked those of the last walk, None where there was none.
+
+        A group is never taken for gone because we could not look: its policies would forget what they know of it.
+        """
+        try:
+            self._tree = selectable(self._backend, self._subtrees)
+            self._is_lost = False
+        except (ShrinkdError, OSError) as error:
+            if not self._is_lost:
+                log.warning("the groups could not be looked for, and will be again; policies go on with those of the last time: %s", error)
+            self._is_lost = True
+        return self._tree
 
     def _drain(self) -> None:
         while self._outcomes:

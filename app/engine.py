@@ -18,7 +18,7 @@ from typing import Any
 
 from app.arbiter import Key, Moment, Post, Wish, arbitrate, is_within
 from app.backends import Backend, Group, MemStat, UsageCrosses
-from app.errors import GroupGone, GroupNotFound, ShrinkdError, errname_of, words_of
+from app.errors import GroupNotFound, ShrinkdError, errname_of, leaving_out, words_of
 from app.guards import Guards, Setback, floor_of
 from app.memparse import PAGE_BYTES
 from app.policies import Host, Member, Observation, Outcome, Verdict, kinds
@@ -47,12 +47,19 @@ class _Readings:
         self.failures: list[Record] = []
         """Of those who could not be looked at."""
 
-    def member(self, post: Post, group: Group) -> Member:
-        stat = self.stats.get(group.id)
-        if stat is None:
-            stat = self.stats[group.id] = self._backend.stat(group)
-        activity = self._backend.activity(group) if post.kind.wants_activity else None
-        return Member(group, stat, floor_of(post.policy, stat), activity, post.outcomes.get(group.id))
+    def members(self, post: Post) -> dict[int, Member]:
+        """Read the groups of a post that are there and can be read. GroupNotFound where there is none."""
+        found: dict[int, Member] = {}
+        for group in post.groups:
+            with leaving_out():
+                stat = self.stats.get(group.id)
+                if stat is None:
+                    stat = self.stats[group.id] = self._backend.stat(group)
+                activity = self._backend.activity(group) if post.kind.wants_activity else None
+                found[group.id] = Member(group, stat, floor_of(post.policy, stat), activity, post.outcomes.get(group.id))
+        if not found:
+            raise GroupNotFound(f"{post.groups[0].path!a} is gone, or cannot be read.")
+        return found
 
 
 def host_of(backend: Backend) -> Host:
@@ -309,12 +316,12 @@ class Engine:
 
     def _decide(self, post: Post, moment: Moment, readings: _Readings) -> list[Wish]:
         try:
-            members = {group.id: readings.member(post, group) for group in post.groups}
+            members = readings.members(post)
             for member in members.values():
                 self._guards.see(member.group, member.stat, moment.now)
             observation = Observation(moment.now, moment.wall, moment.host, tuple(members.values()))
             state, decisions = post.kind.decide(post.policy.spec, post.state, observation)
-        except (GroupGone, GroupNotFound):
+        except GroupNotFound:
             self._schedule(post, moment.now + _LOST_SECONDS)  # unless the next assignment takes it away
             return []
         except (ShrinkdError, OSError, MemoryError) as error:

@@ -55,15 +55,20 @@
     ├── StoreUnavailable      EIO
     ├── InternalError         EIO         a fault of this daemon
     ├── KernelRefused         EIO         an errno that no row of the table below expects
+    ├── OutOfResources        ENOMEM      open files, memory: nothing is known of what was asked for
     ├── NotWritable           EROFS
     ├── BackendUnavailable    ENXIO       at start: exit code 3
     └── SettingsError         EINVAL      at start: exit code 2
 
 An error changes its language twice and nowhere else: `map_oserror` on the way in (the kernel's
 errno becomes a class), `app/api/problems.py` on the way out (the class becomes a status).
+Whoever reads many groups asks `failure_of` what an error says about the one that it met.
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from typing import ClassVar
 
 _SYMBOLS = dict(errno.errorcode) | {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # 95 has two names; this is the kernel's
@@ -306,6 +311,10 @@ class KernelRefused(ShrinkdError):
     errno = errno.EIO
 
 
+class OutOfResources(ShrinkdError):
+    errno = errno.ENOMEM
+
+
 class NotWritable(ShrinkdError):
     errno = errno.EROFS
 
@@ -331,6 +340,7 @@ def words_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+_LACKING = "This daemon or this kernel is short of something ({symbol}) and could not look at {group!a}: try again."
 _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.ENOENT: (GroupNotFound, "There is no group {group!a}."),
     errno.ENOTDIR: (GroupNotFound, "There is no group {group!a}."),
@@ -346,6 +356,7 @@ _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.EACCES: (NotWritable, "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write."),
     errno.EPERM: (NotWritable, "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write."),
     errno.EROFS: (NotWritable, "The controller is mounted read-only, so {group!a} cannot be changed: mount it read-write."),
+    **dict.fromkeys((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), (OutOfResources, _LACKING)),
 }
 
 
@@ -355,3 +366,39 @@ def map_oserror(error: OSError, group: str) -> ShrinkdError:
     symbol = _SYMBOLS.get(number, str(number))
     kind, sentence = _FROM_KERNEL.get(number, (KernelRefused, "The kernel answered {symbol} for {group!a}."))
     return kind(sentence.format(group=group, symbol=symbol), errno=symbol)
+
+
+class Failure(StrEnum):
+    """What the failure to read one group says about that group."""
+
+    GONE = "gone"
+    """It was removed, or a process of it has ended."""
+    UNREADABLE = "unreadable"
+    """It cannot be read because of what it is, and trying again changes nothing: its path is too long, its owner forbids it."""
+    UNKNOWN = "unknown"
+    """Nothing: this daemon was short of something, or the kernel gave an answer that nobody expected. The group may be there."""
+
+
+_GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ESRCH))
+_UNREADABLE = frozenset(
+    (
+        *(errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EXDEV, errno.EINVAL, errno.EILSEQ, errno.EOPNOTSUPP, errno.EOVERFLOW),
+    )
+)
+_FAILURES = {_SYMBOLS[number]: Failure.GONE for number in _GONE} | {_SYMBOLS[number]: Failure.UNREADABLE for number in _UNREADABLE}
+
+
+def failure_of(error: OSError | ShrinkdError) -> Failure:
+    """Classify an error that was met in reading one of many groups. Every errno that is not listed is UNKNOWN."""
+    return _FAILURES.get(errname_of(error), Failure.UNKNOWN)
+
+
+@contextmanager
+def leaving_out() -> Iterator[None]:
+    """Suppress what is wrong with one of many groups, that it is gone or unreadable; raise what says nothing about it."""
+    try:
+        yield
+    except (ShrinkdError, OSError) as error:
+        if failure_of(error) is Failure.UNKNOWN:
+            raise

@@ -5,6 +5,7 @@ down: it is forgotten with the daemon's end, as what is older than an hour is. A
 known, 9 KiB when all of it is, and 12 KiB where the kernel tells of pressure; so 48 MiB are the most that 4096 groups take.
 """
 
+import logging
 import threading
 import time
 from array import array
@@ -32,6 +33,8 @@ _REST_SECONDS = 0.01
 _WHOLE_SLOTS = 12
 """All of a group is read every two minutes: ten times as dear as its usage, and it tells what that is made of."""
 _WALK_SLOTS = 3
+
+log = logging.getLogger(__name__)
 
 Samples = tuple[list[int], dict[str, list[int | None]]]
 """Times in seconds since the epoch, and for each field as many values."""
@@ -186,12 +189,12 @@ class Sampler:
 
     def sample(self) -> None:
         """Make one pass over the groups, with a rest behind each slice."""
+        number, self._passes = self._passes, self._passes + 1
         with suppress(ShrinkdError):  # those of the last walk, then
-            if self._passes % _WALK_SLOTS == 0:
+            if number % _WALK_SLOTS == 0:
                 groups = self._backend.groups()[1:]
                 self._history.forget({group.id for group in groups})
                 self._groups = self._history.choose(groups)
-        self._passes += 1
         for start in range(0, len(self._groups), _SLICE):
             for group in self._groups[start : start + _SLICE]:
                 with suppress(ShrinkdError):  # it is gone, or cannot be read: what is not known stands as null
@@ -201,7 +204,10 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stopping.wait(SLOT_SECONDS - self._history.now() % SLOT_SECONDS if self._passes else SLOT_SECONDS):
-            self.sample()
+            try:
+                self.sample()
+            except Exception:  # a bug costs this pass; the thread, and all later samples, are left
+                log.exception("the groups could not be sampled for the history, and will be in %d s", SLOT_SECONDS)
 
     def _read(self, group: Group) -> None:
         lacks = self._history.lacks(group.id)

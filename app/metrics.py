@@ -7,15 +7,16 @@ can tell that from every other.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import accumulate
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.backends import Backend, Group
+from app.backends import Backend, Group, last_walk
 from app.daemon import Daemon
-from app.errors import ShrinkdError
+from app.errors import ShrinkdError, leaving_out
 from app.jobs import Jobs
 from app.terminal import is_shown_as_it_is
 
@@ -52,7 +53,9 @@ class Gathering(Collector):
         yield self._latencies()
         yield from self._shrinks()
         yield from self._policies()
-        yield from self._groups()
+        yield from self._walk()
+        with suppress(ShrinkdError):  # the tree cannot be looked at now, as the walk tells: no number is better than a wrong one
+            yield from self._groups()
 
     def _latencies(self) -> Metric:
         family = HistogramMetricFamily("shrinkd_request_seconds", "How long requests took.", labels=["operation", "status"])
@@ -92,16 +95,27 @@ class Gathering(Collector):
         yield rounds
         yield GaugeMetricFamily("shrinkd_policies_alive", "1 while policies are carried out.", value=int(self._daemon.is_alive))
 
-    def _groups(self) -> Iterator[Metric]:
+    def _walk(self) -> Iterator[Metric]:
+        """How the last walk of the whole tree ended."""
+        walk = last_walk(self._backend)
+        told = "Groups that are left out since they cannot be read, by errno: /v1/node names some."
+        unreadable = GaugeMetricFamily("shrinkd_unreadable_groups", told, labels=["errno"])
+        for symbol, count in walk.unreadable.items():
+            unreadable.add_metric([symbol], count)
+        yield unreadable
+        yield GaugeMetricFamily("shrinkd_walk_failing", "1 while the tree cannot be walked.", value=int(walk.failure is not None))
+
+    def _groups(self) -> list[Metric]:
         """Usage and limit of the groups directly below the root; where there are many, the smallest are one."""
         usage = GaugeMetricFamily("shrinkd_subtree_usage_bytes", "Usage of a top group, what is inside included.", labels=["subtree"])
         limit = GaugeMetricFamily("shrinkd_subtree_max_bytes", "Limit of a top group that has one.", labels=["subtree"])
         stalled = CounterMetricFamily("shrinkd_subtree_stalled_seconds", "Time in which some task stalled for memory.", labels=["subtree"])
         largest, others = self._largest()
         for group in largest:
-            try:
+            stat = None
+            with leaving_out():
                 stat = self._backend.stat(group)
-            except ShrinkdError:
+            if stat is None:
                 continue
             label = [_label(group)]
             usage.add_metric(label, stat.usage_bytes)
@@ -111,16 +125,14 @@ class Gathering(Collector):
                 stalled.add_metric(label, stat.pressure.some.total_microseconds / 1e6)
         if others is not None:
             usage.add_metric([_OTHERS], others)
-        yield from (usage, limit, stalled)
+        return [usage, limit, stalled]
 
     def _largest(self) -> tuple[list[Group], int | None]:
         """The groups to tell apart, and the usage of all the others together; None where there are none."""
         sizes: dict[Group, int] = {}
         for group in self._backend.groups(depth=1)[1:]:
-            try:
+            with leaving_out():
                 sizes[group] = self._backend.usage(group)
-            except ShrinkdError:
-                continue
         ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
         others = ordered[MOST_SUBTREES:]
         return sorted(ordered[:MOST_SUBTREES], key=lambda group: group.path), sum(map(sizes.__getitem__, others)) if others else None

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from app.aliases import covers
 from app.backends import Backend, Group
 from app.errors import (
-    GroupGone,
-    GroupNotFound,
     InvalidRequest,
     PolicyConflict,
     PolicyNotFound,
     PolicyUnreadable,
     PreconditionFailed,
+    leaving_out,
 )
 from app.events import EventType, Publish, nobody
 from app.policies import Kind, kinds
@@ -197,9 +196,8 @@ class Policies:
 
     def _check_at(self, policy: Envelope, group: Group, total_bytes: int) -> None:
         try:
-            self._kinds[policy.kind].check(policy.spec, self._backend.stat(group), total_bytes)
-        except (GroupGone, GroupNotFound):
-            return
+            with leaving_out():
+                self._kinds[policy.kind].check(policy.spec, self._backend.stat(group), total_bytes)
         except ValueError as error:
             raise _invalid(f"at the group {group.path!a}, {error}") from None
 

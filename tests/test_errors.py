@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from app import errors
-from app.errors import ShrinkdError, map_oserror
+from app.errors import Failure, ShrinkdError, failure_of, leaving_out, map_oserror
 
 
 def classes(kind: type[ShrinkdError] = ShrinkdError) -> Iterator[type[ShrinkdError]]:
@@ -49,7 +49,9 @@ def test_an_error_keeps_its_sentence_and_the_numbers_in_it() -> None:
         (errno.EPERM, errors.NotWritable),
         (errno.EROFS, errors.NotWritable),
         (errno.EINVAL, errors.KernelRefused),
-        (errno.ENOMEM, errors.KernelRefused),
+        (errno.EMFILE, errors.OutOfResources),
+        (errno.ENFILE, errors.OutOfResources),
+        (errno.ENOMEM, errors.OutOfResources),
     ],
 )
 def test_what_the_kernel_says_becomes_an_error_that_keeps_its_symbol(number: int, kind: type[ShrinkdError]) -> None:
@@ -66,3 +68,26 @@ def test_an_errno_that_nobody_knows_is_still_an_error_of_ours(error: OSError) ->
 
 def test_a_strange_group_name_is_shown_without_its_strangeness() -> None:
     assert "'caf\\xe9\\n'" in map_oserror(OSError(errno.ENOENT, ""), "café\n").detail
+
+
+@pytest.mark.parametrize(
+    ("failure", "numbers"),
+    [
+        (Failure.GONE, [errno.ENOENT, errno.ENODEV, errno.ESRCH]),
+        (Failure.UNREADABLE, [errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EXDEV, errno.EOPNOTSUPP]),
+        (Failure.UNKNOWN, [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EIO, errno.EAGAIN, 99999]),
+    ],
+)
+def test_an_errno_says_the_same_of_a_group_before_and_behind_the_table_that_names_it(failure: Failure, numbers: list[int]) -> None:
+    met = [OSError(number, os.strerror(number)) for number in numbers]
+    assert {failure_of(error) for error in met} == {failure_of(map_oserror(error, "web")) for error in met} == {failure}
+
+
+def test_what_is_gone_or_unreadable_is_left_out_and_what_says_nothing_of_a_group_is_raised() -> None:
+    for number in (errno.ENODEV, errno.EACCES):
+        with leaving_out():
+            raise map_oserror(OSError(number, ""), "web")
+    with pytest.raises(errors.OutOfResources), leaving_out():
+        raise map_oserror(OSError(errno.EMFILE, ""), "web")
+    with pytest.raises(errors.StoreUnavailable), leaving_out():
+        raise errors.StoreUnavailable("The disk is full.")

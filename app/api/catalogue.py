@@ -31,7 +31,10 @@ PROBLEMS = _rows(
         422,
         "invalid-group-name",
         "That cannot be the name of a group",
-        "A name is a path below the managed root: components of 1 to 255 bytes, not . or .., no control characters, no symbolic link.",
+        (
+            "A name is a path below the managed root: components of 1 to 255 bytes, not . or .., no control characters, no symbolic link. "
+            "With the mount point before it and a control file behind it, it has at most the 4095 bytes that a kernel resolves."
+        ),
     ),
     (errors.RangeTooLarge, 422, "range-too-large", "That is too much for one answer", "Ask for less time, longer steps or fewer fields."),
     (errors.MalformedBody, 400, "malformed-body", "The body is not JSON", "Send one JSON value in UTF-8, nested less than 100 deep."),
@@ -298,6 +301,13 @@ PROBLEMS = _rows(
         "kernel-refused",
         "The kernel gave an unexpected answer",
         "`errno` is what it said. Report it with the request id.",
+    ),
+    (
+        errors.OutOfResources,
+        503,
+        "out-of-resources",
+        "This host is short of something",
+        "`errno` tells of what: EMFILE, of open files (raise LimitNOFILE or ulimit -n); ENOMEM, of memory. Nothing is known of the groups.",
     ),
     (
         errors.NotWritable,

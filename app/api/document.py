@@ -30,6 +30,7 @@ from app.errors import (
     NotReady,
     NotWritable,
     OutcomeUnknown,
+    OutOfResources,
     PreconditionFailed,
     ShrinkdError,
     StoreUnavailable,
@@ -208,7 +209,8 @@ def _any_problem(description: str, like: type[ShrinkdError]) -> dict[str, Any]:
 
 
 _ANYWHERE = _shared(
-    *(MisdirectedRequest, TooManyRequests, InternalError, KernelRefused, StoreUnavailable, NotWritable), by_server=(408, 429, 431, 503)
+    *(MisdirectedRequest, TooManyRequests, InternalError, KernelRefused, StoreUnavailable, NotWritable, OutOfResources),
+    by_server=(408, 429, 431, 503),
 ) | {
     "4XX": _any_problem("The request cannot be carried out; `type` tells why.", NotFound),
     "5XX": _any_problem("The daemon cannot carry it out; `type` tells why.", NotReady),

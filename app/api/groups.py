@@ -1,5 +1,6 @@
 """Groups: list them, read one, make one, put a process in, remove what was made here."""
 
+import logging
 from contextlib import ExitStack, suppress
 from operator import itemgetter
 from typing import Annotated, Any, Literal
@@ -36,11 +37,13 @@ from app.errors import (
     ShrinkInProgress,
     StoreUnavailable,
     UnsupportedLimit,
+    leaving_out,
 )
 from app.events import EventType
 from app.store import now
 
 router = APIRouter(route_class=StrictRoute, tags=["groups"])
+log = logging.getLogger(__name__)
 
 
 class GroupLinks(Body):
@@ -271,8 +274,13 @@ def _check_parent(caller: Caller, parent: str) -> None:
 
 
 def _take_back(backend: Backend, group: Group) -> None:
-    with suppress(ShrinkdError):  # what went wrong is the answer; a group that somebody fills meanwhile stays
+    """Remove what was just made: what went wrong is the answer. A group that somebody fills meanwhile stays, and the log says so."""
+    try:
         backend.remove(group)
+    except (GroupGone, GroupNotFound):
+        return
+    except ShrinkdError as error:
+        log.warning("the group %a was made, could not be set up, and was not removed again: %s", group.path, error)
 
 
 def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: bool) -> None:
@@ -315,11 +323,10 @@ async def _keyed(backend: Backend, groups: list[Group], name: str) -> list[tuple
 
 
 def _row(wiring: Wiring, group: Group, fields: frozenset[str]) -> dict[str, Any] | None:
-    """What was asked for of a group, or None when it has gone."""
+    """What was asked for of a group, or None when it has gone or cannot be read."""
     row: dict[str, Any] = {"id": str(group.id), "path": group.path, "aliases": aliases_of(group.path), "managed": group.id in wiring.made}
-    if not fields <= row.keys():
-        try:
+    with leaving_out():
+        if not fields <= row.keys():
             row |= stats_row(group, wiring.backend.stat(group))
-        except (GroupGone, GroupNotFound):
-            return None
-    return {name: row[name] for name in (*_NAMES, *_NUMBERS) if name in fields}
+        return {name: row[name] for name in (*_NAMES, *_NUMBERS) if name in fields}
+    return None

@@ -8,9 +8,12 @@ from app import __version__
 from app.api.document import refuses
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Wired, Wiring
-from app.errors import NotReady, NotWritable, StoreUnavailable
+from app.backends import Backend, last_walk
+from app.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
+_MOMENT_SECONDS = 1.0
+"""How long walks may fail before readiness tells, and how often they are tried for it then: who asks for it needs no token."""
 
 
 class StatusBody(Body):
@@ -32,7 +35,7 @@ async def get_livez() -> StatusBody:
     return StatusBody(status="alive")
 
 
-@router.get("/readyz", operation_id="get_readyz", responses=refuses(StoreUnavailable, NotWritable, NotReady))
+@router.get("/readyz", operation_id="get_readyz", responses=refuses(StoreUnavailable, NotWritable, OutOfResources, NotReady))
 def get_readyz(wiring: Wired) -> StatusBody:
     """Answer 200 when the controller can be read, the database written and policies are carried out; else a 503 says what is wrong."""
     check_ready(wiring)
@@ -41,8 +44,17 @@ def get_readyz(wiring: Wired) -> StatusBody:
 
 def check_ready(wiring: Wiring) -> None:
     wiring.backend.groups(depth=0)
+    _check_walks(wiring.backend)
     wiring.store.ping()
     wiring.daemon.ping()
+
+
+def _check_walks(backend: Backend) -> None:
+    """Raise NotReady when walks of the tree have failed for longer than a moment."""
+    walk = last_walk(backend) if backend.walked().failure is None else last_walk(backend, _MOMENT_SECONDS)
+    seconds = walk.ended_at - (walk.ended_at if walk.failing_since is None else walk.failing_since)
+    if seconds >= _MOMENT_SECONDS:
+        raise NotReady(f"The groups could not be walked through for {seconds:.0f} s: {walk.failure}")
 
 
 @router.get("/version", operation_id="get_version")

@@ -10,7 +10,7 @@ from app.api.document import UNCHANGED
 from app.api.stats import PressureBody, pressure_row
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, Wired, Wiring
-from app.backends import BACKEND_NAMES, LIMIT_NAMES, shown
+from app.backends import BACKEND_NAMES, LIMIT_NAMES, Walk, last_walk, shown
 from app.backends.protection import OwnGroup
 from app.callers import Caller, Level
 
@@ -41,6 +41,23 @@ class OwnGroupBody(Body):
     """What could not be found out, and what to do about it."""
 
 
+class UnreadableGroupBody(Body):
+    """An entry of the tree that is left out of every list."""
+
+    path: str
+    """A name that is no Unicode has backslashes in it."""
+    errno: str
+    """Why, such as "ENAMETOOLONG" (its path is longer than the kernel takes) or "EACCES"."""
+
+
+class UnreadableBody(Body):
+    """What the last walk of the tree has left out, since it cannot be read for what it is; what is in it is not counted."""
+
+    count: int
+    groups: list[UnreadableGroupBody]
+    """The first ten of them."""
+
+
 class NodeBody(Body):
     """The machine under the groups."""
 
@@ -60,6 +77,8 @@ class NodeBody(Body):
     """Globs of the groups that this daemon may change; empty means all."""
     boot_id: str
     own_group: OwnGroupBody
+    unreadable: UnreadableBody | None
+    """Null for a caller who may not read the whole node."""
 
 
 @router.get("/v1/node", operation_id="get_node", response_model=NodeBody, responses=UNCHANGED)
@@ -86,6 +105,7 @@ def node_body(wiring: Wiring, caller: Caller) -> NodeBody:
         subtrees=list(wiring.settings.subtrees),
         boot_id=node.boot_id,
         own_group=own_group_body(caller, backend.own()),
+        unreadable=_unreadable(last_walk(backend)) if caller.may(Level.READ) else None,
     )
 
 
@@ -99,3 +119,8 @@ def own_group_body(caller: Caller, own: OwnGroup) -> OwnGroupBody:
         suspects=suspects,
         detail=own.shortcoming if caller.may(Level.READ) else None,
     )
+
+
+def _unreadable(walk: Walk) -> UnreadableBody:
+    named = [UnreadableGroupBody(path=path, errno=symbol) for path, symbol in walk.named]
+    return UnreadableBody(count=sum(walk.unreadable.values()), groups=named)

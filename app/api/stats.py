@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from app.api.references import resolve, seen_by
 from app.api.strict import StrictRoute
 from app.api.wiring import Body, Calling, GroupRef, Target, Wired, rfc3339
 from app.backends import Backend, Counters, Events, Group, MemStat, Pressure, Stall
-from app.errors import GroupGone, GroupNotFound, InvalidRequest
+from app.errors import InvalidRequest, leaving_out
 from app.store import now
 
 router = APIRouter(route_class=StrictRoute, tags=["stats"])
@@ -156,10 +155,10 @@ def _stall(stall: Stall) -> dict[str, float]:
 
 
 async def read_all(backend: Backend, groups: Sequence[Group]) -> list[tuple[Group, MemStat]]:
-    """Read many groups without holding the event loop for long; those that vanish meanwhile are left out."""
+    """Read many groups without holding the event loop for long; those that are gone or unreadable are left out."""
     readings = []
     for index, group in enumerate(groups, start=1):
-        with suppress(GroupGone, GroupNotFound):
+        with leaving_out():
             readings.append((group, backend.stat(group)))
         if not index % _SLICE:
             await asyncio.sleep(0)

@@ -1,14 +1,16 @@
 """Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
 
 import importlib
+import math
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, Self, get_args
 
 from app.backends.protection import OwnGroup
-from app.errors import InvalidGroupName, InvalidRequest
+from app.errors import InvalidGroupName, InvalidRequest, ShrinkdError
 from app.memparse import UNLIMITED, or_none, page_floor, told_protection
 from app.settings import Settings
 
@@ -154,6 +156,22 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Walk:
+    """How the last walk of the whole tree ended. One that failed says nothing about any group, and leaves `unreadable` as it was."""
+
+    ended_at: float = -math.inf
+    """By time.monotonic(); before all time where there was none."""
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+    """How many entries it left out since they cannot be read, by the symbol of the errno that says why. What is in them is not counted."""
+    named: tuple[tuple[str, str], ...] = ()
+    """The first few of them: path and symbol. A name that is no Unicode has backslashes in it."""
+    failure: str | None = None
+    """Why it did not come to its end, as a sentence; None where it did."""
+    failing_since: float | None = None
+    """When the first of the walks ended that have failed without a break."""
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """What a group does beside using memory, its descendants included."""
 
@@ -272,8 +290,13 @@ class Backend(Protocol):
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         """List the group at a path, then its descendants to a depth (None: all of them), parents before children.
 
-        Groups that go while the tree is walked are left out; GroupNotFound is for the path itself.
+        Groups that go while the tree is walked are left out; GroupNotFound is for the path itself. Those that cannot be read, for
+        what they are, are left out with all that is in them (see walked()); the last level that was asked for is looked at by its
+        names alone. What fails since this host is short of something raises: a group that is missing here is never one that is there.
         """
+
+    def walked(self) -> Walk:
+        """Tell how the last groups() of the whole tree ended. Costs nothing."""
 
     def group_of(self, pid: int) -> Group:
         """Find the group that a process is in, which may be the root, by its number in the daemon's pid namespace.
@@ -315,7 +338,10 @@ class Backend(Protocol):
         """
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
-        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent; ProtectedGroup in the daemon's own."""
+        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent; ProtectedGroup in the daemon's own.
+
+        InvalidGroupName for a path that is too long for the kernel to open its control files.
+        """
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
         """Remove a group. GroupNotEmpty while it has processes or groups inside."""
@@ -380,6 +406,14 @@ def load(name: str) -> type[Backend]:
 def shown(path: str) -> str:
     """Answer a path of this host as text that UTF-8 can encode: each byte that is no part of a character as an escape sequence."""
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def last_walk(backend: Backend, seconds: float = 5.0) -> Walk:
+    """Tell how the tree is walked through: by the last walk that anybody made, or by one made for this where that is too long ago."""
+    if time.monotonic() - backend.walked().ended_at >= seconds:
+        with suppress(ShrinkdError):  # which the walk tells
+            backend.groups()
+    return backend.walked()
 
 
 def check_group_path(path: str) -> str:

@@ -13,7 +13,7 @@ from app.backends import Activity, Group
 from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, HIERARCHY_ROOT, Tree
 from app.backends._mounts import Mount, mounts
 from app.backends._own import trail_to
-from app.errors import BackendUnavailable, ShrinkdError
+from app.errors import BackendUnavailable, leaving_out
 
 _CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
 _CPUACCT, _FREEZER = "cpuacct.usage", "freezer.state"
@@ -69,7 +69,7 @@ class Twins:
         told: dict[str, bytes] = {}
         for tree, files in homes:
             is_needless = _CPUACCT in files and _CPU_STAT in told
-            with suppress(ShrinkdError):  # it went in between
+            with leaving_out():  # it went in between
                 if not is_needless and self._has_all(tree, group.path, own):
                     told |= _read(tree, group.path, files)
         is_frozen = told.get(_FREEZER, b"").strip() == b"FROZEN"
@@ -77,6 +77,10 @@ class Twins:
             by_v2 = _by_v2(cpu_stat, told.get(_CGROUP_EVENTS, b""))
             return Activity(by_v2.cpu_seconds, is_frozen=by_v2.is_frozen or is_frozen)
         return Activity(int(told[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in told else None
+
+    def roots(self) -> list[str]:
+        """The directories whose groups are twins."""
+        return [tree.root for tree, _ in self._trees]
 
     def close(self) -> None:
         for tree, _ in self._trees:
@@ -89,11 +93,11 @@ class Twins:
 
 
 def _processes(tree: Tree, path: str) -> set[bytes]:
-    """List the processes of the group at a path and of those inside; of what goes meanwhile, none."""
+    """List the processes of the group at a path and of those inside; of what goes meanwhile, or cannot be read, none."""
     found: set[bytes] = set()
-    with suppress(ShrinkdError):
+    with leaving_out():
         for member in [path] if tree.is_leaf(path) else [group.path for group in tree.groups(path)]:
-            with suppress(ShrinkdError):
+            with leaving_out():
                 found.update(tree.read_at(member, _PROCESSES).split())
     return found
 

@@ -17,13 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import Group, Node, check_group_path, shown
+from app.backends import Group, Node, Walk, check_group_path, shown
 from app.backends._files import read_file, read_whole
 from app.backends._listings import Listings
 from app.backends._mounts import Mount, mount_of
 from app.backends._own import Locator, no_process
 from app.backends._psi import machine_pressure
 from app.backends._syscalls import Descriptor, filesystem_of, open_beneath, swap_free
+from app.backends._walks import Listing, Walks, check_length, walk
 from app.backends.protection import OwnGroup
 from app.errors import (
     BackendUnavailable,
@@ -32,6 +33,7 @@ from app.errors import (
     InvalidGroupName,
     ProcessNotFound,
     ShrinkdError,
+    leaving_out,
     map_oserror,
 )
 from app.memparse import PAGE_BYTES
@@ -46,6 +48,15 @@ _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
 _MEMORY = re.compile(rb"^(MemTotal|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
 _GONE = frozenset({errno.ENODEV, errno.ENOENT})
 _LOCKS = 64  # instead of one a group, which would have to outlive whoever waits for it, and nothing else of a group does
+
+
+@contextlib.contextmanager
+def mapped(path: str) -> Iterator[None]:
+    """Name what the kernel says in here about the group at a path; around a function it does so at each call."""
+    try:
+        yield
+    except OSError as error:
+        raise map_oserror(error, path) from error
 
 
 class _Incarnation:
@@ -64,6 +75,8 @@ class Tree:
 
     fresh: ClassVar[Mapping[str, bytes]] = {}
     """What the control files of a group say that was just made, and so of one that was only tried: usage and limits."""
+    needed: ClassVar[tuple[str, ...]] = ()
+    """The control files without which a group could be listed and not be used: one that lets nobody read them is left out of a walk."""
 
     def __init__(self, root: str, magic: int) -> None:
         """Open the root; BackendUnavailable when it cannot be read or is no such cgroupfs."""
@@ -78,7 +91,9 @@ class Tree:
         self.root = root
         self._locator = Locator(self._root, self.version)
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
-        self._listings = Listings(self._root)
+        self._listings = Listings(self._root, needed=self.needed)
+        self._walks = Walks()
+        self._longest_root = root
         self._kept: OrderedDict[int, _Incarnation] = OrderedDict()
         self._kept_lock = threading.Lock()
         self._limits_locks = tuple(threading.Lock() for _ in range(_LOCKS))
@@ -88,6 +103,7 @@ class Tree:
 
     # -- verbs of the Backend protocol --------------------------------------------------------------------------
 
+    @mapped("/")
     def node(self) -> Node:
         memory = {name: int(kibibytes) << 10 for name, kibibytes in _MEMORY.findall(read_file("/proc/meminfo"))}
         return Node(
@@ -104,61 +120,72 @@ class Tree:
         )
 
     def own(self) -> OwnGroup:
-        with _mapped(""):
+        with mapped(""):
             return self._locator.own()
 
     def group_of(self, pid: int) -> Group:
-        with _mapped(""), contextlib.suppress(InvalidGroupName):  # a name that is no Unicode is of no group that could be said
+        with mapped(""), contextlib.suppress(InvalidGroupName):  # a name that is no Unicode is of no group that could be said
             path = self._locator.path_of(pid)
             if path is not None:
                 return self.charged(path)
         raise GroupNotFound(no_process(pid), pid=pid)
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
-        self._listings.refresh()
-        found = level = [self.find(path)]
-        levels = -1 if depth is None else depth
-        while level and levels:
-            level = [child for group in level for child in self._inside(group)]
-            found = found + level
-            levels -= 1
-        return found
+        with self._walks.begun(is_whole=not path and depth is None) as left_out, mapped(path):
+            self._listings.refresh()
+            return walk(self.find(path), depth, self._inside, left_out)
+
+    def walked(self) -> Walk:
+        return self._walks.last
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         parent, name = os.path.split(check_group_path(path))
+        check_length(path, self._longest_root)
         self.own().check_outside(parent)
-        with self._opened(parent, parent or "/") as directory, _mapped(path):
+        with self._opened(parent, parent or "/") as directory, mapped(path):
             if not dry_run:
                 os.mkdir(name, 0o755, dir_fd=directory)
-                return Group(path, os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino)
+                return self._made(path, directory)
             _check_writable(directory)
             with contextlib.suppress(FileNotFoundError):
                 os.stat(name, dir_fd=directory, follow_symlinks=False)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         return Group(path, 0)
 
+    def _made(self, path: str, parent: int) -> Group:
+        """Open a group that was just made, so that it can be removed without one more open file; what cannot be opened does not stay."""
+        _, name = os.path.split(path)
+        try:
+            group = Group(path, os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino)
+            self._incarnation(group)
+        except (ShrinkdError, OSError):
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=parent)
+            raise
+        return group
+
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
         """Remove a group. rmdir takes a name alone, so that a stranger made in its place in that instant would go: empty, at least."""
         if not group.path:
             raise GroupNotManaged("The managed root stays.", group=group)
         self.check_apart(group)
-        directory = self._incarnation(group).directory.number
-        parent, name = os.path.split(group.path)
-        with self._opened(parent, group.path) as above, _mapped(group.path):
-            if os.stat(name, dir_fd=above, follow_symlinks=False).st_ino != group.id:
+        directory = self._incarnation(group).directory
+        name = "../" + group.path.rpartition("/")[2]  # as the directory itself sees it: to open the one above may be what we cannot
+        with mapped(group.path):
+            if os.stat(name, dir_fd=directory.number, follow_symlinks=False).st_ino != group.id:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
             if dry_run:
-                _check_writable(above)
-                if os.fstat(directory).st_nlink > 2 or self.read(group, "cgroup.procs"):
+                _check_writable(directory.number, "..")
+                if os.fstat(directory.number).st_nlink > 2 or self.read(group, "cgroup.procs"):
                     raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
                 return
-            _rmdir(name, above)
+            _rmdir(name, directory.number)
         self._forget(group)
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
         if pid <= 0:  # 0 would be this daemon itself
             raise ProcessNotFound(f"{pid} is no process id.", pid=pid)
-        with self.opened(group, "cgroup.procs") as file, _mapped(group.path):
+        with self.opened(group, "cgroup.procs") as file, mapped(group.path):
             self._locator.check_move(pid, group)
             if not dry_run:
                 os.write(file, b"%d" % pid)
@@ -186,14 +213,22 @@ class Tree:
 
     def find(self, path: str) -> Group:
         """Look a path up and name the incarnation that lives there now."""
+        return self._still_there(path) or self.look_up(check_group_path(path) if path else "")
+
+    def look_up(self, path: str) -> Group:
+        """As find, for a path that came from the kernel: there a name may have characters that no client can give one."""
         if kept := self._still_there(path):
             return kept
-        with self._opened(check_group_path(path) if path else "", path) as directory:
+        with self._opened(path, path) as directory:
+            self._check_is_group(path, directory)
             return Group(path, os.fstat(directory).st_ino)
 
     def charged(self, path: str) -> Group:
         """Name the group that what a process in the directory of a path uses is charged to."""
-        return self.find(path)
+        return self.look_up(path)
+
+    def _check_is_group(self, path: str, directory: int) -> None:
+        """Raise GroupNotFound for a directory that is no group."""
 
     def limits_of(self, group: Group) -> threading.Lock:
         """The lock that a group's limits are changed under. Groups that share one wait for each other; no thread takes two."""
@@ -211,7 +246,7 @@ class Tree:
 
     def is_leaf(self, path: str) -> bool:
         """Tell whether no group is in the one at a path: a directory has 2 links and one for each inside."""
-        with _mapped(path):
+        with mapped(path):
             return os.stat(path or ".", dir_fd=self._root.number).st_nlink == 2
 
     def _still_there(self, path: str) -> Group | None:
@@ -259,7 +294,7 @@ class Tree:
 
     def read_at(self, path: str, name: str) -> bytes:
         """Read a control file of whichever group lives at a path now, with nothing kept."""
-        with self._opened(path, path) as directory, _mapped(path):
+        with self._opened(path, path) as directory, mapped(path):
             return read_whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
 
     @contextlib.contextmanager
@@ -347,7 +382,7 @@ class Tree:
 
     @contextlib.contextmanager
     def _opened(self, path: str, called: str) -> Iterator[int]:
-        with _mapped(called):
+        with mapped(called):
             directory = open_beneath(self._root.number, path, os.O_PATH)
         try:
             yield directory
@@ -355,15 +390,15 @@ class Tree:
             os.close(directory)
 
     def children(self, group: Group) -> list[Group]:
-        """The groups in a group, as they are now."""
-        self._listings.refresh()
-        return self._inside(group)
-
-    def _inside(self, group: Group) -> list[Group]:
-        """As children, as they were at the last refresh or later; none in one that is gone."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._listings.of(group)
+        """The groups in a group, as they are now; none in one that is gone or cannot be read."""
+        with mapped(group.path), leaving_out():
+            self._listings.refresh()
+            return self._inside(group).groups
         return []
+
+    def _inside(self, group: Group) -> Listing:
+        """What is in a group, as it was at the last refresh or later. OSError or ShrinkdError where that cannot be read."""
+        return self._listings.of(group)
 
 
 def _file_budget() -> int:
@@ -374,16 +409,8 @@ def _file_budget() -> int:
     return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) // 2)
 
 
-@contextlib.contextmanager
-def _mapped(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise map_oserror(error, path) from error
-
-
-def _check_writable(directory: int) -> None:
-    if not os.access(f"/proc/self/fd/{directory}", os.W_OK):
+def _check_writable(directory: int, path: str = ".") -> None:
+    if not os.access(path, os.W_OK, dir_fd=directory):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 

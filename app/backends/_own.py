@@ -22,7 +22,7 @@ from app.backends._files import read_file, read_whole
 from app.backends._mounts import Mount, mount_of
 from app.backends._syscalls import Descriptor, open_beneath
 from app.backends.protection import OwnGroup
-from app.errors import ProcessNotFound, ProtectedGroup
+from app.errors import ProcessNotFound, ProtectedGroup, leaving_out
 
 _PROCESSES = "cgroup.procs"
 _PID = re.compile(rb"^Pid:\t(-?\d+)$", re.MULTILINE)
@@ -152,7 +152,7 @@ class Locator:
 
     def path_of(self, pid: int) -> str | None:
         """Find the group of a process, by its number in our pid namespace; None where it is in none of these, or has ended."""
-        with suppress(FileNotFoundError, ProcessLookupError):
+        with leaving_out():  # ENAMETOOLONG is the kernel's word where the path of the group is too long for it to print
             group = group_in(read_file(f"/proc/{_number_in_proc(pid)}/cgroup"), self._version)
             trail = _trail(group, mount_of(self._root))
             return Search(self._root, pid).along(trail) if trail else None

@@ -4,6 +4,7 @@ import re
 
 from app.backends import Pressure, Stall
 from app.backends._files import read_file
+from app.errors import leaving_out
 
 _VALUE = re.compile(rb"=([0-9.]+)")
 
@@ -15,11 +16,10 @@ def parse_pressure(text: bytes) -> Pressure:
 
 
 def machine_pressure() -> Pressure | None:
-    """What /proc tells of the whole machine; a kernel built or started without PSI has no such file."""
-    try:
+    """What /proc tells of the whole machine; a kernel built or started without PSI has no such file, or refuses to read it. OSError."""
+    with leaving_out():
         return parse_pressure(read_file("/proc/pressure/memory"))
-    except OSError:
-        return None
+    return None
 
 
 def _parse_stall(line: bytes) -> Stall:

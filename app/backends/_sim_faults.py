@@ -15,24 +15,10 @@ from app.errors import InvalidRequest, ShrinkdError, map_oserror
 MOST_PLANNED = 100
 Verb = Literal["usage", "stat", "activity", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch", "node"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
-Symbol = Literal[
-    "EACCES",
-    "EAGAIN",
-    "EBUSY",
-    "EEXIST",
-    "EINTR",
-    "EINVAL",
-    "EIO",
-    "EMFILE",
-    "ENFILE",
-    "ENODEV",
-    "ENOENT",
-    "ENOMEM",
-    "ENOTEMPTY",
-    "EPERM",
-    "EROFS",
-    "ESRCH",
-]
+_Refusal = Literal["EACCES", "EBUSY", "EEXIST", "EINVAL", "EIO", "ELOOP", "ENAMETOOLONG", "ENOTEMPTY", "EPERM", "EROFS"]
+_Absence = Literal["ENODEV", "ENOENT", "ESRCH"]
+_Shortage = Literal["EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOMEM"]
+Symbol = Literal[_Absence, _Refusal, _Shortage]
 
 
 class Fault(Strict):
@@ -51,6 +37,8 @@ class Fault(Strict):
     """The path of the group whose uses count; null counts all of them."""
     error: Symbol | None = Field(default=None, examples=["EBUSY"])
     """What the kernel says, instead of doing anything."""
+    lasts: bool = False
+    """Each later use meets it as well, until the faults are cleared: a file that nobody may read, a daemon without open files."""
     delay_seconds: float | None = Field(default=None, gt=0, le=60)
     """By the clock on the wall. Only who waits for the verb is held; with those that read, that is the whole daemon."""
     vanishes: bool = False
@@ -66,6 +54,8 @@ class Fault(Strict):
             raise ValueError("the node cannot vanish")
         if self.vanishes and self.verb == "make":
             raise ValueError("a group that is about to be made cannot vanish")
+        if self.lasts and self.error is None:
+            raise ValueError("only an error lasts")
         return self
 
     def is_about(self, verb: Verb, path: str) -> bool:
@@ -110,9 +100,15 @@ class Faults:
             if not any(counted):
                 return []
             left = [fault.model_copy(update={"use": fault.use - counts}) for fault, counts in zip(self._planned, counted, strict=True)]
-            again = (fault if fault.use else fault.model_copy(update={"use": 1, "times": fault.times - 1}) for fault in left)
-            self._planned = tuple(fault for fault in again if fault.times)
+            self._planned = tuple(kept for fault in left if (kept := _again(fault)) is not None)
         return [fault for fault in left if not fault.use]
+
+
+def _again(fault: Fault) -> Fault | None:
+    """The fault as it waits for its next use; None when that was its last one."""
+    if fault.use or fault.lasts:
+        return fault.model_copy(update={"use": fault.use or 1})
+    return fault.model_copy(update={"use": 1, "times": fault.times - 1}) if fault.times > 1 else None
 
 
 def error_of(symbol: Symbol, path: str) -> ShrinkdError:

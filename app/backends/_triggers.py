@@ -144,7 +144,7 @@ def v1_source(groups: Tree, pressed: Tree, group: Group, trigger: Trigger) -> So
         case EventsMove():
             return _V1Events(groups, group)
         case Stalled():
-            return _Pressure(pressed, pressed.find(group.path), trigger)
+            return _Pressure(pressed, pressed.look_up(group.path), trigger)
 
 
 def v2_watchable(groups: Tree) -> frozenset[type[Trigger]]:

@@ -14,7 +14,21 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import Activity, Group, Intent, LimitName, Limits, MemStat, Node, Trigger, Watch, check_group_path, to_kernel, unrecorded
+from app.backends import (
+    Activity,
+    Group,
+    Intent,
+    LimitName,
+    Limits,
+    MemStat,
+    Node,
+    Trigger,
+    Walk,
+    Watch,
+    check_group_path,
+    to_kernel,
+    unrecorded,
+)
 from app.backends._bells import Bell, Bells
 from app.backends._busy import busy
 from app.backends._commit import Maximum
@@ -31,6 +45,7 @@ from app.backends._sim_time import Time
 from app.backends._steps import write_all
 from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
 from app.backends._v2_texts import LIMIT_FILES, RECLAIMED_FOR, text_of
+from app.backends._walks import LONGEST_PATH_BYTES, LeftOut, Listing, Walks, check_length, walk
 from app.backends._watch import open_watch
 from app.backends.protection import OwnGroup
 from app.backends.simulated import Simulated
@@ -84,6 +99,7 @@ class Simulator:
         self.watchable = self._profile.watchable
         self.clock, self.faults = Clock(clock), Faults()
         self.time = Time(self.clock, self.machine)
+        self._walks = Walks()
         self._lock = threading.Lock()
         self._bells = Bells(self.machine, TICK_SECONDS)
         self._sleep = sleep
@@ -160,8 +176,12 @@ class Simulator:
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         if path:
             check_group_path(path)
-        with self.machine("groups", path) as machine:
-            return [Group(cgroup.path, cgroup.id) for cgroup in _find(machine, path).subtree(depth)]
+        with self._walks.begun(is_whole=not path and depth is None) as left_out, self.machine("groups", path) as machine:
+            top = _find(machine, path)
+            return walk(Group(path, top.id), depth, partial(_inside, machine), left_out)
+
+    def walked(self) -> Walk:
+        return self._walks.last
 
     def group_of(self, pid: int) -> Group:
         with self.machine() as machine:
@@ -225,6 +245,7 @@ class Simulator:
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         parent_path, _, name = check_group_path(path).rpartition("/")
+        check_length(path, "/")
         with self.machine("make", path) as machine:
             parent = _find(machine, parent_path)
             if path in machine.cgroups:
@@ -298,6 +319,17 @@ def _find(machine: Machine, path: str) -> Cgroup:
     if (cgroup := machine.cgroups.get(path)) is None:
         raise GroupNotFound(f"There is no group {path!a}.")
     return cgroup
+
+
+def _inside(machine: Machine, group: Group) -> Listing:
+    """The groups in a group, but for those whose path no kernel resolves: a process in the machine could have made them."""
+    left_out, found = LeftOut(), []
+    for child in machine.cgroups[group.path].children:
+        if len(child.path.encode()) > LONGEST_PATH_BYTES:
+            left_out.add(child.path, "ENAMETOOLONG")
+        else:
+            found.append(Group(child.path, child.id))
+    return Listing(found, left_out if left_out.counts else None)
 
 
 def _live(machine: Machine, group: Group) -> Cgroup:

@@ -40,6 +40,7 @@ from app.backends._cgroupfs import (
     CHARGED_AHEAD_BYTES,
     HIERARCHY_ROOT,
     Tree,
+    mapped,
 )
 from app.backends._mounts import mount_points
 from app.backends._pace import Pace
@@ -58,6 +59,7 @@ from app.errors import (
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
+    leaving_out,
 )
 from app.memparse import PAGE_BYTES, UNLIMITED, or_none
 from app.settings import Settings
@@ -94,6 +96,7 @@ class V1(Tree):
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
     fresh: ClassVar[Mapping[str, bytes]] = {USAGE: b"0", MEMSW_USAGE: b"0", **dict.fromkeys(_LIMIT_FILES, b"%d" % UNLIMITED)}
+    needed: ClassVar[tuple[str, ...]] = (USAGE, STAT)
     settable_limits: frozenset[LimitName]
     has_swappiness = False
     has_pressure: bool
@@ -115,6 +118,7 @@ class V1(Tree):
         unified = tree_beside(self, "cgroup2")
         self._twins = unified if unified and _PRESSURE in unified.control_files else None
         self._active = Twins(self)
+        self._longest_root = max([root, *self._active.roots()], key=len)
         self.has_pressure = self._twins is not None
         self.watchable = v1_watchable(self, self._twins or self)
         honoured = {"max_bytes": True, "swap_max_bytes": self._has_memsw, "soft_limit_bytes": self._keeps_soft_limit()}
@@ -250,12 +254,11 @@ class V1(Tree):
 
     def _least_around(self, group: Group) -> int:
         """Read the least maximum of those around a group, whatever its own: what the directory above it says, if that is a group."""
-        try:
+        with mapped(group.path), leaving_out():
             above = Path(self.root).resolve().parent
-            text = self.read(self.find(group.path.rpartition("/")[0]), STAT) if group.path else (above / STAT).read_bytes()
-        except OSError:
-            return UNLIMITED
-        return self._lines.parse(text)["hierarchical_memory_limit"]
+            text = self.read(self.look_up(group.path.rpartition("/")[0]), STAT) if group.path else (above / STAT).read_bytes()
+            return self._lines.parse(text)["hierarchical_memory_limit"]
+        return UNLIMITED
 
     def _own_limit(self, group: Group, name: str, least: int) -> int:
         """Read a group's own limit, unless the least of its and its ancestors' says that there is none."""
@@ -266,7 +269,7 @@ class V1(Tree):
         path = group.path
         while path and own != effective:
             path = path.rpartition("/")[0]
-            own = int(self.read(self.find(path), LIMIT)) if path else own
+            own = int(self.read(self.look_up(path), LIMIT)) if path else own
         return path or "/"
 
     def _check_above_usage(self, group: Group, name: str, value: int) -> None:
@@ -345,10 +348,9 @@ class V1(Tree):
     def _pressure(self, group: Group) -> Pressure | None:
         if self._twins is None or not self._twins.has(group.path):
             return None
-        try:
-            return parse_pressure(self._twins.read(self._twins.find(group.path), _PRESSURE))
-        except ShrinkdError:
-            return None  # it went in between
+        with leaving_out():
+            return parse_pressure(self._twins.read(self._twins.look_up(group.path), _PRESSURE))
+        return None
 
 
 def _pace_of_group(_: int) -> Pace:

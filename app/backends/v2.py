@@ -68,6 +68,7 @@ from app.backends._v2_texts import (
     text_of,
     usage_of_top,
 )
+from app.backends._walks import Listing
 from app.backends._watch import open_watch
 from app.errors import (
     BackendUnavailable,
@@ -78,6 +79,7 @@ from app.errors import (
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
+    leaving_out,
 )
 from app.memparse import UNLIMITED, or_none
 from app.settings import Settings
@@ -98,6 +100,7 @@ class V2(Tree):
     name: ClassVar[str] = "v2"
     is_simulated: ClassVar[bool] = False
     fresh: ClassVar[Mapping[str, bytes]] = NEW_GROUP
+    needed: ClassVar[tuple[str, ...]] = (USAGE, STAT)
     settable_limits: frozenset[LimitName]
     has_swappiness: bool
     has_pressure: bool
@@ -129,20 +132,11 @@ class V2(Tree):
         self.settable_limits = frozenset(self._limit_files)
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
-    def find(self, path: str) -> Group:
-        """As Tree, for groups that have the controller: the directory of another one is none that could be read or limited."""
-        if kept := self._still_there(path):
-            return kept
-        group = super().find(path)
-        if path and not self.has(f"{path}/{USAGE}"):
-            raise GroupNotFound(f"The group {path!a} has no memory controller: its parent has not enabled it.")
-        return group
-
     def charged(self, path: str) -> Group:
         """As Tree: without the controller, a directory's processes are charged to the nearest group around it that has it."""
         while path and not self.has(f"{path}/{USAGE}"):
             path = path.rpartition("/")[0]
-        return self.find(path)
+        return self.look_up(path)
 
     def usage(self, group: Group) -> int:
         if group.id == self._top_id:
@@ -264,7 +258,7 @@ class V2(Tree):
         while path:
             path = path.rpartition("/")[0]
             try:
-                ancestor = self.find(path)
+                ancestor = self.look_up(path)
             except GroupNotFound as error:  # they go from the inside out, so that one is gone as well
                 raise GroupGone(f"The group {group.path!a} was removed.") from error
             if ancestor.id != self._top_id:
@@ -321,23 +315,26 @@ class V2(Tree):
         return sum(map(self._withheld, protected))
 
     def _withheld(self, group: Group) -> int:
-        with contextlib.suppress(ShrinkdError):
+        with leaving_out():
             above = max(self.usage(group) - self._minimum(group), 0)
             return max(file_of(self._lines.parse(self.read(group, STAT))) - above, 0)
         return 0
 
     def _minimum(self, group: Group) -> int:
-        with contextlib.suppress(ShrinkdError):
+        with leaving_out():
             return limit_of(self.read(group, MIN))
         return 0
 
     # -- groups that have the controller ------------------------------------------------------------------------
 
-    def _inside(self, group: Group) -> list[Group]:
+    def _check_is_group(self, path: str, directory: int) -> None:
+        """Only groups that have the controller: the directory of another one is none that could be read or limited."""
+        if path and not os.access(USAGE, os.F_OK, dir_fd=directory):
+            raise GroupNotFound(f"The group {path!a} has no memory controller: its parent has not enabled it.")
+
+    def _inside(self, group: Group) -> Listing:
         inside = super()._inside(group)
-        with contextlib.suppress(GroupGone):
-            return inside if inside and self._has_enabled_memory(group) else []
-        return []
+        return inside if inside and self._has_enabled_memory(group) else Listing()
 
     def _has_enabled_memory(self, group: Group) -> bool:
         return b"memory" in self.read_once(group, SUBTREE).split()
@@ -376,10 +373,9 @@ class V2(Tree):
 
     def _pressure(self, group: Group) -> Pressure | None:
         """Read a file that goes and comes with the group's cgroup.pressure, and is EOPNOTSUPP when the kernel was started without."""
-        try:
+        with leaving_out():
             return parse_pressure(self.read(group, PRESSURE))
-        except ShrinkdError:
-            return None
+        return None
 
 
 def _chunk_of_group(_: int) -> Chunk:

@@ -70,6 +70,16 @@ class OwnGroup(TypedDict):
     detail: str | None
 
 
+class UnreadableGroup(TypedDict):
+    path: str
+    errno: str
+
+
+class Unreadable(TypedDict):
+    count: int
+    groups: list[UnreadableGroup]
+
+
 class Node(TypedDict):
     kernel: str
     backend: str
@@ -85,6 +95,7 @@ class Node(TypedDict):
     subtrees: list[str]
     boot_id: str
     own_group: OwnGroup
+    unreadable: Unreadable | None
 
 
 class GroupRef(TypedDict):

@@ -173,6 +173,24 @@ class CgroupWorker:
         return False
 
 
+def dig(top: Path, levels: int, name: str = "d" * 250, file: str = "", text: str = "") -> int:
+    """Make a directory in a directory in a directory, and write to a file of each that one is made in; answers the length of the path.
+
+    A path of more than 4095 bytes is none that the kernel resolves, but nobody needs one to go there step by step.
+    """
+    here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        if file:
+            control = os.open(file, os.O_WRONLY, dir_fd=here)
+            os.write(control, text.encode())
+            os.close(control)
+        os.mkdir(name, dir_fd=here)
+        here, above = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here), here
+        os.close(above)
+    os.close(here)
+    return levels * (len(name) + 1)
+
+
 @contextmanager
 def swap_for_tests() -> Iterator[bool]:
     """Swap that was made for tests and left off: only the VM names it, so that no other machine's is ever turned on."""
@@ -279,18 +297,33 @@ def _sweep(root: Path) -> None:
 
 
 def _remove_tree(top: Path) -> None:
-    """Remove groups from the leaves up; a process that just ended may hold one for a moment longer."""
-    for path, _, _ in os.walk(top, topdown=False):
-        for _ in range(200):
+    """Remove groups from the leaves up, by descriptors, for their paths may be too long to be said."""
+    with suppress(FileNotFoundError):
+        above = os.open(top.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            remove_below(above, top.name)
+        finally:
+            os.close(above)
+
+
+def remove_below(above: int, name: str) -> None:
+    """Remove a directory with those in it; a process that just ended may hold one for a moment longer."""
+    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    try:
+        with os.scandir(directory) as entries:
+            inside = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for child in inside:
             with suppress(FileNotFoundError):
-                try:
-                    Path(path).rmdir()
-                except OSError as error:
-                    if isinstance(error, FileNotFoundError):
-                        raise
-                    time.sleep(0.005)
-                    continue
+                remove_below(directory, child)
+    finally:
+        os.close(directory)
+    for _ in range(200):
+        try:
+            os.rmdir(name, dir_fd=above)
+        except FileNotFoundError:
             break
+        except OSError:
+            time.sleep(0.005)
 
 
 def assert_only_read_when_mounted_read_only(backend: str, root: str) -> None:

@@ -1,0 +1,113 @@
+"""What walks of a tree came to: which entries were left out since they cannot be read, and since when no walk has come to its end."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from app.backends import Group, Walk
+from app.errors import Failure, InvalidGroupName, ShrinkdError, errname_of, failure_of, map_oserror
+
+MOST_NAMED = 10
+"""Entries that are named; the others are only counted, since anybody who may make a group may make thousands."""
+LONGEST_PATH_BYTES = 4095
+"""PATH_MAX less its NUL, include/uapi/linux/limits.h: the kernel resolves no longer path, though a deeper directory can be made."""
+_LONGEST_FILE_BYTES = 98
+"""CGROUP_FILE_NAME_MAX, kernel/cgroup/cgroup.c: the longest name of a control file."""
+
+
+class LeftOut:
+    """The entries that one walk, or the listing of one group, has left out."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        """By the errno's symbol."""
+        self.named: list[tuple[str, str]] = []
+        """Paths, each with the symbol; at most MOST_NAMED."""
+
+    def add(self, path: str, symbol: str) -> None:
+        self.counts[symbol] += 1
+        if len(self.named) < MOST_NAMED:
+            self.named.append((path, symbol))
+
+    def add_all(self, other: "LeftOut") -> None:
+        self.counts.update(other.counts)
+        self.named += other.named[: MOST_NAMED - len(self.named)]
+
+    def meet(self, path: str, error: OSError | ShrinkdError) -> None:
+        """Note a group that cannot be read, and pass over one that is gone; raise an error that says nothing about it."""
+        failure = failure_of(error)
+        if failure is Failure.UNREADABLE:
+            self.add(path, errname_of(error))
+        elif failure is Failure.UNKNOWN:
+            raise error if isinstance(error, ShrinkdError) else map_oserror(error, path) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is in one group: the groups, and the entries that can be none since their names or paths cannot be used."""
+
+    groups: list[Group] = field(default_factory=list)
+    left_out: LeftOut | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.left_out)
+
+
+class Walks:
+    """The last walk of the whole tree. Thread-safe: of two walks at the same time the one that ends last counts."""
+
+    def __init__(self) -> None:
+        self.last = Walk()
+
+    @contextmanager
+    def begun(self, *, is_whole: bool) -> Iterator[LeftOut]:
+        """Note how a walk ends, if it is one of the whole tree. Around what turns every OSError into a ShrinkdError."""
+        left_out = LeftOut()
+        try:
+            yield left_out
+        except ShrinkdError as error:
+            if is_whole:
+                last, moment = self.last, time.monotonic()
+                since = moment if last.failing_since is None else last.failing_since
+                self.last = Walk(moment, last.unreadable, last.named, error.detail, since)
+            raise
+        if is_whole:
+            self.last = Walk(time.monotonic(), dict(left_out.counts), tuple(left_out.named))
+
+
+def walk(top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: LeftOut) -> list[Group]:
+    """List a group and what is below it, parents first. What is wrong with the top raises; any other group is left out for it."""
+    found: list[Group] = []
+    level, levels = [top], math.inf if depth is None else depth
+    while level and levels:
+        read = [(group, inside) for group in level if (inside := _inside(group, top, inside_of, left_out)) is not None]
+        found += [group for group, _ in read]
+        level, levels = [child for _, inside in read for child in inside.groups], levels - 1
+    return found + level
+
+
+def _inside(group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: LeftOut) -> Listing | None:
+    """What is in a group, and None of one that is left out."""
+    try:
+        inside = inside_of(group)
+    except (ShrinkdError, OSError) as error:
+        if group is top:
+            raise
+        left_out.meet(group.path, error)
+        return None
+    if inside.left_out:
+        left_out.add_all(inside.left_out)
+    return inside
+
+
+def check_length(path: str, root: str) -> None:
+    """Raise InvalidGroupName for a group whose control files nobody could open by their paths from the root of all."""
+    length = len(root.encode(errors="surrogateescape")) + len(path.encode()) + _LONGEST_FILE_BYTES + 2
+    if length > LONGEST_PATH_BYTES:
+        raise InvalidGroupName(
+            f"{path[:80]!a}… is too long: with {root!a} before it and the name of a control file behind it, it has {length} bytes, "
+            f"and the kernel opens no path of more than {LONGEST_PATH_BYTES}. Give the group, or those around it, shorter names."
+        )
