@@ -135,7 +135,7 @@ def test_what_breaks_is_a_condition_a_line_in_the_log_and_a_count_until_it_is_ov
     enable(house, "watermark")
     (condition,) = until(lambda: house.daemon.status("room").conditions)
     assert condition.type == "failing"
-    assert "at web: The kernel answered ENOMEM for 'web'." in condition.detail
+    assert "at web: This daemon or this kernel is short of something (ENOMEM)" in condition.detail
     assert condition.since_at is not None
     assert house.last() == (Verdict.HOLD, Reason.UNREADABLE)
     passes(house, lambda: not house.daemon.status("room").conditions)

@@ -32,6 +32,8 @@ _NOBODY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPN
 _WE_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _ASK_AGAIN_SECONDS = 10.0
 _LOOKS = 3
+_OWN_BYTES = 1 << 18
+"""A line for each of the hierarchies, of which there are at most 16 or so, with a path of at most 4095 bytes."""
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +141,9 @@ class Locator:
         self._own_id = 0
         self._until = -math.inf
         """When we are to be searched again, whatever it says; of the monotonic clock."""
+        self._file: Descriptor | None = None
+        with suppress(OSError):
+            self._own_text()
 
     def own(self) -> OwnGroup:
         """Find the group of this process, anew if it may have been moved since the last call: one small file tells.
@@ -146,7 +151,7 @@ class Locator:
         OSError where that could not be done for want of memory or descriptors.
         """
         with self._lock:
-            if not self._is_where_it_was(_own_text()):
+            if not self._is_where_it_was(self._own_text()):
                 self._look()
             return self._own
 
@@ -172,6 +177,20 @@ class Locator:
             sentence = f"The process {pid} is this daemon, or in {source!a} with it: begin it in another group, or move it by hand."
             raise ProtectedGroup(own.doubt(source) or sentence, pid=pid)
 
+    def _own_text(self) -> bytes:
+        """What /proc says of us; nothing where it cannot be read, and then the groups are asked.
+
+        The file stays open: a daemon that has no descriptor left has to know where it is, to take back a group that it has just made.
+        """
+        try:
+            if self._file is None:
+                self._file = Descriptor(os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC))
+            return os.pread(self._file.number, _OWN_BYTES, 0)
+        except OSError as error:
+            if error.errno in _WE_LACK:
+                raise
+            return b""
+
     def _is_where_it_was(self, told: bytes) -> bool:
         """A path that was searched for is not in that text, and may be another one by now: so its group has to be the same."""
         if told != self._told or time.monotonic() >= self._until:
@@ -181,9 +200,9 @@ class Locator:
     def _look(self) -> None:
         before, self._told = self._own, None
         for _ in range(_LOOKS):
-            told = _own_text()
+            told = self._own_text()
             own = self._find(told)
-            if _own_text() == told:  # or it was moved, perhaps to where the search had been already
+            if self._own_text() == told:  # or it was moved, perhaps to where the search had been already
                 break
         else:
             own = OwnGroup(None, ("",))
@@ -246,16 +265,6 @@ def _number_in_proc(pid: int) -> int:
     if found is None or int(found[1]) <= 0:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     return int(found[1])
-
-
-def _own_text() -> bytes:
-    """What /proc says of us; nothing where it cannot be read, and then the groups are asked."""
-    try:
-        return read_file("/proc/self/cgroup")
-    except OSError as error:
-        if error.errno in _WE_LACK:
-            raise
-        return b""
 
 
 def _id_of(root: Descriptor, path: str) -> int:
