@@ -49,7 +49,7 @@ openapi: .venv/installed
 	$(bin)/shrinkd openapi > openapi/openapi.json
 
 examples: .venv/developed
-	$(bin)/python -m tests.recording
+	$(bin)/python -m tests.support.example_recorder
 	$(bin)/shrinkd openapi > openapi/openapi.json
 
 # The pages of the documents that are made from the program itself.

@@ -14,18 +14,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from app.backends._machine import scenarios
-from app.backends._machine.tree import SWAPPED
-from app.memparse import PAGE_BYTES
-from app.policies import Kind
-from app.policies import balance as balancing
-from app.policies import pressure as ours
-from app.policies import watermark as marking
-from app.policies.balance import Balance
-from app.simulation import Plan, Report, simulate
 from bench.laws import PUBLISHED, alike, by_size, largest_first, polled, splitting
 from bench.loop import Loop
 from bench.table import Extent, Row, Tables, median
+from shrinkd.backends.simulator.machine import scenarios
+from shrinkd.backends.simulator.machine.accounting import SWAPPED
+from shrinkd.policies import Kind
+from shrinkd.policies.kinds import balance as balancing
+from shrinkd.policies.kinds import pressure as ours
+from shrinkd.policies.kinds import watermark as marking
+from shrinkd.policies.kinds.balance import Balance
+from shrinkd.simulation.run import Plan, Report, simulate
+from shrinkd.sizes import PAGE_BYTES
 
 _SECONDS = 3600.0
 _TAIL = 600
@@ -111,7 +111,7 @@ class Result:
 def gallery() -> Iterator[Cell]:
     """The groups that pressure was tuned on. The scanner is left out: it stalls at its limit by itself, whatever one does."""
     for name in ("heat", "heat-on-disk"):
-        scenario = scenarios.load(name)
+        scenario = scenarios.load_scenario(name)
         for place in scenario.groups:
             if place.path != "scanner":
                 yield Cell(f"{name}, {place.path}", scenario.model_copy(update={"groups": (place,)}))
@@ -279,7 +279,7 @@ def _writer(speed: str) -> scenarios.Scenario:
 
 def _watermark_rows(extent: Extent) -> Iterator[Row]:
     """With usage that wakes, as on v1, and without, as on v2; the gallery's for 10 minutes, writers of cache for 15 s."""
-    spikes = scenarios.load("spikes")
+    spikes = scenarios.load_scenario("spikes")
     tried_on = [(spikes, path, 600) for path in ("bursty", "writer", "recorded", "leak")]
     tried_on += [(_writer(speed), speed, 15) for speed in ("64M", "256M")]
     for scenario, path, seconds in tried_on:

@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.backends import Backend, Group
-from app.engine import host_of
-from app.policies import Kind, Member, Observation, Reclaim, Resize
-from app.policies.pressure import KeepPressure
 from bench.laws import PUBLISHED
 from bench.table import Extent, Row, Tables, median
-from tests.backends.cgroups import CgroupHost, swap_for_tests
+from shrinkd.backends import Backend, Group
+from shrinkd.policies import Kind, Member, Observation, Reclaim, Resize
+from shrinkd.policies.evaluator import host_of
+from shrinkd.policies.kinds.pressure import KeepPressure
 from tests.backends.hosts import MIB, opened
-from tests.live import Daemon
+from tests.support.cgroup_host import CgroupHost, swap_for_tests
+from tests.support.live_server import Daemon
 
 _HOT, _WARM, _COLD = 32 * MIB, 48 * MIB, 128 * MIB
 _WARM_SECONDS = 30.0

@@ -8,11 +8,11 @@ A law that goes by I/O pressure as well goes by memory's alone: what waits for a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from app.closed import Strict
-from app.memparse import PAGE_BYTES
-from app.policies import MIN_ASK_BYTES, Ask, Decision, Kind, Member, Observation, Reason, Reclaim, Resize, Verdict
-from app.policies.balance import Balance
-from app.policies.watermark import Watermark, marks
+from shrinkd.policies import MIN_ASK_BYTES, Ask, Decision, Kind, Member, Observation, Reason, Reclaim, Resize, Verdict
+from shrinkd.policies.kinds.balance import Balance
+from shrinkd.policies.kinds.watermark import Watermark, marks
+from shrinkd.sizes import PAGE_BYTES
+from shrinkd.strict_model import Strict
 
 
 @dataclass(frozen=True, slots=True)

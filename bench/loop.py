@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from app.backends import Activity, EventsMove, Group, UsageCrosses
-from app.backends._machine.machine import Machine
-from app.backends._sim_reading import available_of, reading_of
-from app.closed import Strict
-from app.memparse import PAGE_BYTES
-from app.policies import Decision, Host, Kind, Member, Observation, Outcome, Reclaim, Resize
+from shrinkd.backends import Activity, EventsMove, Group, UsageCrosses
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.readings import available_of, reading_of
+from shrinkd.policies import Decision, Host, Kind, Member, Observation, Outcome, Reclaim, Resize
+from shrinkd.sizes import PAGE_BYTES
+from shrinkd.strict_model import Strict
 
 PASS_BYTES = 2 << 20
 PASS_US = 50_000

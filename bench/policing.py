@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.backends import load
-from app.settings import Settings
 from bench.table import Extent, Row, Tables
-from tests.live import Daemon
+from shrinkd.backends import load
+from shrinkd.settings import Settings
+from tests.support.live_server import Daemon
 
 _LIMIT = 256 << 20
 _SECONDS = 15.0

@@ -22,16 +22,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import main
-from app.api.access import Access
-from app.api.attempts import Audited
-from app.api.stats import read_all
-from app.audit import Audit
-from app.callers import ANYONE
-from app.serve import Server
-from app.settings import Settings
-from app.tokens import make
 from bench.table import Extent, Row, Tables, median
+from shrinkd import main
+from shrinkd.api.middleware.audit import Audited
+from shrinkd.api.middleware.authentication import Access
+from shrinkd.api.routes.stats import read_all
+from shrinkd.auth.scopes import ANYONE
+from shrinkd.auth.tokens import make
+from shrinkd.events.audit import Audit
+from shrinkd.server.listen import Server
+from shrinkd.settings import Settings
 from tests.backends import v1_host
 from tests.backends.v1_host import V1Host
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.backends import Backend
-from app.backends._timed import timed_write
-from app.errors import ShrinkFinished
-from app.intents import Intents
-from app.job import Request
-from app.jobs import Jobs
-from app.store import Store
 from bench.table import Extent, Row, Tables, median
-from tests.backends.cgroups import CgroupHost
+from shrinkd.backends import Backend
+from shrinkd.backends.cgroup.timed_write import timed_write
+from shrinkd.errors import ShrinkFinished
+from shrinkd.groups.limit_journal import Intents
+from shrinkd.shrinks.job import Request
+from shrinkd.shrinks.queue import Jobs
+from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB, opened
+from tests.support.cgroup_host import CgroupHost
 
 _ANON, _CACHE, _TAKEN = 96 * MIB, 512 * MIB, 400 * MIB
 _NO_LIMIT = 1 << 62

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.backends._machine import scenarios
 from bench.table import Extent, Row, Tables
+from shrinkd.backends.simulator.machine import scenarios
 
 _MIXED: tuple[dict[str, Any], ...] = (
     {

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from bench.table import Extent, Row, Tables, median
-from tests.live import Daemon
+from tests.support.live_server import Daemon
 
 _STREAMS = 200
 _SECONDS = 5.0

@@ -5,8 +5,8 @@ import os
 import sqlalchemy as sa
 from alembic import context
 
-from app.migration import alone
-from app.tables import metadata
+from shrinkd.storage.migration import alone
+from shrinkd.storage.tables import metadata
 
 
 def _migrate(connection: sa.Connection) -> None:

@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.leaks", "tests.problems", "tests.shrinking")
+pytest.register_assert_rewrite("tests.support.leaks", "tests.support.problem_checks", "tests.support.shrink_requests")

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, TypeVar
 import hypothesis
 import pytest
 
-from app.backends import Backend
-from app.settings import Settings
-from tests import forks
+from shrinkd.backends import Backend
+from shrinkd.settings import Settings
 from tests.backends import v2_host
-from tests.backends.cgroups import CgroupHost, swap_for_tests
 from tests.backends.hosts import opened
-from tests.leaks import nothing_stays_open
-from tests.live import Daemon, Live
+from tests.support import forked_daemon
+from tests.support.cgroup_host import CgroupHost, swap_for_tests
+from tests.support.leaks import nothing_stays_open
+from tests.support.live_server import Daemon, Live
 from tests.vm import vm
 from tests.vm.remote import InTheVm, NotHere, Reporter
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.support.postgres import Postgres
 
 # No test of ours is about seconds.
 hypothesis.settings.register_profile("shrinkd", deadline=None)
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What daemons are forks of is started before the first test, whose own it is not, and imports while others run."""
     if not session.config.option.collectonly and any(_is_with_daemons(item) for item in session.items):
-        forks.prepare()
+        forked_daemon.prepare()
 
 
 def _is_with_daemons(item: pytest.Item) -> bool:
@@ -82,7 +82,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
 
         def start(**settings: str) -> Daemon:
-            started = Daemon(tmp_path, forks.Fork, **settings)
+            started = Daemon(tmp_path, forked_daemon.Fork, **settings)
             stack.callback(started.close)
             return started
 
@@ -106,7 +106,7 @@ def has_swap() -> Iterator[bool]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
     """A PostgreSQL server for the whole run, where its programs are there."""
-    from tests.postgres import absent, running  # psycopg takes a quarter of the time of all that is imported here
+    from tests.support.postgres import absent, running
 
     if reason := absent():
         pytest.skip(reason)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app import errors
-from app.errors import Failure, ShrinkdError, failure_of, leaving_out, map_oserror
+from shrinkd import errors
+from shrinkd.errors import Failure, ShrinkdError, failure_of, leaving_out, map_oserror
 
 
 def classes(kind: type[ShrinkdError] = ShrinkdError) -> Iterator[type[ShrinkdError]]:

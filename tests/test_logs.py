@@ -5,8 +5,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
-from app import logs
-from app.logs import JsonLines, TextLines
+from shrinkd import logs
+from shrinkd.logs import JsonLines, TextLines
 
 
 def line(message: str, *arguments: object, fault: BaseException | None = None, **extra: object) -> dict[str, object]:

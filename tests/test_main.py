@@ -19,17 +19,17 @@ from typing import Any
 import httpx
 import pytest
 
-from app import __version__
-from app.errors import SettingsError, StoreUnavailable
-from app.main import create_app
-from app.settings import Settings
-from app.store import Store
-from tests.following import Follower, read_all
-from tests.live import Daemon, Live
-from tests.locks import locked
-from tests.postgres import Postgres
-from tests.problems import problem
-from tests.shrinking import ENDLESS, finished, running, start
+from shrinkd import __version__
+from shrinkd.errors import SettingsError, StoreUnavailable
+from shrinkd.main import create_app
+from shrinkd.settings import Settings
+from shrinkd.storage.store import Store
+from tests.support.live_server import Daemon, Live
+from tests.support.locked_database import locked
+from tests.support.postgres import Postgres
+from tests.support.problem_checks import problem
+from tests.support.shrink_requests import ENDLESS, finished, running, start
+from tests.support.sse_client import Follower, read_all
 
 MIB = 2**20
 Start = Callable[..., Daemon]
@@ -39,7 +39,9 @@ def shrinkd(*arguments: str, says: str = "", **settings: str) -> subprocess.Comp
     """Run the command line to its end."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
     environ |= {f"SHRINKD_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run([sys.executable, "-m", "app", *arguments], env=environ, input=says, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "shrinkd", *arguments], env=environ, input=says, capture_output=True, text=True, check=False
+    )
 
 
 def assert_refused(ended: subprocess.CompletedProcess[str], code: int, words: str) -> None:

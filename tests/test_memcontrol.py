@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends import Group, Intent, LimitName, Limits, unrecorded
-from app.backends._machine.tree import Kind, Process
-from app.backends.simulator import Simulator
-from app.errors import (
+from shrinkd.backends import Group, Intent, LimitName, Limits, unrecorded
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.machine.accounting import Kind, Process
+from shrinkd.errors import (
     Busy,
     GroupBusy,
     GroupGone,
@@ -26,18 +26,10 @@ from app.errors import (
     TimedOut,
     UnsupportedLimit,
 )
-from app.memcontrol import (
-    MEM_CGROUP_RECLAIM_RETRIES,
-    Memcg,
-    check_under_val,
-    resize_limit,
-    set_limit,
-    set_limits,
-    shrink_usage_to,
-)
-from app.memparse import PAGE_BYTES
-from app.settings import Settings
-from tests.currents import Scripted
+from shrinkd.memcontrol import MEM_CGROUP_RECLAIM_RETRIES, Memcg, check_under_val, resize_limit, set_limit, set_limits, shrink_usage_to
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES
+from tests.support.scripted_task import Scripted
 
 MIB = 2**20
 

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from app.metrics import MOST_SUBTREES, Requests
-from tests.live import Live
+from shrinkd.metrics import MOST_SUBTREES, Requests
+from tests.support.live_server import Live
 from tests.test_terminal import unseen_in
 
 

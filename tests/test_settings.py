@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from app.errors import SettingsError
-from app.settings import Settings, read_settings
+from shrinkd.errors import SettingsError
+from shrinkd.settings import Settings, read_settings
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:

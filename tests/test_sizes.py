@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.memparse import PAGE_BYTES, format_size, page_ceil, page_floor, parse_limit, parse_size
+from shrinkd.sizes import PAGE_BYTES, format_size, page_ceil, page_floor, parse_limit, parse_size
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app import terminal
-from app.terminal import guard, is_plain, is_shown_as_it_is, json_line, say, shown
+from shrinkd import terminal
+from shrinkd.terminal import guard, is_plain, is_shown_as_it_is, json_line, say, shown
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates, too
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

@@ -61,7 +61,7 @@
     └── SettingsError         EINVAL      at start: exit code 2
 
 An error changes its language twice and nowhere else: `map_oserror` on the way in (the kernel's
-errno becomes a class), `app/api/problems.py` on the way out (the class becomes a status).
+errno becomes a class), `app/shrinkd/api/http/problems.py` on the way out (the class becomes a status).
 Whoever reads many groups asks `failure_of` what an error says about the one that it met.
 """
 

@@ -12,24 +12,20 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from app import __version__, api
-from app.api.wiring import Wiring
-from app.audit import Audit
-from app.backends import Backend, load
-from app.backends.simulated import simulated
-from app.daemon import Clock, Daemon, Scope
-from app.errors import BackendUnavailable, SettingsError
-from app.events import Events, EventType
-from app.history import History, Sampler
-from app.intents import Intents
-from app.jobs import Jobs
-from app.keys import Keys
-from app.metrics import Gathering, Requests, registry_of
-from app.registry import Policies
-from app.settings import Settings
-from app.simulations import Simulations
-from app.store import Store
-from app.tokens import Tokens
+from shrinkd import __version__
+from shrinkd.api import Wiring
+from shrinkd.api import app as api
+from shrinkd.auth import Tokens
+from shrinkd.backends import Backend, load, simulated
+from shrinkd.errors import BackendUnavailable, SettingsError
+from shrinkd.events import Audit, Events, EventType
+from shrinkd.groups import History, Intents, Sampler
+from shrinkd.metrics import Gathering, Requests, registry_of
+from shrinkd.policies import Clock, Daemon, Policies, Scope
+from shrinkd.settings import Settings
+from shrinkd.shrinks import Jobs
+from shrinkd.simulation import Simulations
+from shrinkd.storage import Keys, Store
 
 log = logging.getLogger(__name__)
 

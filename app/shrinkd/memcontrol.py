@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.backends import Backend, Group, Intent, LimitName, Limits, unrecorded
-from app.errors import Busy, LimitBelowUsage, ShrinkdError, ShrinkStalled
-from app.refusals import limit_below_usage, shrink_stalled
+from shrinkd.backends import Backend, Group, Intent, LimitName, Limits, unrecorded
+from shrinkd.errors import Busy, LimitBelowUsage, ShrinkdError, ShrinkStalled
+from shrinkd.memcontrol_errors import limit_below_usage, shrink_stalled
 
 MEM_CGROUP_RECLAIM_RETRIES = 5  # mm/memcontrol.c, 2.6.26-rc8-mm1
 

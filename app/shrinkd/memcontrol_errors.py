@@ -1,8 +1,8 @@
 """What -EBUSY says: the two refusals of the routines, each with every number of one reading."""
 
-from app.backends import Group, MemStat
-from app.errors import LimitBelowUsage, ShrinkStalled
-from app.memparse import format_size
+from shrinkd.backends import Group, MemStat
+from shrinkd.errors import LimitBelowUsage, ShrinkStalled
+from shrinkd.sizes import format_size
 
 
 def limit_below_usage(group: Group, stat: MemStat, limit: int, room: int = 1) -> LimitBelowUsage:

@@ -14,11 +14,11 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, CollectorRegistr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.backends import Backend, Group, last_walk
-from app.daemon import Daemon
-from app.errors import ShrinkdError, leaving_out
-from app.jobs import Jobs
-from app.terminal import is_shown_as_it_is
+from shrinkd.backends import Backend, Group, last_walk
+from shrinkd.errors import ShrinkdError, leaving_out
+from shrinkd.policies import Daemon
+from shrinkd.shrinks import Jobs
+from shrinkd.terminal import is_shown_as_it_is
 
 BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 MOST_SUBTREES = 50

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from app.errors import SettingsError
+from shrinkd.errors import SettingsError
 
 _PREFIX = "SHRINKD_"
 _OF_CLIENTS = frozenset({"SHRINKD_URL", "SHRINKD_TOKEN"})  # read by app/client alone, in a shell that may start a daemon as well

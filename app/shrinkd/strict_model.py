@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from app.memparse import parse_limit, parse_protection, parse_size, told_protection
+from shrinkd.sizes import parse_limit, parse_protection, parse_size, told_protection
 
 
 def size_schema(largest: int, smallest: int = 0) -> dict[str, Any]:

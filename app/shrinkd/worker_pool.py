@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec
 
-from app.errors import NotReady
+from shrinkd.errors import NotReady
 
 P = ParamSpec("P")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from app.settings import Settings
-from tests.leaks import nothing_stays_open
-from tests.live import Live
-from tests.stage import Stage
+from shrinkd.settings import Settings
+from tests.support.leaks import nothing_stays_open
+from tests.support.live_server import Live
+from tests.support.scripted_simulator import Stage
 
 
 @dataclass

@@ -14,19 +14,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.backends._mounts import mount_points
-from app.callers import ANYONE
-from app.errors import GroupGone, GroupNotFound, InvalidGroupName
-from app.settings import Settings
+from shrinkd.auth.scopes import ANYONE
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.errors import GroupGone, GroupNotFound, InvalidGroupName
+from shrinkd.settings import Settings
+from tests.backends.cgroup.test_tree import directory, tree_of
 from tests.backends.hosts import opened
-from tests.backends.test_cgroupfs import directory, tree_of
-from tests.leaks import nothing_stays_open
-from tests.live import Daemon, Live
-from tests.problems import problem
-from tests.stage import MIB, Stage
-from tests.wire import answers, connected, received, said
+from tests.support.checkout import ROOT
+from tests.support.leaks import nothing_stays_open
+from tests.support.live_server import Daemon, Live
+from tests.support.problem_checks import problem
+from tests.support.raw_socket import answers, connected, received, said
+from tests.support.scripted_simulator import MIB, Stage
 
-ROOT = Path(__file__).parent.parent
 HOST = b"Host: localhost\r\n"
 LAST = HOST + b"Connection: close\r\n"
 JSON = b"Content-Type: application/json\r\n"
@@ -174,7 +174,7 @@ WRITES = {
 
 def test_a_string_of_a_client_reaches_no_control_file() -> None:
     found = set()
-    for module in sorted((ROOT / "app" / "backends").glob("*.py")):
+    for module in sorted((ROOT / "app" / "shrinkd" / "backends").rglob("*.py")):
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"os.write", "os.pwrite", "os.writev", "timed_write"}:
                 found.add(ast.unparse(node.args[1]))

@@ -8,14 +8,14 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from app.settings import Settings
-from app.tokens import make
+from shrinkd.auth.tokens import make
+from shrinkd.settings import Settings
 from tests.api.conftest import Still
-from tests.bearing import Bearer
-from tests.leaks import nothing_stays_open
-from tests.live import Live
-from tests.problems import problem
-from tests.stage import Method, Stage
+from tests.support.bearer import Bearer
+from tests.support.leaks import nothing_stays_open
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import Method, Stage
 
 # -- a token in the wrong subtree ---------------------------------------------------------------------------------
 

@@ -16,16 +16,16 @@ from typing import Any
 import httpx
 import pytest
 
-from app.backends import Backend
-from app.settings import Settings
-from tests.backends.cgroups import CgroupHost
+from shrinkd.backends import Backend
+from shrinkd.settings import Settings
 from tests.backends.hosts import MIB
-from tests.dropping import Dropping
-from tests.live import Daemon, Live
-from tests.problems import problem
-from tests.races import together
-from tests.serial import Done, Unexplained, serial_order
-from tests.stage import Stage
+from tests.support.cgroup_host import CgroupHost
+from tests.support.live_server import Daemon, Live
+from tests.support.lossy_proxy import Dropping
+from tests.support.problem_checks import problem
+from tests.support.races import together
+from tests.support.scripted_simulator import Stage
+from tests.support.serial_order import Done, Unexplained, serial_order
 
 pytestmark = pytest.mark.long
 

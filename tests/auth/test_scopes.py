@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.callers import ANYONE, NOBODY, Caller, Grant, Level
-from app.errors import Forbidden
+from shrinkd.auth.scopes import ANYONE, NOBODY, Caller, Grant, Level
+from shrinkd.errors import Forbidden
 
 
 def test_a_grant_is_written_as_it_is_read() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import SettingsError, TokenRefused
-from app.tokens import PREFIX, Tokens, make, read_entries, revoke
-from tests.live import Daemon
-from tests.patience import until
-from tests.problems import problem
+from shrinkd.auth.tokens import PREFIX, Tokens, make, read_entries, revoke
+from shrinkd.errors import SettingsError, TokenRefused
+from tests.support.live_server import Daemon
+from tests.support.polling import until
+from tests.support.problem_checks import problem
 from tests.test_main import assert_refused, shrinkd
 
 DAY = 86400.0

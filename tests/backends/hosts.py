@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 import pytest
 
-from app.backends import Backend, Group, LimitName
+from shrinkd.backends import Backend, Group, LimitName
 
 Offer = Literal["high_bytes", "low_bytes", "min_bytes", "swap", "usage_watch", "stall_watch", "activity"]
 """Limits that the backend takes; swap: SwapHost, whose backend limits it; what the backend can watch; activity: told of a

@@ -8,11 +8,11 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.backends import Group
-from app.backends._machine.tree import Kind, Process
-from app.backends.simulator import TICK_SECONDS, Simulator
-from app.memparse import PAGE_BYTES
-from app.settings import Settings
+from shrinkd.backends import Group
+from shrinkd.backends.simulator.backend import TICK_SECONDS, Simulator
+from shrinkd.backends.simulator.machine.accounting import Kind, Process
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Offer
 
 OFFERS: frozenset[Offer] = frozenset({"swap", "usage_watch", "stall_watch", "activity"})

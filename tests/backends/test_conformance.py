@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import pytest
 
-from app.backends import BACKEND_NAMES, Backend, Group, load
-from app.errors import GroupBusy, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, InvalidGroupName, ProcessNotFound
-from app.memcontrol import Memcg, resize_limit, shrink_usage_to
-from app.memparse import PAGE_BYTES
+from shrinkd.backends import BACKEND_NAMES, Backend, Group, load
+from shrinkd.errors import GroupBusy, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, InvalidGroupName, ProcessNotFound
+from shrinkd.memcontrol import Memcg, resize_limit, shrink_usage_to
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, limit_of
-from tests.currents import Scripted
+from tests.support.scripted_task import Scripted
 
 VERBS: dict[str, Callable[[Backend, Group], object]] = {
     "groups": lambda backend, group: backend.groups(group.path),

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from app.errors import Busy
-from app.memparse import PAGE_BYTES
+from shrinkd.errors import Busy
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, SwapHost, Worker, failures_of, limit_of, limit_without_swap, on
 
 GROWING: dict[str, Callable[[Worker, int], bool]] = {

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.backends import LIMIT_NAMES, PROTECTIONS, LimitName, from_kernel, to_kernel
-from app.errors import Busy, GroupGone, LimitBelowUsage, UnsupportedLimit, UnsupportedOption
-from app.memcontrol import Memcg, set_limits
-from app.memparse import PAGE_BYTES, UNLIMITED
+from shrinkd.backends import LIMIT_NAMES, PROTECTIONS, LimitName, from_kernel, to_kernel
+from shrinkd.errors import Busy, GroupGone, LimitBelowUsage, UnsupportedLimit, UnsupportedOption
+from shrinkd.memcontrol import Memcg, set_limits
+from shrinkd.sizes import PAGE_BYTES, UNLIMITED
 from tests.backends.hosts import MIB, Host, cache_of, limit_of, on
 
 # Reading

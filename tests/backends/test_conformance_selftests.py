@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.backends import LIMIT_NAMES, Group, LimitName
+from shrinkd.backends import LIMIT_NAMES, Group, LimitName
 from tests.backends.hosts import (
     HOST_NAMES,
     MIB,

@@ -2,11 +2,11 @@
 
 import pytest
 
-from app.errors import Interrupted, LimitBelowUsage, ShrinkStalled
-from app.memcontrol import MEM_CGROUP_RECLAIM_RETRIES, Memcg, check_under_val, resize_limit, set_limit, set_limits, shrink_usage_to
-from app.memparse import PAGE_BYTES
+from shrinkd.errors import Interrupted, LimitBelowUsage, ShrinkStalled
+from shrinkd.memcontrol import MEM_CGROUP_RECLAIM_RETRIES, Memcg, check_under_val, resize_limit, set_limit, set_limits, shrink_usage_to
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, cache_of, limit_of
-from tests.currents import Scripted
+from tests.support.scripted_task import Scripted
 
 
 def test_a_limit_above_usage_is_set_at_once(host: Host) -> None:

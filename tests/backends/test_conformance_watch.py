@@ -5,11 +5,11 @@ import select
 
 import pytest
 
-from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses, Watch
-from app.errors import GroupGone, InvalidRequest, Unsupported
+from shrinkd.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses, Watch
+from shrinkd.errors import GroupGone, InvalidRequest, Unsupported
 from tests.backends.hosts import HOST_NAMES, MIB, Host, offers, on
-from tests.backends.watching import STALL, TRIGGERS, is_readable, thrash, told, watchable
-from tests.races import together
+from tests.support.races import together
+from tests.support.watch_polling import STALL, TRIGGERS, is_readable, thrash, told, watchable
 
 
 def watch(host: Host, group: Group, *triggers: Trigger) -> Watch:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Backend, Group, LimitName, MemStat
-from app.backends._cgroupfs import Tree
-from app.backends.v1 import V1
-from app.backends.v2 import V2
-from app.intents import Intents
-from app.memcontrol import Memcg, set_limits
-from app.settings import Settings
-from app.store import Row, Store
-from tests.backends.cgroups import CgroupHost
+from shrinkd.backends import Backend, Group, LimitName, MemStat
+from shrinkd.backends.cgroup.tree import Tree
+from shrinkd.backends.v1.backend import V1
+from shrinkd.backends.v2.backend import V2
+from shrinkd.groups.limit_journal import Intents
+from shrinkd.memcontrol import Memcg, set_limits
+from shrinkd.settings import Settings
+from shrinkd.storage.store import Row, Store
 from tests.backends.hosts import MIB
+from tests.support.cgroup_host import CgroupHost
 
 pytestmark = pytest.mark.long
 

@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from app.backends import Backend, Group, LimitName
-from app.memcontrol import Memcg, shrink_usage_to
+from shrinkd.backends import Backend, Group, LimitName
+from shrinkd.memcontrol import Memcg, shrink_usage_to
 from tests.backends import simulator_host
-from tests.backends.cgroups import CgroupHost
-from tests.backends.comparing import EDGE, MOSTLY, ROOM, Comparison, Hands
 from tests.backends.hosts import MIB, opened
-from tests.backends.worlds import Memory, RealWorld, SimulatedWorld
-from tests.currents import Scripted
+from tests.support.cgroup_host import CgroupHost
+from tests.support.differential import EDGE, MOSTLY, ROOM, Comparison, Hands
+from tests.support.paired_worlds import Memory, RealWorld, SimulatedWorld
+from tests.support.scripted_task import Scripted
 
 pytestmark = pytest.mark.long
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.backends._commit import Maximum, Refusal
+from shrinkd.backends.lower_max import Maximum, Refusal
 
 
 @dataclass

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.backends import LimitName
-from app.backends._steps import way_stations, write_all
-from app.errors import Busy, StoreUnavailable
+from shrinkd.backends import LimitName
+from shrinkd.backends.transaction import way_stations, write_all
+from shrinkd.errors import Busy, StoreUnavailable
 
 HELD: dict[LimitName, int] = {"max_bytes": 1, "high_bytes": 2, "low_bytes": 3}
 WRITES: list[tuple[LimitName, int]] = [("max_bytes", 10), ("high_bytes", 20), ("low_bytes", 30)]

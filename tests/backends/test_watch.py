@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.backends import EventsMove, Group, Trigger
-from app.backends._watch import Source, open_watch
-from app.errors import GroupGone
+from shrinkd.backends import EventsMove, Group, Trigger
+from shrinkd.backends.watch import Source, open_watch
+from shrinkd.errors import GroupGone
 from tests.backends.simulator_host import open_host
 
 

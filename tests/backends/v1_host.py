@@ -4,17 +4,17 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from app.backends._mounts import mount_points
-from app.backends._v1_order import LIMIT
-from app.backends.v1 import V1
-from app.settings import Settings
-from tests.backends import cgroups
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.backends.v1.backend import V1
+from shrinkd.backends.v1.limit_order import LIMIT
+from shrinkd.settings import Settings
 from tests.backends.hosts import Offer
+from tests.support import cgroup_host
 
 TWINS = next(mount_points("cgroup2"), None)
 """Where pressure is told, if anywhere."""
 OFFERS: frozenset[Offer] = frozenset({"usage_watch", "stall_watch", "activity"} if TWINS else {"usage_watch"})
-V1Host = cgroups.CgroupHost[V1]
+V1Host = cgroup_host.CgroupHost[V1]
 
 
 def absent() -> str | None:
@@ -25,4 +25,4 @@ def absent() -> str | None:
 
 
 def open_host() -> AbstractContextManager[V1Host]:
-    return cgroups.on(V1(Settings()), Path(next(mount_points("cgroup", "memory"))), LIMIT, twins=Path(TWINS) if TWINS else None)
+    return cgroup_host.on(V1(Settings()), Path(next(mount_points("cgroup", "memory"))), LIMIT, twins=Path(TWINS) if TWINS else None)

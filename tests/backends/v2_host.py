@@ -4,15 +4,15 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from app.backends._v2_above import mounts_with_memory
-from app.backends._v2_texts import MAX
-from app.backends.v2 import V2
-from app.settings import Settings
-from tests.backends import cgroups
+from shrinkd.backends.v2.ancestors import mounts_with_memory
+from shrinkd.backends.v2.backend import V2
+from shrinkd.backends.v2.files import MAX
+from shrinkd.settings import Settings
 from tests.backends.hosts import Offer
+from tests.support import cgroup_host
 
 OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch", "activity"})
-V2Host = cgroups.CgroupHost[V2]
+V2Host = cgroup_host.CgroupHost[V2]
 
 
 def absent() -> str | None:
@@ -23,4 +23,4 @@ def absent() -> str | None:
 
 
 def open_host() -> AbstractContextManager[V2Host]:
-    return cgroups.on(V2(Settings()), Path(next(mounts_with_memory())), MAX)
+    return cgroup_host.on(V2(Settings()), Path(next(mounts_with_memory())), MAX)

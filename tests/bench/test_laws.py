@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from app.backends import Limits, MemStat, Pressure, Stall
-from app.policies import Decision, Kind, Reclaim, Resize
 from bench.fields import Cell, drawn, house
 from bench.laws import PUBLISHED, alike, by_size, largest_first, polled
-from tests.policies.observing import MIB, Policy, member_of
+from shrinkd.backends import Limits, MemStat, Pressure, Stall
+from shrinkd.policies import Decision, Kind, Reclaim, Resize
+from tests.support.observations import MIB, Policy, member_of
 
 FLOOR = 64 * MIB
 

@@ -9,6 +9,7 @@ import pytest
 
 from bench.run import BENCHMARKS, OF_V2, run
 from bench.table import SMALLEST, Benchmark, Extent, Row, Tables
+from tests.support.checkout import ROOT
 
 
 @pytest.mark.long
@@ -19,7 +20,7 @@ def test_a_benchmark_runs_in_its_smallest_form_and_prints_its_table(name: str) -
         pytest.skip(reason)
     command = [sys.executable, "bench/run.py", "--smallest", name]
     environ = {variable: value for variable, value in os.environ.items() if not variable.startswith("SHRINKD_")}
-    ended = subprocess.run(command, cwd=Path(__file__).parent.parent, env=environ, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert ended.returncode in {0, 1}, ended.stdout + ended.stderr  # 1: a goal was missed, which says nothing here
     assert "| what | measured | goal | |" in ended.stdout
     assert "FAILED" not in ended.stdout

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app import screen
-from app.__main__ import cli
-from app.backends.simulated import Scenario
-from app.backends.simulator import Simulator
-from app.settings import Settings
-from tests.live import Live
-from tests.shrinking import running
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.controls import Scenario
+from shrinkd.cli import output
+from shrinkd.cli.daemon_commands import cli
+from shrinkd.settings import Settings
+from tests.support.live_server import Live
+from tests.support.shrink_requests import running
 
 SLOWLY = ("shrink", "web", "--to", "200M", "--rate", "1M")
 
@@ -45,7 +45,9 @@ class Shell:
         environ = self._environ | {"SHRINKD_URL": self.server.url}
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here, as in the background, would be there
         try:
-            return subprocess.Popen([sys.executable, "-m", "app", *words], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
+            return subprocess.Popen(
+                [sys.executable, "-m", "shrinkd", *words], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
         finally:
             signal.signal(signal.SIGINT, before)
 
@@ -95,7 +97,7 @@ def test_one_thing_is_facts_or_one_document(shrinkd: Shell, words: tuple[str, ..
 
 @pytest.mark.parametrize(("size", "said"), [(0, "0"), (1, "1"), (1 << 30, "1G"), (64 << 20, "64M"), ((64 << 20) + 4096, "65540K")])
 def test_a_size_in_advice_is_the_size_exactly(size: int, said: str) -> None:
-    assert screen.exact(size) == said
+    assert output.exact(size) == said
 
 
 # How they end
@@ -260,6 +262,6 @@ def test_a_daemon_that_does_not_answer_completes_nothing_in_silence(shrinkd: She
 
 
 def test_help_waits_for_no_client_and_no_server() -> None:
-    told = "import sys, app.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
+    told = "import sys, shrinkd.cli.daemon_commands; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
     assert {"fastapi", "httpx", "pydantic", "rich", "sqlalchemy", "uvicorn"} & set(loaded) == set()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import Live
+from tests.support.live_server import Live
 
 NAMES = [
     *(

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app import screen
-from app.__main__ import main
-from app.client import Client
-from tests.anybody import Anybody
-from tests.live import Live
+from shrinkd.cli import output
+from shrinkd.cli.daemon_commands import main
+from shrinkd.client import Client
+from tests.support.impostor import Anybody
+from tests.support.live_server import Live
 from tests.test_terminal import ANY_TEXT, unseen_in
 
 COMMANDS = (
@@ -137,13 +137,13 @@ def fill(client: httpx.Client, group_id: str) -> None:
     ],
 )
 def test_a_group_is_named_by_its_path_where_every_shell_reads_that_alike(path: str, said: str) -> None:
-    assert screen.command("group", screen.named({"id": "7", "path": path})) == f"shrinkd group {said}"
+    assert output.command("group", output.named({"id": "7", "path": path})) == f"shrinkd group {said}"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_command_to_copy_is_one_command(path: str) -> None:
-    named = screen.named({"id": "7", "path": path})
-    assert shlex.split(screen.command("shrink", named)) == ["shrinkd", "shrink", named]
+    named = output.named({"id": "7", "path": path})
+    assert shlex.split(output.command("shrink", named)) == ["shrinkd", "shrink", named]
     assert not named.startswith("-")
     assert unseen_in(named) == set()
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from app.simulations import Simulations
-from tests.live import Daemon
-from tests.patience import until
-from tests.test_simulation import SPIKES
+from shrinkd.simulation.jobs import Simulations
+from tests.simulation.test_run import SPIKES
+from tests.support.checkout import ROOT
+from tests.support.live_server import Daemon
+from tests.support.polling import until
 
 PACKAGE = Simulations.__module__.partition(".")[0]
-SOURCES = Path(__file__).parent.parent / PACKAGE
+SOURCES = ROOT / PACKAGE
 COMMAND = Path(sys.executable).with_name("shrinkd")
 STANDARD = ("json", "logging", "typing_extensions", "sitecustomize", "usercustomize", "sqlite3", "uvicorn", "alembic", "dotenv")
 STARTS_PROCESSES = ("subprocess", "multiprocessing", "concurrent.futures.process", "os.exec", "os.spawn", "os.posix_spawn", "pty")

@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_t
 import httpx
 import pytest
 
-from app.client import (
+from shrinkd.client import (
     AsyncClient,
     Client,
     ClientError,
@@ -27,12 +27,12 @@ from app.client import (
     TooLate,
     TryAgain,
     Unreachable,
-    _bodies,
     address_of,
+    types,
 )
-from app.client._streams import Reader, ServerEvent
-from tests.live import Daemon, Live
-from tests.test_openapi import DOCUMENT
+from shrinkd.client._sse import Reader, ServerEvent
+from tests.contracts.test_openapi import DOCUMENT
+from tests.support.live_server import Daemon, Live
 
 URL = "http://shrinkd.test"
 Talk = Callable[[httpx.Request], httpx.Response]
@@ -471,12 +471,12 @@ def test_a_daemon_on_a_unix_socket_is_reached(daemon: Callable[..., Daemon]) -> 
 
 
 def test_a_client_needs_nothing_of_the_server() -> None:
-    told = "import sys, app.client; print(*{name.partition('.')[0] for name in sys.modules})"
+    told = "import sys, shrinkd.client; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
     assert {"fastapi", "starlette", "sqlalchemy", "uvicorn", "uvloop", "pydantic", "alembic", "typer"} & set(loaded) == set()
 
 
-BODIES = {name: kind for name, kind in vars(_bodies).items() if is_typeddict(kind) and name != "Tagged"}
+BODIES = {name: kind for name, kind in vars(types).items() if is_typeddict(kind) and name != "Tagged"}
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.client import AsyncClient, Client, NotTrusted, NotUnderstood, address_of, is_stranger
-from app.client._addresses import find_address, token_for
-from tests.test_curl import FOLDER
-from tests.test_working_directory import COMMAND
+from shrinkd.client import AsyncClient, Client, NotTrusted, NotUnderstood, address_of, is_stranger
+from shrinkd.client._addresses import find_address, token_for
+from tests.cli.test_working_directory import COMMAND
+from tests.contracts.test_curl import FOLDER
 
 SECRET = "shrinkd_secret"  # of no daemon
 BEARER = f"Bearer {SECRET}"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-APP = Path(__file__).parent.parent / "app"
+from tests.support.checkout import ROOT
+
+APP = ROOT / "app" / "shrinkd"
 MODULES = sorted(APP.rglob("*.py"))
 
 FLOORS = (

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app import __version__, errors
-from app.api.catalogue import PROBLEMS, Problem
-from app.errors import ShrinkdError
+from shrinkd import __version__, errors
+from shrinkd.api.http.problem_types import PROBLEMS, Problem
+from shrinkd.errors import ShrinkdError
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parent.parent
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ShrinkdError)]
 _HOSTS = (
     "pypi" + ".org",

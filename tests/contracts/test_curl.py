@@ -13,15 +13,16 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Match
 
-from app.backends import Backend
-from app.settings import Settings
-from app.tokens import make
-from tests.backends.cgroups import CgroupHost
+from shrinkd.auth.tokens import make
+from shrinkd.backends import Backend
+from shrinkd.settings import Settings
 from tests.backends.hosts import MIB
-from tests.live import Daemon, Live
+from tests.support.cgroup_host import CgroupHost
+from tests.support.checkout import ROOT
+from tests.support.live_server import Daemon, Live
 from tests.test_terminal import unseen_in
 
-FOLDER = Path(__file__).parent.parent / "openapi" / "curl"
+FOLDER = ROOT / "openapi" / "curl"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("[0-9]*.sh"))
 REAL = [name for name in SCRIPTS if "real" in name]
 SIMULATED = [name for name in SCRIPTS if name not in REAL]

@@ -1,6 +1,6 @@
 """The API against its own document: schemathesis sends what fits it and what does not, and makes every check of each answer.
 
-SHRINKD_TEST_FUZZ_SECONDS=1800 .venv/bin/python -m pytest --timeout 0 tests/test_fuzz.py fuzzes for half an hour.
+SHRINKD_TEST_FUZZ_SECONDS=1800 .venv/bin/python -m pytest --timeout 0 tests/contracts/test_fuzz.py fuzzes for half an hour.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import Live
+from tests.support.checkout import ROOT
+from tests.support.live_server import Live
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parent.parent
 FUZZ_SECONDS = os.environ.get("SHRINKD_TEST_FUZZ_SECONDS")
 IS_THOROUGH = os.environ.get("SHRINKD_TEST_THOROUGH", os.environ.get("SHRINKD_TEST_REQUIRE_ALL")) == "1"
 EVERY_DAY = ["--phases", "examples,fuzzing,stateful", "--max-examples", "2", "--generation-deterministic"]

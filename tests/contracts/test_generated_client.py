@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import Live
+from tests.support.checkout import ROOT
+from tests.support.live_server import Live
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parent.parent
 BIN = ROOT / ".venv-client" / "bin"
 IMPORT_ALL = """
 import importlib, pkgutil, shrinkd_client

@@ -3,20 +3,20 @@
 import json
 from collections.abc import Iterator
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from app import api
-from app.policies import kinds
-from tests.live import Live
-from tests.recording import KEPT as EXAMPLES
-from tests.recording import lacking
+from shrinkd.api import app as api
+from shrinkd.policies import kinds
+from tests.support.checkout import ROOT
+from tests.support.example_recorder import KEPT as EXAMPLES
+from tests.support.example_recorder import lacking
+from tests.support.live_server import Live
 
-KEPT = Path(__file__).parent.parent / "openapi" / "openapi.json"
+KEPT = ROOT / "openapi" / "openapi.json"
 DOCUMENT: dict[str, Any] = api.build().openapi()
 BARE = {"", *(status.phrase for status in HTTPStatus), "Successful Response"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.api.docs import UI_FILES
-from tests.live import Live
+from shrinkd.api.routes.docs import UI_FILES
+from tests.support.live_server import Live
 
 CHROMIUM = shutil.which("chromium")
 OURS = {"MANIFEST.sha256", "favicon.svg", "init.js", "pages.css"}

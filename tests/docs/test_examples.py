@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
+from shrinkd.settings import Settings
 from tests.docs.pages import DOCS, ROOT, Block, all_blocks, blocks, markdown
-from tests.live import Live
+from tests.support.live_server import Live
 
 BIN = ROOT / ".venv" / "bin"
 ADDRESS = "http://127.0.0.1:8080"

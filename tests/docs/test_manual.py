@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.dashboard.test_swagger_page import look_at, needs_chromium
 from tests.docs.pages import DOCS, ROOT, all_blocks
-from tests.ui.test_docs import look_at, needs_chromium
 
 BUILDER = ROOT / ".venv-docs"
 MERMAID = DOCS / "assets" / "mermaid"

@@ -6,13 +6,13 @@ import subprocess
 
 import pytest
 
-from app.api import build
-from app.api.catalogue import PROBLEMS
-from app.events import EventType
-from app.policies import Reason, kinds
-from app.settings import Settings
+from shrinkd.api.app import build
+from shrinkd.api.http.problem_types import PROBLEMS
+from shrinkd.events.log import EventType
+from shrinkd.policies import Reason, kinds
+from shrinkd.settings import Settings
 from tests.docs.pages import DOCS, REFERENCE, ROOT, all_blocks, markdown
-from tests.live import Live
+from tests.support.live_server import Live
 from tools import reference
 
 SETTINGS = (REFERENCE / "settings.md").read_text()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.audit import Audit, outcome
-from app.ledger import KEEP_AUDIT_SECONDS
-from app.store import Store, new_id, now
-from tests.locks import locked
-from tests.patience import until
+from shrinkd.events.audit import Audit, outcome
+from shrinkd.storage.ledger import KEEP_AUDIT_SECONDS
+from shrinkd.storage.store import Store, new_id, now
+from tests.support.locked_database import locked
+from tests.support.polling import until
 
 
 @pytest.fixture

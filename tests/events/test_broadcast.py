@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app.errors import NotReady, TooManyStreams
-from app.streams import Feed, Streams
+from shrinkd.errors import NotReady, TooManyStreams
+from shrinkd.events.broadcast import Feed, Streams
 
 
 async def hear(streams: Streams, key: str, tell: "Teller", most: int = 1000) -> list[tuple[int, int]]:

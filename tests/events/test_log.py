@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Group
-from app.errors import EventsExpired, StoreUnavailable
-from app.events import RECENT, Event, Events, EventType, Selection
-from app.ledger import KEEP_EVENTS_SECONDS
-from app.store import Row, Store, now
-from tests.locks import locked
-from tests.patience import until
-from tests.races import together
+from shrinkd.backends import Group
+from shrinkd.errors import EventsExpired, StoreUnavailable
+from shrinkd.events.log import RECENT, Event, Events, EventType, Selection
+from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
+from shrinkd.storage.store import Row, Store, now
+from tests.support.locked_database import locked
+from tests.support.polling import until
+from tests.support.races import together
 
 ALL = Selection()
 WEB, CART = Group("web", 1), Group("web/cart", 2)

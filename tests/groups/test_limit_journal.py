@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from app import memcontrol
-from app.backends import Group, Intent, LimitName, Limits, Steps, unrecorded
-from app.backends._steps import write_all
-from app.backends.simulated import Scenario
-from app.backends.simulator import Simulator
-from app.errors import Busy, NotWritable, StoreUnavailable
-from app.intents import Intents
-from app.memcontrol import Memcg
-from app.memparse import PAGE_BYTES, UNLIMITED
-from app.settings import Settings
-from app.store import Store
-from tests.live import Live
-from tests.locks import locked
-from tests.stage import MIB, Stage
+from shrinkd import memcontrol
+from shrinkd.backends import Group, Intent, LimitName, Limits, Steps, unrecorded
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.controls import Scenario
+from shrinkd.backends.transaction import write_all
+from shrinkd.errors import Busy, NotWritable, StoreUnavailable
+from shrinkd.groups.limit_journal import Intents
+from shrinkd.memcontrol import Memcg
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES, UNLIMITED
+from shrinkd.storage.store import Store
+from tests.support.live_server import Live
+from tests.support.locked_database import locked
+from tests.support.scripted_simulator import MIB, Stage
 
 STEPS: Steps = [
     {"max_bytes": 64 * MIB, "soft_limit_bytes": None},

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.backends import MemStat
-from app.backends.simulated import Fault
-from app.history import FIELDS, MOST_GROUPS, SLOT_SECONDS, SLOTS, History, Sampler
-from app.settings import Settings
-from tests.policing import pressed, stat
-from tests.stage import MIB, Stage
+from shrinkd.backends import MemStat
+from shrinkd.backends.simulator.controls import Fault
+from shrinkd.groups.usage_history import FIELDS, MOST_GROUPS, SLOT_SECONDS, SLOTS, History, Sampler
+from shrinkd.settings import Settings
+from tests.support.policy_samples import pressed, stat
+from tests.support.scripted_simulator import MIB, Stage
 
 EVER = (0.0, 1e10)
 NOON = 1_700_000_000 // 3600 * 3600

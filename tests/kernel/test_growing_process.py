@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.backends import Backend
-from app.backends._cgroupfs import CHARGED_AHEAD_BYTES
-from app.errors import Busy
-from app.memcontrol import Memcg, set_limit
-from app.memparse import page_floor
-from tests.backends.cgroups import CgroupHost
+from shrinkd.backends import Backend
+from shrinkd.backends.cgroup.tree import CHARGED_AHEAD_BYTES
+from shrinkd.errors import Busy
+from shrinkd.memcontrol import Memcg, set_limit
+from shrinkd.sizes import page_floor
 from tests.backends.hosts import MIB
+from tests.support.cgroup_host import CgroupHost
 
 pytestmark = pytest.mark.long
 

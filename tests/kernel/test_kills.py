@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from app.backends import Backend
-from app.errors import ShrinkFinished
-from app.intents import Intents
-from app.job import Request, State
-from app.jobs import Jobs
-from app.memparse import page_floor
-from app.settings import Settings
-from app.store import Store
-from tests.backends.cgroups import CgroupHost
+from shrinkd.backends import Backend
+from shrinkd.errors import ShrinkFinished
+from shrinkd.groups.limit_journal import Intents
+from shrinkd.settings import Settings
+from shrinkd.shrinks.job import Request, State
+from shrinkd.shrinks.queue import Jobs
+from shrinkd.sizes import page_floor
+from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB
-from tests.mortal import Mortal
+from tests.support.cgroup_host import CgroupHost
+from tests.support.killable_daemon import Mortal
 
 pytestmark = pytest.mark.long
 

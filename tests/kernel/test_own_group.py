@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app.backends import Backend, Group
-from tests.backends.cgroups import CgroupHost
+from shrinkd.backends import Backend, Group
 from tests.backends.hosts import MIB
-from tests.live import Daemon, Process
-from tests.patience import until
-from tests.problems import problem
+from tests.support.cgroup_host import CgroupHost
+from tests.support.live_server import Daemon, Process
+from tests.support.polling import until
+from tests.support.problem_checks import problem
 
 # The host's hierarchy on top of the one that a container has of itself, in a cgroup namespace; and a stick of an unusual name.
 CONTAINER = r"""

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from app.backends import Backend, Group
-from app.policies._envelope import parse
-from app.registry import Policies
-from app.settings import Settings
-from app.store import Store
-from tests.backends.cgroups import CgroupHost, CgroupWorker
+from shrinkd.backends import Backend, Group
+from shrinkd.policies.catalog import Policies
+from shrinkd.policies.policy import parse
+from shrinkd.settings import Settings
+from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB, failures_of
-from tests.live import Daemon
-from tests.mortal import Mortal
-from tests.patience import until
+from tests.support.cgroup_host import CgroupHost, CgroupWorker
+from tests.support.killable_daemon import Mortal
+from tests.support.live_server import Daemon
+from tests.support.polling import until
 
 pytestmark = pytest.mark.long
 

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.backends import Backend, Group
-from tests.backends.cgroups import CgroupHost, CgroupWorker
+from shrinkd.backends import Backend, Group
 from tests.backends.hosts import MIB, cache_of
-from tests.live import Daemon
+from tests.support.cgroup_host import CgroupHost, CgroupWorker
+from tests.support.live_server import Daemon
 
 ANON, CACHE = 100 * MIB, 256 * MIB
 

@@ -12,19 +12,19 @@ from typing import Any, Literal
 import httpx
 import pytest
 
-from app.backends import Backend, Group
-from app.backends.simulated import Fault
-from app.backends.simulator import Simulator
-from app.history import SLOT_SECONDS, History, Sampler
-from app.settings import Settings
-from tests.backends.cgroups import CgroupHost
-from tests.backends.test_unreadable import DEEP, deepen
-from tests.capabilities import without_overrides
-from tests.leaks import nothing_stays_open
-from tests.live import Live
-from tests.patience import until
-from tests.problems import problem
-from tests.stage import Stage
+from shrinkd.backends import Backend, Group
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.controls import Fault
+from shrinkd.groups.usage_history import SLOT_SECONDS, History, Sampler
+from shrinkd.settings import Settings
+from tests.backends.cgroup.test_unreadable import DEEP, deepen
+from tests.support.capabilities import without_overrides
+from tests.support.cgroup_host import CgroupHost
+from tests.support.leaks import nothing_stays_open
+from tests.support.live_server import Live
+from tests.support.polling import until
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import Stage
 from tests.test_metrics import scraped
 
 KEEP = {"kind": "limit", "selector": {"group": "*"}, "floor": {"bytes": 0}, "spec": {"limits": {"max_bytes": "1G"}}}

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from app.arbiter import Wish, arbitrate, are_in_line
-from app.guards import GROUP_BYTES_PER_SECOND, Guards
-from app.policies import Reason, Reclaim, Resize, Verdict
-from app.policies._envelope import Active
-from tests.policing import HOST, MIB, kills, kind, moment, policy, pressed, stat, wish
+from shrinkd.policies import Reason, Reclaim, Resize, Verdict
+from shrinkd.policies.arbiter import Wish, arbitrate, are_in_line
+from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
+from shrinkd.policies.policy import Active
+from tests.support.policy_samples import HOST, MIB, kills, kind, moment, policy, pressed, stat, wish
 
 
 def told(*wishes: Wish) -> list[tuple[Verdict, Reason]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.backends import MemStat
-from app.errors import (
+from shrinkd.backends import MemStat
+from shrinkd.errors import (
     InvalidRequest,
     PolicyConflict,
     PolicyExists,
@@ -20,18 +20,18 @@ from app.errors import (
     PreconditionFailed,
     StoreUnavailable,
 )
-from app.events import EventType
-from app.policies import Kind, kinds
-from app.policies._envelope import Envelope, parse
-from app.policies.limit import KeepLimits
-from app.registry import Kept, Policies
-from app.settings import Settings
-from app.store import Store
-from tests.heard import Heard
-from tests.locks import locked
-from tests.races import together
-from tests.stage import Stage
-from tests.test_store import policy as stored_policy
+from shrinkd.events.log import EventType
+from shrinkd.policies import Kind, kinds
+from shrinkd.policies.catalog import Kept, Policies
+from shrinkd.policies.kinds.limit import KeepLimits
+from shrinkd.policies.policy import Envelope, parse
+from shrinkd.settings import Settings
+from shrinkd.storage.store import Store
+from tests.storage.test_store import policy as stored_policy
+from tests.support.event_recorder import Heard
+from tests.support.locked_database import locked
+from tests.support.races import together
+from tests.support.scripted_simulator import Stage
 
 
 def policy(name: str = "a", group: str = "web", **changes: Any) -> Envelope:

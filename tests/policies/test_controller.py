@@ -15,24 +15,24 @@ from typing import Any
 
 import pytest
 
-from app.backends import Group, MemStat, Node
-from app.backends.protection import OwnGroup
-from app.backends.simulated import Fault, Scenario
-from app.backends.simulator import Simulator
-from app.daemon import Clock, Daemon, Scope
-from app.errors import LimitBelowUsage
-from app.intents import Intents
-from app.job import Request
-from app.jobs import Jobs
-from app.memparse import PAGE_BYTES
-from app.policies import Reason, Verdict
-from app.policies._envelope import parse
-from app.registry import Policies
-from app.settings import Settings
-from app.store import Row, Store
-from tests.locks import locked
-from tests.patience import until
-from tests.policing import MIB
+from shrinkd.backends import Group, MemStat, Node
+from shrinkd.backends.protection import OwnGroup
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.controls import Fault, Scenario
+from shrinkd.errors import LimitBelowUsage
+from shrinkd.groups.limit_journal import Intents
+from shrinkd.policies import Reason, Verdict
+from shrinkd.policies.catalog import Policies
+from shrinkd.policies.controller import Clock, Daemon, Scope
+from shrinkd.policies.policy import parse
+from shrinkd.settings import Settings
+from shrinkd.shrinks.job import Request
+from shrinkd.shrinks.queue import Jobs
+from shrinkd.sizes import PAGE_BYTES
+from shrinkd.storage.store import Row, Store
+from tests.support.locked_database import locked
+from tests.support.policy_samples import MIB
+from tests.support.polling import until
 
 GIB = 1 << 30
 HIGH, LOW = int(7.2 * GIB), int(6.8 * GIB)

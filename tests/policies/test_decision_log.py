@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from app.decisions import Decisions
-from app.errors import StoreUnavailable
-from app.events import EventType
-from app.policies import Reason, Verdict
-from app.records import Record
-from app.store import Row, Store
-from tests.heard import Heard
-from tests.locks import locked
-from tests.policing import MIB, group
-from tests.races import together
+from shrinkd.errors import StoreUnavailable
+from shrinkd.events.log import EventType
+from shrinkd.policies import Reason, Verdict
+from shrinkd.policies.decision_log import Decisions
+from shrinkd.policies.records import Record
+from shrinkd.storage.store import Row, Store
+from tests.support.event_recorder import Heard
+from tests.support.locked_database import locked
+from tests.support.policy_samples import MIB, group
+from tests.support.races import together
 
 SECOND = 1_000_000
 WEB, DB = group("web"), group("db")

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from app.backends import Group, Node
-from app.backends.simulated import Fault, Scenario
-from app.backends.simulator import Simulator
-from app.engine import Engine
-from app.errors import KernelRefused
-from app.guards import Guards
-from app.policies import Outcome, Reason, Reclaim, Resize, Verdict
-from app.policies._envelope import Envelope, parse
-from app.records import Looked
-from app.settings import Settings
-from tests.policing import DAWN, MIB
+from shrinkd.backends import Group, Node
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.controls import Fault, Scenario
+from shrinkd.errors import KernelRefused
+from shrinkd.policies import Outcome, Reason, Reclaim, Resize, Verdict
+from shrinkd.policies.evaluator import Engine
+from shrinkd.policies.guards import Guards
+from shrinkd.policies.policy import Envelope, parse
+from shrinkd.policies.records import Looked
+from shrinkd.settings import Settings
+from tests.support.policy_samples import DAWN, MIB
 
 ROOM = {"name": "room", "kind": "watermark", "selector": {"parent": ""}, "floor": {"bytes": 0}}
 KEEP = {"name": "keep", "kind": "limit", "selector": {"parent": ""}, "spec": {"limits": {"max_bytes": "1G"}}}

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from app.guards import GROUP_BYTES_PER_SECOND, HOST_BYTES_PER_SECOND, OOM_SECONDS, Breaker, Bucket, Guards, floor_of
-from app.memparse import UNLIMITED
-from app.policies import Reason
-from app.policies._envelope import Floor
-from tests.policing import HOST, MIB, group, kills, policy, pressed, stat
+from shrinkd.policies import Reason
+from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, HOST_BYTES_PER_SECOND, OOM_SECONDS, Breaker, Bucket, Guards, floor_of
+from shrinkd.policies.policy import Floor
+from shrinkd.sizes import UNLIMITED
+from tests.support.policy_samples import HOST, MIB, group, kills, policy, pressed, stat
 
 WEB, DB, LOG, API = group("web"), group("db"), group("log"), group("api")
 SWAP = replace(HOST, swap_total_bytes=1000 * MIB, swap_free_bytes=500 * MIB)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from app.backends import Group
-from app.policies import kinds
-from app.policies._cron import names, next_moment
-from app.policies._envelope import Active, Envelope, Policy, Selector, parse
+from shrinkd.backends import Group
+from shrinkd.policies import kinds
+from shrinkd.policies.cron import names, next_moment
+from shrinkd.policies.policy import Active, Envelope, Policy, Selector, parse
 
 CONTAINER = "ab" * 32
 NUMBERS = count(1)

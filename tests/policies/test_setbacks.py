@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from app.errors import NotReady
-from app.guards import Setback
-from app.handing import hand_over
-from app.job import Request
-from app.memparse import PAGE_BYTES
-from app.policies import Outcome, Reason, Verdict
-from tests.patience import until
-from tests.test_daemon import FULL, GIB, HALF, KEEP, LOW, ROOM, Build, House, build  # noqa: F401  # a fixture
-from tests.test_engine import House as Bench
-from tests.test_engine import verdicts
+from shrinkd.errors import NotReady
+from shrinkd.policies import Outcome, Reason, Verdict
+from shrinkd.policies.guards import Setback
+from shrinkd.shrinks.job import Request
+from shrinkd.sizes import PAGE_BYTES
+from shrinkd.worker_pool import hand_over
+from tests.policies.test_controller import FULL, GIB, HALF, KEEP, LOW, ROOM, Build, House
+from tests.policies.test_evaluator import House as Bench
+from tests.policies.test_evaluator import verdicts
+from tests.support.polling import until
 
 COLD = {"max_bytes": "8G", "memory": [{"kind": "file", "size_bytes": "4G", "heat_seconds": "idle"}]}
 IDLE = {"name": "cold", "kind": "idle", "selector": {"group": "*"}, "spec": {"idle_seconds": 10, "interval_seconds": 1}}
@@ -72,7 +72,7 @@ CASES = {
 EACH = [(kind, verb) for kind, case in CASES.items() for verb in (*case.always, *case.verbs)]
 
 
-def begin(build: Build, kind: str) -> House:  # noqa: F811
+def begin(build: Build, kind: str) -> House:
     """A house with the policy of a kind in it, which is not enabled yet."""
     case = CASES[kind]
     house = build({"web": case.group})
@@ -102,7 +102,7 @@ def passes(house: House, told: Callable[[], Any]) -> Any:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "verb"), EACH)
-def test_a_policy_acts_though_a_call_of_its_round_failed(build: Build, kind: str, verb: str) -> None:  # noqa: F811
+def test_a_policy_acts_though_a_call_of_its_round_failed(build: Build, kind: str, verb: str) -> None:
     house = begin(build, kind)
     for use, error in ((1, "ENOMEM"), (3, "EMFILE"), (6, "EIO")):
         house.fault(verb, "", use=use, error=error)
@@ -112,7 +112,7 @@ def test_a_policy_acts_though_a_call_of_its_round_failed(build: Build, kind: str
 
 
 @pytest.mark.parametrize("verb", CASES["watermark"].verbs)
-def test_a_watermark_that_met_an_error_acts_the_next_time_and_the_time_after(build: Build, verb: str) -> None:  # noqa: F811
+def test_a_watermark_that_met_an_error_acts_the_next_time_and_the_time_after(build: Build, verb: str) -> None:
     house = begin(build, "watermark")
     for use in (1, 2, 4, 7):
         house.fault(verb, "web", use=use, error="ENOMEM")
@@ -124,7 +124,7 @@ def test_a_watermark_that_met_an_error_acts_the_next_time_and_the_time_after(bui
 
 @pytest.mark.parametrize("mode", ["enforce", "observe"])
 def test_what_breaks_is_a_condition_a_line_in_the_log_and_a_count_until_it_is_over(
-    build: Build,  # noqa: F811
+    build: Build,
     mode: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -146,7 +146,7 @@ def test_what_breaks_is_a_condition_a_line_in_the_log_and_a_count_until_it_is_ov
     until(lambda: [row for row in house.rows(policy="room", verdict=str(verdict)) if row["mode"] == mode])
 
 
-def test_evaluate_tells_which_group_could_not_be_read_and_why(build: Build) -> None:  # noqa: F811
+def test_evaluate_tells_which_group_could_not_be_read_and_why(build: Build) -> None:
     house = build({"web": FULL, "db": HALF})
     house.put(ROOM, enabled=False)
     house.fault("stat", "web", error="EMFILE")
@@ -157,7 +157,7 @@ def test_evaluate_tells_which_group_could_not_be_read_and_why(build: Build) -> N
     assert house.daemon.errors() == {}
 
 
-def test_who_is_shown_the_readings_and_fails_takes_no_grant_along(build: Build, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+def test_who_is_shown_the_readings_and_fails_takes_no_grant_along(build: Build, caplog: pytest.LogCaptureFixture) -> None:
     house = begin(build, "watermark")
 
     def fail(_: object) -> None:
@@ -232,7 +232,7 @@ def test_a_pool_that_is_closed_refuses() -> None:
         hand_over(pool, lambda: None)
 
 
-def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(build: Build) -> None:  # noqa: F811
+def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(build: Build) -> None:
     house = build({"web": FULL})
     house.jobs._workers = Crowded(1)  # noqa: SLF001  # the host's doing
     with pytest.raises(NotReady):
@@ -247,7 +247,7 @@ def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(bu
 
 
 @pytest.mark.parametrize("pool", ["_policy_workers", "_hands"])
-def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(build: Build, pool: str) -> None:  # noqa: F811
+def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(build: Build, pool: str) -> None:
     kind = "limit" if pool == "_hands" else "watermark"
     house = begin(build, kind)
     owner, crowded = (house.daemon if pool == "_hands" else house.jobs), Crowded(1)

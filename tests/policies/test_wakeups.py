@@ -7,12 +7,12 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from app.arbiter import Key
-from app.engine import Engine
-from app.wakes import Wakes
-from tests.patience import until
-from tests.policing import MIB
-from tests.test_engine import HALF, ROOM, House
+from shrinkd.policies.arbiter import Key
+from shrinkd.policies.evaluator import Engine
+from shrinkd.policies.wakeups import Wakes
+from tests.policies.test_evaluator import HALF, ROOM, House
+from tests.support.policy_samples import MIB
+from tests.support.polling import until
 
 
 class Watched:

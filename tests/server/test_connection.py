@@ -7,11 +7,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.settings import Settings
-from tests.live import Live
-from tests.patience import until
-from tests.problems import problem
-from tests.wire import answers, connected, received, said
+from shrinkd.settings import Settings
+from tests.support.live_server import Live
+from tests.support.polling import until
+from tests.support.problem_checks import problem
+from tests.support.raw_socket import answers, connected, received, said
 
 HEAD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 BODY = b'POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"path'

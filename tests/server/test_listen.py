@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import SettingsError
-from app.serve import check_listen, listening
-from app.settings import Settings
+from shrinkd.errors import SettingsError
+from shrinkd.server.listen import check_listen, listening
+from shrinkd.settings import Settings
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import httpx
 import pytest
 from fastapi import Request
 
-from app.api.wiring import caller_of
-from app.errors import SettingsError
-from app.peers import tls_context
-from app.settings import Settings
-from app.tokens import make
-from tests.bearing import new_token
-from tests.certificates import OPENSSL, Authority
-from tests.live import Live
-from tests.problems import problem
+from shrinkd.api.http.dependencies import caller_of
+from shrinkd.auth.tokens import make
+from shrinkd.errors import SettingsError
+from shrinkd.server.peer_identity import tls_context
+from shrinkd.settings import Settings
+from tests.support.bearer import new_token
+from tests.support.certificates import OPENSSL, Authority
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
 from tests.test_main import assert_refused, shrinkd
 
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")

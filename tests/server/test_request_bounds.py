@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from app.handshakes import TlsListener
-from app.protocol import LARGEST_HEAD_BYTES, MOST_HEADER_FIELDS
-from app.serve import KERNEL_BUFFER_BYTES
-from app.settings import Settings
-from app.tokens import make
+from shrinkd.auth.tokens import make
+from shrinkd.server.connection import LARGEST_HEAD_BYTES, MOST_HEADER_FIELDS
+from shrinkd.server.listen import KERNEL_BUFFER_BYTES
+from shrinkd.server.tls_handshakes import TlsListener
+from shrinkd.settings import Settings
+from tests.attacks.test_attacks import memory
 from tests.backends.hosts import MIB
-from tests.certificates import OPENSSL, Authority
-from tests.live import Daemon, Live
-from tests.patience import until
-from tests.problems import problem
-from tests.test_attacks import memory
-from tests.wire import answers, connected, received, said
+from tests.support.certificates import OPENSSL, Authority
+from tests.support.checkout import ROOT
+from tests.support.live_server import Daemon, Live
+from tests.support.polling import until
+from tests.support.problem_checks import problem
+from tests.support.raw_socket import answers, connected, received, said
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "explanation" / "request-bounds.md"
 HOST = b"Host: localhost\r\n"
 JSON = b"Content-Type: application/json\r\n"

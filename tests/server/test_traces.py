@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tests.live import Daemon
+from tests.support.live_server import Daemon
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from app.backends import Backend, Group
-from app.backends.simulator import Simulator
-from app.errors import NotReady, ShrinkFinished, ShrinkInProgress, StoreUnavailable, TooManyShrinks
-from app.events import EventType
-from app.intents import Intents
-from app.job import Job, Request, State
-from app.jobs import MAX_WAITING_SHRINKS, Jobs
-from app.settings import Settings
-from app.store import Store
-from tests.heard import Heard
-from tests.locks import locked
-from tests.races import together
-from tests.stage import MIB, Stage
-from tests.test_store import row as stored_row
+from shrinkd.backends import Backend, Group
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.errors import NotReady, ShrinkFinished, ShrinkInProgress, StoreUnavailable, TooManyShrinks
+from shrinkd.events.log import EventType
+from shrinkd.groups.limit_journal import Intents
+from shrinkd.settings import Settings
+from shrinkd.shrinks.job import Job, Request, State
+from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS, Jobs
+from shrinkd.storage.store import Store
+from tests.storage.test_store import row as stored_row
+from tests.support.event_recorder import Heard
+from tests.support.locked_database import locked
+from tests.support.races import together
+from tests.support.scripted_simulator import MIB, Stage
 
 QUICK = Request(timeout_seconds=60, target_bytes=300 * MIB)
 ENDLESS = Request(timeout_seconds=600, target_bytes=200 * MIB, max_bytes_per_second=MIB)

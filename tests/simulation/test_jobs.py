@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from app.errors import SimulationNotFound, TooManySimulations
-from app.events import EventType
-from app.simulation import Plan
-from app.simulations import Simulation, Simulations
-from tests.heard import Heard
-from tests.live import Daemon
-from tests.patience import until
-from tests.test_simulation import SPIKES, lived
+from shrinkd.errors import SimulationNotFound, TooManySimulations
+from shrinkd.events.log import EventType
+from shrinkd.simulation.jobs import Simulation, Simulations
+from shrinkd.simulation.run import Plan
+from tests.simulation.test_run import SPIKES, lived
+from tests.support.event_recorder import Heard
+from tests.support.live_server import Daemon
+from tests.support.polling import until
 
 SHORT = Plan.model_validate(SPIKES | {"duration_seconds": 20})
 ENDLESS: dict[str, Any] = SPIKES | {"duration_seconds": 604800}

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.simulation import GroupReport, Plan, Report, simulate
-from tests.policing import MIB
+from shrinkd.simulation.run import GroupReport, Plan, Report, simulate
+from tests.support.policy_samples import MIB
 
 ROOM = {"name": "room", "kind": "watermark", "selector": {"group": "*"}, "floor": {"bytes": 0}}
 SPIKES: dict[str, Any] = {"scenario": "spikes", "policies": [ROOM], "duration_seconds": 90}

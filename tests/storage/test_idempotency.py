@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import KeyInUse, KeyReused, OutcomeUnknown, StoreUnavailable
-from app.keys import Answer, Key, Keys
-from app.store import Store
-from tests.locks import locked
-from tests.races import together
+from shrinkd.errors import KeyInUse, KeyReused, OutcomeUnknown, StoreUnavailable
+from shrinkd.storage.idempotency import Answer, Key, Keys
+from shrinkd.storage.store import Store
+from tests.support.locked_database import locked
+from tests.support.races import together
 
 KEY = Key("token:ci", "create_shrink", "8e03978e")
 ANSWER = Answer(202, (("location", "/v1/shrinks/1"), ("content-type", "application/json")), b'{"id": 1}')

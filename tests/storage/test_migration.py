@@ -19,13 +19,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from app import migration
-from app.errors import SettingsError, StoreUnavailable
-from app.revisions import Revisions
-from app.store import Store
-from app.tables import metadata
-from tests.postgres import Postgres
-from tests.races import together
+from shrinkd.errors import SettingsError, StoreUnavailable
+from shrinkd.storage import migration
+from shrinkd.storage.revisions import Revisions
+from shrinkd.storage.store import Store
+from shrinkd.storage.tables import metadata
+from tests.support.checkout import ROOT
+from tests.support.postgres import Postgres
+from tests.support.races import together
 
 REVISIONS = (None, "0001", "0002", "0003", "0004", "0005")
 HEAD = "0006"
@@ -37,7 +38,7 @@ TABLES_OF = {
     "0005": {"events"},
     "0006": {"audit"},
 }
-MIGRATIONS = Path(__file__).parent.parent / "migrations"
+MIGRATIONS = ROOT / "migrations"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -17,16 +17,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from app.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
-from app.ledger import KEEP_EVENTS_SECONDS
-from app.policies import Reason, Verdict
-from app.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
-from app.tables import metadata
-from tests.locks import locked
-from tests.postgres import Postgres
-from tests.races import together
+from shrinkd.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
+from shrinkd.policies import Reason, Verdict
+from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
+from shrinkd.storage.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
+from shrinkd.storage.tables import metadata
+from tests.support.checkout import ROOT
+from tests.support.locked_database import locked
+from tests.support.postgres import Postgres
+from tests.support.races import together
 
-MIGRATIONS = Path(__file__).parent.parent / "migrations"
+MIGRATIONS = ROOT / "migrations"
 DAY = 24 * 3600 * 1_000_000
 NOW = 1_795_000_000_000_000
 

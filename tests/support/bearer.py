@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from app.tokens import make
-from tests.live import Live
-from tests.stage import Method
+from shrinkd.auth.tokens import make
+from tests.support.live_server import Live
+from tests.support.scripted_simulator import Method
 
 _numbers = count(1)
 

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 import pytest
 
-from app.backends import Backend, Group
+from shrinkd.backends import Backend, Group
 from tests.backends.hosts import MIB
 
 SomeBackend = TypeVar("SomeBackend", bound=Backend)
@@ -53,9 +53,9 @@ for line in sys.stdin:
 
 _READ_ONLY = """
 import sys
-from app.backends import load
-from app.errors import NotWritable
-from app.settings import Settings
+from shrinkd.backends.protocol import load
+from shrinkd.errors import NotWritable
+from shrinkd.settings import Settings
 backend = load(sys.argv[2])(Settings(cgroup_root=sys.argv[1]))
 group = backend.groups()[0]
 assert backend.usage(group) >= 0

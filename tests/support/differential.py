@@ -11,11 +11,11 @@ from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from app.backends import Backend, Group, Limits
-from app.errors import ShrinkdError
-from app.memparse import PAGE_BYTES
+from shrinkd.backends import Backend, Group, Limits
+from shrinkd.errors import ShrinkdError
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB
-from tests.backends.worlds import Memory, RealHand, RealWorld, SimulatedHand, SimulatedWorld
+from tests.support.paired_worlds import Memory, RealHand, RealWorld, SimulatedHand, SimulatedWorld
 
 # The tolerances: docs/explanation/simulator-accuracy.md says the same.
 USAGE = 1 * MIB

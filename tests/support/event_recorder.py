@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from app.backends import Group
-from app.events import EventType
+from shrinkd.backends import Group
+from shrinkd.events.log import EventType
 
 Told = tuple[str, str | None, dict[str, Any]]
 

@@ -4,16 +4,16 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.settings import Settings
-from tests.live import Live
-from tests.test_curl import SIMULATED, operation_of, run
+from shrinkd.settings import Settings
+from tests.contracts.test_curl import SIMULATED, operation_of, run
+from tests.support.checkout import ROOT
+from tests.support.live_server import Live
 
-KEPT = Path(__file__).parent.parent / "app" / "api" / "examples.json"
+KEPT = ROOT / "app" / "shrinkd" / "api" / "openapi" / "examples.json"
 _LONGEST = 3000  # characters of JSON: what somebody still reads
 
 

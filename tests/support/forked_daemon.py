@@ -49,13 +49,20 @@ class Fork:
 def prepare() -> None:
     """Start what is forked. It imports while others run, and has two descriptors here until this process ends."""
     FORKS.set_forkserver_preload(
-        ["app.__main__", "app.serve", "app.backends.v1", "app.backends.v2", "tests.mortal", "tests.backends.namespaced"]
+        [
+            "shrinkd.cli.daemon_commands",
+            "shrinkd.server.listen",
+            "shrinkd.backends.v1.backend",
+            "shrinkd.backends.v2.backend",
+            "tests.support.killable_daemon",
+            "tests.support.namespaces",
+        ]
     )
     forkserver.ensure_running()
 
 
 def _serve(environ: dict[str, str], log: Path) -> None:
-    from app.__main__ import main
+    from shrinkd.cli.daemon_commands import main
 
     os.setpgid(0, 0)  # Ctrl-C is for the tests
     with log.open("ab") as lines:

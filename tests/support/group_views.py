@@ -5,8 +5,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from app.backends import Group, Limits, MemStat
-from app.policies import Decision, Host, Kind, Member, Observation, Outcome
+from shrinkd.backends import Group, Limits, MemStat
+from shrinkd.policies import Decision, Host, Kind, Member, Observation, Outcome
 
 MIB = 1 << 20
 GROUP = Group("group", 7)

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from app import main
-from app.settings import Settings
-from tests.forks import FORKS
+from shrinkd import main
+from shrinkd.settings import Settings
+from tests.support.forked_daemon import FORKS
 
 _WATCHED = tuple(
-    str(Path(main.__file__).parent / name) for name in ("backends", "job", "intents.py", "memcontrol.py", "store.py", "api/limits.py")
+    str(Path(main.__file__).parent / name)
+    for name in ("backends", "shrinks/job", "groups/limit_journal.py", "memcontrol.py", "storage/store.py", "api/routes/limits.py")
 )
 
 

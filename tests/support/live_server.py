@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import httpx
 
-from app.backends import Backend
-from app.settings import Settings
+from shrinkd.backends import Backend
+from shrinkd.settings import Settings
 
 _CLIENT_SECONDS = 60  # long enough for a slow machine; no test is about it
 _POLL_SECONDS = 0.01
@@ -57,10 +57,10 @@ class Live:
         middleware: Callable[..., Any] | None = None,
         **limits: object,
     ) -> None:
-        """`beside` are addresses to listen on, too; `limits` are those of app.protocol.Protocol, by name."""
-        from app.main import create_app
-        from app.protocol import Protocol
-        from app.serve import Server, listening
+        """`beside` are addresses to listen on, too; `limits` are those of shrinkd.server.connection.Protocol, by name."""
+        from shrinkd.main import create_app
+        from shrinkd.server.connection import Protocol
+        from shrinkd.server.listen import Server, listening
 
         self.app = create_app(settings, make_backend)
         if middleware:
@@ -119,7 +119,7 @@ def command(environ: Mapping[str, str], log: Path) -> Process:
     """Start `shrinkd serve` as people do."""
     with log.open("ab") as lines:
         return subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"], env=environ, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines, process_group=0
+            [sys.executable, "-m", "shrinkd", "serve"], env=environ, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines, process_group=0
         )
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.backends import Backend, Group, load
-from app.errors import ShrinkdError
-from app.settings import Settings
-from tests.forks import FORKS
+from shrinkd.backends import Backend, Group, load
+from shrinkd.errors import ShrinkdError
+from shrinkd.settings import Settings
+from tests.support.forked_daemon import FORKS
 
 _NAMESPACES = {"mount": 0x00020000, "cgroup": 0x02000000, "pid": 0x20000000}  # include/uapi/linux/sched.h
 _UNUSUAL = "usb\u2028\x1c\x85\udce9 \\a\nb"

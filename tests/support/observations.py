@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from app.backends import Activity, Group, Limits, MemStat, Pressure, Stall
-from app.policies import Decision, Host, Kind, Member, Observation, Outcome
+from shrinkd.backends import Activity, Group, Limits, MemStat, Pressure, Stall
+from shrinkd.policies import Decision, Host, Kind, Member, Observation, Outcome
 
 MIB = 2**20
 GIB = 2**30

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from app.backends import Backend, Group
-from app.backends._machine.tree import SWAPPED, Area, Cgroup, Kind
-from app.backends._machine.writes import write
-from app.memparse import PAGE_BYTES
-from tests.backends.cgroups import CgroupHost, CgroupWorker
+from shrinkd.backends import Backend, Group
+from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup, Kind
+from shrinkd.backends.simulator.machine.control_files import write
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.simulator_host import SimulatedHost, SimulatedWorker
+from tests.support.cgroup_host import CgroupHost, CgroupWorker
 
 Memory = Literal["anon", "file", "shmem", "unevictable"]
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42  # include/uapi/linux/prctl.h

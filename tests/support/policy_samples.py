@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from app.arbiter import Moment, Post, Wish
-from app.backends import Events, Group, Limits, MemStat, Pressure, Stall
-from app.policies import Ask, Decision, Host, Kind, Member, Observation, Reason, Reclaim, Verdict
-from app.policies._envelope import Envelope, Floor, Selector
-from app.policies.limit import KeepLimits
+from shrinkd.backends import Events, Group, Limits, MemStat, Pressure, Stall
+from shrinkd.policies import Ask, Decision, Host, Kind, Member, Observation, Reason, Reclaim, Verdict
+from shrinkd.policies.arbiter import Moment, Post, Wish
+from shrinkd.policies.kinds.limit import KeepLimits
+from shrinkd.policies.policy import Envelope, Floor, Selector
 
 MIB = 1 << 20
 DAWN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from app.errors import ShrinkdError
+from shrinkd.errors import ShrinkdError
 
 
 def together(*racers: Callable[[], Any]) -> list[Any]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import httpx
 
-from tests.live import Live
+from tests.support.live_server import Live
 
 
 def connected(live: Live, *, window_bytes: int = 0) -> socket.socket:

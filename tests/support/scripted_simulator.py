@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Literal
 
-from app.backends import Group, MemStat
-from app.backends._machine.tree import UNLIMITED, Kind
-from app.backends.simulator import Simulator
-from app.memparse import PAGE_BYTES
-from app.settings import Settings
+from shrinkd.backends import Group, MemStat
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.machine.accounting import UNLIMITED, Kind
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES
 
 MIB = 2**20
 

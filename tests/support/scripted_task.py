@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.errors import Interrupted, ShrinkdError
+from shrinkd.errors import Interrupted, ShrinkdError
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from app.backends._machine.machine import Hardware, Machine
-from app.backends._machine.profiles import PROFILES
-from app.backends._machine.swap import Swap
-from app.backends._machine.tree import KINDS, Area, Cgroup, Kind, Process
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.simulator.machine.accounting import KINDS, Area, Cgroup, Kind, Process
+from shrinkd.backends.simulator.machine.kernel_profiles import PROFILES
+from shrinkd.backends.simulator.machine.machine import Hardware, Machine
+from shrinkd.backends.simulator.machine.swap import Swap
+from shrinkd.sizes import PAGE_BYTES
 
 KIND: dict[str, Kind] = {kind: kind for kind in KINDS}
 MIB = 2**20 // PAGE_BYTES

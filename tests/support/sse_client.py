@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.live import Daemon, Live
+from tests.support.live_server import Daemon, Live
 
 STREAM = {"Accept": "text/event-stream"}
 

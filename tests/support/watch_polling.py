@@ -2,7 +2,7 @@
 
 import select
 
-from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses, Watch
+from shrinkd.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses, Watch
 from tests.backends.hosts import MIB, Host
 
 LOOK_SECONDS = 0.05

@@ -5,41 +5,41 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app import __version__
-from app.api import (
+from shrinkd import __version__
+from shrinkd.api.http import problems
+from shrinkd.api.middleware.audit import Audited
+from shrinkd.api.middleware.authentication import Access
+from shrinkd.api.middleware.concurrency_limit import Waiting
+from shrinkd.api.middleware.host_and_origin import OwnSite
+from shrinkd.api.middleware.request_id import RequestId
+from shrinkd.api.middleware.stats_fast_path import StatsLane
+from shrinkd.api.openapi import document
+from shrinkd.api.routes import (
     audit,
-    batch,
     decisions,
     docs,
-    document,
     events,
     groups,
     health,
     history,
     limits,
+    limits_batch,
     metrics,
     node,
     policies,
-    problems,
     shrinks,
     simulations,
     simulator,
     stats,
     streams,
 )
-from app.api.access import Access
-from app.api.attempts import Audited
-from app.api.lane import StatsLane
-from app.api.middleware import RequestId
-from app.api.origin import OwnSite
-from app.api.waiting import Waiting
 
 # First the reads that clients repeat, since routes are tried in order; a group's own address last, since it matches every suffix.
 _ROUTERS = (
     stats.router,
     history.router,
     limits.router,
-    batch.router,
+    limits_batch.router,
     shrinks.router,
     streams.router,
     events.router,

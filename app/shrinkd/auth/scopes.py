@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
-from app.errors import Forbidden
+from shrinkd.errors import Forbidden
 
 
 class Level(IntEnum):

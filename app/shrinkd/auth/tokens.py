@@ -21,9 +21,9 @@ from typing import Self
 
 from pydantic import AwareDatetime, ValidationError, model_validator
 
-from app.callers import Caller, Grant
-from app.closed import Strict, reason
-from app.errors import SettingsError, TokenRefused
+from shrinkd.auth.scopes import Caller, Grant
+from shrinkd.errors import SettingsError, TokenRefused
+from shrinkd.strict_model import Strict, reason
 
 PREFIX = "shrinkd_"
 """So that scanners for secrets in logs and repositories know one of ours."""

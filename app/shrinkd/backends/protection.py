@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.errors import ProtectedGroup
+from shrinkd.errors import ProtectedGroup
 
 if TYPE_CHECKING:
-    from app.backends import Group
+    from shrinkd.backends.protocol import Group
 
 
 @dataclass(frozen=True, slots=True)

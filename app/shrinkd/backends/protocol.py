@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, Self, get_args
 
-from app.backends.protection import OwnGroup
-from app.errors import InvalidGroupName, InvalidRequest, ShrinkdError
-from app.memparse import UNLIMITED, or_none, page_floor, told_protection
-from app.settings import Settings
+from shrinkd.backends.protection import OwnGroup
+from shrinkd.errors import InvalidGroupName, InvalidRequest, ShrinkdError
+from shrinkd.settings import Settings
+from shrinkd.sizes import UNLIMITED, or_none, page_floor, told_protection
 
 LimitName = Literal["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
 LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
@@ -399,7 +399,7 @@ def told_limits(limits: Limits, names: Iterable[LimitName]) -> dict[LimitName, i
 
 def load(name: str) -> type[Backend]:
     """Find a backend by the name of its module, which ends in `backend_class`."""
-    backend_class: type[Backend] = importlib.import_module(f"app.backends.{name}").backend_class
+    backend_class: type[Backend] = importlib.import_module(f"shrinkd.backends.{name}").backend_class
     return backend_class
 
 

@@ -1,8 +1,8 @@
 """How every backend refuses a limit that usage is in the way of: one sentence, and the numbers in it."""
 
-from app.backends import Group
-from app.errors import GroupBusy
-from app.memparse import format_size
+from shrinkd.backends.protocol import Group
+from shrinkd.errors import GroupBusy
+from shrinkd.sizes import format_size
 
 
 def busy(group: Group, usage: int, limit: int, room: int = 1) -> GroupBusy:

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import accumulate
 from typing import TypeVar
 
-from app.backends import LimitName, Steps
-from app.errors import ShrinkdError
+from shrinkd.backends.protocol import LimitName, Steps
+from shrinkd.errors import ShrinkdError
 
 Name = TypeVar("Name", bound=str)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from app.backends import Group, Walk
-from app.errors import Failure, InvalidGroupName, ShrinkdError, errname_of, failure_of, map_oserror
+from shrinkd.backends.protocol import Group, Walk
+from shrinkd.errors import Failure, InvalidGroupName, ShrinkdError, errname_of, failure_of, map_oserror
 
 MOST_NAMED = 10
 """Entries that are named; the others are only counted, since anybody who may make a group may make thousands."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from typing import ClassVar, Protocol, Self
 
-from app.backends import Backend, Group, Trigger, Watch
-from app.errors import GroupGone, GroupNotFound, Unsupported, map_oserror
+from shrinkd.backends.protocol import Backend, Group, Trigger, Watch
+from shrinkd.errors import GroupGone, GroupNotFound, Unsupported, map_oserror
 
 
 class Source(Protocol):

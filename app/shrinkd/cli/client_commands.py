@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from app import screen
-from app.memparse import parse_limit, parse_size
-from app.terminal import is_plain, json_line, overwrite, say
+from shrinkd.cli import output
+from shrinkd.sizes import parse_limit, parse_size
+from shrinkd.terminal import is_plain, json_line, overwrite, say
 
 if TYPE_CHECKING:  # httpx takes longer to load than all else here, and --help has no use for it
-    from app.client import Client, ClientError, ShrinkHandle
+    from shrinkd.client import Client, ClientError, ShrinkHandle
 
 _FAILED, _USAGE, _TRY_AGAIN, _INTERRUPTED = 1, 2, 75, 130
 _COMPLETING_SECONDS = 0.5
@@ -62,7 +62,7 @@ def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
 
     Nor is a name offered that would have to be quoted: a shell may run it.
     """
-    from app.client import Client, ClientError, Terms, is_stranger
+    from shrinkd.client import Client, ClientError, Terms, is_stranger
 
     try:
         if is_stranger(context.params.get("url")):
@@ -288,13 +288,13 @@ def events(
     with _talking(url, token_file) as shrinkd:
         for event in shrinkd.events(of_type=of_type, group=group, after=after):
             line = {"id": event.id, "type": event.type, "event": event.members}
-            say(json_line(line) if as_json else f"{event.id}  {event.type}  {screen.told('', event.members)}")
+            say(json_line(line) if as_json else f"{event.id}  {event.type}  {output.told('', event.members)}")
 
 
 @contextmanager
 def _talking(url: str | None, token_file: Path | None) -> Iterator["Client"]:
     """A client; what goes wrong with it is one line on stderr, and the exit code."""
-    from app.client import Client, ClientError
+    from shrinkd.client import Client, ClientError
 
     try:
         shrinkd = Client(url, token=token_file.read_text().strip() if token_file else None)
@@ -308,12 +308,12 @@ def _talking(url: str | None, token_file: Path | None) -> Iterator["Client"]:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    say(f"shrinkd: {screen.one_line(sentence)}", file=sys.stderr)
+    say(f"shrinkd: {output.one_line(sentence)}", file=sys.stderr)
     raise typer.Exit(code)
 
 
 def _code(error: "ClientError") -> int:
-    from app.client import ShrinkFailed, ShrinkInProgress, TooLate, TryAgain, Unreachable
+    from shrinkd.client import ShrinkFailed, ShrinkInProgress, TooLate, TryAgain, Unreachable
 
     passes = isinstance(error, Unreachable | TooLate | TryAgain | ShrinkInProgress)
     return _TRY_AGAIN if passes or (isinstance(error, ShrinkFailed) and error.slug == "shrink-interrupted") else _FAILED
@@ -321,24 +321,24 @@ def _code(error: "ClientError") -> int:
 
 def _advice(error: "ClientError") -> str:
     """What to do about it, as a command where there is one."""
-    from app.client import LimitBelowUsage, PreconditionFailed, ShrinkInProgress, Unreachable
+    from shrinkd.client import LimitBelowUsage, PreconditionFailed, ShrinkInProgress, Unreachable
 
     if isinstance(error, Unreachable):
         return "Is the daemon running? --url or SHRINKD_URL says where."
     if isinstance(error, LimitBelowUsage) and "next" in error.members:
-        size = screen.exact(error.members["next"]["body"]["target_bytes"])
-        return f"To shrink it first: {screen.command('shrink', screen.named(error.members['group']), '--to', size, '--set-limit')}"
+        size = output.exact(error.members["next"]["body"]["target_bytes"])
+        return f"To shrink it first: {output.command('shrink', output.named(error.members['group']), '--to', size, '--set-limit')}"
     if isinstance(error, ShrinkInProgress) and "shrink" in error.members:
-        return f"To stop that: {screen.command('cancel', error.members['shrink']['id'])}"
+        return f"To stop that: {output.command('cancel', error.members['shrink']['id'])}"
     return "Read it again, and give the etag that it has now." if isinstance(error, PreconditionFailed) else ""
 
 
 def _show(body: Mapping[str, Any], *, as_json: bool) -> None:
-    say(*([json_line(body)] if as_json else screen.facts(body)), sep="\n")
+    say(*([json_line(body)] if as_json else output.facts(body)), sep="\n")
 
 
 def _list(items: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
-    for line in map(json_line, items) if as_json else screen.table(items, columns):
+    for line in map(json_line, items) if as_json else output.table(items, columns):
         say(line)
 
 
@@ -350,9 +350,9 @@ def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
             if as_json:
                 say(json_line(now))
             elif is_terminal:
-                overwrite(screen.bar_line(now))
+                overwrite(output.bar_line(now))
             else:
-                say(screen.step_line(now), file=sys.stderr)
+                say(output.step_line(now), file=sys.stderr)
     except KeyboardInterrupt:
         _cancel(handle)
         raise typer.Exit(_INTERRUPTED) from None
@@ -361,11 +361,11 @@ def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
             say(file=sys.stderr)
     now = handle.wait()
     if not as_json:
-        say(f"{now['group']['path']} uses {screen.told('_bytes', now['progress']['usage_bytes'])} now.")
+        say(f"{now['group']['path']} uses {output.told('_bytes', now['progress']['usage_bytes'])} now.")
 
 
 def _cancel(handle: "ShrinkHandle") -> None:
-    from app.client import Problem, ShrinkFailed
+    from shrinkd.client import Problem, ShrinkFailed
 
     try:
         handle.cancel()

@@ -9,13 +9,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from app import __version__, commands
-from app.errors import BackendUnavailable, SettingsError, ShrinkdError
-from app.screen import one_line
-from app.terminal import guard, say
+from shrinkd import __version__
+from shrinkd.cli import client_commands
+from shrinkd.cli.output import one_line
+from shrinkd.errors import BackendUnavailable, SettingsError, ShrinkdError
+from shrinkd.terminal import guard, say
 
 # Plain, for rich would take longer to load than all else that --help needs.
-# Without colours, for what it prints is shown (app/terminal.py), escapes and all.
+# Without colours, for what it prints is shown (app/shrinkd/terminal.py), escapes and all.
 cli = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -23,7 +24,7 @@ cli = typer.Typer(
     context_settings={"color": False},
     help="Lower a container's memory without killing it.",
 )
-cli.add_typer(commands.cli)
+cli.add_typer(client_commands.cli)
 db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database.")
 cli.add_typer(db, name="db")
 token = typer.Typer(
@@ -39,16 +40,17 @@ log = logging.getLogger("shrinkd")
 @cli.command()
 def serve() -> None:
     """Serve the API; SHRINKD_* variables say how. Ends at SIGTERM or SIGINT, with 0."""
-    from app import logs
-    from app.settings import read_settings
+    from shrinkd import logs
+    from shrinkd.settings import read_settings
 
     try:
         settings = read_settings()
         logs.configure(settings.log)
         # Here and not above: the other commands need no server, and neither --help nor a wrong setting should wait for one.
-        from app import main, serve
+        from shrinkd import main
+        from shrinkd.server import listen
 
-        serve.run(main.create_app(settings), settings)
+        listen.run(main.create_app(settings), settings)
     except ShrinkdError as error:
         fail(error)
 
@@ -56,8 +58,8 @@ def serve() -> None:
 @db.command()
 def upgrade() -> None:
     """Bring the schema of SHRINKD_DATABASE_URL up to date, as `serve` does at its start."""
-    from app.settings import read_settings
-    from app.store import Store
+    from shrinkd.settings import read_settings
+    from shrinkd.storage import Store
 
     try:
         store = Store(read_settings().database_url)
@@ -74,7 +76,7 @@ def make_token(
     expires: Annotated[str, typer.Option(help="How long a token holds: a number and m, h, d or w.")] = "90d",
 ) -> None:
     """Make a token, and print its secret, which is kept nowhere. A certificate gets its scopes, and has no secret of ours."""
-    from app import tokens
+    from shrinkd.auth import tokens
 
     try:
         if secret := tokens.make(_tokens_path(), name, scope, expires):
@@ -86,7 +88,7 @@ def make_token(
 @token.command("list")
 def list_tokens() -> None:
     """Print the tokens: name, scopes, and when each expires."""
-    from app import tokens
+    from shrinkd.auth import tokens
 
     try:
         for entry in tokens.read_entries(_tokens_path()):
@@ -99,7 +101,7 @@ def list_tokens() -> None:
 @token.command("revoke")
 def revoke_token(name: str) -> None:
     """Take a token or a certificate away. A running daemon forgets it at SIGHUP."""
-    from app import tokens
+    from shrinkd.auth import tokens
 
     try:
         tokens.revoke(_tokens_path(), name)
@@ -108,7 +110,7 @@ def revoke_token(name: str) -> None:
 
 
 def _tokens_path() -> Path:
-    from app.settings import read_settings
+    from shrinkd.settings import read_settings
 
     path = read_settings().tokens
     if path is None:
@@ -119,7 +121,7 @@ def _tokens_path() -> Path:
 @cli.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
-    from app import api
+    from shrinkd.api import app as api
 
     say(*json.dumps(api.build().openapi(), indent=2, ensure_ascii=False).split("\n"), sep="\n")
 
@@ -127,7 +129,7 @@ def openapi() -> None:
 @cli.command()
 def simulate() -> None:
     """Read a plan (the body of POST /v1/simulations) from standard input, and print its progress and its report as JSON lines."""
-    from app.simulations import lines
+    from shrinkd.simulation import lines
 
     try:
         for line in lines(sys.stdin.read()):
@@ -152,7 +154,3 @@ def main() -> None:
     """The console script."""
     guard()
     cli(prog_name="shrinkd")
-
-
-if __name__ == "__main__":
-    main()

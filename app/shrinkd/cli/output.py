@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from app.memparse import format_size
-from app.terminal import is_shown_as_it_is, shown
+from shrinkd.sizes import format_size
+from shrinkd.terminal import is_shown_as_it_is, shown
 
 _NOTHING = "-"
 _SUFFIX = "_bytes"

@@ -14,8 +14,26 @@ from typing import Self
 
 import httpx
 
-from app.client._addresses import Address, AsyncOwnedTransport, OwnedTransport, find_address, token_for
-from app.client._bodies import (
+from shrinkd.client._addresses import Address, AsyncOwnedTransport, OwnedTransport, find_address, token_for
+from shrinkd.client._flows import Terms
+from shrinkd.client._operations import Operations
+from shrinkd.client._shrink_handle import AsyncShrinkHandle, ShrinkHandle
+from shrinkd.client._transports import Awaiting, Blocking
+from shrinkd.client.errors import (
+    ClientError,
+    LimitBelowUsage,
+    NotFound,
+    NotTrusted,
+    NotUnderstood,
+    PreconditionFailed,
+    Problem,
+    ShrinkFailed,
+    ShrinkInProgress,
+    TooLate,
+    TryAgain,
+    Unreachable,
+)
+from shrinkd.client.types import (
     Decision,
     Evaluation,
     Event,
@@ -33,24 +51,6 @@ from app.client._bodies import (
     StatsList,
     Version,
 )
-from app.client._flows import Terms
-from app.client._operations import Operations
-from app.client._problems import (
-    ClientError,
-    LimitBelowUsage,
-    NotFound,
-    NotTrusted,
-    NotUnderstood,
-    PreconditionFailed,
-    Problem,
-    ShrinkFailed,
-    ShrinkInProgress,
-    TooLate,
-    TryAgain,
-    Unreachable,
-)
-from app.client._shells import Awaiting, Blocking
-from app.client._shrinking import AsyncShrinkHandle, ShrinkHandle
 
 __all__ = [
     "AsyncClient",

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.client._problems import NotTrusted
+from shrinkd.client.errors import NotTrusted
 
 _SOCKET = "/run/shrinkd/api.sock"
 _SIMULATOR = "http://127.0.0.1:8080"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
-from app.client._problems import NotUnderstood, TooLate, Unreachable, problem_from
+from shrinkd.client.errors import NotUnderstood, TooLate, Unreachable, problem_from
 
 _T = TypeVar("_T")
 _FIRST_PAUSE_SECONDS = 0.1

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 from urllib.parse import quote
 
-from app.client._bodies import (
+from shrinkd.client._flows import Flow, Give, Items, Outcome, Question, Terms, ask_json, ask_pages, posted
+from shrinkd.client._shrink_handle import started
+from shrinkd.client._sse import ServerEvent, listen
+from shrinkd.client._transports import many, one
+from shrinkd.client.types import (
     Decision,
     Evaluation,
     Event,
@@ -22,10 +26,6 @@ from app.client._bodies import (
     StatsList,
     Version,
 )
-from app.client._flows import Flow, Give, Items, Outcome, Question, Terms, ask_json, ask_pages, posted
-from app.client._shells import many, one
-from app.client._shrinking import started
-from app.client._streams import ServerEvent, listen
 
 
 class Operations:

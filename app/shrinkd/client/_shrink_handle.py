@@ -4,11 +4,11 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, Self, overload
 
-from app.client._bodies import Shrink
-from app.client._flows import Flow, Give, Items, Outcome, Pause, Question, Terms, ask, ask_json, parsed, posted
-from app.client._problems import NotUnderstood, ShrinkFailed, TooLate
-from app.client._shells import Awaiting, Blocking, many, one
-from app.client._streams import Listening, ServerEvent, listen
+from shrinkd.client._flows import Flow, Give, Items, Outcome, Pause, Question, Terms, ask, ask_json, parsed, posted
+from shrinkd.client._sse import Listening, ServerEvent, listen
+from shrinkd.client._transports import Awaiting, Blocking, many, one
+from shrinkd.client.errors import NotUnderstood, ShrinkFailed, TooLate
+from shrinkd.client.types import Shrink
 
 _P = ParamSpec("_P")
 _LONGEST_WAIT_SECONDS = 60

@@ -5,8 +5,8 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.client._flows import Flow, Listen, Lost, NextPart, Pause, Question, Step, Terms, ask
-from app.client._problems import NotUnderstood, Unreachable, problem_from
+from shrinkd.client._flows import Flow, Listen, Lost, NextPart, Pause, Question, Step, Terms, ask
+from shrinkd.client.errors import NotUnderstood, Unreachable, problem_from
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # after a CR at the end of a part, the next one may begin with its LF
 

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 
-from app.client._flows import Answer, Flow, Give, Items, Listen, Lost, Outcome, Pause, Send, Step, Terms
+from shrinkd.client._flows import Answer, Flow, Give, Items, Listen, Lost, Outcome, Pause, Send, Step, Terms
 
 _P = ParamSpec("_P")
 _S = TypeVar("_S")

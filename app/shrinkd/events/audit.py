@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from app.errors import StoreUnavailable
-from app.store import Row, Store, now
+from shrinkd.errors import StoreUnavailable
+from shrinkd.storage import Row, Store, now
 
 _LATE_SECONDS = 1.0
 """How much later than the answer an outcome is written down."""

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from app.errors import ShrinkdError, TooManyStreams
+from shrinkd.errors import ShrinkdError, TooManyStreams
 
 MOST_STREAMS = 1024
 MOST_OF_A_CALLER = 512

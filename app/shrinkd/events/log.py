@@ -18,9 +18,9 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, Protocol
 
-from app.backends import Group
-from app.errors import EventsExpired, StoreUnavailable
-from app.store import Row, Store, now
+from shrinkd.backends import Group
+from shrinkd.errors import EventsExpired, StoreUnavailable
+from shrinkd.storage import Row, Store, now
 
 RECENT = 1024
 """How many are kept in memory."""

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from app.backends import PROTECTIONS, Backend, Group, LimitName, Steps
-from app.errors import Busy, GroupGone, GroupNotFound, ShrinkdError, StoreUnavailable
-from app.memparse import UNLIMITED
-from app.store import Store, now
+from shrinkd.backends import PROTECTIONS, Backend, Group, LimitName, Steps
+from shrinkd.errors import Busy, GroupGone, GroupNotFound, ShrinkdError, StoreUnavailable
+from shrinkd.sizes import UNLIMITED
+from shrinkd.storage import Store, now
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.backends import Backend, Group, MemStat
-from app.errors import ShrinkdError
-from app.memparse import PAGE_BYTES
+from shrinkd.backends import Backend, Group, MemStat
+from shrinkd.errors import ShrinkdError
+from shrinkd.sizes import PAGE_BYTES
 
 SLOT_SECONDS = 10
 SLOTS = 360

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app.backends import Group
-from app.guards import MANUAL_SECONDS, Breaker, Guards, Setback
-from app.policies import MIN_ASK_BYTES, Decision, Host, Kind, Member, Outcome, Reason, Reclaim, Resize, Verdict
-from app.policies._envelope import Envelope
+from shrinkd.backends import Group
+from shrinkd.policies.guards import MANUAL_SECONDS, Breaker, Guards, Setback
+from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Host, Kind, Member, Outcome, Reason, Reclaim, Resize, Verdict
+from shrinkd.policies.policy import Envelope
 
 _VETOED_SECONDS = 5.0
 _OUT_OF_HOURS_SECONDS = 60.0

@@ -6,20 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from app.aliases import covers
-from app.backends import Backend, Group
-from app.errors import (
-    InvalidRequest,
-    PolicyConflict,
-    PolicyNotFound,
-    PolicyUnreadable,
-    PreconditionFailed,
-    leaving_out,
-)
-from app.events import EventType, Publish, nobody
-from app.policies import Kind, kinds
-from app.policies._envelope import Envelope, means_the_same, restore, written
-from app.store import Row, Store, now
+from shrinkd.backends import Backend, Group
+from shrinkd.errors import InvalidRequest, PolicyConflict, PolicyNotFound, PolicyUnreadable, PreconditionFailed, leaving_out
+from shrinkd.events import EventType, Publish, nobody
+from shrinkd.groups import covers
+from shrinkd.policies.kind import Kind, kinds
+from shrinkd.policies.policy import Envelope, means_the_same, restore, written
+from shrinkd.storage import Row, Store, now
 
 _MOST_NAMED = 100
 """Groups that a conflict names: an answer has to end."""

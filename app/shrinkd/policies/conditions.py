@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from app.arbiter import Post
-from app.records import Record
-from app.store import now
+from shrinkd.policies.arbiter import Post
+from shrinkd.policies.records import Record
+from shrinkd.storage import now
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from app.arbiter import Key
-from app.backends import Backend, Group, MemStat
-from app.conditions import Status, conditions_of
-from app.decisions import Decisions
-from app.engine import Engine
-from app.errors import InternalError, KernelRefused, NotReady, ShrinkdError, StoreUnavailable, errname_of, words_of
-from app.guards import GROUP_BYTES_PER_SECOND, Guards
-from app.handing import hand_over
-from app.job import Job, Request, State
-from app.jobs import Jobs
-from app.policies import Outcome, Reclaim, Resize, Switch
-from app.records import Grant, Record
-from app.registry import Kept, Policies, selectable
-from app.store import Store, now
-from app.wakes import Wakes
+from shrinkd.backends import Backend, Group, MemStat
+from shrinkd.errors import InternalError, KernelRefused, NotReady, ShrinkdError, StoreUnavailable, errname_of, words_of
+from shrinkd.policies.arbiter import Key
+from shrinkd.policies.catalog import Kept, Policies, selectable
+from shrinkd.policies.conditions import Status, conditions_of
+from shrinkd.policies.decision_log import Decisions
+from shrinkd.policies.evaluator import Engine
+from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
+from shrinkd.policies.kind import Outcome, Reclaim, Resize, Switch
+from shrinkd.policies.records import Grant, Record
+from shrinkd.policies.wakeups import Wakes
+from shrinkd.shrinks import Job, Jobs, Request, State
+from shrinkd.storage import Store, now
+from shrinkd.worker_pool import hand_over
 
 _WALK_SECONDS = 0.8
 """How often the tree is walked: a group has its policies within a second of appearing."""

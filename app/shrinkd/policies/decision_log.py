@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from app.arbiter import Key
-from app.errors import StoreUnavailable
-from app.events import EventType, Publish, nobody
-from app.policies import Verdict
-from app.records import Record
-from app.store import Row, Store
+from shrinkd.errors import StoreUnavailable
+from shrinkd.events import EventType, Publish, nobody
+from shrinkd.policies.arbiter import Key
+from shrinkd.policies.kind import Verdict
+from shrinkd.policies.records import Record
+from shrinkd.storage import Row, Store
 
 _FOLD_MICROSECONDS = 60_000_000
 _MOST_UNWRITTEN = 100_000

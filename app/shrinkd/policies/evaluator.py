@@ -16,14 +16,14 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from app.arbiter import Key, Moment, Post, Wish, arbitrate, is_within
-from app.backends import Backend, Group, MemStat, UsageCrosses
-from app.errors import GroupNotFound, ShrinkdError, errname_of, leaving_out, words_of
-from app.guards import Guards, Setback, floor_of
-from app.memparse import PAGE_BYTES
-from app.policies import Host, Member, Observation, Outcome, Verdict, kinds
-from app.policies._envelope import Envelope
-from app.records import Looked, Record, failure_of, farewell_of, grant_of, record_of
+from shrinkd.backends import Backend, Group, MemStat, UsageCrosses
+from shrinkd.errors import GroupNotFound, ShrinkdError, errname_of, leaving_out, words_of
+from shrinkd.policies.arbiter import Key, Moment, Post, Wish, arbitrate, is_within
+from shrinkd.policies.guards import Guards, Setback, floor_of
+from shrinkd.policies.kind import Host, Member, Observation, Outcome, Verdict, kinds
+from shrinkd.policies.policy import Envelope
+from shrinkd.policies.records import Looked, Record, failure_of, farewell_of, grant_of, record_of
+from shrinkd.sizes import PAGE_BYTES
 
 _LOST_SECONDS = 1.0
 _HOST_SECONDS = 1.0

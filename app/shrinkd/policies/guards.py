@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.backends import PROTECTIONS, Group, MemStat
-from app.policies import Host, Reason
-from app.policies._envelope import Envelope
+from shrinkd.backends import PROTECTIONS, Group, MemStat
+from shrinkd.policies.kind import Host, Reason
+from shrinkd.policies.policy import Envelope
 
 HOST_BYTES_PER_SECOND = 128 << 20
 GROUP_BYTES_PER_SECOND = 64 << 20

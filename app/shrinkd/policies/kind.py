@@ -16,8 +16,9 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Literal
 
-from app.backends import Activity, Group, LimitName, MemStat, Pressure, Trigger
-from app.closed import Strict
+from shrinkd.backends import Activity, Group, LimitName, MemStat, Pressure, Trigger
+from shrinkd.policies import kinds as kinds_folder
+from shrinkd.strict_model import Strict
 
 NAME = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"
 """What a policy may be called: 63 characters at most, as in a DNS name."""
@@ -216,5 +217,5 @@ class Kind:
 @cache
 def kinds() -> Mapping[str, Kind]:
     """Every kind by its name, which is that of its module."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-    return {name: importlib.import_module(f"{__name__}.{name}").kind for name in names}
+    names = sorted(module.name for module in pkgutil.iter_modules(kinds_folder.__path__) if not module.name.startswith("_"))
+    return {name: importlib.import_module(f"{kinds_folder.__name__}.{name}").kind for name in names}

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model, model_validator
 
-from app.aliases import aliases_of, matches
-from app.backends import Group
-from app.closed import Size, Strict, pointer, reason
-from app.errors import PolicyUnreadable
-from app.policies import NAME, Swap, kinds
-from app.policies._cron import Cron, Timezone, names
+from shrinkd.backends import Group
+from shrinkd.errors import PolicyUnreadable
+from shrinkd.groups import aliases_of, matches
+from shrinkd.policies.cron import Cron, Timezone, names
+from shrinkd.policies.kind import NAME, Swap, kinds
+from shrinkd.strict_model import Size, Strict, pointer, reason
 
 Scope = Literal["self", "children", "leaves"]
 _GLOB = re.compile(r"[*?[]")

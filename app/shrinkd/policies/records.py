@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.arbiter import Key, Moment, Post, Wish
-from app.backends import Group, MemStat
-from app.policies import Ask, Reason, Reclaim, Verdict
-from app.policies._envelope import Envelope
+from shrinkd.backends import Group, MemStat
+from shrinkd.policies.arbiter import Key, Moment, Post, Wish
+from shrinkd.policies.kind import Ask, Reason, Reclaim, Verdict
+from shrinkd.policies.policy import Envelope
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.arbiter import Key, Post
-from app.backends import Backend, EventsMove, Group, Trigger, UsageCrosses, Watch
-from app.engine import Engine
-from app.errors import GroupGone, ShrinkdError, Unsupported
-from app.handing import hand_over
+from shrinkd.backends import Backend, EventsMove, Group, Trigger, UsageCrosses, Watch
+from shrinkd.errors import GroupGone, ShrinkdError, Unsupported
+from shrinkd.policies.arbiter import Key, Post
+from shrinkd.policies.evaluator import Engine
+from shrinkd.worker_pool import hand_over
 
 _WATCHED = frozenset((UsageCrosses, EventsMove))
 """Not Stalled: v1 takes a thread of the kernel for each group."""

@@ -9,9 +9,9 @@ import resource
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.api import problems
-from app.callers import Caller
-from app.peers import peer_of
+from shrinkd.api.http import problems
+from shrinkd.auth import Caller
+from shrinkd.server.peer_identity import peer_of
 
 _LAST_WORDS_SECONDS = 0.5
 LARGEST_HEAD_BYTES = 64 << 10

@@ -19,13 +19,13 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from app import __version__
-from app.api.wiring import Wiring
-from app.errors import SettingsError
-from app.handshakes import TlsListener
-from app.peers import renew, tls_context
-from app.protocol import Protocol
-from app.settings import Settings
+from shrinkd import __version__
+from shrinkd.api import Wiring
+from shrinkd.errors import SettingsError
+from shrinkd.server.connection import Protocol
+from shrinkd.server.peer_identity import renew, tls_context
+from shrinkd.server.tls_handshakes import TlsListener
+from shrinkd.settings import Settings
 
 _BACKLOG = 2048
 _DRAIN_SECONDS = 8

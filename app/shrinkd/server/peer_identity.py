@@ -5,9 +5,9 @@ import ssl
 import struct
 from asyncio import BaseTransport
 
-from app.callers import Caller, Grant, Level
-from app.errors import SettingsError
-from app.settings import Settings
+from shrinkd.auth import Caller, Grant, Level
+from shrinkd.errors import SettingsError
+from shrinkd.settings import Settings
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 

@@ -11,10 +11,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
-from app import memcontrol
-from app.errors import ShrinkdError, TimedOut
-from app.memparse import page_floor
-from app.store import ACTIVE_STATES, describe, new_id, now
+from shrinkd import memcontrol
+from shrinkd.errors import ShrinkdError, TimedOut
+from shrinkd.sizes import page_floor
+from shrinkd.storage import ACTIVE_STATES, describe, new_id, now
 
 _SMALLEST_ALLOWANCE = 128 << 10  # one SWAP_CLUSTER_MAX batch of 32 pages: no controller reclaims less
 _PRESSURE_LOOK_SECONDS = 0.5  # PSI averages move every 2 s

@@ -18,9 +18,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from app import memcontrol
-from app.backends import Backend, Group, LimitName, told_limits
-from app.errors import (
+from shrinkd import memcontrol
+from shrinkd.backends import Backend, Group, LimitName, told_limits
+from shrinkd.errors import (
     DaemonStopped,
     GroupBusy,
     InternalError,
@@ -32,12 +32,12 @@ from app.errors import (
     StoreUnavailable,
     TooManyShrinks,
 )
-from app.events import EventType, Publish, nobody
-from app.handing import hand_over
-from app.intents import Intents
-from app.job import Job, Request, State
-from app.memparse import page_floor
-from app.store import ACTIVE_STATES, Row, Store, Whose, is_of, now
+from shrinkd.events import EventType, Publish, nobody
+from shrinkd.groups import Intents
+from shrinkd.shrinks.job import Job, Request, State
+from shrinkd.sizes import page_floor
+from shrinkd.storage import ACTIVE_STATES, Row, Store, Whose, is_of, now
+from shrinkd.worker_pool import hand_over
 
 MAX_WAITING_SHRINKS = 256
 """How many may be queued beyond the running ones before 429."""

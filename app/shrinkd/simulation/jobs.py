@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from app.errors import SimulationNotFound, TooManySimulations
-from app.events import EventType, Publish, nobody
-from app.simulation import Plan, Report, simulate
-from app.store import now
-from app.terminal import json_line
+from shrinkd.errors import SimulationNotFound, TooManySimulations
+from shrinkd.events import EventType, Publish, nobody
+from shrinkd.simulation.run import Plan, Report, simulate
+from shrinkd.storage import now
+from shrinkd.terminal import json_line
 
 _RUNNING, _WAITING, _KEPT = 2, 16, 100
 _NICE = 10

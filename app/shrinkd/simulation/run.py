@@ -13,18 +13,23 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from app.backends import Counters, Group, LimitName, MemStat
-from app.backends.simulated import Recording, Scenario, load, names, with_recordings
-from app.backends.simulator import Simulator
-from app.closed import Moment, Strict
-from app.engine import Engine
-from app.errors import GroupBusy, ShrinkdError
-from app.guards import GROUP_BYTES_PER_SECOND, Guards
-from app.memcontrol import MEM_CGROUP_RECLAIM_RETRIES
-from app.policies import MIN_ASK_BYTES, Outcome, Reclaim, Resize, Switch
-from app.policies._envelope import Policy
-from app.records import Grant
-from app.settings import Settings
+from shrinkd.backends import (
+    Counters,
+    Group,
+    LimitName,
+    MemStat,
+    Recording,
+    Scenario,
+    Simulator,
+    load_scenario,
+    scenario_names,
+    with_recordings,
+)
+from shrinkd.errors import GroupBusy, ShrinkdError
+from shrinkd.memcontrol import MEM_CGROUP_RECLAIM_RETRIES
+from shrinkd.policies import GROUP_BYTES_PER_SECOND, MIN_ASK_BYTES, Engine, Grant, Guards, Outcome, Policy, Reclaim, Resize, Switch
+from shrinkd.settings import Settings
+from shrinkd.strict_model import Moment, Strict
 
 _URGENT_BYTES_PER_SECOND = 1 << 30
 """What one CPU reclaims of clean 4 KiB pages, about a third of what was measured of page cache."""
@@ -35,8 +40,8 @@ _RESIZE_SECONDS = 60.0
 
 
 def _in_gallery(name: str) -> str:
-    if name not in names():
-        raise ValueError(f"there is no scenario {name!r} in the gallery; there are {', '.join(names())}")
+    if name not in scenario_names():
+        raise ValueError(f"there is no scenario {name!r} in the gallery; there are {', '.join(scenario_names())}")
     return name
 
 
@@ -61,14 +66,14 @@ class Plan(Strict):
         self.furnished()
         if self.duration_seconds / self.step_seconds > _MOST_STEPS:
             raise ValueError(f"that is more than {_MOST_STEPS} steps: shorten it, or let step_seconds be longer")
-        names = [policy.name for policy in self.policies]
-        if len(set(names)) < len(names):
+        scenario_names = [policy.name for policy in self.policies]
+        if len(set(scenario_names)) < len(scenario_names):
             raise ValueError("two policies have one name")
         return self
 
     def furnished(self) -> Scenario:
         """The scenario with the recordings in it."""
-        scenario = load(self.scenario) if isinstance(self.scenario, str) else self.scenario
+        scenario = load_scenario(self.scenario) if isinstance(self.scenario, str) else self.scenario
         return with_recordings(scenario, self.recordings)
 
 

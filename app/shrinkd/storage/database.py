@@ -16,9 +16,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from app import migration
-from app.errors import SettingsError, StoreUnavailable
-from app.tables import shrinks
+from shrinkd.errors import SettingsError, StoreUnavailable
+from shrinkd.storage import migration
+from shrinkd.storage.tables import shrinks
 
 _TURN_SECONDS = 5.0
 

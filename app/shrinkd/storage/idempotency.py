@@ -16,8 +16,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from app.errors import KeyInUse, KeyReused, OutcomeUnknown, StoreUnavailable
-from app.store import Row, Store, new_id, now
+from shrinkd.errors import KeyInUse, KeyReused, OutcomeUnknown, StoreUnavailable
+from shrinkd.storage.store import Row, Store, new_id, now
 
 _SWEEP_SECONDS = 3600.0
 _SWEEP_KEYS = 1000

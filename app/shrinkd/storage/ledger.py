@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from app.database import Database
-from app.tables import audit, events, idempotency_keys
+from shrinkd.storage.database import Database
+from shrinkd.storage.tables import audit, events, idempotency_keys
 
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600
 KEEP_EVENTS = 200_000

@@ -13,9 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.revisions import Place, Revisions
+from shrinkd.storage.revisions import Place, Revisions
 
-MIGRATIONS = Path(__file__).parent.parent / "migrations"
+_PACKAGE = Path(__file__).parent.parent
+MIGRATIONS = next(filter(Path.is_dir, (_PACKAGE / "migrations", _PACKAGE.parent.parent / "migrations")))
+"""In the package where that is installed; beside `app` in a checkout."""
 _BEGIN_ALONE = {
     "sqlite": "BEGIN IMMEDIATE",
     "postgresql": "SELECT pg_advisory_xact_lock(hashtext('shrinkd schema'))",

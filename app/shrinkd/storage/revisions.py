@@ -15,7 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from app.errors import SettingsError
+from shrinkd.errors import SettingsError
 
 _VERSION_TABLE = "alembic_version"
 _ADVICE = "let SHRINKD_DATABASE_URL name another, or one that is not there yet"

@@ -14,10 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from app.backends import Group
-from app.errors import ShrinkdError, ShrinkInProgress, ShrinkNotFound
-from app.ledger import Ledger
-from app.tables import decisions, intents, made_groups, policies, policy_states, shrinks
+from shrinkd.backends import Group
+from shrinkd.errors import ShrinkdError, ShrinkInProgress, ShrinkNotFound
+from shrinkd.storage.ledger import Ledger
+from shrinkd.storage.tables import decisions, intents, made_groups, policies, policy_states, shrinks
 
 ACTIVE_STATES = ("queued", "running", "cancelling")
 KEEP_FINISHED_SECONDS = 7 * 24 * 3600

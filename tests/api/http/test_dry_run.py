@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app import api
-from app.api.preferences import QUESTIONS
+from shrinkd.api import app as api
+from shrinkd.api.http.prefer import QUESTIONS
 from tests.api.conftest import Still
 
 CHANGES = [

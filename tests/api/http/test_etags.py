@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import Still
-from tests.problems import problem
+from tests.support.problem_checks import problem
 
 TAGGED = ["/v1/node", "/v1/groups/web", "/v1/groups/web/limits", "/v1/groups/web/stats"]
 ROOM = {"kind": "watermark", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}}

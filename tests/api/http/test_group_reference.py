@@ -5,13 +5,13 @@ import json
 import httpx
 import pytest
 
-from app.aliases import aliases_of
-from app.api.references import href_of, may_change
-from app.backends import Group
-from app.errors import GroupNotFound
-from app.settings import Settings
+from shrinkd.api.http.group_reference import href_of, may_change
+from shrinkd.backends import Group
+from shrinkd.errors import GroupNotFound
+from shrinkd.groups.names import aliases_of
+from shrinkd.settings import Settings
 from tests.api.conftest import Still
-from tests.problems import problem
+from tests.support.problem_checks import problem
 
 SHOP = "kubepods.slice/kubepods-pod3f0c7a52_91d4_4c1e_8a6b_5e2d90b7c413.slice"
 CONTAINER = "2c4dee605d22b97f1a8c3e5460d7f92b8e14a6c30f5d9b7182e6a4c0d3f5b719"

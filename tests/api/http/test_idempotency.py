@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.api.strict import StrictRoute
-from app.callers import ANYONE
-from app.keys import Key
-from app.settings import Settings
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.auth.scopes import ANYONE
+from shrinkd.settings import Settings
+from shrinkd.storage.idempotency import Key
 from tests.api.conftest import Still
-from tests.live import Live
-from tests.locks import locked
-from tests.problems import problem
-from tests.races import together
+from tests.support.live_server import Live
+from tests.support.locked_database import locked
+from tests.support.problem_checks import problem
+from tests.support.races import together
 
 ENDLESS = {"reclaim_bytes": "60M", "max_bytes_per_second": "1M"}
 FAULT = {"verb": "remove", "use": 1000, "error": "EBUSY"}

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.paging import read_token, write_token
-from app.backends import Group
-from app.errors import InvalidRequest
+from shrinkd.api.http.paging import read_token, write_token
+from shrinkd.backends import Group
+from shrinkd.errors import InvalidRequest
 from tests.api.conftest import Still
-from tests.problems import problem
-from tests.shrinking import shrunk
+from tests.support.problem_checks import problem
+from tests.support.shrink_requests import shrunk
 
 
 def pages(client: httpx.Client, path: str, between: Callable[[], object] = lambda: None, **params: Any) -> Iterator[list[dict[str, Any]]]:

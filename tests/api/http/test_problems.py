@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app import errors
-from app.api import problems
-from app.api.catalogue import PROBLEMS
-from app.errors import ShrinkdError
+from shrinkd import errors
+from shrinkd.api.http import problems
+from shrinkd.api.http.problem_types import PROBLEMS
+from shrinkd.errors import ShrinkdError
 from tests.api.conftest import Still
-from tests.live import Live
-from tests.problems import problem
-from tests.stage import Method
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import Method
 
 
 def classes(kind: type[ShrinkdError] = ShrinkdError) -> Iterator[type[ShrinkdError]]:

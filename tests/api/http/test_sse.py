@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from app.api.sse import EventStream, sse
-from app.callers import ANYONE, Caller, Grant, Level
-from app.errors import StoreUnavailable, TooManyStreams
-from app.streams import Streams
-from app.tokens import Tokens, make, revoke
+from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
+from shrinkd.auth.tokens import Tokens, make, revoke
+from shrinkd.errors import StoreUnavailable, TooManyStreams
+from shrinkd.events.broadcast import Streams
 
 _SHORT_SECONDS = 0.01
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import Still
-from tests.problems import problem
+from tests.support.problem_checks import problem
 
 HUGE = 2**40
 JSON = {"Content-Type": "application/json"}

@@ -7,18 +7,18 @@ from typing import Any
 import httpx
 import pytest
 
-from app import api
-from app.api.wiring import caller_of
-from app.backends.protection import OwnGroup
-from app.backends.simulator import Simulator
-from app.settings import Settings
-from app.tokens import make
+from shrinkd.api import app as api
+from shrinkd.api.http.dependencies import caller_of
+from shrinkd.auth.tokens import make
+from shrinkd.backends.protection import OwnGroup
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.settings import Settings
 from tests.api.conftest import Still
-from tests.bearing import Bearer
-from tests.leaks import nothing_stays_open
-from tests.live import Live
-from tests.problems import problem
-from tests.stage import Stage
+from tests.support.bearer import Bearer
+from tests.support.leaks import nothing_stays_open
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import Stage
 
 DOCUMENT: dict[str, Any] = api.build().openapi()
 CLOSED = [

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import Settings
-from tests.live import Daemon, Live
-from tests.locks import locked
-from tests.stage import Stage
+from shrinkd.settings import Settings
+from tests.support.live_server import Daemon, Live
+from tests.support.locked_database import locked
+from tests.support.scripted_simulator import Stage
 
 
 def attempts(client: httpx.Client, wanted: int, **query: Any) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from app.api import problems
-from tests.problems import problem
+from shrinkd.api.http import problems
+from tests.support.problem_checks import problem
 
 
 def test_the_address_alone_leads_to_the_documentation(client: httpx.Client) -> None:

@@ -11,18 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.events import EventQuery, selection
-from app.backends import Group
-from app.callers import ANYONE, Caller, Grant, Level
-from app.events import RECENT, EventType
-from app.ledger import KEEP_EVENTS_SECONDS
-from app.settings import Settings
-from app.store import now
-from tests.following import STREAM, Frame, frames
-from tests.live import Live
-from tests.problems import problem
-from tests.shrinking import shrunk
-from tests.stage import Stage
+from shrinkd.api.routes.events import EventQuery, selection
+from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
+from shrinkd.backends import Group
+from shrinkd.events.log import RECENT, EventType
+from shrinkd.settings import Settings
+from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
+from shrinkd.storage.store import now
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import Stage
+from tests.support.shrink_requests import shrunk
+from tests.support.sse_client import STREAM, Frame, frames
 
 MADE = EventType.GROUP_MADE
 _LATER = 2 * KEEP_EVENTS_SECONDS * 1_000_000

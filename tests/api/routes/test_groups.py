@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.settings import Settings
+from shrinkd.settings import Settings
 from tests.api.conftest import Still
-from tests.following import STREAM, frames
-from tests.live import Live
-from tests.locks import locked
-from tests.problems import problem
-from tests.shrinking import running
-from tests.stage import MIB, Stage
+from tests.support.live_server import Live
+from tests.support.locked_database import locked
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import MIB, Stage
+from tests.support.shrink_requests import running
+from tests.support.sse_client import STREAM, frames
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import httpx
 
-from app import __version__
-from app.settings import Settings
-from tests.live import Live
-from tests.problems import problem
+from shrinkd import __version__
+from shrinkd.settings import Settings
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
 
 
 def database(settings: Settings) -> Path:

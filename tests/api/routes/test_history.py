@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from app.backends import Group
-from app.history import FIELDS
+from shrinkd.backends import Group
+from shrinkd.groups.usage_history import FIELDS
 from tests.api.conftest import Still
-from tests.live import Live
-from tests.policing import stat
-from tests.problems import problem
-from tests.stage import MIB
+from tests.support.live_server import Live
+from tests.support.policy_samples import stat
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import MIB
 
 HERE = "/v1/groups/lately/stats/history"
 

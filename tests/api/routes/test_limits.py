@@ -6,13 +6,13 @@ from functools import partial
 import httpx
 import pytest
 
-from app.job import Request, State
-from app.memparse import PAGE_BYTES
+from shrinkd.shrinks.job import Request, State
+from shrinkd.sizes import PAGE_BYTES
 from tests.api.conftest import Still
-from tests.problems import problem
-from tests.races import together
-from tests.shrinking import finished, running
-from tests.stage import MIB
+from tests.support.problem_checks import problem
+from tests.support.races import together
+from tests.support.scripted_simulator import MIB
+from tests.support.shrink_requests import finished, running
 
 NAMES = ["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
 

@@ -8,14 +8,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from app.api.batch import Batch, change_all
-from app.api.limits import LimitsBody
-from app.backends import Backend, Group, Limits
-from app.callers import ANYONE, Caller, Grant, Level
-from app.errors import Forbidden, ShrinkdError
+from shrinkd.api.routes.limits import LimitsBody
+from shrinkd.api.routes.limits_batch import Batch, change_all
+from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
+from shrinkd.backends import Backend, Group, Limits
+from shrinkd.errors import Forbidden, ShrinkdError
 from tests.api.conftest import Still
-from tests.problems import problem
-from tests.stage import MIB
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import MIB
 
 GIB = 2**30
 

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.backends import LIMIT_NAMES, Group, LimitName
-from app.backends._machine.profiles import LIMIT_FIELDS
-from app.backends._machine.tree import UNLIMITED as UNLIMITED_PAGES
-from app.backends.simulated import Scenario
-from app.backends.simulator import Simulator
-from app.memparse import PAGE_BYTES, UNLIMITED
-from app.settings import Settings
-from tests.live import Live
-from tests.patience import until
-from tests.problems import problem
-from tests.stage import MIB
+from shrinkd.backends import LIMIT_NAMES, Group, LimitName
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.controls import Scenario
+from shrinkd.backends.simulator.machine.accounting import UNLIMITED as UNLIMITED_PAGES
+from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES, UNLIMITED
+from tests.support.live_server import Live
+from tests.support.polling import until
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import MIB
 
 PROTECTIONS: tuple[LimitName, ...] = ("low_bytes", "min_bytes")
 SIZES = st.one_of(st.integers(0, 2**63 - 1), st.sampled_from([0, 1, PAGE_BYTES, 64 * MIB, 2**63 - 1, "max", "1G", None]))

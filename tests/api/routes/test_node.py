@@ -7,14 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.backends.protection import OwnGroup
-from app.backends.simulator import Simulator
-from app.settings import Settings
-from app.tokens import make
+from shrinkd.auth.tokens import make
+from shrinkd.backends.protection import OwnGroup
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.settings import Settings
 from tests.api.conftest import Still
-from tests.bearing import Bearer
-from tests.live import Live
-from tests.problems import problem
+from tests.support.bearer import Bearer
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
 
 Begin = Callable[[OwnGroup], Live]
 

@@ -9,22 +9,22 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.policies import _EXAMPLES
-from app.policies import Verdict, kinds
-from app.settings import Settings
-from app.store import Store
+from shrinkd.api.routes.policies import _EXAMPLES
+from shrinkd.policies import Verdict, kinds
+from shrinkd.settings import Settings
+from shrinkd.storage.store import Store
 from tests.api.conftest import Still
-from tests.api.test_conditional import OTHER
-from tests.api.test_paging import pages
-from tests.live import Live
-from tests.locks import locked
-from tests.patience import until
-from tests.problems import problem
-from tests.races import together
-from tests.shrinking import MIB
-from tests.stage import Stage
-from tests.test_store import decision
-from tests.test_store import policy as stored_policy
+from tests.api.http.test_etags import OTHER
+from tests.api.http.test_paging import pages
+from tests.storage.test_store import decision
+from tests.storage.test_store import policy as stored_policy
+from tests.support.live_server import Live
+from tests.support.locked_database import locked
+from tests.support.polling import until
+from tests.support.problem_checks import problem
+from tests.support.races import together
+from tests.support.scripted_simulator import Stage
+from tests.support.shrink_requests import MIB
 
 HERE = "/v1/policies"
 POLICY = {"name": "keep", "kind": "limit", "enabled": False, "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}}

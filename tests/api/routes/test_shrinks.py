@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api import shrinks
-from app.job import Request
-from app.jobs import MAX_WAITING_SHRINKS
-from app.settings import Settings
+from shrinkd.api.routes import shrinks
+from shrinkd.settings import Settings
+from shrinkd.shrinks.job import Request
+from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS
 from tests.api.conftest import Still
-from tests.live import Live
-from tests.patience import until
-from tests.problems import problem
-from tests.shrinking import ENDLESS, finished, running, shrunk, start
-from tests.stage import MIB, Stage
+from tests.support.live_server import Live
+from tests.support.polling import until
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import MIB, Stage
+from tests.support.shrink_requests import ENDLESS, finished, running, shrunk, start
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.problems import problem
-from tests.test_simulation import ROOM, SPIKES
-from tests.test_simulations import ENDLESS
+from tests.simulation.test_jobs import ENDLESS
+from tests.simulation.test_run import ROOM, SPIKES
+from tests.support.problem_checks import problem
 
 HERE = "/v1/simulations"
 SHORT = SPIKES | {"duration_seconds": 20}

@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from app.backends._machine.profiles import PROFILES
-from app.backends._machine.scenarios import Scenario
-from app.backends.simulator import Simulator
-from app.settings import Settings
-from tests.live import Live
-from tests.problems import problem
-from tests.shrinking import MIB, shrunk
-from tests.stage import Stage
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.machine.kernel_profiles import PROFILES
+from shrinkd.backends.simulator.machine.scenarios import Scenario
+from shrinkd.settings import Settings
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import Stage
+from tests.support.shrink_requests import MIB, shrunk
 
 HERE = "/v1/simulator"
 LEAK = {"memory": [{"kind": "anon", "size_bytes": "32M", "heat_seconds": "cold", "grows_bytes_per_second": "1M"}]}

@@ -5,9 +5,9 @@ import dataclasses
 import httpx
 import pytest
 
-from app.backends import MemStat
+from shrinkd.backends import MemStat
 from tests.api.conftest import Still
-from tests.problems import problem
+from tests.support.problem_checks import problem
 
 SIZES = [field.name for field in dataclasses.fields(MemStat) if field.name.endswith("_bytes")]
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Group, MemStat
-from app.backends.simulator import Simulator
-from app.errors import KernelRefused
-from app.events import EventType
-from app.settings import Settings
-from app.streams import Streams
-from tests.following import Follower, frames, read_all
-from tests.live import Live
-from tests.problems import problem
-from tests.shrinking import running
-from tests.stage import Stage
+from shrinkd.backends import Group, MemStat
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.errors import KernelRefused
+from shrinkd.events.broadcast import Streams
+from shrinkd.events.log import EventType
+from shrinkd.settings import Settings
+from tests.support.live_server import Live
+from tests.support.problem_checks import problem
+from tests.support.scripted_simulator import Stage
+from tests.support.shrink_requests import running
+from tests.support.sse_client import Follower, frames, read_all
 
 STATS = "/v1/groups/web/stats/stream"
 

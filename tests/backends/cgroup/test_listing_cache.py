@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Group
-from app.backends._listings import Listings
-from app.backends._syscalls import Descriptor
+from shrinkd.backends import Group
+from shrinkd.backends.cgroup.listing_cache import Listings
+from shrinkd.backends.cgroup.syscalls import Descriptor
 
 
 @pytest.fixture

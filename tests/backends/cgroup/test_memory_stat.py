@@ -1,6 +1,6 @@
 """The lines of memory.stat, by name wherever they stand."""
 
-from app.backends._statlines import StatLines
+from shrinkd.backends.cgroup.memory_stat import StatLines
 
 
 def test_lines_are_found_wherever_they_stand() -> None:

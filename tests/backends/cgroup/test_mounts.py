@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends._mounts import Mount, parse_mounts
+from shrinkd.backends.cgroup.mounts import Mount, parse_mounts
 
 HOST = b"""\
 22 27 0:21 / /proc rw,relatime - proc proc rw

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends._own import Locator, Search, Trail, descends_from_us, group_in, trail_to
-from app.backends._syscalls import Descriptor
-from app.backends.protection import OwnGroup
+from shrinkd.backends.cgroup.own_group import Locator, Search, Trail, descends_from_us, group_in, trail_to
+from shrinkd.backends.cgroup.syscalls import Descriptor
+from shrinkd.backends.protection import OwnGroup
 
 V1 = b"3:cpuset:/\n4:memory:/docker/abc\n9:name=systemd:/init\n0::/elsewhere\n"
 V1_JOINED = b"5:cpu,cpuacct:/\n4:hugetlb,memory:/docker/abc\n"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.backends import Backend, Group
-from tests.backends.cgroups import CgroupHost
-from tests.backends.namespaced import Question, Setting, ask
+from shrinkd.backends import Backend, Group
+from tests.support.cgroup_host import CgroupHost
+from tests.support.namespaces import Question, Setting, ask
 
 BESIDE = 'mkdir "$tmp/host"; mount --bind "$root" "$tmp/host"'
 ON_TOP = f'{BESIDE}; mount --bind "$root/$own" "$root"; mount --bind "$tmp/host" "$root"'

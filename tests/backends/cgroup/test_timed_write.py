@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.backends._timed import catch_signal, timed_write
+from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
 
 QUANTUM = 200e-6
 

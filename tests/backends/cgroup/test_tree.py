@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Group
-from app.backends._cgroupfs import CGROUP_SUPER_MAGIC, Tree
-from app.backends._mounts import mount_points
-from app.backends._psi import parse_pressure
-from app.backends._syscalls import filesystem_of
-from app.errors import BackendUnavailable, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, GroupNotManaged, InvalidGroupName
+from shrinkd.backends import Group
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.backends.cgroup.psi import parse_pressure
+from shrinkd.backends.cgroup.syscalls import filesystem_of
+from shrinkd.backends.cgroup.tree import CGROUP_SUPER_MAGIC, Tree
+from shrinkd.errors import BackendUnavailable, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, GroupNotManaged, InvalidGroupName
 
 
 def tree_of(root: Path) -> Tree:

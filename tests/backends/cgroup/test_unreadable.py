@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Backend, Group, last_walk
-from app.backends._cgroupfs import Tree
-from app.backends._walks import LONGEST_PATH_BYTES, MOST_NAMED
-from app.backends.simulated import Fault
-from app.errors import GroupNotFound, InvalidGroupName, OutOfResources
-from app.settings import Settings
-from tests.backends.cgroups import CgroupHost, dig, remove_below
+from shrinkd.backends import Backend, Group, last_walk
+from shrinkd.backends.cgroup.tree import Tree
+from shrinkd.backends.simulator.controls import Fault
+from shrinkd.backends.walks import LONGEST_PATH_BYTES, MOST_NAMED
+from shrinkd.errors import GroupNotFound, InvalidGroupName, OutOfResources
+from shrinkd.settings import Settings
+from tests.backends.cgroup.test_tree import directory, most_open_files, tree_of
 from tests.backends.hosts import MIB, Host
-from tests.backends.test_cgroupfs import directory, most_open_files, tree_of
-from tests.capabilities import without_overrides
-from tests.stage import Stage
+from tests.support.capabilities import without_overrides
+from tests.support.cgroup_host import CgroupHost, dig, remove_below
+from tests.support.scripted_simulator import Stage
 
 DEEP = 18
 """Levels of 250 bytes: the last two are beyond what a path can say."""

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import LIMIT_NAMES, Group
-from app.backends._machine import scenarios
-from app.backends._machine.workloads import Workload
-from app.backends._sim_faults import Fault
-from app.backends.simulator import PASS_US, TICKS_A_VERB, Simulator
-from app.errors import GroupBusy, LimitOrder, SettingsError, Unsupported, UnsupportedLimit
-from app.memcontrol import Memcg, resize_limit, shrink_usage_to
-from app.memparse import PAGE_BYTES
-from app.settings import Settings
+from shrinkd.backends import LIMIT_NAMES, Group
+from shrinkd.backends.simulator.backend import PASS_US, TICKS_A_VERB, Simulator
+from shrinkd.backends.simulator.faults import Fault
+from shrinkd.backends.simulator.machine import scenarios
+from shrinkd.backends.simulator.machine.workloads import Workload
+from shrinkd.errors import GroupBusy, LimitOrder, SettingsError, Unsupported, UnsupportedLimit
+from shrinkd.memcontrol import Memcg, resize_limit, shrink_usage_to
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends import simulator_host
 from tests.backends.hosts import MIB
-from tests.currents import Scripted
+from tests.support.scripted_task import Scripted
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -111,9 +111,9 @@ def test_the_empty_scenario_has_the_root_alone(clock: Clock) -> None:
     assert [group.path for group in started(clock, "empty").groups()] == [""]
 
 
-@pytest.mark.parametrize("scenario", scenarios.names())
+@pytest.mark.parametrize("scenario", scenarios.scenario_names())
 def test_every_scenario_of_the_gallery_starts(clock: Clock, scenario: str) -> None:
-    assert {place.path for place in scenarios.load(scenario).groups} <= set(usages(started(clock, scenario)))
+    assert {place.path for place in scenarios.load_scenario(scenario).groups} <= set(usages(started(clock, scenario)))
 
 
 def test_a_scenario_that_does_not_exist_is_a_wrong_setting(clock: Clock) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.backends import EventsMove, Stalled, UsageCrosses
-from app.backends.simulator import Simulator
-from app.settings import Settings
+from shrinkd.backends import EventsMove, Stalled, UsageCrosses
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.settings import Settings
 from tests.backends.hosts import MIB
-from tests.backends.watching import is_readable, told
+from tests.support.watch_polling import is_readable, told
 
 LEAK = "leaky"  # grows by 48 KiB/s
 

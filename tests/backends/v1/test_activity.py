@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Activity, Group
-from app.backends._mounts import mount_points
+from shrinkd.backends import Activity, Group
+from shrinkd.backends.cgroup.mounts import mount_points
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
 

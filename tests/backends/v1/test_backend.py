@@ -9,16 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Backend, Group, LimitName, load
-from app.backends._mounts import mount_points
-from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
-from app.backends.v1 import V1
-from app.errors import BackendUnavailable, Busy, GroupGone, LimitOrder, ProcessNotFound, Unsupported, UnsupportedLimit, UnsupportedOption
-from app.memparse import UNLIMITED
-from app.settings import Settings
-from tests.backends.cgroups import assert_only_read_when_mounted_read_only, descriptors_and_timers
+from shrinkd.backends import Backend, Group, LimitName, load
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.backends.v1.backend import V1
+from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from shrinkd.errors import (
+    BackendUnavailable,
+    Busy,
+    GroupGone,
+    LimitOrder,
+    ProcessNotFound,
+    Unsupported,
+    UnsupportedLimit,
+    UnsupportedOption,
+)
+from shrinkd.settings import Settings
+from shrinkd.sizes import UNLIMITED
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
+from tests.support.cgroup_host import assert_only_read_when_mounted_read_only, descriptors_and_timers
 
 GROUP = Group("group", 1)
 NO_LIMITS = {LIMIT: UNLIMITED, MEMSW_LIMIT: UNLIMITED, SOFT_LIMIT: UNLIMITED}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.backends._pace import Pace
+from shrinkd.backends.v1.reclaim_pacer import Pace
 from tests.backends.hosts import MIB
 
 SMALL_FOLIOS = 6 * 2.0**30

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import EventsMove, Stalled
-from app.backends._mounts import mount_points
-from app.errors import GroupGone, Unsupported, UnsupportedOption
+from shrinkd.backends import EventsMove, Stalled
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.errors import GroupGone, Unsupported, UnsupportedOption
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
-from tests.backends.watching import STALL, TRIGGERS, is_readable, told, watchable
+from tests.support.watch_polling import STALL, TRIGGERS, is_readable, told, watchable
 
 _CAP_SYS_RESOURCE = 24  # include/uapi/linux/capability.h
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import Group, LimitName, Limits
-from app.backends._mounts import mount_points
-from app.backends._statlines import StatLines
-from app.backends._v2_above import mounts_with_memory
-from app.backends._v2_texts import EVENT_LINES, EVENTS, PEAK, STAT, STAT_LINES, SWAP, USAGE, describe, limit_of, text_of
-from app.backends.v2 import V2
-from app.errors import BackendUnavailable, Busy, GroupBusy, GroupGone, GroupNotFound, Unsupported, UnsupportedLimit
-from app.memparse import UNLIMITED
-from app.settings import Settings
-from tests.backends.cgroups import assert_only_read_when_mounted_read_only, descriptors_and_timers
+from shrinkd.backends import Group, LimitName, Limits
+from shrinkd.backends.cgroup.memory_stat import StatLines
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.backends.v2.ancestors import mounts_with_memory
+from shrinkd.backends.v2.backend import V2
+from shrinkd.backends.v2.files import EVENT_LINES, EVENTS, PEAK, STAT, STAT_LINES, SWAP, USAGE, describe, limit_of, text_of
+from shrinkd.errors import BackendUnavailable, Busy, GroupBusy, GroupGone, GroupNotFound, Unsupported, UnsupportedLimit
+from shrinkd.settings import Settings
+from shrinkd.sizes import UNLIMITED
 from tests.backends.hosts import MIB, cache_of
 from tests.backends.v2_host import V2Host, open_host
+from tests.support.cgroup_host import assert_only_read_when_mounted_read_only, descriptors_and_timers
 
 
 @pytest.fixture(params=["v2"])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.backends._chunk import Chunk
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.v2.reclaim_sizer import Chunk
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB
 
 WANTED = 25e-3

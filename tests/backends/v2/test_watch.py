@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import EventsMove, Stalled, UsageCrosses
-from app.errors import GroupGone, Unsupported
+from shrinkd.backends import EventsMove, Stalled, UsageCrosses
+from shrinkd.errors import GroupGone, Unsupported
 from tests.backends.v2_host import V2Host, open_host
-from tests.backends.watching import STALL, is_readable, thrash, told
+from tests.support.watch_polling import STALL, is_readable, thrash, told
 
 
 @pytest.fixture(params=["v2"])

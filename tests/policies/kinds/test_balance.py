@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.backends import Counters, Group, Limits
-from app.backends._machine import scenarios
-from app.memparse import PAGE_BYTES
-from app.policies import MIN_ASK_BYTES, Decision, Outcome, Reason, Reclaim, Verdict
-from app.policies.balance import Balance, Claim, Ledger, kind, revoke, worth_asking
 from bench.fields import HOUSE, freed_from, house
 from bench.laws import alike, by_size, largest_first, splitting
-from tests.policies.observing import GIB, HOST, MIB, Policy, member_of, stat_of
+from shrinkd.backends import Counters, Group, Limits
+from shrinkd.backends.simulator.machine import scenarios
+from shrinkd.policies import MIN_ASK_BYTES, Decision, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds.balance import Balance, Claim, Ledger, kind, revoke, worth_asking
+from shrinkd.sizes import PAGE_BYTES
+from tests.support.observations import GIB, HOST, MIB, Policy, member_of, stat_of
 
 CLAIMS = st.lists(
     st.builds(Claim, usage_bytes=st.integers(0, 2**40), floor_bytes=st.integers(0, 2**38), entitlement=st.floats(0.25, 10_000)),
@@ -280,9 +280,9 @@ def test_to_free_640_mib_from_three_groups_costs_a_tenth_of_the_stalls_that_the_
 
 def test_a_budget_that_only_memory_in_use_could_meet_makes_nobody_thrash() -> None:
     paths = ("tenants/busy", "tenants/growing", "tenants/idle")
-    loop, stalls = freed_from(scenarios.load("siblings"), kind, paths, 600)
+    loop, stalls = freed_from(scenarios.load_scenario("siblings"), kind, paths, 600)
     assert loop.courses["tenants/idle"].usage_bytes[-1] < 128 * MIB
-    assert 10 * stalls <= freed_from(scenarios.load("siblings"), splitting(by_size), paths, 600)[1]
+    assert 10 * stalls <= freed_from(scenarios.load_scenario("siblings"), splitting(by_size), paths, 600)[1]
 
 
 def test_three_groups_that_use_nothing_are_left_with_memory_by_their_weights() -> None:

@@ -6,10 +6,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends import Activity, UsageCrosses
-from app.policies import Decision, Outcome, Reason, Reclaim, Verdict
-from app.policies.idle import Rest, kind
-from tests.policies.observing import MIB, Policy, member_of, stat_of
+from shrinkd.backends import Activity, UsageCrosses
+from shrinkd.policies import Decision, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds.idle import Rest, kind
+from tests.support.observations import MIB, Policy, member_of, stat_of
 
 
 class Sleeper:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.backends import LimitName, Limits
-from app.memparse import UNLIMITED
-from app.policies import Decision, Outcome, Reason, Resize, Verdict
-from app.policies.limit import KeepLimits, kind
-from tests.policies.seen import MIB, Looks, member, seen
+from shrinkd.backends import LimitName, Limits
+from shrinkd.policies import Decision, Outcome, Reason, Resize, Verdict
+from shrinkd.policies.kinds.limit import KeepLimits, kind
+from shrinkd.sizes import UNLIMITED
+from tests.support.group_views import MIB, Looks, member, seen
 
 V2 = Limits(512 * MIB, high_bytes=None, low_bytes=0, min_bytes=0, swap_max_bytes=None, unsupported=("soft_limit_bytes",))
 V1 = Limits(512 * MIB, soft_limit_bytes=None, unsupported=("high_bytes", "low_bytes", "min_bytes"))

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends import Counters, UsageCrosses
-from app.backends._machine import scenarios
-from app.memparse import PAGE_BYTES
-from app.policies import MIN_ASK_BYTES, Decision, Outcome, Reason, Reclaim, Verdict
-from app.policies.pressure import Course, KeepPressure, kind
 from bench.loop import Loop
-from tests.policies.observing import MIB, Policy, member_of, stat_of
+from shrinkd.backends import Counters, UsageCrosses
+from shrinkd.backends.simulator.machine import scenarios
+from shrinkd.policies import MIN_ASK_BYTES, Decision, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds.pressure import Course, KeepPressure, kind
+from shrinkd.sizes import PAGE_BYTES
+from tests.support.observations import MIB, Policy, member_of, stat_of
 
 TARGET_US = 1000
 """Stall in a second at the target of 0.1 %."""
@@ -281,7 +281,7 @@ HOUR = [("heat", "mostly-cold", 500), ("heat", "mostly-hot", 8), ("heat-on-disk"
 
 @pytest.mark.parametrize(("scenario", "path", "least_mib"), HOUR)
 def test_in_an_hour_memory_is_saved_and_the_mean_pressure_stays_within_the_target(scenario: str, path: str, least_mib: int) -> None:
-    loop = Loop(scenarios.load(scenario).machine(), kind, KeepPressure(), [path])
+    loop = Loop(scenarios.load_scenario(scenario).machine(), kind, KeepPressure(), [path])
     before = loop.cgroups[path].usage
     loop.run(3600, tick_seconds=1.0)
     course = loop.courses[path]
@@ -292,7 +292,7 @@ def test_in_an_hour_memory_is_saved_and_the_mean_pressure_stays_within_the_targe
 
 
 def test_a_group_that_is_asleep_is_down_at_its_floor_in_minutes_and_hardly_looked_at_from_then_on() -> None:
-    loop = Loop(scenarios.load("heat").machine(), kind, KeepPressure(), ["asleep"])
+    loop = Loop(scenarios.load_scenario("heat").machine(), kind, KeepPressure(), ["asleep"])
     loop.run(1200)
     course = loop.courses["asleep"]
     assert course.usage_bytes[-1] <= 66 * MIB

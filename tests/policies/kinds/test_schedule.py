@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.backends import Group, Limits
-from app.policies import Ask, Decision, Reason, Reclaim, Resize, Switch, Verdict
-from app.policies.schedule import Calendar, Schedule, kind
-from tests.policies.seen import GROUP, MIB, NOON, Looks, member, seen
+from shrinkd.backends import Group, Limits
+from shrinkd.policies import Ask, Decision, Reason, Reclaim, Resize, Switch, Verdict
+from shrinkd.policies.kinds.schedule import Calendar, Schedule, kind
+from tests.support.group_views import GROUP, MIB, NOON, Looks, member, seen
 
 NIGHTLY: dict[str, Any] = {"cron": "0 3 * * *", "shrink": {"target_bytes": "100M"}}
 DUE = (Verdict.ACT, Reason.DUE)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.backends import Events, EventsMove, Limits, MemStat, UsageCrosses
-from app.policies import Decision, Host, Outcome, Reason, Reclaim, Verdict
-from app.policies.watermark import Marks, Watermark, kind, marks
-from tests.policies.seen import MADE, MIB, Looks, member, seen
+from shrinkd.backends import Events, EventsMove, Limits, MemStat, UsageCrosses
+from shrinkd.policies import Decision, Host, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds.watermark import Marks, Watermark, kind, marks
+from tests.support.group_views import MADE, MIB, Looks, member, seen
 
 LIMIT = 256 * MIB
 HIGH = LIMIT * 9 // 10

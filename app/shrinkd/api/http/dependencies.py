@@ -11,24 +11,17 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict
 from starlette.types import Scope
 
-from app.api.references import may_change, resolve
-from app.audit import Audit
-from app.backends import Backend, Group
-from app.callers import NOBODY, Caller, Level
-from app.daemon import Daemon
-from app.events import Events
-from app.history import History, Sampler
-from app.intents import Intents
-from app.job import Job
-from app.jobs import Jobs
-from app.keys import Keys
-from app.metrics import Requests
-from app.registry import Policies
-from app.settings import Settings
-from app.simulations import Simulations
-from app.store import Store
-from app.streams import Streams
-from app.tokens import Tokens
+from shrinkd.api.http.group_reference import may_change, resolve
+from shrinkd.auth import NOBODY, Caller, Level, Tokens
+from shrinkd.backends import Backend, Group
+from shrinkd.events import Audit, Events, Streams
+from shrinkd.groups import History, Intents, Sampler
+from shrinkd.metrics import Requests
+from shrinkd.policies import Daemon, Policies
+from shrinkd.settings import Settings
+from shrinkd.shrinks import Job, Jobs
+from shrinkd.simulation import Simulations
+from shrinkd.storage import Keys, Store
 
 
 @dataclass(slots=True)
@@ -93,7 +86,7 @@ Wired = Annotated[Wiring, Depends(_wiring)]
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Who sent the request of an ASGI scope, as app/api/access.py found; before that, nobody who may do anything."""
+    """Who sent the request of an ASGI scope, as app/shrinkd/api/middleware/authentication.py found; before that, nobody who may do anything."""
     caller: Caller = scope.get("state", {}).get("caller", NOBODY)
     return caller
 

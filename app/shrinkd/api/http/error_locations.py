@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.closed import pointer
+from shrinkd.strict_model import pointer
 
 
 def pointed(row: Mapping[str, Any], body: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from app.errors import PreconditionFailed
+from shrinkd.errors import PreconditionFailed
 
 
 def etag_of(body: BaseModel) -> str:

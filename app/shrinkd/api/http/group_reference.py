@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 from starlette.convertors import PathConvertor, register_url_convertor
 
-from app.aliases import aliases_of, covers
-from app.backends import Backend, Group, check_group_path
-from app.callers import Caller, Level
-from app.errors import AmbiguousReference, GroupNotFound, InvalidRequest
-from app.settings import Settings
+from shrinkd.auth import Caller, Level
+from shrinkd.backends import Backend, Group, check_group_path
+from shrinkd.errors import AmbiguousReference, GroupNotFound, InvalidRequest
+from shrinkd.groups import aliases_of, covers
+from shrinkd.settings import Settings
 
 _PROCESS = "pid"
 _PROCESS_ID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)

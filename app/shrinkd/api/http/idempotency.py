@@ -9,10 +9,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
-from app.api import problems
-from app.api.wiring import caller_of, is_dry_run
-from app.errors import InvalidRequest, MalformedBody, ShrinkdError
-from app.keys import Answer, Key, Keys
+from shrinkd.api.http import problems
+from shrinkd.api.http.dependencies import caller_of, is_dry_run
+from shrinkd.errors import InvalidRequest, MalformedBody, ShrinkdError
+from shrinkd.storage import Answer, Key, Keys
 
 _HEADER = "Idempotency-Key"
 _KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"|([!#-+\--~]+)')

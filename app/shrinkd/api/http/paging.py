@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from pydantic import Field
 
-from app.errors import InvalidRequest
+from shrinkd.errors import InvalidRequest
 
 _LARGEST = 1000
 _ALIEN = re.compile("[\0\ud800-\udfff]")

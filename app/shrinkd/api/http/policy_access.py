@@ -4,12 +4,10 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from app.api.wiring import Calling, Wired
-from app.callers import Caller, Level
-from app.errors import PolicyNotFound
-from app.policies import kinds
-from app.policies._envelope import Envelope
-from app.registry import Kept
+from shrinkd.api.http.dependencies import Calling, Wired
+from shrinkd.auth import Caller, Level
+from shrinkd.errors import PolicyNotFound
+from shrinkd.policies import Envelope, Kept, kinds
 
 
 def is_seen(caller: Caller, kept: Kept) -> bool:

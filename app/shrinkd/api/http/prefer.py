@@ -4,7 +4,7 @@ import re
 
 from fastapi import Request, Response
 
-from app.api.wiring import is_dry_run
+from shrinkd.api.http.dependencies import is_dry_run
 
 QUESTIONS = frozenset({"evaluate_policy"})
 """The POSTs that change nothing: what they answer is all that there is of them."""

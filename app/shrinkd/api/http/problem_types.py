@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from app import errors
-from app.errors import ShrinkdError
+from shrinkd import errors
+from shrinkd.errors import ShrinkdError
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from app import errors
-from app.api.catalogue import PROBLEMS, Problem
-from app.api.pointing import pointed
-from app.api.references import href_of
-from app.backends import Group
-from app.closed import reason
-from app.errors import ShrinkdError
+from shrinkd import errors
+from shrinkd.api.http.error_locations import pointed
+from shrinkd.api.http.group_reference import href_of
+from shrinkd.api.http.problem_types import PROBLEMS, Problem
+from shrinkd.backends import Group
+from shrinkd.errors import ShrinkdError
+from shrinkd.strict_model import reason
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"

@@ -8,10 +8,10 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.access import find_caller
-from app.api.problems import body_of
-from app.api.wiring import Wiring, caller_of
-from app.errors import ShrinkdError, TokenRefused
+from shrinkd.api.http.dependencies import Wiring, caller_of
+from shrinkd.api.http.problems import body_of
+from shrinkd.api.middleware.authentication import find_caller
+from shrinkd.errors import ShrinkdError, TokenRefused
 
 KEEP_ALIVE_SECONDS = 15.0
 _BEGIN = b"retry: 1000\n\n"

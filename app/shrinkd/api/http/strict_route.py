@@ -15,11 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from app.api.attempts import attempt
-from app.api.conditional import check_no_etag
-from app.api.once import answer_once
-from app.api.preferences import QUESTIONS, returned
-from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
+from shrinkd.api.http.etags import check_no_etag
+from shrinkd.api.http.idempotency import answer_once
+from shrinkd.api.http.prefer import QUESTIONS, returned
+from shrinkd.api.middleware.audit import attempt
+from shrinkd.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
 
 LARGEST_BODY_BYTES = 64 << 10
 _MEDIA_TYPES = {"application/json", "application/merge-patch+json"}

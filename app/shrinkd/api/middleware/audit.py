@@ -9,9 +9,9 @@ import json
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.wiring import Wiring, caller_of, is_dry_run
-from app.audit import outcome
-from app.store import Row, new_id, now
+from shrinkd.api.http.dependencies import Wiring, caller_of, is_dry_run
+from shrinkd.events import outcome
+from shrinkd.storage import Row, new_id, now
 
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _CHANGES_NOTHING = frozenset(("evaluate_policy",))

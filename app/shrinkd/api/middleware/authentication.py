@@ -5,10 +5,10 @@ Pure ASGI and outside of all that answers, so that a new route asks for a caller
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api import problems
-from app.api.wiring import Wiring
-from app.callers import ANYONE, NOBODY, Caller, Level
-from app.errors import ShrinkdError, TokenRefused, Unauthenticated
+from shrinkd.api.http import problems
+from shrinkd.api.http.dependencies import Wiring
+from shrinkd.auth import ANYONE, NOBODY, Caller, Level
+from shrinkd.errors import ShrinkdError, TokenRefused, Unauthenticated
 
 _OPEN = frozenset(("/", "/livez", "/readyz", "/version", "/docs", "/openapi.json", "/problems"))
 _OPEN_BELOW = ("/problems/", "/ui/")

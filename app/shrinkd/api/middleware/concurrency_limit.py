@@ -4,9 +4,9 @@ from collections import Counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import problems
-from app.api.wiring import caller_of
-from app.errors import TooManyRequests
+from shrinkd.api.http import problems
+from shrinkd.api.http.dependencies import caller_of
+from shrinkd.errors import TooManyRequests
 
 MOST_WAITING = 128  # more than the connections that client libraries open by themselves, and 50 clients on one socket
 

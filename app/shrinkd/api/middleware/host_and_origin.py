@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api import problems
-from app.api.wiring import Wiring
-from app.errors import CrossSiteRequest, MisdirectedRequest, ShrinkdError
+from shrinkd.api.http import problems
+from shrinkd.api.http.dependencies import Wiring
+from shrinkd.errors import CrossSiteRequest, MisdirectedRequest, ShrinkdError
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _SHARED = frozenset({"", "localhost"})  # with other servers of this host, each on a port of its own

@@ -11,8 +11,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import logs
-from app.api.wiring import caller_of
+from shrinkd import logs
+from shrinkd.api.http.dependencies import caller_of
 
 log = logging.getLogger("shrinkd.access")
 _STARTED = secrets.token_hex(4)  # and a number behind it: unique without asking the kernel for chance each time

@@ -6,11 +6,11 @@ error) takes the long way, where the same function answers it; so the lane decid
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.conditional import etag_of_bytes
-from app.api.references import resolve
-from app.api.stats import stats_bytes
-from app.api.wiring import Wiring, caller_of
-from app.errors import ShrinkdError
+from shrinkd.api.http.dependencies import Wiring, caller_of
+from shrinkd.api.http.etags import etag_of_bytes
+from shrinkd.api.http.group_reference import resolve
+from shrinkd.api.routes.stats import stats_bytes
+from shrinkd.errors import ShrinkdError
 
 _BEFORE, _BEHIND = "/v1/groups/", "/stats"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from fastapi import Body
 
-from app.api.preferences import QUESTIONS
-from app.api.problems import MEDIA_TYPE, body_of, unreadable
-from app.api.shapes import complete_schemas
-from app.errors import (
+from shrinkd.api.http.prefer import QUESTIONS
+from shrinkd.api.http.problems import MEDIA_TYPE, body_of, unreadable
+from shrinkd.api.openapi.schemas import complete_schemas
+from shrinkd.errors import (
     AmbiguousReference,
     BodyTooLarge,
     CrossSiteRequest,

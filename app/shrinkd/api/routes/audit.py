@@ -5,14 +5,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.document import PAGED, refuses
-from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.strict import StrictRoute
-from app.api.wiring import Administrating, Body, GroupRef, Wired, Wiring, rfc3339
-from app.backends import check_group_path
-from app.closed import Moment
-from app.errors import InvalidGroupName
-from app.store import Row
+from shrinkd.api.http.dependencies import Administrating, Body, GroupRef, Wired, Wiring, rfc3339
+from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import PAGED, refuses
+from shrinkd.backends import check_group_path
+from shrinkd.errors import InvalidGroupName
+from shrinkd.storage import Row
+from shrinkd.strict_model import Moment
 
 router = APIRouter(route_class=StrictRoute, tags=["audit"])
 _NEWEST_FIRST = "-id"

@@ -6,17 +6,16 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.document import PAGED, refuses
-from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.reach import Readable
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
-from app.callers import Caller
-from app.closed import Moment
-from app.errors import PolicyNotFound, PolicyUnreadable
-from app.policies import Reason, Verdict
-from app.records import Record
-from app.store import Row
+from shrinkd.api.http.dependencies import Body, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
+from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.policy_access import Readable
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import PAGED, refuses
+from shrinkd.auth import Caller
+from shrinkd.errors import PolicyNotFound, PolicyUnreadable
+from shrinkd.policies import Reason, Record, Verdict
+from shrinkd.storage import Row
+from shrinkd.strict_model import Moment
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
 _NEWEST_FIRST = "-id"

@@ -2,6 +2,7 @@
 
 from html import escape
 from http import HTTPStatus
+from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, Response
@@ -9,12 +10,12 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from app.api.catalogue import Problem
-from app.api.document import refuses
-from app.api.problems import BY_SLUG
-from app.errors import ProblemNotFound
+from shrinkd.api.http.problem_types import Problem
+from shrinkd.api.http.problems import BY_SLUG
+from shrinkd.api.openapi.document import refuses
+from shrinkd.errors import ProblemNotFound
 
-UI_FILES = Path(__file__).parent.parent / "ui"
+UI_FILES = Path(str(files("shrinkd.dashboard"))) / "swagger"
 router = APIRouter(tags=["docs"])
 
 _PAGE = """<!DOCTYPE html>

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from app.api.document import Responses, refuses, sends
-from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.sse import EventStream, sse
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, GroupRef, Wired, Wiring, ref, rfc3339
-from app.backends import check_group_path
-from app.callers import Caller, Level
-from app.errors import EventsExpired, InvalidGroupName, TooManyStreams
-from app.events import RECENT, Event, EventType, Selection
+from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Wired, Wiring, ref, rfc3339
+from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import Responses, refuses, sends
+from shrinkd.auth import Caller, Level
+from shrinkd.backends import check_group_path
+from shrinkd.errors import EventsExpired, InvalidGroupName, TooManyStreams
+from shrinkd.events import RECENT, Event, EventType, Selection
 
 router = APIRouter(route_class=StrictRoute, tags=["events"])
 _OLDEST_FIRST = "id"

@@ -8,19 +8,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from app.aliases import aliases_of
-from app.api.conditional import changed, check_preconditions, etag_of, tagged
-from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
-from app.api.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, set_limits, without_lacking
-from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.references import check_readable, href_of, may_change, resolve, seen_by
-from app.api.stats import StatsBody, pick_fields, read_all, stats_row
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, Changeable, DryRun, Target, Wired, Wiring, WritingAll, caller_of
-from app.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path, told_limits
-from app.callers import Caller, Level
-from app.closed import Strict
-from app.errors import (
+from shrinkd.api.http.dependencies import Body, Calling, Changeable, DryRun, Target, Wired, Wiring, WritingAll, caller_of
+from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
+from shrinkd.api.http.group_reference import check_readable, href_of, may_change, resolve, seen_by
+from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
+from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, set_limits, without_lacking
+from shrinkd.api.routes.stats import StatsBody, pick_fields, read_all, stats_row
+from shrinkd.auth import Caller, Level
+from shrinkd.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path, told_limits
+from shrinkd.errors import (
     GroupBusy,
     GroupExists,
     GroupGone,
@@ -39,8 +37,10 @@ from app.errors import (
     UnsupportedLimit,
     leaving_out,
 )
-from app.events import EventType
-from app.store import now
+from shrinkd.events import EventType
+from shrinkd.groups import aliases_of
+from shrinkd.storage import now
+from shrinkd.strict_model import Strict
 
 router = APIRouter(route_class=StrictRoute, tags=["groups"])
 log = logging.getLogger(__name__)

@@ -4,12 +4,12 @@ import platform
 
 from fastapi import APIRouter
 
-from app import __version__
-from app.api.document import refuses
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Wired, Wiring
-from app.backends import Backend, last_walk
-from app.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
+from shrinkd import __version__
+from shrinkd.api.http.dependencies import Body, Wired, Wiring
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import refuses
+from shrinkd.backends import Backend, last_walk
+from shrinkd.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
 _MOMENT_SECONDS = 1.0

@@ -9,15 +9,15 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 from pydantic_core import to_json
 
-from app.api.conditional import tagged_bytes
-from app.api.document import UNCHANGED, refuses
-from app.api.stats import pick_fields
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, GroupRef, Target, Wired, Wiring
-from app.backends import Group
-from app.closed import Moment
-from app.errors import InvalidRequest, RangeTooLarge
-from app.history import FIELDS, SLOT_SECONDS, SLOTS
+from shrinkd.api.http.dependencies import Body, GroupRef, Target, Wired, Wiring
+from shrinkd.api.http.etags import tagged_bytes
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import UNCHANGED, refuses
+from shrinkd.api.routes.stats import pick_fields
+from shrinkd.backends import Group
+from shrinkd.errors import InvalidRequest, RangeTooLarge
+from shrinkd.groups import FIELDS, SLOT_SECONDS, SLOTS
+from shrinkd.strict_model import Moment
 
 router = APIRouter(route_class=StrictRoute, tags=["stats"])
 _MOST_VALUES = 10_000

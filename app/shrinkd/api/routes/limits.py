@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
-from app import memcontrol
-from app.api.conditional import changed, check_preconditions, etag_of, tagged
-from app.api.document import UNCHANGED, bodies, refuses, sends
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, ref
-from app.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits, in_pages, is_unset, told_limits
-from app.callers import Caller, Level
-from app.closed import LimitSizes
-from app.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ProtectedGroup, ShrinkInProgress, UnsupportedLimit
-from app.events import EventType
+from shrinkd import memcontrol
+from shrinkd.api.http.dependencies import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, ref
+from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
+from shrinkd.auth import Caller, Level
+from shrinkd.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits, in_pages, is_unset, told_limits
+from shrinkd.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ProtectedGroup, ShrinkInProgress, UnsupportedLimit
+from shrinkd.events import EventType
+from shrinkd.strict_model import LimitSizes
 
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
 

@@ -7,17 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field
 
-from app.api.conditional import check_lines, etag_of
-from app.api.document import bodies
-from app.api.limits import LimitsBody, LimitsPatch, change_limits, limits_body
-from app.api.problems import body_of, problem_of
-from app.api.references import resolve
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, DryRun, Wired, Wiring, changeable
-from app.backends import LIMIT_NAMES, Group, LimitName, Limits, to_kernel
-from app.callers import Caller
-from app.closed import Strict
-from app.errors import InvalidRequest, NotReady, ShrinkdError
+from shrinkd.api.http.dependencies import Body, Calling, DryRun, Wired, Wiring, changeable
+from shrinkd.api.http.etags import check_lines, etag_of
+from shrinkd.api.http.group_reference import resolve
+from shrinkd.api.http.problems import body_of, problem_of
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import bodies
+from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, change_limits, limits_body
+from shrinkd.auth import Caller
+from shrinkd.backends import LIMIT_NAMES, Group, LimitName, Limits, to_kernel
+from shrinkd.errors import InvalidRequest, NotReady, ShrinkdError
+from shrinkd.strict_model import Strict
 
 MOST_ITEMS = 256
 router = APIRouter(route_class=StrictRoute, tags=["limits"])

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from app.api.strict import StrictRoute
-from app.api.wiring import ReadingAll, Wired
+from shrinkd.api.http.dependencies import ReadingAll, Wired
+from shrinkd.api.http.strict_route import StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
 _TEXT = {

@@ -5,14 +5,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from app.api.conditional import tagged
-from app.api.document import UNCHANGED
-from app.api.stats import PressureBody, pressure_row
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, Wired, Wiring
-from app.backends import BACKEND_NAMES, LIMIT_NAMES, Walk, last_walk, shown
-from app.backends.protection import OwnGroup
-from app.callers import Caller, Level
+from shrinkd.api.http.dependencies import Body, Calling, Wired, Wiring
+from shrinkd.api.http.etags import tagged
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import UNCHANGED
+from shrinkd.api.routes.stats import PressureBody, pressure_row
+from shrinkd.auth import Caller, Level
+from shrinkd.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, Walk, last_walk, shown
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
 _MOST_SUSPECTS = 20

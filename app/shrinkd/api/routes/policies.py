@@ -6,29 +6,34 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.api.conditional import check_preconditions, etag_of_bytes, tagged_bytes
-from app.api.decisions import DecisionBody, record_body
-from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
-from app.api.groups import TRIED, done
-from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.reach import Readable, is_seen, require_change, require_policy
-from app.api.references import resolve
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, DryRun, Target, Wired, Wiring, caller_of, rfc3339
-from app.backends import Group
-from app.callers import Caller, Level
-from app.conditions import Condition, Status
-from app.errors import (
-    InvalidRequest,
-    PolicyConflict,
-    PolicyExists,
-    PolicyNotFound,
-    PolicyUnreadable,
-    PreconditionFailed,
+from shrinkd.api.http.dependencies import Body, Calling, DryRun, Target, Wired, Wiring, caller_of, rfc3339
+from shrinkd.api.http.etags import check_preconditions, etag_of_bytes, tagged_bytes
+from shrinkd.api.http.group_reference import resolve
+from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.policy_access import Readable, is_seen, require_change, require_policy
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
+from shrinkd.api.routes.decisions import DecisionBody, record_body
+from shrinkd.api.routes.groups import TRIED, done
+from shrinkd.auth import Caller, Level
+from shrinkd.backends import Group
+from shrinkd.errors import InvalidRequest, PolicyConflict, PolicyExists, PolicyNotFound, PolicyUnreadable, PreconditionFailed
+from shrinkd.policies import (
+    NAME,
+    Active,
+    Condition,
+    Draft,
+    Envelope,
+    Floor,
+    Kept,
+    Policy,
+    PolicyDraft,
+    Selector,
+    Status,
+    Swap,
+    kinds,
+    parse,
 )
-from app.policies import NAME, Swap, kinds
-from app.policies._envelope import Active, Draft, Envelope, Floor, Policy, PolicyDraft, Selector, parse
-from app.registry import Kept
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
 _EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,22 +9,30 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.conditional import tagged
-from app.api.document import PAGED, UNCHANGED, bodies, refuses, sends
-from app.api.once import Makes
-from app.api.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
-from app.api.preferences import preferences
-from app.api.problems import restored
-from app.api.references import href_of
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
-from app.backends import Group, check_group_path
-from app.callers import Caller, Level
-from app.closed import Moment, Size, Strict
-from app.errors import InvalidGroupName, ProtectedGroup, ShrinkFinished, ShrinkInProgress, ShrinkNotFound, TooManyShrinks, UnsupportedOption
-from app.job import Job, State
-from app.job import Request as ShrinkRequest
-from app.store import Row, Whose, no_shrink
+from shrinkd.api.http.dependencies import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
+from shrinkd.api.http.etags import tagged
+from shrinkd.api.http.group_reference import href_of
+from shrinkd.api.http.idempotency import Makes
+from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.prefer import preferences
+from shrinkd.api.http.problems import restored
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
+from shrinkd.auth import Caller, Level
+from shrinkd.backends import Group, check_group_path
+from shrinkd.errors import (
+    InvalidGroupName,
+    ProtectedGroup,
+    ShrinkFinished,
+    ShrinkInProgress,
+    ShrinkNotFound,
+    TooManyShrinks,
+    UnsupportedOption,
+)
+from shrinkd.shrinks import Job, State
+from shrinkd.shrinks import Request as ShrinkRequest
+from shrinkd.storage import Row, Whose, no_shrink
+from shrinkd.strict_model import Moment, Size, Strict
 
 router = APIRouter(route_class=StrictRoute, tags=["shrinks"])
 _LONGEST_WAIT_SECONDS = 60

@@ -5,14 +5,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
-from app.api.conditional import tagged
-from app.api.document import UNCHANGED, bodies, refuses, sends
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, DryRun, Wired, rfc3339
-from app.callers import Caller, Level
-from app.errors import SimulationNotFound, TooManySimulations
-from app.simulation import Plan, Report
-from app.simulations import Simulation, no_simulation
+from shrinkd.api.http.dependencies import Body, Calling, DryRun, Wired, rfc3339
+from shrinkd.api.http.etags import tagged
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
+from shrinkd.auth import Caller, Level
+from shrinkd.errors import SimulationNotFound, TooManySimulations
+from shrinkd.simulation import Plan, Report, Simulation, no_simulation
 
 router = APIRouter(route_class=StrictRoute, tags=["simulations"])
 _AGAIN = {"Retry-After": "1"}

@@ -6,15 +6,14 @@ from typing import Annotated, Literal, Self
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from app.api.conditional import changed, check_preconditions, etag_of, tagged
-from app.api.document import UNCHANGED, bodies, refuses, sends
-from app.api.groups import TRIED, done
-from app.api.strict import StrictRoute
-from app.api.wiring import Administrating, Body, Changeable, DryRun, GroupRef, ReadingAll, Target, Wired, ref
-from app.backends import Group
-from app.backends.simulated import IDLE, Fault, Simulated, Verb, Workload, names, simulated
-from app.closed import Strict
-from app.errors import GroupBusy, NotSimulator, PreconditionFailed
+from shrinkd.api.http.dependencies import Administrating, Body, Changeable, DryRun, GroupRef, ReadingAll, Target, Wired, ref
+from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
+from shrinkd.api.routes.groups import TRIED, done
+from shrinkd.backends import IDLE, Fault, Group, Simulated, Verb, Workload, scenario_names, simulated
+from shrinkd.errors import GroupBusy, NotSimulator, PreconditionFailed
+from shrinkd.strict_model import Strict
 
 _LONGEST_SECONDS = 86400.0
 _FASTEST = 1000.0
@@ -155,7 +154,9 @@ AFault = Annotated[
 async def get_simulator(request: Request, wiring: Wired, machine: Machine) -> Response:
     """Read what is simulated: the scenario, and whose rules it follows."""
     made_of = machine.scenario
-    return tagged(request, SimulatorBody(scenario=wiring.settings.scenario, profile=made_of.profile, seed=made_of.seed, gallery=names()))
+    return tagged(
+        request, SimulatorBody(scenario=wiring.settings.scenario, profile=made_of.profile, seed=made_of.seed, gallery=scenario_names())
+    )
 
 
 @router.get(

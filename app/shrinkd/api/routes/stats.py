@@ -9,14 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from pydantic_core import to_json
 
-from app.api.conditional import tagged_bytes
-from app.api.document import UNCHANGED, refuses
-from app.api.references import resolve, seen_by
-from app.api.strict import StrictRoute
-from app.api.wiring import Body, Calling, GroupRef, Target, Wired, rfc3339
-from app.backends import Backend, Counters, Events, Group, MemStat, Pressure, Stall
-from app.errors import InvalidRequest, leaving_out
-from app.store import now
+from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Target, Wired, rfc3339
+from shrinkd.api.http.etags import tagged_bytes
+from shrinkd.api.http.group_reference import resolve, seen_by
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import UNCHANGED, refuses
+from shrinkd.backends import Backend, Counters, Events, Group, MemStat, Pressure, Stall
+from shrinkd.errors import InvalidRequest, leaving_out
+from shrinkd.storage import now
 
 router = APIRouter(route_class=StrictRoute, tags=["stats"])
 _SLICE = 50  # groups read between two turns of the event loop: about 1 ms

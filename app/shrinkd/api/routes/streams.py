@@ -10,16 +10,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic_core import to_json
 
-from app.api.document import refuses
-from app.api.shrinks import Known, row_of, shrink_body, wait_done
-from app.api.sse import EventStream, sse
-from app.api.stats import stats_bytes
-from app.api.strict import StrictRoute
-from app.api.wiring import Target, Wired, Wiring, ref
-from app.backends import Group
-from app.errors import GroupGone, GroupNotFound, ShrinkNotFound, TooManyStreams
-from app.job import State
-from app.streams import Feed
+from shrinkd.api.http.dependencies import Target, Wired, Wiring, ref
+from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.api.http.strict_route import StrictRoute
+from shrinkd.api.openapi.document import refuses
+from shrinkd.api.routes.shrinks import Known, row_of, shrink_body, wait_done
+from shrinkd.api.routes.stats import stats_bytes
+from shrinkd.backends import Group
+from shrinkd.errors import GroupGone, GroupNotFound, ShrinkNotFound, TooManyStreams
+from shrinkd.events import Feed
+from shrinkd.shrinks import State
 
 router = APIRouter(route_class=StrictRoute)
 _LOOK_SECONDS = 0.1

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from app.backends import Activity, Group
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, HIERARCHY_ROOT, Tree
-from app.backends._mounts import Mount, mounts
-from app.backends._own import trail_to
-from app.errors import BackendUnavailable, leaving_out
+from shrinkd.backends.cgroup.mounts import Mount, mounts
+from shrinkd.backends.cgroup.own_group import trail_to
+from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, HIERARCHY_ROOT, Tree
+from shrinkd.backends.protocol import Activity, Group
+from shrinkd.errors import BackendUnavailable, leaving_out
 
 _CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
 _CPUACCT, _FREEZER = "cpuacct.usage", "freezer.state"

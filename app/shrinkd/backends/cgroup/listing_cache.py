@@ -10,9 +10,9 @@ import struct
 import threading
 from collections.abc import Collection
 
-from app.backends import Group
-from app.backends._syscalls import Descriptor, inotify, inotify_add, open_beneath
-from app.backends._walks import LONGEST_PATH_BYTES, LeftOut, Listing
+from shrinkd.backends.cgroup.syscalls import Descriptor, inotify, inotify_add, open_beneath
+from shrinkd.backends.protocol import Group
+from shrinkd.backends.walks import LONGEST_PATH_BYTES, LeftOut, Listing
 
 _HEAD = struct.Struct("iIII")
 _READ_BYTES = 64 << 10

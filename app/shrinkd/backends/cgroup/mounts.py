@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.backends._files import read_file
-from app.backends._syscalls import Descriptor
+from shrinkd.backends.cgroup.procfs import read_file
+from shrinkd.backends.cgroup.syscalls import Descriptor
 
 _MOUNT_ID = re.compile(rb"^mnt_id:\t(\d+)$", re.MULTILINE)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")  # seq_path() of the kernel: space, tab, line feed and backslash

@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.backends import Group
-from app.backends._files import read_file, read_whole
-from app.backends._mounts import Mount, mount_of
-from app.backends._syscalls import Descriptor, open_beneath
-from app.backends.protection import OwnGroup
-from app.errors import ProcessNotFound, ProtectedGroup, leaving_out
+from shrinkd.backends.cgroup.mounts import Mount, mount_of
+from shrinkd.backends.cgroup.procfs import read_file, read_whole
+from shrinkd.backends.cgroup.syscalls import Descriptor, open_beneath
+from shrinkd.backends.protection import OwnGroup
+from shrinkd.backends.protocol import Group
+from shrinkd.errors import ProcessNotFound, ProtectedGroup, leaving_out
 
 _PROCESSES = "cgroup.procs"
 _PID = re.compile(rb"^Pid:\t(-?\d+)$", re.MULTILINE)

@@ -2,9 +2,9 @@
 
 import re
 
-from app.backends import Pressure, Stall
-from app.backends._files import read_file
-from app.errors import leaving_out
+from shrinkd.backends.cgroup.procfs import read_file
+from shrinkd.backends.protocol import Pressure, Stall
+from shrinkd.errors import leaving_out
 
 _VALUE = re.compile(rb"=([0-9.]+)")
 

@@ -17,16 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import Group, Node, Walk, check_group_path, shown
-from app.backends._files import read_file, read_whole
-from app.backends._listings import Listings
-from app.backends._mounts import Mount, mount_of
-from app.backends._own import Locator, no_process
-from app.backends._psi import machine_pressure
-from app.backends._syscalls import Descriptor, filesystem_of, open_beneath, swap_free
-from app.backends._walks import Listing, Walks, check_length, walk
-from app.backends.protection import OwnGroup
-from app.errors import (
+from shrinkd.backends.cgroup.listing_cache import Listings
+from shrinkd.backends.cgroup.mounts import Mount, mount_of
+from shrinkd.backends.cgroup.own_group import Locator, no_process
+from shrinkd.backends.cgroup.procfs import read_file, read_whole
+from shrinkd.backends.cgroup.psi import machine_pressure
+from shrinkd.backends.cgroup.syscalls import Descriptor, filesystem_of, open_beneath, swap_free
+from shrinkd.backends.protection import OwnGroup
+from shrinkd.backends.protocol import Group, Node, Walk, check_group_path, shown
+from shrinkd.backends.walks import Listing, Walks, check_length, walk
+from shrinkd.errors import (
     BackendUnavailable,
     GroupNotFound,
     GroupNotManaged,
@@ -36,7 +36,7 @@ from app.errors import (
     leaving_out,
     map_oserror,
 )
-from app.memparse import PAGE_BYTES
+from shrinkd.sizes import PAGE_BYTES
 
 CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
 CGROUP2_SUPER_MAGIC = 0x63677270

@@ -5,12 +5,12 @@ import os
 import select
 from typing import ClassVar
 
-from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses
-from app.backends._cgroupfs import Tree
-from app.backends._psi import parse_pressure
-from app.backends._watch import Alarm, Source
-from app.errors import ShrinkdError, UnsupportedOption, map_oserror
-from app.memparse import page_ceil
+from shrinkd.backends.cgroup.psi import parse_pressure
+from shrinkd.backends.cgroup.tree import Tree
+from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.watch import Alarm, Source
+from shrinkd.errors import ShrinkdError, UnsupportedOption, map_oserror
+from shrinkd.sizes import page_ceil
 
 _EVENT_CONTROL, _EVENTS, _PRESSURE = "cgroup.event_control", "memory.events", "memory.pressure"
 _USAGE, _OOM, _RECLAIM, _FAILURES = "memory.usage_in_bytes", "memory.oom_control", "memory.pressure_level", "memory.failcnt"

@@ -14,7 +14,9 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from app.backends import (
+from shrinkd.backends.lower_max import Maximum
+from shrinkd.backends.protection import OwnGroup
+from shrinkd.backends.protocol import (
     Activity,
     Group,
     Intent,
@@ -29,27 +31,25 @@ from app.backends import (
     to_kernel,
     unrecorded,
 )
-from app.backends._bells import Bell, Bells
-from app.backends._busy import busy
-from app.backends._commit import Maximum
-from app.backends._machine import scenarios
-from app.backends._machine.clock import Clock
-from app.backends._machine.machine import MEMCG_CHARGE_BATCH, Machine
-from app.backends._machine.profiles import LIMIT_FIELDS
-from app.backends._machine.tree import Cgroup
-from app.backends._machine.workloads import Workload, put_to_work, workload_of
-from app.backends._machine.writes import Writer, write
-from app.backends._sim_faults import Faults, Verb, error_of
-from app.backends._sim_reading import activity_of, available_of, limits_of, pressure_of, reading_of
-from app.backends._sim_time import Time
-from app.backends._steps import write_all
-from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
-from app.backends._v2_texts import LIMIT_FILES, RECLAIMED_FOR, text_of
-from app.backends._walks import LONGEST_PATH_BYTES, LeftOut, Listing, Walks, check_length, walk
-from app.backends._watch import open_watch
-from app.backends.protection import OwnGroup
-from app.backends.simulated import Simulated
-from app.errors import (
+from shrinkd.backends.refusal import busy
+from shrinkd.backends.simulator.controls import Simulated
+from shrinkd.backends.simulator.faults import Faults, Verb, error_of
+from shrinkd.backends.simulator.machine import scenarios
+from shrinkd.backends.simulator.machine.accounting import Cgroup
+from shrinkd.backends.simulator.machine.clock import Clock
+from shrinkd.backends.simulator.machine.control_files import Writer, write
+from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
+from shrinkd.backends.simulator.machine.machine import MEMCG_CHARGE_BATCH, Machine
+from shrinkd.backends.simulator.machine.workloads import Workload, put_to_work, workload_of
+from shrinkd.backends.simulator.readings import activity_of, available_of, limits_of, pressure_of, reading_of
+from shrinkd.backends.simulator.time_control import Time
+from shrinkd.backends.simulator.triggers import Bell, Bells
+from shrinkd.backends.transaction import write_all
+from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from shrinkd.backends.v2.files import LIMIT_FILES, RECLAIMED_FOR, text_of
+from shrinkd.backends.walks import LONGEST_PATH_BYTES, LeftOut, Listing, Walks, check_length, walk
+from shrinkd.backends.watch import open_watch
+from shrinkd.errors import (
     GroupBusy,
     GroupExists,
     GroupGone,
@@ -60,8 +60,8 @@ from app.errors import (
     UnsupportedLimit,
     UnsupportedOption,
 )
-from app.memparse import PAGE_BYTES
-from app.settings import Settings
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES
 
 TICK_SECONDS = 0.1
 TICKS_A_VERB = 10  # after a pause no verb simulates more steps than these; they grow longer instead
@@ -90,7 +90,7 @@ class Simulator:
     ) -> None:
         boot = uuid4()
         self._boot_id = str(boot)
-        self.scenario = scenario or scenarios.load(settings.scenario)
+        self.scenario = scenario or scenarios.load_scenario(settings.scenario)
         first_id = (boot.int >> 100) + 1  # 28 random bits, so that an id of the last start means nothing
         self._machine = self.scenario.machine(first_id)
         self._profile = self._machine.profile

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from app.backends import Backend, Group
-from app.backends._machine.recordings import Recording, with_recordings
-from app.backends._machine.scenarios import Scenario, load, names
-from app.backends._machine.workloads import IDLE, Workload
-from app.backends._sim_faults import VERBS, Fault, Faults, Verb
-from app.backends._sim_time import Time
-from app.errors import NotSimulator
+from shrinkd.backends.protocol import Backend, Group
+from shrinkd.backends.simulator.faults import VERBS, Fault, Faults, Verb
+from shrinkd.backends.simulator.machine.recordings import Recording, with_recordings
+from shrinkd.backends.simulator.machine.scenarios import Scenario, load_scenario, scenario_names
+from shrinkd.backends.simulator.machine.workloads import IDLE, Workload
+from shrinkd.backends.simulator.time_control import Time
+from shrinkd.errors import NotSimulator
 
 __all__ = [
     "IDLE",
@@ -22,8 +22,8 @@ __all__ = [
     "Time",
     "Verb",
     "Workload",
-    "load",
-    "names",
+    "load_scenario",
+    "scenario_names",
     "simulated",
     "with_recordings",
 ]

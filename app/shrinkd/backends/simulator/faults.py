@@ -8,9 +8,9 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from app.backends._machine.scenarios import GroupPath
-from app.closed import Strict
-from app.errors import InvalidRequest, ShrinkdError, map_oserror
+from shrinkd.backends.simulator.machine.scenarios import GroupPath
+from shrinkd.errors import InvalidRequest, ShrinkdError, map_oserror
+from shrinkd.strict_model import Strict
 
 MOST_PLANNED = 100
 Verb = Literal["usage", "stat", "activity", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch", "node"]

@@ -1,11 +1,11 @@
 """What a group of the simulated machine says, in the vocabulary of MemStat: counts of pages to bytes, nothing is changed here."""
 
-from app.backends import LIMIT_NAMES, Activity, Counters, Events, Limits, MemStat, Pressure, Stall, from_kernel
-from app.backends._machine.machine import Machine
-from app.backends._machine.pressure import Stalls
-from app.backends._machine.profiles import LIMIT_FIELDS
-from app.backends._machine.tree import KINDS, SWAPPED, UNLIMITED, Cgroup
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.protocol import LIMIT_NAMES, Activity, Counters, Events, Limits, MemStat, Pressure, Stall, from_kernel
+from shrinkd.backends.simulator.machine.accounting import KINDS, SWAPPED, UNLIMITED, Cgroup
+from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.pressure import Stalls
+from shrinkd.sizes import PAGE_BYTES
 
 CHARGE_US = 1
 """The CPU time of a page that is brought in: its fault, and to fill it. Waiting for a disk is none."""

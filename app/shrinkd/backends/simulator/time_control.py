@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from app.backends._machine.clock import Clock
-from app.backends._machine.machine import Machine
+from shrinkd.backends.simulator.machine.clock import Clock
+from shrinkd.backends.simulator.machine.machine import Machine
 
 _SLICE_SECONDS = 10.0
 _TURN_SECONDS, _REST_SECONDS = 0.005, 0.001

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from app.backends import EventsMove, Group, Stalled, Trigger, UsageCrosses
-from app.backends._machine.machine import Machine
-from app.backends._machine.tree import Cgroup
-from app.backends._watch import Alarm
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.simulator.machine.accounting import Cgroup
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.watch import Alarm
+from shrinkd.sizes import PAGE_BYTES
 
 
 class Bells:

@@ -16,7 +16,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import (
+from shrinkd.backends.cgroup.activity import Twins, tree_beside
+from shrinkd.backends.cgroup.memory_stat import StatLines
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.backends.cgroup.psi import parse_pressure
+from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
+from shrinkd.backends.cgroup.tree import CGROUP_SUPER_MAGIC, CHARGED_AHEAD_BYTES, HIERARCHY_ROOT, Tree, mapped
+from shrinkd.backends.cgroup.triggers import v1_source, v1_watchable
+from shrinkd.backends.protocol import (
     LIMIT_NAMES,
     Activity,
     Backend,
@@ -33,25 +40,12 @@ from app.backends import (
     shown,
     unrecorded,
 )
-from app.backends._activity import Twins, tree_beside
-from app.backends._busy import busy
-from app.backends._cgroupfs import (
-    CGROUP_SUPER_MAGIC,
-    CHARGED_AHEAD_BYTES,
-    HIERARCHY_ROOT,
-    Tree,
-    mapped,
-)
-from app.backends._mounts import mount_points
-from app.backends._pace import Pace
-from app.backends._psi import parse_pressure
-from app.backends._statlines import StatLines
-from app.backends._steps import way_stations, write_all
-from app.backends._timed import catch_signal, timed_write
-from app.backends._triggers import v1_source, v1_watchable
-from app.backends._v1_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
-from app.backends._watch import open_watch
-from app.errors import (
+from shrinkd.backends.refusal import busy
+from shrinkd.backends.transaction import way_stations, write_all
+from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from shrinkd.backends.v1.reclaim_pacer import Pace
+from shrinkd.backends.watch import open_watch
+from shrinkd.errors import (
     BackendUnavailable,
     GroupBusy,
     GroupExists,
@@ -61,8 +55,8 @@ from app.errors import (
     UnsupportedOption,
     leaving_out,
 )
-from app.memparse import PAGE_BYTES, UNLIMITED, or_none
-from app.settings import Settings
+from shrinkd.settings import Settings
+from shrinkd.sizes import PAGE_BYTES, UNLIMITED, or_none
 
 USAGE, MEMSW_USAGE, STAT = "memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.stat"
 _PEAK, _FAILURES, _OOM, _KERNEL = "memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from app.backends import Group, LimitName
-from app.errors import LimitOrder
-from app.memparse import UNLIMITED, format_size, or_none, or_unlimited
+from shrinkd.backends.protocol import Group, LimitName
+from shrinkd.errors import LimitOrder
+from shrinkd.sizes import UNLIMITED, format_size, or_none, or_unlimited
 
 LIMIT, MEMSW_LIMIT, SOFT_LIMIT = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes"
 

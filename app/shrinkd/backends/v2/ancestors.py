@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, Tree
-from app.backends._files import read_file
-from app.backends._mounts import mount_points
-from app.backends._v2_texts import MAX
-from app.errors import BackendUnavailable
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.backends.cgroup.procfs import read_file
+from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC, Tree
+from shrinkd.backends.v2.files import MAX
+from shrinkd.errors import BackendUnavailable
 
 
 def levels_above(root: str) -> Iterator[Tree]:

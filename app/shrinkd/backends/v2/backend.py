@@ -15,7 +15,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from app.backends import (
+from shrinkd.backends.cgroup.activity import v2_activity
+from shrinkd.backends.cgroup.memory_stat import StatLines
+from shrinkd.backends.cgroup.psi import parse_pressure
+from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
+from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree
+from shrinkd.backends.cgroup.triggers import v2_source, v2_watchable
+from shrinkd.backends.lower_max import Maximum
+from shrinkd.backends.protocol import (
     LIMIT_NAMES,
     Activity,
     Backend,
@@ -32,18 +39,10 @@ from app.backends import (
     to_kernel,
     unrecorded,
 )
-from app.backends._activity import v2_activity
-from app.backends._busy import busy
-from app.backends._cgroupfs import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree
-from app.backends._chunk import Chunk
-from app.backends._commit import Maximum
-from app.backends._psi import parse_pressure
-from app.backends._statlines import StatLines
-from app.backends._steps import way_stations, write_all
-from app.backends._timed import catch_signal, timed_write
-from app.backends._triggers import v2_source, v2_watchable
-from app.backends._v2_above import levels_above, mounts_with_memory, offers_memory
-from app.backends._v2_texts import (
+from shrinkd.backends.refusal import busy
+from shrinkd.backends.transaction import way_stations, write_all
+from shrinkd.backends.v2.ancestors import levels_above, mounts_with_memory, offers_memory
+from shrinkd.backends.v2.files import (
     EVENT_LINES,
     EVENTS,
     GROUP_FILES,
@@ -68,9 +67,10 @@ from app.backends._v2_texts import (
     text_of,
     usage_of_top,
 )
-from app.backends._walks import Listing
-from app.backends._watch import open_watch
-from app.errors import (
+from shrinkd.backends.v2.reclaim_sizer import Chunk
+from shrinkd.backends.walks import Listing
+from shrinkd.backends.watch import open_watch
+from shrinkd.errors import (
     BackendUnavailable,
     GroupBusy,
     GroupGone,
@@ -81,8 +81,8 @@ from app.errors import (
     UnsupportedOption,
     leaving_out,
 )
-from app.memparse import UNLIMITED, or_none
-from app.settings import Settings
+from shrinkd.settings import Settings
+from shrinkd.sizes import UNLIMITED, or_none
 
 _COMMIT_SECONDS = 20e-6
 """How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding nothing to do takes 5 us."""

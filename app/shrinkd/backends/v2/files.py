@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from app.backends import Counters, LimitName, Limits, MemStat, from_kernel
-from app.memparse import UNLIMITED
+from shrinkd.backends.protocol import Counters, LimitName, Limits, MemStat, from_kernel
+from shrinkd.sizes import UNLIMITED
 
 USAGE, MAX, STAT, RECLAIM, SUBTREE = "memory.current", "memory.max", "memory.stat", "memory.reclaim", "cgroup.subtree_control"
 MIN, SWAP_MAX, EVENTS, SWAP, PRESSURE = "memory.min", "memory.swap.max", "memory.events", "memory.swap.current", "memory.pressure"

@@ -5,7 +5,7 @@ for it with cgroup_mutex held, and everybody's mkdir with it; and a kernel befor
 of the amount is through. So the amount is what the group's last writes freed in the time that is wanted.
 """
 
-from app.memparse import PAGE_BYTES
+from shrinkd.sizes import PAGE_BYTES
 
 _WANTED_SECONDS = 25e-3
 _FIRST = 4 << 20

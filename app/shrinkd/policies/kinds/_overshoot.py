@@ -1,6 +1,6 @@
 """What the kernel takes beyond an ask, learned from outcomes: an amount is no bound, and near a floor that matters."""
 
-from app.policies import Outcome
+from shrinkd.policies.kind import Outcome
 
 _KEPT = 0.98
 _WILD_BYTES = 64 << 20

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from app.closed import size_schema
-from app.memparse import parse_size
+from shrinkd.sizes import parse_size
+from shrinkd.strict_model import size_schema
 
 _PERCENT = r"(?:[1-9][0-9]?|0)(?:\.[0-9]{1,3})?%"
 _SIZE = size_schema(2**63 - 1)

@@ -17,14 +17,14 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from app.aliases import matches
-from app.backends import MemStat
-from app.closed import Limit, Size, Strict
-from app.memparse import PAGE_BYTES, page_floor
-from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
-from app.policies._overshoot import learned
-from app.policies._share import Share, bytes_of, percent_of
-from app.policies._step import Step
+from shrinkd.backends import MemStat
+from shrinkd.groups import matches
+from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds._overshoot import learned
+from shrinkd.policies.kinds._share import Share, bytes_of, percent_of
+from shrinkd.policies.kinds._step import Step
+from shrinkd.sizes import PAGE_BYTES, page_floor
+from shrinkd.strict_model import Limit, Size, Strict
 
 _USED = (0.05, 0.99)
 _MORE_USED, _LESS_USED = 0.05, 0.01

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from app.backends import Trigger, UsageCrosses
-from app.closed import Strict
-from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
-from app.policies._step import Step
+from shrinkd.backends import Trigger, UsageCrosses
+from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds._step import Step
+from shrinkd.strict_model import Strict
 
 _QUIET_SECONDS = 60.0
 _STEP_SECONDS = 5.0

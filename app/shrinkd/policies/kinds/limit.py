@@ -10,9 +10,9 @@ from typing import Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from app.backends import LIMIT_NAMES, LimitName, in_pages, told_limit
-from app.closed import Limit, Protection, Strict
-from app.policies import Decision, Kind, Member, Observation, Reason, Resize, Verdict
+from shrinkd.backends import LIMIT_NAMES, LimitName, in_pages, told_limit
+from shrinkd.policies.kind import Decision, Kind, Member, Observation, Reason, Resize, Verdict
+from shrinkd.strict_model import Limit, Protection, Strict
 
 _BACKOFF_SECONDS = (10.0, 300.0)
 

@@ -20,11 +20,11 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, WithJsonSchema
 
-from app.backends import Trigger, UsageCrosses
-from app.closed import Size, Strict, size_schema
-from app.memparse import page_floor
-from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
-from app.policies._overshoot import learned
+from shrinkd.backends import Trigger, UsageCrosses
+from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds._overshoot import learned
+from shrinkd.sizes import page_floor
+from shrinkd.strict_model import Size, Strict, size_schema
 
 _EWMA_SECONDS = 20.0
 _GROW, _CUT = 1.5, 0.5

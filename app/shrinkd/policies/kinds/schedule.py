@@ -12,11 +12,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from app.backends import Group
-from app.closed import Size, Strict
-from app.policies import MIN_ASK_BYTES, NAME, Ask, Decision, Kind, Member, Observation, Reason, Reclaim, Resize, Switch, Verdict
-from app.policies._cron import Cron, Timezone, next_moment
-from app.policies.limit import WantedLimits, drift, why_none
+from shrinkd.backends import Group
+from shrinkd.policies.cron import Cron, Timezone, next_moment
+from shrinkd.policies.kind import MIN_ASK_BYTES, NAME, Ask, Decision, Kind, Member, Observation, Reason, Reclaim, Resize, Switch, Verdict
+from shrinkd.policies.kinds.limit import WantedLimits, drift, why_none
+from shrinkd.strict_model import Size, Strict
 
 _LOOK_SECONDS = (0.05, 60.0)
 """Not later than a minute: the clock of the calendar may be put forward meanwhile."""

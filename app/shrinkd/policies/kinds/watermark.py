@@ -10,11 +10,11 @@ from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from app.backends import EventsMove, MemStat, Trigger, UsageCrosses
-from app.closed import Strict
-from app.memparse import format_size
-from app.policies import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
-from app.policies._share import Share, bytes_of, percent_of
+from shrinkd.backends import EventsMove, MemStat, Trigger, UsageCrosses
+from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kinds._share import Share, bytes_of, percent_of
+from shrinkd.sizes import format_size
+from shrinkd.strict_model import Strict
 
 _LEAST_BAND_PERCENT, _LEAST_BAND_BYTES = 1, 16 << 20
 _BACKOFF_SECONDS = (10.0, 300.0)

@@ -6,12 +6,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from app.backends._machine.machine import Hardware, Machine
-from app.backends._machine.profiles import PROFILES
-from app.backends._machine.swap import Swap
-from app.backends._machine.tree import Cgroup, Kind
-from app.backends._machine.writes import Writer, write
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.simulator.machine.accounting import Cgroup, Kind
+from shrinkd.backends.simulator.machine.control_files import Writer, write
+from shrinkd.backends.simulator.machine.kernel_profiles import PROFILES
+from shrinkd.backends.simulator.machine.machine import Hardware, Machine
+from shrinkd.backends.simulator.machine.swap import Swap
+from shrinkd.sizes import PAGE_BYTES
 
 CHARGED: tuple[Kind, ...] = ("anon", "file", "shmem", "unevictable", "slab_reclaimable", "kernel")
 LIMITS = ("max", "high", "low", "min", "swap_max", "memsw", "soft")

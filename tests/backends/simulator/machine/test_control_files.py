@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.backends._machine.machine import Machine
-from app.backends._machine.profiles import V1
-from app.backends._machine.tree import UNLIMITED, Cgroup
-from app.backends._machine.writes import Writer, pages_of, write
-from app.backends._mounts import mount_points
-from app.memparse import PAGE_BYTES
-from tests.backends.machines import MIB, grown, machine_of, only_process
+from shrinkd.backends.cgroup.mounts import mount_points
+from shrinkd.backends.simulator.machine.accounting import UNLIMITED, Cgroup
+from shrinkd.backends.simulator.machine.control_files import Writer, pages_of, write
+from shrinkd.backends.simulator.machine.kernel_profiles import V1
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.sizes import PAGE_BYTES
 from tests.backends.v1_host import absent, open_host
+from tests.support.simulated_machines import MIB, grown, machine_of, only_process
 
 LIMIT, MEMSW = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from app.backends._machine.machine import Machine
-from app.backends._machine.scenarios import Scenario
-from app.backends._machine.tree import Cgroup
-from app.backends._machine.workloads import IDLE, USE_US, put_to_work
-from app.backends._sim_reading import CHARGE_US, activity_of
-from tests.backends.machines import MIB, only_process
+from shrinkd.backends.simulator.machine.accounting import Cgroup
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.scenarios import Scenario
+from shrinkd.backends.simulator.machine.workloads import IDLE, USE_US, put_to_work
+from shrinkd.backends.simulator.readings import CHARGE_US, activity_of
+from tests.support.simulated_machines import MIB, only_process
 
 
 def made(*memory: dict[str, Any], **more: Any) -> tuple[Machine, Cgroup]:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends._machine.machine import MEMCG_CHARGE_BATCH, Machine, high_delay_us
-from app.backends._machine.pressure import PSI_PERIOD_US, Stalls
-from tests.backends.machines import MIB, add, grown, machine_of, only_process, pages_of
+from shrinkd.backends.simulator.machine.machine import MEMCG_CHARGE_BATCH, Machine, high_delay_us
+from shrinkd.backends.simulator.machine.pressure import PSI_PERIOD_US, Stalls
+from tests.support.simulated_machines import MIB, add, grown, machine_of, only_process, pages_of
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends._machine.machine import Machine
-from app.backends._machine.swap import ZSWAP_RATIO
-from app.backends._machine.tree import Kind
-from tests.backends.machines import MIB, add, grown, machine_of, only_process, pages_of
+from shrinkd.backends.simulator.machine.accounting import Kind
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.swap import ZSWAP_RATIO
+from tests.support.simulated_machines import MIB, add, grown, machine_of, only_process, pages_of
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.backends.simulated import Recording, Scenario, with_recordings
-from app.backends.simulator import Simulator
-from app.closed import pointer
-from app.settings import Settings
-from app.simulation import Plan, Report, simulate
+from shrinkd.backends.simulator.backend import Simulator
+from shrinkd.backends.simulator.controls import Recording, Scenario, with_recordings
+from shrinkd.settings import Settings
+from shrinkd.simulation.run import Plan, Report, simulate
+from shrinkd.strict_model import pointer
 
 MIB = 2**20
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -4,11 +4,11 @@ import errno
 
 import pytest
 
-from app.backends._machine.machine import Machine
-from app.backends._machine.tree import UNLIMITED, Area, Cgroup
-from app.backends._machine.writes import MEM_CGROUP_RECLAIM_RETRIES, Writer, write
-from app.memparse import PAGE_BYTES
-from tests.backends.machines import MIB, machine_of
+from shrinkd.backends.simulator.machine.accounting import UNLIMITED, Area, Cgroup
+from shrinkd.backends.simulator.machine.control_files import MEM_CGROUP_RECLAIM_RETRIES, Writer, write
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.sizes import PAGE_BYTES
+from tests.support.simulated_machines import MIB, machine_of
 
 LIMIT, SHRINK = "memory.limit_in_bytes", "memory.shrink_in_bytes"
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.backends._machine import scenarios
-from app.backends._machine.machine import Machine
-from app.backends._machine.scenarios import Scenario
-from app.backends._machine.tree import Cgroup
-from app.backends._machine.workloads import IDLE, Bursts, Memory, Workload, put_to_work
-from app.errors import SettingsError
-from app.memparse import PAGE_BYTES
-from tests.backends.machines import MIB
+from shrinkd.backends.simulator.machine import scenarios
+from shrinkd.backends.simulator.machine.accounting import Cgroup
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.scenarios import Scenario
+from shrinkd.backends.simulator.machine.workloads import IDLE, Bursts, Memory, Workload, put_to_work
+from shrinkd.errors import SettingsError
+from shrinkd.sizes import PAGE_BYTES
+from tests.support.simulated_machines import MIB
 
 BYTES = 2**20
 
@@ -117,7 +117,7 @@ def test_nobody_waits_for_more_than_all_of_its_time() -> None:
 
 
 def test_reclaim_a_little_at_a_time_is_cheap_until_it_meets_what_is_used() -> None:
-    machine = scenarios.load("heat").machine()
+    machine = scenarios.load_scenario("heat").machine()
     saved, waited = {}, {}
     for path in ("mostly-cold", "mostly-hot"):
         cgroup = machine.cgroups[path]
@@ -216,9 +216,9 @@ def test_a_workload_goes_with_its_group() -> None:
 # Determinism
 
 
-@pytest.mark.parametrize("name", scenarios.names())
+@pytest.mark.parametrize("name", scenarios.scenario_names())
 def test_the_same_seed_leads_to_the_same_memory(name: str) -> None:
-    machines = [scenarios.load(name).machine(), scenarios.load(name).machine()]
+    machines = [scenarios.load_scenario(name).machine(), scenarios.load_scenario(name).machine()]
     for machine in machines:
         live(machine, 120)
         for cgroup in list(machine.cgroups.values()):
@@ -244,9 +244,9 @@ def test_how_finely_time_is_cut_changes_little() -> None:
 # JSON
 
 
-@pytest.mark.parametrize("name", scenarios.names())
+@pytest.mark.parametrize("name", scenarios.scenario_names())
 def test_every_scenario_of_the_gallery_lives_for_ten_minutes_within_its_limits(name: str) -> None:
-    machine = scenarios.load(name).machine()
+    machine = scenarios.load_scenario(name).machine()
     live(machine, 600)
     for cgroup in machine.cgroups.values():
         assert 0 <= cgroup.usage <= cgroup.max
@@ -303,21 +303,21 @@ def test_what_is_wrong_with_a_scenario_is_said(tmp_path: Path, document: object,
     file = tmp_path / "wrong.json"
     file.write_text(json.dumps(document))
     with pytest.raises(SettingsError) as caught:
-        scenarios.load(str(file))
+        scenarios.load_scenario(str(file))
     assert complaint in caught.value.detail
 
 
 def test_a_file_in_the_working_directory_needs_no_slash_to_be_a_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "heat.json").write_text('{"seed": "mine"}')
     monkeypatch.chdir(tmp_path)
-    assert (scenarios.load("heat.json").seed, scenarios.load("heat").seed) == ("mine", "1")
+    assert (scenarios.load_scenario("heat.json").seed, scenarios.load_scenario("heat").seed) == ("mine", "1")
 
 
 def test_what_is_no_json_is_said(tmp_path: Path) -> None:
     file = tmp_path / "wrong.json"
     file.write_text("{")
     with pytest.raises(SettingsError, match=r"wrong\.json"):
-        scenarios.load(str(file))
+        scenarios.load_scenario(str(file))
 
 
 @settings(max_examples=50)

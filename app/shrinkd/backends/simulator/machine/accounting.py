@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from app.backends._machine.pressure import Stalls
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.simulator.machine.pressure import Stalls
+from shrinkd.sizes import PAGE_BYTES
 
 Kind = Literal["anon", "file", "shmem", "unevictable", "slab_reclaimable", "kernel", "zswap"]
 """`shmem` is on the anonymous lists and outlives its process; `zswap` is what compressed pages of a group take."""

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.backends._machine.machine import Machine
-from app.backends._machine.profiles import Profile
-from app.backends._machine.reclaim import SWAPPINESS_MAX
-from app.backends._machine.tree import UNLIMITED, Cgroup
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.simulator.machine.accounting import UNLIMITED, Cgroup
+from shrinkd.backends.simulator.machine.kernel_profiles import Profile
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.reclaim import SWAPPINESS_MAX
+from shrinkd.sizes import PAGE_BYTES
 
 MEM_CGROUP_RECLAIM_RETRIES = 5  # mm/memcontrol.c, 2.6.26-rc8-mm1
 MAX_RECLAIM_RETRIES = 16  # mm/internal.h

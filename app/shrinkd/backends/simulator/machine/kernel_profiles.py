@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.backends import EventsMove, LimitName, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.protocol import EventsMove, LimitName, Stalled, Trigger, UsageCrosses
 
 LIMIT_FIELDS: dict[LimitName, str] = {
     "max_bytes": "max",

@@ -4,11 +4,11 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from app.backends._machine.profiles import V1, Profile
-from app.backends._machine.reclaim import UNHURRIED_US, WRITE_US, Scan, reclaim
-from app.backends._machine.swap import Swap
-from app.backends._machine.tree import DIES, SWAPPED, Area, Cgroup, Kind, Process
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.simulator.machine.accounting import DIES, SWAPPED, Area, Cgroup, Kind, Process
+from shrinkd.backends.simulator.machine.kernel_profiles import V1, Profile
+from shrinkd.backends.simulator.machine.reclaim import UNHURRIED_US, WRITE_US, Scan, reclaim
+from shrinkd.backends.simulator.machine.swap import Swap
+from shrinkd.sizes import PAGE_BYTES
 
 MEMCG_CHARGE_BATCH = 64  # include/linux/memcontrol.h: a charge asks for so many pages at a time
 FLUSH_US = 5_000_000  # dirty_writeback_centisecs = 500: what is dirty is on its way to the disk after that

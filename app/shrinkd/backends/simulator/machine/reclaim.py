@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from app.backends._machine.swap import Swap
-from app.backends._machine.tree import SWAPPED, Area, Cgroup
+from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup
+from shrinkd.backends.simulator.machine.swap import Swap
 
 RECLAIM_US = 2  # one clean page: 2.05 GiB/s in folios of 4 KiB, as measured on 6.18
 FOLIO_SPEED = 35  # and so much faster in folios of 2 MiB

@@ -10,10 +10,10 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from app.backends._machine.scenarios import GroupPath, Place, Scenario
-from app.backends._machine.workloads import HEATS, LARGEST_BYTES, Heat, Memory
-from app.closed import Limit, Strict
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.simulator.machine.scenarios import GroupPath, Place, Scenario
+from shrinkd.backends.simulator.machine.workloads import HEATS, LARGEST_BYTES, Heat, Memory
+from shrinkd.sizes import PAGE_BYTES
+from shrinkd.strict_model import Limit, Strict
 
 _MOST_SAMPLES = 4096
 

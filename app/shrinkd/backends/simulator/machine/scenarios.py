@@ -13,15 +13,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from app.backends import LIMIT_NAMES, LimitName, check_group_path
-from app.backends._machine.machine import Hardware, Machine
-from app.backends._machine.profiles import LIMIT_FIELDS, PROFILES, Profile
-from app.backends._machine.swap import Swap
-from app.backends._machine.tree import Cgroup
-from app.backends._machine.workloads import Memory, Workload, put_to_work
-from app.closed import LimitSizes, Size, Strict, pointer, reason
-from app.errors import InvalidGroupName, SettingsError
-from app.memparse import PAGE_BYTES
+from shrinkd.backends.protocol import LIMIT_NAMES, LimitName, check_group_path
+from shrinkd.backends.simulator.machine.accounting import Cgroup
+from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS, PROFILES, Profile
+from shrinkd.backends.simulator.machine.machine import Hardware, Machine
+from shrinkd.backends.simulator.machine.swap import Swap
+from shrinkd.backends.simulator.machine.workloads import Memory, Workload, put_to_work
+from shrinkd.errors import InvalidGroupName, SettingsError
+from shrinkd.sizes import PAGE_BYTES
+from shrinkd.strict_model import LimitSizes, Size, Strict, pointer, reason
 
 GALLERY = Path(__file__).parent / "gallery"
 Microseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -112,19 +112,19 @@ class Scenario(Strict):
         return machine
 
 
-def names() -> list[str]:
+def scenario_names() -> list[str]:
     """The scenarios of the gallery."""
     return sorted(path.stem for path in GALLERY.glob("*.json"))
 
 
-def load(name: str) -> Scenario:
+def load_scenario(name: str) -> Scenario:
     """Read a scenario of the gallery by its name, or a file by its path; SettingsError says what is wrong with it."""
     path = Path(name) if "/" in name or name.endswith(".json") else GALLERY / f"{name}.json"
     try:
         return Scenario.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise SettingsError(
-            f"SHRINKD_SCENARIO: there is no scenario {name!a}; there are {', '.join(names())}, and paths of JSON files."
+            f"SHRINKD_SCENARIO: there is no scenario {name!a}; there are {', '.join(scenario_names())}, and paths of JSON files."
         ) from None
     except ValidationError as error:
         wrong = "; ".join(f"{pointer(row['loc'])}: {reason(row['msg'])}" for row in error.errors())

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.backends._machine.tree import SWAPPED, Area, Cgroup
+from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup
 
 ZSWAP_RATIO = 3  # pages of the workloads to one of the pool, as zstd makes of ordinary heaps
 

@@ -13,10 +13,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from app.backends._machine.machine import Machine
-from app.backends._machine.tree import SWAPPED, Area, Cgroup, Process
-from app.closed import Size, Strict, size_schema
-from app.memparse import PAGE_BYTES, format_size
+from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup, Process
+from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.sizes import PAGE_BYTES, format_size
+from shrinkd.strict_model import Size, Strict, size_schema
 
 
 def _demand(is_so: bool, sentence: str) -> None:  # noqa: FBT001  # as assert, which -O would take away

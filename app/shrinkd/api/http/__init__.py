@@ -1,0 +1,1 @@
+"""HTTP rules that routes share: references, preconditions, pages, idempotency, problems."""

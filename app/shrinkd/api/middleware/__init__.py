@@ -1,0 +1,1 @@
+"""What surrounds every route: request ids, authentication, the audit, the host check, bounds."""

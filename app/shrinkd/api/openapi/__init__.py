@@ -1,0 +1,1 @@
+"""The OpenAPI document: what FastAPI cannot know is added here."""

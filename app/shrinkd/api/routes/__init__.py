@@ -1,0 +1,1 @@
+"""The routes, one noun a file: validate, call one use case, answer."""

@@ -1,0 +1,13 @@
+"""Who may do what: scopes, principals and tokens."""
+
+from shrinkd.auth.scopes import ANYONE, NOBODY, Caller, Grant, Level
+from shrinkd.auth.tokens import Tokens
+
+__all__ = [
+    "ANYONE",
+    "NOBODY",
+    "Caller",
+    "Grant",
+    "Level",
+    "Tokens",
+]

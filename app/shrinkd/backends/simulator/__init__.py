@@ -1,0 +1,5 @@
+"""The backend that simulates a machine, with controls for its workloads, time and faults."""
+
+from shrinkd.backends.simulator.backend import backend_class
+
+__all__ = ["backend_class"]

@@ -1,0 +1,19 @@
+"""Tell what happened: the event log, its streams and the audit."""
+
+from shrinkd.events.audit import Audit, outcome
+from shrinkd.events.broadcast import Feed, Streams
+from shrinkd.events.log import RECENT, Event, Events, EventType, Publish, Selection, nobody
+
+__all__ = [
+    "RECENT",
+    "Audit",
+    "Event",
+    "EventType",
+    "Events",
+    "Feed",
+    "Publish",
+    "Selection",
+    "Streams",
+    "nobody",
+    "outcome",
+]

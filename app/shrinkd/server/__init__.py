@@ -1,0 +1,1 @@
+"""Sockets, TLS and each connection's bounds: what stands between the network and the application."""
