@@ -69,8 +69,14 @@ class Cell:
     @cached_property
     def optimum_bytes(self) -> float:
         """What could be out all the time at the target; what a burst brings is left out of it."""
-        page_us = {True: self.scenario.swap.in_microseconds, False: self.scenario.file_in_microseconds}
-        costs = sorted((page_us[piece.kind in SWAPPED] / piece.heat_seconds, piece.size_bytes) for piece in self.place.memory)
+        page_us = {
+            True: self.scenario.swap.in_microseconds,
+            False: self.scenario.file_in_microseconds,
+        }
+        costs = sorted(
+            (page_us[piece.kind in SWAPPED] / piece.heat_seconds, piece.size_bytes)
+            for piece in self.place.memory
+        )
         allowed, out = 1e4 * _TARGET_PERCENT, 0.0
         for page_cost, size in costs:
             part = min(size, allowed / page_cost * PAGE_BYTES if page_cost else math.inf)
@@ -105,7 +111,9 @@ class Result:
 
     def seconds_to(self, size_bytes: float) -> float:
         """Until so much was saved; infinite for never."""
-        return next((at + 1.0 for at, size in enumerate(self.saved) if size >= size_bytes), math.inf)
+        return next(
+            (at + 1.0 for at, size in enumerate(self.saved) if size >= size_bytes), math.inf
+        )
 
 
 def gallery() -> Iterator[Cell]:
@@ -114,7 +122,9 @@ def gallery() -> Iterator[Cell]:
         scenario = scenarios.load_scenario(name)
         for place in scenario.groups:
             if place.path != "scanner":
-                yield Cell(f"{name}, {place.path}", scenario.model_copy(update={"groups": (place,)}))
+                yield Cell(
+                    f"{name}, {place.path}", scenario.model_copy(update={"groups": (place,)})
+                )
 
 
 def drawn() -> Iterator[Cell]:
@@ -124,9 +134,17 @@ def drawn() -> Iterator[Cell]:
             "profile": "v2",
             "swap": {"size_bytes": "8G", "in_microseconds": swap_us},
             "file_in_microseconds": file_us,
-            "groups": [{"path": "drawn", "memory": _pieces(Random(f"drawn {seed}"), has_bursts=seed % 2 == 1)}],
+            "groups": [
+                {
+                    "path": "drawn",
+                    "memory": _pieces(Random(f"drawn {seed}"), has_bursts=seed % 2 == 1),
+                }
+            ],
         }
-        yield Cell(f"seed {seed}, swap {swap_us} us, files {file_us} us", scenarios.Scenario.model_validate(scenario))
+        yield Cell(
+            f"seed {seed}, swap {swap_us} us, files {file_us} us",
+            scenarios.Scenario.model_validate(scenario),
+        )
 
 
 def _pieces(random: Random, *, has_bursts: bool) -> list[dict[str, Any]]:
@@ -140,7 +158,13 @@ def _pieces(random: Random, *, has_bursts: bool) -> list[dict[str, Any]]:
     for kind, (coolest, hottest) in product(("anon", "file"), ((1.0, 2.0), (2.0, 3.0), (3.0, 4.0))):
         heat = 10 ** random.uniform(coolest, hottest)
         pieces.append({"kind": kind, "size_bytes": size(16, 256), "heat_seconds": heat})
-    return [*pieces, *({"kind": kind, "size_bytes": size(0, 384), "heat_seconds": "idle"} for kind in ("anon", "file"))]
+    return [
+        *pieces,
+        *(
+            {"kind": kind, "size_bytes": size(0, 384), "heat_seconds": "idle"}
+            for kind in ("anon", "file")
+        ),
+    ]
 
 
 def tried(law: Kind, cell: Cell) -> Result:
@@ -177,34 +201,79 @@ def measure_watermark(_folder: Path, extent: Extent) -> Tables:
 
 
 def _pressure(cells: Iterator[Cell], title: str, extent: Extent) -> Tables:
-    tried_on = [*cells] if extent.is_whole else [replace(cell, seconds=120.0) for cell in islice(cells, 1)]
+    tried_on = (
+        [*cells] if extent.is_whole else [replace(cell, seconds=120.0) for cell in islice(cells, 1)]
+    )
     results = {name: [tried(law, cell) for cell in tried_on] for name, law in PRESSURE.items()}
-    return {f"An hour of pressure, {len(tried_on)} groups, {title}": [*_pressure_rows(results), *_engine_rows(tried_on)]}
+    return {
+        f"An hour of pressure, {len(tried_on)} groups, {title}": [
+            *_pressure_rows(results),
+            *_engine_rows(tried_on),
+        ]
+    }
 
 
 def _pressure_rows(results: Mapping[str, Sequence[Result]]) -> Iterator[Row]:
     """Times are to a part of the most that a law within the target saved in that group in the end."""
     mine = results["shrinkd"]
     best = [
-        max((cell.end_bytes for cell in of_cell if cell.is_within), default=math.inf) for of_cell in zip(*results.values(), strict=True)
+        max((cell.end_bytes for cell in of_cell if cell.is_within), default=math.inf)
+        for of_cell in zip(*results.values(), strict=True)
     ]
     for name, cells in results.items():
         over, goal = sum(not cell.is_within for cell in cells), 0 if name == "shrinkd" else None
-        half, most = ([cell.seconds_to(share * size) for cell, size in zip(cells, best, strict=True)] for share in (0.5, 0.9))
-        yield Row(f"{name}: saved of the optimum, median", median([cell.saved_percent for cell in cells]), "%")
-        yield Row(f"{name}: mean some over the target of {_TARGET_PERCENT} %", over, "groups", "" if goal is None else "<=", goal)
+        half, most = (
+            [cell.seconds_to(share * size) for cell, size in zip(cells, best, strict=True)]
+            for share in (0.5, 0.9)
+        )
+        yield Row(
+            f"{name}: saved of the optimum, median",
+            median([cell.saved_percent for cell in cells]),
+            "%",
+        )
+        yield Row(
+            f"{name}: mean some over the target of {_TARGET_PERCENT} %",
+            over,
+            "groups",
+            "" if goal is None else "<=",
+            goal,
+        )
         yield Row(f"{name}: mean some, highest", max(cell.mean_some_percent for cell in cells), "%")
-        yield Row(f"{name}: worst minute some, median", median([cell.worst_some_percent for cell in cells]), "%")
-        yield Row(f"{name}: worst minute some, highest", max(cell.worst_some_percent for cell in cells), "%")
+        yield Row(
+            f"{name}: worst minute some, median",
+            median([cell.worst_some_percent for cell in cells]),
+            "%",
+        )
+        yield Row(
+            f"{name}: worst minute some, highest",
+            max(cell.worst_some_percent for cell in cells),
+            "%",
+        )
         yield Row(f"{name}: to 50 % of the best within the target, median", median(half), "s")
         yield Row(f"{name}: to 90 % of it, median", median(most), "s")
-        yield Row(f"{name}: came back of what was reclaimed, median", median([cell.refaulted for cell in cells]) * 100, "%")
+        yield Row(
+            f"{name}: came back of what was reclaimed, median",
+            median([cell.refaulted for cell in cells]) * 100,
+            "%",
+        )
         if name != "shrinkd":
             pairs = [*zip(cells, mine, best, strict=True)]
-            ahead = sum(cell.is_within and cell.saved_percent > own.saved_percent + 1 for cell, own, _ in pairs)
-            sooner = sum(cell.is_within and cell.seconds_to(size / 2) < own.seconds_to(size / 2) for cell, own, size in pairs)
-            yield Row(f"{name}: within the target, and saves 1 % of the optimum more than shrinkd", ahead, "groups")
-            yield Row(f"{name}: within the target, and sooner than shrinkd at 50 %", sooner, "groups")
+            ahead = sum(
+                cell.is_within and cell.saved_percent > own.saved_percent + 1
+                for cell, own, _ in pairs
+            )
+            sooner = sum(
+                cell.is_within and cell.seconds_to(size / 2) < own.seconds_to(size / 2)
+                for cell, own, size in pairs
+            )
+            yield Row(
+                f"{name}: within the target, and saves 1 % of the optimum more than shrinkd",
+                ahead,
+                "groups",
+            )
+            yield Row(
+                f"{name}: within the target, and sooner than shrinkd at 50 %", sooner, "groups"
+            )
 
 
 def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
@@ -212,14 +281,26 @@ def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
     policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}}
     saved, means = [], []
     for cell in cells:
-        *_, report = simulate(Plan.model_validate({"scenario": cell.scenario, "policies": [policy], "duration_seconds": cell.seconds}))
+        *_, report = simulate(
+            Plan.model_validate(
+                {"scenario": cell.scenario, "policies": [policy], "duration_seconds": cell.seconds}
+            )
+        )
         if isinstance(report, Report):
             (group,) = report.groups
             saved.append((cell.alone[-1] - group.end_usage_bytes) / cell.optimum_bytes * 100)
             means.append(group.some_percent or 0.0)
-    yield Row("shrinkd, the whole engine: saved of the optimum at the end, median", median(saved), "%")
+    yield Row(
+        "shrinkd, the whole engine: saved of the optimum at the end, median", median(saved), "%"
+    )
     over = sum(mean > _TARGET_PERCENT for mean in means)
-    yield Row(f"shrinkd, the whole engine: mean some over the target of {_TARGET_PERCENT} %", over, "groups", "<=", 0)
+    yield Row(
+        f"shrinkd, the whole engine: mean some over the target of {_TARGET_PERCENT} %",
+        over,
+        "groups",
+        "<=",
+        0,
+    )
     yield Row("shrinkd, the whole engine: mean some, highest", max(means), "%")
 
 
@@ -231,10 +312,18 @@ HOUSE: dict[str, list[tuple[str, str, float | str]]] = {
 """What balance was tuned on."""
 
 
-def house(pieces: Mapping[str, Sequence[tuple[str, str, float | str]]], swap_in_microseconds: int) -> scenarios.Scenario:
+def house(
+    pieces: Mapping[str, Sequence[tuple[str, str, float | str]]], swap_in_microseconds: int
+) -> scenarios.Scenario:
     """A machine of groups by their pieces: kind, size and heat."""
     groups = [
-        {"path": path, "memory": [{"kind": kind, "size_bytes": size, "heat_seconds": heat} for kind, size, heat in of_group]}
+        {
+            "path": path,
+            "memory": [
+                {"kind": kind, "size_bytes": size, "heat_seconds": heat}
+                for kind, size, heat in of_group
+            ],
+        }
         for path, of_group in pieces.items()
     ]
     swap = {"size_bytes": "8G", "in_microseconds": swap_in_microseconds}
@@ -244,14 +333,26 @@ def house(pieces: Mapping[str, Sequence[tuple[str, str, float | str]]], swap_in_
 def _drawn_house(seed: int, swap_us: int) -> scenarios.Scenario:
     random = Random(f"house {seed}")
     pieces = {name: _pieces(random, has_bursts=False) for name in ("a", "b", "c")}
-    return house({name: [(each["kind"], each["size_bytes"], each["heat_seconds"]) for each in pieces[name]] for name in pieces}, swap_us)
+    return house(
+        {
+            name: [
+                (each["kind"], each["size_bytes"], each["heat_seconds"]) for each in pieces[name]
+            ]
+            for name in pieces
+        },
+        swap_us,
+    )
 
 
-def freed_from(scenario: scenarios.Scenario, law: Kind, paths: Sequence[str], seconds: float, **spec: object) -> tuple[Loop, float]:
+def freed_from(
+    scenario: scenarios.Scenario, law: Kind, paths: Sequence[str], seconds: float, **spec: object
+) -> tuple[Loop, float]:
     """Free 640 MiB from some groups, and answer what it cost in percent of time, over all of them."""
     machine = scenario.machine()
     release = sum(machine.cgroups[path].usage for path in paths) * PAGE_BYTES - 640 * _MIB
-    loop = Loop(machine, law, Balance.model_validate({"budget": release, "release": release, **spec}), paths)
+    loop = Loop(
+        machine, law, Balance.model_validate({"budget": release, "release": release, **spec}), paths
+    )
     loop.run(seconds, tick_seconds=1.0)
     return loop, sum(course.mean_some_percent for course in loop.courses.values())
 
@@ -259,22 +360,41 @@ def freed_from(scenario: scenarios.Scenario, law: Kind, paths: Sequence[str], se
 def _balance_rows(seconds: float) -> Iterator[Row]:
     for swap_us in (10, 150):
         yield from _stalls(f"swap {swap_us} us", [house(HOUSE, swap_us)], seconds, goal=0.1)
-        yield from _stalls(f"swap {swap_us} us, {len(_SEEDS)} seeds", [_drawn_house(seed, swap_us) for seed in _SEEDS], seconds, goal=None)
+        yield from _stalls(
+            f"swap {swap_us} us, {len(_SEEDS)} seeds",
+            [_drawn_house(seed, swap_us) for seed in _SEEDS],
+            seconds,
+            goal=None,
+        )
 
 
-def _stalls(name: str, houses: Sequence[scenarios.Scenario], seconds: float, *, goal: float | None) -> Iterator[Row]:
+def _stalls(
+    name: str, houses: Sequence[scenarios.Scenario], seconds: float, *, goal: float | None
+) -> Iterator[Row]:
     stalls: dict[str, list[float]] = {law: [] for law in BALANCE}
     for law, scenario in product(BALANCE, houses):
-        stalls[law].append(freed_from(scenario, BALANCE[law], [place.path for place in scenario.groups], seconds)[1])
+        stalls[law].append(
+            freed_from(scenario, BALANCE[law], [place.path for place in scenario.groups], seconds)[
+                1
+            ]
+        )
     for law, figures in stalls.items():
         yield Row(f"{name}, {law}: some of all groups together, median", median(figures), "%")
-    ratio = max(own / other for own, other in zip(stalls["shrinkd"], stalls["proportional"], strict=True))
-    yield Row(f"{name}: that of proportional = 1, highest", ratio, "", "" if goal is None else "<=", goal)
+    ratio = max(
+        own / other for own, other in zip(stalls["shrinkd"], stalls["proportional"], strict=True)
+    )
+    yield Row(
+        f"{name}: that of proportional = 1, highest", ratio, "", "" if goal is None else "<=", goal
+    )
 
 
 def _writer(speed: str) -> scenarios.Scenario:
-    memory = [{"kind": "file", "size_bytes": 0, "heat_seconds": "idle", "grows_bytes_per_second": speed}]
-    return scenarios.Scenario.model_validate({"profile": "v2", "groups": [{"path": speed, "max_bytes": "256M", "memory": memory}]})
+    memory = [
+        {"kind": "file", "size_bytes": 0, "heat_seconds": "idle", "grows_bytes_per_second": speed}
+    ]
+    return scenarios.Scenario.model_validate(
+        {"profile": "v2", "groups": [{"path": speed, "max_bytes": "256M", "memory": memory}]}
+    )
 
 
 def _watermark_rows(extent: Extent) -> Iterator[Row]:
@@ -292,4 +412,8 @@ def _watermark_rows(extent: Extent) -> Iterator[Row]:
             loop.tells_usage = tells_usage
             before = loop.cgroups[path].failcnt
             loop.run(extent.seconds(seconds, least=1), tick_seconds=0.1)
-            yield Row(f"{path}, {name}: batches of 64 pages charged at the limit", loop.cgroups[path].failcnt - before, "")
+            yield Row(
+                f"{path}, {name}: batches of 64 pages charged at the limit",
+                loop.cgroups[path].failcnt - before,
+                "",
+            )

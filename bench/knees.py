@@ -103,12 +103,18 @@ class _Course:
     @property
     def saved_percent(self) -> float:
         """Of what is never touched, in the last minute on the mean."""
-        last = [usage for at, usage in zip(self.seconds, self.usage_bytes, strict=True) if at >= self.seconds[-1] - _WINDOW_SECONDS]
+        last = [
+            usage
+            for at, usage in zip(self.seconds, self.usage_bytes, strict=True)
+            if at >= self.seconds[-1] - _WINDOW_SECONDS
+        ]
         return (self.usage_bytes[0] - sum(last) / len(last)) / _COLD * 100
 
     @property
     def mean_percent(self) -> float:
-        return (self.stalled_us[-1] - self.stalled_us[0]) / (self.seconds[-1] - self.seconds[0]) / 1e4
+        return (
+            (self.stalled_us[-1] - self.stalled_us[0]) / (self.seconds[-1] - self.seconds[0]) / 1e4
+        )
 
     @property
     def worst_percent(self) -> float:
@@ -117,12 +123,17 @@ class _Course:
         for last, at in enumerate(self.seconds):
             while at - self.seconds[first] > _WINDOW_SECONDS:
                 first += 1
-            worst = max(worst, (self.stalled_us[last] - self.stalled_us[first]) / _WINDOW_SECONDS / 1e4)
+            worst = max(
+                worst, (self.stalled_us[last] - self.stalled_us[first]) / _WINDOW_SECONDS / 1e4
+            )
         return worst
 
     def seconds_to(self, percent: float) -> float:
         goal = self.usage_bytes[0] - _COLD * percent / 100
-        return next((at for at, usage in zip(self.seconds, self.usage_bytes, strict=True) if usage <= goal), float("inf"))
+        return next(
+            (at for at, usage in zip(self.seconds, self.usage_bytes, strict=True) if usage <= goal),
+            float("inf"),
+        )
 
 
 def measure(folder: Path, extent: Extent) -> Tables:
@@ -132,7 +143,11 @@ def measure(folder: Path, extent: Extent) -> Tables:
             return {}
         rounds, seconds = min(extent.rounds, 3), extent.seconds(_SECONDS)
         courses = [_tried(folder, seconds) for _ in range(rounds)]
-    return {f"v2 with zram: pressure beside published laws, {rounds} rounds of {seconds:g} s": [*_rows(courses)]}
+    return {
+        f"v2 with zram: pressure beside published laws, {rounds} rounds of {seconds:g} s": [
+            *_rows(courses)
+        ]
+    }
 
 
 def _rows(rounds: Sequence[dict[str, _Course]]) -> Iterator[Row]:
@@ -140,13 +155,33 @@ def _rows(rounds: Sequence[dict[str, _Course]]) -> Iterator[Row]:
     for name in rounds[0]:
         courses = [each[name] for each in rounds]
         is_ours = name == "shrinkd"
-        yield Row(f"{name}: saved of what is never touched, median", median([each.saved_percent for each in courses]), "%")
+        yield Row(
+            f"{name}: saved of what is never touched, median",
+            median([each.saved_percent for each in courses]),
+            "%",
+        )
         highest = max(each.mean_percent for each in courses)
-        yield Row(f"{name}: mean some, highest", highest, "%", "<=" if is_ours else "", target if is_ours else None)
-        yield Row(f"{name}: worst minute some, highest", max(each.worst_percent for each in courses), "%")
-        yield Row(f"{name}: p99 of touching a MiB, median", median([each.p99_ms for each in courses]), "ms")
-        yield Row(f"{name}: to 50 % saved, median", median([each.seconds_to(50) for each in courses]), "s")
-        yield Row(f"{name}: to 90 % saved, median", median([each.seconds_to(90) for each in courses]), "s")
+        yield Row(
+            f"{name}: mean some, highest",
+            highest,
+            "%",
+            "<=" if is_ours else "",
+            target if is_ours else None,
+        )
+        yield Row(
+            f"{name}: worst minute some, highest", max(each.worst_percent for each in courses), "%"
+        )
+        yield Row(
+            f"{name}: p99 of touching a MiB, median",
+            median([each.p99_ms for each in courses]),
+            "ms",
+        )
+        yield Row(
+            f"{name}: to 50 % saved, median", median([each.seconds_to(50) for each in courses]), "s"
+        )
+        yield Row(
+            f"{name}: to 90 % saved, median", median([each.seconds_to(90) for each in courses]), "s"
+        )
 
 
 def _tried(folder: Path, seconds: float) -> dict[str, _Course]:
@@ -157,7 +192,12 @@ def _tried(folder: Path, seconds: float) -> dict[str, _Course]:
         groups = {name: worker.group for name, worker in workers.items()}
         daemon = Daemon(folder, backend="v2", subtrees=groups["shrinkd"].path)
         stack.callback(daemon.close)
-        policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": groups["shrinkd"].path}, "floor": {"bytes": _FLOOR}}
+        policy = {
+            "name": "squeeze",
+            "kind": "pressure",
+            "selector": {"group": groups["shrinkd"].path},
+            "floor": {"bytes": _FLOOR},
+        }
         daemon.client.post("/v1/policies", json=policy).raise_for_status()
         laws = [_Law(PUBLISHED[name], groups[name]) for name in _LAWS]
         courses = {name: _Course() for name in groups}
@@ -182,7 +222,13 @@ class _Worker:
         self.group = host.group()
         sizes = map(str, (_HOT, _WARM, _COLD))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.stdin.readline()\n{_TOUCHING}", *sizes, str(_WARM_SECONDS)],
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.stdin.readline()\n{_TOUCHING}",
+                *sizes,
+                str(_WARM_SECONDS),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -8,7 +8,18 @@ A law that goes by I/O pressure as well goes by memory's alone: what waits for a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from shrinkd.policies import MIN_ASK_BYTES, Ask, Decision, Kind, Member, Observation, Reason, Reclaim, Resize, Verdict
+from shrinkd.policies import (
+    MIN_ASK_BYTES,
+    Ask,
+    Decision,
+    Kind,
+    Member,
+    Observation,
+    Reason,
+    Reclaim,
+    Resize,
+    Verdict,
+)
 from shrinkd.policies.kinds.balance import Balance
 from shrinkd.policies.kinds.watermark import Watermark, marks
 from shrinkd.sizes import PAGE_BYTES
@@ -47,15 +58,28 @@ def largest_first(rooms: Sequence[int], need: int) -> Sequence[int]:
 def splitting(split: Split) -> Kind:
     """A law without a memory as a kind with the spec of balance: over the budget, down to release, in the same steps."""
 
-    def decide(spec: Balance, state: Nothing, observation: Observation) -> tuple[Nothing, list[Decision]]:
+    def decide(
+        spec: Balance, state: Nothing, observation: Observation
+    ) -> tuple[Nothing, list[Decision]]:
         members = observation.members
         total = sum(member.stat.usage_bytes for member in members)
         need = min(total - int(spec.release), spec.max_step_bytes)
         if need < MIN_ASK_BYTES:
-            return state, [Decision(member.group, Verdict.HOLD, Reason.WITHIN_BUDGET, spec.interval_seconds) for member in members]
-        grants = split([max(member.stat.usage_bytes - member.floor_bytes, 0) for member in members], need)
+            return state, [
+                Decision(member.group, Verdict.HOLD, Reason.WITHIN_BUDGET, spec.interval_seconds)
+                for member in members
+            ]
+        grants = split(
+            [max(member.stat.usage_bytes - member.floor_bytes, 0) for member in members], need
+        )
         return state, [
-            Decision(member.group, Verdict.ACT, Reason.OVER_BUDGET, spec.interval_seconds, ask=Reclaim(reclaim_bytes=grant))
+            Decision(
+                member.group,
+                Verdict.ACT,
+                Reason.OVER_BUDGET,
+                spec.interval_seconds,
+                ask=Reclaim(reclaim_bytes=grant),
+            )
             for member, grant in zip(members, grants, strict=True)
         ]
 
@@ -63,7 +87,9 @@ def splitting(split: Split) -> Kind:
 
 
 def _verdict(member: Member, look_seconds: float, ask: Ask | None = None) -> list[Decision]:
-    verdict, reason = (Verdict.ACT, Reason.BELOW_TARGET) if ask else (Verdict.HOLD, Reason.ABOVE_TARGET)
+    verdict, reason = (
+        (Verdict.ACT, Reason.BELOW_TARGET) if ask else (Verdict.HOLD, Reason.ABOVE_TARGET)
+    )
     return [Decision(member.group, verdict, reason, look_seconds, ask=ask)]
 
 
@@ -71,7 +97,9 @@ def _take(member: Member, size: float, look_seconds: float) -> list[Decision]:
     """Ask for so much, in whole pages and down to the floor at most."""
     room = max(member.stat.usage_bytes - member.floor_bytes, 0)
     pages = int(min(size, room)) // PAGE_BYTES
-    return _verdict(member, look_seconds, Reclaim(reclaim_bytes=pages * PAGE_BYTES) if pages else None)
+    return _verdict(
+        member, look_seconds, Reclaim(reclaim_bytes=pages * PAGE_BYTES) if pages else None
+    )
 
 
 def _averages(member: Member) -> tuple[float, float]:
@@ -117,7 +145,9 @@ def _senpai(spec: Senpai, state: Held, observation: Observation) -> tuple[Held, 
         factor = min((integral / spec.pressure / spec.coeff_backoff) ** 2, 1.0) * spec.max_backoff
         return _held(member, state.limit_bytes * (1 + factor), total, spec.interval - 1)
     if state.grace:
-        return replace(state, total_microseconds=total, integral=integral, grace=state.grace - 1), _verdict(member, 1.0)
+        return replace(
+            state, total_microseconds=total, integral=integral, grace=state.grace - 1
+        ), _verdict(member, 1.0)
     factor = min((spec.pressure / max(integral, 1) / spec.coeff_probe) ** 2, 1.0) * spec.max_probe
     return _held(member, state.limit_bytes * (1 - factor), total, spec.interval - 1)
 
@@ -154,7 +184,9 @@ def _oomd(spec: Oomd, state: Counted, observation: Observation) -> tuple[Counted
     if max(_averages(member)) >= spec.mem_pressure_pct:
         return Counted(0), _verdict(member, spec.round_seconds)
     above = member.stat.usage_bytes - member.floor_bytes
-    return Counted(spec.interval if above > 0 else 0), _take(member, above * spec.max_probe, spec.round_seconds)
+    return Counted(spec.interval if above > 0 else 0), _take(
+        member, above * spec.max_probe, spec.round_seconds
+    )
 
 
 class Tmo(Strict):
@@ -184,7 +216,9 @@ class Katalyst(Strict):
     interval_seconds: float = 30
 
 
-def _katalyst(spec: Katalyst, state: Nothing, observation: Observation) -> tuple[Nothing, list[Decision]]:
+def _katalyst(
+    spec: Katalyst, state: Nothing, observation: Observation
+) -> tuple[Nothing, list[Decision]]:
     """max(0, 1 - avg60 / 0.1) · 0.5 % of usage every 30 s, no more than there is page cache.
 
     kubewharf/katalyst-core, sysadvisor's memory_offloading.go. It is off by default, and so is swap with it; here both are on.
@@ -192,7 +226,9 @@ def _katalyst(spec: Katalyst, state: Nothing, observation: Observation) -> tuple
     (member,) = observation.members
     share = spec.max_probe * max(0.0, 1 - _averages(member)[1] / spec.psi_avg60_threshold)
     cache = (member.stat.file_bytes or 0) - (member.stat.mapped_bytes or 0)
-    return state, _take(member, max(min(member.stat.usage_bytes * share, cache), 0), spec.interval_seconds)
+    return state, _take(
+        member, max(min(member.stat.usage_bytes * share, cache), 0), spec.interval_seconds
+    )
 
 
 class Etmem(Strict):
@@ -217,7 +253,9 @@ class Gathered:
     gather: int = 0
 
 
-def _etmem(spec: Etmem, state: Gathered, observation: Observation) -> tuple[Gathered, list[Decision]]:
+def _etmem(
+    spec: Etmem, state: Gathered, observation: Observation
+) -> tuple[Gathered, list[Decision]]:
     """max(avg10, avg60) < 0.1 %: the rate, 5 % at first, of what is above the floor, at most 1 GiB, every 6 s; else nothing.
 
     The rate rises by 0.01 after five such rounds in a row and falls by as much after two of the others, within 0.01 and 0.5; who
@@ -237,7 +275,9 @@ def _etmem(spec: Etmem, state: Gathered, observation: Observation) -> tuple[Gath
     return Gathered(rate, gather), asked
 
 
-def _polled(spec: Watermark, state: Nothing, observation: Observation) -> tuple[Nothing, list[Decision]]:
+def _polled(
+    spec: Watermark, state: Nothing, observation: Observation
+) -> tuple[Nothing, list[Decision]]:
     """Once a second: at or above high, reclaim to low. What a shell loop around two marks does."""
     (member,) = observation.members
     found = marks(spec, member.stat, observation.host.total_bytes)

@@ -35,7 +35,9 @@ class Course:
 
     @property
     def mean_some_percent(self) -> float:
-        return (self.stalled_us[-1] - self.stalled_us[0]) / (self.seconds[-1] - self.seconds[0]) / 1e4
+        return (
+            (self.stalled_us[-1] - self.stalled_us[0]) / (self.seconds[-1] - self.seconds[0]) / 1e4
+        )
 
     def worst_some_percent(self, window_seconds: float = 60.0) -> float:
         samples = max(round(window_seconds / (self.seconds[1] - self.seconds[0])), 1)
@@ -50,7 +52,13 @@ class Loop:
     """Whether usage that crosses a value wakes, as on v1: v2 is silent about it."""
 
     def __init__(
-        self, machine: Machine, kind: Kind, spec: Strict, paths: Sequence[str], *, floors: Mapping[str, int] | None = None
+        self,
+        machine: Machine,
+        kind: Kind,
+        spec: Strict,
+        paths: Sequence[str],
+        *,
+        floors: Mapping[str, int] | None = None,
     ) -> None:
         self.machine, self.kind, self.spec = machine, kind, spec
         self.floors = floors or {}
@@ -80,22 +88,37 @@ class Loop:
         usage, heard = self.cgroups[path].usage * PAGE_BYTES, self._hits_heard[path]
         if self.tells_usage and any(usage >= wake for wake in self._wakes[path]):
             return True
-        return self.machine.now_us / 1e6 >= self._due[path] - 1e-6 or (heard is not None and self.cgroups[path].events["max"] > heard)
+        return self.machine.now_us / 1e6 >= self._due[path] - 1e-6 or (
+            heard is not None and self.cgroups[path].events["max"] > heard
+        )
 
     def _look(self, team: tuple[str, ...]) -> None:
         now = self.machine.now_us / 1e6
-        observation = Observation(now, _WALL, self._host(), tuple(self._member(path) for path in team))
+        observation = Observation(
+            now, _WALL, self._host(), tuple(self._member(path) for path in team)
+        )
         self._states[team], decisions = self.kind.decide(self.spec, self._states[team], observation)
         for decision, member in zip(decisions, observation.members, strict=True):
             path, usage = decision.group.path, member.stat.usage_bytes
-            goes_on = self.kind.is_urgent and decision.ask is not None  # the end of a pass is told at once
+            goes_on = (
+                self.kind.is_urgent and decision.ask is not None
+            )  # the end of a pass is told at once
             self._due[path] = now if goes_on else now + decision.look_seconds
-            self._wakes[path] = [wake.usage_bytes for wake in decision.wakes if isinstance(wake, UsageCrosses) and wake.usage_bytes > usage]
-            self._hits_heard[path] = self.cgroups[path].events["max"] if EventsMove() in decision.wakes else None
+            self._wakes[path] = [
+                wake.usage_bytes
+                for wake in decision.wakes
+                if isinstance(wake, UsageCrosses) and wake.usage_bytes > usage
+            ]
+            self._hits_heard[path] = (
+                self.cgroups[path].events["max"] if EventsMove() in decision.wakes else None
+            )
             self.courses[path].decisions.append((now, decision))
             if isinstance(decision.ask, Reclaim):
                 self._carry_out(path, decision.ask, member)
-            elif isinstance(decision.ask, Resize) and (high := decision.ask.limits.get("high_bytes")) is not None:
+            elif (
+                isinstance(decision.ask, Resize)
+                and (high := decision.ask.limits.get("high_bytes")) is not None
+            ):
                 self.cgroups[path].high = high // PAGE_BYTES
                 self._carry_out(path, Reclaim(target_bytes=high), member)
 
@@ -104,9 +127,13 @@ class Loop:
         before = cgroup.usage * PAGE_BYTES
         goal = before - ask.target_bytes if ask.target_bytes is not None else ask.reclaim_bytes or 0
         margin = before - goal - member.floor_bytes
-        course.least_margin_bytes = margin if course.least_margin_bytes is None else min(margin, course.least_margin_bytes)
+        course.least_margin_bytes = (
+            margin if course.least_margin_bytes is None else min(margin, course.least_margin_bytes)
+        )
         while (wanted := goal - (before - cgroup.usage * PAGE_BYTES)) > 0:
-            freed, _ = self.machine.reclaim(cgroup, -(-min(wanted, PASS_BYTES) // PAGE_BYTES), PASS_US)
+            freed, _ = self.machine.reclaim(
+                cgroup, -(-min(wanted, PASS_BYTES) // PAGE_BYTES), PASS_US
+            )
             if not freed:
                 break
         fell = max(before - cgroup.usage * PAGE_BYTES, 0)
@@ -116,10 +143,18 @@ class Loop:
     def _member(self, path: str) -> Member:
         cgroup = self.cgroups[path]
         stat = reading_of(cgroup, self.machine, raw=False)
-        floor = max(self.floors.get(path, 64 << 20), stat.usage_bytes - (stat.reclaimable_estimate_bytes or 0))
+        floor = max(
+            self.floors.get(path, 64 << 20),
+            stat.usage_bytes - (stat.reclaimable_estimate_bytes or 0),
+        )
         activity = Activity(0.0) if self.kind.wants_activity else None
         return Member(Group(path, cgroup.id), stat, floor, activity, self._outcomes.pop(path, None))
 
     def _host(self) -> Host:
         swap = self.machine.swap
-        return Host(self.machine.hardware.pages * PAGE_BYTES, available_of(self.machine), swap.pages * PAGE_BYTES, swap.free * PAGE_BYTES)
+        return Host(
+            self.machine.hardware.pages * PAGE_BYTES,
+            available_of(self.machine),
+            swap.pages * PAGE_BYTES,
+            swap.free * PAGE_BYTES,
+        )

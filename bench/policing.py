@@ -78,17 +78,27 @@ def _watermarks(folder: Path, extent: Extent) -> Iterator[Row]:
     seconds = extent.seconds(_SECONDS, least=0.5)
     for writing in _WRITINGS[: extent.count(len(_WRITINGS))]:
         name = f"{writing.rate} MiB/s of cache under 256 MiB, low {writing.low}"
-        name += (", page by page" if writing.is_by_page else "") + (", CPUs apart" if writing.apart else "")
+        name += (", page by page" if writing.is_by_page else "") + (
+            ", CPUs apart" if writing.apart else ""
+        )
         goal = None if writing.is_by_page else 2
         without, _, slow = _fill(folder, extent, writing, has_policy=False)
         hits, cpu, slower = _fill(folder, extent, writing, has_policy=True)
         yield Row(f"{name}: limit hits in {seconds:g} s without a policy", without, "")
         yield Row(f"{name}: limit hits in {seconds:g} s with a watermark", hits, "", "<=", 0)
-        yield Row(f"{name}: the daemon's CPU, its reclaim included", cpu, "% of a core", "<=" if goal else "", goal)
+        yield Row(
+            f"{name}: the daemon's CPU, its reclaim included",
+            cpu,
+            "% of a core",
+            "<=" if goal else "",
+            goal,
+        )
         yield Row(f"{name}: p99 of a read of 1 MiB, with to without", slower / slow, "x")
 
 
-def _fill(folder: Path, extent: Extent, writing: _Writing, *, has_policy: bool) -> tuple[int, float, float]:
+def _fill(
+    folder: Path, extent: Extent, writing: _Writing, *, has_policy: bool
+) -> tuple[int, float, float]:
     """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read in milliseconds.
 
     `apart` gives the writer the first CPU and the daemon the others. On one CPU the kernel books on the daemon what the writer
@@ -105,10 +115,24 @@ def _fill(folder: Path, extent: Extent, writing: _Writing, *, has_policy: bool) 
         daemon = stack.enter_context(_daemon(folder))
         if has_policy:
             spec = {"low": writing.low}
-            policy = {"name": "room", "kind": "watermark", "selector": {"group": group.name}, "floor": {"bytes": 0}, "spec": spec}
+            policy = {
+                "name": "room",
+                "kind": "watermark",
+                "selector": {"group": group.name},
+                "floor": {"bytes": 0},
+                "spec": spec,
+            }
             daemon.client.post("/v1/policies", json=policy).raise_for_status()
         filler = subprocess.Popen(
-            [sys.executable, "-c", _FILLER, str(rate), str(hole), str(seconds), f"POSIX_FADV_{writing.advice}"],
+            [
+                sys.executable,
+                "-c",
+                _FILLER,
+                str(rate),
+                str(hole),
+                str(seconds),
+                f"POSIX_FADV_{writing.advice}",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -124,7 +148,9 @@ def _fill(folder: Path, extent: Extent, writing: _Writing, *, has_policy: bool) 
         done, p99 = filler.communicate("go\n")[0].split()
         cpu = (_cpu_seconds(daemon.pid) - began) / seconds * 100
         if extent.is_whole:
-            assert int(done) > 0.9 * (rate << 20) * seconds, f"this machine is too slow to fill {rate} MiB/s"
+            assert int(done) > 0.9 * (rate << 20) * seconds, (
+                f"this machine is too slow to fill {rate} MiB/s"
+            )
         return int((group / "memory.failcnt").read_text()), cpu, float(p99)
 
 
@@ -137,16 +163,35 @@ def _idle(folder: Path, extent: Extent) -> Iterator[Row]:
             inner = stack.enter_context(_group(f"{top.name}/g{number}"))
             (inner / "memory.limit_in_bytes").write_text(str(_LIMIT))
         daemon = stack.enter_context(_daemon(folder))
-        for policy in ({"name": "room", "kind": "watermark"}, {"name": "squeeze", "kind": "pressure"}):
-            daemon.client.post("/v1/policies", json=policy | {"selector": {"parent": top.name}}).raise_for_status()
+        for policy in (
+            {"name": "room", "kind": "watermark"},
+            {"name": "squeeze", "kind": "pressure"},
+        ):
+            daemon.client.post(
+                "/v1/policies", json=policy | {"selector": {"parent": top.name}}
+            ).raise_for_status()
         time.sleep(extent.seconds(10))
         began = _cpu_seconds(daemon.pid)
         time.sleep(seconds)
         cpu = (_cpu_seconds(daemon.pid) - began) / seconds * 100
-        resident = next(line for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+        resident = next(
+            line
+            for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
+            if line.startswith("VmRSS")
+        )
         yield Row(f"{groups} idle groups under two policies: CPU", cpu, "% of a core", "<=", 2)
-        yield Row(f"{groups} idle groups under two policies: resident", int(resident.split()[1]) / 1024, "MiB", "<=", 120)
-        yield Row(f"{groups} idle groups polled each second, usage and stat: CPU", _poll_cost(top.name), "% of a core")
+        yield Row(
+            f"{groups} idle groups under two policies: resident",
+            int(resident.split()[1]) / 1024,
+            "MiB",
+            "<=",
+            120,
+        )
+        yield Row(
+            f"{groups} idle groups polled each second, usage and stat: CPU",
+            _poll_cost(top.name),
+            "% of a core",
+        )
 
 
 def _poll_cost(top: str) -> float:

@@ -21,7 +21,11 @@ from tests.vm import vm
 
 
 def _guest() -> str | None:
-    return None if v2_host.absent() else "in the VM, what has no kernel in it would be slow and say nothing"
+    return (
+        None
+        if v2_host.absent()
+        else "in the VM, what has no kernel in it would be slow and say nothing"
+    )
 
 
 BENCHMARKS = {
@@ -32,14 +36,18 @@ BENCHMARKS = {
     "watermark": Benchmark(fields.measure_watermark, _guest),
     "streams": Benchmark(streams.measure, _guest),
     "shrink-v1": Benchmark(partial(shrinking.measure, kernel="v1", large=False), v1_host.absent),
-    "shrink-v1-large": Benchmark(partial(shrinking.measure, kernel="v1", large=True), v1_host.absent),
+    "shrink-v1-large": Benchmark(
+        partial(shrinking.measure, kernel="v1", large=True), v1_host.absent
+    ),
     "serving-one": Benchmark(serving.measure_one, serving.absent),
     "serving-guarded": Benchmark(serving.measure_guarded, serving.absent),
     "serving-all": Benchmark(serving.measure_all, serving.absent),
     "policing-watermark": Benchmark(policing.measure_watermark, v1_host.absent),
     "policing-idle": Benchmark(policing.measure_idle, v1_host.absent),
     "shrink-v2": Benchmark(partial(shrinking.measure, kernel="v2", large=False), v2_host.absent),
-    "shrink-v2-large": Benchmark(partial(shrinking.measure, kernel="v2", large=True), v2_host.absent),
+    "shrink-v2-large": Benchmark(
+        partial(shrinking.measure, kernel="v2", large=True), v2_host.absent
+    ),
     "knees-v2": Benchmark(knees.measure, v2_host.absent),
 }
 OF_V2 = ("shrink-v2", "shrink-v2-large", "knees-v2")
@@ -69,16 +77,27 @@ def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
 
 def main() -> int:
     """Read the command line, and run what it names: all, if it names none."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     options.add_argument("--rounds", type=int, default=Extent().rounds)
-    options.add_argument("--smallest", action="store_true", help="see in seconds whether they run; the figures say nothing")
+    options.add_argument(
+        "--smallest",
+        action="store_true",
+        help="see in seconds whether they run; the figures say nothing",
+    )
     chosen = options.parse_args()
     if unknown := {*chosen.names} - {*BENCHMARKS}:
-        options.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        options.error(
+            f"there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
     names = chosen.names or [*BENCHMARKS]
     in_the_vm = [name for name in names if name in OF_V2 and v2_host.absent()]
-    code = run({name: BENCHMARKS[name] for name in names if name not in in_the_vm}, SMALLEST if chosen.smallest else Extent(chosen.rounds))
+    code = run(
+        {name: BENCHMARKS[name] for name in names if name not in in_the_vm},
+        SMALLEST if chosen.smallest else Extent(chosen.rounds),
+    )
     arguments = ["--rounds", str(chosen.rounds), *(["--smallest"] if chosen.smallest else [])]
     return max(code, _in_the_vm([*in_the_vm, *arguments]) if in_the_vm else 0)
 

@@ -64,7 +64,9 @@ def measure_all(folder: Path, extent: Extent) -> Tables:
 def _compiled(folder: Path) -> Iterator[V1Host]:
     """A host, and the C programs in the folder."""
     for name in ("floor", "load"):
-        subprocess.run(["cc", "-O2", "-o", folder / name, Path(__file__).with_name(f"{name}.c")], check=True)
+        subprocess.run(
+            ["cc", "-O2", "-o", folder / name, Path(__file__).with_name(f"{name}.c")], check=True
+        )
     with v1_host.open_host() as host:
         yield host
 
@@ -76,11 +78,22 @@ def _one(host: V1Host, folder: Path, extent: Extent) -> list[Row]:
         ours = stack.enter_context(_process(folder, "ours"))
         length = len(httpx.get(f"http://127.0.0.1:{ours}/v1/groups/{group.path}/stats").content)
         load = partial(_rate, folder, extent)
-        pairs = [(load(ours, f"/v1/groups/{group.path}/stats"), load(bare, f"/{length}")) for _ in range(extent.rounds)]
+        pairs = [
+            (load(ours, f"/v1/groups/{group.path}/stats"), load(bare, f"/{length}"))
+            for _ in range(extent.rounds)
+        ]
     return [
         Row("GET stats, requests per second, median", median([mine for mine, _ in pairs]), "/s"),
-        Row("a bare Starlette route of as many bytes", median([theirs for _, theirs in pairs]), "/s"),
-        Row("ratio, median of the rounds", median([mine / theirs for mine, theirs in pairs]), "", ">=", 0.5),
+        Row(
+            "a bare Starlette route of as many bytes", median([theirs for _, theirs in pairs]), "/s"
+        ),
+        Row(
+            "ratio, median of the rounds",
+            median([mine / theirs for mine, theirs in pairs]),
+            "",
+            ">=",
+            0.5,
+        ),
     ]
 
 
@@ -88,17 +101,29 @@ def _guarded(host: V1Host, folder: Path, extent: Extent) -> list[Row]:
     """The same daemon with all that guards it, and with none of it."""
     group, tokens = host.group(), folder / "tokens"
     secret = make(tokens, "bench", ["admin"], "1d")
-    asks = {"GET stats": ("GET", "stats", ""), "PATCH limits": ("PATCH", "limits", '{"max_bytes": null}')}
+    asks = {
+        "GET stats": ("GET", "stats", ""),
+        "PATCH limits": ("PATCH", "limits", '{"max_bytes": null}'),
+    }
     rows = []
     with _process(folder, "ours", tokens) as guarded, _process(folder, "unguarded") as unguarded:
         for name, (method, what, body) in asks.items():
             rates: dict[int, list[float]] = {guarded: [], unguarded: []}
-            for _, (port, headers) in product(range(extent.rounds), ((guarded, f"Authorization: Bearer {secret}\r\n"), (unguarded, ""))):
+            for _, (port, headers) in product(
+                range(extent.rounds),
+                ((guarded, f"Authorization: Bearer {secret}\r\n"), (unguarded, "")),
+            ):
                 more = (method, f"Content-Type: application/json\r\n{headers}", body)
-                rates[port].append(_rate(folder, extent, port, f"/v1/groups/{group.path}/{what}", *more))
+                rates[port].append(
+                    _rate(folder, extent, port, f"/v1/groups/{group.path}/{what}", *more)
+                )
             rows.append(Row(f"{name}, requests per second, median", median(rates[guarded]), "/s"))
-            ratios = [ours / bare for ours, bare in zip(rates[guarded], rates[unguarded], strict=True)]
-            rows.append(Row(f"{name}, ratio to a daemon without, median", median(ratios), "", ">=", 0.8))
+            ratios = [
+                ours / bare for ours, bare in zip(rates[guarded], rates[unguarded], strict=True)
+            ]
+            rows.append(
+                Row(f"{name}, ratio to a daemon without, median", median(ratios), "", ">=", 0.8)
+            )
     return rows
 
 
@@ -107,8 +132,17 @@ def _rate(folder: Path, extent: Extent, port: int, path: str, *more: str) -> flo
     answers = 0
     while not answers:  # the smallest window may be too short for one
         window *= 2
-        command = [str(folder / "load"), str(port), path, str(extent.count(_CONNECTIONS)), str(window), *more]
-        answers, bad = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+        command = [
+            str(folder / "load"),
+            str(port),
+            path,
+            str(extent.count(_CONNECTIONS)),
+            str(window),
+            *more,
+        ]
+        answers, bad = map(
+            int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        )
         if bad:
             raise RuntimeError(f"{bad} of {answers} answers from {path} were not 200")
     return answers / window * 1000
@@ -125,7 +159,13 @@ def _all(host: V1Host, folder: Path, rounds: int, count: int) -> list[Row]:
         url = f"http://127.0.0.1:{port}/v1/stats?subtree={parent.path}"
         for _ in range(rounds):
             for way in ("kept", "open"):
-                floor = subprocess.run([folder / "floor", way, "3", *files], input=paths, check=True, capture_output=True, text=True)
+                floor = subprocess.run(
+                    [folder / "floor", way, "3", *files],
+                    input=paths,
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
                 figures[way].append(min(map(int, floor.stdout.split())) / 1e9)
             began = time.perf_counter()
             asyncio.run(read_all(backend, groups))
@@ -134,7 +174,10 @@ def _all(host: V1Host, folder: Path, rounds: int, count: int) -> list[Row]:
             client.get(url).raise_for_status()
             figures["http"].append(time.perf_counter() - began)
     ratio = {
-        way: median([ours / floor for ours, floor in zip(figures[way], figures["kept"], strict=True)]) for way in ("open", "sweep", "http")
+        way: median(
+            [ours / floor for ours, floor in zip(figures[way], figures["kept"], strict=True)]
+        )
+        for way in ("open", "sweep", "http")
     }
     return [
         Row(f"C, pread of {len(files)} kept files a group", median(figures["kept"]) * 1e3, "ms"),
@@ -164,13 +207,21 @@ def _serve(listening: socket.socket, folder: Path, kind: str, tokens: Path | Non
     try:
         if kind != "bare":
             database = f"sqlite:///{folder}/{os.getpid()}.db"
-            app = main.create_app(Settings(backend="v1", database_url=database, tokens=str(tokens) if tokens else None))
+            app = main.create_app(
+                Settings(
+                    backend="v1", database_url=database, tokens=str(tokens) if tokens else None
+                )
+            )
             if kind == "unguarded":
                 _unguard(app)
             Server(app).run([listening])
         else:
             bare = Starlette(routes=[Route("/{length:int}", _bare)])
-            uvicorn.Server(uvicorn.Config(bare, http="httptools", loop="uvloop", log_config=None, access_log=False)).run([listening])
+            uvicorn.Server(
+                uvicorn.Config(
+                    bare, http="httptools", loop="uvloop", log_config=None, access_log=False
+                )
+            ).run([listening])
     finally:
         os._exit(0)
 
@@ -211,5 +262,7 @@ async def _bare(request: Request) -> Response:
 
 
 def _await(port: int) -> None:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=20)) as client:
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=20)
+    ) as client:
         client.get("/livez")

@@ -51,17 +51,34 @@ def measure(folder: Path, extent: Extent, kernel: str, *, large: bool) -> Tables
         store.open()
         figures = _figures(store, extent.rounds, kernel, large=large)
     bounds = {} if large else {"worst": 2.0, "middle": 2.0}
-    return {f"{kernel}: shrink by 400 MiB, {'large' if large else '4 KiB'} folios": _rows(figures, **bounds)}
+    return {
+        f"{kernel}: shrink by 400 MiB, {'large' if large else '4 KiB'} folios": _rows(
+            figures, **bounds
+        )
+    }
 
 
-def _rows(figures: _Figures, *, middle: float | None = None, worst: float | None = None) -> list[Row]:
+def _rows(
+    figures: _Figures, *, middle: float | None = None, worst: float | None = None
+) -> list[Row]:
     over, cancels = figures.overshoot_bytes, figures.cancel_seconds
     return [
         Row("overshoot below the target, median", median(over) / MIB, "MiB", "<=", middle),
         Row("overshoot below the target, worst", max(over) / MIB, "MiB", "<=", worst),
-        *(Row(f"throughput, one bare write to {name} = 1, median", median(each), "", ">=", 0.9) for name, each in figures.ratio.items()),
-        *(Row(f"the same of {_EMPTYING['v1'][0]}, which is what v1 gives us", median(each), "") for each in [figures.primitive] if each),
-        Row("around the reclaim: threads and three rows written, median", median(figures.around_seconds) * 1e3, "ms"),
+        *(
+            Row(f"throughput, one bare write to {name} = 1, median", median(each), "", ">=", 0.9)
+            for name, each in figures.ratio.items()
+        ),
+        *(
+            Row(f"the same of {_EMPTYING['v1'][0]}, which is what v1 gives us", median(each), "")
+            for each in [figures.primitive]
+            if each
+        ),
+        Row(
+            "around the reclaim: threads and three rows written, median",
+            median(figures.around_seconds) * 1e3,
+            "ms",
+        ),
         Row("passes, median", median(figures.passes), ""),
         Row("from cancel() to cancelled, median", median(cancels) * 1e3, "ms", "<=", 100),
         Row("from cancel() to cancelled, worst", max(cancels) * 1e3, "ms"),
@@ -131,7 +148,9 @@ class _Bench:
     def cancel(self) -> float:
         """Seconds from the cancel of a shrink at full speed, in its middle, to its end."""
         self.fill()
-        job = self._jobs.submit(self._group, Request(timeout_seconds=60, target_bytes=_ANON + 16 * MIB))
+        job = self._jobs.submit(
+            self._group, Request(timeout_seconds=60, target_bytes=_ANON + 16 * MIB)
+        )
         while not job.progress.passes and not job.state.done:
             time.sleep(0)
         began = time.perf_counter()
@@ -147,9 +166,15 @@ def _figures(store: Store, rounds: int, kernel: str, *, large: bool) -> _Figures
         jobs = Jobs(host.backend, store, Intents(host.backend, store), 2)
         bench = _Bench(host, jobs, large=large)
         for number in range(rounds):
-            bare = {name: bench.bare(name, amount) for name, amount in _BARE[kernel].items()} if number % 2 else {}
+            bare = (
+                {name: bench.bare(name, amount) for name, amount in _BARE[kernel].items()}
+                if number % 2
+                else {}
+            )
             ours = bench.ours(figures)
-            bare = bare or {name: bench.bare(name, amount) for name, amount in _BARE[kernel].items()}
+            bare = bare or {
+                name: bench.bare(name, amount) for name, amount in _BARE[kernel].items()
+            }
             for name, seconds in bare.items():
                 figures.ratio[name].append(seconds / ours)
             if kernel == "v1":

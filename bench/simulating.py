@@ -40,7 +40,12 @@ _MIXED: tuple[dict[str, Any], ...] = (
         "max_bytes": "1G",
         "memory": [
             {"kind": "anon", "size_bytes": "500M", "heat_seconds": "hot"},
-            {"kind": "file", "size_bytes": "500M", "heat_seconds": "warm", "writes_bytes_per_second": "1M"},
+            {
+                "kind": "file",
+                "size_bytes": "500M",
+                "heat_seconds": "warm",
+                "writes_bytes_per_second": "1M",
+            },
         ],
     },
     {
@@ -60,7 +65,12 @@ _MIXED: tuple[dict[str, Any], ...] = (
         "high_bytes": "900M",
         "memory": [
             {"kind": "anon", "size_bytes": "400M", "heat_seconds": "hot"},
-            {"kind": "anon", "size_bytes": "424M", "heat_seconds": "cold", "grows_bytes_per_second": "64K"},
+            {
+                "kind": "anon",
+                "size_bytes": "424M",
+                "heat_seconds": "cold",
+                "grows_bytes_per_second": "64K",
+            },
             {"kind": "file", "size_bytes": "200M", "heat_seconds": "warm"},
         ],
     },
@@ -70,7 +80,10 @@ _SHARES = (0, 2, 3, 0, 1, 2, 0, 3, 2, 4)
 
 def mixed(groups: int) -> dict[str, Any]:
     """A scenario of so many groups of about 1 GiB, ten to a slice."""
-    places = [{"path": f"slice-{number // 10}/group-{number}", **_MIXED[_SHARES[number % len(_SHARES)]]} for number in range(groups)]
+    places = [
+        {"path": f"slice-{number // 10}/group-{number}", **_MIXED[_SHARES[number % len(_SHARES)]]}
+        for number in range(groups)
+    ]
     return {
         "profile": "v2",
         "memory_bytes": f"{2 * groups}G",
@@ -105,7 +118,9 @@ def measure(_folder: Path, extent: Extent) -> Tables:
 
 def _apart(groups: int, seconds: int) -> tuple[float, float]:
     program = f"from bench import simulating as s; print(s.run({groups}, {seconds}), s.peak_mib())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     took, peak = map(float, done.stdout.split())
     return took, peak
 

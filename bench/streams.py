@@ -23,7 +23,10 @@ def measure(folder: Path, extent: Extent) -> Tables:
     with closing(Daemon(folder)) as daemon:
         daemon.client.post("/v1/simulator/clock", json={"speed": 0}).raise_for_status()
         rows = [
-            (*(_stream(daemon, count, seconds) for count in (0, 1, streams)), _ask(daemon, streams, seconds))
+            (
+                *(_stream(daemon, count, seconds) for count in (0, 1, streams)),
+                _ask(daemon, streams, seconds),
+            )
             for _ in range(min(extent.rounds, 3))
         ]
         daemon.stop()
@@ -34,8 +37,16 @@ def measure(folder: Path, extent: Extent) -> Tables:
             Row("of one", one * 100, "% of a core"),
             Row(f"of {streams}", many * 100, "% of a core", "<=", 5),
             Row(f"of each of the {streams}", (many - idle) / streams * 1e6, "us a second"),
-            Row(f"{streams} GETs a second, on kept connections", (asked - idle) * 100, "% of a core"),
-            Row("streams, beside asking", (many - idle) / (asked - idle) if asked > idle else math.inf, "", "<=", 1),
+            Row(
+                f"{streams} GETs a second, on kept connections", (asked - idle) * 100, "% of a core"
+            ),
+            Row(
+                "streams, beside asking",
+                (many - idle) / (asked - idle) if asked > idle else math.inf,
+                "",
+                "<=",
+                1,
+            ),
         ]
     }
 

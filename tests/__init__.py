@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.leaks", "tests.support.problem_checks", "tests.support.shrink_requests")
+pytest.register_assert_rewrite(
+    "tests.support.leaks", "tests.support.problem_checks", "tests.support.shrink_requests"
+)

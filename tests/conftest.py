@@ -34,26 +34,36 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Reporter(config, path))
     elif no_v2 := v2_host.absent():
         no_vm = vm.absent()
-        config.pluginmanager.register(NotHere(f"{no_v2}, and {no_vm}") if no_vm else InTheVm(config))
+        config.pluginmanager.register(
+            NotHere(f"{no_v2}, and {no_vm}") if no_vm else InTheVm(config)
+        )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What has the host or the kernel "v2" is marked v2, which `-m` can select or leave out."""
     for item in items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        parameters = (
+            item.callspec.params
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else {}
+        )
         if "v2" in {parameters.get("host"), parameters.get("kernel")}:
             item.add_marker(pytest.mark.v2)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What daemons are forks of is started before the first test, whose own it is not, and imports while others run."""
-    if not session.config.option.collectonly and any(_is_with_daemons(item) for item in session.items):
+    if not session.config.option.collectonly and any(
+        _is_with_daemons(item) for item in session.items
+    ):
         forked_daemon.prepare()
 
 
 def _is_with_daemons(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and not {"daemon", "mortal", "own_home"}.isdisjoint(item.fixturenames)
+    return isinstance(item, pytest.Function) and not {"daemon", "mortal", "own_home"}.isdisjoint(
+        item.fixturenames
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +76,9 @@ def _nothing_stays_open() -> Iterator[None]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A simulator with the demo's groups, and a database that no other test sees."""
-    return Settings(backend="simulator", scenario="demo", database_url=f"sqlite:///{tmp_path}/shrinkd.db")
+    return Settings(
+        backend="simulator", scenario="demo", database_url=f"sqlite:///{tmp_path}/shrinkd.db"
+    )
 
 
 @pytest.fixture
@@ -130,7 +142,11 @@ _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
 
 def _require(report: _Report) -> _Report:
-    if os.environ.get("SHRINKD_TEST_REQUIRE_ALL") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+    if (
+        os.environ.get("SHRINKD_TEST_REQUIRE_ALL") == "1"
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+    ):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"SHRINKD_TEST_REQUIRE_ALL=1, and this was skipped: {reason}"

@@ -9,9 +9,13 @@ from shrinkd import logs
 from shrinkd.logs import JsonLines, TextLines
 
 
-def line(message: str, *arguments: object, fault: BaseException | None = None, **extra: object) -> dict[str, object]:
+def line(
+    message: str, *arguments: object, fault: BaseException | None = None, **extra: object
+) -> dict[str, object]:
     exc_info = (type(fault), fault, None) if fault else None
-    record = logging.LogRecord("shrinkd", logging.WARNING, __file__, 1, message, arguments, exc_info)
+    record = logging.LogRecord(
+        "shrinkd", logging.WARNING, __file__, 1, message, arguments, exc_info
+    )
     record.__dict__.update(extra)
     text = JsonLines().format(record)
     assert "\n" not in text
@@ -21,7 +25,11 @@ def line(message: str, *arguments: object, fault: BaseException | None = None, *
 
 def test_a_line_has_its_time_its_level_and_its_message() -> None:
     found = line("%d shrinks", 3)
-    assert (found["level"], found["logger"], found["message"]) == ("warning", "shrinkd", "3 shrinks")
+    assert (found["level"], found["logger"], found["message"]) == (
+        "warning",
+        "shrinkd",
+        "3 shrinks",
+    )
     assert str(found["time"]).endswith("Z")
 
 
@@ -50,7 +58,15 @@ def test_a_line_of_a_request_has_its_id_also_from_a_thread_that_works_for_it() -
 
 def said(message: str, fault: BaseException | None = None) -> str:
     return TextLines().format(
-        logging.LogRecord("shrinkd", logging.WARNING, __file__, 1, "%s", (message,), (type(fault), fault, None) if fault else None)
+        logging.LogRecord(
+            "shrinkd",
+            logging.WARNING,
+            __file__,
+            1,
+            "%s",
+            (message,),
+            (type(fault), fault, None) if fault else None,
+        )
     )
 
 
@@ -60,13 +76,17 @@ def test_a_line_for_people_is_one_line_and_nothing_that_their_terminal_obeys() -
 
 
 def test_a_fault_for_people_stands_on_lines_that_look_like_no_record() -> None:
-    first, *rest = said("broken", ValueError("a\033[2J\n2026-11-28 08:00:00,000 ERROR   forged")).split("\n")
+    first, *rest = said(
+        "broken", ValueError("a\033[2J\n2026-11-28 08:00:00,000 ERROR   forged")
+    ).split("\n")
     assert first.endswith("broken")
     assert rest == ["    ValueError: a\\x1b[2J", "    2026-11-28 08:00:00,000 ERROR   forged"]
 
 
 def test_a_line_of_json_is_printable_ascii() -> None:
-    record = logging.LogRecord("shrinkd", logging.INFO, __file__, 1, "%s", ("\x7f\x9b\u202e\ud800",), None)
+    record = logging.LogRecord(
+        "shrinkd", logging.INFO, __file__, 1, "%s", ("\x7f\x9b\u202e\ud800",), None
+    )
     text = JsonLines().format(record)
     assert text.isascii()
     assert text.isprintable()

@@ -40,7 +40,12 @@ def shrinkd(*arguments: str, says: str = "", **settings: str) -> subprocess.Comp
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
     environ |= {f"SHRINKD_{name.upper()}": value for name, value in settings.items()}
     return subprocess.run(
-        [sys.executable, "-m", "shrinkd", *arguments], env=environ, input=says, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "shrinkd", *arguments],
+        env=environ,
+        input=says,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -54,7 +59,12 @@ def assert_refused(ended: subprocess.CompletedProcess[str], code: int, words: st
 @pytest.fixture
 def sound(tmp_path: Path) -> dict[str, str]:
     """Settings with which it would start."""
-    return {"backend": "simulator", "listen": f"unix:{tmp_path}/api.sock", "database_url": f"sqlite:///{tmp_path}/daemon.db", "log": "json"}
+    return {
+        "backend": "simulator",
+        "listen": f"unix:{tmp_path}/api.sock",
+        "database_url": f"sqlite:///{tmp_path}/daemon.db",
+        "log": "json",
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,7 +82,9 @@ def test_what_cannot_start_says_why_in_one_line_and_ends_with_its_code(
     assert_refused(shrinkd("serve", **sound | wrong), code, words)
 
 
-def test_a_database_that_is_locked_at_the_start_is_named(sound: dict[str, str], tmp_path: Path) -> None:
+def test_a_database_that_is_locked_at_the_start_is_named(
+    sound: dict[str, str], tmp_path: Path
+) -> None:
     with closing(Store(sound["database_url"])) as store:
         store.open()
     with locked(tmp_path / "daemon.db"):
@@ -92,7 +104,9 @@ def test_the_command_line_tells_its_version() -> None:
     assert shrinkd("version").stdout.strip() == __version__
 
 
-def test_the_schema_can_be_brought_up_to_date_before_the_daemon_is(sound: dict[str, str], tmp_path: Path) -> None:
+def test_the_schema_can_be_brought_up_to_date_before_the_daemon_is(
+    sound: dict[str, str], tmp_path: Path
+) -> None:
     ended = shrinkd("db", "upgrade", **sound)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     with closing(sqlite3.connect(tmp_path / "daemon.db")) as database:
@@ -125,7 +139,9 @@ def test_a_second_daemon_gets_neither_the_database_nor_the_socket_of_the_first(
     assert not first.socket.exists()
 
 
-def stream_to_its_end(client: httpx.Client, shrink: dict[str, Any], begun: threading.Event) -> list[str]:
+def stream_to_its_end(
+    client: httpx.Client, shrink: dict[str, Any], begun: threading.Event
+) -> list[str]:
     with client.stream("GET", shrink["links"]["events"]) as answer:
         lines = []
         for line in answer.iter_lines():
@@ -134,17 +150,29 @@ def stream_to_its_end(client: httpx.Client, shrink: dict[str, Any], begun: threa
         return lines
 
 
-def test_a_stop_ends_streams_and_waits_parks_what_runs_and_the_next_start_knows_it(daemon: Start) -> None:
+def test_a_stop_ends_streams_and_waits_parks_what_runs_and_the_next_start_knows_it(
+    daemon: Start,
+) -> None:
     first = daemon(max_running_shrinks="1")
     run, waits = running(first.client), start(first.client, "db", target_bytes="1G")
     heard: dict[str, Any] = {}
     begun = threading.Event()
     clients = [first.another_client() for _ in range(3)]
     threads = [
-        threading.Thread(target=lambda: heard.update(stream=stream_to_its_end(clients[0], run, begun))),
-        threading.Thread(target=lambda: heard.update(get=clients[1].get(run["links"]["self"], headers={"Prefer": "wait=60"}))),
         threading.Thread(
-            target=lambda: heard.update(post=clients[2].post("/v1/groups/cache/shrinks", json=ENDLESS, headers={"Prefer": "wait=60"}))
+            target=lambda: heard.update(stream=stream_to_its_end(clients[0], run, begun))
+        ),
+        threading.Thread(
+            target=lambda: heard.update(
+                get=clients[1].get(run["links"]["self"], headers={"Prefer": "wait=60"})
+            )
+        ),
+        threading.Thread(
+            target=lambda: heard.update(
+                post=clients[2].post(
+                    "/v1/groups/cache/shrinks", json=ENDLESS, headers={"Prefer": "wait=60"}
+                )
+            )
         ),
     ]
     for thread in threads:
@@ -162,7 +190,12 @@ def test_a_stop_ends_streams_and_waits_parks_what_runs_and_the_next_start_knows_
     assert (heard["post"].status_code, heard["post"].json()["state"]) == (202, "queued")
     again = daemon()
     ends = {
-        again.client.get(path).json()["state"] for path in (run["links"]["self"], waits["links"]["self"], heard["post"].headers["location"])
+        again.client.get(path).json()["state"]
+        for path in (
+            run["links"]["self"],
+            waits["links"]["self"],
+            heard["post"].headers["location"],
+        )
     }
     assert ends == {"interrupted"}
 
@@ -183,7 +216,9 @@ def test_a_stop_ends_two_hundred_streams_also_those_that_nobody_reads(daemon: St
     long = "db/" + "x" * 250
     client.post("/v1/groups", json={"path": long})
     for size in range(900):  # more than the buffers of a socket hold that nobody reads
-        client.patch(f"/v1/groups/{long}/limits", json={"max_bytes": 2**40 + size * 4096}).raise_for_status()
+        client.patch(
+            f"/v1/groups/{long}/limits", json={"max_bytes": 2**40 + size * 4096}
+        ).raise_for_status()
     assert stopped.stop() == 0
     reader.join()
     assert [follower for follower in followers if "closing" not in follower.names] == []
@@ -206,7 +241,10 @@ def test_an_idle_server_wakes_up_for_the_date_alone(daemon: Start) -> None:
     date, before = told()
     time.sleep(3)
     later, after = told()
-    assert (later != date, after - before < 15) == (True, True)  # thirty of a loop that asks each 0.1 s whether it is to end
+    assert (later != date, after - before < 15) == (
+        True,
+        True,
+    )  # thirty of a loop that asks each 0.1 s whether it is to end
 
 
 def test_a_terminal_that_closes_ends_no_daemon(daemon: Start) -> None:
@@ -216,19 +254,33 @@ def test_a_terminal_that_closes_ends_no_daemon(daemon: Start) -> None:
     assert started.stop() == 0
 
 
-def test_after_a_kill_in_the_middle_of_a_shrink_the_next_start_says_interrupted_before_it_answers(daemon: Start) -> None:
+def test_after_a_kill_in_the_middle_of_a_shrink_the_next_start_says_interrupted_before_it_answers(
+    daemon: Start,
+) -> None:
     first = daemon()
     shrink = running(first.client, **ENDLESS, set_max_bytes="200M")
     first.kill()
     assert first.socket.exists()
     second = daemon()
     body = second.client.get(shrink["links"]["self"]).json()
-    assert (body["state"], body["done"], body["error"]["type"]) == ("interrupted", True, "/problems/shrink-interrupted")
+    assert (body["state"], body["done"], body["error"]["type"]) == (
+        "interrupted",
+        True,
+        "/problems/shrink-interrupted",
+    )
     assert body["finished_at"] >= body["started_at"]
     assert second.client.get("/v1/groups/web/limits").json()["max_bytes"] is None
-    assert second.client.get("/v1/shrinks", params={"state": ["queued", "running", "cancelling"]}).json()["items"] == []
+    assert (
+        second.client.get(
+            "/v1/shrinks", params={"state": ["queued", "running", "cancelling"]}
+        ).json()["items"]
+        == []
+    )
     problem(second.client.post(shrink["links"]["cancel"]), 409, "shrink-finished")
-    assert finished(second.client, start(second.client, "web", target_bytes="300M"))["state"] == "succeeded"
+    assert (
+        finished(second.client, start(second.client, "web", target_bytes="300M"))["state"]
+        == "succeeded"
+    )
 
 
 def resident(pid: int) -> int:
@@ -242,7 +294,9 @@ def flood(size: int) -> Iterator[bytes]:
         yield bytes(MIB)
 
 
-@pytest.mark.parametrize("length", [{}, {"Content-Length": str(200 * MIB)}], ids=["chunked", "announced"])
+@pytest.mark.parametrize(
+    "length", [{}, {"Content-Length": str(200 * MIB)}], ids=["chunked", "announced"]
+)
 @pytest.mark.parametrize(
     ("request_line", "status", "slug"),
     [
@@ -257,7 +311,11 @@ def test_a_body_of_200_mb_is_refused_and_never_held(
 ) -> None:
     before = resident(flooded.pid)
     with flooded.another_client() as client:
-        answer = client.request(*request_line.split(), content=flood(200 * MIB), headers={"Content-Type": "application/json"} | length)
+        answer = client.request(
+            *request_line.split(),
+            content=flood(200 * MIB),
+            headers={"Content-Type": "application/json"} | length,
+        )
         problem(answer, status, slug)
         assert client.get("/livez").status_code == 200
     assert resident(flooded.pid) - before < 8 * MIB
@@ -269,13 +327,19 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
-def test_a_full_disk_is_a_clear_problem_and_what_was_asked_for_is_not_half_done(daemon: Start) -> None:
+def test_a_full_disk_is_a_clear_problem_and_what_was_asked_for_is_not_half_done(
+    daemon: Start,
+) -> None:
     it = daemon()
     shrink = running(it.client)
     before = it.client.get("/v1/groups").json()
     _, hard = resource.prlimit(it.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(it.pid, resource.RLIMIT_FSIZE, (0, hard))
-    for path, body in [("/v1/groups", {"path": "new"}), ("/v1/groups/db/shrinks", {"target_bytes": "1G"}), (shrink["links"]["cancel"], {})]:
+    for path, body in [
+        ("/v1/groups", {"path": "new"}),
+        ("/v1/groups/db/shrinks", {"target_bytes": "1G"}),
+        (shrink["links"]["cancel"], {}),
+    ]:
         answer = it.client.post(path, json=body)
         problem(answer, 503, "store-unavailable")
         assert answer.headers["retry-after"] == "1"
@@ -298,7 +362,10 @@ def test_a_daemon_keeps_its_shrinks_in_postgresql_as_well(postgres: Postgres) ->
     with Live(settings) as live:
         assert live.client.get(done["links"]["self"]).json() == done
         assert live.client.get(parked["links"]["self"]).json()["state"] == "interrupted"
-        assert [item["id"] for item in live.client.get("/v1/shrinks", params={"group": "web"}).json()["items"]] == [
+        assert [
+            item["id"]
+            for item in live.client.get("/v1/shrinks", params={"group": "web"}).json()["items"]
+        ] == [
             parked["id"],
             done["id"],
         ]

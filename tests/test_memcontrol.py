@@ -26,7 +26,15 @@ from shrinkd.errors import (
     TimedOut,
     UnsupportedLimit,
 )
-from shrinkd.memcontrol import MEM_CGROUP_RECLAIM_RETRIES, Memcg, check_under_val, resize_limit, set_limit, set_limits, shrink_usage_to
+from shrinkd.memcontrol import (
+    MEM_CGROUP_RECLAIM_RETRIES,
+    Memcg,
+    check_under_val,
+    resize_limit,
+    set_limit,
+    set_limits,
+    shrink_usage_to,
+)
 from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES
 from tests.support.scripted_task import Scripted
@@ -43,7 +51,9 @@ class Bench:
     kind: type[Simulator] = Simulator
 
     def __post_init__(self) -> None:
-        self.simulator = self.kind(Settings(scenario="empty"), clock=self._tick, sleep=lambda _seconds: None)
+        self.simulator = self.kind(
+            Settings(scenario="empty"), clock=self._tick, sleep=lambda _seconds: None
+        )
         self.group: Group = self.simulator.make("group")
         with self.simulator.machine() as self.machine:
             self.process: Process = self.machine.start(self.machine.cgroups["group"])
@@ -90,7 +100,9 @@ def bench() -> Bench:
 # check_under_val and set_limit: patches 1/4 and 2/4
 
 
-@pytest.mark.parametrize(("val", "under"), [(16 * MIB - 1, False), (16 * MIB, False), (16 * MIB + 1, True), (0, False)])
+@pytest.mark.parametrize(
+    ("val", "under"), [(16 * MIB - 1, False), (16 * MIB, False), (16 * MIB + 1, True), (0, False)]
+)
 def test_under_means_strictly_below(bench: Bench, val: int, *, under: bool) -> None:
     bench.anon(16 * MIB)
     assert check_under_val(bench.memcg, val) is under
@@ -121,7 +133,10 @@ def test_a_limit_at_or_below_usage_is_refused_with_every_number(bench: Bench, li
 
 def test_a_refusal_is_a_sentence_with_bytes_and_words(bench: Bench) -> None:
     bench.anon(16 * MIB)
-    with pytest.raises(LimitBelowUsage, match=r"^Cannot set max_bytes to 8388608 \(8 MiB\): the group uses 16777216 bytes \(16 MiB\)\.$"):
+    with pytest.raises(
+        LimitBelowUsage,
+        match=r"^Cannot set max_bytes to 8388608 \(8 MiB\): the group uses 16777216 bytes \(16 MiB\)\.$",
+    ):
         set_limit(bench.memcg, 8 * MIB)
 
 
@@ -171,7 +186,10 @@ def test_a_dry_run_refuses_alike_and_sets_nothing(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "error"),
-    [({"swap_max_bytes": MIB}, LimitOrder), ({"max_bytes": 16 * MIB, "high_bytes": MIB}, UnsupportedLimit)],
+    [
+        ({"swap_max_bytes": MIB}, LimitOrder),
+        ({"max_bytes": 16 * MIB, "high_bytes": MIB}, UnsupportedLimit),
+    ],
 )
 def test_other_refusals_of_the_controller_pass_unchanged(
     bench: Bench, changes: Mapping[LimitName, int | None], error: type[ShrinkdError]
@@ -184,7 +202,12 @@ class Cautious(Simulator):
     """A controller that wants a MiB of room below a maximum for a group that grows; here all of them do."""
 
     def set_limits(
-        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+        self,
+        group: Group,
+        changes: Mapping[LimitName, int | None],
+        *,
+        intent: Intent = unrecorded,
+        dry_run: bool = False,
     ) -> Limits:
         if (changes["max_bytes"] or 0) - self.usage(group) < MIB:
             raise GroupBusy("It grows.", room_bytes=MIB)
@@ -194,7 +217,10 @@ class Cautious(Simulator):
 def test_a_limit_that_is_too_close_says_how_much_room_is_wanted_and_how_much_is_missing() -> None:
     bench = Bench(kind=Cautious)
     bench.anon(16 * MIB)
-    with pytest.raises(LimitBelowUsage, match="grows too fast to be limited so closely: 1048576 bytes of room are wanted") as caught:
+    with pytest.raises(
+        LimitBelowUsage,
+        match="grows too fast to be limited so closely: 1048576 bytes of room are wanted",
+    ) as caught:
         set_limit(bench.memcg, 16 * MIB + MIB // 4)
     assert caught.value.members["room_bytes"] == MIB
     assert caught.value.members["shortfall_bytes"] == MIB * 3 // 4
@@ -250,7 +276,10 @@ def test_a_shrink_ends_where_the_mails_say(bench: Bench, case: Case) -> None:
         with pytest.raises(ShrinkStalled) as caught:
             shrink_usage_to(bench.memcg, case.target, current)
         assert caught.value.errname == "EBUSY"
-        assert (caught.value.members["usage_bytes"], caught.value.members["target_bytes"]) == (case.usage, case.target)
+        assert (caught.value.members["usage_bytes"], caught.value.members["target_bytes"]) == (
+            case.usage,
+            case.target,
+        )
     else:
         assert shrink_usage_to(bench.memcg, case.target, current) == case.retries
     assert (bench.usage(), len(current.passes), bench.limit()) == (case.usage, case.passes, None)
@@ -313,7 +342,15 @@ def test_progress_forgives_no_fruitless_pass(bench: Bench) -> None:
     current = Scripted({2: lambda: bench.cache(MIB), 4: lambda: bench.cache(MIB)})
     with pytest.raises(ShrinkStalled):
         shrink_usage_to(bench.memcg, 8 * MIB, current)
-    assert [bool(done.progress) for done in current.passes] == [False, False, True, False, True, False, False]
+    assert [bool(done.progress) for done in current.passes] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_memory_that_goes_by_itself_is_success_and_no_progress(bench: Bench) -> None:
@@ -330,8 +367,15 @@ def test_a_group_that_goes_before_any_verb_ends_its_shrink(bench: Bench, verb: i
         shrink_usage_to(bench.memcg, 4 * MIB, Scripted(largest_bytes=MIB))
 
 
-@given(anon=st.integers(0, 64), cache=st.integers(0, 64), target=st.integers(0, 130), grant=st.integers(1, 64))
-def test_a_shrink_succeeds_exactly_when_the_rest_is_below_its_target(anon: int, cache: int, target: int, grant: int) -> None:
+@given(
+    anon=st.integers(0, 64),
+    cache=st.integers(0, 64),
+    target=st.integers(0, 130),
+    grant=st.integers(1, 64),
+)
+def test_a_shrink_succeeds_exactly_when_the_rest_is_below_its_target(
+    anon: int, cache: int, target: int, grant: int
+) -> None:
     bench = Bench()
     bench.anon(anon * MIB)
     bench.cache(cache * MIB)
@@ -368,7 +412,9 @@ def test_a_failed_resize_keeps_what_it_reclaimed_and_moves_no_limit(bench: Bench
 
 def test_a_charge_between_shrinking_and_setting_is_shrunk_again(bench: Bench) -> None:
     bench.cache(32 * MIB)
-    bench.at(6, lambda: bench.cache(8 * MIB))  # usage, usage, reclaim, usage, usage; and now the usage of set_limit
+    bench.at(
+        6, lambda: bench.cache(8 * MIB)
+    )  # usage, usage, reclaim, usage, usage; and now the usage of set_limit
     current = Scripted()
     resize_limit(bench.memcg, 16 * MIB, current)
     assert bench.limit() == 16 * MIB
@@ -378,7 +424,9 @@ def test_a_charge_between_shrinking_and_setting_is_shrunk_again(bench: Bench) ->
 @pytest.mark.parametrize("verb", range(1, 8))
 def test_a_group_that_goes_before_any_verb_ends_its_resize(bench: Bench, verb: int) -> None:
     bench.cache(16 * MIB)
-    bench.at(verb, bench.vanish)  # usage, usage, reclaim, usage, usage; then the usage and the write of set_limit
+    bench.at(
+        verb, bench.vanish
+    )  # usage, usage, reclaim, usage, usage; then the usage and the write of set_limit
     with pytest.raises(GroupGone):
         resize_limit(bench.memcg, 12 * MIB, Scripted())
 
@@ -396,7 +444,9 @@ def test_slip_1_the_error_of_a_shrink_reaches_its_writer(bench: Bench) -> None:
         resize_limit(bench.memcg, 8 * MIB, current)
 
 
-def test_slip_2_a_resize_ends_when_the_limit_is_set_and_goes_on_when_it_is_not(bench: Bench) -> None:
+def test_slip_2_a_resize_ends_when_the_limit_is_set_and_goes_on_when_it_is_not(
+    bench: Bench,
+) -> None:
     bench.cache(32 * MIB)
     bench.at(6, lambda: bench.cache(8 * MIB))
     resize_limit(bench.memcg, 16 * MIB, Scripted())
@@ -404,13 +454,17 @@ def test_slip_2_a_resize_ends_when_the_limit_is_set_and_goes_on_when_it_is_not(b
     verbs = bench.verbs
     resize_limit(bench.memcg, 64 * MIB, Scripted())
     assert bench.limit() == 64 * MIB
-    assert bench.verbs == verbs + 4  # the shrink's look, the set's, the set, and limit() of this test: no second round
+    assert (
+        bench.verbs == verbs + 4
+    )  # the shrink's look, the set's, the set, and limit() of this test: no second round
 
 
 def test_slip_3_looking_takes_no_lock(bench: Bench) -> None:
     bench.anon(MIB)
     seen: list[bool] = []
-    bench.at(1, lambda: seen.append(bench.usage() == MIB))  # a charge or a look in the middle of a look would wait for ever
+    bench.at(
+        1, lambda: seen.append(bench.usage() == MIB)
+    )  # a charge or a look in the middle of a look would wait for ever
     assert check_under_val(bench.memcg, 2 * MIB)
     assert seen == [True]
 

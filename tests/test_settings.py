@@ -12,7 +12,10 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_variables_of_others_are_none_of_our_business() -> None:
-    assert read_settings({"PATH": "/bin", "shrinkd_backend": "nonsense", "XSHRINKD_LOG": "?"}) == Settings()
+    assert (
+        read_settings({"PATH": "/bin", "shrinkd_backend": "nonsense", "XSHRINKD_LOG": "?"})
+        == Settings()
+    )
 
 
 def test_variables_of_the_test_suite_are_left_to_it() -> None:
@@ -20,7 +23,9 @@ def test_variables_of_the_test_suite_are_left_to_it() -> None:
 
 
 def test_variables_of_clients_are_left_to_them() -> None:
-    assert read_settings({"SHRINKD_URL": "unix:/run/x.sock", "SHRINKD_TOKEN": "secret"}) == Settings()
+    assert (
+        read_settings({"SHRINKD_URL": "unix:/run/x.sock", "SHRINKD_TOKEN": "secret"}) == Settings()
+    )
 
 
 def test_every_setting_has_its_variable() -> None:
@@ -63,7 +68,10 @@ def test_the_names_that_a_request_may_be_for_are_those_listened_on_and_those_giv
 
 
 def test_a_misspelt_variable_stops_the_start_and_says_what_there_is() -> None:
-    with pytest.raises(SettingsError, match=r"^SHRINKD_BAKEND is not a setting of shrinkd; there are: .*SHRINKD_BACKEND"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^SHRINKD_BAKEND is not a setting of shrinkd; there are: .*SHRINKD_BACKEND",
+    ):
         read_settings({"SHRINKD_BAKEND": "v1"})
 
 

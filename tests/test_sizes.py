@@ -45,12 +45,24 @@ def test_no_limit_is_null_or_max(value: object) -> None:
 
 @pytest.mark.parametrize("value", [True, False, 1.0, 1.5, float("nan"), [], {}, b"4096", [4096]])
 def test_a_size_is_nothing_but_an_integer_or_a_string(value: object) -> None:
-    with pytest.raises(ValueError, match=r'^a size is an integer of bytes or a string such as "400M"$'):
+    with pytest.raises(
+        ValueError, match=r'^a size is an integer of bytes or a string such as "400M"$'
+    ):
         parse_limit(value)
 
 
 @pytest.mark.parametrize(
-    "value", [-1, -(2**64), 2**63, 2**64, "9223372036854775808", "9999999999999999999", "8192P", "9999999999999999999P"]
+    "value",
+    [
+        -1,
+        -(2**64),
+        2**63,
+        2**64,
+        "9223372036854775808",
+        "9999999999999999999",
+        "8192P",
+        "9999999999999999999P",
+    ],
 )
 def test_a_size_is_neither_negative_nor_beyond_2_to_the_63rd(value: object) -> None:
     with pytest.raises(ValueError, match=r"not negative and below 2\^63 bytes"):
@@ -125,7 +137,10 @@ def test_the_floor_of_a_size_is_its_whole_pages(size: int) -> None:
     assert 0 <= size - page_floor(size) < PAGE_BYTES
 
 
-@pytest.mark.parametrize(("size", "floor"), [(0, 0), (1, 0), (PAGE_BYTES - 1, 0), (PAGE_BYTES, PAGE_BYTES), (PAGE_BYTES + 1, PAGE_BYTES)])
+@pytest.mark.parametrize(
+    ("size", "floor"),
+    [(0, 0), (1, 0), (PAGE_BYTES - 1, 0), (PAGE_BYTES, PAGE_BYTES), (PAGE_BYTES + 1, PAGE_BYTES)],
+)
 def test_a_size_is_rounded_down_to_pages(size: int, floor: int) -> None:
     assert page_floor(size) == floor
 

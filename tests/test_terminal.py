@@ -42,7 +42,20 @@ def test_what_a_terminal_would_obey_or_hide_is_an_escape(text: str, said: str) -
     assert shown(text) == said
 
 
-@pytest.mark.parametrize("text", ["", "web", r"dev-disk\x2duuid.swap", "caf\xe9", "日本", "[red]x[/red]", "50% of _[*]?", "a b", "🐳"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "web",
+        r"dev-disk\x2duuid.swap",
+        "caf\xe9",
+        "日本",
+        "[red]x[/red]",
+        "50% of _[*]?",
+        "a b",
+        "🐳",
+    ],
+)
 def test_what_people_can_read_stays_as_it_is(text: str) -> None:
     assert shown(text) == text
     assert is_shown_as_it_is(text)
@@ -55,7 +68,11 @@ def test_nothing_unseen_is_left_in_any_text_and_showing_it_again_changes_nothing
     assert shown(shown(text)) == shown(text)
 
 
-@given(st.recursive(st.none() | ANY_TEXT, lambda inside: st.lists(inside) | st.dictionaries(ANY_TEXT, inside)))
+@given(
+    st.recursive(
+        st.none() | ANY_TEXT, lambda inside: st.lists(inside) | st.dictionaries(ANY_TEXT, inside)
+    )
+)
 @example("\x7f")
 def test_json_is_printable_ascii_and_still_the_same_value(value: object) -> None:
     line = json_line(value)
@@ -64,7 +81,9 @@ def test_json_is_printable_ascii_and_still_the_same_value(value: object) -> None
     assert json.loads(line) == value
 
 
-@pytest.mark.parametrize("word", ["web", "system.slice/nginx.service", "a:b@c,d=e+f", "_x", "0", "/", "id:5"])
+@pytest.mark.parametrize(
+    "word", ["web", "system.slice/nginx.service", "a:b@c,d=e+f", "_x", "0", "/", "id:5"]
+)
 def test_a_plain_word_needs_no_quotes(word: str) -> None:
     assert is_plain(word)
 
@@ -105,7 +124,10 @@ def test_a_line_is_said_as_one() -> None:
 
 
 def test_whatever_is_written_to_guarded_streams_is_shown_and_stays_in_its_lines() -> None:
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as complained:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as said,
+        contextlib.redirect_stderr(io.StringIO()) as complained,
+    ):
         guard()
         sys.stdout.write("a\033[2J\n\tb\u202e\n")
         sys.stderr.writelines(["c\x9b", "\r\n"])

@@ -59,7 +59,9 @@ def commands() -> list[Command]:
 
 
 def _walk(command: Any, name: str, parent: Any) -> Iterator[Command]:  # noqa: ANN401  # private classes of typer
-    context = command.make_context(name.rpartition(" ")[2], [], parent=parent, resilient_parsing=True)
+    context = command.make_context(
+        name.rpartition(" ")[2], [], parent=parent, resilient_parsing=True
+    )
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     options = [param for param in command.get_params(context) if param.param_type_name == "option"]
     words = [

@@ -71,7 +71,9 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import ClassVar
 
-_SYMBOLS = dict(errno.errorcode) | {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # 95 has two names; this is the kernel's
+_SYMBOLS = dict(errno.errorcode) | {
+    errno.EOPNOTSUPP: "EOPNOTSUPP"
+}  # 95 has two names; this is the kernel's
 
 
 class ShrinkdError(Exception):
@@ -344,8 +346,14 @@ _LACKING = "This daemon or this kernel is short of something ({symbol}) and coul
 _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.ENOENT: (GroupNotFound, "There is no group {group!a}."),
     errno.ENOTDIR: (GroupNotFound, "There is no group {group!a}."),
-    errno.ELOOP: (InvalidGroupName, "A symbolic link stands in the way to {group!a}; groups are directories."),
-    errno.ENAMETOOLONG: (InvalidGroupName, "{group!a:.80}… is longer than a path of the kernel can be."),
+    errno.ELOOP: (
+        InvalidGroupName,
+        "A symbolic link stands in the way to {group!a}; groups are directories.",
+    ),
+    errno.ENAMETOOLONG: (
+        InvalidGroupName,
+        "{group!a:.80}… is longer than a path of the kernel can be.",
+    ),
     errno.EXDEV: (InvalidGroupName, "{group!a} leads out of the memory controller."),
     errno.ENODEV: (GroupGone, "The group {group!a} was removed."),
     errno.EEXIST: (GroupExists, "The group {group!a} exists already."),
@@ -353,10 +361,22 @@ _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.EBUSY: (GroupBusy, "The kernel is holding {group!a} busy; try again."),
     errno.EINTR: (Interrupted, "Interrupted while working on {group!a}."),
     errno.ESRCH: (ProcessNotFound, "There is no such process."),
-    errno.EACCES: (NotWritable, "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write."),
-    errno.EPERM: (NotWritable, "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write."),
-    errno.EROFS: (NotWritable, "The controller is mounted read-only, so {group!a} cannot be changed: mount it read-write."),
-    **dict.fromkeys((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), (OutOfResources, _LACKING)),
+    errno.EACCES: (
+        NotWritable,
+        "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write.",
+    ),
+    errno.EPERM: (
+        NotWritable,
+        "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write.",
+    ),
+    errno.EROFS: (
+        NotWritable,
+        "The controller is mounted read-only, so {group!a} cannot be changed: mount it read-write.",
+    ),
+    **dict.fromkeys(
+        (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
+        (OutOfResources, _LACKING),
+    ),
 }
 
 
@@ -364,7 +384,9 @@ def map_oserror(error: OSError, group: str) -> ShrinkdError:
     """Name what the kernel said about a group; the symbol it used stays in the member `errno`."""
     number = error.errno or errno.EIO
     symbol = _SYMBOLS.get(number, str(number))
-    kind, sentence = _FROM_KERNEL.get(number, (KernelRefused, "The kernel answered {symbol} for {group!a}."))
+    kind, sentence = _FROM_KERNEL.get(
+        number, (KernelRefused, "The kernel answered {symbol} for {group!a}.")
+    )
     return kind(sentence.format(group=group, symbol=symbol), errno=symbol)
 
 
@@ -386,7 +408,9 @@ _UNREADABLE = frozenset(
         *(errno.EXDEV, errno.EINVAL, errno.EILSEQ, errno.EOPNOTSUPP, errno.EOVERFLOW),
     )
 )
-_FAILURES = {_SYMBOLS[number]: Failure.GONE for number in _GONE} | {_SYMBOLS[number]: Failure.UNREADABLE for number in _UNREADABLE}
+_FAILURES = {_SYMBOLS[number]: Failure.GONE for number in _GONE} | {
+    _SYMBOLS[number]: Failure.UNREADABLE for number in _UNREADABLE
+}
 
 
 def failure_of(error: OSError | ShrinkdError) -> Failure:

@@ -30,7 +30,9 @@ from shrinkd.storage import Keys, Store
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, make_backend: Callable[[Settings], Backend] | None = None
+) -> FastAPI:
     """Open the controller and the database, settle what a dead daemon left, and wire the application.
 
     `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of theirs; without policies
@@ -53,12 +55,16 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
             log.warning("%d shrinks were interrupted when the daemon died", interrupted)
         made = store.made_group_ids(backend.node().boot_id)
         policies = Policies(backend, store, settings.subtrees)
-        daemon = Daemon(backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees))
+        daemon = Daemon(
+            backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees)
+        )
         simulations = Simulations()
         events = Events(store)
         for part in (jobs, policies, daemon.decisions, simulations):
             part.publish = events.publish
-        events.publish(EventType.DAEMON_STARTED, version=__version__, interrupted_shrinks=interrupted)
+        events.publish(
+            EventType.DAEMON_STARTED, version=__version__, interrupted_shrinks=interrupted
+        )
         history = History()
         daemon.on_readings = history.note_all
         sampler = None if make_backend else Sampler(backend, history)
@@ -90,9 +96,15 @@ def create_app(settings: Settings, make_backend: Callable[[Settings], Backend] |
 
 def _wants_traces() -> bool:
     """Whether OpenTelemetry's own variables name a collector; SettingsError where nothing is installed that could speak to it."""
-    named = [name for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") if os.environ.get(name)]
+    named = [
+        name
+        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        if os.environ.get(name)
+    ]
     if named and importlib.util.find_spec("opentelemetry.exporter") is None:
-        raise SettingsError(f"{named[0]} is set, and what sends traces is not installed: pip install 'shrinkd[traces]', or unset it.")
+        raise SettingsError(
+            f"{named[0]} is set, and what sends traces is not installed: pip install 'shrinkd[traces]', or unset it."
+        )
     return bool(named)
 
 
@@ -150,4 +162,6 @@ def choose_backend(settings: Settings) -> Backend:
             continue
         log.info("the backend is cgroup %s, at %s", name, backend.node().root)
         return backend
-    raise BackendUnavailable(f"This host has no memory controller to use ({' '.join(reasons)}); SHRINKD_BACKEND=simulator needs none.")
+    raise BackendUnavailable(
+        f"This host has no memory controller to use ({' '.join(reasons)}); SHRINKD_BACKEND=simulator needs none."
+    )

@@ -57,7 +57,9 @@ class Memcg:
         return limit_below_usage(self.group, self.backend.stat(self.group), limit, room)
 
     def stalled(self, target: int) -> ShrinkStalled:
-        return shrink_stalled(self.group, self.backend.stat(self.group), target, MEM_CGROUP_RECLAIM_RETRIES)
+        return shrink_stalled(
+            self.group, self.backend.stat(self.group), target, MEM_CGROUP_RECLAIM_RETRIES
+        )
 
 
 def set_limit(memcg: Memcg, limit: int) -> None:
@@ -69,7 +71,9 @@ def set_limit(memcg: Memcg, limit: int) -> None:
     set_limits(memcg, {"max_bytes": limit})
 
 
-def set_limits(memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run: bool = False) -> Limits:
+def set_limits(
+    memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run: bool = False
+) -> Limits:
     """As set_limit, with other limits of the group in the same step: all of them, or none. Answers what they then are."""
     limit = changes.get("max_bytes")
     if limit is not None and not check_under_val(memcg, limit):
@@ -87,7 +91,9 @@ def check_under_val(memcg: Memcg, val: int) -> bool:
     return memcg.usage() < val
 
 
-def shrink_usage_to(memcg: Memcg, val: int, current: Current, retry_count: int = MEM_CGROUP_RECLAIM_RETRIES) -> int:
+def shrink_usage_to(
+    memcg: Memcg, val: int, current: Current, retry_count: int = MEM_CGROUP_RECLAIM_RETRIES
+) -> int:
     """Bring usage below val (patches 3/4 and 4/4) and answer the retries left, or raise; no limit moves either way."""
     while not check_under_val(memcg, val):
         if signal := current.signal_pending():

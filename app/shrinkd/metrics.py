@@ -11,7 +11,12 @@ from contextlib import suppress
 from itertools import accumulate
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from shrinkd.backends import Backend, Group, last_walk
@@ -54,30 +59,48 @@ class Gathering(Collector):
         yield from self._shrinks()
         yield from self._policies()
         yield from self._walk()
-        with suppress(ShrinkdError):  # the tree cannot be looked at now, as the walk tells: no number is better than a wrong one
+        with suppress(
+            ShrinkdError
+        ):  # the tree cannot be looked at now, as the walk tells: no number is better than a wrong one
             yield from self._groups()
 
     def _latencies(self) -> Metric:
-        family = HistogramMetricFamily("shrinkd_request_seconds", "How long requests took.", labels=["operation", "status"])
+        family = HistogramMetricFamily(
+            "shrinkd_request_seconds", "How long requests took.", labels=["operation", "status"]
+        )
         bounds = [*map(str, BUCKETS_SECONDS), "+Inf"]
         for (operation, status), counts in [*self._requests.seconds.items()]:
             buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
-            family.add_metric([operation, str(status)], buckets, self._requests.totals[operation, status] / 1e9)
+            family.add_metric(
+                [operation, str(status)], buckets, self._requests.totals[operation, status] / 1e9
+            )
         return family
 
     def _shrinks(self) -> Iterator[Metric]:
-        active = GaugeMetricFamily("shrinkd_shrinks_active", "Shrinks by state that are not done.", labels=["state"])
+        active = GaugeMetricFamily(
+            "shrinkd_shrinks_active", "Shrinks by state that are not done.", labels=["state"]
+        )
         for state, count in self._jobs.active_counts().items():
             active.add_metric([state], count)
         yield active
-        ended = CounterMetricFamily("shrinkd_shrinks_ended", "Shrinks that are done, by state and by who asked.", labels=["state", "by"])
+        ended = CounterMetricFamily(
+            "shrinkd_shrinks_ended",
+            "Shrinks that are done, by state and by who asked.",
+            labels=["state", "by"],
+        )
         for (state, by), count in self._jobs.ended.copy().items():
             ended.add_metric([state, by], count)
         yield ended
-        yield CounterMetricFamily("shrinkd_reclaimed_bytes", "What shrinks have reclaimed.", value=self._jobs.reclaimed_bytes)
+        yield CounterMetricFamily(
+            "shrinkd_reclaimed_bytes",
+            "What shrinks have reclaimed.",
+            value=self._jobs.reclaimed_bytes,
+        )
 
     def _policies(self) -> Iterator[Metric]:
-        verdicts = CounterMetricFamily("shrinkd_decisions", "Decisions of policies by verdict.", labels=["verdict"])
+        verdicts = CounterMetricFamily(
+            "shrinkd_decisions", "Decisions of policies by verdict.", labels=["verdict"]
+        )
         for verdict, count in self._daemon.decisions.verdicts.copy().items():
             verdicts.add_metric([verdict], count)
         yield verdicts
@@ -89,11 +112,19 @@ class Gathering(Collector):
         for (policy, errname), count in self._daemon.errors().items():
             errors.add_metric([policy, errname], count)
         yield errors
-        rounds = CounterMetricFamily("shrinkd_policy_rounds_cut_short", "Rounds of all policies that were, by errno.", labels=["errno"])
+        rounds = CounterMetricFamily(
+            "shrinkd_policy_rounds_cut_short",
+            "Rounds of all policies that were, by errno.",
+            labels=["errno"],
+        )
         for errname, count in self._daemon.round_errors.copy().items():
             rounds.add_metric([errname], count)
         yield rounds
-        yield GaugeMetricFamily("shrinkd_policies_alive", "1 while policies are carried out.", value=int(self._daemon.is_alive))
+        yield GaugeMetricFamily(
+            "shrinkd_policies_alive",
+            "1 while policies are carried out.",
+            value=int(self._daemon.is_alive),
+        )
 
     def _walk(self) -> Iterator[Metric]:
         """How the last walk of the whole tree ended."""
@@ -103,13 +134,27 @@ class Gathering(Collector):
         for symbol, count in walk.unreadable.items():
             unreadable.add_metric([symbol], count)
         yield unreadable
-        yield GaugeMetricFamily("shrinkd_walk_failing", "1 while the tree cannot be walked.", value=int(walk.failure is not None))
+        yield GaugeMetricFamily(
+            "shrinkd_walk_failing",
+            "1 while the tree cannot be walked.",
+            value=int(walk.failure is not None),
+        )
 
     def _groups(self) -> list[Metric]:
         """Usage and limit of the groups directly below the root; where there are many, the smallest are one."""
-        usage = GaugeMetricFamily("shrinkd_subtree_usage_bytes", "Usage of a top group, what is inside included.", labels=["subtree"])
-        limit = GaugeMetricFamily("shrinkd_subtree_max_bytes", "Limit of a top group that has one.", labels=["subtree"])
-        stalled = CounterMetricFamily("shrinkd_subtree_stalled_seconds", "Time in which some task stalled for memory.", labels=["subtree"])
+        usage = GaugeMetricFamily(
+            "shrinkd_subtree_usage_bytes",
+            "Usage of a top group, what is inside included.",
+            labels=["subtree"],
+        )
+        limit = GaugeMetricFamily(
+            "shrinkd_subtree_max_bytes", "Limit of a top group that has one.", labels=["subtree"]
+        )
+        stalled = CounterMetricFamily(
+            "shrinkd_subtree_stalled_seconds",
+            "Time in which some task stalled for memory.",
+            labels=["subtree"],
+        )
         largest, others = self._largest()
         for group in largest:
             stat = None
@@ -135,7 +180,9 @@ class Gathering(Collector):
                 sizes[group] = self._backend.usage(group)
         ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
         others = ordered[MOST_SUBTREES:]
-        return sorted(ordered[:MOST_SUBTREES], key=lambda group: group.path), sum(map(sizes.__getitem__, others)) if others else None
+        return sorted(ordered[:MOST_SUBTREES], key=lambda group: group.path), sum(
+            map(sizes.__getitem__, others)
+        ) if others else None
 
 
 def _label(group: Group) -> str:
@@ -143,7 +190,9 @@ def _label(group: Group) -> str:
 
     Two series of one name would make Prometheus refuse all the others, too.
     """
-    is_its_own = is_shown_as_it_is(group.path) and group.path != _OTHERS and not group.path.startswith(_ID)
+    is_its_own = (
+        is_shown_as_it_is(group.path) and group.path != _OTHERS and not group.path.startswith(_ID)
+    )
     return group.path if is_its_own else f"{_ID}{group.id}"
 
 

@@ -10,8 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from shrinkd.errors import SettingsError
 
 _PREFIX = "SHRINKD_"
-_OF_CLIENTS = frozenset({"SHRINKD_URL", "SHRINKD_TOKEN"})  # read by app/client alone, in a shell that may start a daemon as well
-_TEST_PREFIX = "SHRINKD_TEST_"  # read by the test suite alone, and inherited by the daemons that it starts
+_OF_CLIENTS = frozenset(
+    {"SHRINKD_URL", "SHRINKD_TOKEN"}
+)  # read by app/client alone, in a shell that may start a daemon as well
+_TEST_PREFIX = (
+    "SHRINKD_TEST_"  # read by the test suite alone, and inherited by the daemons that it starts
+)
 
 
 class Settings(BaseModel):
@@ -44,7 +48,11 @@ class Settings(BaseModel):
     @field_validator("listen", "subtrees", "hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("listen")
     @classmethod
@@ -54,7 +62,13 @@ class Settings(BaseModel):
             host, _, port = rest.rpartition(":")
             if not (
                 (kind == "unix" and rest.startswith("/"))
-                or (kind == "tcp" and host and port.isascii() and port.isdigit() and int(port) <= 0xFFFF)
+                or (
+                    kind == "tcp"
+                    and host
+                    and port.isascii()
+                    and port.isdigit()
+                    and int(port) <= 0xFFFF
+                )
             ):
                 raise ValueError(f"{address!r} is neither unix:/PATH nor tcp:HOST:PORT")
         return addresses
@@ -62,7 +76,11 @@ class Settings(BaseModel):
     @cached_property
     def host_names(self) -> frozenset[str]:
         """The names, in lower case, that a request for this daemon may be addressed to; "" stands for any IP address."""
-        listen = (address.removeprefix("tcp:").rpartition(":")[0] for address in self.listen if address.startswith("tcp:"))
+        listen = (
+            address.removeprefix("tcp:").rpartition(":")[0]
+            for address in self.listen
+            if address.startswith("tcp:")
+        )
         return frozenset(name.lower() for name in ("", "localhost", *listen, *self.hosts))
 
 
@@ -70,11 +88,23 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment; SettingsError names the variable that is wrong or unknown."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
     for name in environ:
-        if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX) and name not in known | _OF_CLIENTS:
-            raise SettingsError(f"{name} is not a setting of shrinkd; there are: {', '.join(sorted(known))}.")
-    given = {name.removeprefix(_PREFIX).lower(): value for name, value in environ.items() if name in known}
+        if (
+            name.startswith(_PREFIX)
+            and not name.startswith(_TEST_PREFIX)
+            and name not in known | _OF_CLIENTS
+        ):
+            raise SettingsError(
+                f"{name} is not a setting of shrinkd; there are: {', '.join(sorted(known))}."
+            )
+    given = {
+        name.removeprefix(_PREFIX).lower(): value
+        for name, value in environ.items()
+        if name in known
+    }
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingsError(f"{_PREFIX}{str(first['loc'][0]).upper()}: {first['msg'].removeprefix('Value error, ')}.") from None
+        raise SettingsError(
+            f"{_PREFIX}{str(first['loc'][0]).upper()}: {first['msg'].removeprefix('Value error, ')}."
+        ) from None

@@ -54,8 +54,12 @@ def _parse_text(text: str) -> int:
     if match := _SIZE.fullmatch(text):
         return int(match[1]) << _SHIFTS[(match[2] or "").upper()]
     if _DECIMAL.fullmatch(text):
-        raise ValueError(f"{text[-2:]} can mean powers of 1000 or of 1024: write {text[-2:-1]}iB, or bytes")
-    raise ValueError('a size is decimal digits and one of K M G T P, such as "400M": no sign, point, space, leading zero or hex')
+        raise ValueError(
+            f"{text[-2:]} can mean powers of 1000 or of 1024: write {text[-2:-1]}iB, or bytes"
+        )
+    raise ValueError(
+        'a size is decimal digits and one of K M G T P, such as "400M": no sign, point, space, leading zero or hex'
+    )
 
 
 def page_floor(size: int) -> int:

@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from shrinkd.sizes import parse_limit, parse_protection, parse_size, told_protection
 
@@ -14,7 +22,11 @@ def size_schema(largest: int, smallest: int = 0) -> dict[str, Any]:
     return {
         "anyOf": [
             {"type": "integer", "minimum": smallest, "maximum": largest},
-            {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})([KkMmGgTtPp]([Ii][Bb]?)?)?$", "examples": ["400M"]},
+            {
+                "type": "string",
+                "pattern": "^(0|[1-9][0-9]{0,18})([KkMmGgTtPp]([Ii][Bb]?)?)?$",
+                "examples": ["400M"],
+            },
         ],
         "description": 'Bytes, or a string in the kernel\'s notation such as "400M" (always binary).',
     }
@@ -41,7 +53,8 @@ Protection = Annotated[
     WithJsonSchema(
         {
             "anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "max"}, {"type": "null"}],
-            "description": _SIZE_SCHEMA["description"] + ' "max": infinite, all usage is protected. null: as if never set, 0.',
+            "description": _SIZE_SCHEMA["description"]
+            + ' "max": infinite, all usage is protected. null: as if never set, 0.',
         }
     ),
 ]
@@ -63,7 +76,11 @@ class Strict(BaseModel):
     """What somebody sends: no unknown names, no guessed types."""
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
     )
 
 

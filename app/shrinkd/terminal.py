@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 """Default_Ignorable_Code_Point of Unicode, without those that are not printable anyway."""
 _LAYOUT = re.compile("([\n\t])")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/+,][A-Za-z0-9_.:@/+,=-]*")
@@ -30,7 +32,13 @@ def shown(text: str) -> str:
 
 def _escape(character: str) -> str:
     number = ord(character)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return (
+        f"\\x{number:02x}"
+        if number < 0x100
+        else f"\\u{number:04x}"
+        if number < 0x10000
+        else f"\\U{number:08x}"
+    )
 
 
 def is_shown_as_it_is(text: str) -> bool:
@@ -59,7 +67,12 @@ def say(*texts: str, sep: str = " ", file: TextIO | None = None) -> None:
 def overwrite(text: str) -> None:
     """Put a text in the place of the last line on the terminal of stderr: the one thing that is told to a terminal and not shown by it."""
     stream = sys.stderr
-    print(f"\r\033[K{shown(text)}", end="", file=stream.stream if isinstance(stream, _Shown) else stream, flush=True)
+    print(
+        f"\r\033[K{shown(text)}",
+        end="",
+        file=stream.stream if isinstance(stream, _Shown) else stream,
+        flush=True,
+    )
 
 
 class _Shown:
@@ -69,7 +82,9 @@ class _Shown:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write("".join(part if part in {"\n", "\t"} else shown(part) for part in _LAYOUT.split(text)))
+        self.stream.write(
+            "".join(part if part in {"\n", "\t"} else shown(part) for part in _LAYOUT.split(text))
+        )
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -83,7 +98,11 @@ class _Shown:
 def guard() -> None:
     """Have stdout and stderr show whatever is written to them from now on: usage errors, faults and warnings quote it, too."""
     for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)) is not None:  # as it is where whoever started this has closed it
+        if (
+            stream := getattr(sys, name)
+        ) is not None:  # as it is where whoever started this has closed it
             if reconfigure := getattr(stream, "reconfigure", None):
-                reconfigure(errors="backslashreplace")  # a name in letters that this locale does not have
+                reconfigure(
+                    errors="backslashreplace"
+                )  # a name in letters that this locale does not have
             setattr(sys, name, _Shown(stream))

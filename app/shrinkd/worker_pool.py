@@ -10,7 +10,9 @@ from shrinkd.errors import NotReady
 P = ParamSpec("P")
 
 
-def hand_over(pool: ThreadPoolExecutor, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Future[None]:
+def hand_over(
+    pool: ThreadPoolExecutor, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+) -> Future[None]:
     """Submit work. NotReady when no thread can be started for it, or the pool is closed: then it is not done later either.
 
     ThreadPoolExecutor.submit() queues the work before it starts the thread, so that what it refuses would be done by the next thread.
@@ -26,6 +28,8 @@ def hand_over(pool: ThreadPoolExecutor, work: Callable[P, None], *args: P.args, 
     except RuntimeError as error:
         if taken.acquire(blocking=False):
             raise NotReady(f"No thread could be had for it: {error}. Try again.") from error
-        begun: Future[None] = Future()  # by a thread that was free already; who wants to know its end asks the work
+        begun: Future[None] = (
+            Future()
+        )  # by a thread that was free already; who wants to know its end asks the work
         begun.set_result(None)
         return begun

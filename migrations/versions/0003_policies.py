@@ -24,7 +24,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "decisions",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+            primary_key=True,
+            autoincrement=True,
+        ),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("policy", sa.String(63), nullable=False),
         sa.Column("generation", sa.BigInteger, nullable=False),

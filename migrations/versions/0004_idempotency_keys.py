@@ -23,7 +23,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         if_not_exists=True,
     )
-    op.create_index("idempotency_keys_by_time", "idempotency_keys", ["caller", "created_at"], if_not_exists=True)
+    op.create_index(
+        "idempotency_keys_by_time", "idempotency_keys", ["caller", "created_at"], if_not_exists=True
+    )
 
 
 def downgrade() -> None:

@@ -28,7 +28,10 @@ class Still:
 def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
     """The demo's groups with the clock stopped, for the tests of one module."""
     stage = Stage()
-    settings = Settings(backend="simulator", database_url=f"sqlite:///{tmp_path_factory.mktemp('still')}/shrinkd.db?timeout=0.05")
+    settings = Settings(
+        backend="simulator",
+        database_url=f"sqlite:///{tmp_path_factory.mktemp('still')}/shrinkd.db?timeout=0.05",
+    )
     with nothing_stays_open(), Live(settings, stage.make_backend) as live:
         yield Still(live, stage)
 

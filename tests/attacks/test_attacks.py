@@ -52,38 +52,82 @@ class Target:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     stage = Stage()
-    settings = Settings(backend="simulator", hosts=("node1.example",), database_url=f"sqlite:///{tmp_path_factory.mktemp('attacks')}/db")
+    settings = Settings(
+        backend="simulator",
+        hosts=("node1.example",),
+        database_url=f"sqlite:///{tmp_path_factory.mktemp('attacks')}/db",
+    )
     with nothing_stays_open(), Live(settings, stage.make_backend) as live:
         yield Target(live, stage)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
 
-CLIMBING = [b"..", b"../etc", b"web/../db", b"%2e%2e/etc", b"%2E./etc", b"web%2F..%2Fdb", b"web/%2e%2e/%2e%2e/etc", b"web/./db", b"web//db"]
+CLIMBING = [
+    b"..",
+    b"../etc",
+    b"web/../db",
+    b"%2e%2e/etc",
+    b"%2E./etc",
+    b"web%2F..%2Fdb",
+    b"web/%2e%2e/%2e%2e/etc",
+    b"web/./db",
+    b"web//db",
+]
 
 
-@pytest.mark.parametrize("path", [*CLIMBING, b"web%00", b"web%0d%0aX-Made:%20up", b"web%7f", b"a" * 256])
-@pytest.mark.parametrize("line", [b"GET /v1/groups/%b", b"DELETE /v1/groups/%b", b"GET /v1/groups/%b/stats"])
-def test_a_path_that_climbs_out_or_hides_a_control_byte_is_no_name_of_a_group(target: Target, line: bytes, path: bytes) -> None:
+@pytest.mark.parametrize(
+    "path", [*CLIMBING, b"web%00", b"web%0d%0aX-Made:%20up", b"web%7f", b"a" * 256]
+)
+@pytest.mark.parametrize(
+    "line", [b"GET /v1/groups/%b", b"DELETE /v1/groups/%b", b"GET /v1/groups/%b/stats"]
+)
+def test_a_path_that_climbs_out_or_hides_a_control_byte_is_no_name_of_a_group(
+    target: Target, line: bytes, path: bytes
+) -> None:
     problem(target.said(line % path), 422, "invalid-group-name")
 
 
-@pytest.mark.parametrize("path", ["../made", "web/../made", "/made", "made/", "ma\0de", "ma\nde", "\ud800", "..", "."])
+@pytest.mark.parametrize(
+    "path", ["../made", "web/../made", "/made", "made/", "ma\0de", "ma\nde", "\ud800", "..", "."]
+)
 def test_a_path_in_a_body_is_held_to_the_same_rules(target: Target, path: str) -> None:
     body = json.dumps({"path": path}).encode()
-    answer = target.said(b"POST /v1/groups", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body)
+    answer = target.said(
+        b"POST /v1/groups", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body
+    )
     assert answer.status_code in {400, 422}
 
 
-@pytest.mark.parametrize("path", [b"%252e%252e/web", b"%c0%ae%c0%ae/web", b"%e0%80%ae%e0%80%ae/web", b"%uff0e%uff0e/web", b"..\\web"])
-def test_a_path_that_is_encoded_twice_or_wrongly_is_the_name_of_nothing(target: Target, path: bytes) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"%252e%252e/web",
+        b"%c0%ae%c0%ae/web",
+        b"%e0%80%ae%e0%80%ae/web",
+        b"%uff0e%uff0e/web",
+        b"..\\web",
+    ],
+)
+def test_a_path_that_is_encoded_twice_or_wrongly_is_the_name_of_nothing(
+    target: Target, path: bytes
+) -> None:
     problem(target.said(b"GET /v1/groups/" + path), 404, "group-not-found")
 
 
 @pytest.mark.parametrize(
-    "path", [b"%2e%2e/__main__.py", b"..%2f__main__.py", b"/etc/passwd", b"..%5c__main__.py", b"%2e%2e%2f%2e%2e%2fREADME.md"]
+    "path",
+    [
+        b"%2e%2e/__main__.py",
+        b"..%2f__main__.py",
+        b"/etc/passwd",
+        b"..%5c__main__.py",
+        b"%2e%2e%2f%2e%2e%2fREADME.md",
+    ],
 )
-def test_a_page_that_is_asked_for_by_a_path_outside_is_not_found(target: Target, path: bytes) -> None:
+def test_a_page_that_is_asked_for_by_a_path_outside_is_not_found(
+    target: Target, path: bytes
+) -> None:
     problem(target.said(b"GET /ui/" + path), 404, "not-found")
 
 
@@ -94,7 +138,10 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def test_a_symlink_that_is_swapped_in_during_the_request_leads_nowhere(tmp_path: Path) -> None:
-    outside, inside = directory(tmp_path, "outside/web", "secret"), directory(tmp_path, "root/shop/web", "ours")
+    outside, inside = (
+        directory(tmp_path, "outside/web", "secret"),
+        directory(tmp_path, "root/shop/web", "ours"),
+    )
     (tmp_path / "link").symlink_to(outside.parent)
     (inside / "link").symlink_to(outside / "file")
     done, told = threading.Event(), set()
@@ -135,21 +182,36 @@ def test_a_group_made_again_under_the_name_of_another_is_a_stranger(target: Targ
     before = target.stage.everything()
     for path, body in (("limits", {"max_bytes": "4M"}), ("shrinks", {"target_bytes": 0})):
         method = "PATCH" if path == "limits" else "POST"
-        problem(target.live.client.request(method, f"/v1/groups/id:{old.id}/{path}", json=body), 404, "group-not-found")
+        problem(
+            target.live.client.request(method, f"/v1/groups/id:{old.id}/{path}", json=body),
+            404,
+            "group-not-found",
+        )
     assert target.stage.everything() == before
 
 
-def test_a_group_beside_the_managed_root_or_above_it_is_out_of_reach_by_any_name(tmp_path: Path) -> None:
+def test_a_group_beside_the_managed_root_or_above_it_is_out_of_reach_by_any_name(
+    tmp_path: Path,
+) -> None:
     with opened("v1") as host:
         managed, beside = host.group(), host.group()
         root = Path(next(mount_points("cgroup", "memory")))
-        settings = Settings(backend="v1", cgroup_root=str(root / managed.path), database_url=f"sqlite:///{tmp_path}/db")
+        settings = Settings(
+            backend="v1",
+            cgroup_root=str(root / managed.path),
+            database_url=f"sqlite:///{tmp_path}/db",
+        )
         strangers = [path.name for path in root.iterdir() if path.is_dir()]
         with Live(settings) as live:
             assert [group["path"] for group in live.client.get("/v1/groups").json()["items"]] == []
             for name in {beside.path, managed.path, *strangers}:
                 for climb in ("..%2f", "%2e%2e/", "../", "..%2f..%2fmemory%2f"):
-                    (answer,) = said(live, f"GET /v1/groups/{climb}{name}/limits HTTP/1.1\r\n".encode() + LAST + b"\r\n")
+                    (answer,) = said(
+                        live,
+                        f"GET /v1/groups/{climb}{name}/limits HTTP/1.1\r\n".encode()
+                        + LAST
+                        + b"\r\n",
+                    )
                     problem(answer, 422, "invalid-group-name")
             for name in (f"id:{beside.id}", f"id:{(root).stat().st_ino}", beside.path):
                 answer = live.client.patch(f"/v1/groups/{name}/limits", json={"max_bytes": "64M"})
@@ -176,7 +238,12 @@ def test_a_string_of_a_client_reaches_no_control_file() -> None:
     found = set()
     for module in sorted((ROOT / "app" / "shrinkd" / "backends").rglob("*.py")):
         for node in ast.walk(ast.parse(module.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"os.write", "os.pwrite", "os.writev", "timed_write"}:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {
+                "os.write",
+                "os.pwrite",
+                "os.writev",
+                "timed_write",
+            }:
                 found.add(ast.unparse(node.args[1]))
     assert found == {ast.unparse(ast.parse(line)) for line in WRITES}
 
@@ -186,13 +253,25 @@ def test_a_string_of_a_client_reaches_no_control_file() -> None:
 
 def test_a_key_that_stands_twice_in_json_is_refused_by_its_name(target: Target) -> None:
     body = b'{"max_bytes": null, "max_bytes": "1M"}'
-    answer = target.said(b"PATCH /v1/groups/web/limits", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body)
+    answer = target.said(
+        b"PATCH /v1/groups/web/limits", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body
+    )
     assert "max_bytes" in problem(answer, 422, "invalid-request")["errors"][0]["pointer"]
 
 
-def test_a_parameter_that_stands_twice_is_refused_as_is_one_that_nobody_knows(target: Target) -> None:
+def test_a_parameter_that_stands_twice_is_refused_as_is_one_that_nobody_knows(
+    target: Target,
+) -> None:
     for query in (b"dry_run=true&dry_run=false", b"dryrun=true"):
-        problem(target.said(b"PATCH /v1/groups/web/limits?" + query, LAST + JSON + b"Content-Length: 2\r\n", b"{}"), 422, "invalid-request")
+        problem(
+            target.said(
+                b"PATCH /v1/groups/web/limits?" + query,
+                LAST + JSON + b"Content-Length: 2\r\n",
+                b"{}",
+            ),
+            422,
+            "invalid-request",
+        )
 
 
 @pytest.mark.parametrize(
@@ -200,12 +279,19 @@ def test_a_parameter_that_stands_twice_is_refused_as_is_one_that_nobody_knows(ta
     [
         (b"Content-Length: 1000000000000\r\n", b"x" * 100),
         (b"Content-Length: %d\r\n" % (LARGEST + 1), b" " * 100),
-        (b"Transfer-Encoding: chunked\r\n", b"%x\r\n" % (LARGEST + 1) + b" " * (LARGEST + 1) + b"\r\n"),
+        (
+            b"Transfer-Encoding: chunked\r\n",
+            b"%x\r\n" % (LARGEST + 1) + b" " * (LARGEST + 1) + b"\r\n",
+        ),
         (b"Expect: 100-continue\r\nContent-Length: 1000000\r\n", b""),
     ],
 )
-def test_a_body_larger_than_any_is_not_read_to_its_end(target: Target, head: bytes, body: bytes) -> None:
-    problem(target.said(b"PATCH /v1/groups/web/limits", LAST + JSON + head, body), 413, "body-too-large")
+def test_a_body_larger_than_any_is_not_read_to_its_end(
+    target: Target, head: bytes, body: bytes
+) -> None:
+    problem(
+        target.said(b"PATCH /v1/groups/web/limits", LAST + JSON + head, body), 413, "body-too-large"
+    )
 
 
 @pytest.mark.parametrize("head", [b"X: " + b"x" * 70_000, b"X: 1\r\n" * 12_000])
@@ -214,16 +300,29 @@ def test_a_head_without_end_is_not_read_to_its_end(target: Target, head: bytes) 
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" * 60_000, b'{"a":' * 10_000, b"[" * 30_000 + b"]" * 30_000, b"\xff\xfe{}", b"{}\0", b"1e999999999x", b"NaN"]
+    "body",
+    [
+        b"[" * 60_000,
+        b'{"a":' * 10_000,
+        b"[" * 30_000 + b"]" * 30_000,
+        b"\xff\xfe{}",
+        b"{}\0",
+        b"1e999999999x",
+        b"NaN",
+    ],
 )
 def test_json_that_is_deep_or_broken_is_refused_as_such(target: Target, body: bytes) -> None:
-    answer = target.said(b"PATCH /v1/groups/web/limits", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body)
+    answer = target.said(
+        b"PATCH /v1/groups/web/limits", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body
+    )
     problem(answer, 400, "malformed-body")
 
 
 def test_a_number_of_any_length_is_too_large_at_once(target: Target) -> None:
     body = b'{"max_bytes": ' + b"9" * 60_000 + b"}"
-    answer = target.said(b"PATCH /v1/groups/web/limits", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body)
+    answer = target.said(
+        b"PATCH /v1/groups/web/limits", LAST + JSON + b"Content-Length: %d\r\n" % len(body), body
+    )
     problem(answer, 422, "invalid-request")
 
 
@@ -248,15 +347,21 @@ SMUGGLING = {
 
 
 @pytest.mark.parametrize("rest", SMUGGLING.values(), ids=SMUGGLING)
-def test_a_request_smuggled_behind_another_is_never_taken_for_one(target: Target, rest: bytes) -> None:
+def test_a_request_smuggled_behind_another_is_never_taken_for_one(
+    target: Target, rest: bytes
+) -> None:
     before = target.stage.everything()
-    (answer,) = said(target.live, b"PATCH /v1/groups/web/limits HTTP/1.1\r\n" + HOST + JSON + rest + SECOND)
+    (answer,) = said(
+        target.live, b"PATCH /v1/groups/web/limits HTTP/1.1\r\n" + HOST + JSON + rest + SECOND
+    )
     problem(answer, 400, "bad-request")
     assert target.stage.everything() == before
 
 
 @pytest.mark.parametrize("method", [b"TRACE", b"PUT", b"OPTIONS", b"PROPFIND"])
-def test_a_method_that_is_not_offered_does_nothing_and_echoes_nothing(target: Target, method: bytes) -> None:
+def test_a_method_that_is_not_offered_does_nothing_and_echoes_nothing(
+    target: Target, method: bytes
+) -> None:
     answer = target.said(method + b" /v1/groups/web", LAST + b"X-Secret: 12345\r\n")
     assert "12345" not in problem(answer, 405, "method-not-allowed").values()
     assert answer.headers["allow"] == "DELETE, GET, HEAD"
@@ -273,11 +378,24 @@ def test_a_method_that_is_not_offered_does_nothing_and_echoes_nothing(target: Ta
         (b"GET livez", LAST),
     ],
 )
-def test_a_request_as_for_a_proxy_or_without_one_host_is_not_ours(target: Target, line: bytes, head: bytes) -> None:
+def test_a_request_as_for_a_proxy_or_without_one_host_is_not_ours(
+    target: Target, line: bytes, head: bytes
+) -> None:
     problem(target.said(line, head), 400, "bad-request")
 
 
-@pytest.mark.parametrize("given", [b"a b", b"x\tset-cookie: a", b"<script>", b"a" * 65, "\N{PILE OF POO}".encode(), b"", b"../.."])
+@pytest.mark.parametrize(
+    "given",
+    [
+        b"a b",
+        b"x\tset-cookie: a",
+        b"<script>",
+        b"a" * 65,
+        "\N{PILE OF POO}".encode(),
+        b"",
+        b"../..",
+    ],
+)
 def test_a_request_id_that_could_mean_something_is_replaced(target: Target, given: bytes) -> None:
     answer = target.said(b"GET /livez", LAST + b"Request-Id: " + given + b"\r\n")
     assert answer.status_code == 200
@@ -288,17 +406,42 @@ def test_a_request_id_that_could_mean_something_is_replaced(target: Target, give
 
 
 @pytest.mark.parametrize(
-    "host", [b"evil.example", b"evil.example:80", b"localhost.evil.example", b"127.0.0.1.evil.example", b"", b"[::1", b"\xff"]
+    "host",
+    [
+        b"evil.example",
+        b"evil.example:80",
+        b"localhost.evil.example",
+        b"127.0.0.1.evil.example",
+        b"",
+        b"[::1",
+        b"\xff",
+    ],
 )
 def test_a_name_that_was_made_to_lead_here_is_not_answered_to(target: Target, host: bytes) -> None:
-    problem(target.said(b"GET /v1/groups", b"Connection: close\r\nHost: " + host + b"\r\n"), 421, "misdirected-request")
+    problem(
+        target.said(b"GET /v1/groups", b"Connection: close\r\nHost: " + host + b"\r\n"),
+        421,
+        "misdirected-request",
+    )
 
 
 @pytest.mark.parametrize(
-    "host", [b"localhost", b"LOCALHOST:80", b"127.0.0.1", b"127.0.0.2:8080", b"[::1]:80", b"192.0.2.1", b"Node1.example."]
+    "host",
+    [
+        b"localhost",
+        b"LOCALHOST:80",
+        b"127.0.0.1",
+        b"127.0.0.2:8080",
+        b"[::1]:80",
+        b"192.0.2.1",
+        b"Node1.example.",
+    ],
 )
 def test_a_name_that_is_ours_and_every_address_are_answered_to(target: Target, host: bytes) -> None:
-    assert target.said(b"GET /livez", b"Connection: close\r\nHost: " + host + b"\r\n").status_code == 200
+    assert (
+        target.said(b"GET /livez", b"Connection: close\r\nHost: " + host + b"\r\n").status_code
+        == 200
+    )
 
 
 FROM_ELSEWHERE = [
@@ -312,37 +455,64 @@ FROM_ELSEWHERE = [
 
 
 @pytest.mark.parametrize("head", FROM_ELSEWHERE)
-@pytest.mark.parametrize("line", [b"POST /v1/shrinks/some/cancel", b"DELETE /v1/groups/web", b"POST /v1/groups/web/shrinks"])
-def test_a_change_that_a_page_from_elsewhere_sends_is_refused(target: Target, line: bytes, head: bytes) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [b"POST /v1/shrinks/some/cancel", b"DELETE /v1/groups/web", b"POST /v1/groups/web/shrinks"],
+)
+def test_a_change_that_a_page_from_elsewhere_sends_is_refused(
+    target: Target, line: bytes, head: bytes
+) -> None:
     problem(target.said(line, LAST + head), 403, "cross-site-request")
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"Origin: http://localhost\r\n", b"Origin: https://node1.example:8443\r\n", b"Sec-Fetch-Site: same-origin\r\n"]
+    "head",
+    [
+        b"",
+        b"Origin: http://localhost\r\n",
+        b"Origin: https://node1.example:8443\r\n",
+        b"Sec-Fetch-Site: same-origin\r\n",
+    ],
 )
 def test_a_change_by_a_program_or_by_our_own_page_is_taken(target: Target, head: bytes) -> None:
     problem(target.said(b"POST /v1/shrinks/some/cancel", LAST + head), 404, "shrink-not-found")
 
 
-@pytest.mark.parametrize("media_type", [b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=x", b""])
-def test_a_form_or_a_text_that_a_page_can_send_unasked_is_not_taken_for_json(target: Target, media_type: bytes) -> None:
+@pytest.mark.parametrize(
+    "media_type",
+    [b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=x", b""],
+)
+def test_a_form_or_a_text_that_a_page_can_send_unasked_is_not_taken_for_json(
+    target: Target, media_type: bytes
+) -> None:
     body = b'{"max_bytes": "1M"}'
     head = LAST + b"Content-Type: " + media_type + b"\r\nContent-Length: %d\r\n" % len(body)
     problem(target.said(b"PATCH /v1/groups/web/limits", head, body), 415, "unsupported-media-type")
 
 
-@pytest.mark.parametrize("path", ["/docs", "/problems", "/problems/busy", "/ui/init.js", "/ui/favicon.svg"])
-def test_a_page_that_is_framed_or_injected_into_shows_and_runs_nothing(target: Target, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/docs", "/problems", "/problems/busy", "/ui/init.js", "/ui/favicon.svg"]
+)
+def test_a_page_that_is_framed_or_injected_into_shows_and_runs_nothing(
+    target: Target, path: str
+) -> None:
     headers = target.live.client.get(path).headers
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'self';")
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
-    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == (
+        "nosniff",
+        "no-referrer",
+    )
 
 
-@pytest.mark.parametrize("path", ["/v1/groups", "/v1/groups/web/stats", "/openapi.json", "/nowhere", "/ui/none"])
-def test_an_answer_is_not_taken_for_another_type_nor_given_to_other_sites(target: Target, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/v1/groups", "/v1/groups/web/stats", "/openapi.json", "/nowhere", "/ui/none"]
+)
+def test_an_answer_is_not_taken_for_another_type_nor_given_to_other_sites(
+    target: Target, path: str
+) -> None:
     headers = target.live.client.get(path, headers={"Origin": "http://evil.example"}).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert [name for name in headers if name.startswith("access-control-")] == []
@@ -361,7 +531,10 @@ def test_a_crowd_of_half_open_connections_keeps_nobody_out_and_ends(settings: Se
         crowd = [stack.enter_context(connected(live)) for _ in range(500)]
         for number, connection in enumerate(crowd):
             connection.sendall(
-                (b"GET /livez HTTP/1.1\r\nX: ", b"POST /v1/groups HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\n{")[number < 100]
+                (
+                    b"GET /livez HTTP/1.1\r\nX: ",
+                    b"POST /v1/groups HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\n{",
+                )[number < 100]
             )
         assert [live.client.get("/v1/groups").status_code for _ in range(20)] == [200] * 20
         ends = [answers(received(connection)) for connection in crowd]
@@ -370,21 +543,28 @@ def test_a_crowd_of_half_open_connections_keeps_nobody_out_and_ends(settings: Se
 
 
 def test_a_client_that_reads_nothing_of_its_answers_is_dropped(settings: Settings) -> None:
-    with Live(settings, taking_seconds=0.05) as live, connected(live, window_bytes=4096) as connection:
+    with (
+        Live(settings, taking_seconds=0.05) as live,
+        connected(live, window_bytes=4096) as connection,
+    ):
         connection.sendall((b"GET /ui/swagger-ui-bundle.js HTTP/1.1\r\n" + HOST + b"\r\n") * 16)
         connection.recv(1)
         while live.connections():
             time.sleep(0.01)
 
 
-def test_a_client_that_asks_for_more_than_its_share_at_once_is_told_to_come_back(settings: Settings) -> None:
+def test_a_client_that_asks_for_more_than_its_share_at_once_is_told_to_come_back(
+    settings: Settings,
+) -> None:
     stage = Stage()
     with Live(settings, stage.make_backend) as live, ExitStack() as stack:
         shrink = {"target_bytes": 0, "timeout_seconds": 10, "max_bytes_per_second": 1}
         here = live.client.post("/v1/groups/web/shrinks", json=shrink).json()["links"]["self"]
         waiting = [stack.enter_context(connected(live)) for _ in range(128)]
         for connection in waiting:
-            connection.sendall(f"GET {here} HTTP/1.1\r\nPrefer: wait=10\r\n".encode() + LAST + b"\r\n")
+            connection.sendall(
+                f"GET {here} HTTP/1.1\r\nPrefer: wait=10\r\n".encode() + LAST + b"\r\n"
+            )
         while (answer := live.client.get("/v1/groups")).status_code == 200:
             time.sleep(0.01)
         assert answer.headers["retry-after"] == "1"
@@ -397,22 +577,33 @@ def test_a_client_that_asks_for_more_than_its_share_at_once_is_told_to_come_back
 
 
 @pytest.mark.long
-def test_a_stream_of_requests_as_large_as_can_be_leaves_the_daemon_as_small_as_it_was(daemon: Callable[..., Daemon]) -> None:
+def test_a_stream_of_requests_as_large_as_can_be_leaves_the_daemon_as_small_as_it_was(
+    daemon: Callable[..., Daemon],
+) -> None:
     it = daemon()
     body = b'{"path": "' + b"x" * (LARGEST - 12) + b'"}'
     for number in range(REQUESTS):
         if number == REQUESTS // 5:
             before = memory(it.pid)
-        answer = it.client.post("/v1/groups", content=body, headers={"Content-Type": "application/json"})
+        answer = it.client.post(
+            "/v1/groups", content=body, headers={"Content-Type": "application/json"}
+        )
         assert answer.status_code == 422
     assert memory(it.pid) - before < 16 * MIB
 
 
 def test_the_table_of_the_documents_is_this_one() -> None:
     page = (ROOT / "docs" / "explanation" / "what-it-withstands.md").read_text()
-    told = [row.partition(" (")[0] for row in re.findall(r"^\| (?!attack|---)([^|]+?) \|", page, re.MULTILINE)]
+    told = [
+        row.partition(" (")[0]
+        for row in re.findall(r"^\| (?!attack|---)([^|]+?) \|", page, re.MULTILINE)
+    ]
     rows = [re.sub(r"\W+", "_", row.lower()) for row in told]
-    tests = [node.name for node in ast.parse(Path(__file__).read_text()).body if isinstance(node, ast.FunctionDef)]
+    tests = [
+        node.name
+        for node in ast.parse(Path(__file__).read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    ]
     names = [name.removeprefix("test_") for name in tests if name.startswith("test_")]
     allowing = {"a_name_that_is_ours", "a_change_by_a_program", "the_table"}
     attacks = [name for name in names if not name.startswith(tuple(allowing))]

@@ -26,7 +26,10 @@ POD = "b81e64fd-2c07-4f93-9d15-7a60c3e8f2b4"
 REFERENCES = {
     "path": (NGINX, "system.slice/apache.service"),
     "path with %2F": (quote(NGINX, safe=""), quote("system.slice/apache.service", safe="")),
-    "path with %2f and letters by number": ("system.slice%2f%6Eginx.service", "system.slice%2f%6Epache.service"),
+    "path with %2f and letters by number": (
+        "system.slice%2f%6Eginx.service",
+        "system.slice%2f%6Epache.service",
+    ),
     "ancestor": ("system.slice", "systom.slice"),
     "neighbour of the same begin": ("db", "dx"),
     "id:": ("id:{id}", "id:4"),
@@ -61,7 +64,11 @@ def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
     folder = tmp_path_factory.mktemp("fenced")
     make(folder / "tokens", "first", ["read"], "1d")
     stage = Stage()
-    settings = Settings(backend="simulator", database_url=f"sqlite:///{folder}/shrinkd.db", tokens=str(folder / "tokens"))
+    settings = Settings(
+        backend="simulator",
+        database_url=f"sqlite:///{folder}/shrinkd.db",
+        tokens=str(folder / "tokens"),
+    )
     with nothing_stays_open(), Live(settings, stage.make_backend) as live:
         for parent in ("system.slice", "batch"):
             stage.simulator.make(f"{parent}/twin.service")
@@ -98,18 +105,41 @@ def test_a_group_outside_the_subtree_of_a_token_answers_as_one_that_is_not_there
 
 def test_of_two_groups_of_one_name_the_token_names_the_one_that_it_may_read(fenced: Still) -> None:
     both, one = Bearer(fenced.live, "read"), Bearer(fenced.live, "read@batch")
-    assert len(problem(both.get("/v1/groups/unit:twin.service"), 409, "ambiguous-reference")["candidates"]) == 2
+    assert (
+        len(
+            problem(both.get("/v1/groups/unit:twin.service"), 409, "ambiguous-reference")[
+                "candidates"
+            ]
+        )
+        == 2
+    )
     assert one.get("/v1/groups/unit:twin.service").json()["path"] == "batch/twin.service"
 
 
-@pytest.mark.parametrize("path", ["web/../db", "web/%2e%2e/db", "web//db", "web/./db", "web%00/db", "/db", "web/..%2Fdb"])
-def test_no_spelling_of_a_path_leads_out_of_the_subtree_of_a_token(stranger: Bearer, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["web/../db", "web/%2e%2e/db", "web//db", "web/./db", "web%00/db", "/db", "web/..%2Fdb"]
+)
+def test_no_spelling_of_a_path_leads_out_of_the_subtree_of_a_token(
+    stranger: Bearer, path: str
+) -> None:
     assert stranger.get(f"/v1/groups/{path}/stats").status_code in {404, 422}
 
 
-def test_no_answer_to_a_token_names_a_group_outside_of_its_subtree(fenced: Still, stranger: Bearer) -> None:
+def test_no_answer_to_a_token_names_a_group_outside_of_its_subtree(
+    fenced: Still, stranger: Bearer
+) -> None:
     others = [path for path in fenced.stage.everything() if path.partition("/")[0] != "web"]
-    for path in ("groups", "stats", "shrinks", "policies", "simulations", "node", "groups/web", "groups/web/policies", "groups/web/stats"):
+    for path in (
+        "groups",
+        "stats",
+        "shrinks",
+        "policies",
+        "simulations",
+        "node",
+        "groups/web",
+        "groups/web/policies",
+        "groups/web/stats",
+    ):
         answer = stranger.get(f"/v1/{path}")
         assert answer.status_code == 200
         assert [other for other in others if f'"{other}"' in answer.text] == []
@@ -122,9 +152,18 @@ def test_a_token_in_the_address_opens_nothing_and_is_not_repeated(stranger: Bear
         assert stranger.secret not in answer.text
 
 
-def test_a_batch_carries_nothing_past_the_subtree_of_its_token(fenced: Still, stranger: Bearer) -> None:
+def test_a_batch_carries_nothing_past_the_subtree_of_its_token(
+    fenced: Still, stranger: Bearer
+) -> None:
     before = fenced.stage.everything()
-    items = [{"group": path, "patch": {"max_bytes": "8G"}} for path in ("db", "web/../db", "batch/twin.service")]
-    answer = stranger.live.client.post("/v1/limits/batch", json={"items": items}, headers={"Authorization": f"Bearer {stranger.secret}"})
+    items = [
+        {"group": path, "patch": {"max_bytes": "8G"}}
+        for path in ("db", "web/../db", "batch/twin.service")
+    ]
+    answer = stranger.live.client.post(
+        "/v1/limits/batch",
+        json={"items": items},
+        headers={"Authorization": f"Bearer {stranger.secret}"},
+    )
     assert [item["status"] for item in answer.json()["items"]] == [404, 422, 404]
     assert fenced.stage.everything() == before

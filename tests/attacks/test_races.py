@@ -52,7 +52,10 @@ WAITS = {"Prefer": "wait=60"}
     ],
 )
 def test_what_has_an_order_is_explained(history: list[Done]) -> None:
-    assert set(serial_order(0, history)) == {0, *(done.wrote for done in history if done.wrote is not None)}
+    assert set(serial_order(0, history)) == {
+        0,
+        *(done.wrote for done in history if done.wrote is not None),
+    }
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,13 @@ def test_what_has_an_order_is_explained(history: list[Done]) -> None:
         [Done(1, 2, 10), Done(3, 4, 20), Done(5, 6, saw=10)],
         [Done(1, 2, 10, saw=0), Done(1, 2, 20, saw=0)],
         [Done(1, 2, 10), Done(3, 4, 20, saw=0)],
-        [Done(1, 9, 10), Done(1, 9, 20), Done(2, 3, saw=10), Done(4, 5, saw=20), Done(6, 7, saw=10)],
+        [
+            Done(1, 9, 10),
+            Done(1, 9, 20),
+            Done(2, 3, saw=10),
+            Done(4, 5, saw=20),
+            Done(6, 7, saw=10),
+        ],
         [Done(1, 2, 10, saw=0), Done(3, 4, 20, saw=10), Done(5, 6, saw=10)],
         [Done(1, 2, 30), Done(1, 2, 10, saw=0), Done(3, 4, 20, saw=10), Done(5, 6, saw=0)],
         [Done(3, 4, 10), Done(1, 2, 20, saw=10)],
@@ -90,10 +99,15 @@ class Race:
     shrinks: dict[str, tuple[float, float]] = field(default_factory=dict)
     values: dict[str, int] = field(default_factory=dict)
     """Of each ETag that was seen, the maximum."""
-    fresh: Iterator[int] = field(default_factory=lambda: (BASE + number * PAGE for number in count(1)))
+    fresh: Iterator[int] = field(
+        default_factory=lambda: (BASE + number * PAGE for number in count(1))
+    )
 
     def read(self) -> tuple[str, int]:
-        began, answer = time.monotonic(), self.client.get("/v1/groups/web/limits").raise_for_status()
+        began, answer = (
+            time.monotonic(),
+            self.client.get("/v1/groups/web/limits").raise_for_status(),
+        )
         self.history.append(Done(began, time.monotonic(), saw=answer.json()["max_bytes"]))
         return self.tagged(answer)
 
@@ -102,17 +116,23 @@ class Race:
         assert self.values.setdefault(etag, value) == value
         return etag, value
 
-    def patch(self, value: int, headers: dict[str, str] | None = None, saw: int | None = None) -> str | None:
+    def patch(
+        self, value: int, headers: dict[str, str] | None = None, saw: int | None = None
+    ) -> str | None:
         """Answers the address of the shrink that was in the way, if one was."""
         began = time.monotonic()
-        answer = self.client.patch("/v1/groups/web/limits", json={"max_bytes": value}, headers=headers or {})
+        answer = self.client.patch(
+            "/v1/groups/web/limits", json={"max_bytes": value}, headers=headers or {}
+        )
         ended = time.monotonic()
         if answer.status_code == 412:
             etag = problem(answer, 412, "precondition-failed")["etag"]
             assert etag not in (headers or {}).values()
             self.history.append(Done(began, ended, saw=self.values.get(etag)))
         elif answer.status_code == 409:
-            self.refused.append((began, ended, problem(answer, 409, "shrink-in-progress")["shrink"]["id"]))
+            self.refused.append(
+                (began, ended, problem(answer, 409, "shrink-in-progress")["shrink"]["id"])
+            )
             return answer.headers["location"]
         else:
             assert (answer.status_code, self.tagged(answer)[1]) == (200, value), answer.text
@@ -130,14 +150,23 @@ class Race:
     def patch_in_vain(self) -> None:
         answer = self.client.patch("/v1/groups/web/limits", json={"max_bytes": PAGE})
         assert answer.status_code == 409
-        assert answer.json()["type"] in {"/problems/limit-below-usage", "/problems/shrink-in-progress"}
+        assert answer.json()["type"] in {
+            "/problems/limit-below-usage",
+            "/problems/shrink-in-progress",
+        }
 
     def shrink(self) -> None:
         value, began = next(self.fresh), time.monotonic()
-        answer = self.client.post("/v1/groups/web/shrinks", json={"target_bytes": BASE, "set_max_bytes": value}, headers=WAITS)
+        answer = self.client.post(
+            "/v1/groups/web/shrinks",
+            json={"target_bytes": BASE, "set_max_bytes": value},
+            headers=WAITS,
+        )
         ended = time.monotonic()
         if answer.status_code == 409:
-            self.refused.append((began, ended, problem(answer, 409, "shrink-in-progress")["shrink"]["id"]))
+            self.refused.append(
+                (began, ended, problem(answer, 409, "shrink-in-progress")["shrink"]["id"])
+            )
             return
         assert (answer.status_code, answer.json()["state"]) == (200, "succeeded"), answer.text
         self.shrinks[answer.json()["id"]] = began, ended
@@ -147,7 +176,14 @@ class Race:
         chance = random.Random(number)
         for _ in range(STEPS):
             chance.choices(
-                (self.patch_what_was_read, self.patch_until_it_works, self.shrink, self.patch_in_vain, self.read), (4, 3, 2, 1, 1)
+                (
+                    self.patch_what_was_read,
+                    self.patch_until_it_works,
+                    self.shrink,
+                    self.patch_in_vain,
+                    self.read,
+                ),
+                (4, 3, 2, 1, 1),
             )[0]()
 
 
@@ -182,7 +218,9 @@ def test_fifty_clients_on_one_group_of_a_real_kernel_are_explained_by_one_order(
     home = kernel.group()
     web = kernel.backend.make(f"{home.path}/web")
     kernel.charge(web, anon=8 * MIB, cache=8 * MIB)
-    started = daemon(backend=kernel.backend.name, cgroup_root=str(Path(kernel.backend.node().root, home.path)))
+    started = daemon(
+        backend=kernel.backend.name, cgroup_root=str(Path(kernel.backend.node().root, home.path))
+    )
     assert raced(started.client)[-1] == int(kernel.limit(web))
 
 
@@ -202,29 +240,54 @@ def insist(client: httpx.Client, path: str, body: Any, key: str) -> httpx.Respon
 
 def insist_on_all(url: str, worker: int) -> list[httpx.Response]:
     answers = []
-    with httpx.Client(base_url=url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+    with httpx.Client(
+        base_url=url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)
+    ) as client:
         for number in range(EACH):
             for path, body in (
                 ("/v1/simulator/clock", {"advance_seconds": 1}),
                 (f"/v1/groups/batch/{worker}/shrinks", {"reclaim_bytes": PAGE}),
                 ("/v1/groups", {"path": f"batch/{worker}/{number}"}),
-                ("/v1/limits/batch", {"items": [{"group": f"batch/{worker}", "patch": {"max_bytes": BASE + number * PAGE}}]}),
+                (
+                    "/v1/limits/batch",
+                    {
+                        "items": [
+                            {
+                                "group": f"batch/{worker}",
+                                "patch": {"max_bytes": BASE + number * PAGE},
+                            }
+                        ]
+                    },
+                ),
             ):
                 answers.append(insist(client, path, body, f"{worker}-{number}"))
     return answers
 
 
-def test_a_thousand_posts_over_a_network_that_loses_one_in_three_take_effect_once_each(settings: Settings) -> None:
+def test_a_thousand_posts_over_a_network_that_loses_one_in_three_take_effect_once_each(
+    settings: Settings,
+) -> None:
     stage = Stage()
-    with Live(settings, stage.make_backend) as live, Dropping(live.url, lost=1 / 3, seed=2008) as network:
+    with (
+        Live(settings, stage.make_backend) as live,
+        Dropping(live.url, lost=1 / 3, seed=2008) as network,
+    ):
         for worker in range(WORKERS):
             stage.group(f"batch/{worker}", cache=4 * MIB)
         answers = [
-            answer for found in together(*[partial(insist_on_all, network.url, worker) for worker in range(WORKERS)]) for answer in found
+            answer
+            for found in together(
+                *[partial(insist_on_all, network.url, worker) for worker in range(WORKERS)]
+            )
+            for answer in found
         ]
-        shrinks = {row["id"] for row in live.client.get("/v1/shrinks?page_size=1000").json()["items"]}
+        shrinks = {
+            row["id"] for row in live.client.get("/v1/shrinks?page_size=1000").json()["items"]
+        }
         assert live.client.get("/v1/simulator/clock").json()["now_seconds"] == WORKERS * EACH
-    assert {answer.json()["id"] for answer in answers if answer.url.path.endswith("/shrinks")} == shrinks
+    assert {
+        answer.json()["id"] for answer in answers if answer.url.path.endswith("/shrinks")
+    } == shrinks
     assert len(shrinks) == WORKERS * EACH
     statuses = Counter(answer.status_code for answer in answers)
     assert statuses[201] == statuses[207] == WORKERS * EACH
@@ -251,10 +314,15 @@ def killed(started: Daemon, path: str, body: Any, until: Callable[[], bool]) -> 
     sender.join()
 
 
-def test_a_shrink_whose_daemon_was_killed_is_found_again_by_its_retry(kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]) -> None:
+def test_a_shrink_whose_daemon_was_killed_is_found_again_by_its_retry(
+    kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]
+) -> None:
     home = kernel.group()
     kernel.charge(kernel.backend.make(f"{home.path}/web"), cache=64 * MIB)
-    settings = {"backend": kernel.backend.name, "cgroup_root": str(Path(kernel.backend.node().root, home.path))}
+    settings = {
+        "backend": kernel.backend.name,
+        "cgroup_root": str(Path(kernel.backend.node().root, home.path)),
+    }
     first, slowly = daemon(**settings), {"reclaim_bytes": "60M", "max_bytes_per_second": "1M"}
     path = "/v1/groups/web/shrinks"
     killed(first, path, slowly, lambda: bool(first.client.get(path).json()["items"]))
@@ -263,14 +331,31 @@ def test_a_shrink_whose_daemon_was_killed_is_found_again_by_its_retry(kernel: Cg
     assert (found.status_code, found.json()["state"]) == (200, "interrupted")
     assert [row["id"] for row in second.client.get(path).json()["items"]] == [found.json()["id"]]
     again = second.client.post(path, json=slowly, headers={"Idempotency-Key": "it"})
-    assert (again.headers["idempotency-replayed"], again.json()["id"]) == ("true", found.json()["id"])
+    assert (again.headers["idempotency-replayed"], again.json()["id"]) == (
+        "true",
+        found.json()["id"],
+    )
 
 
 def test_what_cannot_be_found_again_is_said_to_be_unknown(daemon: Callable[..., Daemon]) -> None:
     first = daemon()
-    first.client.post("/v1/simulator/faults", json={"verb": "make", "delay_seconds": 60}).raise_for_status()
-    killed(first, "/v1/groups", {"path": "it"}, lambda: not first.client.get("/v1/simulator/faults").json()["planned"])
+    first.client.post(
+        "/v1/simulator/faults", json={"verb": "make", "delay_seconds": 60}
+    ).raise_for_status()
+    killed(
+        first,
+        "/v1/groups",
+        {"path": "it"},
+        lambda: not first.client.get("/v1/simulator/faults").json()["planned"],
+    )
     second = daemon()
-    refused = second.client.post("/v1/groups", json={"path": "it"}, headers={"Idempotency-Key": "it"})
+    refused = second.client.post(
+        "/v1/groups", json={"path": "it"}, headers={"Idempotency-Key": "it"}
+    )
     problem(refused, 409, "idempotency-outcome-unknown")
-    assert second.client.post("/v1/groups", json={"path": "it"}, headers={"Idempotency-Key": "it-2"}).status_code == 201
+    assert (
+        second.client.post(
+            "/v1/groups", json={"path": "it"}, headers={"Idempotency-Key": "it-2"}
+        ).status_code
+        == 201
+    )

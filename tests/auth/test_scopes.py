@@ -7,7 +7,12 @@ from shrinkd.errors import Forbidden
 
 
 def test_a_grant_is_written_as_it_is_read() -> None:
-    assert [str(Grant.parse(text)) for text in ("read", "write@web", "admin", "READ@/a/b/")] == ["read", "write@web", "admin", "read@a/b"]
+    assert [str(Grant.parse(text)) for text in ("read", "write@web", "admin", "READ@/a/b/")] == [
+        "read",
+        "write@web",
+        "admin",
+        "read@a/b",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "root", "write@", "@web", "read write"])
@@ -29,7 +34,9 @@ def test_a_level_allows_what_is_below_it_and_a_subtree_ends_at_a_slash() -> None
 
 
 def test_of_many_paths_a_caller_sees_those_it_may_read() -> None:
-    assert Caller("token:ci", (Grant(Level.WRITE, "web"),)).visible(["db", "web", "web/a", "webmail"]) == ["web", "web/a"]
+    assert Caller("token:ci", (Grant(Level.WRITE, "web"),)).visible(
+        ["db", "web", "web/a", "webmail"]
+    ) == ["web", "web/a"]
     assert ANYONE.visible(["db", "web"]) == ["db", "web"]
 
 
@@ -44,11 +51,16 @@ def test_what_a_caller_may_not_do_is_refused_with_the_scope_that_it_takes() -> N
 
 
 def test_a_caller_reads_everything_or_some_subtrees() -> None:
-    assert Caller("token:ci", (Grant(Level.WRITE, "web"), Grant(Level.READ, "db"))).readable() == ("web", "db")
+    assert Caller("token:ci", (Grant(Level.WRITE, "web"), Grant(Level.READ, "db"))).readable() == (
+        "web",
+        "db",
+    )
     assert Caller("token:ci", (Grant(Level.WRITE, "web"), Grant(Level.READ))).readable() is None
     assert (NOBODY.readable(), ANYONE.readable()) == ((), None)
 
 
 def test_to_write_somewhere_is_to_write_to_any_group() -> None:
-    assert Caller("token:ci", (Grant(Level.READ), Grant(Level.WRITE, "web"))).may_somewhere(Level.WRITE)
+    assert Caller("token:ci", (Grant(Level.READ), Grant(Level.WRITE, "web"))).may_somewhere(
+        Level.WRITE
+    )
     assert not Caller("token:ci", (Grant(Level.READ),)).may_somewhere(Level.WRITE)

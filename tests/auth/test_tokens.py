@@ -44,7 +44,9 @@ def made(path: Path, name: str = "ci", *scopes: str, span: str = "1d") -> str:
 def test_a_secret_is_256_bits_with_our_mark_and_no_two_are_alike(path: Path) -> None:
     secrets = {made(path, f"ci-{number}") for number in range(20)}
     assert len(secrets) == 20
-    assert {(secret.startswith(PREFIX), len(secret) - len(PREFIX)) for secret in secrets} == {(True, 43)}  # 43 x 6 bits >= 256
+    assert {(secret.startswith(PREFIX), len(secret) - len(PREFIX)) for secret in secrets} == {
+        (True, 43)
+    }  # 43 x 6 bits >= 256
 
 
 def test_the_file_has_no_secret_and_is_for_its_owner_alone_whatever_the_umask(path: Path) -> None:
@@ -61,7 +63,10 @@ def test_the_file_has_no_secret_and_is_for_its_owner_alone_whatever_the_umask(pa
 def test_a_token_is_known_with_its_scopes(path: Path) -> None:
     secret = made(path, "ci", "read", "write@web")
     caller = Tokens(str(path), Clock()).bearer(secret.encode())
-    assert (caller.name, [str(grant) for grant in caller.grants]) == ("token:ci", ["read", "write@web"])
+    assert (caller.name, [str(grant) for grant in caller.grants]) == (
+        "token:ci",
+        ["read", "write@web"],
+    )
 
 
 @pytest.mark.parametrize("wrong", [b"", b"shrinkd_", b"nonsense", b"\xff" * 50, b"x" * 10_000])
@@ -80,7 +85,11 @@ def test_a_token_one_letter_off_is_refused(path: Path) -> None:
 def test_a_token_that_shares_the_begin_of_its_hash_with_another_is_refused(path: Path) -> None:
     secret = made(path)
     entry = json.loads(path.read_text())
-    path.write_text(json.dumps(entry | {"sha256": entry["sha256"][:-1] + ("0" if entry["sha256"][-1] != "0" else "1")}))
+    path.write_text(
+        json.dumps(
+            entry | {"sha256": entry["sha256"][:-1] + ("0" if entry["sha256"][-1] != "0" else "1")}
+        )
+    )
     with pytest.raises(TokenRefused):
         Tokens(str(path), Clock()).bearer(secret.encode())
 
@@ -99,7 +108,10 @@ def test_a_token_holds_until_it_expires_by_the_clock_of_each_use(path: Path) -> 
     assert expired.value.detail == unknown.value.detail
 
 
-@pytest.mark.parametrize(("span", "wanted"), [("30m", timedelta(minutes=30)), ("12h", timedelta(hours=12)), ("2w", timedelta(weeks=2))])
+@pytest.mark.parametrize(
+    ("span", "wanted"),
+    [("30m", timedelta(minutes=30)), ("12h", timedelta(hours=12)), ("2w", timedelta(weeks=2))],
+)
 def test_a_span_is_a_number_and_a_unit(path: Path, span: str, wanted: timedelta) -> None:
     before = datetime.now(UTC)
     made(path, span=span)
@@ -108,16 +120,28 @@ def test_a_span_is_a_number_and_a_unit(path: Path, span: str, wanted: timedelta)
     assert wanted - timedelta(seconds=1) <= expires - before <= wanted + timedelta(minutes=1)
 
 
-@pytest.mark.parametrize("span", ["", "90", "d", "0d", "-1d", "1.5d", "90 d", "999999d", "\N{ARABIC-INDIC DIGIT FOUR}d"])
+@pytest.mark.parametrize(
+    "span", ["", "90", "d", "0d", "-1d", "1.5d", "90 d", "999999d", "\N{ARABIC-INDIC DIGIT FOUR}d"]
+)
 def test_what_is_no_span_is_refused(path: Path, span: str) -> None:
     with pytest.raises(SettingsError, match="is no time that a token can hold"):
         made(path, span=span)
 
 
 @pytest.mark.parametrize(
-    ("name", "scope"), [("", "read"), ("a b", "read"), ("../x", "read"), ("x" * 65, "read"), ("ci", "root"), ("ci", "read@")]
+    ("name", "scope"),
+    [
+        ("", "read"),
+        ("a b", "read"),
+        ("../x", "read"),
+        ("x" * 65, "read"),
+        ("ci", "root"),
+        ("ci", "read@"),
+    ],
 )
-def test_what_cannot_be_a_token_is_refused_before_anything_is_written(path: Path, name: str, scope: str) -> None:
+def test_what_cannot_be_a_token_is_refused_before_anything_is_written(
+    path: Path, name: str, scope: str
+) -> None:
     with pytest.raises(SettingsError, match=r"is no name|is no scope"):
         made(path, name, scope)
     assert not path.exists()
@@ -198,7 +222,9 @@ def test_a_line_that_is_not_understood_is_named_and_not_shown(path: Path, line: 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
-def test_a_file_that_is_not_there_or_says_nothing_stops_the_start(path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_there_or_says_nothing_stops_the_start(
+    path: Path, content: bytes | None
+) -> None:
     if content is not None:
         path.touch(mode=0o600)
         path.write_bytes(content)
@@ -212,7 +238,9 @@ def test_a_pipe_in_the_place_of_the_file_holds_nobody(path: Path) -> None:
         Tokens(str(path), Clock())
 
 
-def test_read_again_a_new_token_holds_and_a_revoked_one_does_not(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_read_again_a_new_token_holds_and_a_revoked_one_does_not(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     old = made(path, "old")
     tokens = Tokens(str(path), Clock())
     new = made(path, "new")
@@ -236,7 +264,9 @@ def test_the_last_token_can_be_revoked(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda path: path.write_text("{"), lambda path: path.chmod(0o644), Path.unlink], ids=["damaged", "open", "gone"]
+    "spoil",
+    [lambda path: path.write_text("{"), lambda path: path.chmod(0o644), Path.unlink],
+    ids=["damaged", "open", "gone"],
 )
 def test_a_spoilt_file_read_again_changes_nothing_and_the_log_says_why(
     path: Path, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
@@ -260,17 +290,37 @@ def test_a_certificate_has_scopes_and_no_secret(path: Path) -> None:
 
 def test_the_command_line_makes_lists_and_revokes(path: Path) -> None:
     settings = {"tokens": str(path)}
-    done = shrinkd("token", "make", "ci", "--scope", "read", "--scope", "write@web", "--expires", "12h", **settings)
-    assert (done.returncode, done.stderr, done.stdout.startswith(PREFIX), done.stdout.count("\n")) == (0, "", True, 1)
+    done = shrinkd(
+        "token",
+        "make",
+        "ci",
+        "--scope",
+        "read",
+        "--scope",
+        "write@web",
+        "--expires",
+        "12h",
+        **settings,
+    )
+    assert (
+        done.returncode,
+        done.stderr,
+        done.stdout.startswith(PREFIX),
+        done.stdout.count("\n"),
+    ) == (0, "", True, 1)
     made(path, "old", span="1m")
-    (name, scopes, expires, state), _ = (line.split("\t") for line in shrinkd("token", "list", **settings).stdout.splitlines())
+    (name, scopes, expires, state), _ = (
+        line.split("\t") for line in shrinkd("token", "list", **settings).stdout.splitlines()
+    )
     assert (name, scopes, state) == ("ci", "read,write@web", "holds")
     assert datetime.fromisoformat(expires) > datetime.now(UTC)
     assert shrinkd("token", "revoke", "ci", **settings).returncode == 0
     assert [entry.name for entry in read_entries(path)] == ["old"]
 
 
-@pytest.mark.parametrize("command", [("list",), ("revoke", "ci"), ("make", "ci", "--scope", "read")])
+@pytest.mark.parametrize(
+    "command", [("list",), ("revoke", "ci"), ("make", "ci", "--scope", "read")]
+)
 def test_a_command_without_its_file_says_which_setting_it_takes(command: tuple[str, ...]) -> None:
     assert_refused(shrinkd("token", *command), 2, "SHRINKD_TOKENS")
 
@@ -278,7 +328,12 @@ def test_a_command_without_its_file_says_which_setting_it_takes(command: tuple[s
 def test_a_daemon_does_not_start_on_a_file_that_others_can_read(path: Path, tmp_path: Path) -> None:
     made(path)
     path.chmod(0o644)
-    sound = {"backend": "simulator", "listen": f"unix:{tmp_path}/api.sock", "database_url": f"sqlite:///{tmp_path}/x.db", "log": "json"}
+    sound = {
+        "backend": "simulator",
+        "listen": f"unix:{tmp_path}/api.sock",
+        "database_url": f"sqlite:///{tmp_path}/x.db",
+        "log": "json",
+    }
     assert_refused(shrinkd("serve", **sound, tokens=str(path)), 2, "chmod 600")
 
 
@@ -289,7 +344,9 @@ def test_a_running_daemon_forgets_a_revoked_token_at_sighup_keeps_what_it_has_wh
     running = daemon(tokens=str(path))
 
     def status(name: str) -> int:
-        return running.client.get("/v1/groups", headers={"Authorization": f"Bearer {secrets[name]}"}).status_code
+        return running.client.get(
+            "/v1/groups", headers={"Authorization": f"Bearer {secrets[name]}"}
+        ).status_code
 
     assert (status("stays"), status("goes")) == (200, 200)
     revoke(path, "goes")
@@ -300,6 +357,10 @@ def test_a_running_daemon_forgets_a_revoked_token_at_sighup_keeps_what_it_has_wh
     os.kill(running.pid, signal.SIGHUP)
     until(lambda: "the tokens stay as they were" in running.log.read_text())
     assert (status("stays"), status("goes")) == (200, 401)
-    problem(running.client.get("/v1/groups", headers={"Authorization": f"Bearer {secrets['goes']}"}), 401, "token-refused")
+    problem(
+        running.client.get("/v1/groups", headers={"Authorization": f"Bearer {secrets['goes']}"}),
+        401,
+        "token-refused",
+    )
     assert running.stop() == 0
     assert [name for name, secret in secrets.items() if secret in running.log.read_text()] == []

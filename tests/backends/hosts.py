@@ -20,11 +20,15 @@ import pytest
 
 from shrinkd.backends import Backend, Group, LimitName
 
-Offer = Literal["high_bytes", "low_bytes", "min_bytes", "swap", "usage_watch", "stall_watch", "activity"]
+Offer = Literal[
+    "high_bytes", "low_bytes", "min_bytes", "swap", "usage_watch", "stall_watch", "activity"
+]
 """Limits that the backend takes; swap: SwapHost, whose backend limits it; what the backend can watch; activity: told of a
 twinned_group(), where the backend wants such a thing."""
 MIB = 2**20
-HOST_NAMES = sorted(path.stem.removesuffix("_host") for path in Path(__file__).parent.glob("*_host.py"))
+HOST_NAMES = sorted(
+    path.stem.removesuffix("_host") for path in Path(__file__).parent.glob("*_host.py")
+)
 
 
 class Worker(Protocol):
@@ -83,7 +87,9 @@ class SwapHost(Host, Protocol):
 
 def on(*needs: Offer) -> pytest.MarkDecorator:
     """Try a test on the hosts that offer all of these, and on no other."""
-    return pytest.mark.parametrize("host", [name for name in HOST_NAMES if offers(name).issuperset(needs)], indirect=True)
+    return pytest.mark.parametrize(
+        "host", [name for name in HOST_NAMES if offers(name).issuperset(needs)], indirect=True
+    )
 
 
 def offers(host_name: str) -> frozenset[Offer]:

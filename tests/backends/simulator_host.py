@@ -58,7 +58,9 @@ class SimulatedHost:
     slack_bytes = 2 * 64 * PAGE_BYTES
 
     def __init__(self, scenario: Path) -> None:
-        self.backend = Simulator(Settings(scenario=str(scenario)), clock=lambda: 0.0, sleep=lambda _seconds: None)
+        self.backend = Simulator(
+            Settings(scenario=str(scenario)), clock=lambda: 0.0, sleep=lambda _seconds: None
+        )
         self._numbers = count()
 
     def group(self, parent: Group | None = None) -> Group:
@@ -76,7 +78,9 @@ class SimulatedHost:
         with self.backend.machine() as machine:
             machine.swap.pages = machine.swap.used
 
-    def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0) -> SimulatedWorker:
+    def charge(
+        self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0
+    ) -> SimulatedWorker:
         with self.backend.machine() as machine:
             worker = SimulatedWorker(self.backend, machine.start(machine.cgroups[group.path]))
         worker.grow(anon)

@@ -5,7 +5,9 @@ from contextlib import AbstractContextManager
 from tests.backends.hosts import Offer
 from tests.backends.simulator_host import SimulatedHost, on
 
-OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch", "activity"})
+OFFERS: frozenset[Offer] = frozenset(
+    {"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch", "activity"}
+)
 
 
 def absent() -> None:

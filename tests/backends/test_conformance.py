@@ -10,7 +10,15 @@ from contextlib import suppress
 import pytest
 
 from shrinkd.backends import BACKEND_NAMES, Backend, Group, load
-from shrinkd.errors import GroupBusy, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, InvalidGroupName, ProcessNotFound
+from shrinkd.errors import (
+    GroupBusy,
+    GroupExists,
+    GroupGone,
+    GroupNotEmpty,
+    GroupNotFound,
+    InvalidGroupName,
+    ProcessNotFound,
+)
 from shrinkd.memcontrol import Memcg, resize_limit, shrink_usage_to
 from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, limit_of
@@ -22,7 +30,9 @@ VERBS: dict[str, Callable[[Backend, Group], object]] = {
     "stat": lambda backend, group: backend.stat(group),
     "activity": lambda backend, group: backend.activity(group),
     "set_limits": lambda backend, group: backend.set_limits(group, {"max_bytes": 64 * MIB}),
-    "try_limits": lambda backend, group: backend.set_limits(group, {"max_bytes": 64 * MIB}, dry_run=True),
+    "try_limits": lambda backend, group: backend.set_limits(
+        group, {"max_bytes": 64 * MIB}, dry_run=True
+    ),
     "reclaim": lambda backend, group: backend.reclaim(group, MIB),
     "make_inside": lambda backend, group: backend.make(f"{group.path}/inside"),
     "remove": lambda backend, group: backend.remove(group),
@@ -109,7 +119,9 @@ def test_a_group_is_not_made_below_a_missing_one(host: Host) -> None:
         host.backend.make(f"{group.path}/missing/child")
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "a//b", "a/../b", "nul\0", "line\n", "x" * 256, "\udc80"])
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "a//b", "a/../b", "nul\0", "line\n", "x" * 256, "\udc80"]
+)
 def test_a_name_that_leads_astray_is_refused(host: Host, name: str) -> None:
     group = host.group()
     with pytest.raises(InvalidGroupName):
@@ -194,7 +206,9 @@ def test_a_shrink_notices_that_its_group_went_between_two_passes(host: Host) -> 
         host.backend.remove(group)
 
     with pytest.raises(GroupGone):
-        shrink_usage_to(Memcg(host.backend, group), PAGE_BYTES, Scripted({1: vanish}, largest_bytes=MIB))
+        shrink_usage_to(
+            Memcg(host.backend, group), PAGE_BYTES, Scripted({1: vanish}, largest_bytes=MIB)
+        )
 
 
 def test_a_shrink_never_goes_on_with_a_stranger_of_the_same_path(host: Host) -> None:
@@ -254,7 +268,9 @@ def test_a_process_that_ended_cannot_be_attached(host: Host, *, dry_run: bool) -
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_process_beside_groups_is_taken_or_busy_says_that_it_is_not(host: Host, *, dry_run: bool) -> None:
+def test_a_process_beside_groups_is_taken_or_busy_says_that_it_is_not(
+    host: Host, *, dry_run: bool
+) -> None:
     outer = host.group()
     inner = host.group(outer)
     worker = host.charge(inner)
@@ -265,7 +281,9 @@ def test_a_process_beside_groups_is_taken_or_busy_says_that_it_is_not(host: Host
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_group_beside_processes_is_made_or_busy_says_that_it_is_not(host: Host, *, dry_run: bool) -> None:
+def test_a_group_beside_processes_is_made_or_busy_says_that_it_is_not(
+    host: Host, *, dry_run: bool
+) -> None:
     outer = host.group()
     worker = host.charge(outer)
     made = []

@@ -16,7 +16,9 @@ def test_a_new_group_has_used_no_cpu_time_and_is_not_frozen(host: Host) -> None:
 
 
 @on("activity")
-def test_what_a_process_does_is_counted_in_its_group_and_around_it_and_nowhere_else(host: Host) -> None:
+def test_what_a_process_does_is_counted_in_its_group_and_around_it_and_nowhere_else(
+    host: Host,
+) -> None:
     outer = host.twinned_group()
     inner, sibling = host.twinned_group(outer), host.twinned_group(outer)
     host.charge(inner, anon=32 * MIB)
@@ -34,7 +36,9 @@ def test_who_goes_on_to_work_uses_more_cpu_time(host: Host) -> None:
 
 
 @on("activity")
-def test_cpu_time_stays_when_who_used_it_is_gone_and_in_the_group_around_when_its_group_is(host: Host) -> None:
+def test_cpu_time_stays_when_who_used_it_is_gone_and_in_the_group_around_when_its_group_is(
+    host: Host,
+) -> None:
     outer = host.twinned_group()
     inner = host.twinned_group(outer)
     worker = host.charge(inner, anon=16 * MIB)

@@ -25,13 +25,17 @@ def test_stat_tells_memory_by_kind(host: Host) -> None:  # LTP memcg_stat
     assert stat.usage_bytes == pytest.approx(24 * MIB, abs=host.slack_bytes)
     assert stat.anon_bytes == pytest.approx(8 * MIB, abs=host.slack_bytes)
     assert stat.file_bytes == pytest.approx(16 * MIB, abs=host.slack_bytes)
-    assert (stat.active_file_bytes or 0) + (stat.inactive_file_bytes or 0) == pytest.approx(16 * MIB, abs=host.slack_bytes)
+    assert (stat.active_file_bytes or 0) + (stat.inactive_file_bytes or 0) == pytest.approx(
+        16 * MIB, abs=host.slack_bytes
+    )
 
 
 def test_stat_tells_locked_memory(host: Host) -> None:  # LTP memcg_stat
     group = host.group()
     host.charge(group, locked=8 * MIB)
-    assert host.backend.stat(group).unevictable_bytes == pytest.approx(8 * MIB, abs=host.slack_bytes)
+    assert host.backend.stat(group).unevictable_bytes == pytest.approx(
+        8 * MIB, abs=host.slack_bytes
+    )
 
 
 def test_the_estimate_counts_cache_and_no_memory_that_has_nowhere_to_go(host: Host) -> None:
@@ -39,10 +43,14 @@ def test_the_estimate_counts_cache_and_no_memory_that_has_nowhere_to_go(host: Ho
         pytest.skip("this host has swap, so anonymous memory has somewhere to go")
     group = host.group()
     host.charge(group, anon=8 * MIB, locked=4 * MIB, cache=16 * MIB)
-    assert host.backend.stat(group).reclaimable_estimate_bytes == pytest.approx(16 * MIB, abs=host.slack_bytes)
+    assert host.backend.stat(group).reclaimable_estimate_bytes == pytest.approx(
+        16 * MIB, abs=host.slack_bytes
+    )
 
 
-def test_the_peak_outlives_the_process(host: Host) -> None:  # LTP memcg_max_usage_in_bytes, selftests current_peak
+def test_the_peak_outlives_the_process(
+    host: Host,
+) -> None:  # LTP memcg_max_usage_in_bytes, selftests current_peak
     group = host.group()
     host.charge(group, anon=16 * MIB).stop()
     stat = host.backend.stat(group)
@@ -52,7 +60,9 @@ def test_the_peak_outlives_the_process(host: Host) -> None:  # LTP memcg_max_usa
     assert stat.peak_bytes == pytest.approx(16 * MIB, abs=host.slack_bytes)
 
 
-def test_memory_is_charged_to_every_ancestor_and_to_no_sibling(host: Host) -> None:  # LTP memcg_subgroup_charge
+def test_memory_is_charged_to_every_ancestor_and_to_no_sibling(
+    host: Host,
+) -> None:  # LTP memcg_subgroup_charge
     outer = host.group()
     inner, other, sibling = host.group(outer), host.group(outer), host.group(outer)
     host.charge(inner, anon=8 * MIB)
@@ -80,7 +90,9 @@ def test_pressure_is_told_by_those_who_can(host: Host) -> None:
 # Limits
 
 
-def test_a_limit_reads_back_as_it_was_set_and_can_be_taken_off(host: Host) -> None:  # LTP memcg_limit_in_bytes
+def test_a_limit_reads_back_as_it_was_set_and_can_be_taken_off(
+    host: Host,
+) -> None:  # LTP memcg_limit_in_bytes
     group = host.group()
     host.backend.set_limits(group, {"max_bytes": 64 * MIB + PAGE_BYTES})
     assert limit_of(host, group) == 64 * MIB + PAGE_BYTES
@@ -97,13 +109,21 @@ def test_every_settable_limit_reads_back_beside_a_maximum(host: Host) -> None:
 
 
 @pytest.mark.parametrize("size", [None, 0, 32 * MIB, UNLIMITED])
-def test_what_is_read_of_a_group_without_usage_can_be_written_and_changes_nothing(host: Host, size: int | None) -> None:
+def test_what_is_read_of_a_group_without_usage_can_be_written_and_changes_nothing(
+    host: Host, size: int | None
+) -> None:
     group = host.group()
-    names = sorted(host.backend.settable_limits - (set() if size else {"max_bytes", "high_bytes"}))  # usage is never below 0
-    wanted: dict[LimitName, int | None] = {name: from_kernel(name, to_kernel(name, size)) for name in names}
+    names = sorted(
+        host.backend.settable_limits - (set() if size else {"max_bytes", "high_bytes"})
+    )  # usage is never below 0
+    wanted: dict[LimitName, int | None] = {
+        name: from_kernel(name, to_kernel(name, size)) for name in names
+    }
     host.backend.set_limits(group, wanted | {"max_bytes": wanted.get("max_bytes", 64 * MIB)})
     before = host.backend.stat(group).limits
-    read = {name: getattr(before, name) for name in LIMIT_NAMES if name in host.backend.settable_limits}
+    read = {
+        name: getattr(before, name) for name in LIMIT_NAMES if name in host.backend.settable_limits
+    }
     assert host.backend.set_limits(group, read) == before
     assert {name: read[name] for name in names} == wanted
 
@@ -130,13 +150,17 @@ def test_what_cannot_be_set_is_unsupported_and_refused(host: Host) -> None:
 
 @pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("size", [8 * MIB, 32 * MIB, 256 * MIB, None])
-def test_a_trial_answers_the_limits_that_the_change_leaves(host: Host, size: int | None, *, limited: bool) -> None:
+def test_a_trial_answers_the_limits_that_the_change_leaves(
+    host: Host, size: int | None, *, limited: bool
+) -> None:
     outer = host.group()
     inner = host.group(outer)
     host.backend.set_limits(outer, {"max_bytes": 64 * MIB})
     if limited:
         host.backend.set_limits(inner, dict.fromkeys(host.backend.settable_limits, 128 * MIB))
-    alone: dict[LimitName, int | None] = {"max_bytes": size} if size else {}  # None alone may contradict a limit of swap
+    alone: dict[LimitName, int | None] = (
+        {"max_bytes": size} if size else {}
+    )  # None alone may contradict a limit of swap
     for change in (alone, dict.fromkeys(host.backend.settable_limits, size), {}):
         tried = host.backend.set_limits(inner, change, dry_run=True)
         assert host.backend.set_limits(inner, change) == tried == host.backend.stat(inner).limits
@@ -149,7 +173,9 @@ def test_a_group_that_was_only_tried_is_to_a_trial_what_a_new_one_is(host: Host)
     assert host.backend.usage(tried) == host.backend.stat(tried).usage_bytes == 0
     answers = []
     for group in (tried, made):
-        answer = host.backend.set_limits(group, dict.fromkeys(host.backend.settable_limits, 96 * MIB), dry_run=True)
+        answer = host.backend.set_limits(
+            group, dict.fromkeys(host.backend.settable_limits, 96 * MIB), dry_run=True
+        )
         effective = (answer.effective_max_bytes, answer.limited_by)
         assert effective == (64 * MIB, outer.path)
         answers.append((host.backend.stat(group).limits, answer))
@@ -197,13 +223,19 @@ def test_limits_are_set_all_or_none(host: Host) -> None:
     assert host.backend.stat(group).limits == before
 
 
-def test_the_effective_limit_is_the_least_on_the_way_up(host: Host) -> None:  # LTP memcg_stat, hierarchical_memory_limit
+def test_the_effective_limit_is_the_least_on_the_way_up(
+    host: Host,
+) -> None:  # LTP memcg_stat, hierarchical_memory_limit
     outer = host.group()
     inner = host.group(outer)
     host.backend.set_limits(outer, {"max_bytes": 32 * MIB})
     host.backend.set_limits(inner, {"max_bytes": 64 * MIB})
     limits = host.backend.stat(inner).limits
-    assert (limits.max_bytes, limits.effective_max_bytes, limits.limited_by) == (64 * MIB, 32 * MIB, outer.path)
+    assert (limits.max_bytes, limits.effective_max_bytes, limits.limited_by) == (
+        64 * MIB,
+        32 * MIB,
+        outer.path,
+    )
     host.backend.set_limits(inner, {"max_bytes": 16 * MIB})
     limits = host.backend.stat(inner).limits
     assert (limits.effective_max_bytes, limits.limited_by) == (16 * MIB, inner.path)
@@ -216,7 +248,9 @@ def test_a_parent_cannot_be_limited_below_what_its_child_uses(host: Host) -> Non
         host.backend.set_limits(outer, {"max_bytes": 8 * MIB})
 
 
-def test_reading_beyond_the_limit_counts_failures_and_kills_nobody(host: Host) -> None:  # LTP memcg_failcnt, selftests max
+def test_reading_beyond_the_limit_counts_failures_and_kills_nobody(
+    host: Host,
+) -> None:  # LTP memcg_failcnt, selftests max
     group = host.group()
     worker = host.charge(group, anon=4 * MIB)
     host.backend.set_limits(group, {"max_bytes": 16 * MIB})
@@ -270,7 +304,9 @@ def test_a_swappiness_of_a_callers_own_is_taken_or_refused(host: Host) -> None:
         assert cache_of(host, group) >= 15 * MIB
 
 
-def test_passes_free_the_cache_and_leave_anonymous_memory(host: Host) -> None:  # LTP memcg_force_empty
+def test_passes_free_the_cache_and_leave_anonymous_memory(
+    host: Host,
+) -> None:  # LTP memcg_force_empty
     if host.backend.node().swap_free_bytes:
         pytest.skip("this host has swap, so anonymous memory has somewhere to go")
     group = host.group()

@@ -35,9 +35,15 @@ def reclaim_until(host: Host, group: Group, size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("host", HOST_NAMES, indirect=True)
-def test_a_host_offers_the_limits_that_its_backend_takes(host: Host, request: pytest.FixtureRequest) -> None:
+def test_a_host_offers_the_limits_that_its_backend_takes(
+    host: Host, request: pytest.FixtureRequest
+) -> None:
     offered = offers(request.node.callspec.params["host"])
-    assert offered & set(LIMIT_NAMES) == host.backend.settable_limits & {"high_bytes", "low_bytes", "min_bytes"}
+    assert offered & set(LIMIT_NAMES) == host.backend.settable_limits & {
+        "high_bytes",
+        "low_bytes",
+        "min_bytes",
+    }
 
 
 # Counting
@@ -91,7 +97,12 @@ class Tree:
 def grow_tree(host: Host, protection: LimitName) -> Tree:
     outer = host.group()
     shielded, hungry = host.group(outer), host.group(outer)
-    sharing = (host.group(shielded), host.group(shielded), host.group(shielded), host.group(shielded))
+    sharing = (
+        host.group(shielded),
+        host.group(shielded),
+        host.group(shielded),
+        host.group(shielded),
+    )
     limit_without_swap(host, outer, 100 * MIB)
     host.backend.set_limits(shielded, {protection: 25 * MIB})
     for group, halves, cache in zip(sharing, (75, 25, 0, 500), (25, 25, 25, 0), strict=True):
@@ -206,7 +217,9 @@ def test_passes_come_down_to_a_size_and_answer_what_usage_says(host: Host) -> No
     after = host.backend.usage(group)
     assert is_close(after, 30 * MIB, 3)
     assert sum(freed) == pytest.approx(before - after, abs=host.slack_bytes)
-    assert len(freed) <= 20  # a MiB each; the kernel's test gives 5 writes, which may take as long as they like
+    assert (
+        len(freed) <= 20
+    )  # a MiB each; the kernel's test gives 5 writes, which may take as long as they like
     assert worker.alive()
 
 
@@ -217,7 +230,9 @@ def test_passes_take_anonymous_memory_where_it_can_be_swapped(host: SwapHost) ->
     worker = host.charge(group, anon=25 * MIB, cache=25 * MIB)
     reclaim_until(host, group, 15 * MIB)
     stat = host.backend.stat(group)
-    assert is_close(stat.usage_bytes, 15 * MIB, 10)  # not 3: a pass may go 2 MiB beyond, and the sizes are halved
+    assert is_close(
+        stat.usage_bytes, 15 * MIB, 10
+    )  # not 3: a pass may go 2 MiB beyond, and the sizes are halved
     assert (stat.swap_bytes or 0) >= 9 * MIB
     assert worker.alive()
 

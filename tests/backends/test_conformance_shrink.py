@@ -3,7 +3,15 @@
 import pytest
 
 from shrinkd.errors import Interrupted, LimitBelowUsage, ShrinkStalled
-from shrinkd.memcontrol import MEM_CGROUP_RECLAIM_RETRIES, Memcg, check_under_val, resize_limit, set_limit, set_limits, shrink_usage_to
+from shrinkd.memcontrol import (
+    MEM_CGROUP_RECLAIM_RETRIES,
+    Memcg,
+    check_under_val,
+    resize_limit,
+    set_limit,
+    set_limits,
+    shrink_usage_to,
+)
 from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, cache_of, limit_of
 from tests.support.scripted_task import Scripted
@@ -32,7 +40,9 @@ def test_a_refused_limit_costs_no_cache_and_says_the_numbers(host: Host) -> None
     assert caught.value.members["usage_bytes"] == pytest.approx(80 * MIB, abs=host.slack_bytes)
 
 
-def test_one_page_for_a_process_is_refused_and_shrinking_to_it_gives_up(host: Host) -> None:  # LTP memcg_regression test_2
+def test_one_page_for_a_process_is_refused_and_shrinking_to_it_gives_up(
+    host: Host,
+) -> None:  # LTP memcg_regression test_2
     group = host.group()
     worker = host.charge(group, anon=16 * MIB)
     memcg = Memcg(host.backend, group)
@@ -44,7 +54,9 @@ def test_one_page_for_a_process_is_refused_and_shrinking_to_it_gives_up(host: Ho
     assert limit_of(host, group) is None
 
 
-def test_a_shrink_brings_usage_below_the_target_and_not_far_below(host: Host) -> None:  # selftests reclaim
+def test_a_shrink_brings_usage_below_the_target_and_not_far_below(
+    host: Host,
+) -> None:  # selftests reclaim
     group = host.group()
     worker = host.charge(group, anon=8 * MIB, cache=64 * MIB)
     shrink_usage_to(Memcg(host.backend, group), 40 * MIB, Scripted())
@@ -78,7 +90,9 @@ def test_a_signal_comes_before_giving_up(host: Host) -> None:
     group = host.group()
     host.charge(group, anon=16 * MIB)
     current = Scripted()
-    current.always = lambda: current.interrupt() if current.fruitless() == MEM_CGROUP_RECLAIM_RETRIES else None
+    current.always = lambda: (
+        current.interrupt() if current.fruitless() == MEM_CGROUP_RECLAIM_RETRIES else None
+    )
     with pytest.raises(Interrupted):
         shrink_usage_to(Memcg(host.backend, group), MIB, current)
 
@@ -99,7 +113,11 @@ def test_progress_in_between_forgives_no_fruitless_pass(host: Host) -> None:
     group = host.group()
     worker = host.charge(group, anon=16 * MIB)
     current = Scripted()
-    current.always = lambda: worker.read_file(4 * MIB) if current.fruitless() == 3 and not current.passes[-1].progress else None
+    current.always = lambda: (
+        worker.read_file(4 * MIB)
+        if current.fruitless() == 3 and not current.passes[-1].progress
+        else None
+    )
     with pytest.raises(ShrinkStalled):
         shrink_usage_to(Memcg(host.backend, group), 8 * MIB, current)
     assert current.fruitless() == MEM_CGROUP_RECLAIM_RETRIES

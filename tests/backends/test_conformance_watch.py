@@ -17,9 +17,13 @@ def watch(host: Host, group: Group, *triggers: Trigger) -> Watch:
 
 
 @pytest.mark.parametrize("host", HOST_NAMES, indirect=True)
-def test_a_host_offers_the_watches_that_its_backend_takes(host: Host, request: pytest.FixtureRequest) -> None:
+def test_a_host_offers_the_watches_that_its_backend_takes(
+    host: Host, request: pytest.FixtureRequest
+) -> None:
     offered = offers(request.node.callspec.params["host"])
-    assert ("usage_watch" in offered, "stall_watch" in offered) == tuple(kind in host.backend.watchable for kind in (UsageCrosses, Stalled))
+    assert ("usage_watch" in offered, "stall_watch" in offered) == tuple(
+        kind in host.backend.watchable for kind in (UsageCrosses, Stalled)
+    )
 
 
 # What fires

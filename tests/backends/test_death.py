@@ -92,7 +92,12 @@ class Daemons:
         return {name: getattr(limits, name) for name in self._names}
 
     def changed(self, changes: dict[LimitName, int | None], step: int = 0) -> bool:
-        return self._lives(lambda backend, store: set_limits(Memcg(backend, self.group, intent=Intents(backend, store)), changes), step)
+        return self._lives(
+            lambda backend, store: set_limits(
+                Memcg(backend, self.group, intent=Intents(backend, store)), changes
+            ),
+            step,
+        )
 
     def settled(self, step: int = 0) -> bool:
         def settle(backend: Backend, store: Store) -> None:
@@ -124,7 +129,9 @@ def daemons(kernel: CgroupHost[Backend], tmp_path: Path) -> Iterator[Daemons]:
 
 
 @pytest.mark.parametrize(("old", "new"), [(64 * MIB, 32 * MIB), (32 * MIB, 64 * MIB)])
-def test_a_change_that_is_killed_at_any_step_is_all_or_nothing_after_the_next_start(daemons: Daemons, old: int, new: int) -> None:
+def test_a_change_that_is_killed_at_any_step_is_all_or_nothing_after_the_next_start(
+    daemons: Daemons, old: int, new: int
+) -> None:
     before, after = daemons.every(old), daemons.every(new)
     halves = 0
     for step in itertools.count(1):

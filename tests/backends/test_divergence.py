@@ -46,7 +46,20 @@ STORED = {
     "v1": ("memory.soft_limit_in_bytes", "memory.memsw.limit_in_bytes"),
     "v2": ("memory.low", "memory.min", "memory.swap.max", "memory.high"),
 }
-NONSENSE = ("", "junk", "1.5M", "5MB", "-2", "+5M", "5 M", "MAX", "max", "-1", "8E", "9223372036854775807")
+NONSENSE = (
+    "",
+    "junk",
+    "1.5M",
+    "5MB",
+    "-2",
+    "+5M",
+    "5 M",
+    "MAX",
+    "max",
+    "-1",
+    "8E",
+    "9223372036854775807",
+)
 SPELLINGS: tuple[Callable[[int], str], ...] = (
     str,
     "{:#x}".format,
@@ -174,15 +187,28 @@ class Histories(Comparison):
 
     def set_limits(self) -> None:
         path, names = self.path(), VERB_LIMITS[self.version]
-        changes = {name: self.random.choice((None, self.amount(path), self.amount(path))) for name in self.random.choices(names, k=2)}
+        changes = {
+            name: self.random.choice((None, self.amount(path), self.amount(path)))
+            for name in self.random.choices(names, k=2)
+        }
         held = self.simulated.backend.stat(self.groups[path][1]).limits.max_bytes
         most = changes.get("max_bytes", held)
-        values = {most, (most or 0) + (changes.get("swap_max_bytes") or 0), changes.get("high_bytes")} - {None, 0}
+        values = {
+            most,
+            (most or 0) + (changes.get("swap_max_bytes") or 0),
+            changes.get("high_bytes"),
+        } - {None, 0}
         if all(abs(value - self.usage(path)) > EDGE for value in values if value):
             self.set(path, changes)
 
     def set(self, path: str, changes: Mapping[LimitName, int | None]) -> None:
-        self.change(path, lambda: self.both(lambda backend, group: backend.set_limits(group, changes), path) is not None)
+        self.change(
+            path,
+            lambda: (
+                self.both(lambda backend, group: backend.set_limits(group, changes), path)
+                is not None
+            ),
+        )
 
     def part_memory_from_memory_and_swap(self) -> None:
         """v1 keeps memory <= memory and swap: each of the two limits is refused what would end that, whoever sets it."""
@@ -247,7 +273,11 @@ class Histories(Comparison):
         held, size = self.held(path), self.amount(path)
         if passes:
             size = min(size, held // MIB * MIB - EDGE)
-        if size <= 0 or held - EDGE < size < held + self.protected(path) + EDGE or abs(self.usage(path) - size) < EDGE:
+        if (
+            size <= 0
+            or held - EDGE < size < held + self.protected(path) + EDGE
+            or abs(self.usage(path) - size) < EDGE
+        ):
             return
         limits = self.limits()
         self.reclaims_by_passes(path)
@@ -274,10 +304,36 @@ class Histories(Comparison):
 
 
 STEPS = (
-    *(Histories.make, Histories.remove, Histories.start, Histories.attach, Histories.drop, Histories.exit, Histories.outgrow),
-    *(Histories.charge, Histories.charge, Histories.charge, Histories.set_limits, Histories.set_limits, Histories.write_maximum),
-    *(Histories.write_maximum, Histories.part_memory_from_memory_and_swap, Histories.write_another, Histories.write_nonsense),
-    *(Histories.write_reclaim, Histories.reclaim, Histories.shrink, Histories.shrink, Histories.use_a_removed_group),
+    *(
+        Histories.make,
+        Histories.remove,
+        Histories.start,
+        Histories.attach,
+        Histories.drop,
+        Histories.exit,
+        Histories.outgrow,
+    ),
+    *(
+        Histories.charge,
+        Histories.charge,
+        Histories.charge,
+        Histories.set_limits,
+        Histories.set_limits,
+        Histories.write_maximum,
+    ),
+    *(
+        Histories.write_maximum,
+        Histories.part_memory_from_memory_and_swap,
+        Histories.write_another,
+        Histories.write_nonsense,
+    ),
+    *(
+        Histories.write_reclaim,
+        Histories.reclaim,
+        Histories.shrink,
+        Histories.shrink,
+        Histories.use_a_removed_group,
+    ),
 )
 
 
@@ -296,43 +352,65 @@ def how_many(version: str) -> settings:
     """The same histories every time; SHRINKD_TEST_EXAMPLES is a number of random ones, of which v2 gets a fifth."""
     everyday, all_of_them = EXAMPLES[version]
     chosen = int(os.environ.get("SHRINKD_TEST_EXAMPLES", "0"))
-    is_thorough = os.environ.get("SHRINKD_TEST_THOROUGH", os.environ.get("SHRINKD_TEST_REQUIRE_ALL")) == "1"
+    is_thorough = (
+        os.environ.get("SHRINKD_TEST_THOROUGH", os.environ.get("SHRINKD_TEST_REQUIRE_ALL")) == "1"
+    )
     return settings(
-        max_examples=chosen * all_of_them // EXAMPLES["v1"][1] or (all_of_them if is_thorough else everyday),
+        max_examples=chosen * all_of_them // EXAMPLES["v1"][1]
+        or (all_of_them if is_thorough else everyday),
         stateful_step_count=STEPS_OF[version],
         derandomize=not chosen,
         database=None,
         deadline=None,
-        phases=[Phase.generate],  # a history is short, and told whole; a kernel is not the same for a second one
+        phases=[
+            Phase.generate
+        ],  # a history is short, and told whole; a kernel is not the same for a second one
         suppress_health_check=list(HealthCheck),
     )
 
 
 @pytest.mark.timeout(1800)
-def test_the_machine_does_as_the_kernel_does(kernel: CgroupHost[Backend], simulated: SimulatedWorld) -> None:
+def test_the_machine_does_as_the_kernel_does(
+    kernel: CgroupHost[Backend], simulated: SimulatedWorld
+) -> None:
     real, numbers, passes = RealWorld(kernel), itertools.count(), list[bool]()
 
     def history() -> Histories:
-        return Histories(real, simulated, f"shrinkd-test-{os.getpid()}-history-{next(numbers)}", passes)
+        return Histories(
+            real, simulated, f"shrinkd-test-{os.getpid()}-history-{next(numbers)}", passes
+        )
 
-    run_state_machine_as_test(cast("type[RuleBasedStateMachine]", history), settings=how_many(kernel.backend.name))
+    run_state_machine_as_test(
+        cast("type[RuleBasedStateMachine]", history), settings=how_many(kernel.backend.name)
+    )
     assert sum(passes) >= MOSTLY * len(passes)
 
 
-@pytest.mark.parametrize(("before", "more", "agrees"), [(448, 704, True), (0, 1216, False), (448, 1216, False)])
-def test_what_a_group_was_off_by_before_a_step_is_not_held_against_the_step(before: int, more: int, *, agrees: bool) -> None:
+@pytest.mark.parametrize(
+    ("before", "more", "agrees"), [(448, 704, True), (0, 1216, False), (448, 1216, False)]
+)
+def test_what_a_group_was_off_by_before_a_step_is_not_held_against_the_step(
+    before: int, more: int, *, agrees: bool
+) -> None:
     """Both in KiB: what was left apart, and pages that are charged ahead, once made 1,236,992 bytes of 0 where 1 MiB is let pass."""
     with opened("v1") as kernel, simulator_host.on("v1", os.cpu_count() or 1) as machine:
         real = RealWorld(kernel)
         history = Histories(real, SimulatedWorld(machine), f"shrinkd-test-{os.getpid()}-apart", [])
         try:
-            history.groups[history.name] = (real.backend.make(history.name), history.simulated.backend.make(history.name))
+            history.groups[history.name] = (
+                real.backend.make(history.name),
+                history.simulated.backend.make(history.name),
+            )
             history.hands.append(Hands(real.start(), history.simulated.start()))
             history.attach_to(history.name, history.hands[0])
             history.they_are_alike()
             for size in (before, more):
                 assert history.hands[0].real.charge("anon", size * KIB)
-                with nullcontext() if agrees or size != more else pytest.raises(AssertionError, match="own usage"):
+                with (
+                    nullcontext()
+                    if agrees or size != more
+                    else pytest.raises(AssertionError, match="own usage")
+                ):
                     history.they_are_alike()
         finally:
             history.teardown()

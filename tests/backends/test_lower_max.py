@@ -21,7 +21,9 @@ class Kernel:
     verbs: int = 0
 
     def commit(self, value: int) -> Refusal | None:
-        return Maximum(self._usage, self._read, self._store, slack=5, sleep=lambda _seconds: None).commit(value)
+        return Maximum(
+            self._usage, self._read, self._store, slack=5, sleep=lambda _seconds: None
+        ).commit(value)
 
     def grow_to(self, used: int) -> Callable[[], object]:
         return lambda: setattr(self, "used", used)
@@ -151,7 +153,11 @@ def test_a_maximum_that_is_raised_stays_whatever_is_charged(kernel: Kernel) -> N
 def test_no_charge_in_any_gap_ends_in_a_kill_or_in_a_maximum_below_usage(kernel: Kernel) -> None:
     for gap in range(1, 9):
         for used in (55, 60, 61, 90):
-            kernel.used, kernel.maximum, kernel.happens = 50, 100, {kernel.verbs + gap: kernel.grow_to(used)}
+            kernel.used, kernel.maximum, kernel.happens = (
+                50,
+                100,
+                {kernel.verbs + gap: kernel.grow_to(used)},
+            )
             refused = kernel.commit(60)
             assert (kernel.kills, kernel.maximum) == (0, 100 if refused else 60)
             assert kernel.used <= kernel.maximum

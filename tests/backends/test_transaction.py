@@ -87,6 +87,11 @@ def test_the_way_stations_are_what_a_death_between_two_writes_leaves() -> None:
 
 def test_a_limit_that_passes_through_another_value_belongs_to_the_way() -> None:
     def apart(values: Mapping[LimitName, int]) -> dict[LimitName, int | None]:
-        return {"max_bytes": values["max_bytes"], "swap_max_bytes": values["high_bytes"] - values["max_bytes"]}
+        return {
+            "max_bytes": values["max_bytes"],
+            "swap_max_bytes": values["high_bytes"] - values["max_bytes"],
+        }
 
-    assert [step["swap_max_bytes"] for step in way_stations(HELD, [WRITES[1], WRITES[0]], apart)] == [1, 19, 10]
+    assert [
+        step["swap_max_bytes"] for step in way_stations(HELD, [WRITES[1], WRITES[0]], apart)
+    ] == [1, 19, 10]

@@ -11,7 +11,9 @@ from shrinkd.settings import Settings
 from tests.backends.hosts import Offer
 from tests.support import cgroup_host
 
-OFFERS: frozenset[Offer] = frozenset({"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch", "activity"})
+OFFERS: frozenset[Offer] = frozenset(
+    {"high_bytes", "low_bytes", "min_bytes", "swap", "stall_watch", "activity"}
+)
 V2Host = cgroup_host.CgroupHost[V2]
 
 
@@ -19,7 +21,9 @@ def absent() -> str | None:
     root = next(mounts_with_memory(), None)
     if root is None:
         return "no cgroup v2 memory controller is mounted"
-    return None if os.geteuid() == 0 and os.access(root, os.W_OK) else f"{root} is not ours to write"
+    return (
+        None if os.geteuid() == 0 and os.access(root, os.W_OK) else f"{root} is not ours to write"
+    )
 
 
 def open_host() -> AbstractContextManager[V2Host]:

@@ -22,13 +22,23 @@ class Group:
         self.now = 0.0
         self.total_us = 0
 
-    def look(self, avg10: float = 0.0, avg60: float = 0.0, *, after: float = 1.0, stalled_us: int = 0, **sizes: Any) -> Decision:
+    def look(
+        self,
+        avg10: float = 0.0,
+        avg60: float = 0.0,
+        *,
+        after: float = 1.0,
+        stalled_us: int = 0,
+        **sizes: Any,
+    ) -> Decision:
         self.now += after
         self.total_us += stalled_us
         usage = sizes.pop("usage_bytes", 1024 * MIB + FLOOR)
         limits = sizes.pop("limits", Limits(max_bytes=None))
         pressure = Pressure(Stall(avg10, avg60, 0.0, self.total_us), Stall(0, 0, 0, 0))
-        return self.policy.look(self.now, member_of(MemStat(usage, limits, pressure=pressure, **sizes), FLOOR))
+        return self.policy.look(
+            self.now, member_of(MemStat(usage, limits, pressure=pressure, **sizes), FLOOR)
+        )
 
     def asked(self, *averages: float, **reading: Any) -> int:
         return asked_of(self.look(*averages, **reading))
@@ -46,7 +56,9 @@ def pages(size: float) -> int:
     return int(size) // 4096 * 4096
 
 
-def test_senpai_begins_at_usage_and_tightens_by_a_hundredth_when_six_seconds_brought_no_stall() -> None:
+def test_senpai_begins_at_usage_and_tightens_by_a_hundredth_when_six_seconds_brought_no_stall() -> (
+    None
+):
     group = Group(PUBLISHED["senpai"])
     start = high_of(group.look())
     assert start == 1024 * MIB + FLOOR
@@ -57,13 +69,21 @@ def test_senpai_begins_at_usage_and_tightens_by_a_hundredth_when_six_seconds_bro
 
 @pytest.mark.parametrize(
     ("stalled_us", "factor"),
-    [(5_000, 1 - (10_000 / 5_000 / 10) ** 2 * 0.01), (20_000, 1 + (20_000 / 10_000 / 20) ** 2), (10**6, 2.0)],
+    [
+        (5_000, 1 - (10_000 / 5_000 / 10) ** 2 * 0.01),
+        (20_000, 1 + (20_000 / 10_000 / 20) ** 2),
+        (10**6, 2.0),
+    ],
     ids=["half of the target", "twice the target", "a hundred times"],
 )
-def test_senpai_moves_by_the_square_of_how_far_it_is_from_ten_milliseconds(stalled_us: int, factor: float) -> None:
+def test_senpai_moves_by_the_square_of_how_far_it_is_from_ten_milliseconds(
+    stalled_us: int, factor: float
+) -> None:
     group = Group(PUBLISHED["senpai"])
     start = high_of(group.look()) or 0
-    moves = [high_of(group.look(stalled_us=stalled_us if second == 0 else 0)) for second in range(7)]
+    moves = [
+        high_of(group.look(stalled_us=stalled_us if second == 0 else 0)) for second in range(7)
+    ]
     assert next(move for move in moves if move) == pages(start * factor)
 
 
@@ -81,11 +101,19 @@ def test_oomd_waits_for_both_averages() -> None:
     group = Group(PUBLISHED["oomd, immediate back-off"])
     for _ in range(6):
         group.look()
-    assert [group.asked(0.1, 0.0), group.asked(0.0, 0.1), group.asked(0.09, 0.09)] == [0, 0, pages(1024 * MIB / 100)]
+    assert [group.asked(0.1, 0.0), group.asked(0.0, 0.1), group.asked(0.09, 0.09)] == [
+        0,
+        0,
+        pages(1024 * MIB / 100),
+    ]
 
 
-@pytest.mark.parametrize(("avg10", "share"), [(0.0, 0.0005), (0.05, 0.00025), (0.1, 0.0), (3.0, 0.0)])
-def test_tmo_takes_less_of_usage_the_nearer_pressure_comes_to_a_thousandth(avg10: float, share: float) -> None:
+@pytest.mark.parametrize(
+    ("avg10", "share"), [(0.0, 0.0005), (0.05, 0.00025), (0.1, 0.0), (3.0, 0.0)]
+)
+def test_tmo_takes_less_of_usage_the_nearer_pressure_comes_to_a_thousandth(
+    avg10: float, share: float
+) -> None:
     decision = Group(PUBLISHED["TMO"]).look(avg10)
     assert (asked_of(decision), decision.look_seconds) == (pages((1024 * MIB + FLOOR) * share), 6)
 
@@ -95,22 +123,32 @@ def test_tmo_takes_less_of_usage_the_nearer_pressure_comes_to_a_thousandth(avg10
     [(0.0, 512, 5.44), (0.05, 512, 2.72), (0.0, 3, 3), (0.2, 512, 0)],
     ids=["calm", "half", "little cache", "over"],
 )
-def test_katalyst_takes_half_a_percent_of_usage_and_no_more_than_there_is_cache(avg60: float, cache: int, asked: float) -> None:
+def test_katalyst_takes_half_a_percent_of_usage_and_no_more_than_there_is_cache(
+    avg60: float, cache: int, asked: float
+) -> None:
     decision = Group(PUBLISHED["katalyst"]).look(9.0, avg60, file_bytes=cache * MIB)
     assert (asked_of(decision), decision.look_seconds) == (pages(asked * MIB), 30)
 
 
-def test_etmem_takes_a_twentieth_above_the_floor_more_after_five_calm_rounds_and_less_after_two_others() -> None:
+def test_etmem_takes_a_twentieth_above_the_floor_more_after_five_calm_rounds_and_less_after_two_others() -> (
+    None
+):
     group = Group(PUBLISHED["etmem"])
     shares = [group.asked() / (1024 * MIB) for _ in range(6)]
     assert shares == pytest.approx([0.05] * 5 + [0.06], rel=1e-3)
-    assert [group.asked(0.1), group.asked(0.0, 0.1), group.asked(0.1)] == [0, 0, 0]  # the first only ends the count of calm ones
+    assert [group.asked(0.1), group.asked(0.0, 0.1), group.asked(0.1)] == [
+        0,
+        0,
+        0,
+    ]  # the first only ends the count of calm ones
     assert group.asked() / (1024 * MIB) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_a_poll_looks_each_second_and_takes_what_is_above_low() -> None:
     limits = Limits(1000 * MIB, effective_max_bytes=1000 * MIB)
-    below, above = (Group(polled).look(usage_bytes=size * MIB, limits=limits) for size in (899, 901))
+    below, above = (
+        Group(polled).look(usage_bytes=size * MIB, limits=limits) for size in (899, 901)
+    )
     assert (below.ask, above.ask) == (None, Reclaim(target_bytes=850 * MIB))
     assert below.look_seconds == above.look_seconds == 1
 
@@ -122,7 +160,11 @@ def test_what_each_pays_of_a_need_of_90() -> None:
 
 
 def test_the_optimum_takes_what_is_idle_and_then_what_the_target_pays_for() -> None:
-    pieces: list[tuple[str, str, float | str]] = [("anon", "512M", "idle"), ("anon", "256M", 100), ("file", "256M", "hot")]
+    pieces: list[tuple[str, str, float | str]] = [
+        ("anon", "512M", "idle"),
+        ("anon", "256M", 100),
+        ("file", "256M", "hot"),
+    ]
     cell = Cell("by hand", house({"web": pieces}, 10))
     # 256 MiB of 10 us each 100 s are 6553.6 us a second, of which the target pays 1000; the hot ones cost most and come last
     assert cell.optimum_bytes == pytest.approx(512 * MIB + 1000 / (10 / 100) * 4096)

@@ -29,7 +29,9 @@ class Shell:
 
     def __init__(self, server: Live) -> None:
         self.server = server
-        self._environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
+        self._environ = {
+            name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")
+        }
 
     def __call__(self, *words: str, says: str = "", code: int = 0) -> str:
         """Run a command to its end, and answer what it printed; with a code that is not 0, what it said on stderr."""
@@ -38,15 +40,23 @@ class Shell:
         return ended.stderr if code else ended.stdout
 
     def run(self, *words: str, says: str = "") -> Result:
-        return CliRunner(env={"SHRINKD_URL": self.server.url}).invoke(cli, words, input=says, prog_name="shrinkd")
+        return CliRunner(env={"SHRINKD_URL": self.server.url}).invoke(
+            cli, words, input=says, prog_name="shrinkd"
+        )
 
     def start(self, *words: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start a command as a process, for what only a process can: signals and terminals."""
         environ = self._environ | {"SHRINKD_URL": self.server.url}
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here, as in the background, would be there
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # what is ignored here, as in the background, would be there
         try:
             return subprocess.Popen(
-                [sys.executable, "-m", "shrinkd", *words], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
+                [sys.executable, "-m", "shrinkd", *words],
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
             )
         finally:
             signal.signal(signal.SIGINT, before)
@@ -67,12 +77,22 @@ def only_line(said: str) -> str:
 
 
 def test_a_protection_is_all_or_nothing_by_words_that_the_api_takes(tmp_path: Path) -> None:
-    machine = Simulator(Settings(), scenario=Scenario.model_validate({"profile": "v2", "groups": [{"path": "web"}]}))
-    with Live(Settings(backend="simulator", database_url=f"sqlite:///{tmp_path}/shrinkd.db"), lambda _: machine) as live:
+    machine = Simulator(
+        Settings(), scenario=Scenario.model_validate({"profile": "v2", "groups": [{"path": "web"}]})
+    )
+    with Live(
+        Settings(backend="simulator", database_url=f"sqlite:///{tmp_path}/shrinkd.db"),
+        lambda _: machine,
+    ) as live:
         shrinkd = Shell(live)
         limits = json.loads(shrinkd("limit", "web", "--low", "max", "--min", "64M", "--json"))
         assert (limits["low_bytes"], limits["min_bytes"]) == ("max", 64 << 20)
-        assert "max" in next(line for line in shrinkd("limit", "web").splitlines() if line.startswith("low")).split()
+        assert (
+            "max"
+            in next(
+                line for line in shrinkd("limit", "web").splitlines() if line.startswith("low")
+            ).split()
+        )
         limits = json.loads(shrinkd("limit", "web", "--low", "0", "--json"))
         assert (limits["low_bytes"], limits["min_bytes"]) == (0, 64 << 20)
 
@@ -81,7 +101,9 @@ def test_groups_are_a_table_for_people_and_a_line_of_json_each_for_programs(shri
     heading, *rows = shrinkd("groups").splitlines()
     assert heading.split() == ["USAGE", "MAX", "EFFECTIVE", "MAX", "PATH"]
     assert ["354", "MiB", "-", "-", "web"] in [row.split() for row in rows]
-    assert [json.loads(line)["path"] for line in shrinkd("groups", "--json").splitlines()] == [row.split()[-1] for row in rows]
+    assert [json.loads(line)["path"] for line in shrinkd("groups", "--json").splitlines()] == [
+        row.split()[-1] for row in rows
+    ]
 
 
 def test_sizes_are_rounded_for_people_and_exact_in_json(shrinkd: Shell) -> None:
@@ -95,7 +117,10 @@ def test_one_thing_is_facts_or_one_document(shrinkd: Shell, words: tuple[str, ..
     assert isinstance(json.loads(shrinkd(*words, "--json")), dict)
 
 
-@pytest.mark.parametrize(("size", "said"), [(0, "0"), (1, "1"), (1 << 30, "1G"), (64 << 20, "64M"), ((64 << 20) + 4096, "65540K")])
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0"), (1, "1"), (1 << 30, "1G"), (64 << 20, "64M"), ((64 << 20) + 4096, "65540K")],
+)
 def test_a_size_in_advice_is_the_size_exactly(size: int, said: str) -> None:
     assert output.exact(size) == said
 
@@ -113,9 +138,16 @@ def test_a_limit_below_usage_fails_with_the_command_that_works(shrinkd: Shell) -
 
 def test_limits_are_set_tried_and_taken_away(shrinkd: Shell) -> None:
     assert json.loads(shrinkd("limit", "web", "2G", "--dry-run", "--json"))["dry_run"]
-    assert json.loads(shrinkd("limit", "web", "2G", "--soft-limit", "1G", "--json"))["soft_limit_bytes"] == 1 << 30
+    assert (
+        json.loads(shrinkd("limit", "web", "2G", "--soft-limit", "1G", "--json"))[
+            "soft_limit_bytes"
+        ]
+        == 1 << 30
+    )
     assert json.loads(shrinkd("limit", "web", "max", "--json"))["max_bytes"] is None
-    assert "Read it again" in only_line(shrinkd("limit", "web", "3G", "--if-match", '"old"', code=1))
+    assert "Read it again" in only_line(
+        shrinkd("limit", "web", "3G", "--if-match", '"old"', code=1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +174,9 @@ def test_what_is_not_there_fails(shrinkd: Shell) -> None:
     assert "no group" in only_line(shrinkd("group", "none", code=1))
 
 
-def test_a_group_that_is_being_shrunk_is_for_later_and_says_how_to_stop_that(shrinkd: Shell) -> None:
+def test_a_group_that_is_being_shrunk_is_for_later_and_says_how_to_stop_that(
+    shrinkd: Shell,
+) -> None:
     begun = running(shrinkd.server.client)
     said = only_line(shrinkd("shrink", "web", "--to", "1M", code=75))
     assert said.endswith(f"shrinkd cancel {begun['id']}\n")
@@ -169,7 +203,9 @@ def test_a_shrink_tells_its_steps_on_stderr_and_its_outcome_on_stdout(shrinkd: S
 
 
 def test_with_json_each_step_is_a_line(shrinkd: Shell) -> None:
-    steps = [json.loads(line) for line in shrinkd("shrink", "web", "--by", "8M", "--json").splitlines()]
+    steps = [
+        json.loads(line) for line in shrinkd("shrink", "web", "--by", "8M", "--json").splitlines()
+    ]
     assert (steps[-1]["state"], steps[-1]["done"]) == ("succeeded", True)
 
 
@@ -180,7 +216,9 @@ def test_a_shrink_that_cannot_be_fails_and_says_why(shrinkd: Shell) -> None:
 def test_a_detached_shrink_is_its_id(shrinkd: Shell) -> None:
     shrink_id = shrinkd(*SLOWLY, "--detach").strip()
     assert shrink_id in shrinkd("shrinks", "web")
-    assert [json.loads(line)["id"] for line in shrinkd("shrinks", "--json").splitlines()] == [shrink_id]
+    assert [json.loads(line)["id"] for line in shrinkd("shrinks", "--json").splitlines()] == [
+        shrink_id
+    ]
     assert shrinkd("cancel", shrink_id).startswith(shrink_id)
 
 
@@ -220,11 +258,22 @@ def test_on_a_terminal_there_is_a_bar_that_is_drawn_over(shrinkd: Shell) -> None
 
 
 def test_a_policy_is_put_listed_tried_and_deleted(shrinkd: Shell, tmp_path: Path) -> None:
-    policy: dict[str, Any] = {"kind": "limit", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "1G"}}}
+    policy: dict[str, Any] = {
+        "kind": "limit",
+        "selector": {"group": "web"},
+        "spec": {"limits": {"max_bytes": "1G"}},
+    }
     assert "keep" in shrinkd("policies", "put", "keep", "-", says=json.dumps(policy))
     (tmp_path / "policy.json").write_text(json.dumps(policy | {"mode": "observe"}))
-    assert json.loads(shrinkd("policies", "put", "keep", str(tmp_path / "policy.json"), "--json"))["generation"] == 2
-    assert [json.loads(line)["name"] for line in shrinkd("policies", "--json").splitlines()] == ["keep"]
+    assert (
+        json.loads(shrinkd("policies", "put", "keep", str(tmp_path / "policy.json"), "--json"))[
+            "generation"
+        ]
+        == 2
+    )
+    assert [json.loads(line)["name"] for line in shrinkd("policies", "--json").splitlines()] == [
+        "keep"
+    ]
     assert "observe" in shrinkd("policies", "show", "keep")
     assert json.loads(shrinkd("policies", "evaluate", "keep", "--json"))["group"]["path"] == "web"
     assert shrinkd("policies", "decisions", "keep").startswith("DECIDED AT")
@@ -248,20 +297,28 @@ def test_the_completion_script_can_be_read_by_its_shell(shrinkd: Shell, shell: s
 
 
 def completed(shrinkd: Shell, instruction: str, **environ: str) -> str:
-    ended = CliRunner(env={"SHRINKD_URL": shrinkd.server.url, "_SHRINKD_COMPLETE": instruction} | environ).invoke(cli, prog_name="shrinkd")
+    ended = CliRunner(
+        env={"SHRINKD_URL": shrinkd.server.url, "_SHRINKD_COMPLETE": instruction} | environ
+    ).invoke(cli, prog_name="shrinkd")
     return ended.stdout
 
 
 def test_the_names_of_groups_are_completed(shrinkd: Shell) -> None:
-    assert completed(shrinkd, "complete_bash", COMP_WORDS="shrinkd limit bat", COMP_CWORD="2").split() == ["batch", "batch/etl"]
+    assert completed(
+        shrinkd, "complete_bash", COMP_WORDS="shrinkd limit bat", COMP_CWORD="2"
+    ).split() == ["batch", "batch/etl"]
 
 
 def test_a_daemon_that_does_not_answer_completes_nothing_in_silence(shrinkd: Shell) -> None:
     words = {"COMP_WORDS": "shrinkd limit w", "COMP_CWORD": "2"}
-    assert completed(shrinkd, "complete_bash", SHRINKD_URL="http://127.0.0.1:1", **words).strip() == ""
+    assert (
+        completed(shrinkd, "complete_bash", SHRINKD_URL="http://127.0.0.1:1", **words).strip() == ""
+    )
 
 
 def test_help_waits_for_no_client_and_no_server() -> None:
     told = "import sys, shrinkd.cli.daemon_commands; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert {"fastapi", "httpx", "pydantic", "rich", "sqlalchemy", "uvicorn"} & set(loaded) == set()

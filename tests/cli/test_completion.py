@@ -82,9 +82,19 @@ class Shells:
     def __init__(self, server: Live, folder: Path) -> None:
         self.folder = folder
         (folder / ".zshrc").write_text(ZSHRC)
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SHRINKD_", "XDG_"))}
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SHRINKD_", "XDG_"))
+        }
         path = f"{Path(sys.executable).parent}:{environ['PATH']}"
-        self.environ = environ | {"SHRINKD_URL": server.url, "PATH": path, "HOME": str(folder), "ZDOTDIR": str(folder), "TERM": "xterm"}
+        self.environ = environ | {
+            "SHRINKD_URL": server.url,
+            "PATH": path,
+            "HOME": str(folder),
+            "ZDOTDIR": str(folder),
+            "TERM": "xterm",
+        }
 
     def offered(self, shell: str, typed: str) -> list[str]:
         """What a shell makes of Tab behind `shrinkd limit` and what was typed; each of these run as one word of a command, as by Enter."""
@@ -95,12 +105,20 @@ class Shells:
         }[shell]
         (self.folder / "completed").unlink(missing_ok=True)
         done = subprocess.run(
-            begin, cwd=self.folder, env=self.environ, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            begin,
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         assert not (self.folder / "pwned").exists(), "a name was run"
         return sorted(done.stdout.split("\n")[:-1])
 
-    def offered_once_answered(self, shell: str, typed: str, enough: Callable[[list[str]], bool]) -> list[str]:
+    def offered_once_answered(
+        self, shell: str, typed: str, enough: Callable[[list[str]], bool]
+    ) -> list[str]:
         for _ in range(_ATTEMPTS):
             found = self.offered(shell, typed)
             if enough(found):
@@ -124,12 +142,18 @@ def shells(server: Live, tmp_path: Path) -> Shells:
     return Shells(server, tmp_path / "home")
 
 
-def test_a_shell_is_offered_the_names_that_need_no_quotes_and_runs_none(shells: Shells, shell: str) -> None:
-    wanted = ["event"] if shell == "zsh" else sorted(PLAIN)  # zsh inserts what all of them have in common, and the others list them
+def test_a_shell_is_offered_the_names_that_need_no_quotes_and_runs_none(
+    shells: Shells, shell: str
+) -> None:
+    wanted = (
+        ["event"] if shell == "zsh" else sorted(PLAIN)
+    )  # zsh inserts what all of them have in common, and the others list them
     assert shells.offered_once_answered(shell, "ev", lambda found: found == wanted) == wanted
 
 
-def test_a_name_of_which_the_dangerous_part_is_typed_is_not_completed(shells: Shells, shell: str) -> None:
+def test_a_name_of_which_the_dangerous_part_is_typed_is_not_completed(
+    shells: Shells, shell: str
+) -> None:
     assert not any("touch" in each for each in shells.offered(shell, "ev\\$"))
 
 
@@ -142,6 +166,15 @@ def test_a_name_that_is_an_option_is_not_offered_where_nothing_is_typed(shells: 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
 def test_the_name_of_a_file_is_left_to_the_shell(shells: Shells) -> None:
-    script = BASH.replace('COMP_WORDS=(shrinkd limit "$1") COMP_CWORD=2', 'COMP_WORDS=(shrinkd policies put x "$1") COMP_CWORD=4')
-    done = subprocess.run(["bash", "--norc", "-c", script, "bash", "pol"], env=shells.environ, capture_output=True, text=True, check=True)
+    script = BASH.replace(
+        'COMP_WORDS=(shrinkd limit "$1") COMP_CWORD=2',
+        'COMP_WORDS=(shrinkd policies put x "$1") COMP_CWORD=4',
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script, "bash", "pol"],
+        env=shells.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == ""

@@ -20,9 +20,32 @@ from tests.support.live_server import Live
 from tests.test_terminal import ANY_TEXT, unseen_in
 
 COMMANDS = (
-    *("node", "groups", "group web", "stats", "stats web", "limit web", "limit web 1M", "limit web 1M --dry-run"),
-    *("shrink web --to 1M", "shrink web --to 1M --detach", "shrink web --to 1M --dry-run", "cancel 1", "shrinks", "shrinks web"),
-    *("policies", "policies show p", "policies delete p", "policies evaluate p", "policies decisions p", "events"),
+    *(
+        "node",
+        "groups",
+        "group web",
+        "stats",
+        "stats web",
+        "limit web",
+        "limit web 1M",
+        "limit web 1M --dry-run",
+    ),
+    *(
+        "shrink web --to 1M",
+        "shrink web --to 1M --detach",
+        "shrink web --to 1M --dry-run",
+        "cancel 1",
+        "shrinks",
+        "shrinks web",
+    ),
+    *(
+        "policies",
+        "policies show p",
+        "policies delete p",
+        "policies evaluate p",
+        "policies decisions p",
+        "events",
+    ),
 )
 AS_JSON = tuple(command for command in COMMANDS if command != "policies delete p")
 HOSTILE = (
@@ -48,7 +71,10 @@ def anybody() -> Iterator[Anybody]:
 def said_by(*words: str) -> tuple[str, str]:
     """What the console script says on stdout and stderr."""
     hook, argv = sys.excepthook, ["shrinkd", *words]
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as complained:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as said,
+        contextlib.redirect_stderr(io.StringIO()) as complained,
+    ):
         try:
             with mock.patch.object(sys, "argv", argv), pytest.raises(SystemExit):
                 main()
@@ -67,7 +93,9 @@ def said_of(anybody: Anybody, name: str, command: str, problem: str = "") -> tup
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=ANY_TEXT)
 @example(name="".join(HOSTILE))
-def test_no_command_says_what_a_terminal_would_obey_or_takes_more_lines_for_a_name(anybody: Anybody, command: str, name: str) -> None:
+def test_no_command_says_what_a_terminal_would_obey_or_takes_more_lines_for_a_name(
+    anybody: Anybody, command: str, name: str
+) -> None:
     harmless, hostile = (said_of(anybody, each, command) for each in ("web", name))
     assert unseen_in("".join(hostile)) <= {"\n"}
     assert [text.count("\n") for text in hostile] == [text.count("\n") for text in harmless]
@@ -79,7 +107,9 @@ def test_no_command_says_what_a_terminal_would_obey_or_takes_more_lines_for_a_na
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=ANY_TEXT)
 @example(name="".join(HOSTILE))
-def test_no_refusal_says_what_a_terminal_would_obey(anybody: Anybody, problem: str, name: str) -> None:
+def test_no_refusal_says_what_a_terminal_would_obey(
+    anybody: Anybody, problem: str, name: str
+) -> None:
     _, complained = said_of(anybody, name, "limit web 1M", problem)
     assert unseen_in(complained) == {"\n"}
     assert complained.count("\n") == 1
@@ -98,7 +128,21 @@ def test_markup_in_a_name_is_text(anybody: Anybody) -> None:
 
 # Advice
 
-AWKWARD = ["a b", "$(touch pwned)", ";touch pwned", "`touch pwned`", 'a"b', "a'b", "*", "!1", "#x", "~", "a\\$(touch pwned)", "a&b", "日本"]
+AWKWARD = [
+    "a b",
+    "$(touch pwned)",
+    ";touch pwned",
+    "`touch pwned`",
+    'a"b',
+    "a'b",
+    "*",
+    "!1",
+    "#x",
+    "~",
+    "a\\$(touch pwned)",
+    "a&b",
+    "日本",
+]
 AWKWARD += ["-rf", "--help", "id:5", "unit:x.service", "a\x9bb", "a\u202eb", "a\xa0b"]
 
 
@@ -136,8 +180,12 @@ def fill(client: httpx.Client, group_id: str) -> None:
         ("pod:x", "id:7"),
     ],
 )
-def test_a_group_is_named_by_its_path_where_every_shell_reads_that_alike(path: str, said: str) -> None:
-    assert output.command("group", output.named({"id": "7", "path": path})) == f"shrinkd group {said}"
+def test_a_group_is_named_by_its_path_where_every_shell_reads_that_alike(
+    path: str, said: str
+) -> None:
+    assert (
+        output.command("group", output.named({"id": "7", "path": path})) == f"shrinkd group {said}"
+    )
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

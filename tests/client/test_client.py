@@ -7,7 +7,16 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, closing
 from types import NoneType, UnionType
-from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import httpx
 import pytest
@@ -83,7 +92,9 @@ def scripted(clock: Clock, asked: list[httpx.Request]) -> Iterator[Scripted]:
             return httpx.Response(said.status_code, headers=said.headers, stream=stream)
 
         patience = Terms(clock=clock, dice=lambda: 1.0, **terms)
-        made.append(Client(URL, terms=patience, transport=httpx.MockTransport(answer), sleep=clock.sleep))
+        made.append(
+            Client(URL, terms=patience, transport=httpx.MockTransport(answer), sleep=clock.sleep)
+        )
         return made[-1]
 
     yield script
@@ -92,12 +103,20 @@ def scripted(clock: Clock, asked: list[httpx.Request]) -> Iterator[Scripted]:
 
 
 def problem(status: int, slug: str = "internal-error", **members: Any) -> httpx.Response:
-    body = {"type": f"/problems/{slug}", "status": status, "title": "?", "detail": f"A {slug}.", "instance": "r-1"} | members
+    body = {
+        "type": f"/problems/{slug}",
+        "status": status,
+        "title": "?",
+        "detail": f"A {slug}.",
+        "instance": "r-1",
+    } | members
     return httpx.Response(status, json=body, headers={"Content-Type": "application/problem+json"})
 
 
 def stream(*parts: str) -> httpx.Response:
-    return httpx.Response(200, content="".join(parts).encode(), headers={"Content-Type": "text/event-stream"})
+    return httpx.Response(
+        200, content="".join(parts).encode(), headers={"Content-Type": "text/event-stream"}
+    )
 
 
 OK = httpx.Response(200, json={"version": "1", "python": "3"})
@@ -108,8 +127,14 @@ REFUSED = httpx.ConnectError("refused")
 # What is tried again
 
 
-@pytest.mark.parametrize("trouble", [BROKEN, REFUSED, *(httpx.Response(status) for status in (429, 502, 503, 504))], ids=str)
-def test_a_read_is_tried_again_until_it_is_answered(scripted: Scripted, asked: list[httpx.Request], trouble: Any) -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    [BROKEN, REFUSED, *(httpx.Response(status) for status in (429, 502, 503, 504))],
+    ids=str,
+)
+def test_a_read_is_tried_again_until_it_is_answered(
+    scripted: Scripted, asked: list[httpx.Request], trouble: Any
+) -> None:
     assert scripted(trouble, trouble, OK).version()["version"] == "1"
     assert len(asked) == 3
 
@@ -125,7 +150,9 @@ def test_retry_after_is_honoured(scripted: Scripted, clock: Clock) -> None:
     assert clock.slept == [7.0]
 
 
-def test_what_the_deadline_does_not_leave_time_for_is_not_waited_for(scripted: Scripted, clock: Clock) -> None:
+def test_what_the_deadline_does_not_leave_time_for_is_not_waited_for(
+    scripted: Scripted, clock: Clock
+) -> None:
     with pytest.raises(TryAgain):
         scripted(problem(503, "not-ready"), timeout_seconds=5, attempts=99).version()
     assert clock.now < 5
@@ -133,12 +160,16 @@ def test_what_the_deadline_does_not_leave_time_for_is_not_waited_for(scripted: S
         scripted(httpx.Response(503, headers={"Retry-After": "7"}), timeout_seconds=5).version()
 
 
-def test_each_attempt_has_the_time_that_is_left(scripted: Scripted, asked: list[httpx.Request]) -> None:
+def test_each_attempt_has_the_time_that_is_left(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
     scripted(httpx.Response(503, headers={"Retry-After": "7"}), OK, timeout_seconds=10).version()
     assert [request.extensions["timeout"]["read"] for request in asked] == [10, 3]
 
 
-def test_a_change_that_may_have_arrived_is_not_sent_twice(scripted: Scripted, asked: list[httpx.Request]) -> None:
+def test_a_change_that_may_have_arrived_is_not_sent_twice(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
     for trouble in (BROKEN, problem(503, "store-unavailable")):
         asked.clear()
         with pytest.raises(ClientError):
@@ -146,17 +177,23 @@ def test_a_change_that_may_have_arrived_is_not_sent_twice(scripted: Scripted, as
         assert len(asked) == 1
 
 
-def test_a_change_that_cannot_have_arrived_is(scripted: Scripted, asked: list[httpx.Request]) -> None:
+def test_a_change_that_cannot_have_arrived_is(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
     scripted(REFUSED, httpx.Response(200, json={})).set_limits("web", max_bytes="1G")
     assert len(asked) == 2
 
 
-def test_a_change_under_a_condition_takes_effect_once_so_it_is_tried_again(scripted: Scripted, asked: list[httpx.Request]) -> None:
+def test_a_change_under_a_condition_takes_effect_once_so_it_is_tried_again(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
     scripted(BROKEN, httpx.Response(204)).delete_policy("x", if_match='"e"')
     assert [request.headers["if-match"] for request in asked] == ['"e"', '"e"']
 
 
-def test_a_post_has_one_key_for_all_its_attempts_and_another_one_the_next_time(scripted: Scripted, asked: list[httpx.Request]) -> None:
+def test_a_post_has_one_key_for_all_its_attempts_and_another_one_the_next_time(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
     client = scripted(BROKEN, httpx.Response(502), httpx.Response(200, json={"items": []}))
     client.evaluate_policy("x")
     client.evaluate_policy("x")
@@ -188,7 +225,9 @@ def test_a_conflict_is_never_tried_again(scripted: Scripted, asked: list[httpx.R
         (problem(422, "invalid-request"), Problem),
     ],
 )
-def test_a_problem_is_of_the_class_that_a_caller_decides_by(scripted: Scripted, answer: httpx.Response, kind: type[Problem]) -> None:
+def test_a_problem_is_of_the_class_that_a_caller_decides_by(
+    scripted: Scripted, answer: httpx.Response, kind: type[Problem]
+) -> None:
     with pytest.raises(Problem) as caught:
         scripted(answer).node()
     assert type(caught.value) is kind
@@ -213,7 +252,9 @@ def test_the_time_that_ran_out_is_told_from_nobody_being_there(clock: Clock) -> 
         raise httpx.ReadTimeout("slow")
 
     with (
-        Client(URL, terms=Terms(clock=clock), transport=httpx.MockTransport(hang), sleep=clock.sleep) as client,
+        Client(
+            URL, terms=Terms(clock=clock), transport=httpx.MockTransport(hang), sleep=clock.sleep
+        ) as client,
         pytest.raises(TooLate),
     ):
         client.node()
@@ -232,7 +273,9 @@ def test_the_time_that_ran_out_is_told_from_nobody_being_there(clock: Clock) -> 
         ("a/./b", b"/v1/groups/a/%2E/b/limits"),
     ],
 )
-def test_a_group_stays_in_its_part_of_the_address(scripted: Scripted, asked: list[httpx.Request], group: str, path: bytes) -> None:
+def test_a_group_stays_in_its_part_of_the_address(
+    scripted: Scripted, asked: list[httpx.Request], group: str, path: bytes
+) -> None:
     scripted(httpx.Response(200, json={})).limits(group)
     assert asked[0].url.raw_path == path
 
@@ -256,25 +299,42 @@ def test_a_token_is_sent_and_never_shown(asked: list[httpx.Request]) -> None:
         asked.append(request)
         return httpx.Response(401)
 
-    with Client(URL, token="s3cret", transport=httpx.MockTransport(answer)) as client, pytest.raises(Problem) as caught:
+    with (
+        Client(URL, token="s3cret", transport=httpx.MockTransport(answer)) as client,
+        pytest.raises(Problem) as caught,
+    ):
         client.node()
     assert asked[0].headers["authorization"] == "Bearer s3cret"
-    assert "s3cret" not in f"{client!r} {client.http.headers!r} {caught.value!r} {caught.value.members}"
+    assert (
+        "s3cret"
+        not in f"{client!r} {client.http.headers!r} {caught.value!r} {caught.value.members}"
+    )
 
 
 # Pages and streams
 
 
-def test_pages_are_fetched_as_they_are_needed(scripted: Scripted, asked: list[httpx.Request]) -> None:
-    pages = [{"items": [{"n": 1}, {"n": 2}], "next_page_token": "t"}, {"items": [{"n": 3}], "next_page_token": None}]
+def test_pages_are_fetched_as_they_are_needed(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
+    pages = [
+        {"items": [{"n": 1}, {"n": 2}], "next_page_token": "t"},
+        {"items": [{"n": 3}], "next_page_token": None},
+    ]
     groups = scripted(*(httpx.Response(200, json=page) for page in pages)).groups(parent="a")
     assert [next(groups)["n"], next(groups)["n"], len(asked)] == [1, 2, 1]
     assert [group["n"] for group in groups] == [3]
-    assert [(request.url.params["parent"], request.url.params.get("page_token")) for request in asked] == [("a", None), ("a", "t")]
+    assert [
+        (request.url.params["parent"], request.url.params.get("page_token")) for request in asked
+    ] == [("a", None), ("a", "t")]
 
 
 SAID = 'id: 7\nevent: state\ndata: {"a":\ndata: 1}\nother: x\n\n: a comment\n\ndata:b\u2028c\r\n\r\nid\ndata\r\rdata: cut'
-HEARD = [ServerEvent("state", '{"a":\n1}', "7"), ServerEvent("message", "b\u2028c", "7"), ServerEvent("message", "", "")]
+HEARD = [
+    ServerEvent("state", '{"a":\n1}', "7"),
+    ServerEvent("message", "b\u2028c", "7"),
+    ServerEvent("message", "", ""),
+]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
@@ -284,12 +344,23 @@ def test_a_stream_is_read_as_the_standard_says_wherever_it_is_cut(step: int) -> 
     assert [event for part in parts for event in reader.read(part)] == HEARD
 
 
-def test_events_go_on_behind_the_last_one_that_was_heard(scripted: Scripted, asked: list[httpx.Request], clock: Clock) -> None:
+def test_events_go_on_behind_the_last_one_that_was_heard(
+    scripted: Scripted, asked: list[httpx.Request], clock: Clock
+) -> None:
     cut = stream('id: 1\nevent: limit\ndata: {"n": 1}\n\nid: 2\ndata: {"n"')
-    client = scripted(cut, REFUSED, stream('retry: 3000\nid: 2\nevent: gap\ndata: {"n": 2}\n\n'), stream('id: 3\ndata: {"n": 3}\n\n'))
+    client = scripted(
+        cut,
+        REFUSED,
+        stream('retry: 3000\nid: 2\nevent: gap\ndata: {"n": 2}\n\n'),
+        stream('id: 3\ndata: {"n": 3}\n\n'),
+    )
     with closing(client.events(after="0", of_type="limit")) as events:
         heard = [next(events) for _ in range(3)]
-    assert [(event.type, event.id, event.members["n"]) for event in heard] == [("limit", "1", 1), ("gap", "2", 2), ("message", "3", 3)]
+    assert [(event.type, event.id, event.members["n"]) for event in heard] == [
+        ("limit", "1", 1),
+        ("gap", "2", 2),
+        ("message", "3", 3),
+    ]
     assert [request.headers["last-event-id"] for request in asked] == ["0", "1", "1", "2"]
     assert asked[0].url.params["type"] == "limit"
     assert clock.slept[-1] == 3.0
@@ -301,15 +372,24 @@ def test_events_that_are_not_kept_any_more_are_a_problem(scripted: Scripted) -> 
     assert caught.value.slug == "events-expired"
 
 
-def test_a_daemon_that_stops_is_no_event_and_a_problem_in_a_stream_is_raised(scripted: Scripted) -> None:
-    failed = json.dumps({"type": "/problems/store-unavailable", "status": 503, "detail": "No disk."})
-    events = scripted(stream("event: closing\ndata: {}\n\n"), stream(f"id: 1\ndata: {{}}\n\nevent: problem\ndata: {failed}\n\n")).events()
+def test_a_daemon_that_stops_is_no_event_and_a_problem_in_a_stream_is_raised(
+    scripted: Scripted,
+) -> None:
+    failed = json.dumps(
+        {"type": "/problems/store-unavailable", "status": 503, "detail": "No disk."}
+    )
+    events = scripted(
+        stream("event: closing\ndata: {}\n\n"),
+        stream(f"id: 1\ndata: {{}}\n\nevent: problem\ndata: {failed}\n\n"),
+    ).events()
     assert next(events).id == "1"
     with pytest.raises(TryAgain, match="No disk"):
         next(events)
 
 
-def test_a_stream_that_nobody_takes_up_again_ends_in_an_error(scripted: Scripted, clock: Clock) -> None:
+def test_a_stream_that_nobody_takes_up_again_ends_in_an_error(
+    scripted: Scripted, clock: Clock
+) -> None:
     with pytest.raises(Unreachable):
         list(scripted(stream("data: {}\n\n"), BROKEN, timeout_seconds=9).events())
     assert 5 < clock.now < 20
@@ -317,13 +397,29 @@ def test_a_stream_that_nobody_takes_up_again_ends_in_an_error(scripted: Scripted
 
 def shrink(state: str, **more: Any) -> dict[str, Any]:
     done = state in {"succeeded", "failed", "cancelled", "interrupted"}
-    links = {"self": "/v1/shrinks/s", "cancel": "/v1/shrinks/s/cancel", "events": "/v1/shrinks/s/events", "group": "/v1/groups/web"}
-    return {"id": "s", "state": state, "done": done, "error": None, "progress": {"passes": 0}, "links": links} | more
+    links = {
+        "self": "/v1/shrinks/s",
+        "cancel": "/v1/shrinks/s/cancel",
+        "events": "/v1/shrinks/s/events",
+        "group": "/v1/groups/web",
+    }
+    return {
+        "id": "s",
+        "state": state,
+        "done": done,
+        "error": None,
+        "progress": {"passes": 0},
+        "links": links,
+    } | more
 
 
-def test_progress_is_asked_for_where_no_stream_comes_through(scripted: Scripted, asked: list[httpx.Request]) -> None:
+def test_progress_is_asked_for_where_no_stream_comes_through(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
     answers = [shrink("queued"), {}, shrink("running"), shrink("succeeded")]
-    handle = scripted(*(httpx.Response(200, json=answer) for answer in answers)).shrink("web", target_bytes=1)
+    handle = scripted(*(httpx.Response(200, json=answer) for answer in answers)).shrink(
+        "web", target_bytes=1
+    )
     assert [now["state"] for now in handle] == ["queued", "running", "succeeded"]
     assert asked[-1].headers["prefer"] == "wait=1"
 
@@ -337,10 +433,16 @@ def test_progress_goes_on_where_the_stream_broke_off(scripted: Scripted) -> None
         stream(state("running"), 'event: progress\ndata: {"passes": 4}\n\n'),
         stream(state("succeeded")),
     ).shrink("web", target_bytes=1)
-    assert [(now["state"], now["progress"]["passes"]) for now in handle] == [("running", 0), ("running", 4), ("succeeded", 0)]
+    assert [(now["state"], now["progress"]["passes"]) for now in handle] == [
+        ("running", 0),
+        ("running", 4),
+        ("succeeded", 0),
+    ]
 
 
-def test_waiting_ends_in_time_and_leaves_the_shrink_alone(scripted: Scripted, asked: list[httpx.Request]) -> None:
+def test_waiting_ends_in_time_and_leaves_the_shrink_alone(
+    scripted: Scripted, asked: list[httpx.Request]
+) -> None:
     handle = scripted(httpx.Response(202, json=shrink("running"))).shrink("web", target_bytes=1)
     with pytest.raises(TooLate, match="running"):
         handle.wait(within_seconds=3)
@@ -369,7 +471,9 @@ def test_a_limit_is_refused_a_shrink_makes_room_and_the_limit_holds(server: Live
         assert limits["max_bytes"] == 200 << 20
         with pytest.raises(PreconditionFailed):
             client.set_limits("web", if_match='"other"', max_bytes=None)
-        assert client.set_limits("web", if_match=limits["etag"], max_bytes=None)["max_bytes"] is None
+        assert (
+            client.set_limits("web", if_match=limits["etag"], max_bytes=None)["max_bytes"] is None
+        )
 
 
 def test_a_shrink_is_found_again_and_cancelled(server: Live) -> None:
@@ -379,7 +483,9 @@ def test_a_shrink_is_found_again_and_cancelled(server: Live) -> None:
         with pytest.raises(ShrinkFailed) as caught:
             client.follow(begun.now["id"]).wait(within_seconds=60)
         assert caught.value.slug == "shrink-cancelled"
-        assert [found["id"] for found in client.shrinks(group="web", state=["cancelled"])] == [begun.now["id"]]
+        assert [found["id"] for found in client.shrinks(group="web", state=["cancelled"])] == [
+            begun.now["id"]
+        ]
 
 
 def test_every_read_is_answered(server: Live) -> None:
@@ -406,10 +512,19 @@ def test_a_group_is_made_and_removed(server: Live) -> None:
 
 def test_a_policy_is_written_tried_and_taken_away(server: Live) -> None:
     with Client(server.url) as client:
-        written = client.put_policy("keep", {"kind": "limit", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "1G"}}})
+        written = client.put_policy(
+            "keep",
+            {
+                "kind": "limit",
+                "selector": {"group": "web"},
+                "spec": {"limits": {"max_bytes": "1G"}},
+            },
+        )
         assert client.policy("keep")["etag"] == written["etag"]
         assert [policy["name"] for policy in client.policies(group="web")] == ["keep"]
-        assert [decision["group"]["path"] for decision in client.evaluate_policy("keep")["items"]] == ["web"]
+        assert [
+            decision["group"]["path"] for decision in client.evaluate_policy("keep")["items"]
+        ] == ["web"]
         assert all(decision["policy"] == "keep" for decision in client.decisions(policy="keep"))
         client.delete_policy("keep", if_match=written["etag"])
         with pytest.raises(ValueError, match="one of the two"):
@@ -436,7 +551,9 @@ def test_the_awaiting_client_does_all_of_it_too(server: Live) -> None:
 
 
 def test_the_awaiting_client_tries_again_and_takes_up_streams(clock: Clock) -> None:
-    answers: Iterator[httpx.Response | Exception] = iter([REFUSED, stream("id: 1\ndata: {}\n\n"), stream("id: 2\ndata: {}\n\n")])
+    answers: Iterator[httpx.Response | Exception] = iter(
+        [REFUSED, stream("id: 1\ndata: {}\n\n"), stream("id: 2\ndata: {}\n\n")]
+    )
 
     def answer(_: httpx.Request) -> httpx.Response:
         said = next(answers)
@@ -447,7 +564,9 @@ def test_the_awaiting_client_tries_again_and_takes_up_streams(clock: Clock) -> N
     async def listened() -> list[str]:
         transport = httpx.MockTransport(answer)
         async with (
-            AsyncClient(URL, terms=Terms(clock=clock), transport=transport, sleep=clock.sleep_awaited) as client,
+            AsyncClient(
+                URL, terms=Terms(clock=clock), transport=transport, sleep=clock.sleep_awaited
+            ) as client,
             aclosing(client.events()) as events,
         ):
             return [(await anext(events)).id, (await anext(events)).id]
@@ -472,16 +591,31 @@ def test_a_daemon_on_a_unix_socket_is_reached(daemon: Callable[..., Daemon]) -> 
 
 def test_a_client_needs_nothing_of_the_server() -> None:
     told = "import sys, shrinkd.client; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
-    assert {"fastapi", "starlette", "sqlalchemy", "uvicorn", "uvloop", "pydantic", "alembic", "typer"} & set(loaded) == set()
+    loaded = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {
+        "fastapi",
+        "starlette",
+        "sqlalchemy",
+        "uvicorn",
+        "uvloop",
+        "pydantic",
+        "alembic",
+        "typer",
+    } & set(loaded) == set()
 
 
-BODIES = {name: kind for name, kind in vars(types).items() if is_typeddict(kind) and name != "Tagged"}
+BODIES = {
+    name: kind for name, kind in vars(types).items() if is_typeddict(kind) and name != "Tagged"
+}
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(SCHEMAS[known] for known in (name, f"{name}Body", f"{name}-Output") if known in SCHEMAS)
+    found: dict[str, Any] = next(
+        SCHEMAS[known] for known in (name, f"{name}Body", f"{name}-Output") if known in SCHEMAS
+    )
     return found
 
 
@@ -512,18 +646,28 @@ def kinds_told(hint: Any) -> set[str]:
         return set(parts)
     if origin is list:
         return {f"[{kind}]" for kind in kinds_told(parts[0])}
-    return {"object"} if origin is dict else {hint.__name__} if is_typeddict(hint) else {_WORDS[hint]}
+    return (
+        {"object"} if origin is dict else {hint.__name__} if is_typeddict(hint) else {_WORDS[hint]}
+    )
 
 
 def loosely(kinds: Iterable[str], told: set[str]) -> set[str]:
     """A closed list that the client takes as any string is a string."""
-    return {"string"} | {"null"} & set(kinds) if told <= {"string", "null"} and not {"integer"} & set(kinds) else set(kinds)
+    return (
+        {"string"} | {"null"} & set(kinds)
+        if told <= {"string", "null"} and not {"integer"} & set(kinds)
+        else set(kinds)
+    )
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_is_as_the_document_has_it(name: str) -> None:
     schema = schema_of(name)
-    hints = {member: hint for member, hint in get_type_hints(BODIES[name], include_extras=True).items() if member != "etag"}
+    hints = {
+        member: hint
+        for member, hint in get_type_hints(BODIES[name], include_extras=True).items()
+        if member != "etag"
+    }
     assert hints.keys() == schema["properties"].keys()
     if "required" in schema:
         assert BODIES[name].__required_keys__ == set(schema["required"])
@@ -532,6 +676,7 @@ def test_a_body_is_as_the_document_has_it(name: str) -> None:
     wrong = {
         member: (told, meant)
         for member, hint in hints.items()
-        if (told := kinds_told(hint)) != (meant := kinds_of(schema["properties"][member]) - {"max"}) and told != loosely(meant, told)
+        if (told := kinds_told(hint)) != (meant := kinds_of(schema["properties"][member]) - {"max"})
+        and told != loosely(meant, told)
     }
     assert wrong == {}

@@ -53,8 +53,14 @@ class Listener:
                 return "client"
 
         self.heard = heard
-        self._server = UnixStreamServer(str(path), Handler) if path else ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"unix:{path}" if path else f"http://127.0.0.1:{self._server.socket.getsockname()[1]}"
+        self._server = (
+            UnixStreamServer(str(path), Handler)
+            if path
+            else ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        )
+        self.address = (
+            f"unix:{path}" if path else f"http://127.0.0.1:{self._server.socket.getsockname()[1]}"
+        )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -127,7 +133,9 @@ def test_a_token_that_is_given_for_no_address_is_not_lost_in_silence(unnamed: Li
     assert unnamed.heard == []
 
 
-def test_a_token_goes_where_an_argument_or_the_environment_says(unnamed: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_goes_where_an_argument_or_the_environment_says(
+    unnamed: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed(Client(unnamed.address))
     listed(Client(unnamed.address, token="another"))
     monkeypatch.setenv("SHRINKD_URL", unnamed.address)
@@ -140,26 +148,40 @@ def test_a_token_goes_where_an_argument_or_the_environment_says(unnamed: Listene
 
 
 def shrinkd(*words: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([COMMAND, *words], env=os.environ | environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [COMMAND, *words], env=os.environ | environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stderr
     return done
 
 
 def test_a_command_asks_a_stranger_without_the_token_and_says_so(unnamed: Listener) -> None:
     said = shrinkd("groups", "--json").stderr
-    assert said.strip() == f"SHRINKD_TOKEN is not sent to {unnamed.address}, where anybody may listen: set SHRINKD_URL if it belongs there"
+    assert (
+        said.strip()
+        == f"SHRINKD_TOKEN is not sent to {unnamed.address}, where anybody may listen: set SHRINKD_URL if it belongs there"
+    )
     assert unnamed.tokens == [None]
 
 
 def test_a_token_file_for_no_address_is_a_wrong_use(unnamed: Listener, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(SECRET)
-    assert "the token stays here" in shrinkd("groups", "--token-file", str(tmp_path / "token"), code=2).stderr
+    assert (
+        "the token stays here"
+        in shrinkd("groups", "--token-file", str(tmp_path / "token"), code=2).stderr
+    )
     shrinkd("groups", "--token-file", str(tmp_path / "token"), "--url", unnamed.address)
     assert unnamed.tokens == [BEARER]
 
 
-def test_completion_asks_no_stranger_and_whom_somebody_named_with_the_token(unnamed: Listener) -> None:
-    words: dict[str, Any] = {"_SHRINKD_COMPLETE": "complete_bash", "COMP_WORDS": "shrinkd limit w", "COMP_CWORD": "2"}
+def test_completion_asks_no_stranger_and_whom_somebody_named_with_the_token(
+    unnamed: Listener,
+) -> None:
+    words: dict[str, Any] = {
+        "_SHRINKD_COMPLETE": "complete_bash",
+        "COMP_WORDS": "shrinkd limit w",
+        "COMP_CWORD": "2",
+    }
     assert shrinkd(**words).stdout.split() == []
     assert unnamed.heard == []
     assert shrinkd(**words, SHRINKD_URL=unnamed.address).stdout.split() == ["web"]
@@ -189,7 +211,9 @@ def anothers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, subprocess.
         os.chown(folder, 65534, 65534)
         path = f"{folder}/api.sock"
         monkeypatch.setenv("SHRINKD_LISTEN", f"unix:{path}")
-        with subprocess.Popen([sys.executable, "-c", LISTENING, path], stdout=subprocess.PIPE, text=True, cwd="/") as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", LISTENING, path], stdout=subprocess.PIPE, text=True, cwd="/"
+        ) as process:
             assert process.stdout
             assert process.stdout.readline() == "listens\n"
             yield f"unix:{path}", process
@@ -197,7 +221,9 @@ def anothers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, subprocess.
 
 
 @as_root
-def test_another_user_on_the_unix_socket_gets_nothing_unless_it_was_named(anothers: tuple[str, subprocess.Popen[str]]) -> None:
+def test_another_user_on_the_unix_socket_gets_nothing_unless_it_was_named(
+    anothers: tuple[str, subprocess.Popen[str]],
+) -> None:
     address, process = anothers
     with pytest.raises(NotTrusted, match="The user 65534 listens on"):
         listed(Client())
@@ -248,25 +274,47 @@ def test_neither_a_proxy_nor_netrc_has_a_part_in_it(
     listed(Client(daemon.address, token=SECRET))
     asyncio.run(listed_awaited(AsyncClient(daemon.address, token=SECRET)))
     listed(Client(daemon.address))
-    subprocess.run([FOLDER / "01-node.sh"], env=os.environ | {"SHRINKD_URL": daemon.address}, capture_output=True, check=False)
+    subprocess.run(
+        [FOLDER / "01-node.sh"],
+        env=os.environ | {"SHRINKD_URL": daemon.address},
+        capture_output=True,
+        check=False,
+    )
     assert set(daemon.tokens[:2]) == {BEARER}
     assert set(daemon.tokens[2:]) == {None}
     assert len(daemon.tokens) > 3
     assert proxy.heard == []
 
 
-@pytest.mark.parametrize("url", ["http://192.0.2.1", "http://node1.example:8080", "http://127.0.0.1@192.0.2.1", "http://127.0.0.1.example"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://192.0.2.1",
+        "http://node1.example:8080",
+        "http://127.0.0.1@192.0.2.1",
+        "http://127.0.0.1.example",
+    ],
+)
 def test_no_token_is_sent_in_the_clear_beyond_this_host(url: str) -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match="in the clear"):
             kind(url, token=SECRET)
     Client(url).close()
-    with Client(url, token=SECRET, transport=httpx.MockTransport(lambda _: httpx.Response(200, json={}))) as client:
+    with Client(
+        url, token=SECRET, transport=httpx.MockTransport(lambda _: httpx.Response(200, json={}))
+    ) as client:
         client.node()  # how that one sends it is its own affair
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:1", "http://127.9.9.9", "http://[::1]:8080", "http://localhost", "https://node1.example"]
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "http://127.9.9.9",
+        "http://[::1]:8080",
+        "http://localhost",
+        "https://node1.example",
+    ],
 )
 def test_a_token_may_go_to_this_host_and_behind_tls(url: str) -> None:
     assert token_for(find_address(url, {}), SECRET, {}) == SECRET
@@ -289,9 +337,13 @@ def curl(tmp_path: Path) -> Callable[..., tuple[str, str, str]]:
     (tmp_path / "bin" / "curl").chmod(0o755)
 
     def run(**environ: str) -> tuple[str, str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")
+        }
         kept |= {"PATH": f"{tmp_path}/bin:{kept['PATH']}", "SEEN": str(tmp_path / "seen")}
-        done = subprocess.run([FOLDER / "01-node.sh"], env=kept | environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [FOLDER / "01-node.sh"], env=kept | environ, capture_output=True, text=True, check=False
+        )
         assert done.returncode != 0
         words, config = (tmp_path / "seen.words", tmp_path / "seen.config")
         return *(path.read_text() if path.exists() else "" for path in (words, config)), done.stderr  # type: ignore[return-value]
@@ -300,7 +352,12 @@ def curl(tmp_path: Path) -> Callable[..., tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(
-    "place", [{"SHRINKD_URL": "http://127.0.0.1:1"}, {"SHRINKD_SOCKET": "/none"}, {"SHRINKD_URL": "https://node1.example"}]
+    "place",
+    [
+        {"SHRINKD_URL": "http://127.0.0.1:1"},
+        {"SHRINKD_SOCKET": "/none"},
+        {"SHRINKD_URL": "https://node1.example"},
+    ],
 )
 def test_a_script_sends_the_token_where_it_is_told_to_and_no_list_of_processes_has_it(
     curl: Callable[..., tuple[str, str, str]], place: dict[str, str]
@@ -312,15 +369,21 @@ def test_a_script_sends_the_token_where_it_is_told_to_and_no_list_of_processes_h
     assert "--noproxy\n*\n" in words
 
 
-def test_a_script_sends_no_token_where_nobody_sent_it(curl: Callable[..., tuple[str, str, str]]) -> None:
+def test_a_script_sends_no_token_where_nobody_sent_it(
+    curl: Callable[..., tuple[str, str, str]],
+) -> None:
     words, config, said = curl(SHRINKD_TOKEN=SECRET)
     assert "SHRINKD_TOKEN is not sent to http://127.0.0.1:8080" in said
     assert SECRET not in words + config
     assert "http://127.0.0.1:8080/livez" in words
 
 
-@pytest.mark.parametrize("url", ["http://192.0.2.1", "HTTP://192.0.2.1", "192.0.2.1:80", "http://127.0.0.1:1@192.0.2.1"])
-def test_a_script_sends_no_token_in_the_clear_beyond_this_host(curl: Callable[..., tuple[str, str, str]], url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["http://192.0.2.1", "HTTP://192.0.2.1", "192.0.2.1:80", "http://127.0.0.1:1@192.0.2.1"]
+)
+def test_a_script_sends_no_token_in_the_clear_beyond_this_host(
+    curl: Callable[..., tuple[str, str, str]], url: str
+) -> None:
     words, config, said = curl(SHRINKD_TOKEN=SECRET, SHRINKD_URL=url)
     assert "in the clear" in said
     assert (words, config) == ("", "")

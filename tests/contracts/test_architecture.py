@@ -71,7 +71,17 @@ EMPTY_NAMES = frozenset(
         *("service", "services", "handler", "handlers", "impl", "info", "data"),
     )
 )
-_OPENING = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
+_OPENING = (
+    ast.If,
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.With,
+    ast.AsyncWith,
+    ast.Try,
+    ast.TryStar,
+    ast.Match,
+)
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -96,7 +106,11 @@ def imports(module: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names) if node.module == "app" else [node.module]
+            yield from (
+                (f"{node.module}.{alias.name}" for alias in node.names)
+                if node.module == "app"
+                else [node.module]
+            )
 
 
 def functions(module: Path) -> Iterator[_Function]:
@@ -123,7 +137,10 @@ def depth(node: ast.AST) -> int:
 def routes() -> Iterator[tuple[Path, _Function]]:
     for module in (APP / "api").glob("*.py"):
         for function in functions(module):
-            if any(re.match(r"(router|hot)\.(get|post|put|patch|delete)\(", ast.unparse(mark)) for mark in function.decorator_list):
+            if any(
+                re.match(r"(router|hot)\.(get|post|put|patch|delete)\(", ast.unparse(mark))
+                for mark in function.decorator_list
+            ):
                 yield module, function
 
 
@@ -138,7 +155,10 @@ def named(module: Path) -> str:
 @pytest.mark.parametrize("module", MODULES, ids=named)
 def test_imports_point_down(module: Path) -> None:
     here = room(module)
-    rooms = {name.split(".")[1] for name in imports(module) if name.startswith("app.")} - {here, "__version__"}
+    rooms = {name.split(".")[1] for name in imports(module) if name.startswith("app.")} - {
+        here,
+        "__version__",
+    }
     assert {name for name in rooms if here == "app" or floor(name) <= floor(here)} == set()
 
 
@@ -166,7 +186,11 @@ def test_a_module_says_its_one_job_first(module: Path) -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=named)
 def test_no_function_is_long_or_deep(module: Path) -> None:
-    assert [function.name for function in functions(module) if length(function) > 50 or depth(function) > 3] == []
+    assert [
+        function.name
+        for function in functions(module)
+        if length(function) > 50 or depth(function) > 3
+    ] == []
 
 
 def test_functions_are_short_as_a_rule() -> None:
@@ -175,18 +199,34 @@ def test_functions_are_short_as_a_rule() -> None:
 
 
 def test_no_name_is_empty() -> None:
-    words = {word: named(module) for module in MODULES for word in re.split(r"[/_.]", named(module)) if word in EMPTY_NAMES}
+    words = {
+        word: named(module)
+        for module in MODULES
+        for word in re.split(r"[/_.]", named(module))
+        if word in EMPTY_NAMES
+    }
     assert words == {}
 
 
 def test_app_has_at_most_five_folders() -> None:
-    assert len([path for path in APP.iterdir() if path.is_dir() and path.name != "__pycache__"]) <= 5
+    assert (
+        len([path for path in APP.iterdir() if path.is_dir() and path.name != "__pycache__"]) <= 5
+    )
 
 
 def test_everything_is_caught_at_supervised_boundaries_alone() -> None:
     """A job; one policy's look; a round, what it grants, and the writing behind it, each on a thread where nobody else would see it."""
-    handlers = ((module.name, node) for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.ExceptHandler))
-    broad = [each for each in handlers if each[1].type is None or ast.unparse(each[1].type) in {"Exception", "BaseException"}]
+    handlers = (
+        (module.name, node)
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.ExceptHandler)
+    )
+    broad = [
+        each
+        for each in handlers
+        if each[1].type is None or ast.unparse(each[1].type) in {"Exception", "BaseException"}
+    ]
     found = Counter(name for name, handler in broad if not _raises_again(handler))
     assert found == {"jobs.py": 1, "engine.py": 1, "daemon.py": 4, "history.py": 1}
 
@@ -205,9 +245,16 @@ def test_what_is_silenced_has_a_code() -> None:
 
 
 def test_nothing_is_printed_but_where_it_is_made_harmless_to_a_terminal() -> None:
-    calls = ((module, node.func) for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call))
+    calls = (
+        (module, node.func)
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call)
+    )
     printing = {
-        room(module) for module, called in calls if re.fullmatch(r"print|.*\b(echo|secho|std(out|err)\.write)", ast.unparse(called))
+        room(module)
+        for module, called in calls
+        if re.fullmatch(r"print|.*\b(echo|secho|std(out|err)\.write)", ast.unparse(called))
     }
     assert printing == {"terminal"}
 
@@ -216,8 +263,14 @@ def test_there_are_routes_to_look_at() -> None:
     assert len(list(routes())) > 20
 
 
-@pytest.mark.parametrize(("module", "function"), list(routes()), ids=lambda value: getattr(value, "name", ""))
-def test_a_route_is_three_statements_that_neither_raise_nor_try(module: Path, function: _Function) -> None:
+@pytest.mark.parametrize(
+    ("module", "function"), list(routes()), ids=lambda value: getattr(value, "name", "")
+)
+def test_a_route_is_three_statements_that_neither_raise_nor_try(
+    module: Path, function: _Function
+) -> None:
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     assert len(body) <= 3, module
-    assert [type(node).__name__ for node in ast.walk(function) if isinstance(node, ast.Raise | ast.Try)] == []
+    assert [
+        type(node).__name__ for node in ast.walk(function) if isinstance(node, ast.Raise | ast.Try)
+    ] == []

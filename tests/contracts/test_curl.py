@@ -31,19 +31,33 @@ SIMULATED = [name for name in SCRIPTS if name not in REAL]
 def run(name: str, *arguments: str, **where: str) -> subprocess.CompletedProcess[str]:
     environ = {key: value for key, value in os.environ.items() if not key.startswith("SHRINKD_")}
     return subprocess.run(
-        [FOLDER / name, *arguments], env=environ | where, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [FOLDER / name, *arguments],
+        env=environ | where,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def left_by(live: Live | Daemon) -> dict[str, Any]:
     """What a script could leave: groups and limits (usage moves by itself)."""
-    page = live.client.get("/v1/groups", params={"fields": "id,path,max_bytes", "page_size": 1000}).json()
+    page = live.client.get(
+        "/v1/groups", params={"fields": "id,path,max_bytes", "page_size": 1000}
+    ).json()
     return {row["path"]: row for row in page["items"]}
 
 
 def operation_of(app: FastAPI, method: str, path: str) -> str:
     scope = {"type": "http", "method": method, "path": path}
-    return next((getattr(route, "operation_id", None) or "" for route in app.routes if route.matches(scope)[0] is Match.FULL), "")
+    return next(
+        (
+            getattr(route, "operation_id", None) or ""
+            for route in app.routes
+            if route.matches(scope)[0] is Match.FULL
+        ),
+        "",
+    )
 
 
 def in_group(folder: str, name: str, **where: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +65,12 @@ def in_group(folder: str, name: str, **where: str) -> subprocess.CompletedProces
     join = ["sh", "-ec", 'echo $$ >"$0/cgroup.procs"; exec "$@"', folder]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
     return subprocess.run(
-        [*join, FOLDER / name], env=environ | where, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*join, FOLDER / name],
+        env=environ | where,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -66,23 +85,38 @@ def real(kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]) -> Daemon:
 
 
 @pytest.mark.parametrize("name", SIMULATED)
-def test_a_script_shows_what_it_says_and_leaves_no_limit_and_no_group(server: Live, name: str) -> None:
+def test_a_script_shows_what_it_says_and_leaves_no_limit_and_no_group(
+    server: Live, name: str
+) -> None:
     before = left_by(server)
     done = run(name, SHRINKD_URL=server.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert left_by(server) == before
-    assert server.client.get("/v1/shrinks", params=[("state", "queued"), ("state", "running")]).json()["items"] == []
+    assert (
+        server.client.get("/v1/shrinks", params=[("state", "queued"), ("state", "running")]).json()[
+            "items"
+        ]
+        == []
+    )
 
 
 @pytest.mark.long
-def test_the_scripts_run_in_order_and_once_more_and_touch_every_operation(server: Live, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_scripts_run_in_order_and_once_more_and_touch_every_operation(
+    server: Live, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG, "shrinkd.access"):
         failed = [name for name in SIMULATED * 2 if run(name, SHRINKD_URL=server.url).returncode]
     assert failed == []
     seen = {
-        operation_of(server.app, record.fields["method"], record.fields["path"]) for record in caplog.records if hasattr(record, "fields")
+        operation_of(server.app, record.fields["method"], record.fields["path"])
+        for record in caplog.records
+        if hasattr(record, "fields")
     }
-    operations = {operation["operationId"] for path in server.app.openapi()["paths"].values() for operation in path.values()}
+    operations = {
+        operation["operationId"]
+        for path in server.app.openapi()["paths"].values()
+        for operation in path.values()
+    }
     assert operations - seen == set()
 
 
@@ -94,7 +128,9 @@ def test_a_script_ends_non_zero_when_nobody_answers(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("variable", ["SHRINKD_URL=unix:", "SHRINKD_SOCKET="])
-def test_a_script_finds_a_daemon_on_its_unix_socket(settings: Settings, tmp_path: Path, variable: str) -> None:
+def test_a_script_finds_a_daemon_on_its_unix_socket(
+    settings: Settings, tmp_path: Path, variable: str
+) -> None:
     name, _, scheme = variable.partition("=")
     with Live(settings, beside=(f"unix:{tmp_path}/api.sock",)):
         assert run("01-node.sh", **{name: f"{scheme}{tmp_path}/api.sock"}).returncode == 0
@@ -120,7 +156,9 @@ def test_every_script_does_what_it_says_on_a_real_kernel_and_swap_takes_what_can
     assert real.client.get("/v1/node").json()["backend"] == kernel.backend.name
     before, shell = left_by(real), f"{real.client.get('/v1/node').json()['root']}/shell"
     failed = [
-        name + done.stdout + done.stderr for name in SCRIPTS if (done := in_group(shell, name, SHRINKD_SOCKET=str(real.socket))).returncode
+        name + done.stdout + done.stderr
+        for name in SCRIPTS
+        if (done := in_group(shell, name, SHRINKD_SOCKET=str(real.socket))).returncode
     ]
     assert not failed, "\n".join(failed)
     assert left_by(real) == before
@@ -129,7 +167,13 @@ def test_every_script_does_what_it_says_on_a_real_kernel_and_swap_takes_what_can
 
 
 def test_a_script_says_first_what_it_shows_and_what_to_expect() -> None:
-    silent = [name for name in SCRIPTS if not re.match(r"#!/usr/bin/env bash\n# .+\n(# .*\n)*# Expect", (FOLDER / name).read_text())]
+    silent = [
+        name
+        for name in SCRIPTS
+        if not re.match(
+            r"#!/usr/bin/env bash\n# .+\n(# .*\n)*# Expect", (FOLDER / name).read_text()
+        )
+    ]
     assert silent == []
 
 
@@ -137,11 +181,15 @@ def test_a_script_can_be_started_as_it_is() -> None:
     assert [name for name in SCRIPTS if not os.access(FOLDER / name, os.X_OK)] == []
 
 
-def test_a_script_sends_the_token_that_it_is_given_and_does_not_show_it(settings: Settings, tmp_path: Path) -> None:
+def test_a_script_sends_the_token_that_it_is_given_and_does_not_show_it(
+    settings: Settings, tmp_path: Path
+) -> None:
     secret = str(make(tmp_path / "tokens", "ci", ["write"], "1d"))
     with Live(settings.model_copy(update={"tokens": str(tmp_path / "tokens")})) as live:
         for name in ("01-node.sh", "07-resize.sh", "21-tokens.sh"):
-            assert run(name, SHRINKD_URL=live.url).returncode == (0 if name == "21-tokens.sh" else 1)
+            assert run(name, SHRINKD_URL=live.url).returncode == (
+                0 if name == "21-tokens.sh" else 1
+            )
             done = run(name, SHRINKD_URL=live.url, SHRINKD_TOKEN=secret)
             assert done.returncode == 0, done.stdout + done.stderr
             assert secret not in done.stdout + done.stderr
@@ -168,7 +216,9 @@ def sourced(command: str, folder: Path, **where: str) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("number", ["mib 'a[$(touch pwned)]'", "size=$(number 'a[$(touch pwned)]'); echo $((size + 1))"])
+@pytest.mark.parametrize(
+    "number", ["mib 'a[$(touch pwned)]'", "size=$(number 'a[$(touch pwned)]'); echo $((size + 1))"]
+)
 def test_what_is_no_number_is_not_computed_with(tmp_path: Path, number: str) -> None:
     done = sourced(number, tmp_path)
     assert done.returncode != 0

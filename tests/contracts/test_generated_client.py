@@ -65,14 +65,33 @@ def client(tmp_path: Path) -> Path:
     if not (BIN / "openapi-python-client").exists():
         pytest.skip("no .venv-client: say make develop")
     document = str(ROOT / "openapi" / "openapi.json")
-    given = ("--fail-on-warning", "--meta", "none", "--path", document, "--output-path", "shrinkd_client")
+    given = (
+        "--fail-on-warning",
+        "--meta",
+        "none",
+        "--path",
+        document,
+        "--output-path",
+        "shrinkd_client",
+    )
     run("openapi-python-client", "generate", *given, folder=tmp_path)
     return tmp_path
 
 
 def run(program: str, *arguments: str, folder: Path) -> None:
-    environ = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error"}
-    done = subprocess.run([BIN / program, *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    environ = os.environ | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "PYTHONWARNINGS": "error",
+    }
+    done = subprocess.run(
+        [BIN / program, *arguments],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -80,5 +99,7 @@ def test_every_module_of_a_generated_client_can_be_imported(client: Path) -> Non
     run("python", "-c", IMPORT_ALL, folder=client)
 
 
-def test_a_generated_client_lists_shrinks_cancels_limits_and_keeps_limits(client: Path, server: Live) -> None:
+def test_a_generated_client_lists_shrinks_cancels_limits_and_keeps_limits(
+    client: Path, server: Live
+) -> None:
     run("python", "-c", WALK, server.url, folder=client)

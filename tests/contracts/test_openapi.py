@@ -29,8 +29,14 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def answers(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The responses of an operation, those that it shares with others too."""
-    shared = {f"#/components/responses/{name}": response for name, response in DOCUMENT["components"]["responses"].items()}
-    return {status: shared.get(response.get("$ref"), response) for status, response in operation["responses"].items()}
+    shared = {
+        f"#/components/responses/{name}": response
+        for name, response in DOCUMENT["components"]["responses"].items()
+    }
+    return {
+        status: shared.get(response.get("$ref"), response)
+        for status, response in operation["responses"].items()
+    }
 
 
 OPERATIONS = [operation for _, _, operation in operations()]
@@ -41,7 +47,9 @@ def named(operation: dict[str, Any]) -> str:
 
 
 def test_the_kept_document_is_the_one_of_the_application() -> None:
-    assert json.loads(KEPT.read_text()) == DOCUMENT, "run: .venv/bin/shrinkd openapi > openapi/openapi.json"
+    assert json.loads(KEPT.read_text()) == DOCUMENT, (
+        "run: .venv/bin/shrinkd openapi > openapi/openapi.json"
+    )
 
 
 def test_the_daemon_serves_the_same_document(server: Live) -> None:
@@ -71,17 +79,28 @@ def test_an_operation_says_what_it_does(operation: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=named)
 def test_an_operation_answers_what_went_wrong_as_a_problem(operation: dict[str, Any]) -> None:
-    refusals = {status: response for status, response in answers(operation).items() if status[0] in "45"}
+    refusals = {
+        status: response for status, response in answers(operation).items() if status[0] in "45"
+    }
     assert {"4XX", "5XX"} <= refusals.keys()
-    assert [status for status, response in refusals.items() if list(response["content"]) != ["application/problem+json"]] == []
+    assert [
+        status
+        for status, response in refusals.items()
+        if list(response["content"]) != ["application/problem+json"]
+    ] == []
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=named)
-def test_an_operation_names_what_its_caller_may_be_told_whatever_it_asks_for(operation: dict[str, Any]) -> None:
+def test_an_operation_names_what_its_caller_may_be_told_whatever_it_asks_for(
+    operation: dict[str, Any],
+) -> None:
     told = {
         example["value"]["type"]
         for response in answers(operation).values()
-        for example in response.get("content", {}).get("application/problem+json", {}).get("examples", {}).values()
+        for example in response.get("content", {})
+        .get("application/problem+json", {})
+        .get("examples", {})
+        .values()
     }
     anywhere = {
         "request-timeout",
@@ -91,51 +110,97 @@ def test_an_operation_names_what_its_caller_may_be_told_whatever_it_asks_for(ope
         "internal-error",
         "store-unavailable",
     }
-    with_a_body = {"malformed-body", "body-too-large", "unsupported-media-type"} if "requestBody" in operation else set()
+    with_a_body = (
+        {"malformed-body", "body-too-large", "unsupported-media-type"}
+        if "requestBody" in operation
+        else set()
+    )
     assert {f"/problems/{slug}" for slug in anywhere | with_a_body} <= told
 
 
-@pytest.mark.parametrize("operation", [operation for method, _, operation in operations() if method != "get"], ids=named)
+@pytest.mark.parametrize(
+    "operation", [operation for method, _, operation in operations() if method != "get"], ids=named
+)
 def test_a_change_may_be_meant_for_another_state(operation: dict[str, Any]) -> None:
     told = answers(operation)["412"]["content"]["application/problem+json"]["examples"]
     assert list(told) == ["precondition-failed"]
-    taken = {parameter["name"] for parameter in operation["parameters"]} & {"If-Match", "If-None-Match"}
-    assert taken == (set() if "$ref" in operation["responses"]["412"] else {"If-Match", "If-None-Match"})
+    taken = {parameter["name"] for parameter in operation["parameters"]} & {
+        "If-Match",
+        "If-None-Match",
+    }
+    assert taken == (
+        set() if "$ref" in operation["responses"]["412"] else {"If-Match", "If-None-Match"}
+    )
 
 
 def test_every_change_may_be_refused_to_a_page_from_elsewhere_and_no_read_is() -> None:
-    slugs = {(method, "cross-site-request" in str(operation["responses"].get("403"))) for method, _, operation in operations()}
-    assert slugs == {("get", False), ("patch", True), ("post", True), ("put", True), ("delete", True)}
+    slugs = {
+        (method, "cross-site-request" in str(operation["responses"].get("403")))
+        for method, _, operation in operations()
+    }
+    assert slugs == {
+        ("get", False),
+        ("patch", True),
+        ("post", True),
+        ("put", True),
+        ("delete", True),
+    }
 
 
 def test_no_object_of_an_answer_is_left_open_but_where_the_events_differ() -> None:
-    answered = {name: schema for name, schema in DOCUMENT["components"]["schemas"].items() if name not in {"Problem", "Failure"}}
+    answered = {
+        name: schema
+        for name, schema in DOCUMENT["components"]["schemas"].items()
+        if name not in {"Problem", "Failure"}
+    }
     is_open = {
         f"{name}.{member}"
         for name, schema in answered.items()
         for member, value in schema.get("properties", {}).items()
-        if any(part.get("additionalProperties") is True for part in (value, value.get("items", {}), *value.get("anyOf", ())))
+        if any(
+            part.get("additionalProperties") is True
+            for part in (value, value.get("items", {}), *value.get("anyOf", ()))
+        )
     }
     assert is_open - {"AttemptBody.body"} == {"EventBody.data"}
 
 
 def test_the_spec_of_a_policy_is_that_of_one_kind_alone() -> None:
     schemas = DOCUMENT["components"]["schemas"]
-    specs = [schemas[part["$ref"].rpartition("/")[2]] for part in schemas["PolicyBody"]["properties"]["spec"]["anyOf"]]
+    specs = [
+        schemas[part["$ref"].rpartition("/")[2]]
+        for part in schemas["PolicyBody"]["properties"]["spec"]["anyOf"]
+    ]
     assert len(specs) == len(kinds())
     for spec in specs:
-        assert [other["title"] for other in specs if set(spec["required"]) <= other["properties"].keys()] == [spec["title"]]
+        assert [
+            other["title"] for other in specs if set(spec["required"]) <= other["properties"].keys()
+        ] == [spec["title"]]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=named)
 def test_an_operation_describes_each_of_its_answers(operation: dict[str, Any]) -> None:
-    assert [status for status, response in answers(operation).items() if response["description"] in BARE] == []
+    assert [
+        status for status, response in answers(operation).items() if response["description"] in BARE
+    ] == []
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=named)
-def test_an_answer_names_its_headers_whatever_else_stands_under_its_status(operation: dict[str, Any]) -> None:
-    assert [status for status, response in answers(operation).items() if "Request-Id" not in response["headers"]] == []
-    kinds = operation["responses"].get("409", {}).get("content", {}).get("application/problem+json", {}).get("examples", {})
+def test_an_answer_names_its_headers_whatever_else_stands_under_its_status(
+    operation: dict[str, Any],
+) -> None:
+    assert [
+        status
+        for status, response in answers(operation).items()
+        if "Request-Id" not in response["headers"]
+    ] == []
+    kinds = (
+        operation["responses"]
+        .get("409", {})
+        .get("content", {})
+        .get("application/problem+json", {})
+        .get("examples", {})
+    )
     expected = {"Location", "Retry-After"} if "shrink-in-progress" in kinds else set()
     assert expected <= operation["responses"].get("409", {}).get("headers", {}).keys()
 
@@ -145,8 +210,13 @@ def test_a_schema_has_words_of_json_schema_and_examples_that_it_accepts() -> Non
     for name, schema in DOCUMENT["components"]["schemas"].items():
         for member, value in schema.get("properties", {}).items():
             validator = OAS31Validator(value | {"components": DOCUMENT["components"]})
-            shown = [*value.get("examples", ()), *([value["default"]] if "default" in value else ())]
-            wrong += [(name, member, example) for example in shown if not validator.is_valid(example)]
+            shown = [
+                *value.get("examples", ()),
+                *([value["default"]] if "default" in value else ()),
+            ]
+            wrong += [
+                (name, member, example) for example in shown if not validator.is_valid(example)
+            ]
             wrong += [(name, member, word) for word in ("ge", "gt", "le", "lt") if word in value]
     assert wrong == []
 
@@ -160,8 +230,12 @@ def test_an_example_of_a_problem_has_the_status_that_it_stands_under() -> None:
         (named(operation), slug)
         for operation in OPERATIONS
         for status, response in answers(operation).items()
-        for slug, example in response.get("content", {}).get("application/problem+json", {}).get("examples", {}).items()
-        if (str(example["value"]["status"]), example["value"]["type"]) != (status, f"/problems/{slug}")
+        for slug, example in response.get("content", {})
+        .get("application/problem+json", {})
+        .get("examples", {})
+        .items()
+        if (str(example["value"]["status"]), example["value"]["type"])
+        != (status, f"/problems/{slug}")
     ]
     assert wrong == []
 
@@ -169,32 +243,60 @@ def test_an_example_of_a_problem_has_the_status_that_it_stands_under() -> None:
 def test_an_example_of_a_body_is_understood(server: Live) -> None:
     refused = []
     for method, path, operation in operations():
-        examples = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})
+        examples = (
+            operation.get("requestBody", {})
+            .get("content", {})
+            .get("application/json", {})
+            .get("examples", {})
+        )
         assert examples or "requestBody" not in operation
         for name, example in examples.items():
             address = path.replace("{group}", "web").replace("{name}", "headroom")
-            answer = server.client.request(method, address, params={"dry_run": True}, json=example["value"])
-            if answer.status_code >= 400 and answer.json()["type"] in {"/problems/invalid-request", "/problems/malformed-body"}:
+            answer = server.client.request(
+                method, address, params={"dry_run": True}, json=example["value"]
+            )
+            if answer.status_code >= 400 and answer.json()["type"] in {
+                "/problems/invalid-request",
+                "/problems/malformed-body",
+            }:
                 refused.append((operation["operationId"], name, answer.json()["detail"]))
     assert refused == []
 
 
 def test_every_promise_of_json_has_an_answer_of_the_simulator_beside_it() -> None:
-    without_own = [(name, status) for name, status in lacking(DOCUMENT, json.loads(EXAMPLES.read_text())) if not is_dry_run(name, status)]
+    without_own = [
+        (name, status)
+        for name, status in lacking(DOCUMENT, json.loads(EXAMPLES.read_text()))
+        if not is_dry_run(name, status)
+    ]
     assert without_own == [], "run: make examples"
 
 
 def is_dry_run(operation_id: str, status: str) -> bool:
     """It has one and the same answer everywhere, and no need to be asked for it."""
-    schema = next(operation for operation in OPERATIONS if named(operation) == operation_id)["responses"][status]["content"]
+    schema = next(operation for operation in OPERATIONS if named(operation) == operation_id)[
+        "responses"
+    ][status]["content"]
     return bool(schema["application/json"]["schema"] == {"$ref": "#/components/schemas/DryRunBody"})
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=named)
-def test_every_body_has_an_example_and_each_is_what_its_schema_says(operation: dict[str, Any]) -> None:
-    bodies = [operation["requestBody"], *answers(operation).values()] if "requestBody" in operation else answers(operation).values()
-    for media_type, content in (pair for body in bodies for pair in body.get("content", {}).items()):
+def test_every_body_has_an_example_and_each_is_what_its_schema_says(
+    operation: dict[str, Any],
+) -> None:
+    bodies = (
+        [operation["requestBody"], *answers(operation).values()]
+        if "requestBody" in operation
+        else answers(operation).values()
+    )
+    for media_type, content in (
+        pair for body in bodies for pair in body.get("content", {}).items()
+    ):
         if media_type.endswith("json"):
-            examples = [example["value"] for example in content.get("examples", {}).values()] or [content["example"]]
+            examples = [example["value"] for example in content.get("examples", {}).values()] or [
+                content["example"]
+            ]
             schema = OAS31Validator(content["schema"] | {"components": DOCUMENT["components"]})
-            assert [error.message for example in examples for error in schema.iter_errors(example)] == []
+            assert [
+                error.message for example in examples for error in schema.iter_errors(example)
+            ] == []

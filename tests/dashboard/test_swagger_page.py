@@ -18,17 +18,29 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not in
 
 def look_at(url: str, profile: Path) -> subprocess.CompletedProcess[str]:
     """Render a page with every host but the loopback unknown: stdout is the DOM, stderr has what went to the console."""
-    flags = (
-        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
+    command = [
+        CHROMIUM or "",
+        *(f"--{flag}" for flag in flags.split()),
+        f"--user-data-dir={profile}",
+    ]
+    command += [
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        "--enable-logging=stderr",
+    ]
+    return subprocess.run(
+        [*command, "--virtual-time-budget=20000", "--dump-dom", url],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    command = [CHROMIUM or "", *(f"--{flag}" for flag in flags.split()), f"--user-data-dir={profile}"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
-    return subprocess.run([*command, "--virtual-time-budget=20000", "--dump-dom", url], capture_output=True, text=True, check=True)
 
 
 @pytest.mark.long
 @needs_chromium
-def test_the_docs_show_every_operation_without_a_network_and_without_a_word_on_the_console(server: Live, tmp_path: Path) -> None:
+def test_the_docs_show_every_operation_without_a_network_and_without_a_word_on_the_console(
+    server: Live, tmp_path: Path
+) -> None:
     page = look_at(f"{server.url}/docs", tmp_path)
     operations = [
         f'id="operations-{operation["tags"][0]}-{operation["operationId"]}"'
@@ -42,7 +54,9 @@ def test_the_docs_show_every_operation_without_a_network_and_without_a_word_on_t
 
 @pytest.mark.long
 @needs_chromium
-def test_the_docs_offer_to_try_an_operation_with_a_body_that_makes_sense(server: Live, tmp_path: Path) -> None:
+def test_the_docs_offer_to_try_an_operation_with_a_body_that_makes_sense(
+    server: Live, tmp_path: Path
+) -> None:
     page = look_at(f"{server.url}/docs#/shrinks/create_shrink", tmp_path)
     assert "Shrink, then set the limit" in page.stdout
     assert ">Execute</button>" in page.stdout
@@ -68,11 +82,15 @@ def test_a_static_file_is_served_with_its_type(server: Live, name: str) -> None:
     answer = server.client.get(f"/ui/{name}")
     types = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
     assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith(types.get(Path(name).suffix, "")), answer.headers["content-type"]
+    assert answer.headers["content-type"].startswith(types.get(Path(name).suffix, "")), (
+        answer.headers["content-type"]
+    )
 
 
 def test_swagger_ui_is_the_published_one_byte_for_byte() -> None:
     rows = (line.split() for line in (UI_FILES / "MANIFEST.sha256").read_text().splitlines())
     wanted = {name: digest for digest, name in rows}
-    assert wanted == {name: hashlib.sha256((UI_FILES / name).read_bytes()).hexdigest() for name in wanted}
+    assert wanted == {
+        name: hashlib.sha256((UI_FILES / name).read_bytes()).hexdigest() for name in wanted
+    }
     assert {path.name for path in UI_FILES.iterdir()} - set(wanted) == OURS

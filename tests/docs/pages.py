@@ -36,7 +36,10 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     found = _FENCE.findall(page.read_text())
-    return [Block(page, lang, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)) for indent, lang, text in found]
+    return [
+        Block(page, lang, re.sub(f"^{indent}", "", text, flags=re.MULTILINE))
+        for indent, lang, text in found
+    ]
 
 
 def all_blocks(language: str) -> list[Block]:
@@ -55,4 +58,7 @@ def links(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """The fragments of a page, as mkdocs and code hosts make them of headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+    return {
+        re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip())
+        for heading in headings
+    }

@@ -38,7 +38,9 @@ def typed(command: str, url: str) -> str:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
     environ |= {"SHRINKD_URL": url, "PATH": f"{BIN}:{environ['PATH']}"}
     silent = re.sub(r"^curl ", "curl --no-progress-meter ", command.replace(ADDRESS, url))
-    done = subprocess.run(["bash", "-c", silent], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", silent], env=environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done.stdout
 
@@ -63,13 +65,17 @@ def test_python_that_is_shown_compiles(block: Block) -> None:
 def test_python_that_is_shown_runs(block: Block, server: Live) -> None:
     pytest.importorskip("shrinkd.client", reason="the package is not named shrinkd yet")
     environ = os.environ | {"SHRINKD_URL": server.url}
-    done = subprocess.run([BIN / "python", "-c", block.text], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [BIN / "python", "-c", block.text], env=environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("block", all_blocks("sh"), ids=lambda block: block.where)
 def test_a_shell_reads_what_is_shown(block: Block) -> None:
-    done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -79,11 +85,18 @@ def test_json_that_is_shown_is_json(block: Block) -> None:
 
 
 def test_the_scenario_that_is_shown_can_be_simulated(settings: Settings, tmp_path: Path) -> None:
-    (scenario,) = [block for block in blocks(DOCS / "how-to" / "simulate.md") if block.language == "json"]
+    (scenario,) = [
+        block for block in blocks(DOCS / "how-to" / "simulate.md") if block.language == "json"
+    ]
     (tmp_path / "my.json").write_text(scenario.text)
     with Live(settings.model_copy(update={"scenario": str(tmp_path / "my.json")})) as live:
         assert [group["path"] for group in live.client.get("/v1/groups").json()["items"]] == ["web"]
 
 
 def test_every_block_says_what_language_it_is_in() -> None:
-    assert {block.where for page in markdown() for block in blocks(page) if block.language not in LANGUAGES} == set()
+    assert {
+        block.where
+        for page in markdown()
+        for block in blocks(page)
+        if block.language not in LANGUAGES
+    } == set()

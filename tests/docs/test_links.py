@@ -24,27 +24,58 @@ def test_a_link_inside_of_the_repository_leads_to_a_file_and_to_a_heading_of_it(
         assert not fragment or fragment in anchors(target), f"{link} leads to no heading"
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize(
+    "page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS))
+)
 def test_a_page_of_the_manual_links_to_nothing_outside_of_the_manual(page: Path) -> None:
     inside = [link for link in links(page) if not link.startswith("http")]
-    outside = [link for link in inside if not (page.parent / link.partition("#")[0]).resolve().is_relative_to(DOCS)]
+    outside = [
+        link
+        for link in inside
+        if not (page.parent / link.partition("#")[0]).resolve().is_relative_to(DOCS)
+    ]
     assert outside == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_file_that_a_page_names_is_there(page: Path) -> None:
     named = re.findall(r"`([\w./-]+)`", prose(page))
-    ours = [name for name in named if name.startswith(_PLACES) and not name.startswith("app/shrinkd") and "NAME" not in name]
+    ours = [
+        name
+        for name in named
+        if name.startswith(_PLACES) and not name.startswith("app/shrinkd") and "NAME" not in name
+    ]
     assert [name for name in ours if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.skipif(not PACKAGE.is_dir(), reason="the package is not at app/shrinkd yet")
 def test_a_module_or_a_room_that_a_page_names_is_there() -> None:
-    elsewhere = ("build/", "site/", "var/", "tests/", "test_", "tools/", "bench/", "docs/", "openapi/", "/")
-    named = [(page, name) for page in PAGES for name in re.findall(r"`([\w./-]+(?:\.py|/))`", prose(page))]
-    ours = [(page, name.removeprefix("app/shrinkd/")) for page, name in named if not name.startswith(elsewhere) and "NAME" not in name]
+    elsewhere = (
+        "build/",
+        "site/",
+        "var/",
+        "tests/",
+        "test_",
+        "tools/",
+        "bench/",
+        "docs/",
+        "openapi/",
+        "/",
+    )
+    named = [
+        (page, name)
+        for page in PAGES
+        for name in re.findall(r"`([\w./-]+(?:\.py|/))`", prose(page))
+    ]
+    ours = [
+        (page, name.removeprefix("app/shrinkd/"))
+        for page, name in named
+        if not name.startswith(elsewhere) and "NAME" not in name
+    ]
     tops = (PACKAGE, PACKAGE / "policies", PACKAGE / "backends")
-    assert [(page.name, name) for page, name in ours if not any((top / name).exists() for top in tops)] == []
+    assert [
+        (page.name, name) for page, name in ours if not any((top / name).exists() for top in tops)
+    ] == []
 
 
 def test_the_readme_is_at_most_six_kilobytes() -> None:
@@ -52,6 +83,12 @@ def test_the_readme_is_at_most_six_kilobytes() -> None:
 
 
 def test_the_readme_or_the_index_leads_to_every_page_but_the_records() -> None:
-    linked = {(page.parent / link.partition("#")[0]).resolve() for page in (ROOT / "README.md", DOCS / "index.md") for link in links(page)}
-    pages = {page for page in DOCS.rglob("*.md") if page.parent.name != "adr" or page.name == "index.md"}
+    linked = {
+        (page.parent / link.partition("#")[0]).resolve()
+        for page in (ROOT / "README.md", DOCS / "index.md")
+        for link in links(page)
+    }
+    pages = {
+        page for page in DOCS.rglob("*.md") if page.parent.name != "adr" or page.name == "index.md"
+    }
     assert pages - linked - {DOCS / "index.md"} == set()

@@ -38,10 +38,17 @@ def row(**given: Any) -> dict[str, Any]:
         "path": "/v1/groups/web/limits",
     }
     ends = dict.fromkeys(("group_id", "group_path", "status", "problem", "finished_at"))
-    return told | {"request_id": "r-1", "dry_run": False, "body": {"max_bytes": "64M"}, "times": 1} | ends | given
+    return (
+        told
+        | {"request_id": "r-1", "dry_run": False, "body": {"max_bytes": "64M"}, "times": 1}
+        | ends
+        | given
+    )
 
 
-def test_what_was_begun_is_written_before_it_is_done_and_has_no_outcome_yet(audit: Audit, store: Store) -> None:
+def test_what_was_begun_is_written_before_it_is_done_and_has_no_outcome_yet(
+    audit: Audit, store: Store
+) -> None:
     audit.begin(attempt := row()).result()
     (found,) = store.list_audit(limit=10)
     assert found == attempt
@@ -52,7 +59,12 @@ def test_what_came_of_it_is_written_at_the_end_at_the_latest(audit: Audit, store
     audit.finish(attempt["id"], outcome(409, "limit-below-usage", {"id": 7, "path": "web"}))
     audit.close()
     (found,) = store.list_audit(limit=10)
-    assert (found["status"], found["problem"], found["group_id"], found["group_path"]) == (409, "limit-below-usage", 7, "web")
+    assert (found["status"], found["problem"], found["group_id"], found["group_path"]) == (
+        409,
+        "limit-below-usage",
+        7,
+        "web",
+    )
     assert found["finished_at"] >= found["at"]
 
 
@@ -65,16 +77,27 @@ def test_what_cannot_be_written_now_is_written_later_and_the_log_has_it(
         audit.begin(third := row()).result()
         audit.finish(first["id"], outcome(200, None, None))
         audit.finish(third["id"], outcome(409, "shrink-in-progress", None))
-    logged = [record.fields["attempt"]["id"] for record in caplog.records if hasattr(record, "fields")]
+    logged = [
+        record.fields["attempt"]["id"] for record in caplog.records if hasattr(record, "fields")
+    ]
     assert logged == [second["id"], third["id"]]
     audit.close()
     found = {attempt["id"]: attempt["status"] for attempt in store.list_audit(limit=10)}
     assert found == {first["id"]: 200, second["id"]: None, third["id"]: 409}
 
 
-def test_refusals_that_are_alike_are_one_row_and_too_many_kinds_are_not_told_apart(audit: Audit, store: Store) -> None:
+def test_refusals_that_are_alike_are_one_row_and_too_many_kinds_are_not_told_apart(
+    audit: Audit, store: Store
+) -> None:
     for number in range(1000):
-        audit.note(row(status=401, problem="unauthenticated", caller="nobody", path=f"/v1/groups/{number}/limits"))
+        audit.note(
+            row(
+                status=401,
+                problem="unauthenticated",
+                caller="nobody",
+                path=f"/v1/groups/{number}/limits",
+            )
+        )
     for number in range(1000):
         audit.note(row(status=403, problem="forbidden", caller=f"token:{number}"))
     audit.close()
@@ -98,11 +121,15 @@ def test_refusals_that_come_while_a_write_fails_are_counted_on(
     assert sum(found["times"] for found in store.list_audit(limit=10)) == len(noted)
 
 
-def test_callers_who_come_at_once_share_a_write_and_none_is_lost(audit: Audit, store: Store) -> None:
+def test_callers_who_come_at_once_share_a_write_and_none_is_lost(
+    audit: Audit, store: Store
+) -> None:
     attempts = [row(caller=f"token:{number}") for number in range(50)]
     for written in [audit.begin(attempt) for attempt in attempts]:
         written.result()
-    assert {found["id"] for found in store.list_audit(limit=100)} == {attempt["id"] for attempt in attempts}
+    assert {found["id"] for found in store.list_audit(limit=100)} == {
+        attempt["id"] for attempt in attempts
+    }
 
 
 def test_one_that_was_never_used_ends_at_once(store: Store) -> None:
@@ -126,7 +153,10 @@ def test_attempts_are_found_by_who_what_where_and_how_they_ended(store: Store) -
         (store.list_audit(limit=10, operation="patch_limits"), one),
         (store.list_audit(limit=10, group_path="db"), other),
         (store.list_audit(limit=10, least_status=400), other),
-        (store.list_audit(limit=10, before=max(one["id"], other["id"])), min((one, other), key=lambda each: str(each["id"]))),
+        (
+            store.list_audit(limit=10, before=max(one["id"], other["id"])),
+            min((one, other), key=lambda each: str(each["id"])),
+        ),
     ):
         assert [each["id"] for each in found] == [wanted["id"]]
     assert store.list_audit(limit=10, since=now() + 1_000_000) == []

@@ -8,7 +8,9 @@ from shrinkd.errors import NotReady, TooManyStreams
 from shrinkd.events.broadcast import Feed, Streams
 
 
-async def hear(streams: Streams, key: str, tell: "Teller", most: int = 1000) -> list[tuple[int, int]]:
+async def hear(
+    streams: Streams, key: str, tell: "Teller", most: int = 1000
+) -> list[tuple[int, int]]:
     heard: list[tuple[int, int]] = []
     async with streams.listening(key, tell) as feed:
         async for told in feed.hear():
@@ -109,9 +111,18 @@ def test_the_teller_ends_with_its_last_listener_and_begins_anew_with_the_next() 
 def test_streams_are_bounded_for_each_caller_and_for_all_and_a_closed_one_makes_room() -> None:
     streams = Streams(most=3, most_of_a_caller=2)
     with streams.admitted("a"):
-        with streams.admitted("a"), pytest.raises(TooManyStreams, match="2 streams are open, 2 of them yours"), streams.admitted("a"):
+        with (
+            streams.admitted("a"),
+            pytest.raises(TooManyStreams, match="2 streams are open, 2 of them yours"),
+            streams.admitted("a"),
+        ):
             pass
-        with streams.admitted("b"), streams.admitted("c"), pytest.raises(TooManyStreams) as refused, streams.admitted("d"):
+        with (
+            streams.admitted("b"),
+            streams.admitted("c"),
+            pytest.raises(TooManyStreams) as refused,
+            streams.admitted("d"),
+        ):
             pass
         assert refused.value.members == {"open": 3, "yours": 0, "most": 3, "most_of_a_caller": 2}
     with streams.admitted("a"), streams.admitted("a"), streams.admitted("b"):

@@ -45,7 +45,14 @@ def ids(found: list[Event]) -> list[int]:
 
 
 def row(number: int) -> Row:
-    return {"id": number, "at": now(), "type": "group.made", "group_id": 1, "group_path": "web", "data": {}}
+    return {
+        "id": number,
+        "at": now(),
+        "type": "group.made",
+        "group_id": 1,
+        "group_path": "web",
+        "data": {},
+    }
 
 
 def read(events: Events, after: int = 0, wanted: Selection = ALL) -> list[Event]:
@@ -75,7 +82,9 @@ def test_nothing_is_read_before_it_is_written(events: Events, store: Store) -> N
     assert (events.newest, ids(read(events))) == (3, [1, 2, 3])
 
 
-def test_ids_go_on_over_a_restart_also_when_all_but_one_are_forgotten(events: Events, store: Store) -> None:
+def test_ids_go_on_over_a_restart_also_when_all_but_one_are_forgotten(
+    events: Events, store: Store
+) -> None:
     publish(events, 5)
     events.write()
     events.forget(now() + _LATER)
@@ -115,13 +124,20 @@ def test_a_read_answers_up_to_where_it_has_looked(events: Events) -> None:
     assert events.read(3, 1, cart) == ([], 5)
 
 
-def test_what_was_published_and_not_told_yet_is_not_read_ahead_of_its_time(events: Events, store: Store) -> None:
+def test_what_was_published_and_not_told_yet_is_not_read_ahead_of_its_time(
+    events: Events, store: Store
+) -> None:
     store.add_events([row(1)])
     assert events.read(0, 9, ALL) == ([], 0)
 
 
 @pytest.mark.parametrize(
-    ("after", "why"), [(2, "event 5 is the oldest that is kept"), (9, "never came from this database"), (-1, "too old")]
+    ("after", "why"),
+    [
+        (2, "event 5 is the oldest that is kept"),
+        (9, "never came from this database"),
+        (-1, "too old"),
+    ],
 )
 def test_what_is_not_kept_is_said_to_be_so(events: Events, after: int, why: str) -> None:
     publish(events, 5)
@@ -142,11 +158,19 @@ def test_a_selection_takes_types_subtrees_and_every_gap() -> None:
     assert takes(MADE, "web/cart")
     assert takes(MADE, "web/cart/deep")
     assert takes(GAP, None)
-    refused = [(MADE, "web"), (MADE, "db"), (MADE, "web/cartoon"), (MADE, None), (EventType.GROUP_REMOVED, "web/cart")]
+    refused = [
+        (MADE, "web"),
+        (MADE, "db"),
+        (MADE, "web/cartoon"),
+        (MADE, None),
+        (EventType.GROUP_REMOVED, "web/cart"),
+    ]
     assert [what for what in refused if takes(*what)] == []
 
 
-def test_a_database_that_stays_away_delays_events_and_loses_none(events: Events, tmp_path: Path) -> None:
+def test_a_database_that_stays_away_delays_events_and_loses_none(
+    events: Events, tmp_path: Path
+) -> None:
     with locked(tmp_path / "shrinkd.db"):
         publish(events, 3)
         with pytest.raises(StoreUnavailable):
@@ -177,7 +201,9 @@ def test_what_had_to_be_dropped_is_counted_where_it_is_missing(store: Store) -> 
     ]
 
 
-def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(events: Events) -> None:
+def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(
+    events: Events,
+) -> None:
     told = threading.Event()
     events.on_news = told.set
     events.start()
@@ -189,14 +215,18 @@ def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(ev
     assert ids(read(events)) == [1, 2, 3]
 
 
-def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_at_once(events: Events) -> None:
+def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_at_once(
+    events: Events,
+) -> None:
     batches: list[int] = []
     events.on_news = lambda: batches.append(events.newest)
     events.start()
     try:
         began = time.monotonic()
         for number in range(40):
-            events.publish((EventType.DECISION, EventType.SHRINK_STATE)[number % 2], WEB, policy="room")
+            events.publish(
+                (EventType.DECISION, EventType.SHRINK_STATE)[number % 2], WEB, policy="room"
+            )
             time.sleep(0.025)
         assert 1 <= len(batches) <= 2 + (time.monotonic() - began)
         events.publish(EventType.LIMITS_CHANGED, WEB, policy="room")
@@ -205,7 +235,9 @@ def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_a
         events.close()
 
 
-def test_the_writer_tries_again_by_itself(events: Events, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_writer_tries_again_by_itself(
+    events: Events, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     told = threading.Event()
     events.on_news = told.set
     with locked(tmp_path / "shrinkd.db"):
@@ -218,7 +250,9 @@ def test_the_writer_tries_again_by_itself(events: Events, tmp_path: Path, caplog
     assert ids(read(events)) == [1]
 
 
-def test_the_writer_ends_when_the_database_does_not_come_back(events: Events, tmp_path: Path) -> None:
+def test_the_writer_ends_when_the_database_does_not_come_back(
+    events: Events, tmp_path: Path
+) -> None:
     with locked(tmp_path / "shrinkd.db"):
         events.start()
         publish(events, 1)

@@ -47,10 +47,18 @@ class Scene:
     def rows(self) -> list[Steps]:
         return [row["steps"] for row in self.store.list_intents(self.boot_id)]
 
-    def leave(self, steps: Steps = STEPS, *, group: Group | None = None, boot_id: str | None = None) -> None:
+    def leave(
+        self, steps: Steps = STEPS, *, group: Group | None = None, boot_id: str | None = None
+    ) -> None:
         """Leave a row as a daemon that died in a change does."""
         group = group or self.group
-        row = {"boot_id": boot_id or self.boot_id, "group_id": group.id, "path": group.path, "steps": list(steps), "created_at": 1}
+        row = {
+            "boot_id": boot_id or self.boot_id,
+            "group_id": group.id,
+            "path": group.path,
+            "steps": list(steps),
+            "created_at": 1,
+        }
         self.store.add_intent(row)
 
     def limits(self) -> dict[LimitName, int | None]:
@@ -135,7 +143,10 @@ def test_a_row_that_stayed_is_replaced_by_that_of_the_next_change(scene: Scene) 
 def test_a_limit_that_was_lowered_alone_keeps_the_database_out_of_it(scene: Scene) -> None:
     """What decides is the backend, and this one has a lock around its change."""
     with scene.locked():
-        memcontrol.set_limits(Memcg(scene.backend, scene.group, intent=scene.intents), {"max_bytes": 32 * MIB, "soft_limit_bytes": MIB})
+        memcontrol.set_limits(
+            Memcg(scene.backend, scene.group, intent=scene.intents),
+            {"max_bytes": 32 * MIB, "soft_limit_bytes": MIB},
+        )
     assert scene.limits() == {"max_bytes": 32 * MIB, "soft_limit_bytes": MIB}
 
 
@@ -143,7 +154,9 @@ def test_a_limit_that_was_lowered_alone_keeps_the_database_out_of_it(scene: Scen
 
 
 @pytest.mark.parametrize("reached", range(len(STEPS)))
-def test_what_was_half_made_is_put_back_and_what_was_made_stays(scene: Scene, reached: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_half_made_is_put_back_and_what_was_made_stays(
+    scene: Scene, reached: int, caplog: pytest.LogCaptureFixture
+) -> None:
     scene.backend.set_limits(scene.group, STEPS[reached])
     scene.leave()
     scene.intents.settle()
@@ -151,14 +164,20 @@ def test_what_was_half_made_is_put_back_and_what_was_made_stays(scene: Scene, re
     assert scene.rows() == []
     assert [record.getMessage() for record in caplog.records] == [
         "the daemon died in a change of the limits of 'group': "
-        + ("it had taken effect" if reached == 2 else "they are {'max_bytes': 67108864, 'soft_limit_bytes': None}, as before it")
+        + (
+            "it had taken effect"
+            if reached == 2
+            else "they are {'max_bytes': 67108864, 'soft_limit_bytes': None}, as before it"
+        )
     ]
 
 
 def test_a_limit_that_the_group_was_caught_above_is_put_back(scene: Scene) -> None:
     scene.backend.set_limits(scene.group, STEPS[2])
     with scene.backend.machine() as machine:
-        machine.cgroups["group"].max = MIB // PAGE_BYTES  # as cgroup v2 stores one, whatever is used
+        machine.cgroups["group"].max = (
+            MIB // PAGE_BYTES
+        )  # as cgroup v2 stores one, whatever is used
     scene.leave([STEPS[0], {"max_bytes": MIB, "soft_limit_bytes": 16 * MIB}])
     scene.intents.settle()
     assert scene.limits() == STEPS[0]
@@ -185,7 +204,9 @@ def test_a_group_that_outgrew_its_old_limit_gets_all_of_the_new_ones(scene: Scen
     assert (scene.limits(), scene.rows()) == (raised[2], [])
 
 
-def test_the_row_of_a_group_that_is_gone_is_forgotten_and_its_successor_left_alone(scene: Scene) -> None:
+def test_the_row_of_a_group_that_is_gone_is_forgotten_and_its_successor_left_alone(
+    scene: Scene,
+) -> None:
     scene.leave(group=Group("group", scene.group.id + 1000))
     scene.leave(group=Group("elsewhere/group", scene.group.id + 1001))
     scene.backend.set_limits(scene.group, STEPS[1])
@@ -201,13 +222,28 @@ def test_the_row_of_another_boot_says_nothing(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("infinite", [UNLIMITED, None])
-def test_an_infinite_protection_is_put_back_whichever_version_wrote_it_down(tmp_path: Path, infinite: int | None) -> None:
-    machine = Simulator(Settings(), scenario=Scenario.model_validate({"profile": "v2", "groups": [{"path": "web"}]}))
+def test_an_infinite_protection_is_put_back_whichever_version_wrote_it_down(
+    tmp_path: Path, infinite: int | None
+) -> None:
+    machine = Simulator(
+        Settings(), scenario=Scenario.model_validate({"profile": "v2", "groups": [{"path": "web"}]})
+    )
     (_, group), store = machine.groups(), Store(f"sqlite:///{tmp_path}/shrinkd.db")
     store.open()
     machine.set_limits(group, {"max_bytes": 32 * MIB, "low_bytes": UNLIMITED})
-    steps = [{"max_bytes": size * MIB, "low_bytes": low} for size, low in ((64, infinite), (32, infinite), (32, 0))]
-    store.add_intent({"boot_id": machine.node().boot_id, "group_id": group.id, "path": "web", "steps": steps, "created_at": 1})
+    steps = [
+        {"max_bytes": size * MIB, "low_bytes": low}
+        for size, low in ((64, infinite), (32, infinite), (32, 0))
+    ]
+    store.add_intent(
+        {
+            "boot_id": machine.node().boot_id,
+            "group_id": group.id,
+            "path": "web",
+            "steps": steps,
+            "created_at": 1,
+        }
+    )
     Intents(machine, store).settle()
     limits = machine.stat(group).limits
     assert (limits.max_bytes, limits.low_bytes) == (64 * MIB, UNLIMITED)
@@ -220,7 +256,12 @@ class Stubborn(Simulator):
     writes = 0
 
     def set_limits(
-        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+        self,
+        group: Group,
+        changes: Mapping[LimitName, int | None],
+        *,
+        intent: Intent = unrecorded,
+        dry_run: bool = False,
     ) -> Limits:
         if not self.writes:
             raise NotWritable("It is mounted read-only.")
@@ -229,7 +270,9 @@ class Stubborn(Simulator):
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_what_cannot_be_settled_now_is_settled_by_the_next_start(scene: Scene, writes: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_settled_now_is_settled_by_the_next_start(
+    scene: Scene, writes: int, caplog: pytest.LogCaptureFixture
+) -> None:
     stubborn = Stubborn(Settings(scenario="empty"))
     group = stubborn.make("group")
     Simulator.set_limits(stubborn, group, STEPS[1])

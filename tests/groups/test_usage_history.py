@@ -31,7 +31,9 @@ class Days:
     def usages(self, group: int = 7, step: int = SLOT_SECONDS) -> dict[int, int | None]:
         """The usages by their seconds since the clock began."""
         times, series = self.history.read(group, ["usage_bytes"], EVER, step)
-        return {time - NOON: usage for time, usage in zip(times, series["usage_bytes"], strict=True)}
+        return {
+            time - NOON: usage for time, usage in zip(times, series["usage_bytes"], strict=True)
+        }
 
 
 @pytest.fixture
@@ -53,7 +55,11 @@ class Sampled:
         before = self.machine.faults.uses()
         self.sampler.sample()
         self.days.seconds += SLOT_SECONDS
-        return {verb: uses - before.get(verb, 0) for verb, uses in self.machine.faults.uses().items() if uses > before.get(verb, 0)}
+        return {
+            verb: uses - before.get(verb, 0)
+            for verb, uses in self.machine.faults.uses().items()
+            if uses > before.get(verb, 0)
+        }
 
 
 @pytest.fixture
@@ -77,7 +83,9 @@ def test_an_hour_is_remembered_and_no_more(days: Days) -> None:
     for number in range(SLOTS + 5):
         days.note(number * MIB)
     days.seconds -= SLOT_SECONDS
-    assert list(days.usages().items()) == [(number * 10, number * MIB) for number in range(5, SLOTS + 5)]
+    assert list(days.usages().items()) == [
+        (number * 10, number * MIB) for number in range(5, SLOTS + 5)
+    ]
 
 
 @pytest.mark.parametrize("pause", [SLOTS - 1, SLOTS, SLOTS + 1, 10 * SLOTS])
@@ -101,17 +109,35 @@ def test_a_longer_step_has_the_last_sample_of_it_that_is_known(days: Days) -> No
 
 
 @pytest.mark.parametrize(
-    ("begins", "ends", "told"), [(0, 30, [0, 10, 20]), (1, 21, [10, 20]), (10, 10, []), (10, 20, [10]), (-50, 5, [0]), (45, 99, [])]
+    ("begins", "ends", "told"),
+    [
+        (0, 30, [0, 10, 20]),
+        (1, 21, [10, 20]),
+        (10, 10, []),
+        (10, 20, [10]),
+        (-50, 5, [0]),
+        (45, 99, []),
+    ],
 )
-def test_a_span_has_the_slots_that_begin_in_it_without_its_end(days: Days, begins: int, ends: int, told: list[int]) -> None:
+def test_a_span_has_the_slots_that_begin_in_it_without_its_end(
+    days: Days, begins: int, ends: int, told: list[int]
+) -> None:
     for _ in range(5):
         days.note(MIB)
     times, _ = days.history.read(7, FIELDS, (NOON + begins, NOON + ends))
     assert [time - NOON for time in times] == told
 
 
-def test_a_whole_reading_tells_of_every_field_and_of_what_a_kernel_does_not_know_nothing(days: Days) -> None:
-    reading = stat(8 * MIB, anon_bytes=3 * MIB, file_bytes=4 * MIB, working_set_bytes=5 * MIB, pressure=pressed(0))
+def test_a_whole_reading_tells_of_every_field_and_of_what_a_kernel_does_not_know_nothing(
+    days: Days,
+) -> None:
+    reading = stat(
+        8 * MIB,
+        anon_bytes=3 * MIB,
+        file_bytes=4 * MIB,
+        working_set_bytes=5 * MIB,
+        pressure=pressed(0),
+    )
     days.history.note_all({7: reading})
     _, series = days.history.read(7, FIELDS, EVER)
     assert series == {
@@ -124,7 +150,9 @@ def test_a_whole_reading_tells_of_every_field_and_of_what_a_kernel_does_not_know
     }
 
 
-def test_a_whole_reading_takes_the_place_of_a_usage_and_no_usage_that_of_a_reading(days: Days) -> None:
+def test_a_whole_reading_takes_the_place_of_a_usage_and_no_usage_that_of_a_reading(
+    days: Days,
+) -> None:
     days.note(MIB, after=0)
     days.history.note_all({7: stat(2 * MIB, anon_bytes=MIB)})
     days.note(3 * MIB, after=0)
@@ -175,12 +203,21 @@ def test_a_group_takes_no_more_room_than_it_says(days: Days) -> None:
     assert bytes_of(all_of_it(pressure=pressed(0))) * MOST_GROUPS < 48 * MIB
 
 
-def test_a_pass_reads_every_group_whole_when_it_is_new_and_every_two_minutes_and_else_its_usage_alone(sampled: Sampled) -> None:
+def test_a_pass_reads_every_group_whole_when_it_is_new_and_every_two_minutes_and_else_its_usage_alone(
+    sampled: Sampled,
+) -> None:
     for path in ("web", "db"):
         sampled.stage.group(path, anon=MIB, cache=2 * MIB)
     asked = [sampled.sample() for _ in range(14)]
     whole, light, walk = {"stat": 2}, {"usage": 2}, {"groups": 1}
-    assert asked == [whole | walk, light, light, *[light | walk, light, light] * 3, whole | walk, light]
+    assert asked == [
+        whole | walk,
+        light,
+        light,
+        *[light | walk, light, light] * 3,
+        whole | walk,
+        light,
+    ]
     web = sampled.machine.groups("web")[0]
     times, series = sampled.days.history.read(web.id, ["usage_bytes", "anon_bytes"], EVER)
     assert len(times) == 14
@@ -211,7 +248,9 @@ def test_a_walk_that_fails_leaves_those_of_the_last_one(sampled: Sampled) -> Non
     assert len(sampled.days.usages(web.id)) == 4
 
 
-def test_a_group_that_is_gone_is_forgotten_and_one_that_comes_again_is_another(sampled: Sampled) -> None:
+def test_a_group_that_is_gone_is_forgotten_and_one_that_comes_again_is_another(
+    sampled: Sampled,
+) -> None:
     first = sampled.stage.group("web", anon=MIB)
     sampled.sample()
     sampled.stage.vanish("web")
@@ -221,7 +260,9 @@ def test_a_group_that_is_gone_is_forgotten_and_one_that_comes_again_is_another(s
     assert (sampled.days.usages(first.id), sampled.days.usages(second.id)) == ({}, {30: 2 * MIB})
 
 
-def test_a_group_that_was_read_while_the_tree_was_walked_is_not_forgotten_for_being_too_new(days: Days) -> None:
+def test_a_group_that_was_read_while_the_tree_was_walked_is_not_forgotten_for_being_too_new(
+    days: Days,
+) -> None:
     days.note(MIB, after=0)
     days.history.forget(set())
     assert days.usages() == {0: MIB}

@@ -65,7 +65,9 @@ class Grower:
 
 
 @pytest.mark.parametrize("in_spurts", [False, True])
-def test_setting_the_limit_of_a_process_that_grows_kills_nobody(kernel: CgroupHost[Backend], *, in_spurts: bool) -> None:
+def test_setting_the_limit_of_a_process_that_grows_kills_nobody(
+    kernel: CgroupHost[Backend], *, in_spurts: bool
+) -> None:
     grower, chance = Grower(kernel, in_spurts=in_spurts), random.Random(20080718)
     for _ in range(ROUNDS):
         with grower.growing():

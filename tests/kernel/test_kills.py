@@ -90,7 +90,15 @@ def jobs(scene: Scene, tmp_path: Path) -> Iterator[Jobs]:
 @pytest.fixture
 def mortal(scene: Scene, tmp_path: Path) -> Iterator[Mortal]:
     database = f"sqlite:///{tmp_path}/mortal.db"
-    mortal = Mortal(Settings.model_validate({"backend": scene.kernel.backend.name, "cgroup_root": scene.root, "database_url": database}))
+    mortal = Mortal(
+        Settings.model_validate(
+            {
+                "backend": scene.kernel.backend.name,
+                "cgroup_root": scene.root,
+                "database_url": database,
+            }
+        )
+    )
     yield mortal
     mortal.close()
 
@@ -102,17 +110,25 @@ def a_patch(scene: Scene, headroom: int) -> tuple[int, Asked]:
 
 
 def a_shrink(_scene: Scene, _headroom: int) -> tuple[int, Asked]:
-    return TARGET, ("POST", "/v1/groups/web/shrinks", {"target_bytes": TARGET, "set_max_bytes": TARGET, "timeout_seconds": 1})
+    return TARGET, (
+        "POST",
+        "/v1/groups/web/shrinks",
+        {"target_bytes": TARGET, "set_max_bytes": TARGET, "timeout_seconds": 1},
+    )
 
 
-def test_a_shrink_that_is_cancelled_at_any_moment_has_set_its_limit_or_left_it(scene: Scene, jobs: Jobs) -> None:
+def test_a_shrink_that_is_cancelled_at_any_moment_has_set_its_limit_or_left_it(
+    scene: Scene, jobs: Jobs
+) -> None:
     chance = random.Random(20080718)
     states = set()
     longest = None
     for _ in range(ROUNDS):
         scene.reset(goes_on=chance.random() < 0.5 and longest is not None)
         began = time.perf_counter()
-        job = jobs.submit(scene.group, Request(timeout_seconds=60, target_bytes=TARGET, set_max_bytes=TARGET))
+        job = jobs.submit(
+            scene.group, Request(timeout_seconds=60, target_bytes=TARGET, set_max_bytes=TARGET)
+        )
         with suppress(TimeoutError):
             job.finished.result(longest and longest * chance.random())
         with suppress(ShrinkFinished):
@@ -126,7 +142,9 @@ def test_a_shrink_that_is_cancelled_at_any_moment_has_set_its_limit_or_left_it(s
     assert State.CANCELLED in states
 
 
-def measure(scene: Scene, mortal: Mortal, make: Callable[[Scene, int], tuple[int, Asked]]) -> tuple[float, int]:
+def measure(
+    scene: Scene, mortal: Mortal, make: Callable[[Scene, int], tuple[int, Asked]]
+) -> tuple[float, int]:
     """How long a request takes that is let live: in seconds, and in lines of code."""
     scene.reset(goes_on=False)
     mortal.begin()
@@ -142,7 +160,9 @@ def measure(scene: Scene, mortal: Mortal, make: Callable[[Scene, int], tuple[int
     return seconds, counted.lines
 
 
-def test_a_daemon_that_is_killed_at_any_moment_leaves_the_old_limit_or_the_new_one(scene: Scene, mortal: Mortal) -> None:
+def test_a_daemon_that_is_killed_at_any_moment_leaves_the_old_limit_or_the_new_one(
+    scene: Scene, mortal: Mortal
+) -> None:
     chance = random.Random(20080718)
     requests = [(make, *measure(scene, mortal, make)) for make in (a_patch, a_shrink)]
     seen = set(mortal.begin())

@@ -55,7 +55,9 @@ class Ship:
 
     def move(self, group: Group) -> None:
         """As somebody else on the machine would."""
-        Path(self.kernel.backend.node().root, group.path, "cgroup.procs").write_text(str(self.daemon.pid))
+        Path(self.kernel.backend.node().root, group.path, "cgroup.procs").write_text(
+            str(self.daemon.pid)
+        )
 
     def limited(self, group: Group) -> bool:
         return self.kernel.limit(group) == f"{1024 * MIB}\n"
@@ -71,7 +73,11 @@ def ship(kernel: CgroupHost[Backend], tmp_path: Path) -> Iterator[Ship]:
         given = {"HOST_ROOT": root, "OWN": own, "TMP": str(tmp_path), "STICK": "usb\u2028\udce9"}
         with log.open("ab") as lines:
             return subprocess.Popen(
-                ["sh", "-ec", JOIN, CONTAINER, sys.executable], env=dict(environ) | given, stdout=lines, stderr=lines, process_group=0
+                ["sh", "-ec", JOIN, CONTAINER, sys.executable],
+                env=dict(environ) | given,
+                stdout=lines,
+                stderr=lines,
+                process_group=0,
             )
 
     daemon = Daemon(tmp_path, begin, backend=kernel.backend.name, subtrees=f"{top.path}/*")
@@ -81,20 +87,31 @@ def ship(kernel: CgroupHost[Backend], tmp_path: Path) -> Iterator[Ship]:
         daemon.close()
 
 
-def test_nobody_changes_the_group_of_the_daemon_nor_moves_it_nor_what_is_there_with_it(ship: Ship) -> None:
-    stranger, outsider = ship.kernel.charge(ship.own), ship.kernel.charge(ship.top) if ship.kernel.backend.name == "v1" else None
+def test_nobody_changes_the_group_of_the_daemon_nor_moves_it_nor_what_is_there_with_it(
+    ship: Ship,
+) -> None:
+    stranger, outsider = (
+        ship.kernel.charge(ship.own),
+        ship.kernel.charge(ship.top) if ship.kernel.backend.name == "v1" else None,
+    )
     assert ship.where() == {"state": "found", "path": ship.own.path, "suspects": [], "detail": None}
     client, own = ship.daemon.client, f"/v1/groups/{ship.own.path}"
     problem(ship.patch(ship.own), 403, "protected-group")
     problem(client.delete(own), 403, "protected-group")
     problem(ship.post(ship.own, "shrinks", {"reclaim_bytes": "1M"}), 403, "protected-group")
-    (item,) = client.post("/v1/limits/batch", json={"items": [{"group": ship.own.path, "patch": LIMIT}]}).json()["items"]
+    (item,) = client.post(
+        "/v1/limits/batch", json={"items": [{"group": ship.own.path, "patch": LIMIT}]}
+    ).json()["items"]
     assert (item["status"], item["body"]["type"]) == (403, "/problems/protected-group")
-    problem(client.post("/v1/groups", json={"path": f"{ship.own.path}/inner"}), 403, "protected-group")
+    problem(
+        client.post("/v1/groups", json={"path": f"{ship.own.path}/inner"}), 403, "protected-group"
+    )
     for pid in (ship.daemon.pid, stranger.pid):
         problem(ship.post(ship.other, "processes", {"pid": pid}), 403, "protected-group")
     problem(ship.post(ship.own, "processes", {"pid": os.getpid()}), 403, "protected-group")
-    problem(ship.post(ship.other, "processes", {"pid": os.getpid()}), 404, "process-not-found")  # outside SHRINKD_SUBTREES
+    problem(
+        ship.post(ship.other, "processes", {"pid": os.getpid()}), 404, "process-not-found"
+    )  # outside SHRINKD_SUBTREES
     if outsider:
         problem(ship.post(ship.other, "processes", {"pid": outsider.pid}), 404, "process-not-found")
     assert ship.where()["path"] == ship.own.path
@@ -111,7 +128,11 @@ def test_a_daemon_that_was_moved_keeps_its_hands_off_the_group_where_it_is_now(s
 
 def test_no_policy_acts_on_the_group_of_the_daemon_wherever_it_was_moved(ship: Ship) -> None:
     ship.move(ship.other)
-    policy = {"kind": "limit", "selector": {"group": f"{ship.top.path}/*"}, "spec": {"limits": LIMIT}}
+    policy = {
+        "kind": "limit",
+        "selector": {"group": f"{ship.top.path}/*"},
+        "spec": {"limits": LIMIT},
+    }
     ship.daemon.client.put("/v1/policies/keep", json=policy).raise_for_status()
     until(lambda: ship.limited(ship.free) and ship.limited(ship.own))
     assert not ship.limited(ship.other)

@@ -29,25 +29,55 @@ STEPS, STEP_BYTES = 100, MIB
 """Some 5 s of a reader at 20 MiB/s at the most: a daemon in the VM, which is emulated, is many times slower than its kernel."""
 LIMIT = 64 * MIB
 _REST_SECONDS = 0.05
-_TELLING = ("usage", "failcnt", "stat", "events", "current", "peak", "pressure", "procs", "threads", "tasks", "numa", "slabinfo", "kmem")
+_TELLING = (
+    "usage",
+    "failcnt",
+    "stat",
+    "events",
+    "current",
+    "peak",
+    "pressure",
+    "procs",
+    "threads",
+    "tasks",
+    "numa",
+    "slabinfo",
+    "kmem",
+)
 """Parts of the names of those control files that tell of the group, and are nobody's to set."""
 
 Start = Callable[..., Daemon]
-ROOM = {"kind": "watermark", "floor": {"bytes": 0}, "spec": {"high": "50%", "low": "25%", "cooldown_seconds": 0}}
+ROOM = {
+    "kind": "watermark",
+    "floor": {"bytes": 0},
+    "spec": {"high": "50%", "low": "25%", "cooldown_seconds": 0},
+}
 SQUEEZE = {"kind": "pressure", "floor": {"bytes": 0}}
-IDLE = {"kind": "idle", "floor": {"bytes": 0}, "spec": {"idle_seconds": 10, "interval_seconds": 1, "step_bytes": "4M"}}
+IDLE = {
+    "kind": "idle",
+    "floor": {"bytes": 0},
+    "spec": {"idle_seconds": 10, "interval_seconds": 1, "step_bytes": "4M"},
+}
 
 
 def begin(kernel: CgroupHost[Backend], start: Start, root: Group) -> Daemon:
-    return start(backend=kernel.backend.name, cgroup_root=kernel.backend.node().root, subtrees=f"{root.path}/*")
+    return start(
+        backend=kernel.backend.name,
+        cgroup_root=kernel.backend.node().root,
+        subtrees=f"{root.path}/*",
+    )
 
 
 def put(daemon: Daemon, name: str, group: Group, policy: dict[str, Any]) -> None:
-    daemon.client.put(f"/v1/policies/{name}", json=policy | {"selector": {"group": group.path}}).raise_for_status()
+    daemon.client.put(
+        f"/v1/policies/{name}", json=policy | {"selector": {"group": group.path}}
+    ).raise_for_status()
 
 
 def shrinks(daemon: Daemon, group: Group) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = daemon.client.get("/v1/shrinks", params={"group": group.path}).json()["items"]
+    items: list[dict[str, Any]] = daemon.client.get(
+        "/v1/shrinks", params={"group": group.path}
+    ).json()["items"]
     return items
 
 
@@ -60,7 +90,9 @@ def read_on(kernel: CgroupHost[Backend], groups: list[Group]) -> None:
         time.sleep(_REST_SECONDS)
 
 
-def test_with_a_watermark_a_reader_seldom_meets_its_limit(kernel: CgroupHost[Backend], daemon: Start) -> None:
+def test_with_a_watermark_a_reader_seldom_meets_its_limit(
+    kernel: CgroupHost[Backend], daemon: Start
+) -> None:
     root = kernel.group()
     groups = [kernel.backend.make(f"{root.path}/{name}") for name in ("kept", "bare")]
     for group in groups:
@@ -69,7 +101,9 @@ def test_with_a_watermark_a_reader_seldom_meets_its_limit(kernel: CgroupHost[Bac
     put(it, "room", groups[0], ROOM)
     read_on(kernel, groups)
     kept, bare = (failures_of(kernel, group) for group in groups)
-    assert 2 * kept < bare  # none on a machine that has a moment for the daemon: make bench counts there
+    assert (
+        2 * kept < bare
+    )  # none on a machine that has a moment for the daemon: make bench counts there
     done = shrinks(it, groups[0])
     assert {shrink["policy"] for shrink in done} == {"room"}
     assert kernel.limit(groups[0]) == f"{LIMIT}\n"
@@ -81,7 +115,11 @@ def held(kernel: CgroupHost[Backend], groups: list[Group]) -> dict[str, str]:
     settings = {}
     for group in groups:
         for file in Path(kernel.backend.node().root, group.path).iterdir():
-            if file.is_file() and file.stat().st_mode & 0o400 and not any(part in file.name for part in _TELLING):
+            if (
+                file.is_file()
+                and file.stat().st_mode & 0o400
+                and not any(part in file.name for part in _TELLING)
+            ):
                 settings[f"{group.path}/{file.name}"] = file.read_text()
     return settings
 
@@ -97,7 +135,11 @@ def test_a_daemon_that_is_killed_while_its_policies_act_leaves_every_control_fil
     workers = [kernel.charge(group, anon=MIB) for group in groups]
     before = held(kernel, groups)
     assert list(before.values()).count(f"{LIMIT}\n") >= len(groups)
-    where = {"cgroup_root": kernel.backend.node().root, "subtrees": f"{root.path}/*", "database_url": f"sqlite:///{tmp_path}/mortal.db"}
+    where = {
+        "cgroup_root": kernel.backend.node().root,
+        "subtrees": f"{root.path}/*",
+        "database_url": f"sqlite:///{tmp_path}/mortal.db",
+    }
     settings = Settings.model_validate(where | {"backend": kernel.backend.name})
     keep(settings, kernel, dict(zip(groups, (ROOM, SQUEEZE, IDLE), strict=True)))
     with closing(Mortal(settings, has_policies=True)) as mortal:
@@ -112,14 +154,18 @@ def test_a_daemon_that_is_killed_while_its_policies_act_leaves_every_control_fil
     assert all(worker.alive() for worker in workers)
 
 
-def keep(settings: Settings, kernel: CgroupHost[Backend], wanted: dict[Group, dict[str, Any]]) -> None:
+def keep(
+    settings: Settings, kernel: CgroupHost[Backend], wanted: dict[Group, dict[str, Any]]
+) -> None:
     """Write policies down for a daemon to find at its start."""
     with closing(Store(settings.database_url)) as store:
         store.open()
         policies = Policies(kernel.backend, store, settings.subtrees)
         for group, policy in wanted.items():
             name = group.path.rpartition("/")[2]
-            policies.put(parse(policy | {"name": name, "selector": {"group": group.path}}), lambda _: None)
+            policies.put(
+                parse(policy | {"name": name, "selector": {"group": group.path}}), lambda _: None
+            )
 
 
 def fill(workers: list[CgroupWorker]) -> None:

@@ -44,18 +44,24 @@ def story(kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]) -> Story:
     group = kernel.backend.make(f"{root.path}/web")
     worker = kernel.charge(group, anon=ANON, cache=CACHE)
     where = str(Path(kernel.backend.node().root, root.path))
-    return Story(lambda: daemon(backend=kernel.backend.name, cgroup_root=where), kernel, group, worker)
+    return Story(
+        lambda: daemon(backend=kernel.backend.name, cgroup_root=where), kernel, group, worker
+    )
 
 
 def shrink(client: httpx.Client, *, wait: int = 0, **request: Any) -> dict[str, Any]:
-    answer = client.post("/v1/groups/web/shrinks", json=request, headers={"Prefer": f"wait={wait}"} if wait else {})
+    answer = client.post(
+        "/v1/groups/web/shrinks", json=request, headers={"Prefer": f"wait={wait}"} if wait else {}
+    )
     answer.raise_for_status()
     body: dict[str, Any] = answer.json()
     return body
 
 
 def wait_for(client: httpx.Client, shrink_id: str) -> dict[str, Any]:
-    body: dict[str, Any] = client.get(f"/v1/shrinks/{shrink_id}", headers={"Prefer": "wait=60"}).json()
+    body: dict[str, Any] = client.get(
+        f"/v1/shrinks/{shrink_id}", headers={"Prefer": "wait=60"}
+    ).json()
     return body
 
 
@@ -64,7 +70,9 @@ def wait_for_progress(client: httpx.Client, shrink_id: str) -> None:
         pass
 
 
-def test_a_limit_that_cannot_hold_is_refused_and_one_that_can_is_shrunk_to_with_nobody_killed(story: Story) -> None:
+def test_a_limit_that_cannot_hold_is_refused_and_one_that_can_is_shrunk_to_with_nobody_killed(
+    story: Story,
+) -> None:
     story.worker.read_file(700 * MIB - CACHE)
     client, limit, cache = story.start().client, story.limit, story.cache
     refused = client.patch("/v1/groups/web/limits", json={"max_bytes": "80M"})
@@ -80,7 +88,9 @@ def test_a_limit_that_cannot_hold_is_refused_and_one_that_can_is_shrunk_to_with_
 
 
 @pytest.mark.parametrize("kernel", ["v1"], indirect=True)
-def test_a_bare_write_of_such_a_limit_throws_the_page_cache_away_on_v1(kernel: CgroupHost[Backend]) -> None:
+def test_a_bare_write_of_such_a_limit_throws_the_page_cache_away_on_v1(
+    kernel: CgroupHost[Backend],
+) -> None:
     group = kernel.group()
     worker = kernel.charge(group, anon=ANON, cache=CACHE)
     with pytest.raises(OSError, match="busy"):
@@ -101,7 +111,11 @@ def test_a_bare_write_of_such_a_limit_kills_on_v2(kernel: CgroupHost[Backend]) -
 def test_a_shrink_below_what_can_be_reclaimed_stalls_and_moves_no_limit(story: Story) -> None:
     limit = story.limit
     done = shrink(story.start().client, wait=60, target_bytes="32M", set_max_bytes="32M")
-    assert (done["state"], done["error"]["type"], done["error"]["errno"]) == ("failed", "/problems/shrink-stalled", "EBUSY")
+    assert (done["state"], done["error"]["type"], done["error"]["errno"]) == (
+        "failed",
+        "/problems/shrink-stalled",
+        "EBUSY",
+    )
     assert done["progress"]["retries_left"] == 0
     assert story.limit == limit
     assert story.worker.alive()
@@ -118,9 +132,13 @@ def test_a_cancelled_shrink_stops_within_a_pass_and_moves_no_limit(story: Story)
     assert story.limit == limit
 
 
-def test_a_daemon_that_is_killed_in_a_shrink_leaves_nothing_lowered_and_the_next_one_says_so(story: Story) -> None:
+def test_a_daemon_that_is_killed_in_a_shrink_leaves_nothing_lowered_and_the_next_one_says_so(
+    story: Story,
+) -> None:
     limit, daemon = story.limit, story.start()
-    began = shrink(daemon.client, target_bytes="128M", set_max_bytes="128M", max_bytes_per_second="8M")
+    began = shrink(
+        daemon.client, target_bytes="128M", set_max_bytes="128M", max_bytes_per_second="8M"
+    )
     wait_for_progress(daemon.client, began["id"])
     daemon.kill()
     assert story.limit == limit
@@ -128,11 +146,15 @@ def test_a_daemon_that_is_killed_in_a_shrink_leaves_nothing_lowered_and_the_next
     known = [(row["id"], row["state"]) for row in after.get("/v1/shrinks").json()["items"]]
     assert known == [(began["id"], "interrupted")]
     assert story.limit == limit
-    assert story.usage > (ANON + CACHE) * 0.9  # not to the page: a host with DAMON reclaims by itself
+    assert (
+        story.usage > (ANON + CACHE) * 0.9
+    )  # not to the page: a host with DAMON reclaims by itself
     assert shrink(after, wait=60, target_bytes="200M")["state"] == "succeeded"
 
 
-def test_a_group_that_is_removed_in_a_shrink_is_gone_and_its_successor_is_not_touched(story: Story) -> None:
+def test_a_group_that_is_removed_in_a_shrink_is_gone_and_its_successor_is_not_touched(
+    story: Story,
+) -> None:
     client = story.start().client
     began = shrink(client, target_bytes="128M", max_bytes_per_second="8M")
     wait_for_progress(client, began["id"])

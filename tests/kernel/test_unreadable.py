@@ -27,8 +27,18 @@ from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Stage
 from tests.test_metrics import scraped
 
-KEEP = {"kind": "limit", "selector": {"group": "*"}, "floor": {"bytes": 0}, "spec": {"limits": {"max_bytes": "1G"}}}
-SHARE = {"kind": "balance", "selector": {"group": "*"}, "floor": {"bytes": 0}, "spec": {"budget": "12G", "release": "11G"}}
+KEEP = {
+    "kind": "limit",
+    "selector": {"group": "*"},
+    "floor": {"bytes": 0},
+    "spec": {"limits": {"max_bytes": "1G"}},
+}
+SHARE = {
+    "kind": "balance",
+    "selector": {"group": "*"},
+    "floor": {"bytes": 0},
+    "spec": {"budget": "12G", "release": "11G"},
+}
 NAME = "d" * 250
 
 
@@ -45,10 +55,17 @@ def check_served(client: httpx.Client, group: str) -> None:
     """Everything that walks the tree does, and none of it tells of what cannot be read."""
     listed = client.get("/v1/groups", params={"page_size": 1000})
     assert group in {item["path"] for item in listed.json()["items"]}
-    sorted_too = client.get("/v1/groups", params={"page_size": 1000, "order_by": "-usage_bytes", "fields": "path,usage_bytes"})
-    assert {item["path"] for item in sorted_too.json()["items"]} == {item["path"] for item in listed.json()["items"]}
+    sorted_too = client.get(
+        "/v1/groups",
+        params={"page_size": 1000, "order_by": "-usage_bytes", "fields": "path,usage_bytes"},
+    )
+    assert {item["path"] for item in sorted_too.json()["items"]} == {
+        item["path"] for item in listed.json()["items"]
+    }
     stats = client.get("/v1/stats", params={"fields": "usage_bytes"})
-    assert {item["group"]["path"] for item in stats.json()["items"]} == {item["path"] for item in listed.json()["items"]}
+    assert {item["group"]["path"] for item in stats.json()["items"]} == {
+        item["path"] for item in listed.json()["items"]
+    }
     assert client.get(f"/v1/groups/id:{id_of(client, group)}").json()["path"] == group
     assert client.get(f"/v1/groups/unit:{group}").json()["path"] == group
     assert client.get("/readyz").status_code == 200
@@ -57,7 +74,10 @@ def check_served(client: httpx.Client, group: str) -> None:
 def check_told(client: httpx.Client, symbol: str, below: str) -> None:
     unreadable = client.get("/v1/node").json()["unreadable"]
     assert unreadable["count"] >= 1
-    assert any(named["errno"] == symbol and named["path"].startswith(below) for named in unreadable["groups"])
+    assert any(
+        named["errno"] == symbol and named["path"].startswith(below)
+        for named in unreadable["groups"]
+    )
     assert scraped(client)["shrinkd_unreadable_groups"][(symbol,)] >= 1
     assert scraped(client)["shrinkd_walk_failing"][()] == 0
 
@@ -70,13 +90,17 @@ def named(kernel: CgroupHost[Backend]) -> Literal["v1", "v2"]:
 
 
 @pytest.fixture
-def real(kernel: CgroupHost[Backend], tmp_path: Path) -> Iterator[tuple[CgroupHost[Backend], Live, str]]:
+def real(
+    kernel: CgroupHost[Backend], tmp_path: Path
+) -> Iterator[tuple[CgroupHost[Backend], Live, str]]:
     """A daemon whose root is a group of ours, with a group in it that is called as a unit is."""
     root = kernel.group()
     path = f"{root.path}/shrinkd-test.service"
     kernel.backend.make(path)
     where = str(Path(kernel.backend.node().root, root.path))
-    settings = Settings(backend=named(kernel), cgroup_root=where, database_url=f"sqlite:///{tmp_path}/shrinkd.db")
+    settings = Settings(
+        backend=named(kernel), cgroup_root=where, database_url=f"sqlite:///{tmp_path}/shrinkd.db"
+    )
     with nothing_stays_open(), Live(settings) as live:
         yield kernel, live, root.path
 
@@ -84,7 +108,9 @@ def real(kernel: CgroupHost[Backend], tmp_path: Path) -> Iterator[tuple[CgroupHo
 UNIT = "shrinkd-test.service"
 
 
-def test_groups_deeper_than_a_path_reaches_disturb_nobody(real: tuple[CgroupHost[Backend], Live, str]) -> None:
+def test_groups_deeper_than_a_path_reaches_disturb_nobody(
+    real: tuple[CgroupHost[Backend], Live, str],
+) -> None:
     kernel, live, root = real
     client = live.client
     client.put("/v1/policies/keep", json=KEEP).raise_for_status()
@@ -104,11 +130,15 @@ def test_groups_deeper_than_a_path_reaches_disturb_nobody(real: tuple[CgroupHost
     assert history.lacks(late) == "nothing"
 
 
-def test_the_api_makes_no_group_that_it_could_not_read_back_and_leaves_nothing_behind(real: tuple[CgroupHost[Backend], Live, str]) -> None:
+def test_the_api_makes_no_group_that_it_could_not_read_back_and_leaves_nothing_behind(
+    real: tuple[CgroupHost[Backend], Live, str],
+) -> None:
     _, live, _ = real
     path, status = NAME, 201
     for _ in range(DEEP):
-        status = live.client.post("/v1/groups", json={"path": path, "limits": {"max_bytes": "64M"}}).status_code
+        status = live.client.post(
+            "/v1/groups", json={"path": path, "limits": {"max_bytes": "64M"}}
+        ).status_code
         if status != 201:
             break
         path += f"/{NAME}"
@@ -117,16 +147,24 @@ def test_the_api_makes_no_group_that_it_could_not_read_back_and_leaves_nothing_b
     assert "is too long" in problem(refused, 422, "invalid-group-name")["detail"]
     check_served(live.client, UNIT)
     assert live.client.get("/v1/node").json()["unreadable"] == {"count": 0, "groups": []}
-    items = live.client.get("/v1/groups", params={"page_size": 1000, "fields": "path"}).json()["items"]
+    items = live.client.get("/v1/groups", params={"page_size": 1000, "fields": "path"}).json()[
+        "items"
+    ]
     assert max(item["path"].count("/") for item in items) == path.count("/") - 1
 
 
-def test_a_daemon_that_may_not_read_what_others_forbid_serves_all_else(kernel: CgroupHost[Backend], tmp_path: Path) -> None:
+def test_a_daemon_that_may_not_read_what_others_forbid_serves_all_else(
+    kernel: CgroupHost[Backend], tmp_path: Path
+) -> None:
     root = kernel.group()
     for name in (UNIT, "closed"):
         kernel.backend.make(f"{root.path}/{name}")
     where = Path(kernel.backend.node().root, root.path)
-    settings = Settings(backend=named(kernel), cgroup_root=str(where), database_url=f"sqlite:///{tmp_path}/shrinkd.db")
+    settings = Settings(
+        backend=named(kernel),
+        cgroup_root=str(where),
+        database_url=f"sqlite:///{tmp_path}/shrinkd.db",
+    )
     with without_overrides(), nothing_stays_open(), Live(settings) as live:
         live.client.get("/v1/groups").raise_for_status()
         (where / "closed" / "memory.stat").chmod(0)
@@ -175,7 +213,9 @@ def test_groups_deeper_than_a_path_reaches_disturb_nobody_on_the_simulator(short
 
 
 @pytest.mark.parametrize("error", ["EACCES", "ELOOP", "ENAMETOOLONG"])
-def test_a_group_whose_readings_are_refused_for_what_it_is_is_left_out_of_lists_and_policies(short: Short, error: str) -> None:
+def test_a_group_whose_readings_are_refused_for_what_it_is_is_left_out_of_lists_and_policies(
+    short: Short, error: str
+) -> None:
     short.fail("stat", error, "web")
     short.fail("usage", error, "web")
     rows = short.client.get("/v1/groups").json()["items"]
@@ -185,28 +225,39 @@ def test_a_group_whose_readings_are_refused_for_what_it_is_is_left_out_of_lists_
     assert ("web",) not in scraped(short.client)["shrinkd_subtree_usage_bytes"]
     short.client.put("/v1/policies/share", json=SHARE).raise_for_status()
     decided = short.client.post("/v1/policies/share/evaluate").json()["items"]
-    assert {item["group"]["path"] for item in decided} == {row["path"] for row in rows if "/" not in row["path"]}
+    assert {item["group"]["path"] for item in decided} == {
+        row["path"] for row in rows if "/" not in row["path"]
+    }
 
 
 @pytest.mark.parametrize("error", ["EMFILE", "ENOMEM", "EINTR"])
-def test_while_the_tree_cannot_be_walked_no_group_is_taken_for_gone(short: Short, error: str) -> None:
+def test_while_the_tree_cannot_be_walked_no_group_is_taken_for_gone(
+    short: Short, error: str
+) -> None:
     short.client.put("/v1/policies/keep", json=KEEP).raise_for_status()
     until(lambda: limits_of(short.client, "web") == 1 << 30)
     walks = short.faults.uses()["groups"]
     short.fail("groups", error, "")
     until(lambda: short.faults.uses()["groups"] >= walks + 3)
     answer = short.client.get("/v1/groups")
-    assert (answer.status_code, answer.json()["errno"]) == (503 if error != "EINTR" else answer.status_code, error)
+    assert (answer.status_code, answer.json()["errno"]) == (
+        503 if error != "EINTR" else answer.status_code,
+        error,
+    )
     assert scraped(short.client)["shrinkd_walk_failing"][()] == 1
     status = short.client.get("/v1/policies/keep").json()["status"]
     assert status["matched_groups"] > 0
-    gone = short.client.get("/v1/policies/keep/decisions", params={"page_size": 1000}).json()["items"]
+    gone = short.client.get("/v1/policies/keep/decisions", params={"page_size": 1000}).json()[
+        "items"
+    ]
     assert [item for item in gone if item["verdict"] == "gone"] == []
     short.faults.clear()
     assert short.client.get("/v1/groups").status_code == 200
 
 
-def test_readiness_tells_when_the_tree_could_not_be_walked_for_longer_than_a_moment(short: Short) -> None:
+def test_readiness_tells_when_the_tree_could_not_be_walked_for_longer_than_a_moment(
+    short: Short,
+) -> None:
     assert short.client.get("/readyz").status_code == 200
     short.fail("groups", "EMFILE", "")
     short.stage.simulator.groups("web")
@@ -221,12 +272,16 @@ def test_readiness_tells_when_the_tree_could_not_be_walked_for_longer_than_a_mom
     until(lambda: short.client.get("/readyz").status_code == 200)
 
 
-def test_a_policy_that_is_switched_on_meanwhile_is_carried_out_on_the_tree_of_the_last_walk(short: Short) -> None:
+def test_a_policy_that_is_switched_on_meanwhile_is_carried_out_on_the_tree_of_the_last_walk(
+    short: Short,
+) -> None:
     short.client.put("/v1/policies/keep", json=KEEP).raise_for_status()
     until(lambda: limits_of(short.client, "web") == 1 << 30)
     short.live.wiring.policies.switch("keep", enabled=False)
     until(lambda: not short.client.get("/v1/policies/keep").json()["status"]["matched_groups"])
-    short.stage.simulator.set_limits(short.stage.simulator.groups("web", 0)[0], {"max_bytes": 2 << 30})
+    short.stage.simulator.set_limits(
+        short.stage.simulator.groups("web", 0)[0], {"max_bytes": 2 << 30}
+    )
     short.fail("groups", "EMFILE", "")
     short.live.wiring.policies.switch("keep", enabled=True)
     until(lambda: limits_of(short.client, "web") == 1 << 30)
@@ -246,9 +301,13 @@ class Broken(Simulator):
         return super().groups(path, depth)
 
 
-def test_the_thread_of_the_history_outlives_whatever_a_walk_raises(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_thread_of_the_history_outlives_whatever_a_walk_raises(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     machine = Broken(settings)
-    history = History(lambda: SLOT_SECONDS - 0.01)  # a hundredth of a second before the next slot, for ever
+    history = History(
+        lambda: SLOT_SECONDS - 0.01
+    )  # a hundredth of a second before the next slot, for ever
     sampler = Sampler(machine, history)
     with suppress(OSError):
         sampler.sample()  # a sampler that has made a pass waits for the end of a slot, and no ten seconds

@@ -32,13 +32,24 @@ def test_a_kind_of_lower_rank_waits_for_one_of_higher() -> None:
 
 
 def test_of_one_rank_the_priority_decides_and_then_the_name() -> None:
-    wishes = [wish(of=policy("c", priority=5)), wish(of=policy("a", priority=9)), wish(of=policy("b", priority=5))]
+    wishes = [
+        wish(of=policy("c", priority=5)),
+        wish(of=policy("a", priority=9)),
+        wish(of=policy("b", priority=5)),
+    ]
     assert arbitrate(wishes, Guards(has_swappiness=True), moment(), ()) == [wishes[2]]
 
 
 def test_in_a_chain_of_groups_one_is_granted() -> None:
-    outer, inner, beside = wish("a", of=policy("1")), wish("a/b/c", of=policy("2")), wish("ab", of=policy("3"))
-    assert arbitrate([outer, inner, beside], Guards(has_swappiness=True), moment(), ()) == [outer, beside]
+    outer, inner, beside = (
+        wish("a", of=policy("1")),
+        wish("a/b/c", of=policy("2")),
+        wish("ab", of=policy("3")),
+    )
+    assert arbitrate([outer, inner, beside], Guards(has_swappiness=True), moment(), ()) == [
+        outer,
+        beside,
+    ]
     assert told(inner) == [(Verdict.SUPERSEDED, Reason.OUTRANKED)]
 
 
@@ -48,18 +59,32 @@ def test_where_something_is_being_done_nothing_more_is() -> None:
     assert told(inner) == [(Verdict.SUPERSEDED, Reason.CHAIN_BUSY)]
 
 
-def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the_higher_floor() -> None:
+def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the_higher_floor() -> (
+    None
+):
     first = wish(amount=10 * MIB, of=policy("a"), reading=stat(100 * MIB))
     second = wish(amount=90 * MIB, of=policy("b"), reading=stat(100 * MIB), floor=40 * MIB)
     arbitrate([first, second], Guards(has_swappiness=True), moment(), ())
     assert (first.granted, second.granted) == (60 * MIB, 0)
 
 
-def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_over_of_another() -> None:
+def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_over_of_another() -> (
+    None
+):
     swapping = replace(HOST, swap_total_bytes=1 << 30, swap_free_bytes=1 << 30)
-    reading = stat(100 * MIB, active_file_bytes=50 * MIB, inactive_file_bytes=0, reclaimable_estimate_bytes=100 * MIB)
+    reading = stat(
+        100 * MIB,
+        active_file_bytes=50 * MIB,
+        inactive_file_bytes=0,
+        reclaimable_estimate_bytes=100 * MIB,
+    )
     granted = []
-    for first, second in (("allow", "file_only"), ("file_only", "allow"), ("file_only", "anon_only"), ("allow", "anon_only")):
+    for first, second in (
+        ("allow", "file_only"),
+        ("file_only", "allow"),
+        ("file_only", "anon_only"),
+        ("allow", "anon_only"),
+    ):
         one, two = (
             wish(amount=10 * MIB, of=policy("a", swap=first), reading=reading),
             wish(amount=40 * MIB, of=policy("b", swap=second), reading=reading),
@@ -70,7 +95,10 @@ def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_
 
 
 def test_nothing_is_granted_below_the_floor() -> None:
-    near, at = wish("near", 64 * MIB, reading=stat(100 * MIB), floor=90 * MIB), wish("at", reading=stat(100 * MIB), floor=100 * MIB - 1)
+    near, at = (
+        wish("near", 64 * MIB, reading=stat(100 * MIB), floor=90 * MIB),
+        wish("at", reading=stat(100 * MIB), floor=100 * MIB - 1),
+    )
     assert arbitrate([near, at], Guards(has_swappiness=True), moment(), ()) == [near]
     assert near.granted == 10 * MIB
     assert told(at) == [(Verdict.HOLD, Reason.AT_FLOOR)]
@@ -83,7 +111,10 @@ def test_a_usage_to_reach_is_measured_from_where_usage_is() -> None:
 
 
 def test_what_is_not_urgent_keeps_to_the_rates_and_what_is_does_not() -> None:
-    slow, fast = wish("a", 1 << 30, reading=stat(2 << 30)), wish("b", 1 << 30, reading=stat(2 << 30), as_kind=kind(is_urgent=True))
+    slow, fast = (
+        wish("a", 1 << 30, reading=stat(2 << 30)),
+        wish("b", 1 << 30, reading=stat(2 << 30), as_kind=kind(is_urgent=True)),
+    )
     guards = Guards(has_swappiness=True)
     arbitrate([slow, fast], guards, moment(), ())
     assert (slow.granted, fast.granted) == (GROUP_BYTES_PER_SECOND, 1 << 30)
@@ -111,8 +142,14 @@ def test_a_grant_whose_end_is_still_to_be_told_is_followed_by_no_other_there() -
 
 
 def test_limits_behind_a_shrink_keep_to_the_rule_for_swap() -> None:
-    swapping, smaller = replace(HOST, swap_total_bytes=1 << 30, swap_free_bytes=1 << 30), Resize({"max_bytes": 50 * MIB})
-    made = [wish(of=policy(swap="file_only"), reading=stat(usage), ask=smaller) for usage in (100 * MIB, 100 * MIB, 10 * MIB)]
+    swapping, smaller = (
+        replace(HOST, swap_total_bytes=1 << 30, swap_free_bytes=1 << 30),
+        Resize({"max_bytes": 50 * MIB}),
+    )
+    made = [
+        wish(of=policy(swap="file_only"), reading=stat(usage), ask=smaller)
+        for usage in (100 * MIB, 100 * MIB, 10 * MIB)
+    ]
     for has_swappiness, each in zip((True, False, False), made, strict=True):
         arbitrate([each], Guards(has_swappiness), moment(host=swapping), ())
     assert [each.swappiness for each in made] == [0, None, None]
@@ -142,7 +179,9 @@ def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
         (Verdict.VETOED, Reason.SWAP_SCARCE),
         (Verdict.TRIPPED, Reason.FAILED_THRICE),
     ]
-    assert all(wish.put_off_seconds > 0 and not wish.granted for wish in (killed, pausing, scarce, broken))
+    assert all(
+        wish.put_off_seconds > 0 and not wish.granted for wish in (killed, pausing, scarce, broken)
+    )
 
 
 def test_a_policy_in_its_hours_acts() -> None:
@@ -152,9 +191,15 @@ def test_a_policy_in_its_hours_acts() -> None:
 
 def test_limits_are_no_reclaim_and_need_no_allowance() -> None:
     only = wish(reading=stat(10 * MIB), floor=10 * MIB, ask=Resize({"max_bytes": None}))
-    assert arbitrate([only], Guards(has_swappiness=True), moment(host=replace(HOST, pressure=pressed(1.0))), ()) == [only]
+    assert arbitrate(
+        [only], Guards(has_swappiness=True), moment(host=replace(HOST, pressure=pressed(1.0))), ()
+    ) == [only]
     assert only.granted == 0
 
 
-def test_a_group_is_in_line_with_itself_and_with_what_is_above_and_below_and_with_nothing_else() -> None:
-    assert [are_in_line("a/b", other) for other in ("a/b", "a", "", "a/b/c", "a/bc", "a/c", "b")] == [True] * 4 + [False] * 3
+def test_a_group_is_in_line_with_itself_and_with_what_is_above_and_below_and_with_nothing_else() -> (
+    None
+):
+    assert [
+        are_in_line("a/b", other) for other in ("a/b", "a", "", "a/b/c", "a/bc", "a/c", "b")
+    ] == [True] * 4 + [False] * 3

@@ -36,7 +36,13 @@ from tests.support.scripted_simulator import Stage
 
 def policy(name: str = "a", group: str = "web", **changes: Any) -> Envelope:
     return parse(
-        {"name": name, "kind": "limit", "selector": {"group": group}, "spec": {"limits": {"max_bytes": "8G"}}} | changes,
+        {
+            "name": name,
+            "kind": "limit",
+            "selector": {"group": group},
+            "spec": {"limits": {"max_bytes": "8G"}},
+        }
+        | changes,
     )
 
 
@@ -65,7 +71,12 @@ class House:
     changes: list[int] = field(default_factory=list)
     """How many policies there were, at each change that was told."""
 
-    def put(self, policy: Envelope, check: Callable[[Kept | None], None] = whatever_is_there, **how: bool) -> Kept:
+    def put(
+        self,
+        policy: Envelope,
+        check: Callable[[Kept | None], None] = whatever_is_there,
+        **how: bool,
+    ) -> Kept:
         return self.policies.put(policy, check, **how)
 
     def names(self) -> list[str]:
@@ -79,7 +90,10 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     stage, path = Stage(), tmp_path / "shrinkd.db"
-    with closing(stage.make_backend(Settings(scenario="demo"))), closing(Store(f"sqlite:///{path}?timeout=0.05")) as store:
+    with (
+        closing(stage.make_backend(Settings(scenario="demo"))),
+        closing(Store(f"sqlite:///{path}?timeout=0.05")) as store,
+    ):
         store.open()
         house = House(path, stage, store, Policies(stage.simulator, store))
         house.policies.on_change = lambda: house.changes.append(len(house.policies.all()))
@@ -102,20 +116,35 @@ def test_policies_are_listed_by_name(house: House) -> None:
 def test_what_was_left_out_of_a_policy_is_kept_as_left_out(house: House) -> None:
     house.put(policy())
     (row,) = house.store.list_policies()
-    assert row["body"] == {"name": "a", "kind": "limit", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": 2**33}}}
+    assert row["body"] == {
+        "name": "a",
+        "kind": "limit",
+        "selector": {"group": "web"},
+        "spec": {"limits": {"max_bytes": 2**33}},
+    }
     assert (row["kind"], row["priority"], row["enabled"]) == ("limit", 100, True)
 
 
 def test_a_change_is_the_next_generation(house: House) -> None:
     first = house.put(policy())
     second = house.put(policy(priority=7))
-    assert (second.generation, second.created_at, second.policy.priority) == (2, first.created_at, 7)
+    assert (second.generation, second.created_at, second.policy.priority) == (
+        2,
+        first.created_at,
+        7,
+    )
     assert second.updated_at > first.updated_at
     assert house.again().all() == [second]
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"priority": 100}, {"enabled": True, "floor": {"bytes": "64M"}}, {"swap": "allow", "active": None}]
+    "changes",
+    [
+        {},
+        {"priority": 100},
+        {"enabled": True, "floor": {"bytes": "64M"}},
+        {"swap": "allow", "active": None},
+    ],
 )
 def test_what_means_the_same_is_no_change(house: House, changes: dict[str, Any]) -> None:
     first = house.put(policy())
@@ -125,7 +154,10 @@ def test_what_means_the_same_is_no_change(house: House, changes: dict[str, Any])
 
 def test_no_limit_is_another_wish_than_none_for_that_limit(house: House) -> None:
     house.put(policy())
-    assert house.put(policy(spec={"limits": {"max_bytes": "8G", "soft_limit_bytes": None}})).generation == 2
+    assert (
+        house.put(policy(spec={"limits": {"max_bytes": "8G", "soft_limit_bytes": None}})).generation
+        == 2
+    )
 
 
 def test_the_one_that_writes_sees_what_is_there(house: House) -> None:
@@ -165,7 +197,11 @@ def test_what_is_deleted_is_gone_and_begins_anew(house: House) -> None:
     house.put(policy(priority=7))
     house.policies.delete("a", whatever_is_there)
     assert house.policies.all() == house.again().all() == []
-    for verb in (house.policies.get, partial(house.policies.switch, enabled=True), partial(house.policies.delete, check=whatever_is_there)):
+    for verb in (
+        house.policies.get,
+        partial(house.policies.switch, enabled=True),
+        partial(house.policies.delete, check=whatever_is_there),
+    ):
         with pytest.raises(PolicyNotFound, match="There is no policy 'a'"):
             verb("a")
     assert house.put(policy()).generation == 1
@@ -225,7 +261,9 @@ def test_two_that_share_no_group_may(house: House) -> None:
     assert house.names() == ["a", "b"]
 
 
-def test_two_that_select_in_the_same_way_are_in_the_way_of_each_other_even_without_a_group(house: House) -> None:
+def test_two_that_select_in_the_same_way_are_in_the_way_of_each_other_even_without_a_group(
+    house: House,
+) -> None:
     house.put(policy(group="nobody"))
     assert conflict(house, policy("b", "nobody")).members["groups"] == []
     house.put(policy("b", "nobody-else"))
@@ -238,7 +276,9 @@ def test_a_policy_is_not_in_the_way_of_itself(house: House) -> None:
 
 def test_of_two_who_want_the_same_groups_at_once_one_gets_them(house: House) -> None:
     for number in range(50):
-        racers = [partial(house.put, policy(f"{name}-{number}", priority=number)) for name in ("a", "b")]
+        racers = [
+            partial(house.put, policy(f"{name}-{number}", priority=number)) for name in ("a", "b")
+        ]
         assert {type(answer) for answer in together(*racers)} == {Kept, PolicyConflict}
     assert len(house.again().all()) == 50
 
@@ -246,7 +286,10 @@ def test_of_two_who_want_the_same_groups_at_once_one_gets_them(house: House) -> 
 def test_of_two_who_replace_the_same_generation_at_once_one_does(house: House) -> None:
     house.put(policy(priority=0))
     for number in range(1, 50):
-        racers = [partial(house.put, policy(priority=2 * number + side), partial(only_generation, number)) for side in (0, 1)]
+        racers = [
+            partial(house.put, policy(priority=2 * number + side), partial(only_generation, number))
+            for side in (0, 1)
+        ]
         assert {type(answer) for answer in together(*racers)} == {Kept, PreconditionFailed}
     assert house.again().get("a").generation == 50
 
@@ -285,14 +328,24 @@ def test_a_spec_is_checked_against_each_group_that_is_selected(house: House) -> 
 
     policies = house.again(of_kind(check=check))
     unlimited, limited = (
-        next(group.path for group in house.stage.simulator.groups()[1:] if (house.stage.limits()[group.path] is None) == wanted)
+        next(
+            group.path
+            for group in house.stage.simulator.groups()[1:]
+            if (house.stage.limits()[group.path] is None) == wanted
+        )
         for wanted in (True, False)
     )
     spec = {"limits": {"max_bytes": "8G"}, "interval_seconds": 1}
-    with pytest.raises(InvalidRequest, match=f"at the group '{unlimited}', there is no limit to take a percentage of") as caught:
+    with pytest.raises(
+        InvalidRequest,
+        match=f"at the group '{unlimited}', there is no limit to take a percentage of",
+    ) as caught:
         policies.put(policy(group=unlimited, spec=spec), whatever_is_there)
     assert caught.value.members["errors"] == [
-        {"pointer": "#/spec", "detail": f"at the group '{unlimited}', there is no limit to take a percentage of"}
+        {
+            "pointer": "#/spec",
+            "detail": f"at the group '{unlimited}', there is no limit to take a percentage of",
+        }
     ]
     policies.put(policy(group=limited, spec=spec), whatever_is_there)
     policies.put(policy("b", unlimited), whatever_is_there)
@@ -332,7 +385,9 @@ def test_a_database_that_takes_nothing_leaves_everything_as_it_was(house: House)
 
 
 @pytest.mark.parametrize("there", [None, 5])
-def test_a_policy_that_is_another_one_in_the_database_is_read_anew_before_it_is_changed(house: House, there: int | None) -> None:
+def test_a_policy_that_is_another_one_in_the_database_is_read_anew_before_it_is_changed(
+    house: House, there: int | None
+) -> None:
     house.put(policy())
     house.store.delete_policy("a", 1)
     if there is not None:
@@ -358,8 +413,19 @@ ALIEN = [
     "a text",
     None,
     {"name": "alien", "kind": "of-tomorrow", "selector": {"group": "*"}, "spec": {}},
-    {"name": "alien", "kind": "limit", "selector": {"group": "*"}, "spec": {"limits": {"max_bytes": 1}}, "mood": "new"},
-    {"name": "alien", "kind": "limit", "selector": {"label": "*"}, "spec": {"limits": {"max_bytes": 1}}},
+    {
+        "name": "alien",
+        "kind": "limit",
+        "selector": {"group": "*"},
+        "spec": {"limits": {"max_bytes": 1}},
+        "mood": "new",
+    },
+    {
+        "name": "alien",
+        "kind": "limit",
+        "selector": {"label": "*"},
+        "spec": {"limits": {"max_bytes": 1}},
+    },
     {"name": "alien", "kind": "limit", "selector": {"group": "*"}, "spec": {"limits": {}}},
 ]
 
@@ -374,7 +440,9 @@ def test_a_policy_of_another_version_is_kept_and_named_and_stops_nobody(
     with caplog.at_level(logging.WARNING):
         policies = house.again()
     assert [kept.policy.name for kept in policies.all()] == ["a"]
-    assert [(found.name, found.kind, found.generation) for found in policies.unreadable()] == [("alien", "of-tomorrow", 7)]
+    assert [(found.name, found.kind, found.generation) for found in policies.unreadable()] == [
+        ("alien", "of-tomorrow", 7)
+    ]
     assert "the policy alien, of the kind of-tomorrow, is kept and not carried out" in caplog.text
     policies.put(policy("b", "db"), whatever_is_there)
     policies.delete("b", whatever_is_there)
@@ -382,10 +450,18 @@ def test_a_policy_of_another_version_is_kept_and_named_and_stops_nobody(
 
 
 def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(house: House) -> None:
-    house.store.put_policy(stored_policy("alien", 7, kind="of-tomorrow", body={"kind": "of-tomorrow"}), None)
+    house.store.put_policy(
+        stored_policy("alien", 7, kind="of-tomorrow", body={"kind": "of-tomorrow"}), None
+    )
     policies = house.again()
-    for verb in (policies.get, partial(policies.switch, enabled=True), lambda name: policies.put(policy(name), whatever_is_there)):
-        with pytest.raises(PolicyUnreadable, match="Another version of shrinkd wrote the policy 'alien'") as caught:
+    for verb in (
+        policies.get,
+        partial(policies.switch, enabled=True),
+        lambda name: policies.put(policy(name), whatever_is_there),
+    ):
+        with pytest.raises(
+            PolicyUnreadable, match="Another version of shrinkd wrote the policy 'alien'"
+        ) as caught:
             verb("alien")
         assert caught.value.members == {"kind": "of-tomorrow", "generation": 7}
     seen: list[Kept | None] = []

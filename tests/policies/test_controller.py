@@ -39,9 +39,19 @@ HIGH, LOW = int(7.2 * GIB), int(6.8 * GIB)
 """Of 8 GiB; between the two are more passes than one."""
 FULL = {"max_bytes": "8G", "memory": [{"kind": "file", "size_bytes": "7900M"}]}
 HALF = {"max_bytes": "8G", "memory": [{"kind": "file", "size_bytes": "4G"}]}
-SHARE = {"name": "share", "kind": "balance", "selector": {"group": "*"}, "spec": {"budget": "4G", "release": "3G"}}
+SHARE = {
+    "name": "share",
+    "kind": "balance",
+    "selector": {"group": "*"},
+    "spec": {"budget": "4G", "release": "3G"},
+}
 ROOM = {"name": "room", "kind": "watermark", "selector": {"group": "*"}, "floor": {"bytes": 0}}
-KEEP = {"name": "keep", "kind": "limit", "selector": {"group": "*"}, "spec": {"limits": {"max_bytes": "1G"}}}
+KEEP = {
+    "name": "keep",
+    "kind": "limit",
+    "selector": {"group": "*"},
+    "spec": {"limits": {"max_bytes": "1G"}},
+}
 _HANGS_SECONDS = 60
 
 
@@ -81,12 +91,19 @@ class House:
     """A machine, a database and all that is between them. Ended and begun again it is as after a restart, on the same machine."""
 
     def __init__(
-        self, path: Path, groups: Mapping[str, Any], own_path: str | None = None, subtrees: tuple[str, ...] = (), profile: str = "v1"
+        self,
+        path: Path,
+        groups: Mapping[str, Any],
+        own_path: str | None = None,
+        subtrees: tuple[str, ...] = (),
+        profile: str = "v1",
     ) -> None:
         places = [{"path": group, **place} for group, place in groups.items()]
         self.path, self.subtrees = path, subtrees
         self.let_go = threading.Event()
-        scenario = Scenario.model_validate({"groups": places, "memory_bytes": "128G", "profile": profile})
+        scenario = Scenario.model_validate(
+            {"groups": places, "memory_bytes": "128G", "profile": profile}
+        )
         self.machine = Machine(Settings(), sleep=self._sleep, scenario=scenario)
         self.machine.own_path = own_path
         self.store = Store(f"sqlite:///{path}?timeout=0.05")
@@ -101,7 +118,13 @@ class House:
         backend, store, clock = self.machine, self.store, self.machine.time
         self.jobs = Jobs(backend, store, Intents(backend, store), max_running=2)
         self.policies = Policies(backend, store, self.subtrees)
-        self.daemon = Daemon(backend, store, self.policies, self.jobs, Scope(Clock(clock.now, lambda: clock.speed), self.subtrees))
+        self.daemon = Daemon(
+            backend,
+            store,
+            self.policies,
+            self.jobs,
+            Scope(Clock(clock.now, lambda: clock.speed), self.subtrees),
+        )
         self.daemon.start()
 
     def end(self) -> None:
@@ -123,7 +146,9 @@ class House:
         self.policies.delete(name, lambda _: None)
 
     def fault(self, verb: str, group: str, **what: Any) -> None:
-        self.machine.faults.plan(Fault.model_validate({"verb": verb, "group": group or None, **what}))
+        self.machine.faults.plan(
+            Fault.model_validate({"verb": verb, "group": group or None, **what})
+        )
 
     def hang(self, *groups: str) -> None:
         for group in groups:
@@ -187,7 +212,9 @@ def build(tmp_path: Path) -> Iterator[Build]:
 # What it does, it does as everybody does
 
 
-def test_a_pass_is_a_shrink_like_any_other_with_the_name_of_its_policy_while_it_runs_and_when_it_is_done(build: Build) -> None:
+def test_a_pass_is_a_shrink_like_any_other_with_the_name_of_its_policy_while_it_runs_and_when_it_is_done(
+    build: Build,
+) -> None:
     house = build({"web": FULL, "db": HALF})
     house.hang("web")
     house.put(ROOM)
@@ -206,8 +233,16 @@ def test_what_was_done_is_in_the_database_with_its_decision(build: Build) -> Non
     house = build({"web": FULL})
     house.put(ROOM)
     (act,) = until(lambda: [row for row in house.rows(policy="room") if row["shrink_id"]])
-    assert (act["verdict"], act["reason"], act["errno"], act["group_path"]) == ("act", "above_high", None, "web")
-    assert act["freed_bytes"] == until(lambda: house.store.list_shrinks(limit=9))[0]["progress"]["reclaimed_bytes"]
+    assert (act["verdict"], act["reason"], act["errno"], act["group_path"]) == (
+        "act",
+        "above_high",
+        None,
+        "web",
+    )
+    assert (
+        act["freed_bytes"]
+        == until(lambda: house.store.list_shrinks(limit=9))[0]["progress"]["reclaimed_bytes"]
+    )
     assert house.store.shrink(act["shrink_id"])["policy"] == "room"
 
 
@@ -218,7 +253,9 @@ def test_a_shrink_of_a_policy_can_be_cancelled(build: Build) -> None:
     shrink_id = house.running("web")["id"]
     assert house.jobs.cancel(shrink_id)["state"] == "cancelling"
     house.let_go.set()
-    (row,) = until(lambda: [row for row in house.rows(policy="room") if row["shrink_id"] == shrink_id])
+    (row,) = until(
+        lambda: [row for row in house.rows(policy="room") if row["shrink_id"] == shrink_id]
+    )
     assert (row["errno"], house.jobs.shrink(shrink_id)["state"]) == ("EINTR", "cancelled")
 
 
@@ -245,25 +282,41 @@ def test_what_is_made_of_a_policy_is_told_while_a_look_hangs(build: Build) -> No
 # People go first
 
 
-def test_a_callers_own_shrink_ends_that_of_a_policy_and_the_policies_of_the_group_wait_behind_it(build: Build) -> None:
+def test_a_callers_own_shrink_ends_that_of_a_policy_and_the_policies_of_the_group_wait_behind_it(
+    build: Build,
+) -> None:
     house = build({"web": FULL, "db": FULL})
     house.machine.time.run(20)  # past the policy's own rest behind a pass that was cut short
     house.hang("web")
     house.put(ROOM)
     policys = house.running("web")
     mine = []
-    caller = threading.Thread(target=lambda: mine.append(house.jobs.submit(house.group("web"), Request(60, target_bytes=7500 * MIB))))
+    caller = threading.Thread(
+        target=lambda: mine.append(
+            house.jobs.submit(house.group("web"), Request(60, target_bytes=7500 * MIB))
+        )
+    )
     caller.start()
     house.let_go_of(policys["id"])
     caller.join()
     mine[0].finished.result()
-    assert [(row["id"], row["state"]) for row in house.shrinks("web")] == [(mine[0].id, "succeeded"), (policys["id"], "cancelled")]
-    until(lambda: any(row["reason"] == "manual_change" and row["verdict"] == "vetoed" for row in house.rows(group_path="web")))
+    assert [(row["id"], row["state"]) for row in house.shrinks("web")] == [
+        (mine[0].id, "succeeded"),
+        (policys["id"], "cancelled"),
+    ]
+    until(
+        lambda: any(
+            row["reason"] == "manual_change" and row["verdict"] == "vetoed"
+            for row in house.rows(group_path="web")
+        )
+    )
     until(lambda: house.usage("db") < LOW)
     assert (house.usage("web") > HIGH, len(house.shrinks("web"))) == (True, 2)
 
 
-def test_a_callers_own_change_of_limits_ends_the_shrink_of_a_policy_and_has_the_group_to_itself(build: Build) -> None:
+def test_a_callers_own_change_of_limits_ends_the_shrink_of_a_policy_and_has_the_group_to_itself(
+    build: Build,
+) -> None:
     house = build({"web": FULL})
     house.machine.time.run(20)  # past the policy's own rest behind a pass that was cut short
     house.hang("web")
@@ -301,7 +354,9 @@ def test_policies_do_not_keep_away_behind_a_change_that_was_refused(build: Build
     assert 0 < house.jobs.manual_age(house.group("web")) < math.inf
 
 
-def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_work(build: Build) -> None:
+def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_work(
+    build: Build,
+) -> None:
     house = build({"web": FULL})
     house.hang("web")
     house.put(ROOM)
@@ -359,14 +414,36 @@ def test_a_group_that_vanishes_under_a_pass_ends_that_pass_and_no_other(build: B
     until(lambda: house.daemon.status("room").matched_groups == 1)
 
 
-def test_neither_its_own_group_nor_those_around_it_nor_what_is_not_its_to_change_is_ever_touched(build: Build) -> None:
-    groups = dict.fromkeys(["system/shrinkd", "system/other", "system/shrinkd/inner", "elsewhere/web"], FULL)
+def test_neither_its_own_group_nor_those_around_it_nor_what_is_not_its_to_change_is_ever_touched(
+    build: Build,
+) -> None:
+    groups = dict.fromkeys(
+        ["system/shrinkd", "system/other", "system/shrinkd/inner", "elsewhere/web"], FULL
+    )
     house = build(groups, own_path="system/shrinkd", subtrees=("system", "system/**"))
     for number, pattern in enumerate(["*", "*/*", "*/*/*"]):
-        house.put(ROOM | {"name": f"room-{number}", "selector": {"group": pattern}, "spec": {"high": "5G", "low": "4G"}})
-    until(lambda: house.usage("system/other") < 4 * GIB and house.usage("system/shrinkd/inner") < 4 * GIB)
-    assert {row["group_path"] for row in house.shrinks()} == {"system/other", "system/shrinkd/inner"}
-    assert [house.daemon.status(f"room-{number}").matched_groups for number in range(3)] == [0, 1, 1]
+        house.put(
+            ROOM
+            | {
+                "name": f"room-{number}",
+                "selector": {"group": pattern},
+                "spec": {"high": "5G", "low": "4G"},
+            }
+        )
+    until(
+        lambda: (
+            house.usage("system/other") < 4 * GIB and house.usage("system/shrinkd/inner") < 4 * GIB
+        )
+    )
+    assert {row["group_path"] for row in house.shrinks()} == {
+        "system/other",
+        "system/shrinkd/inner",
+    }
+    assert [house.daemon.status(f"room-{number}").matched_groups for number in range(3)] == [
+        0,
+        1,
+        1,
+    ]
 
 
 # Policies come, change and go
@@ -383,10 +460,16 @@ def test_a_policy_that_is_disabled_in_its_pass_begins_no_other(build: Build) -> 
     until(lambda: house.shrinks("web", "succeeded"))
     house.fill("web", 1024 * MIB)
     (row,) = until(lambda: [row for row in house.rows(policy="room") if row["shrink_id"]])
-    assert (row["freed_bytes"] > 0, len(house.shrinks("web")), house.usage("web") > HIGH) == (True, 1, True)
+    assert (row["freed_bytes"] > 0, len(house.shrinks("web")), house.usage("web") > HIGH) == (
+        True,
+        1,
+        True,
+    )
 
 
-def test_a_policy_that_is_changed_in_its_pass_goes_on_as_the_new_one_when_that_ends(build: Build) -> None:
+def test_a_policy_that_is_changed_in_its_pass_goes_on_as_the_new_one_when_that_ends(
+    build: Build,
+) -> None:
     house = build({"web": FULL})
     house.hang("web")
     house.put(ROOM)
@@ -396,7 +479,9 @@ def test_a_policy_that_is_changed_in_its_pass_goes_on_as_the_new_one_when_that_e
     assert len(house.shrinks("web")) == 1
     house.let_go.set()
     until(lambda: house.usage("web") < int(3.2 * GIB) + MIB)
-    assert [row["generation"] for row in until(lambda: house.rows(policy="room", verdict="act")[:2])] == [2, 1]
+    assert [
+        row["generation"] for row in until(lambda: house.rows(policy="room", verdict="act")[:2])
+    ] == [2, 1]
 
 
 def test_a_policy_that_is_deleted_and_made_anew_begins_anew(build: Build) -> None:
@@ -413,9 +498,13 @@ def test_a_policy_that_is_deleted_and_made_anew_begins_anew(build: Build) -> Non
     until(lambda: house.usage("web") < LOW)
 
 
-def test_a_policy_that_always_fails_a_group_that_hangs_and_a_policy_deleted_in_its_pass_hold_up_no_other(build: Build) -> None:
+def test_a_policy_that_always_fails_a_group_that_hangs_and_a_policy_deleted_in_its_pass_hold_up_no_other(
+    build: Build,
+) -> None:
     house = build(dict.fromkeys(["bad", "hung", "doomed", "web"], FULL))
-    for use in range(2, 52):  # the first is that of the policy, which looks whether it can be written
+    for use in range(
+        2, 52
+    ):  # the first is that of the policy, which looks whether it can be written
         house.fault("stat", "bad", use=use, error="EIO")
     house.hang("hung", "doomed")
     house.put(ROOM, selector={"group": "[bhw]*"})
@@ -436,16 +525,22 @@ def test_a_policy_that_always_fails_a_group_that_hangs_and_a_policy_deleted_in_i
     assert row["shrink_id"] == doomed
 
 
-def test_a_tree_that_cannot_be_walked_is_walked_again(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tree_that_cannot_be_walked_is_walked_again(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
     house = build({"web": FULL})
     web = house.group("web")
-    house.fault("groups", "", use=2, error="EIO")  # the first is that of the policy, which looks whether it can be written
+    house.fault(
+        "groups", "", use=2, error="EIO"
+    )  # the first is that of the policy, which looks whether it can be written
     house.put(ROOM)
     until(lambda: house.machine.usage(web) < LOW)
     assert "will be again" in caplog.text
 
 
-def test_an_amount_is_not_taken_from_below_the_floor_where_usage_has_fallen_since_it_was_granted(build: Build) -> None:
+def test_an_amount_is_not_taken_from_below_the_floor_where_usage_has_fallen_since_it_was_granted(
+    build: Build,
+) -> None:
     house = build({"web": FULL})
     house.put(SHARE, floor={"bytes": "7818M"}, enabled=False)
     web = house.group("web")
@@ -459,13 +554,17 @@ def test_a_group_whose_limit_is_lowered_here_is_looked_at_at_once(build: Build) 
     house = build({"web": HALF})
     house.machine.time.run(0)
     house.put(ROOM)
-    until(lambda: house.looks() == 3)  # that of who wrote the policy, the first, and one when the watch was there
+    until(
+        lambda: house.looks() == 3
+    )  # that of who wrote the policy, the first, and one when the watch was there
     with house.jobs.holding(house.group("web"), "another"):
         house.machine.set_limits(house.group("web"), {"max_bytes": 4 * GIB + 64 * MIB})
     until(lambda: house.shrinks("web", "succeeded"))
 
 
-def test_what_nobody_expected_of_the_host_ends_no_policy(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_nobody_expected_of_the_host_ends_no_policy(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
     house = build({"web": FULL})
     web = house.group("web")
     house.put(ROOM, enabled=False)
@@ -479,7 +578,9 @@ def test_a_watch_for_the_limit_alone_leaves_usage_to_the_poll(build: Build) -> N
     house = build({"web": {"max_bytes": "8G"}}, profile="v2")
     house.machine.time.run(0)
     house.put(ROOM)
-    until(lambda: house.looks() == 3)  # that of who wrote the policy, the first, and one when the watch was there
+    until(
+        lambda: house.looks() == 3
+    )  # that of who wrote the policy, the first, and one when the watch was there
     house.fill("web", 7900 * MIB)
     house.machine.time.advance(6)
     until(house.shrinks)
@@ -493,15 +594,28 @@ def test_a_wanted_maximum_below_usage_is_shrunk_to_first_and_then_set(build: Bui
     house.put(KEEP)
     until(lambda: house.limit("web") == house.limit("db") == GIB)
     (shrink,) = house.shrinks()
-    assert (shrink["group_path"], shrink["policy"], shrink["request"]["set_max_bytes"]) == ("web", "keep", GIB)
+    assert (shrink["group_path"], shrink["policy"], shrink["request"]["set_max_bytes"]) == (
+        "web",
+        "keep",
+        GIB,
+    )
     (row,) = until(lambda: [row for row in house.rows(group_path="web") if row["shrink_id"]])
-    assert (row["shrink_id"], row["verdict"], row["reason"], row["errno"]) == (shrink["id"], "act", "limits_drifted", None)
+    assert (row["shrink_id"], row["verdict"], row["reason"], row["errno"]) == (
+        shrink["id"],
+        "act",
+        "limits_drifted",
+        None,
+    )
     assert row["freed_bytes"] > 2 * GIB
 
 
 @pytest.mark.long
-def test_a_wanted_maximum_that_cannot_be_reached_is_not_set_and_nobody_dies_for_it(build: Build) -> None:
-    house = build({"web": {"max_bytes": "8G", "memory": [{"kind": "unevictable", "size_bytes": "4G"}]}})
+def test_a_wanted_maximum_that_cannot_be_reached_is_not_set_and_nobody_dies_for_it(
+    build: Build,
+) -> None:
+    house = build(
+        {"web": {"max_bytes": "8G", "memory": [{"kind": "unevictable", "size_bytes": "4G"}]}}
+    )
     house.put(KEEP)
     until(lambda: house.last("keep") == (Verdict.BACKOFF, Reason.LIMITS_DRIFTED))
     (row,) = until(lambda: [row for row in house.rows(verdict="act") if row["shrink_id"]])
@@ -520,7 +634,9 @@ def test_a_caller_who_ends_the_shrink_for_a_limit_is_no_error_of_the_policy(buil
     assert (row["errno"], house.limit("web")) == ("EINTR", 8 * GIB)
 
 
-def test_shrinks_for_limits_that_hang_hold_up_neither_the_limits_of_others_nor_what_is_written(build: Build) -> None:
+def test_shrinks_for_limits_that_hang_hold_up_neither_the_limits_of_others_nor_what_is_written(
+    build: Build,
+) -> None:
     hung = [f"hung-{number}" for number in range(6)]
     house = build(dict.fromkeys(hung, HALF))
     house.hang(*hung)
@@ -535,16 +651,25 @@ def test_shrinks_for_limits_that_hang_hold_up_neither_the_limits_of_others_nor_w
 @pytest.mark.long
 def test_a_schedule_that_was_due_while_nobody_looked_switches_a_policy_once(build: Build) -> None:
     house = build({"web": FULL})
-    switch = {"cron": "* * * * *", "switch": {"policy": "room", "enabled": True}, "misfire": "run_once", "grace_seconds": 1}
+    switch = {
+        "cron": "* * * * *",
+        "switch": {"policy": "room", "enabled": True},
+        "misfire": "run_once",
+        "grace_seconds": 1,
+    }
     house.put(ROOM, enabled=False)
     house.end()
     done_at = int((datetime.now(UTC) - timedelta(hours=1)).timestamp() * 1e6)
-    house.store.save_states(house.machine.node().boot_id, {("nightly", house.group("web").id): {"done_at": done_at}})
+    house.store.save_states(
+        house.machine.node().boot_id, {("nightly", house.group("web").id): {"done_at": done_at}}
+    )
     house.begin()
     house.put({"name": "nightly", "kind": "schedule", "selector": {"group": "web"}, "spec": switch})
     until(lambda: house.usage("web") < LOW)
     assert house.policies.get("room").policy.enabled
-    assert until(lambda: [row["errno"] for row in house.rows(policy="nightly", verdict="act")]) == [None]
+    assert until(lambda: [row["errno"] for row in house.rows(policy="nightly", verdict="act")]) == [
+        None
+    ]
 
 
 # What lasts, and what does not get in the way
@@ -566,7 +691,9 @@ def test_what_a_policy_remembers_outlives_a_restart(build: Build) -> None:
 
 def test_what_was_decided_is_in_the_database_after_a_stop_and_counts_whole(build: Build) -> None:
     house = build({"web": HALF})
-    house.put(ROOM | {"kind": "limit", "spec": {"limits": {"max_bytes": "8G"}, "interval_seconds": 1}})
+    house.put(
+        ROOM | {"kind": "limit", "spec": {"limits": {"max_bytes": "8G"}, "interval_seconds": 1}}
+    )
     for _ in range(5):
         looks = house.looks()
         house.machine.time.advance(1)
@@ -593,7 +720,9 @@ def test_a_database_that_is_locked_delays_the_rows_and_holds_up_no_look_and_no_s
     until(lambda: len(house.store.list_shrinks(limit=9)) == 3)
 
 
-def test_what_was_not_written_when_the_last_policy_went_is_written_when_the_database_is_back(build: Build, tmp_path: Path) -> None:
+def test_what_was_not_written_when_the_last_policy_went_is_written_when_the_database_is_back(
+    build: Build, tmp_path: Path
+) -> None:
     house = build({"web": FULL})
     house.hang("web")
     house.put(ROOM)
@@ -604,7 +733,9 @@ def test_what_was_not_written_when_the_last_policy_went_is_written_when_the_data
         house.let_go.set()
         until(lambda: house.shrinks("web", "succeeded"))
     until(lambda: house.store.list_shrinks(limit=9))
-    assert until(lambda: [row["freed_bytes"] > 0 for row in house.rows(policy="room") if row["shrink_id"]]) == [True]
+    assert until(
+        lambda: [row["freed_bytes"] > 0 for row in house.rows(policy="room") if row["shrink_id"]]
+    ) == [True]
 
 
 def test_a_stop_waits_for_no_pass_and_a_close_for_no_database(build: Build, tmp_path: Path) -> None:

@@ -38,12 +38,24 @@ def decisions(store: Store) -> Decisions:
 
 def hold(second: float = 0, **given: Any) -> Record:
     told: dict[str, Any] = {"policy": "room", "generation": 1, "group": WEB, "mode": "enforce"}
-    told |= {"verdict": Verdict.HOLD, "reason": Reason.BELOW_HIGH, "signals": {"usage_bytes": second}, "look_seconds": 1.0}
+    told |= {
+        "verdict": Verdict.HOLD,
+        "reason": Reason.BELOW_HIGH,
+        "signals": {"usage_bytes": second},
+        "look_seconds": 1.0,
+    }
     return Record(at=int(second * SECOND), **(told | given))
 
 
 def act(second: float = 0, **given: Any) -> Record:
-    return hold(second, verdict=Verdict.ACT, reason=Reason.ABOVE_HIGH, asked_bytes=4 * MIB, granted_bytes=4 * MIB, **given)
+    return hold(
+        second,
+        verdict=Verdict.ACT,
+        reason=Reason.ABOVE_HIGH,
+        asked_bytes=4 * MIB,
+        granted_bytes=4 * MIB,
+        **given,
+    )
 
 
 def written(decisions: Decisions, store: Store) -> list[Row]:
@@ -79,7 +91,9 @@ def test_what_was_decided_is_written_whole(decisions: Decisions, store: Store) -
     }
 
 
-def test_what_stays_the_same_is_one_row_a_minute_that_counts_and_shows_the_last(decisions: Decisions, store: Store) -> None:
+def test_what_stays_the_same_is_one_row_a_minute_that_counts_and_shows_the_last(
+    decisions: Decisions, store: Store
+) -> None:
     decisions.add(hold(second) for second in range(0, 121, 2))
     rows = written(decisions, store)
     assert told(rows, "at", "times") == [(58 * SECOND, 30), (118 * SECOND, 30), (120 * SECOND, 1)]
@@ -91,27 +105,45 @@ def test_a_clock_that_is_put_back_begins_a_new_row(decisions: Decisions, store: 
     assert told(written(decisions, store), "at", "times") == [(3600 * SECOND, 1), (2 * SECOND, 2)]
 
 
-def test_a_row_that_is_written_already_is_amended_when_its_minute_is_over(decisions: Decisions, store: Store) -> None:
+def test_a_row_that_is_written_already_is_amended_when_its_minute_is_over(
+    decisions: Decisions, store: Store
+) -> None:
     decisions.add([hold(0)])
     first = written(decisions, store)
     decisions.add([hold(1), hold(2)])
     assert written(decisions, store) == first
     decisions.add([hold(60)])
-    assert told(written(decisions, store), "id", "times") == [(first[0]["id"], 3), (first[0]["id"] + 1, 1)]
+    assert told(written(decisions, store), "id", "times") == [
+        (first[0]["id"], 3),
+        (first[0]["id"] + 1, 1),
+    ]
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"verdict": Verdict.COOLDOWN}, {"reason": Reason.AT_FLOOR}, {"generation": 2}, {"mode": "observe"}],
+    [
+        {"verdict": Verdict.COOLDOWN},
+        {"reason": Reason.AT_FLOOR},
+        {"generation": 2},
+        {"mode": "observe"},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_change_of_mind_is_a_row_of_its_own(decisions: Decisions, store: Store, other: dict[str, Any]) -> None:
+def test_a_change_of_mind_is_a_row_of_its_own(
+    decisions: Decisions, store: Store, other: dict[str, Any]
+) -> None:
     decisions.add([hold(0), hold(1), hold(2, **other), hold(3)])
-    assert told(written(decisions, store), "at", "times") == [(SECOND, 2), (2 * SECOND, 1), (3 * SECOND, 1)]
+    assert told(written(decisions, store), "at", "times") == [
+        (SECOND, 2),
+        (2 * SECOND, 1),
+        (3 * SECOND, 1),
+    ]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.ACT, Verdict.WOULD_ACT])
-def test_every_act_is_a_row_of_its_own(decisions: Decisions, store: Store, verdict: Verdict) -> None:
+def test_every_act_is_a_row_of_its_own(
+    decisions: Decisions, store: Store, verdict: Verdict
+) -> None:
     decisions.add(hold(second, verdict=verdict) for second in range(3))
     assert told(written(decisions, store), "times") == [(1,), (1,), (1,)]
 
@@ -126,13 +158,18 @@ def test_policies_and_groups_are_folded_apart(decisions: Decisions, store: Store
 
 
 @pytest.mark.parametrize("is_written", [False, True])
-def test_what_became_of_an_act_is_in_its_own_row(decisions: Decisions, store: Store, *, is_written: bool) -> None:
+def test_what_became_of_an_act_is_in_its_own_row(
+    decisions: Decisions, store: Store, *, is_written: bool
+) -> None:
     decisions.add([act(0), act(0, group=DB)])
     if is_written:
         decisions.write()
     decisions.finish(("room", WEB.id), WEB.id, **DONE)
     rows = written(decisions, store)
-    assert told(rows, "group_path", "freed_bytes", "shrink_id") == [("web", 3 * MIB, "0" * 32), ("db", None, None)]
+    assert told(rows, "group_path", "freed_bytes", "shrink_id") == [
+        ("web", 3 * MIB, "0" * 32),
+        ("db", None, None),
+    ]
 
 
 def test_what_became_of_an_act_is_told_of_the_last_decision_too(decisions: Decisions) -> None:
@@ -143,17 +180,25 @@ def test_what_became_of_an_act_is_told_of_the_last_decision_too(decisions: Decis
     assert (last.freed_bytes, last.shrink_id) == (3 * MIB, "0" * 32)
 
 
-def test_an_act_whose_policy_looks_again_before_it_ends_is_amended_all_the_same(decisions: Decisions, store: Store) -> None:
+def test_an_act_whose_policy_looks_again_before_it_ends_is_amended_all_the_same(
+    decisions: Decisions, store: Store
+) -> None:
     decisions.add([act(0)])
     decisions.add([hold(1, verdict=Verdict.SUPERSEDED, reason=Reason.CHAIN_BUSY), hold(2)])
     decisions.finish(("room", 0), WEB.id, **DONE)
-    assert told(written(decisions, store), "verdict", "freed_bytes") == [("act", 3 * MIB), ("superseded", None), ("hold", None)]
+    assert told(written(decisions, store), "verdict", "freed_bytes") == [
+        ("act", 3 * MIB),
+        ("superseded", None),
+        ("hold", None),
+    ]
     last = decisions.last("room")
     assert last
     assert (last.verdict, last.freed_bytes) == (Verdict.HOLD, None)
 
 
-def test_what_ended_of_which_nothing_is_known_changes_no_row(decisions: Decisions, store: Store) -> None:
+def test_what_ended_of_which_nothing_is_known_changes_no_row(
+    decisions: Decisions, store: Store
+) -> None:
     decisions.add([hold(0)])
     decisions.finish(("room", WEB.id), WEB.id, **DONE)
     decisions.finish(("room", DB.id), DB.id, **DONE)
@@ -167,7 +212,9 @@ def test_the_end_of_an_act_is_not_told_of_the_next_one(decisions: Decisions, sto
     assert told(written(decisions, store), "freed_bytes") == [(3 * MIB,), (None,)]
 
 
-def test_what_cannot_be_written_waits_and_comes_in_its_order_with_what_is_new(decisions: Decisions, store: Store, tmp_path: Path) -> None:
+def test_what_cannot_be_written_waits_and_comes_in_its_order_with_what_is_new(
+    decisions: Decisions, store: Store, tmp_path: Path
+) -> None:
     decisions.add([act(0)])
     decisions.write()
     decisions.finish(("room", WEB.id), WEB.id, **DONE)
@@ -178,7 +225,12 @@ def test_what_cannot_be_written_waits_and_comes_in_its_order_with_what_is_new(de
                 decisions.write()
             decisions.add([act(second)])
     rows = written(decisions, store)
-    assert told(rows, "at", "verdict") == [(0, "act"), (SECOND, "hold"), (2 * SECOND, "act"), (3 * SECOND, "act")]
+    assert told(rows, "at", "verdict") == [
+        (0, "act"),
+        (SECOND, "hold"),
+        (2 * SECOND, "act"),
+        (3 * SECOND, "act"),
+    ]
     assert rows[0]["freed_bytes"] == 3 * MIB
 
 
@@ -195,25 +247,37 @@ def test_a_database_that_stays_away_costs_the_oldest_and_never_more_memory(store
     assert told(written(decisions, store), "at") == [(second * SECOND,) for second in (3, 4, 5, 6)]
 
 
-def test_the_last_decision_of_a_policy_is_known_whether_it_is_written_or_not(decisions: Decisions) -> None:
+def test_the_last_decision_of_a_policy_is_known_whether_it_is_written_or_not(
+    decisions: Decisions,
+) -> None:
     decisions.add([act(0), hold(1), hold(2)])
     last = decisions.last("room")
     assert last
     assert (last.at, decisions.last("other")) == (2 * SECOND, None)
 
 
-def test_what_is_forgotten_was_written_with_all_that_it_counts(decisions: Decisions, store: Store) -> None:
+def test_what_is_forgotten_was_written_with_all_that_it_counts(
+    decisions: Decisions, store: Store
+) -> None:
     decisions.add([hold(0)])
     decisions.write()
-    decisions.add([hold(1), hold(2), hold(0, group=DB), hold(0, policy="other"), hold(1, policy="other")])
+    decisions.add(
+        [hold(1), hold(2), hold(0, group=DB), hold(0, policy="other"), hold(1, policy="other")]
+    )
     decisions.forget({("room", DB.id)})
-    assert told(written(decisions, store), "policy", "group_path", "times") == [("room", "web", 3), ("room", "db", 1), ("other", "web", 2)]
+    assert told(written(decisions, store), "policy", "group_path", "times") == [
+        ("room", "web", 3),
+        ("room", "db", 1),
+        ("other", "web", 2),
+    ]
     assert (decisions.last("room") is None, decisions.last("other")) == (False, None)
     decisions.add([hold(3)])
     assert len(written(decisions, store)) == 4
 
 
-def test_an_act_that_ends_when_its_policy_is_no_more_is_amended(decisions: Decisions, store: Store) -> None:
+def test_an_act_that_ends_when_its_policy_is_no_more_is_amended(
+    decisions: Decisions, store: Store
+) -> None:
     decisions.add([act(0)])
     decisions.write()
     decisions.forget(())
@@ -221,7 +285,9 @@ def test_an_act_that_ends_when_its_policy_is_no_more_is_amended(decisions: Decis
     assert told(written(decisions, store), "freed_bytes") == [(3 * MIB,)]
 
 
-def test_a_row_that_was_deleted_meanwhile_is_not_made_again(decisions: Decisions, store: Store, tmp_path: Path) -> None:
+def test_a_row_that_was_deleted_meanwhile_is_not_made_again(
+    decisions: Decisions, store: Store, tmp_path: Path
+) -> None:
     decisions.add([act(0)])
     decisions.write()
     with closing(sqlite3.connect(tmp_path / "shrinkd.db", isolation_level=None)) as other:
@@ -230,10 +296,33 @@ def test_a_row_that_was_deleted_meanwhile_is_not_made_again(decisions: Decisions
     assert written(decisions, store) == []
 
 
-def test_acts_and_changes_of_mind_are_told_and_what_stays_the_same_is_not(decisions: Decisions) -> None:
+def test_acts_and_changes_of_mind_are_told_and_what_stays_the_same_is_not(
+    decisions: Decisions,
+) -> None:
     heard = decisions.publish = Heard()
-    would = [hold(second, verdict=Verdict.WOULD_ACT, reason=Reason.ABOVE_HIGH, mode="observe", policy="eye") for second in (0, 1, 2)]
-    decisions.add([hold(0), hold(1), act(2), act(3), hold(4), hold(70), hold(140), hold(141, generation=2), *would])
+    would = [
+        hold(
+            second,
+            verdict=Verdict.WOULD_ACT,
+            reason=Reason.ABOVE_HIGH,
+            mode="observe",
+            policy="eye",
+        )
+        for second in (0, 1, 2)
+    ]
+    decisions.add(
+        [
+            hold(0),
+            hold(1),
+            act(2),
+            act(3),
+            hold(4),
+            hold(70),
+            hold(140),
+            hold(141, generation=2),
+            *would,
+        ]
+    )
     assert heard.of(EventType.DECISION, "policy", "verdict", "generation") == [
         ("room", "hold", 1),
         ("room", "act", 1),

@@ -18,7 +18,12 @@ from shrinkd.settings import Settings
 from tests.support.policy_samples import DAWN, MIB
 
 ROOM = {"name": "room", "kind": "watermark", "selector": {"parent": ""}, "floor": {"bytes": 0}}
-KEEP = {"name": "keep", "kind": "limit", "selector": {"parent": ""}, "spec": {"limits": {"max_bytes": "1G"}}}
+KEEP = {
+    "name": "keep",
+    "kind": "limit",
+    "selector": {"parent": ""},
+    "spec": {"limits": {"max_bytes": "1G"}},
+}
 FULL = {"max_bytes": "256M", "memory": [{"kind": "file", "size_bytes": "250M"}]}
 HALF = {"max_bytes": "256M", "memory": [{"kind": "file", "size_bytes": "100M"}]}
 
@@ -28,7 +33,9 @@ class House:
 
     def __init__(self, groups: dict[str, Any], *policies: dict[str, Any]) -> None:
         places = [{"path": path, **place} for path, place in groups.items()]
-        self.machine = Simulator(Settings(), clock=lambda: 0.0, scenario=Scenario.model_validate({"groups": places}))
+        self.machine = Simulator(
+            Settings(), clock=lambda: 0.0, scenario=Scenario.model_validate({"groups": places})
+        )
         self.engine = Engine(self.machine, Guards(self.machine.has_swappiness))
         self.now = 0.0
         self.policies: list[tuple[Envelope, int]] = []
@@ -68,11 +75,15 @@ def test_each_selected_group_is_looked_at_and_what_is_wanted_is_granted() -> Non
     assert grant.amount_bytes == 250 * MIB - int(grant.target_bytes or 0)
 
 
-def test_a_group_in_which_a_grant_is_carried_out_is_looked_at_when_that_ends_and_not_before() -> None:
+def test_a_group_in_which_a_grant_is_carried_out_is_looked_at_when_that_ends_and_not_before() -> (
+    None
+):
     house = House({"web": FULL}, ROOM)
     (grant,) = house.look().grants
     assert house.look(100).records == ()
-    house.engine.finish(grant.key, grant.group, Outcome(grant.amount_bytes, 0, 0.1, "EBUSY"), house.now)
+    house.engine.finish(
+        grant.key, grant.group, Outcome(grant.amount_bytes, 0, 0.1, "EBUSY"), house.now
+    )
     assert verdicts(house.look()) == {"web": (Verdict.BACKOFF, Reason.LITTLE_FREED)}
 
 
@@ -106,7 +117,9 @@ def test_a_group_that_goes_holds_up_no_other_and_one_that_comes_again_begins_ane
     assert verdicts(house.look()) == {"web": (Verdict.HOLD, Reason.NO_LIMIT)}
 
 
-def test_a_group_that_cannot_be_read_rests_after_three_times_and_the_others_keep_their_ticks() -> None:
+def test_a_group_that_cannot_be_read_rests_after_three_times_and_the_others_keep_their_ticks() -> (
+    None
+):
     house = House({"web": HALF, "db": HALF}, ROOM)
     for use in (1, 2, 3):
         house.machine.faults.plan(Fault(verb="stat", group="web", use=use, error="EIO"))
@@ -117,11 +130,16 @@ def test_a_group_that_cannot_be_read_rests_after_three_times_and_the_others_keep
     assert tripped.groups == (house.group("web"),)
 
 
-def test_a_fault_of_ours_in_one_policy_is_logged_and_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_ours_in_one_policy_is_logged_and_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     house = House({"web": HALF}, ROOM, KEEP)
     (post,) = house.engine.posts("room")
     post.state = None  # which its kind never sees otherwise
-    assert {record.policy: record.errno for record in house.look().records} == {"room": "EIO", "keep": None}
+    assert {record.policy: record.errno for record in house.look().records} == {
+        "room": "EIO",
+        "keep": None,
+    }
     assert "the policy room failed at 'web'" in caplog.text
 
 
@@ -148,11 +166,15 @@ def test_a_group_that_is_watched_is_polled_seldom_and_looked_at_when_its_watch_f
     assert len(house.look().records) == 1
 
 
-def test_a_group_that_is_watched_is_polled_while_its_kernel_may_have_it_above_its_mark_still() -> None:
+def test_a_group_that_is_watched_is_polled_while_its_kernel_may_have_it_above_its_mark_still() -> (
+    None
+):
     house = House({"web": HALF}, ROOM)
     mark = int(256 * MIB * 0.9)
     with house.machine.machine() as machine:
-        machine.charge(machine.start(machine.cgroups["web"]), "file", (mark - 100 * MIB) // 4096 - 10)
+        machine.charge(
+            machine.start(machine.cgroups["web"]), "file", (mark - 100 * MIB) // 4096 - 10
+        )
     house.look()
     house.engine.armed.add(house.engine.posts("room")[0].key)
     house.look(5)
@@ -160,7 +182,11 @@ def test_a_group_that_is_watched_is_polled_while_its_kernel_may_have_it_above_it
 
 
 def test_where_we_change_limits_all_in_that_group_is_looked_at_at_once() -> None:
-    house = House({"web": HALF, "web/inner": HALF, "web2": HALF}, ROOM, ROOM | {"name": "inner", "selector": {"parent": "web"}})
+    house = House(
+        {"web": HALF, "web/inner": HALF, "web2": HALF},
+        ROOM,
+        ROOM | {"name": "inner", "selector": {"parent": "web"}},
+    )
     house.look()
     house.engine.limits_moved("web", house.now)
     assert sorted(verdicts(house.look())) == ["web", "web/inner"]
@@ -169,7 +195,12 @@ def test_where_we_change_limits_all_in_that_group_is_looked_at_at_once() -> None
 def test_what_became_of_a_pass_is_still_known_when_the_next_ask_is_refused() -> None:
     house = House({"web": FULL}, ROOM | {"spec": {"cooldown_seconds": 0}})
     (grant,) = house.look().grants
-    house.engine.finish(grant.key, grant.group, Outcome(grant.amount_bytes, grant.amount_bytes // 2, 0.1, "ETIMEDOUT"), house.now)
+    house.engine.finish(
+        grant.key,
+        grant.group,
+        Outcome(grant.amount_bytes, grant.amount_bytes // 2, 0.1, "ETIMEDOUT"),
+        house.now,
+    )
     assert verdicts(house.look(busy=("web",))) == {"web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)}
     (post,) = house.engine.posts("room")
     assert post.outcomes[grant.group.id].freed_bytes == grant.amount_bytes // 2
@@ -183,11 +214,15 @@ def passed(house: House, *, freed_bytes: int, errname: str | None = None) -> Loo
     house.engine.armed.add(grant.key)
     house.machine.reclaim(grant.group, freed_bytes)
     house.engine.wake(grant.key, house.now)  # usage fell below high
-    house.engine.finish(grant.key, grant.group, Outcome(grant.amount_bytes, freed_bytes, 0.1, errname), house.now)
+    house.engine.finish(
+        grant.key, grant.group, Outcome(grant.amount_bytes, freed_bytes, 0.1, errname), house.now
+    )
     return house.look()
 
 
-def test_behind_a_pass_that_came_to_its_end_one_file_is_read_and_the_watch_tells_of_the_next() -> None:
+def test_behind_a_pass_that_came_to_its_end_one_file_is_read_and_the_watch_tells_of_the_next() -> (
+    None
+):
     house = House({"web": FULL}, ROOM)
     assert passed(house, freed_bytes=40 * MIB).records == ()
     assert house.engine.next_look() - house.now == 60
@@ -200,28 +235,47 @@ def test_behind_a_pass_that_came_to_its_end_one_file_is_read_and_the_watch_tells
 
 @pytest.mark.parametrize(
     ("freed_bytes", "errname", "answer"),
-    [(2 * MIB, None, (Verdict.ACT, Reason.ABOVE_HIGH)), (10 * MIB, "ETIMEDOUT", (Verdict.COOLDOWN, Reason.COOLING_DOWN))],
+    [
+        (2 * MIB, None, (Verdict.ACT, Reason.ABOVE_HIGH)),
+        (10 * MIB, "ETIMEDOUT", (Verdict.COOLDOWN, Reason.COOLING_DOWN)),
+    ],
 )
-def test_behind_any_other_pass_there_is_a_look_at_once(freed_bytes: int, errname: str | None, answer: tuple[Verdict, Reason]) -> None:
-    assert verdicts(passed(House({"web": FULL}, ROOM), freed_bytes=freed_bytes, errname=errname)) == {"web": answer}
+def test_behind_any_other_pass_there_is_a_look_at_once(
+    freed_bytes: int, errname: str | None, answer: tuple[Verdict, Reason]
+) -> None:
+    assert verdicts(
+        passed(House({"web": FULL}, ROOM), freed_bytes=freed_bytes, errname=errname)
+    ) == {"web": answer}
 
 
 def test_what_was_not_granted_was_not_asked_for() -> None:
-    nightly = {"name": "nightly", "kind": "schedule", "selector": {"group": "web"}, "floor": {"bytes": 0}}
+    nightly = {
+        "name": "nightly",
+        "kind": "schedule",
+        "selector": {"group": "web"},
+        "floor": {"bytes": 0},
+    }
     spec = {"cron": "1 0 * * *", "shrink": {"target_bytes": "64M"}}
     house = House({"web": FULL}, nightly | {"spec": spec})
     house.look()
-    assert verdicts(house.look(60, busy=("web",))) == {"web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)}
+    assert verdicts(house.look(60, busy=("web",))) == {
+        "web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)
+    }
     assert verdicts(house.look(10)) == {"web": (Verdict.ACT, Reason.DUE)}
 
 
 def test_a_policy_that_only_observes_is_granted_nothing_and_goes_on_as_if_it_were() -> None:
     house = House({"web": FULL}, ROOM | {"mode": "observe"})
     looked = house.look()
-    assert (verdicts(looked), looked.grants) == ({"web": (Verdict.WOULD_ACT, Reason.ABOVE_HIGH)}, ())
+    assert (verdicts(looked), looked.grants) == (
+        {"web": (Verdict.WOULD_ACT, Reason.ABOVE_HIGH)},
+        (),
+    )
 
 
-def test_a_policy_that_is_disabled_or_gone_looks_no_more_and_one_that_is_changed_begins_anew() -> None:
+def test_a_policy_that_is_disabled_or_gone_looks_no_more_and_one_that_is_changed_begins_anew() -> (
+    None
+):
     house = House({"web": HALF}, ROOM)
     house.look()
     (before,) = house.engine.posts("room")
@@ -257,7 +311,11 @@ def test_a_policy_that_was_disabled_at_the_start_begins_anew_when_it_is_enabled(
 
 def test_a_state_of_another_version_is_left_aside() -> None:
     house = House({"web": HALF})
-    engine = Engine(house.machine, Guards(has_swappiness=False), {("room", house.group("web").id): {"no_such_field": 1}})
+    engine = Engine(
+        house.machine,
+        Guards(has_swappiness=False),
+        {("room", house.group("web").id): {"no_such_field": 1}},
+    )
     engine.assign([(parse(ROOM), 1)], house.machine.groups(), 0)
     assert len(engine.look(0, DAWN).records) == 1
 
@@ -321,7 +379,9 @@ class Forgetful(Simulator):
 
 def test_what_was_due_when_the_host_could_not_be_read_is_still_due() -> None:
     house = House({"web": FULL}, ROOM)
-    engine = Engine(Forgetful(Settings(), scenario=house.machine.scenario), Guards(has_swappiness=False))
+    engine = Engine(
+        Forgetful(Settings(), scenario=house.machine.scenario), Guards(has_swappiness=False)
+    )
     engine.assign(house.policies, house.machine.groups(), 0)
     with pytest.raises(KernelRefused):
         engine.look(0, DAWN)

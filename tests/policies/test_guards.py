@@ -6,7 +6,15 @@ from dataclasses import replace
 import pytest
 
 from shrinkd.policies import Reason
-from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, HOST_BYTES_PER_SECOND, OOM_SECONDS, Breaker, Bucket, Guards, floor_of
+from shrinkd.policies.guards import (
+    GROUP_BYTES_PER_SECOND,
+    HOST_BYTES_PER_SECOND,
+    OOM_SECONDS,
+    Breaker,
+    Bucket,
+    Guards,
+    floor_of,
+)
 from shrinkd.policies.policy import Floor
 from shrinkd.sizes import UNLIMITED
 from tests.support.policy_samples import HOST, MIB, group, kills, policy, pressed, stat
@@ -45,7 +53,9 @@ def test_a_clock_that_went_back_fills_no_bucket() -> None:
     assert bucket.available(10) == 0
 
 
-def test_three_hard_errors_in_a_row_open_a_breaker_and_the_next_one_opens_it_for_twice_as_long() -> None:
+def test_three_hard_errors_in_a_row_open_a_breaker_and_the_next_one_opens_it_for_twice_as_long() -> (
+    None
+):
     breaker = Breaker()
     for _ in range(3):
         assert not breaker.is_open(0)
@@ -93,17 +103,34 @@ def test_a_group_that_lost_a_process_to_an_oom_kill_is_left_alone_for_a_while() 
 def test_a_callers_own_change_comes_first_while_it_goes_on_and_for_a_while_behind_it() -> None:
     ages = {WEB: 0.0, DB: 29.0, API: 30.0}
     guards = Guards(has_swappiness=True, manual_age=lambda group: ages.get(group, math.inf))
-    assert [guards.veto("limit", group, HOST, 0) for group in (WEB, DB, API)] == [Reason.MANUAL_CHANGE, Reason.MANUAL_CHANGE, None]
+    assert [guards.veto("limit", group, HOST, 0) for group in (WEB, DB, API)] == [
+        Reason.MANUAL_CHANGE,
+        Reason.MANUAL_CHANGE,
+        None,
+    ]
     assert guards.veto("limit", LOG, HOST, 0) is None
 
 
 @pytest.mark.parametrize(
-    ("kind", "waits"), [("pressure", True), ("idle", True), ("schedule", True), ("watermark", False), ("balance", False)]
+    ("kind", "waits"),
+    [
+        ("pressure", True),
+        ("idle", True),
+        ("schedule", True),
+        ("watermark", False),
+        ("balance", False),
+    ],
 )
-def test_a_host_that_stalls_is_not_given_more_to_do_but_for_what_helps_it(kind: str, *, waits: bool) -> None:
+def test_a_host_that_stalls_is_not_given_more_to_do_but_for_what_helps_it(
+    kind: str, *, waits: bool
+) -> None:
     suffering = replace(HOST, pressure=pressed(5.1))
-    assert (Guards(has_swappiness=True).veto(kind, WEB, suffering, 0) is Reason.HOST_PRESSED) == waits
-    assert Guards(has_swappiness=True).veto(kind, WEB, replace(HOST, pressure=pressed(5.0)), 0) is None
+    assert (
+        Guards(has_swappiness=True).veto(kind, WEB, suffering, 0) is Reason.HOST_PRESSED
+    ) == waits
+    assert (
+        Guards(has_swappiness=True).veto(kind, WEB, replace(HOST, pressure=pressed(5.0)), 0) is None
+    )
 
 
 def test_a_group_and_the_host_have_their_rates() -> None:
@@ -149,21 +176,49 @@ def test_swap_is_filled_only_where_there_is_room_and_the_policy_lets_it(
     ("floor", "reading", "wanted"),
     [
         (Floor(bytes=64 * MIB), stat(512 * MIB), 64 * MIB),
-        (Floor(bytes=64 * MIB, percent_of_limit=25), stat(512 * MIB, limits={"effective_max_bytes": 1024 * MIB}), 256 * MIB),
+        (
+            Floor(bytes=64 * MIB, percent_of_limit=25),
+            stat(512 * MIB, limits={"effective_max_bytes": 1024 * MIB}),
+            256 * MIB,
+        ),
         (Floor(bytes=64 * MIB, percent_of_limit=25), stat(512 * MIB), 64 * MIB),
-        (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 100 * MIB, "low_bytes": 90 * MIB}), 100 * MIB),
-        (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 0, "low_bytes": UNLIMITED}), UNLIMITED),
+        (
+            Floor(bytes=64 * MIB),
+            stat(512 * MIB, limits={"min_bytes": 100 * MIB, "low_bytes": 90 * MIB}),
+            100 * MIB,
+        ),
+        (
+            Floor(bytes=64 * MIB),
+            stat(512 * MIB, limits={"min_bytes": 0, "low_bytes": UNLIMITED}),
+            UNLIMITED,
+        ),
         # a protection covers all usage, what cannot go as well; a floor is what is left beside that
-        (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 100 * MIB}, reclaimable_estimate_bytes=500 * MIB), 100 * MIB),
-        (Floor(bytes=64 * MIB), stat(512 * MIB, limits={"min_bytes": 100 * MIB}, reclaimable_estimate_bytes=400 * MIB), 176 * MIB),
-        (Floor(bytes=64 * MIB), stat(512 * MIB, reclaimable_estimate_bytes=200 * MIB, inactive_file_bytes=200 * MIB), 376 * MIB),
+        (
+            Floor(bytes=64 * MIB),
+            stat(512 * MIB, limits={"min_bytes": 100 * MIB}, reclaimable_estimate_bytes=500 * MIB),
+            100 * MIB,
+        ),
+        (
+            Floor(bytes=64 * MIB),
+            stat(512 * MIB, limits={"min_bytes": 100 * MIB}, reclaimable_estimate_bytes=400 * MIB),
+            176 * MIB,
+        ),
+        (
+            Floor(bytes=64 * MIB),
+            stat(512 * MIB, reclaimable_estimate_bytes=200 * MIB, inactive_file_bytes=200 * MIB),
+            376 * MIB,
+        ),
     ],
 )
-def test_the_floor_is_what_protects_most_beside_what_cannot_go(floor: Floor, reading: object, wanted: int) -> None:
+def test_the_floor_is_what_protects_most_beside_what_cannot_go(
+    floor: Floor, reading: object, wanted: int
+) -> None:
     assert floor_of(policy(floor=floor), reading) == wanted  # type: ignore[arg-type]  # of a table
 
 
-@pytest.mark.parametrize(("swap", "wanted"), [("allow", 212), ("file_only", 412), ("anon_only", 312)])
+@pytest.mark.parametrize(
+    ("swap", "wanted"), [("allow", 212), ("file_only", 412), ("anon_only", 312)]
+)
 def test_what_a_policy_leaves_alone_counts_as_what_cannot_go(swap: str, wanted: int) -> None:
     reading = stat(512 * MIB, inactive_file_bytes=100 * MIB, reclaimable_estimate_bytes=300 * MIB)
     assert floor_of(policy(swap=swap), reading) == wanted * MIB

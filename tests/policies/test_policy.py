@@ -51,14 +51,23 @@ LEAVES = [
         ({"group": "/"}, []),
         ({"group": "kube/pod3"}, []),
         ({"group": "kube", "scope": "children"}, ["kube/pod1", "kube/pod2"]),
-        ({"group": "kube/*", "scope": "children"}, ["kube/pod1/app", "kube/pod1/side", "kube/pod2/app"]),
-        ({"group": "kube", "scope": "leaves"}, ["kube/pod1/app", "kube/pod1/side", "kube/pod2/app"]),
+        (
+            {"group": "kube/*", "scope": "children"},
+            ["kube/pod1/app", "kube/pod1/side", "kube/pod2/app"],
+        ),
+        (
+            {"group": "kube", "scope": "leaves"},
+            ["kube/pod1/app", "kube/pod1/side", "kube/pod2/app"],
+        ),
         ({"group": "user", "scope": "leaves"}, ["user"]),
         ({"group": "user", "scope": "children"}, []),
         ({"parent": "kube"}, ["kube/pod1", "kube/pod2"]),
         ({"parent": "kube/"}, ["kube/pod1", "kube/pod2"]),
         ({"parent": "kube", "scope": "children"}, ["kube/pod1", "kube/pod2"]),
-        ({"parent": "kube", "scope": "leaves"}, ["kube/pod1/app", "kube/pod1/side", "kube/pod2/app"]),
+        (
+            {"parent": "kube", "scope": "leaves"},
+            ["kube/pod1/app", "kube/pod1/side", "kube/pod2/app"],
+        ),
         ({"parent": "user", "scope": "leaves"}, []),
         ({"parent": "kube*"}, []),
         ({"parent": ""}, ["kube", "system", "user"]),
@@ -67,7 +76,10 @@ LEAVES = [
         ({"alias": "unit:nginx.service"}, ["system/nginx.service"]),
         ({"alias": f"container:{CONTAINER}"}, [f"system/docker-{CONTAINER}.scope"]),
         ({"alias": "container:*"}, [f"system/docker-{CONTAINER}.scope"]),
-        ({"alias": "*"}, ["system/nginx.service", "system/nginx-2.service", f"system/docker-{CONTAINER}.scope"]),
+        (
+            {"alias": "*"},
+            ["system/nginx.service", "system/nginx-2.service", f"system/docker-{CONTAINER}.scope"],
+        ),
         ({"alias": "unit:nginx.service", "scope": "leaves"}, ["system/nginx.service"]),
     ],
 )
@@ -88,16 +100,34 @@ def policy(kind: str = "watermark", **more: Any) -> dict[str, Any]:
 
 def test_what_is_left_out_is_what_the_documents_say() -> None:
     made = parse(policy())
-    assert (made.enabled, made.mode, made.priority, made.swap, made.active) == (True, "enforce", 100, "allow", None)
+    assert (made.enabled, made.mode, made.priority, made.swap, made.active) == (
+        True,
+        "enforce",
+        100,
+        "allow",
+        None,
+    )
     assert (made.floor.bytes, made.floor.percent_of_limit) == (64 << 20, 0)
     assert made.spec == kinds()["watermark"].spec()
 
 
 SPECS: dict[str, list[dict[str, Any]]] = {
-    "limit": [{"limits": {"max_bytes": "1G", "high_bytes": None}}, {"limits": {"soft_limit_bytes": 0}, "interval_seconds": 60}],
-    "watermark": [{}, {"high": "92.5%", "low": "80%"}, {"high": "1G", "low": "900M", "cooldown_seconds": 0}],
+    "limit": [
+        {"limits": {"max_bytes": "1G", "high_bytes": None}},
+        {"limits": {"soft_limit_bytes": 0}, "interval_seconds": 60},
+    ],
+    "watermark": [
+        {},
+        {"high": "92.5%", "low": "80%"},
+        {"high": "1G", "low": "900M", "cooldown_seconds": 0},
+    ],
     "schedule": [
-        {"cron": "0 3 * * 1-5", "timezone": "Europe/Berlin", "shrink": {"target_bytes": "400M"}, "jitter_seconds": 300},
+        {
+            "cron": "0 3 * * 1-5",
+            "timezone": "Europe/Berlin",
+            "shrink": {"target_bytes": "400M"},
+            "jitter_seconds": 300,
+        },
         {"cron": "*/5 * * * *", "limits": {"max_bytes": None}, "misfire": "run_once"},
         {"cron": "0 0 L * *", "switch": {"policy": "other.one", "enabled": False}},
     ],
@@ -115,8 +145,12 @@ WHOLE: dict[str, Any] = {
 
 @pytest.mark.parametrize("exclude_unset", [False, True])
 @pytest.mark.parametrize("more", [{}, WHOLE], ids=["short", "whole"])
-@pytest.mark.parametrize(("kind", "spec"), [(kind, spec) for kind, specs in SPECS.items() for spec in specs])
-def test_a_policy_comes_back_from_its_json(kind: str, spec: dict[str, Any], more: dict[str, Any], *, exclude_unset: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "spec"), [(kind, spec) for kind, specs in SPECS.items() for spec in specs]
+)
+def test_a_policy_comes_back_from_its_json(
+    kind: str, spec: dict[str, Any], more: dict[str, Any], *, exclude_unset: bool
+) -> None:
     made = parse(policy(kind, spec=spec) | more)
     kept = made.model_dump(mode="json", exclude_unset=exclude_unset)
     again = parse(json.loads(json.dumps(kept)))
@@ -153,14 +187,23 @@ def test_a_policy_comes_back_from_its_json(kind: str, spec: dict[str, Any], more
         ({"selector": {"group": "a", "scope": "all"}}, "'self', 'children' or 'leaves'"),
         ({"selector": {"path": "a"}}, "not permitted"),
         ({"active": {"windows": []}}, "at least 1 item"),
-        ({"active": {"windows": ["* 25 * * *"]}}, "'* 25 * * *' is no cron expression of five fields (Bad hour)"),
+        (
+            {"active": {"windows": ["* 25 * * *"]}},
+            "'* 25 * * *' is no cron expression of five fields (Bad hour)",
+        ),
         ({"active": {"windows": ["* * * *"]}}, "(it has 4)"),
         ({"active": {"windows": ["* * * * * *"]}}, "(it has 6)"),
         ({"active": {"windows": ["@daily"]}}, "(it has 1)"),
         ({"active": {"windows": ["* * 30 2 *"]}}, "(Bad day-of-month)"),
         ({"active": {"windows": ["*" + "/1" * 100_000 + " * * * *"]}}, "at most 200 characters"),
-        ({"active": {"windows": ["* * * * *"], "timezone": "Mars/Olympus"}}, "'Mars/Olympus' is no time zone of the IANA list"),
-        ({"active": {"windows": ["* * * * *"], "timezone": "../UTC"}}, "no time zone of the IANA list"),
+        (
+            {"active": {"windows": ["* * * * *"], "timezone": "Mars/Olympus"}},
+            "'Mars/Olympus' is no time zone of the IANA list",
+        ),
+        (
+            {"active": {"windows": ["* * * * *"], "timezone": "../UTC"}},
+            "no time zone of the IANA list",
+        ),
         ({"spec": {"highest": "90%"}}, "not permitted"),
         ({"spec": None}, "valid dictionary or instance of Watermark"),
     ],
@@ -196,7 +239,9 @@ def test_each_field_of_a_spec_is_described(mode: Any) -> None:
 
 def test_every_kind_is_one_of_the_policies() -> None:
     assert (
-        {"limit", "schedule", "watermark"} <= kinds().keys() == set(TypeAdapter[Envelope](Policy).json_schema()["discriminator"]["mapping"])
+        {"limit", "schedule", "watermark"}
+        <= kinds().keys()
+        == set(TypeAdapter[Envelope](Policy).json_schema()["discriminator"]["mapping"])
     )
 
 
@@ -223,19 +268,27 @@ BERLIN = "Europe/Berlin"
         (["0-59 3 * * *"], "2026-03-29T01:00", True),
         (["* 2 * * *"], "2026-03-29T01:00", False),
         (["30 2 * * *"], "2026-03-29T01:00", False),
-        (["0-59 2 * * *"], "2026-10-25T00:00", True),  # the hour that comes twice, at its two beginnings and in its second half
+        (
+            ["0-59 2 * * *"],
+            "2026-10-25T00:00",
+            True,
+        ),  # the hour that comes twice, at its two beginnings and in its second half
         (["0-59 2 * * *"], "2026-10-25T01:00", True),
         (["0-59 2 * * *"], "2026-10-25T01:59", True),
         (["0-59 2 * * *"], "2026-10-25T02:00", False),
     ],
 )
-def test_a_policy_is_active_in_every_minute_of_the_wall_that_a_window_names(windows: list[str], wall: str, *, active: bool) -> None:
+def test_a_policy_is_active_in_every_minute_of_the_wall_that_a_window_names(
+    windows: list[str], wall: str, *, active: bool
+) -> None:
     moment = datetime.fromisoformat(wall).replace(tzinfo=UTC)
     assert Active(windows=windows, timezone=BERLIN).covers(moment) is active
 
 
 def test_an_expression_may_name_the_last_day_and_the_third_friday() -> None:
-    assert next_moment("0 0 L * *", "UTC", datetime(2028, 2, 1, tzinfo=UTC)) == datetime(2028, 2, 29, tzinfo=UTC)
+    assert next_moment("0 0 L * *", "UTC", datetime(2028, 2, 1, tzinfo=UTC)) == datetime(
+        2028, 2, 29, tzinfo=UTC
+    )
     assert names("0 9 * * 5#3", "UTC", datetime(2026, 3, 20, 9, tzinfo=UTC))
 
 
@@ -267,8 +320,14 @@ def test_the_next_moment_is_after_and_never_the_same(after: str, moment: str) ->
         ({"alias": "unit:web.service"}, ""),
     ],
 )
-def test_a_selector_reaches_no_further_than_what_comes_before_its_first_wildcard(selector: dict[str, str], reach: str) -> None:
+def test_a_selector_reaches_no_further_than_what_comes_before_its_first_wildcard(
+    selector: dict[str, str], reach: str
+) -> None:
     assert Selector.model_validate(selector).reach == reach
     for scope in ("self", "children", "leaves"):
         found = Selector.model_validate(selector | {"scope": scope}).select(TREE)
-        assert [group.path for group in found if not f"{group.path}/".startswith(f"{reach}/" if reach else "")] == []
+        assert [
+            group.path
+            for group in found
+            if not f"{group.path}/".startswith(f"{reach}/" if reach else "")
+        ] == []

@@ -22,14 +22,29 @@ from tests.policies.test_evaluator import verdicts
 from tests.support.polling import until
 
 COLD = {"max_bytes": "8G", "memory": [{"kind": "file", "size_bytes": "4G", "heat_seconds": "idle"}]}
-IDLE = {"name": "cold", "kind": "idle", "selector": {"group": "*"}, "spec": {"idle_seconds": 10, "interval_seconds": 1}}
+IDLE = {
+    "name": "cold",
+    "kind": "idle",
+    "selector": {"group": "*"},
+    "spec": {"idle_seconds": 10, "interval_seconds": 1},
+}
 PRESSURE = {"name": "gentle", "kind": "pressure", "selector": {"group": "*"}}
-SHARE = {"name": "share", "kind": "balance", "selector": {"group": "*"}, "spec": {"budget": "4G", "release": "3G"}}
+SHARE = {
+    "name": "share",
+    "kind": "balance",
+    "selector": {"group": "*"},
+    "spec": {"budget": "4G", "release": "3G"},
+}
 NIGHTLY = {
     "name": "nightly",
     "kind": "schedule",
     "selector": {"group": "web"},
-    "spec": {"cron": "* * * * *", "switch": {"policy": "room", "enabled": False}, "misfire": "run_once", "grace_seconds": 1},
+    "spec": {
+        "cron": "* * * * *",
+        "switch": {"policy": "room", "enabled": False},
+        "misfire": "run_once",
+        "grace_seconds": 1,
+    },
 }
 
 
@@ -67,7 +82,9 @@ CASES = {
     "balance": Case(SHARE, FULL, _has_freed, ("usage", "reclaim")),
     "idle": Case(IDLE, COLD, _has_freed, ("usage", "reclaim", "activity")),
     "pressure": Case(PRESSURE, COLD, _has_freed, ("usage", "reclaim")),
-    "schedule": Case(NIGHTLY, HALF, lambda house: not house.policies.get("room").policy.enabled, (), (ROOM,)),
+    "schedule": Case(
+        NIGHTLY, HALF, lambda house: not house.policies.get("room").policy.enabled, (), (ROOM,)
+    ),
 }
 EACH = [(kind, verb) for kind, case in CASES.items() for verb in (*case.always, *case.verbs)]
 
@@ -81,7 +98,9 @@ def begin(build: Build, kind: str) -> House:
     if kind == "schedule":  # due while nobody looked: no test waits for a minute
         house.end()
         done_at = int((datetime.now(UTC) - timedelta(hours=1)).timestamp() * 1e6)
-        house.store.save_states(house.machine.node().boot_id, {("nightly", house.group("web").id): {"done_at": done_at}})
+        house.store.save_states(
+            house.machine.node().boot_id, {("nightly", house.group("web").id): {"done_at": done_at}}
+        )
         house.begin()
     return house
 
@@ -102,7 +121,9 @@ def passes(house: House, told: Callable[[], Any]) -> Any:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "verb"), EACH)
-def test_a_policy_acts_though_a_call_of_its_round_failed(build: Build, kind: str, verb: str) -> None:
+def test_a_policy_acts_though_a_call_of_its_round_failed(
+    build: Build, kind: str, verb: str
+) -> None:
     house = begin(build, kind)
     for use, error in ((1, "ENOMEM"), (3, "EMFILE"), (6, "EIO")):
         house.fault(verb, "", use=use, error=error)
@@ -112,7 +133,9 @@ def test_a_policy_acts_though_a_call_of_its_round_failed(build: Build, kind: str
 
 
 @pytest.mark.parametrize("verb", CASES["watermark"].verbs)
-def test_a_watermark_that_met_an_error_acts_the_next_time_and_the_time_after(build: Build, verb: str) -> None:
+def test_a_watermark_that_met_an_error_acts_the_next_time_and_the_time_after(
+    build: Build, verb: str
+) -> None:
     house = begin(build, "watermark")
     for use in (1, 2, 4, 7):
         house.fault(verb, "web", use=use, error="ENOMEM")
@@ -143,21 +166,35 @@ def test_what_breaks_is_a_condition_a_line_in_the_log_and_a_count_until_it_is_ov
     assert "the policy room failed at 'web' with ENOMEM (4 in a row)" in caplog.text
     assert "the policy room looks at 'web' again" in caplog.text
     verdict = Verdict.ACT if mode == "enforce" else Verdict.WOULD_ACT
-    until(lambda: [row for row in house.rows(policy="room", verdict=str(verdict)) if row["mode"] == mode])
+    until(
+        lambda: [
+            row for row in house.rows(policy="room", verdict=str(verdict)) if row["mode"] == mode
+        ]
+    )
 
 
 def test_evaluate_tells_which_group_could_not_be_read_and_why(build: Build) -> None:
     house = build({"web": FULL, "db": HALF})
     house.put(ROOM, enabled=False)
     house.fault("stat", "web", error="EMFILE")
-    told = {row.group.path: (row.verdict, row.reason, row.errno) for row in house.daemon.evaluate(house.policies.get("room"))}
-    assert told == {"web": (Verdict.HOLD, Reason.UNREADABLE, "EMFILE"), "db": (Verdict.HOLD, Reason.BELOW_HIGH, None)}
-    again = {row.group.path: row.reason for row in house.daemon.evaluate(house.policies.get("room"))}
+    told = {
+        row.group.path: (row.verdict, row.reason, row.errno)
+        for row in house.daemon.evaluate(house.policies.get("room"))
+    }
+    assert told == {
+        "web": (Verdict.HOLD, Reason.UNREADABLE, "EMFILE"),
+        "db": (Verdict.HOLD, Reason.BELOW_HIGH, None),
+    }
+    again = {
+        row.group.path: row.reason for row in house.daemon.evaluate(house.policies.get("room"))
+    }
     assert again == {"web": Reason.ABOVE_HIGH, "db": Reason.BELOW_HIGH}
     assert house.daemon.errors() == {}
 
 
-def test_who_is_shown_the_readings_and_fails_takes_no_grant_along(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_is_shown_the_readings_and_fails_takes_no_grant_along(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
     house = begin(build, "watermark")
 
     def fail(_: object) -> None:
@@ -178,7 +215,9 @@ def test_what_a_look_had_taken_is_due_again_when_the_look_fails() -> None:
     with bench.machine.machine() as machine:
         machine.uproot(machine.cgroups["db"])
     bench.assign()
-    bench.engine.finish(("room", bench.group("web").id), bench.group("web"), Outcome(0, 0, 0.0), bench.now)
+    bench.engine.finish(
+        ("room", bench.group("web").id), bench.group("web"), Outcome(0, 0, 0.0), bench.now
+    )
     (post,) = bench.engine.posts("room")
     object.__setattr__(post.policy, "mode", None)  # a record of it cannot be made
     post.policy.__dict__.pop("mode")
@@ -190,7 +229,9 @@ def test_what_a_look_had_taken_is_due_again_when_the_look_fails() -> None:
 
 
 @pytest.mark.parametrize(("times", "seconds"), [(1, 1), (2, 2), (5, 16), (7, 60), (100, 60)])
-def test_who_fails_waits_twice_as_long_each_time_and_a_minute_at_most(times: int, seconds: float) -> None:
+def test_who_fails_waits_twice_as_long_each_time_and_a_minute_at_most(
+    times: int, seconds: float
+) -> None:
     setback = Setback()
     for _ in range(times):
         setback.tell("ENOMEM", "", 100.0, is_act=False)
@@ -209,7 +250,11 @@ class Crowded(ThreadPoolExecutor):
 
     is_full = True
 
-    def _adjust_thread_count(self) -> None:  # where CPython starts them: behind the queue, as threads that cannot start would fail
+    def _adjust_thread_count(
+        self,
+    ) -> (
+        None
+    ):  # where CPython starts them: behind the queue, as threads that cannot start would fail
         if self.is_full:
             raise RuntimeError("can't start new thread")
         super()._adjust_thread_count()
@@ -247,13 +292,17 @@ def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(bu
 
 
 @pytest.mark.parametrize("pool", ["_policy_workers", "_hands"])
-def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(build: Build, pool: str) -> None:
+def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(
+    build: Build, pool: str
+) -> None:
     kind = "limit" if pool == "_hands" else "watermark"
     house = begin(build, kind)
     owner, crowded = (house.daemon if pool == "_hands" else house.jobs), Crowded(1)
     setattr(owner, pool, crowded)
     enable(house, kind)
-    (condition,) = passes(house, lambda: house.daemon.status(str(CASES[kind].policy["name"])).conditions)
+    (condition,) = passes(
+        house, lambda: house.daemon.status(str(CASES[kind].policy["name"])).conditions
+    )
     assert (condition.type, "can't start new thread" in condition.detail) == ("failing", True)
     crowded.is_full = False
     passes(house, partial(CASES[kind].has_acted, house))

@@ -64,7 +64,9 @@ def test_what_a_post_waits_for_wakes_it(watched: Watched) -> None:
     assert (watched.engine.next_look(), watched.wakes.wait(0)) == (7.0, [])
 
 
-def test_while_something_is_done_to_a_group_it_wakes_nobody_and_then_for_what_comes(watched: Watched) -> None:
+def test_while_something_is_done_to_a_group_it_wakes_nobody_and_then_for_what_comes(
+    watched: Watched,
+) -> None:
     watched.wakes.mute(key(watched))
     watched.fill("web")
     assert watched.wakes.wait(0) == []

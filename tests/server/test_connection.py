@@ -31,7 +31,9 @@ def hasty(open_with: Callable[..., Live]) -> Live:
 
 
 @pytest.mark.parametrize("begun", [b"G", HEAD, HEAD + b"X: " + b"y" * 1000, BODY, BODY[:-6]])
-def test_a_request_that_does_not_arrive_in_time_is_a_problem_and_the_end(hasty: Live, begun: bytes) -> None:
+def test_a_request_that_does_not_arrive_in_time_is_a_problem_and_the_end(
+    hasty: Live, begun: bytes
+) -> None:
     (answer,) = said(hasty, begun)
     problem(answer, 408, "request-timeout")
     assert answer.headers["connection"] == "close"
@@ -59,14 +61,23 @@ def test_one_that_was_whole_is_answered_before_the_next_is_given_up(hasty: Live)
 
 def test_who_is_waited_for_by_the_daemon_is_not_late(open_with: Callable[..., Live]) -> None:
     live = open_with(arrival_seconds=SOON)
-    shrink = live.client.post("/v1/groups/web/shrinks", json={"target_bytes": 0, "timeout_seconds": 60, "max_bytes_per_second": 1}).json()
+    shrink = live.client.post(
+        "/v1/groups/web/shrinks",
+        json={"target_bytes": 0, "timeout_seconds": 60, "max_bytes_per_second": 1},
+    ).json()
     request = f"GET {shrink['links']['self']} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=1\r\nConnection: close\r\n\r\n"
     (answer,) = said(live, request.encode())
     assert answer.status_code == 200
 
 
-def test_a_body_that_is_still_coming_when_the_answer_is_out_ends_the_connection(hasty: Live) -> None:
-    (answer,) = said(hasty, b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1000)
+def test_a_body_that_is_still_coming_when_the_answer_is_out_ends_the_connection(
+    hasty: Live,
+) -> None:
+    (answer,) = said(
+        hasty,
+        b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+        + b"x" * 1000,
+    )
     problem(answer, 404, "not-found")
 
 
@@ -84,7 +95,9 @@ def test_a_slow_reader_that_does_read_has_all_of_its_answer(open_with: Callable[
     live = open_with(taking_seconds=SOON)
     text = b""
     with connected(live) as connection:
-        connection.sendall(b"GET /ui/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            b"GET /ui/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         while part := connection.recv(65536):
             text += part
             time.sleep(SOON / 20)
@@ -92,7 +105,9 @@ def test_a_slow_reader_that_does_read_has_all_of_its_answer(open_with: Callable[
     assert len(answer.content) == 1_732_839
 
 
-def test_a_peer_has_no_more_than_half_of_all_connections_and_room_again_when_it_closes_one(open_with: Callable[..., Live]) -> None:
+def test_a_peer_has_no_more_than_half_of_all_connections_and_room_again_when_it_closes_one(
+    open_with: Callable[..., Live],
+) -> None:
     live = open_with(most_connections=staticmethod(lambda: 8))
     with ExitStack() as stack:
         held = [stack.enter_context(connected(live)) for _ in range(4)]
@@ -112,18 +127,24 @@ def test_when_all_connections_are_taken_the_next_is_told_so(open_with: Callable[
     assert answer.headers["retry-after"] == "1"
 
 
-def test_behind_the_one_that_is_answered_sixteen_may_wait_and_the_others_are_not_read(open_with: Callable[..., Live]) -> None:
+def test_behind_the_one_that_is_answered_sixteen_may_wait_and_the_others_are_not_read(
+    open_with: Callable[..., Live],
+) -> None:
     live = open_with()
     assert [answer.status_code for answer in said(live, (HEAD + b"\r\n") * 1000)] == [200] * 17
 
 
-def test_nonsense_behind_a_request_is_not_taken_for_its_answer(open_with: Callable[..., Live]) -> None:
+def test_nonsense_behind_a_request_is_not_taken_for_its_answer(
+    open_with: Callable[..., Live],
+) -> None:
     made = b'POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"path":"made"}'
     made = made.replace(b": 14", b": %d" % len(b'{"path":"made"}'))
     assert [answer.status_code for answer in said(open_with(), made + b"nonsense\r\n\r\n")] == [201]
 
 
-def test_a_client_that_hangs_up_in_its_body_is_no_fault(open_with: Callable[..., Live], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_hangs_up_in_its_body_is_no_fault(
+    open_with: Callable[..., Live], caplog: pytest.LogCaptureFixture
+) -> None:
     live = open_with()
     with connected(live) as connection:
         connection.sendall(BODY)

@@ -20,19 +20,35 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp:0.0.0.0:80", "tcp:[::]:80", "tcp:192.0.2.1:80", "tcp:example.org:80", "tcp:[2001:db8::1]:80", "tcp:0:80"]
+    "address",
+    [
+        "tcp:0.0.0.0:80",
+        "tcp:[::]:80",
+        "tcp:192.0.2.1:80",
+        "tcp:example.org:80",
+        "tcp:[2001:db8::1]:80",
+        "tcp:0:80",
+    ],
 )
 def test_an_address_that_others_can_reach_is_refused_even_to_a_simulator(address: str) -> None:
-    with pytest.raises(SettingsError, match="reachable from elsewhere: set SHRINKD_TOKENS and SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"):
+    with pytest.raises(
+        SettingsError,
+        match="reachable from elsewhere: set SHRINKD_TOKENS and SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY",
+    ):
         check_listen((address,), Settings(), simulated=True)
 
 
-@pytest.mark.parametrize("address", ["tcp:127.0.0.1:0", "tcp:127.9.9.9:0", "tcp:[::1]:0", "tcp:localhost:0", "unix:/run/x.sock"])
+@pytest.mark.parametrize(
+    "address",
+    ["tcp:127.0.0.1:0", "tcp:127.9.9.9:0", "tcp:[::1]:0", "tcp:localhost:0", "unix:/run/x.sock"],
+)
 def test_a_simulator_may_listen_where_only_this_host_is(address: str) -> None:
     check_listen((address,), Settings(), simulated=True)
 
 
-@pytest.mark.parametrize("address", ["tcp:127.0.0.1:80", "tcp:[::1]:80", "tcp:localhost:80", "tcp:0.0.0.0:80"])
+@pytest.mark.parametrize(
+    "address", ["tcp:127.0.0.1:80", "tcp:[::1]:80", "tcp:localhost:80", "tcp:0.0.0.0:80"]
+)
 def test_real_limits_are_offered_on_no_tcp_port_without_tokens(address: str) -> None:
     with pytest.raises(SettingsError, match="set SHRINKD_TOKENS, or use unix:/PATH"):
         check_listen(("unix:/run/x.sock", address), Settings(), simulated=False)
@@ -41,11 +57,16 @@ def test_real_limits_are_offered_on_no_tcp_port_without_tokens(address: str) -> 
 @pytest.mark.parametrize("simulated", [True, False])
 def test_an_address_that_others_can_reach_takes_tokens_and_tls_alike(*, simulated: bool) -> None:
     private = Settings(tls_certificate="/c", tls_key="/k")
-    with pytest.raises(SettingsError, match="elsewhere: set SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY, or use a loopback"):
+    with pytest.raises(
+        SettingsError,
+        match="elsewhere: set SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY, or use a loopback",
+    ):
         check_listen(("tcp:0.0.0.0:80",), Settings(tokens="/t"), simulated=simulated)
     with pytest.raises(SettingsError, match="set SHRINKD_TOKENS, or use"):
         check_listen(("tcp:0.0.0.0:80",), private, simulated=simulated)
-    check_listen(("tcp:0.0.0.0:80",), private.model_copy(update={"tokens": "/t"}), simulated=simulated)
+    check_listen(
+        ("tcp:0.0.0.0:80",), private.model_copy(update={"tokens": "/t"}), simulated=simulated
+    )
 
 
 def test_with_tokens_real_limits_are_offered_on_a_loopback_port() -> None:
@@ -67,7 +88,9 @@ def test_a_socket_goes_with_the_daemon(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_socket_that_another_daemon_has_put_in_the_place_of_ours_is_left_to_it(path: Path) -> None:
+def test_a_socket_that_another_daemon_has_put_in_the_place_of_ours_is_left_to_it(
+    path: Path,
+) -> None:
     with ExitStack() as another:
         with listening((f"unix:{path}",)) as (ours,):
             ours.close()  # as when it drains
@@ -126,10 +149,21 @@ def test_what_is_no_socket_is_left_alone(path: Path, make: Callable[[Path, Path]
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp:no.such.host.invalid:80", "unix:/proc/none/api.sock", "unix:/dev/null/api.sock", f"unix:/tmp/{'x' * 200}"]
+    "address",
+    [
+        "tcp:no.such.host.invalid:80",
+        "unix:/proc/none/api.sock",
+        "unix:/dev/null/api.sock",
+        f"unix:/tmp/{'x' * 200}",
+    ],
 )
-def test_an_address_that_cannot_be_had_is_named_and_nothing_stays_bound(path: Path, address: str) -> None:
-    with pytest.raises(SettingsError, match="cannot be had") as caught, listening((f"unix:{path}", address)):
+def test_an_address_that_cannot_be_had_is_named_and_nothing_stays_bound(
+    path: Path, address: str
+) -> None:
+    with (
+        pytest.raises(SettingsError, match="cannot be had") as caught,
+        listening((f"unix:{path}", address)),
+    ):
         pass
     assert address in caught.value.detail
     assert not path.exists()

@@ -41,7 +41,9 @@ def tell_callers(live: Live) -> Live:
 
 
 def on(path: Path) -> httpx.Client:
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://shrinkd", timeout=_SECONDS)
+    return httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(path)), base_url="http://shrinkd", timeout=_SECONDS
+    )
 
 
 # -- unix sockets -------------------------------------------------------------------------------------------------
@@ -59,11 +61,16 @@ def place() -> Iterator[Path]:
 def both(settings: Settings, place: Path) -> Iterator[Live]:
     """A server on a unix socket and on TCP that knows tokens."""
     make(place / "tokens", "first", ["read"], "1d")
-    with Live(settings.model_copy(update={"tokens": str(place / "tokens")}), beside=(f"unix:{place}/api.sock",)) as live:
+    with Live(
+        settings.model_copy(update={"tokens": str(place / "tokens")}),
+        beside=(f"unix:{place}/api.sock",),
+    ) as live:
         yield tell_callers(live)
 
 
-def test_on_a_unix_socket_the_caller_is_the_user_who_asks_and_may_do_everything(both: Live, place: Path) -> None:
+def test_on_a_unix_socket_the_caller_is_the_user_who_asks_and_may_do_everything(
+    both: Live, place: Path
+) -> None:
     with on(place / "api.sock") as client:
         assert client.get("/v1/whoami").json() == [f"uid:{os.getuid()}", "admin"]
     problem(both.client.get("/v1/whoami"), 401, "unauthenticated")
@@ -73,16 +80,30 @@ def test_a_token_on_a_unix_socket_narrows_its_sender_down(both: Live, place: Pat
     narrow = {"Authorization": f"Bearer {new_token(both, 'read@web', name='narrow')}"}
     with on(place / "api.sock") as client:
         assert client.get("/v1/whoami", headers=narrow).json() == ["token:narrow", "read@web"]
-        problem(client.get("/v1/whoami", headers={"Authorization": "Bearer shrinkd_unknown"}), 401, "token-refused")
+        problem(
+            client.get("/v1/whoami", headers={"Authorization": "Bearer shrinkd_unknown"}),
+            401,
+            "token-refused",
+        )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_another_user_is_told_by_its_id_and_comes_in_by_the_group_alone(both: Live, place: Path) -> None:
+def test_another_user_is_told_by_its_id_and_comes_in_by_the_group_alone(
+    both: Live, place: Path
+) -> None:
     assert both.alive
 
     def asked_by(user: int, group: int) -> subprocess.CompletedProcess[str]:
         command = ["curl", "-s", "--unix-socket", f"{place}/api.sock", "http://localhost/v1/whoami"]
-        return subprocess.run(command, user=user, group=group, extra_groups=[], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command,
+            user=user,
+            group=group,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     assert asked_by(4711, 0).stdout == '["uid:4711","admin"]'
     assert (asked_by(4711, 4711).returncode, asked_by(4711, 4711).stdout) == (7, "")
@@ -90,7 +111,11 @@ def test_another_user_is_told_by_its_id_and_comes_in_by_the_group_alone(both: Li
 
 def test_a_daemon_without_tokens_takes_none_and_asks_for_none(server: Live) -> None:
     assert tell_callers(server).client.get("/v1/whoami").json() == ["anyone", "admin"]
-    problem(server.client.get("/v1/groups", headers={"Authorization": "Bearer shrinkd_unknown"}), 401, "token-refused")
+    problem(
+        server.client.get("/v1/groups", headers={"Authorization": "Bearer shrinkd_unknown"}),
+        401,
+        "token-refused",
+    )
 
 
 # -- TLS ----------------------------------------------------------------------------------------------------------
@@ -106,7 +131,12 @@ def private(settings: Settings, authority: Authority, place: Path) -> Iterator[L
     """A server that shows a certificate, and takes those that the same authority signed."""
     certificate, key = authority.sign("server")
     make(place / "tokens", "certificate:orchestrator", ["read", "write@web"], "1d")
-    tls = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": authority.certificate, "tokens": str(place / "tokens")}
+    tls = {
+        "tls_certificate": certificate,
+        "tls_key": key,
+        "tls_client_ca": authority.certificate,
+        "tokens": str(place / "tokens"),
+    }
     with Live(settings.model_copy(update=tls), beside=(f"unix:{place}/api.sock",)) as live:
         yield tell_callers(live)
 
@@ -127,7 +157,9 @@ def ask(private: Live, authority: Authority) -> Ask:
 
     def asked(name: str | None = None, **headers: str) -> httpx.Response:
         context = trusting(authority, None if name is None else authority.sign(name))
-        with httpx.Client(base_url=private.url, verify=context, timeout=_SECONDS, headers=headers) as client:
+        with httpx.Client(
+            base_url=private.url, verify=context, timeout=_SECONDS, headers=headers
+        ) as client:
             return client.get("/v1/whoami")
 
     return asked
@@ -145,8 +177,12 @@ def test_a_certificate_without_a_line_in_the_file_may_do_nothing(ask: Ask) -> No
 
 
 @needs_openssl
-def test_the_scopes_of_a_certificate_are_those_of_the_file_at_each_request(private: Live, authority: Authority, place: Path) -> None:
-    with httpx.Client(base_url=private.url, verify=trusting(authority, authority.sign("late")), timeout=_SECONDS) as client:
+def test_the_scopes_of_a_certificate_are_those_of_the_file_at_each_request(
+    private: Live, authority: Authority, place: Path
+) -> None:
+    with httpx.Client(
+        base_url=private.url, verify=trusting(authority, authority.sign("late")), timeout=_SECONDS
+    ) as client:
         assert client.get("/v1/whoami").status_code == 403
         make(place / "tokens", "certificate:late", ["read"], "1d")
         private.wiring.tokens.reload()
@@ -155,15 +191,22 @@ def test_the_scopes_of_a_certificate_are_those_of_the_file_at_each_request(priva
 
 @needs_openssl
 def test_over_tls_a_token_does_as_well_and_nothing_does_not(ask: Ask, private: Live) -> None:
-    assert ask(Authorization=f"Bearer {new_token(private, 'read', name='ci')}").json() == ["token:ci", "read"]
+    assert ask(Authorization=f"Bearer {new_token(private, 'read', name='ci')}").json() == [
+        "token:ci",
+        "read",
+    ]
     problem(ask(), 401, "unauthenticated")
 
 
 @needs_openssl
-def test_a_certificate_of_another_authority_is_not_let_in(private: Live, authority: Authority, tmp_path: Path) -> None:
+def test_a_certificate_of_another_authority_is_not_let_in(
+    private: Live, authority: Authority, tmp_path: Path
+) -> None:
     forged = Authority(tmp_path, "forger").sign("orchestrator")
     with (
-        httpx.Client(base_url=private.url, verify=trusting(authority, forged), timeout=_SECONDS) as client,
+        httpx.Client(
+            base_url=private.url, verify=trusting(authority, forged), timeout=_SECONDS
+        ) as client,
         pytest.raises(httpx.TransportError),
     ):
         client.get("/v1/whoami")
@@ -205,7 +248,9 @@ def test_on_a_tls_address_nothing_is_said_in_the_clear(private: Live) -> None:
 
 
 @needs_openssl
-def test_beside_tls_a_unix_socket_stays_in_the_clear_and_asks_the_kernel(private: Live, place: Path) -> None:
+def test_beside_tls_a_unix_socket_stays_in_the_clear_and_asks_the_kernel(
+    private: Live, place: Path
+) -> None:
     assert private.alive
     with on(place / "api.sock") as client:
         assert client.get("/v1/whoami").json() == [f"uid:{os.getuid()}", "admin"]
@@ -219,7 +264,9 @@ def test_nothing_older_than_tls_1_2_is_spoken(private: Live) -> None:
 
 
 @needs_openssl
-def test_a_server_stops_also_while_a_private_connection_is_open(private: Live, authority: Authority) -> None:
+def test_a_server_stops_also_while_a_private_connection_is_open(
+    private: Live, authority: Authority
+) -> None:
     port = int(private.url.rpartition(":")[2])
     with (
         socket.create_connection(("127.0.0.1", port)) as plain,
@@ -236,7 +283,10 @@ def test_a_server_stops_also_while_a_private_connection_is_open(private: Live, a
         ({"tls_certificate": "/c"}, "takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
         ({"tls_key": "/k"}, "takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
         ({"tls_client_ca": "/ca"}, "takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
-        ({"tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/ca"}, "SHRINKD_TLS_CLIENT_CA takes SHRINKD_TOKENS"),
+        (
+            {"tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/ca"},
+            "SHRINKD_TLS_CLIENT_CA takes SHRINKD_TOKENS",
+        ),
         ({"tls_certificate": "/none/c", "tls_key": "/none/k"}, "cannot be used: No such file"),
     ],
 )
@@ -250,21 +300,44 @@ def test_a_file_that_is_no_certificate_is_refused(authority: Authority, tmp_path
     certificate, key = authority.sign("server")
     nonsense = tmp_path / "nonsense"
     nonsense.write_text("nonsense")
-    for wrong in ({"tls_certificate": str(nonsense)}, {"tls_key": str(nonsense)}, {"tls_client_ca": str(nonsense), "tokens": "/t"}):
+    for wrong in (
+        {"tls_certificate": str(nonsense)},
+        {"tls_key": str(nonsense)},
+        {"tls_client_ca": str(nonsense), "tokens": "/t"},
+    ):
         with pytest.raises(SettingsError, match="cannot be used"):
-            tls_context(Settings.model_validate({"tls_certificate": certificate, "tls_key": key} | wrong))
+            tls_context(
+                Settings.model_validate({"tls_certificate": certificate, "tls_key": key} | wrong)
+            )
 
 
 @needs_openssl
-def test_a_key_behind_a_password_is_refused_and_nobody_is_asked_for_one(authority: Authority, tmp_path: Path) -> None:
+def test_a_key_behind_a_password_is_refused_and_nobody_is_asked_for_one(
+    authority: Authority, tmp_path: Path
+) -> None:
     certificate, key = authority.sign("server")
     locked = str(tmp_path / "locked")
-    subprocess.run([str(OPENSSL), "ec", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked], check=True, capture_output=True)
+    subprocess.run(
+        [str(OPENSSL), "ec", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked],
+        check=True,
+        capture_output=True,
+    )
     with pytest.raises(SettingsError, match="locked by a password"):
         tls_context(Settings(tls_certificate=certificate, tls_key=locked))
 
 
 @needs_openssl
-def test_a_daemon_with_a_certificate_that_it_cannot_read_says_so_and_does_not_start(tmp_path: Path) -> None:
-    settings = {"backend": "simulator", "listen": "tcp:127.0.0.1:0", "database_url": f"sqlite:///{tmp_path}/x.db", "log": "json"}
-    assert_refused(shrinkd("serve", **settings, tls_certificate="/none/c", tls_key="/none/k"), 2, "SHRINKD_TLS_CERTIFICATE")
+def test_a_daemon_with_a_certificate_that_it_cannot_read_says_so_and_does_not_start(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "backend": "simulator",
+        "listen": "tcp:127.0.0.1:0",
+        "database_url": f"sqlite:///{tmp_path}/x.db",
+        "log": "json",
+    }
+    assert_refused(
+        shrinkd("serve", **settings, tls_certificate="/none/c", tls_key="/none/k"),
+        2,
+        "SHRINKD_TLS_CERTIFICATE",
+    )

@@ -83,13 +83,17 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_a_head_without_end_is_431_and_is_not_kept(flooded: Daemon, head: tuple[bytes, bytes]) -> None:
+def test_a_head_without_end_is_431_and_is_not_kept(
+    flooded: Daemon, head: tuple[bytes, bytes]
+) -> None:
     (answer,) = answers(flood(flooded, *head))
     problem(answer, 431, "header-too-large")
 
 
 def test_a_head_that_arrives_in_one_piece_is_held_to_the_same_size(server: Live) -> None:
-    (answer,) = said(server, b"GET /" + b"x" * LARGEST_HEAD_BYTES + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    (answer,) = said(
+        server, b"GET /" + b"x" * LARGEST_HEAD_BYTES + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+    )
     problem(answer, 431, "header-too-large")
 
 
@@ -97,7 +101,9 @@ def test_a_header_has_no_more_than_128_fields(server: Live) -> None:
     fields = [HOST, b"Connection: close\r\n", *[b"a: b\r\n"] * (MOST_HEADER_FIELDS - 2)]
     (answer,) = said(server, b"GET /livez HTTP/1.1\r\n" + b"".join(fields) + b"\r\n")
     assert answer.status_code == 200
-    (answer,) = said(server, b"GET /livez HTTP/1.1\r\n" + b"".join([*fields, b"a: b\r\n"]) + b"\r\n")
+    (answer,) = said(
+        server, b"GET /livez HTTP/1.1\r\n" + b"".join([*fields, b"a: b\r\n"]) + b"\r\n"
+    )
     problem(answer, 431, "header-too-large")
 
 
@@ -120,7 +126,9 @@ def test_blank_lines_before_a_request_are_passed_over_and_not_kept(flooded: Daem
     assert flood(flooded, b"\r\n", b"\r\n") == b""
 
 
-def test_a_connection_on_which_only_blank_lines_come_ends_before_the_first_request_and_behind_one(settings: Settings) -> None:
+def test_a_connection_on_which_only_blank_lines_come_ends_before_the_first_request_and_behind_one(
+    settings: Settings,
+) -> None:
     with Live(settings, arrival_seconds=SOON) as live:
         assert said(live, b"\r\n\r\n") == []
         with connected(live) as connection:
@@ -145,7 +153,9 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-def test_what_frames_a_body_without_end_is_431_and_is_not_kept(flooded: Daemon, frame: tuple[bytes, bytes]) -> None:
+def test_what_frames_a_body_without_end_is_431_and_is_not_kept(
+    flooded: Daemon, frame: tuple[bytes, bytes]
+) -> None:
     (answer,) = answers(flood(flooded, *frame))
     problem(answer, 431, "header-too-large")
 
@@ -162,7 +172,14 @@ def test_a_token_in_a_trailer_lets_nobody_in(settings: Settings, tmp_path: Path)
     secret = str(make(tmp_path / "tokens", "ci", ["admin"], "1d")).encode()
     trailer = b'c\r\n{"path":"t"}\r\n0\r\nAuthorization: Bearer ' + secret + b"\r\n\r\n"
     with Live(settings.model_copy(update={"tokens": str(tmp_path / "tokens")})) as live:
-        refused, behind = said(live, CHUNKED + trailer + b"GET /v1/groups HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+        refused, behind = said(
+            live,
+            CHUNKED
+            + trailer
+            + b"GET /v1/groups HTTP/1.1\r\n"
+            + HOST
+            + b"Connection: close\r\n\r\n",
+        )
     problem(refused, 401, "unauthenticated")
     problem(behind, 401, "unauthenticated")
 
@@ -186,7 +203,9 @@ def test_a_body_without_end_is_not_kept(flooded: Daemon, body: tuple[bytes, byte
 
 
 def test_a_body_is_asked_for_once_and_only_where_it_is_wanted(server: Live) -> None:
-    expecting = HOST + JSON + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    expecting = (
+        HOST + JSON + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    )
     with connected(server) as connection:
         connection.sendall(b"POST /v1/groups HTTP/1.1\r\n" + expecting)
         text = connection.recv(65536)
@@ -194,7 +213,9 @@ def test_a_body_is_asked_for_once_and_only_where_it_is_wanted(server: Live) -> N
         text += received(connection)
     assert text.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 422 ")
     assert text.count(b"100 Continue") == 1
-    assert b"100 Continue" not in b"".join(answer.content for answer in said(server, b"POST /nowhere HTTP/1.1\r\n" + expecting + b"{}"))
+    assert b"100 Continue" not in b"".join(
+        answer.content for answer in said(server, b"POST /nowhere HTTP/1.1\r\n" + expecting + b"{}")
+    )
 
 
 # -- behind a request --------------------------------------------------------------------------------------------------
@@ -202,14 +223,20 @@ def test_a_body_is_asked_for_once_and_only_where_it_is_wanted(server: Live) -> N
 BEHIND = {
     "requests": LIVEZ + b"\r\n",
     "bodies": b"POST /v1/groups HTTP/1.1\r\n" + HOST + JSON + ANNOUNCED + b"x" * 65536,
-    "small bodies": b"POST /v1/groups HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 9000\r\n\r\n" + b"x" * 9000,
+    "small bodies": b"POST /v1/groups HTTP/1.1\r\n"
+    + HOST
+    + JSON
+    + b"Content-Length: 9000\r\n\r\n"
+    + b"x" * 9000,
     "junk": b"\0" * 65536,
     "blank lines": b"\r\n",
 }
 
 
 @pytest.mark.parametrize("more", BEHIND.values(), ids=BEHIND)
-def test_what_comes_behind_a_request_that_is_being_answered_is_not_kept(flooded: Daemon, more: bytes) -> None:
+def test_what_comes_behind_a_request_that_is_being_answered_is_not_kept(
+    flooded: Daemon, more: bytes
+) -> None:
     flood_behind(flooded, STREAM, more)
 
 
@@ -239,7 +266,10 @@ def test_what_comes_behind_an_upgrade_is_no_request(server: Live, protocol: byte
         (answer,) = answers(text + received(connection))
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
     body = b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n"
-    for length in (b"Content-Length: %d\r\n\r\n" % len(body), b"Transfer-Encoding: chunked\r\n\r\n"):
+    for length in (
+        b"Content-Length: %d\r\n\r\n" % len(body),
+        b"Transfer-Encoding: chunked\r\n\r\n",
+    ):
         (answer,) = said(server, b"POST /v1/groups HTTP/1.1\r\n" + upgrade + JSON + length, body)
         problem(answer, 400, "bad-request")
 
@@ -248,7 +278,9 @@ def test_what_comes_behind_an_upgrade_is_no_request(server: Live, protocol: byte
 
 
 def test_answers_that_nobody_takes_are_not_made(flooded: Daemon) -> None:
-    assert flood(flooded, LIVEZ + b"\r\n", b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n").startswith(b"HTTP/1.1 200 ")
+    assert flood(
+        flooded, LIVEZ + b"\r\n", b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n"
+    ).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("last", [b"Connection: close\r\n\r\n", b"\r\n"], ids=["closed", "idle"])
@@ -256,7 +288,10 @@ def test_a_connection_ends_also_while_its_client_leaves_a_little_of_the_last_ans
     settings: Settings, tmp_path: Path, last: bytes
 ) -> None:
     path = tmp_path / "api.sock"
-    with Live(settings, beside=(f"unix:{path}",), taking_seconds=SOON) as live, socket.socket(socket.AF_UNIX) as connection:
+    with (
+        Live(settings, beside=(f"unix:{path}",), taking_seconds=SOON) as live,
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
         live.server.config.timeout_keep_alive = 1
         connection.connect(str(path))
         while not left_of(live):
@@ -276,7 +311,10 @@ def ask_once(live: Live, connection: socket.socket) -> None:
 
 def left_of(live: Live) -> int:
     """How many bytes wait in the daemon for clients who do not read."""
-    return sum(connection.transport.get_write_buffer_size() for connection in tuple(live.server.server_state.connections))
+    return sum(
+        connection.transport.get_write_buffer_size()
+        for connection in tuple(live.server.server_state.connections)
+    )
 
 
 def test_the_buffers_of_the_kernel_do_not_grow(server: Live) -> None:
@@ -284,7 +322,10 @@ def test_the_buffers_of_the_kernel_do_not_grow(server: Live) -> None:
         until(lambda: server.connections() == 1)
         (connection,) = server.server.server_state.connections
         taken: socket.socket = connection.transport.get_extra_info("socket")
-        sizes = {taken.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)}
+        sizes = {
+            taken.getsockopt(socket.SOL_SOCKET, option)
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)
+        }
     assert max(sizes) <= 2 * KERNEL_BUFFER_BYTES  # the kernel doubles it, for its own book-keeping
 
 
@@ -301,7 +342,9 @@ def private(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Live]]
 
 
 def dialled(live: Live, source: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection(("127.0.0.1", live.port), timeout=60, source_address=(source, 0))
+    return socket.create_connection(
+        ("127.0.0.1", live.port), timeout=60, source_address=(source, 0)
+    )
 
 
 def has_ended(connection: socket.socket) -> bool:
@@ -321,7 +364,9 @@ def trusting_anybody() -> ssl.SSLContext:
 
 
 @needs_openssl
-def test_handshakes_are_bounded_for_each_address_and_make_room_when_they_end(private: Callable[..., Live]) -> None:
+def test_handshakes_are_bounded_for_each_address_and_make_room_when_they_end(
+    private: Callable[..., Live],
+) -> None:
     live = private(most_connections=staticmethod(lambda: 64))  # 16 handshakes, 8 of one address
     with ExitStack() as stack:
         silent = [stack.enter_context(dialled(live)) for _ in range(20)]
@@ -348,7 +393,9 @@ def test_behind_tls_no_more_is_taken_than_is_read(private: Callable[..., Live]) 
     live = private()
     taken = 0
     with trusting_anybody().wrap_socket(dialled(live)) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # or most of it would be this kernel's
+        connection.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 65536
+        )  # or most of it would be this kernel's
         connection.sendall(STREAM)
         connection.recv(65536)
         connection.settimeout(1)
@@ -368,22 +415,32 @@ def rows() -> list[list[str]]:
     return [row.split(" | ") for row in table]
 
 
-def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_every_test_here_is_in_a_row() -> None:
+def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_every_test_here_is_in_a_row() -> (
+    None
+):
     tests = {
-        name for file in sorted(ROOT.glob("tests/test_*.py")) for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+        name
+        for file in sorted(ROOT.glob("tests/test_*.py"))
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
     }
     named = [re.findall(r"`(test_\w+)`", row[-1]) for row in rows()]
     assert [row for row in rows() if len(row) != 5 or not all(row)] == []
     assert all(named)
     assert {name for names in named for name in names} - tests == set()
     here = set(re.findall(r"^def (test_\w+)", Path(__file__).read_text(), re.MULTILINE))
-    assert {name for name in here if "_page_" not in name} - {name for names in named for name in names} == set()
+    assert {name for name in here if "_page_" not in name} - {
+        name for names in named for name in names
+    } == set()
 
 
 def test_every_constant_that_the_page_names_has_the_value_that_it_tells() -> None:
     told = re.findall(r"`([\w.]+)` = (\d+)( KiB| MiB| s| bytes|)\b", PAGE.read_text())
     assert len(told) > 10
-    assert [(name, number, unit) for name, number, unit in told if value_of(name) != int(number) * _UNITS[unit]] == []
+    assert [
+        (name, number, unit)
+        for name, number, unit in told
+        if value_of(name) != int(number) * _UNITS[unit]
+    ] == []
 
 
 def value_of(name: str) -> float:

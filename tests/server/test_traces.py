@@ -52,14 +52,18 @@ def test_a_request_is_a_span_of_the_trace_that_its_client_is_in(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     it = daemon()
-    it.client.get("/v1/groups/web/limits", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}).raise_for_status()
+    it.client.get(
+        "/v1/groups/web/limits", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+    ).raise_for_status()
     assert it.stop() == 0
     paths, bodies = zip(*collector.posted, strict=True)
     assert set(paths) == {"/v1/traces"}
     assert bytes.fromhex(TRACE) in b"".join(bodies)
 
 
-def test_a_collector_that_is_away_is_in_nobodys_way(daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_is_away_is_in_nobodys_way(
+    daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     it = daemon()
     assert it.client.get("/v1/groups/web/limits").status_code == 200

@@ -12,7 +12,13 @@ import pytest
 
 from shrinkd.backends import Backend, Group
 from shrinkd.backends.simulator.backend import Simulator
-from shrinkd.errors import NotReady, ShrinkFinished, ShrinkInProgress, StoreUnavailable, TooManyShrinks
+from shrinkd.errors import (
+    NotReady,
+    ShrinkFinished,
+    ShrinkInProgress,
+    StoreUnavailable,
+    TooManyShrinks,
+)
 from shrinkd.events.log import EventType
 from shrinkd.groups.limit_journal import Intents
 from shrinkd.settings import Settings
@@ -34,7 +40,9 @@ TO_THE_LIMIT = Request(timeout_seconds=60, target_bytes=200 * MIB, set_max_bytes
 class House:
     """A stage, a store and the jobs between them."""
 
-    def __init__(self, path: Path, make_backend: Callable[[Settings], Backend] | None = None) -> None:
+    def __init__(
+        self, path: Path, make_backend: Callable[[Settings], Backend] | None = None
+    ) -> None:
         self.stage = Stage()
         self.path = path
         backend = (make_backend or self.stage.make_backend)(Settings(scenario="demo"))
@@ -73,9 +81,14 @@ def house(tmp_path: Path) -> Iterator[House]:
     house.store.close()
 
 
-def test_nobody_has_more_than_half_of_the_queue_and_all_together_no_more_than_all(house: House) -> None:
+def test_nobody_has_more_than_half_of_the_queue_and_all_together_no_more_than_all(
+    house: House,
+) -> None:
     most = 2 + MAX_WAITING_SHRINKS
-    groups = [house.stage.group(f"g{number}", cache=(number < 2) * 300 * MIB) for number in range(most + 2)]
+    groups = [
+        house.stage.group(f"g{number}", cache=(number < 2) * 300 * MIB)
+        for number in range(most + 2)
+    ]
     for number in range(most // 2):
         house.jobs.submit(groups[number], ENDLESS, owner="uid:1")
     with pytest.raises(TooManyShrinks, match="of uid:1"):
@@ -103,7 +116,9 @@ def test_of_a_cancel_and_the_end_of_a_shrink_exactly_one_wins(house: House) -> N
     for number in range(200):
         house.stage.group(f"group-{number}", cache=8 * MIB)
         group = house.stage.simulator.groups(f"group-{number}")[0]
-        job = house.jobs.submit(group, Request(timeout_seconds=60, target_bytes=4 * MIB, set_max_bytes=4 * MIB))
+        job = house.jobs.submit(
+            group, Request(timeout_seconds=60, target_bytes=4 * MIB, set_max_bytes=4 * MIB)
+        )
         answer = together(partial(house.jobs.cancel, job.id), job.finished.result)[0]
         row = house.done(job)
         ends.add(row["state"])
@@ -112,7 +127,10 @@ def test_of_a_cancel_and_the_end_of_a_shrink_exactly_one_wins(house: House) -> N
         elif answer["state"] == "cancelled":
             assert (row["state"], row["error"]) == ("cancelled", None)
         else:
-            assert (answer["state"], row["state"] in {"cancelled", "succeeded"}) == ("cancelling", True)
+            assert (answer["state"], row["state"] in {"cancelled", "succeeded"}) == (
+                "cancelling",
+                True,
+            )
         limit = house.stage.simulator.stat(group).limits.max_bytes
         assert (limit == 4 * MIB) == (row["state"] == "succeeded")
         with house.stage.simulator.machine():
@@ -134,7 +152,9 @@ def test_of_many_who_shrink_a_group_at_once_one_does(house: House) -> None:
         won = [answer for answer in answers if isinstance(answer, Job)]
         assert len(won) == 1
         assert {type(answer) for answer in answers if answer not in won} == {ShrinkInProgress}
-        assert {answer.members["shrink_id"] for answer in answers if answer not in won} == {won[0].id}
+        assert {answer.members["shrink_id"] for answer in answers if answer not in won} == {
+            won[0].id
+        }
         house.jobs.cancel(won[0].id)
         house.done(won[0])
 
@@ -145,11 +165,23 @@ def test_of_a_change_of_limits_and_a_shrink_one_waits_or_is_refused(house: House
     def change() -> None:
         with house.jobs.holding(house.web):
             inside.append("in")
-            assert not house.jobs.shrinks(limit=10, before=None, states=("queued", "running", "cancelling"), group="web", since=None)
+            assert not house.jobs.shrinks(
+                limit=10,
+                before=None,
+                states=("queued", "running", "cancelling"),
+                group="web",
+                since=None,
+            )
             inside.append("out")
 
     for _ in range(30):
-        together(change, change, lambda: house.done(house.jobs.submit(house.web, Request(timeout_seconds=60, target_bytes=8 << 30))))
+        together(
+            change,
+            change,
+            lambda: house.done(
+                house.jobs.submit(house.web, Request(timeout_seconds=60, target_bytes=8 << 30))
+            ),
+        )
     assert inside == ["in", "out"] * (len(inside) // 2)
 
 
@@ -159,7 +191,14 @@ def test_a_shrink_waits_for_the_change_that_has_its_group(house: House) -> None:
         waiting.start()
         assert house.jobs.shrinks(limit=1, before=None, states=(), group=None, since=None) == []
     waiting.join()
-    assert len(house.jobs.shrinks(limit=10, before=None, states=("succeeded",), group="web", since=None)) == 1
+    assert (
+        len(
+            house.jobs.shrinks(
+                limit=10, before=None, states=("succeeded",), group="web", since=None
+            )
+        )
+        == 1
+    )
 
 
 def test_a_change_that_fails_gives_the_group_back(house: House) -> None:
@@ -181,7 +220,12 @@ def test_a_fault_ends_one_shrink_and_neither_its_worker_nor_the_others(tmp_path:
     rows = [house.done(house.jobs.submit(house.web, QUICK)) for _ in range(5)]
     assert {(row["state"], row["error"]["kind"]) for row in rows} == {("failed", "InternalError")}
     assert "ZeroDivision" not in str(rows)
-    assert house.done(house.jobs.submit(house.web, Request(timeout_seconds=60, target_bytes=8 << 30)))["state"] == "succeeded"
+    assert (
+        house.done(house.jobs.submit(house.web, Request(timeout_seconds=60, target_bytes=8 << 30)))[
+            "state"
+        ]
+        == "succeeded"
+    )
     house.jobs.close()
     house.store.close()
 
@@ -189,7 +233,9 @@ def test_a_fault_ends_one_shrink_and_neither_its_worker_nor_the_others(tmp_path:
 # -- the database goes away and comes back ---------------------------------------------------------------------------
 
 
-def test_a_shrink_that_cannot_be_written_down_is_not_begun_and_its_group_is_free(house: House) -> None:
+def test_a_shrink_that_cannot_be_written_down_is_not_begun_and_its_group_is_free(
+    house: House,
+) -> None:
     before = house.stage.everything()
     with house.locked(), pytest.raises(StoreUnavailable):
         house.jobs.submit(house.web, TO_THE_LIMIT)
@@ -197,7 +243,9 @@ def test_a_shrink_that_cannot_be_written_down_is_not_begun_and_its_group_is_free
     assert house.done(house.jobs.submit(house.web, QUICK))["state"] == "succeeded"
 
 
-def test_a_cancel_that_cannot_be_written_down_stops_the_shrink_all_the_same(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cancel_that_cannot_be_written_down_stops_the_shrink_all_the_same(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     job = house.running(house.web)
     with house.locked():
         with pytest.raises(StoreUnavailable):
@@ -223,9 +271,13 @@ def test_the_news_of_a_finished_shrink_is_told_when_it_is_written_and_that_is_wh
     assert row["finished_at"] >= row["started_at"]
 
 
-def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_that(tmp_path: Path) -> None:
+def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_that(
+    tmp_path: Path,
+) -> None:
     house = House(tmp_path / "shrinkd.db")
-    slow = Store(f"sqlite:///{house.path}")  # waits for a locked database, where the other one gives up
+    slow = Store(
+        f"sqlite:///{house.path}"
+    )  # waits for a locked database, where the other one gives up
     jobs = Jobs(house.stage.simulator, slow, Intents(house.stage.simulator, slow), max_running=1)
     submitted: list[Job] = []
     cancelled: list[Any] = []
@@ -252,10 +304,15 @@ def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_t
     house.store.close()
 
 
-def test_of_many_who_write_down_what_policies_finished_each_row_is_written_once(house: House) -> None:
+def test_of_many_who_write_down_what_policies_finished_each_row_is_written_once(
+    house: House,
+) -> None:
     groups = [house.stage.group(f"group-{number}") for number in range(8)]
     for _ in range(20):
-        jobs = [house.jobs.submit(group, Request(timeout_seconds=60, target_bytes=MIB), policy="room") for group in groups]
+        jobs = [
+            house.jobs.submit(group, Request(timeout_seconds=60, target_bytes=MIB), policy="room")
+            for group in groups
+        ]
         for job in jobs:
             job.finished.result()
         assert together(*[house.jobs.write_finished] * 4) == [None] * 4
@@ -275,14 +332,24 @@ def stopped(path: Path, job: Job) -> dict[str, Any]:
 def test_a_stop_interrupts_what_runs_and_what_waits_and_moves_no_limit(tmp_path: Path) -> None:
     house = House(tmp_path / "shrinkd.db")
     groups = [house.stage.group(f"group-{number}", cache=MIB) for number in range(50)]
-    running = [house.running(group, Request(timeout_seconds=60, target_bytes=4096, max_bytes_per_second=1)) for group in groups[:2]]
+    running = [
+        house.running(group, Request(timeout_seconds=60, target_bytes=4096, max_bytes_per_second=1))
+        for group in groups[:2]
+    ]
     # The target of these is met already: begun, they would set their limit.
-    waiting = [house.jobs.submit(group, Request(timeout_seconds=60, target_bytes=2 * MIB, set_max_bytes=2 * MIB)) for group in groups[2:]]
+    waiting = [
+        house.jobs.submit(
+            group, Request(timeout_seconds=60, target_bytes=2 * MIB, set_max_bytes=2 * MIB)
+        )
+        for group in groups[2:]
+    ]
     before = house.stage.limits()
     house.jobs.close()
     house.store.close()
     rows = [stopped(house.path, job) for job in (*running, *waiting)]
-    assert {(row["state"], row["error"]["kind"]) for row in rows} == {("interrupted", "DaemonStopped")}
+    assert {(row["state"], row["error"]["kind"]) for row in rows} == {
+        ("interrupted", "DaemonStopped")
+    }
     assert all(row["finished_at"] for row in rows)
     assert house.stage.limits() == before
 
@@ -309,7 +376,9 @@ def test_what_a_dead_daemon_left_is_interrupted_by_the_next(house: House) -> Non
         house.store.add_shrink(stored_row(number, state=state))
     assert house.jobs.recover() == 3
     assert house.jobs.recover() == 0
-    assert [house.store.shrink(f"{number:032x}")["state"] for number in range(4)] == ["interrupted"] * 3 + ["succeeded"]
+    assert [house.store.shrink(f"{number:032x}")["state"] for number in range(4)] == [
+        "interrupted"
+    ] * 3 + ["succeeded"]
 
 
 def test_a_group_whose_shrink_was_interrupted_can_be_shrunk_again(house: House) -> None:
@@ -321,14 +390,18 @@ def test_a_group_whose_shrink_was_interrupted_can_be_shrunk_again(house: House) 
 def test_what_finished_long_ago_is_forgotten_when_the_next_one_finishes(house: House) -> None:
     house.store.add_shrink(stored_row(1, state="failed", finished_at=1))
     house.done(house.jobs.submit(house.web, QUICK))
-    while "0" * 31 + "1" in {row["id"] for row in house.store.list_shrinks(limit=10)}:  # just after the news of it
+    while "0" * 31 + "1" in {
+        row["id"] for row in house.store.list_shrinks(limit=10)
+    }:  # just after the news of it
         time.sleep(_POLL_SECONDS)
 
 
 def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) -> None:
     for number, jump in enumerate((3600.0, -7200.0, 1e9, -1e9)):
         group = house.stage.group(f"group-{number}", cache=64 * MIB)
-        job = house.running(group, Request(timeout_seconds=60, target_bytes=4 * MIB, max_bytes_per_second=256 * MIB))
+        job = house.running(
+            group, Request(timeout_seconds=60, target_bytes=4 * MIB, max_bytes_per_second=256 * MIB)
+        )
         house.stage.seconds += jump
         row = house.done(job)
         assert row["state"] == "succeeded"
@@ -341,9 +414,14 @@ def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) ->
 def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None:
     heard = house.jobs.publish = Heard()
     done = house.done(house.jobs.submit(house.web, QUICK))
-    assert heard.of(EventType.SHRINK_STATE, "shrink_id", "state") == [(done["id"], state) for state in ("queued", "running", "succeeded")]
+    assert heard.of(EventType.SHRINK_STATE, "shrink_id", "state") == [
+        (done["id"], state) for state in ("queued", "running", "succeeded")
+    ]
     assert {path for _, path, _ in heard.all} == {"web"}
-    assert heard.of(EventType.SHRINK_STATE, "reclaimed_bytes")[-1] == done["progress"]["reclaimed_bytes"]
+    assert (
+        heard.of(EventType.SHRINK_STATE, "reclaimed_bytes")[-1]
+        == done["progress"]["reclaimed_bytes"]
+    )
 
 
 def test_a_cancel_is_told_with_what_it_came_to(house: House) -> None:
@@ -351,7 +429,12 @@ def test_a_cancel_is_told_with_what_it_came_to(house: House) -> None:
     job = house.running(house.web)
     house.jobs.cancel(job.id)
     house.done(job)
-    assert heard.of(EventType.SHRINK_STATE, "state") == ["queued", "running", "cancelling", "cancelled"]
+    assert heard.of(EventType.SHRINK_STATE, "state") == [
+        "queued",
+        "running",
+        "cancelling",
+        "cancelled",
+    ]
 
 
 def test_a_limit_that_a_shrink_sets_is_told_before_its_end(house: House) -> None:

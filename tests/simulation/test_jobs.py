@@ -43,24 +43,35 @@ def pid_of(simulation: Simulation) -> int:
     return simulation.process.pid
 
 
-def test_a_simulation_comes_to_what_it_comes_to_here_and_its_process_ends(simulations: Simulations) -> None:
+def test_a_simulation_comes_to_what_it_comes_to_here_and_its_process_ends(
+    simulations: Simulations,
+) -> None:
     simulation = simulations.submit(SHORT)
     until(lambda: simulation.done)
     assert (simulation.state, simulation.error, simulation.done_ratio) == ("succeeded", None, 1.0)
     assert simulation.report
     report = lived(**SPIKES | {"duration_seconds": 20})
-    assert (simulation.report["seconds"], simulation.report["saved_bytes"]) == (report.seconds, report.saved_bytes)
-    assert [group["limit_hits"] for group in simulation.report["groups"]] == [group.limit_hits for group in report.groups]
+    assert (simulation.report["seconds"], simulation.report["saved_bytes"]) == (
+        report.seconds,
+        report.saved_bytes,
+    )
+    assert [group["limit_hits"] for group in simulation.report["groups"]] == [
+        group.limit_hits for group in report.groups
+    ]
     assert simulation.created_at <= (simulation.started_at or 0) <= (simulation.finished_at or 0)
     assert simulation.process
     assert not is_alive(simulation.process.pid)
 
 
-def test_one_that_is_cancelled_ends_with_its_process_and_one_that_waits_never_begins(simulations: Simulations) -> None:
+def test_one_that_is_cancelled_ends_with_its_process_and_one_that_waits_never_begins(
+    simulations: Simulations,
+) -> None:
     running = [simulations.submit(LONG), simulations.submit(LONG)]
     pids = [pid_of(simulation) for simulation in running]
     waiting = simulations.submit(SHORT)
-    assert [simulations.cancel(simulation.id).state for simulation in (waiting, *running)] == ["cancelled"] * 3
+    assert [simulations.cancel(simulation.id).state for simulation in (waiting, *running)] == [
+        "cancelled"
+    ] * 3
     until(lambda: not any(is_alive(pid) for pid in pids))
     after = simulations.submit(SHORT)
     until(lambda: after.done)
@@ -68,9 +79,15 @@ def test_one_that_is_cancelled_ends_with_its_process_and_one_that_waits_never_be
     assert [simulation.state for simulation in running] == ["cancelled"] * 2
 
 
-def test_a_trial_of_a_cancel_and_a_cancel_that_comes_late_change_nothing(simulations: Simulations) -> None:
+def test_a_trial_of_a_cancel_and_a_cancel_that_comes_late_change_nothing(
+    simulations: Simulations,
+) -> None:
     simulation = simulations.submit(SHORT)
-    assert simulations.cancel(simulation.id, dry_run=True).state in {"queued", "running", "succeeded"}
+    assert simulations.cancel(simulation.id, dry_run=True).state in {
+        "queued",
+        "running",
+        "succeeded",
+    }
     until(lambda: simulation.done)
     assert simulations.cancel(simulation.id).state == "succeeded"
 
@@ -82,7 +99,9 @@ def test_one_whose_process_dies_has_failed_and_makes_room(simulations: Simulatio
     assert (simulation.state, simulation.report) == ("failed", None)
 
 
-def test_one_for_which_no_process_can_be_started_has_failed_and_says_why(simulations: Simulations) -> None:
+def test_one_for_which_no_process_can_be_started_has_failed_and_says_why(
+    simulations: Simulations,
+) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -90,10 +109,15 @@ def test_one_for_which_no_process_can_be_started_has_failed_and_says_why(simulat
         until(lambda: simulation.done)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert (simulation.state, simulation.error) == ("failed", "no process could be started for it: Too many open files")
+    assert (simulation.state, simulation.error) == (
+        "failed",
+        "no process could be started for it: Too many open files",
+    )
 
 
-def test_when_enough_of_them_wait_the_next_is_refused_and_a_trial_takes_no_place(simulations: Simulations) -> None:
+def test_when_enough_of_them_wait_the_next_is_refused_and_a_trial_takes_no_place(
+    simulations: Simulations,
+) -> None:
     for _ in range(17):
         simulations.submit(LONG)
     assert simulations.submit(LONG, dry_run=True).state == "queued"
@@ -133,7 +157,9 @@ def test_a_close_interrupts_what_runs_and_what_waits() -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_the_process_of_a_simulation_ends_when_the_daemon_does(daemon: Callable[..., Daemon], how: str) -> None:
+def test_the_process_of_a_simulation_ends_when_the_daemon_does(
+    daemon: Callable[..., Daemon], how: str
+) -> None:
     it = daemon()
     made = it.client.post("/v1/simulations", json=ENDLESS).json()
     until(lambda: it.client.get(made["links"]["self"]).json()["done_ratio"] > 0)

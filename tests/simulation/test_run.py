@@ -18,7 +18,11 @@ def still(*groups: dict[str, Any]) -> dict[str, Any]:
 
 
 def cache(path: str, size: str, **place: Any) -> dict[str, Any]:
-    return {"path": path, "memory": [{"kind": "file", "size_bytes": size, "heat_seconds": "cold"}], **place}
+    return {
+        "path": path,
+        "memory": [{"kind": "file", "size_bytes": size, "heat_seconds": "cold"}],
+        **place,
+    }
 
 
 def lived(**plan: Any) -> Report:
@@ -48,7 +52,9 @@ def test_beside_it_the_same_machine_lives_without_policies(spikes: Report) -> No
 
 
 def test_a_watermark_keeps_a_writer_off_its_limit(spikes: Report) -> None:
-    without, with_it = (by_path(reports)["writer"].limit_hits for reports in (spikes.baseline, spikes.groups))
+    without, with_it = (
+        by_path(reports)["writer"].limit_hits for reports in (spikes.baseline, spikes.groups)
+    )
     assert without > 100
     assert with_it == 0
     assert by_path(spikes.groups)["writer"].reclaimed_bytes > 0
@@ -58,37 +64,73 @@ def test_a_watermark_keeps_a_writer_off_its_limit(spikes: Report) -> None:
 def test_what_is_saved_is_what_the_other_machine_uses_more() -> None:
     night = {"name": "night", "kind": "limit", "selector": {"group": "web"}, "floor": {"bytes": 0}}
     report = lived(
-        scenario=still(cache("web", "512M"), cache("db", "128M")), policies=[night | {"spec": {"limits": {"max_bytes": "256M"}}}]
+        scenario=still(cache("web", "512M"), cache("db", "128M")),
+        policies=[night | {"spec": {"limits": {"max_bytes": "256M"}}}],
     )
     web, db = by_path(report.groups)["web"], by_path(report.groups)["db"]
-    assert (web.end_usage_bytes < 257 * MIB, by_path(report.baseline)["web"].end_usage_bytes >= 512 * MIB) == (True, True)
-    assert web.saved_bytes == by_path(report.baseline)["web"].mean_usage_bytes - web.mean_usage_bytes
-    assert (report.saved_bytes, db.saved_bytes, db.seconds_to_50_percent) == (web.saved_bytes, 0, None)
+    assert (
+        web.end_usage_bytes < 257 * MIB,
+        by_path(report.baseline)["web"].end_usage_bytes >= 512 * MIB,
+    ) == (True, True)
+    assert (
+        web.saved_bytes == by_path(report.baseline)["web"].mean_usage_bytes - web.mean_usage_bytes
+    )
+    assert (report.saved_bytes, db.saved_bytes, db.seconds_to_50_percent) == (
+        web.saved_bytes,
+        0,
+        None,
+    )
     assert 0 < (web.seconds_to_50_percent or 0) < (web.seconds_to_90_percent or 0) <= 20
 
 
 def test_a_limit_below_usage_is_shrunk_to_and_kept_and_nobody_dies_for_it() -> None:
-    keep = {"name": "keep", "kind": "limit", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "256M"}}}
+    keep = {
+        "name": "keep",
+        "kind": "limit",
+        "selector": {"group": "web"},
+        "spec": {"limits": {"max_bytes": "256M"}},
+    }
     report = lived(scenario=still(cache("web", "512M")), policies=[keep])
     (web,) = report.groups
-    assert (web.reclaimed_bytes >= 256 * MIB, web.end_usage_bytes <= 256 * MIB, web.oom_kills) == (True, True, 0)
+    assert (web.reclaimed_bytes >= 256 * MIB, web.end_usage_bytes <= 256 * MIB, web.oom_kills) == (
+        True,
+        True,
+        0,
+    )
     assert report.decisions["keep"]["hold"] > 0
 
 
 def test_a_limit_that_cannot_be_reached_is_not_set() -> None:
     stuck = {"path": "web", "memory": [{"kind": "unevictable", "size_bytes": "512M"}]}
-    keep = {"name": "keep", "kind": "limit", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "256M"}}}
+    keep = {
+        "name": "keep",
+        "kind": "limit",
+        "selector": {"group": "web"},
+        "spec": {"limits": {"max_bytes": "256M"}},
+    }
     report = lived(scenario=still(stuck), policies=[keep])
     assert (report.groups[0].oom_kills, report.groups[0].end_usage_bytes >= 512 * MIB) == (0, True)
     assert report.decisions["keep"].keys() == {"act", "backoff"}
 
 
-@pytest.mark.parametrize(("starts_at", "is_switched"), [("2026-01-01T00:00:50Z", True), ("2026-01-01T00:01:10Z", False)])
-def test_a_schedule_switches_another_policy_by_the_calendar_of_the_plan(starts_at: str, *, is_switched: bool) -> None:
-    off = {"name": "keep", "kind": "limit", "enabled": False, "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "256M"}}}
+@pytest.mark.parametrize(
+    ("starts_at", "is_switched"), [("2026-01-01T00:00:50Z", True), ("2026-01-01T00:01:10Z", False)]
+)
+def test_a_schedule_switches_another_policy_by_the_calendar_of_the_plan(
+    starts_at: str, *, is_switched: bool
+) -> None:
+    off = {
+        "name": "keep",
+        "kind": "limit",
+        "enabled": False,
+        "selector": {"group": "web"},
+        "spec": {"limits": {"max_bytes": "256M"}},
+    }
     on = {"cron": "1 0 * * *", "switch": {"policy": "keep", "enabled": True}}
     nightly = {"name": "nightly", "kind": "schedule", "selector": {"group": "web"}, "spec": on}
-    report = lived(scenario=still(cache("web", "512M")), policies=[off, nightly], starts_at=starts_at)
+    report = lived(
+        scenario=still(cache("web", "512M")), policies=[off, nightly], starts_at=starts_at
+    )
     assert (report.groups[0].end_usage_bytes < 257 * MIB) == is_switched
     assert ("keep" in report.decisions) == is_switched
 

@@ -14,7 +14,9 @@ from tests.support.locked_database import locked
 from tests.support.races import together
 
 KEY = Key("token:ci", "create_shrink", "8e03978e")
-ANSWER = Answer(202, (("location", "/v1/shrinks/1"), ("content-type", "application/json")), b'{"id": 1}')
+ANSWER = Answer(
+    202, (("location", "/v1/shrinks/1"), ("content-type", "application/json")), b'{"id": 1}'
+)
 
 
 @contextmanager
@@ -35,7 +37,9 @@ def keys(store: Store) -> Keys:
     return Keys(store)
 
 
-def begin(keys: Keys, key: Key = KEY, asked: str = "a", *, repeatable: bool = False) -> Answer | str:
+def begin(
+    keys: Keys, key: Key = KEY, asked: str = "a", *, repeatable: bool = False
+) -> Answer | str:
     return keys.begin(key, asked, repeatable=repeatable)
 
 
@@ -76,7 +80,14 @@ def test_another_request_under_the_key_is_refused(keys: Keys, *, is_done: bool) 
         begin(keys, asked="b")
 
 
-@pytest.mark.parametrize("other", [KEY._replace(caller="uid:0"), KEY._replace(route="create_group"), KEY._replace(key="8E03978E")])
+@pytest.mark.parametrize(
+    "other",
+    [
+        KEY._replace(caller="uid:0"),
+        KEY._replace(route="create_group"),
+        KEY._replace(key="8E03978E"),
+    ],
+)
 def test_the_same_word_elsewhere_is_another_key(keys: Keys, other: Key) -> None:
     begin(keys)
     assert isinstance(begin(keys, other, "b"), str)
@@ -91,7 +102,9 @@ def test_a_key_that_was_freed_is_new(keys: Keys) -> None:
 def test_of_many_at_the_same_instant_one_is_carried_out(keys: Keys) -> None:
     for number in range(20):
         done: list[int] = []
-        answers = together(*[partial(once, keys, KEY._replace(key=str(number)), partial(done.append, number))] * 8)
+        answers = together(
+            *[partial(once, keys, KEY._replace(key=str(number)), partial(done.append, number))] * 8
+        )
         assert (len(done), answers) == (1, [ANSWER] * 8)
 
 
@@ -114,7 +127,9 @@ def test_a_key_that_cannot_be_written_down_is_not_begun(keys: Keys, tmp_path: Pa
     assert isinstance(begin(keys), str)
 
 
-def test_an_answer_that_cannot_be_written_down_is_written_later(keys: Keys, store: Store, tmp_path: Path) -> None:
+def test_an_answer_that_cannot_be_written_down_is_written_later(
+    keys: Keys, store: Store, tmp_path: Path
+) -> None:
     begin(keys)
     with locked(tmp_path / "keys.db"):
         keys.end(KEY, ANSWER)
@@ -125,7 +140,9 @@ def test_an_answer_that_cannot_be_written_down_is_written_later(keys: Keys, stor
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_what_is_still_to_be_written_is_written_at_the_end(keys: Keys, store: Store, tmp_path: Path, *, is_kept: bool) -> None:
+def test_what_is_still_to_be_written_is_written_at_the_end(
+    keys: Keys, store: Store, tmp_path: Path, *, is_kept: bool
+) -> None:
     begin(keys)
     with locked(tmp_path / "keys.db"):
         keys.end(KEY, ANSWER if is_kept else None)

@@ -70,14 +70,24 @@ def made(url: str, revision: str | None) -> None:
 
 
 def tables_up_to(revision: str | None) -> set[str]:
-    return {table for made_by, tables in TABLES_OF.items() if made_by <= (revision or "") for table in tables}
+    return {
+        table
+        for made_by, tables in TABLES_OF.items()
+        if made_by <= (revision or "")
+        for table in tables
+    }
 
 
 def sample(table: str) -> dict[str, Any]:
     """A row with something in each column."""
     kinds: dict[type, object] = {int: 1, str: "x", bool: True, float: 0.5, bytes: b"x"}
     columns = metadata.tables[table].columns
-    return {column.name: {"a": "x"} if isinstance(column.type, sa.JSON) else kinds[column.type.python_type] for column in columns}
+    return {
+        column.name: {"a": "x"}
+        if isinstance(column.type, sa.JSON)
+        else kinds[column.type.python_type]
+        for column in columns
+    }
 
 
 def assert_sound(url: str, revision: str | None) -> None:
@@ -86,8 +96,16 @@ def assert_sound(url: str, revision: str | None) -> None:
         context = MigrationContext.configure(connection)
         assert context.get_current_heads() == (HEAD,)
         assert compare_metadata(context, metadata) == []
-        rows = {table: [dict(row) for row in connection.execute(metadata.tables[table].select()).mappings()] for table in metadata.tables}
-    assert rows == {table: [sample(table)] if table in tables_up_to(revision) else [] for table in metadata.tables}
+        rows = {
+            table: [
+                dict(row) for row in connection.execute(metadata.tables[table].select()).mappings()
+            ]
+            for table in metadata.tables
+        }
+    assert rows == {
+        table: [sample(table)] if table in tables_up_to(revision) else []
+        for table in metadata.tables
+    }
 
 
 def opened(url: str) -> None:
@@ -122,7 +140,12 @@ def _count_steps(dies_at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def statement(connection: sa.Connection, _cursor: object, text: str, *_: object) -> None:
-        if connection.engine.url.database and text.split(maxsplit=1)[0] in {"BEGIN", "CREATE", "INSERT", "UPDATE"}:
+        if connection.engine.url.database and text.split(maxsplit=1)[0] in {
+            "BEGIN",
+            "CREATE",
+            "INSERT",
+            "UPDATE",
+        }:
             step()
 
     def trace(frame: Any, event: str, _argument: object) -> Any:
@@ -159,7 +182,9 @@ def test_a_start_that_is_killed_at_any_step_of_a_migration_leaves_a_database_tha
     assert step > 2 + len(tables_up_to(HEAD) - tables_up_to(revision))
 
 
-def test_a_migration_that_a_developer_starts_is_all_or_nothing_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_a_developer_starts_is_all_or_nothing_as_well(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SHRINKD_DATABASE_URL", f"sqlite:///{path}")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -196,7 +221,9 @@ def on_small_disks(folder: Path, tried: Callable[[Callable[[int], None]], object
     pid = os.fork()
     if not pid:
         try:
-            if _LIBC.unshare(_CLONE_NEWNS) or _LIBC.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None):
+            if _LIBC.unshare(_CLONE_NEWNS) or _LIBC.mount(
+                None, b"/", None, _MS_REC | _MS_PRIVATE, None
+            ):
                 os.write(writer, b"skip: mounts of one's own are not to be had here")
                 os._exit(0)
 
@@ -230,7 +257,9 @@ def starts(url: str) -> bool:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)  # it is many starts one after the other, and the machine may be busy
-@pytest.mark.parametrize(("revision", "page_step"), [(None, 1), ("0001", 3), ("0003", 3), ("0005", 3)])
+@pytest.mark.parametrize(
+    ("revision", "page_step"), [(None, 1), ("0001", 3), ("0003", 3), ("0005", 3)]
+)
 def test_a_start_on_a_full_disk_says_so_and_the_next_one_with_room_finds_everything(
     path: Path, revision: str | None, page_step: int
 ) -> None:
@@ -258,7 +287,9 @@ def test_a_start_on_a_full_disk_says_so_and_the_next_one_with_room_finds_everyth
     on_small_disks(path.parent, tried)
 
 
-def test_a_command_that_finds_the_disk_full_ends_with_2_and_one_line_that_says_what_to_do(path: Path) -> None:
+def test_a_command_that_finds_the_disk_full_ends_with_2_and_one_line_that_says_what_to_do(
+    path: Path,
+) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
     environ["SHRINKD_DATABASE_URL"] = f"sqlite:///{path}"
 
@@ -314,11 +345,19 @@ def half_made(path: Path, statements: int) -> str | None:
     return recorded
 
 
-HALVES = [number for number, (_, text) in enumerate(STATEMENTS) if number and STATEMENTS[number - 1][1].startswith("CREATE")]
+HALVES = [
+    number
+    for number, (_, text) in enumerate(STATEMENTS)
+    if number and STATEMENTS[number - 1][1].startswith("CREATE")
+]
 
 
-@pytest.mark.parametrize("statements", HALVES, ids=lambda number: f"{STATEMENTS[number][0]}-{number}")
-def test_a_half_migrated_database_is_completed_with_all_that_is_in_it(path: Path, statements: int) -> None:
+@pytest.mark.parametrize(
+    "statements", HALVES, ids=lambda number: f"{STATEMENTS[number][0]}-{number}"
+)
+def test_a_half_migrated_database_is_completed_with_all_that_is_in_it(
+    path: Path, statements: int
+) -> None:
     recorded = half_made(path, statements)
     opened(f"sqlite:///{path}")
     assert_sound(f"sqlite:///{path}", recorded)
@@ -330,7 +369,9 @@ def test_the_halves_are_those_behind_every_statement_of_every_revision() -> None
 
 
 @pytest.mark.parametrize("revision", [*REVISIONS[1:], HEAD])
-def test_a_database_that_lost_the_record_of_its_revision_is_recognised_by_its_tables(url: str, revision: str) -> None:
+def test_a_database_that_lost_the_record_of_its_revision_is_recognised_by_its_tables(
+    url: str, revision: str
+) -> None:
     made(url, revision)
     with engine_of(url).begin() as connection:
         connection.execute(sa.text("DELETE FROM alembic_version"))
@@ -341,8 +382,15 @@ def test_a_database_that_lost_the_record_of_its_revision_is_recognised_by_its_ta
 # -- copies ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_copy_of_a_half_migrated_database_leaves_that_of_the_whole_one_alone(path: Path) -> None:
-    half_made(path, next(number for number in HALVES if STATEMENTS[number][0] == "0005" and number > HALVES[-2]))
+def test_the_copy_of_a_half_migrated_database_leaves_that_of_the_whole_one_alone(
+    path: Path,
+) -> None:
+    half_made(
+        path,
+        next(
+            number for number in HALVES if STATEMENTS[number][0] == "0005" and number > HALVES[-2]
+        ),
+    )
     whole = path.with_name("shrinkd.db.revision-0005")
     made(f"sqlite:///{whole}", "0005")
     content = whole.read_bytes()
@@ -351,7 +399,9 @@ def test_the_copy_of_a_half_migrated_database_leaves_that_of_the_whole_one_alone
     assert sa.inspect(engine_of(f"sqlite:///{whole}-unfinished")).has_table("audit")
 
 
-def test_a_copy_has_what_was_in_the_wal_and_is_a_database_that_can_be_taken_instead(path: Path) -> None:
+def test_a_copy_has_what_was_in_the_wal_and_is_a_database_that_can_be_taken_instead(
+    path: Path,
+) -> None:
     made(f"sqlite:///{path}", "0003")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = WAL")
@@ -368,7 +418,9 @@ def test_a_copy_has_what_was_in_the_wal_and_is_a_database_that_can_be_taken_inst
 
 
 @pytest.mark.parametrize("revision", [None, "0003"])
-def test_of_daemons_that_start_at_once_one_migrates_and_the_others_say_that_it_has_the_database(url: str, revision: str | None) -> None:
+def test_of_daemons_that_start_at_once_one_migrates_and_the_others_say_that_it_has_the_database(
+    url: str, revision: str | None
+) -> None:
     made(url, revision)
     stores = [Store(url) for _ in range(4)]
     try:
@@ -377,12 +429,16 @@ def test_of_daemons_that_start_at_once_one_migrates_and_the_others_say_that_it_h
         for store in stores:
             store.close()
     assert [type(answer) for answer in answers].count(type(None)) == 1
-    assert {answer.detail.split(":")[0] for answer in answers if answer} == {"Another shrinkd has this database"}
+    assert {answer.detail.split(":")[0] for answer in answers if answer} == {
+        "Another shrinkd has this database"
+    }
     assert_sound(url, revision)
 
 
 @pytest.mark.parametrize("revision", [None, "0003"])
-def test_of_several_who_migrate_at_once_one_does_it_and_the_others_wait(url: str, revision: str | None) -> None:
+def test_of_several_who_migrate_at_once_one_does_it_and_the_others_wait(
+    url: str, revision: str | None
+) -> None:
     made(url, revision)
     assert together(*[lambda: migration.upgrade(sa.make_url(url))] * 4) == [None] * 4
     assert_sound(url, revision)
@@ -404,39 +460,62 @@ OTHERS = {
     "another program's tables": ([DIARY], "another program .it has diary"),
     "a view": (["CREATE VIEW diary AS SELECT 1"], "another program .it has diary"),
     "another program's revision": (
-        [DIARY, "CREATE TABLE alembic_version (version_num VARCHAR(32))", "INSERT INTO alembic_version VALUES ('c0ffee')"],
+        [
+            DIARY,
+            "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+            "INSERT INTO alembic_version VALUES ('c0ffee')",
+        ],
         "another program .it is at revision c0ffee",
     ),
-    "tables that are called as ours": (["CREATE TABLE events (id INTEGER PRIMARY KEY, title TEXT)"], "tables of no revision .*events"),
-    "a table of the last revision alone": ([STATEMENTS[-3][1], STATEMENTS[-2][1]], "tables of no revision"),
+    "tables that are called as ours": (
+        ["CREATE TABLE events (id INTEGER PRIMARY KEY, title TEXT)"],
+        "tables of no revision .*events",
+    ),
+    "a table of the last revision alone": (
+        [STATEMENTS[-3][1], STATEMENTS[-2][1]],
+        "tables of no revision",
+    ),
 }
 
 
 @pytest.mark.parametrize(("statements", "words"), OTHERS.values(), ids=OTHERS)
-def test_a_database_that_is_something_else_is_refused_and_left_as_it_is(path: Path, statements: list[str], words: str) -> None:
+def test_a_database_that_is_something_else_is_refused_and_left_as_it_is(
+    path: Path, statements: list[str], words: str
+) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         for statement in statements:
             database.execute(statement)
     content = path.read_bytes()
-    with closing(Store(f"sqlite:///{path}")) as store, pytest.raises(SettingsError, match=words) as caught:
+    with (
+        closing(Store(f"sqlite:///{path}")) as store,
+        pytest.raises(SettingsError, match=words) as caught,
+    ):
         store.open()
     assert "is left as it is" in caught.value.detail
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_database_that_lacks_a_table_of_its_revision_is_refused_by_the_name_of_that(url: str) -> None:
+def test_a_database_that_lacks_a_table_of_its_revision_is_refused_by_the_name_of_that(
+    url: str,
+) -> None:
     made(url, "0003")
     with engine_of(url).begin() as connection:
         connection.execute(sa.text("DROP TABLE intents"))
-    with closing(Store(url)) as store, pytest.raises(SettingsError, match=r"recorded: 0003; of the nearest one differ: intents"):
+    with (
+        closing(Store(url)) as store,
+        pytest.raises(SettingsError, match=r"recorded: 0003; of the nearest one differ: intents"),
+    ):
         store.open()
 
 
 def test_tables_and_indexes_that_somebody_added_are_no_reason_not_to_migrate(url: str) -> None:
     made(url, "0003")
     with engine_of(url).begin() as connection:
-        for statement in ("CREATE TABLE _replication (seq INTEGER)", "CREATE INDEX mine ON shrinks (policy)"):
+        for statement in (
+            "CREATE TABLE _replication (seq INTEGER)",
+            "CREATE INDEX mine ON shrinks (policy)",
+        ):
             connection.execute(sa.text(statement))
     opened(url)
     assert {"_replication", "audit"} <= set(sa.inspect(engine_of(url)).get_table_names())

@@ -17,10 +17,24 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from shrinkd.errors import DaemonStopped, SettingsError, ShrinkInProgress, ShrinkNotFound, StoreUnavailable
+from shrinkd.errors import (
+    DaemonStopped,
+    SettingsError,
+    ShrinkInProgress,
+    ShrinkNotFound,
+    StoreUnavailable,
+)
 from shrinkd.policies import Reason, Verdict
 from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
-from shrinkd.storage.store import ACTIVE_STATES, KEEP_DECISIONS_SECONDS, KEEP_FINISHED_SECONDS, Row, Store, describe, is_of
+from shrinkd.storage.store import (
+    ACTIVE_STATES,
+    KEEP_DECISIONS_SECONDS,
+    KEEP_FINISHED_SECONDS,
+    Row,
+    Store,
+    describe,
+    is_of,
+)
 from shrinkd.storage.tables import metadata
 from tests.support.checkout import ROOT
 from tests.support.locked_database import locked
@@ -77,12 +91,19 @@ def test_a_shrink_reads_as_it_was_written(store: Store) -> None:
 
 
 def test_the_largest_numbers_and_the_strangest_names_come_back_whole(store: Store) -> None:
-    strange = row(group_id=2**63 - 1, group_path="caf\xe9/\N{SNOWMAN}/'\"%;--\\", created_at=2**62, error={"detail": "\x7f\u2028"})
+    strange = row(
+        group_id=2**63 - 1,
+        group_path="caf\xe9/\N{SNOWMAN}/'\"%;--\\",
+        created_at=2**62,
+        error={"detail": "\x7f\u2028"},
+    )
     store.add_shrink(strange)
     assert store.shrink(strange["id"]) == strange
 
 
-@pytest.mark.parametrize("shrink_id", ["none", "", "0" * 32, "\0", "\ud800", "x" * 10_000, "0" * 31 + "\n"])
+@pytest.mark.parametrize(
+    "shrink_id", ["none", "", "0" * 32, "\0", "\ud800", "x" * 10_000, "0" * 31 + "\n"]
+)
 def test_a_shrink_that_is_none_is_not_found(store: Store, shrink_id: str) -> None:
     with pytest.raises(ShrinkNotFound):
         store.shrink(shrink_id)
@@ -120,7 +141,8 @@ def test_of_two_who_finish_a_shrink_at_once_one_does(store: Store) -> None:
     for number in range(100):
         store.add_shrink(row(number, state="running"))
         finishes = [
-            partial(store.move_shrink, row(number)["id"], "running", row(number, state=state)) for state in ("succeeded", "cancelled")
+            partial(store.move_shrink, row(number)["id"], "running", row(number, state=state))
+            for state in ("succeeded", "cancelled")
         ]
         first, second = together(*finishes)
         assert first != second
@@ -163,13 +185,25 @@ WITHIN = {
     ("web/a", "db"): ["web/a"],
     ("we_",): [],
     ("w%",): ["w%/a"],
-    ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro",): ["b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro/a"],
+    ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro",): [
+        "b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro/a"
+    ],
 }
 
 
 @pytest.mark.parametrize(("subtrees", "paths"), WITHIN.items(), ids=str)
-def test_of_subtrees_is_what_is_at_or_below_them_letter_by_letter(store: Store, subtrees: tuple[str, ...], paths: list[str]) -> None:
-    there = ["web", "web/a", "webmail", "Web/a", "w%/a", "wx/a", "b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro/a"]
+def test_of_subtrees_is_what_is_at_or_below_them_letter_by_letter(
+    store: Store, subtrees: tuple[str, ...], paths: list[str]
+) -> None:
+    there = [
+        "web",
+        "web/a",
+        "webmail",
+        "Web/a",
+        "w%/a",
+        "wx/a",
+        "b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro/a",
+    ]
     for number, path in enumerate(there):
         store.add_shrink(row(number, state="succeeded", group_path=path))
     decide(store, *(decision(number, group_path=path) for number, path in enumerate(there)))
@@ -181,26 +215,36 @@ def test_of_subtrees_is_what_is_at_or_below_them_letter_by_letter(store: Store, 
 def test_what_was_left_active_is_settled_and_what_was_done_stays(store: Store) -> None:
     states = [*ACTIVE_STATES, "succeeded", "failed", "cancelled", "interrupted"]
     for number, state in enumerate(states):
-        store.add_shrink(row(number, state=state, finished_at=None if state in ACTIVE_STATES else NOW))
+        store.add_shrink(
+            row(number, state=state, finished_at=None if state in ACTIVE_STATES else NOW)
+        )
     assert store.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == len(ACTIVE_STATES)
     settled = [store.shrink(row(number)["id"]) for number in range(len(states))]
     assert [found["state"] for found in settled] == ["interrupted"] * 3 + states[3:]
     assert [found["finished_at"] for found in settled] == [NOW + DAY] * 3 + [NOW] * 4
-    assert [found["error"] for found in settled] == [describe(DaemonStopped("It died."))] * 3 + [None] * 4
+    assert [found["error"] for found in settled] == [describe(DaemonStopped("It died."))] * 3 + [
+        None
+    ] * 4
     assert store.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == 0
 
 
 def test_what_finished_seven_days_ago_is_forgotten_and_no_sooner(store: Store) -> None:
     week = KEEP_FINISHED_SECONDS * 1_000_000
     for number, finished_at in enumerate([NOW - week - 1, NOW - week, NOW, NOW + week, None]):
-        store.add_shrink(row(number, state="succeeded" if finished_at else "running", finished_at=finished_at))
+        store.add_shrink(
+            row(number, state="succeeded" if finished_at else "running", finished_at=finished_at)
+        )
     assert store.forget_finished(NOW) == 1
     assert listed(store) == [4, 3, 2, 1]
 
 
-def test_of_the_finished_shrinks_of_policies_the_newest_stay_and_callers_lose_none(store: Store) -> None:
+def test_of_the_finished_shrinks_of_policies_the_newest_stay_and_callers_lose_none(
+    store: Store,
+) -> None:
     for number in range(6):
-        store.add_shrink(row(number, state="succeeded", finished_at=NOW, policy="room" if number % 2 else None))
+        store.add_shrink(
+            row(number, state="succeeded", finished_at=NOW, policy="room" if number % 2 else None)
+        )
     assert store.forget_finished(NOW, most=2) == 1
     assert listed(store) == [5, 4, 3, 2, 0]
 
@@ -221,7 +265,9 @@ def test_a_group_that_was_made_here_is_remembered_until_it_is_forgotten(store: S
     assert store.made_group_ids("boot") == {2**63 - 1}
 
 
-def test_the_groups_of_another_boot_mean_nothing_and_go_with_the_next_one_made(store: Store) -> None:
+def test_the_groups_of_another_boot_mean_nothing_and_go_with_the_next_one_made(
+    store: Store,
+) -> None:
     store.add_made_group("before", 1, "web", NOW)
     assert store.made_group_ids("boot") == set()
     store.add_made_group("boot", 1, "web", NOW)
@@ -229,8 +275,17 @@ def test_the_groups_of_another_boot_mean_nothing_and_go_with_the_next_one_made(s
 
 
 def intent(group_id: int = 1, boot_id: str = "boot", **changes: Any) -> dict[str, Any]:
-    steps = [{"max_bytes": None, "soft_limit_bytes": 2**63 - 4096}, {"max_bytes": 0, "soft_limit_bytes": 2**63 - 4096}]
-    return {"boot_id": boot_id, "group_id": group_id, "path": "caf\xe9", "steps": steps, "created_at": NOW} | changes
+    steps = [
+        {"max_bytes": None, "soft_limit_bytes": 2**63 - 4096},
+        {"max_bytes": 0, "soft_limit_bytes": 2**63 - 4096},
+    ]
+    return {
+        "boot_id": boot_id,
+        "group_id": group_id,
+        "path": "caf\xe9",
+        "steps": steps,
+        "created_at": NOW,
+    } | changes
 
 
 def test_an_intent_reads_as_it_was_written_until_it_is_forgotten(store: Store) -> None:
@@ -257,7 +312,12 @@ def test_the_intents_of_another_boot_mean_nothing_and_go_with_the_next_one(store
 
 
 def policy(name: str = "a", generation: int = 1, **changes: Any) -> dict[str, Any]:
-    body = {"name": name, "kind": "limit", "selector": {"group": "caf\xe9/*"}, "spec": {"limits": {"max_bytes": None, "low_bytes": 2**62}}}
+    body = {
+        "name": name,
+        "kind": "limit",
+        "selector": {"group": "caf\xe9/*"},
+        "spec": {"limits": {"max_bytes": None, "low_bytes": 2**62}},
+    }
     return {
         "name": name,
         "kind": "limit",
@@ -276,7 +336,9 @@ def test_policies_read_as_they_were_written_in_the_order_of_their_names(store: S
     assert store.list_policies() == [policy("a"), policy("b"), policy("c")]
 
 
-def test_a_policy_is_put_only_where_the_generation_is_the_one_that_is_expected(store: Store) -> None:
+def test_a_policy_is_put_only_where_the_generation_is_the_one_that_is_expected(
+    store: Store,
+) -> None:
     assert not store.put_policy(policy(generation=2), 1)
     assert store.put_policy(policy(), None)
     assert not store.put_policy(policy(priority=7), None)
@@ -286,7 +348,9 @@ def test_a_policy_is_put_only_where_the_generation_is_the_one_that_is_expected(s
     assert store.list_policies() == [policy(generation=2, enabled=False)]
 
 
-def test_a_policy_is_deleted_with_what_it_remembers_and_only_in_the_generation_that_is_expected(store: Store) -> None:
+def test_a_policy_is_deleted_with_what_it_remembers_and_only_in_the_generation_that_is_expected(
+    store: Store,
+) -> None:
     store.put_policy(policy("a", 3), None)
     store.save_states("boot", {("a", 1): {}, ("b", 1): {}})
     assert not store.delete_policy("a", 2)
@@ -325,19 +389,34 @@ def test_decisions_read_as_they_were_written_and_have_ids_that_count_up(store: S
     rows = [decision(number) for number in range(2500)]
     ids = decide(store, *rows)
     assert ids == sorted(set(ids))
-    assert store.list_decisions(limit=5000) == [row | {"id": row_id} for row_id, row in zip(ids, rows, strict=True)][::-1]
+    assert (
+        store.list_decisions(limit=5000)
+        == [row | {"id": row_id} for row_id, row in zip(ids, rows, strict=True)][::-1]
+    )
     assert decide(store, decision())[0] > ids[-1]
 
 
-def test_a_decision_that_is_written_again_is_written_in_its_own_place_with_what_is_new(store: Store) -> None:
+def test_a_decision_that_is_written_again_is_written_in_its_own_place_with_what_is_new(
+    store: Store,
+) -> None:
     first, second = decide(store, decision(1), decision(2))
     folded = decision(5, times=60)
     done = decision(2, freed_bytes=7, errno="EBUSY", shrink_id="0" * 32)
-    assert store.write_decisions([(second, done), (None, decision(6)), (first, folded)]) == [second, second + 1, first]
-    assert store.list_decisions(limit=9) == [decision(6) | {"id": second + 1}, done | {"id": second}, folded | {"id": first}]
+    assert store.write_decisions([(second, done), (None, decision(6)), (first, folded)]) == [
+        second,
+        second + 1,
+        first,
+    ]
+    assert store.list_decisions(limit=9) == [
+        decision(6) | {"id": second + 1},
+        done | {"id": second},
+        folded | {"id": first},
+    ]
 
 
-def test_a_decision_that_was_forgotten_meanwhile_does_not_come_back_as_another(store: Store) -> None:
+def test_a_decision_that_was_forgotten_meanwhile_does_not_come_back_as_another(
+    store: Store,
+) -> None:
     (first,) = decide(store, decision())
     assert store.forget_decisions(NOW + 30 * DAY) == 1
     assert store.write_decisions([(first, decision(times=2))]) == [first]
@@ -353,7 +432,9 @@ def decided(store: Store, **filters: Any) -> list[int]:
     return [row["at"] - NOW for row in store.list_decisions(**{"limit": 100} | filters)]
 
 
-def test_decisions_are_listed_by_policy_by_group_by_verdict_from_a_time_on_and_in_pages(store: Store) -> None:
+def test_decisions_are_listed_by_policy_by_group_by_verdict_from_a_time_on_and_in_pages(
+    store: Store,
+) -> None:
     changes: list[dict[str, Any]] = [
         {},
         {"policy": "b"},
@@ -389,7 +470,14 @@ def test_the_oldest_decisions_are_forgotten_beyond_so_many(store: Store) -> None
 
 
 def event(number: int, at: int = NOW, **changes: Any) -> dict[str, Any]:
-    return {"id": number, "at": at, "type": "group.made", "group_id": 7, "group_path": "web", "data": {"n": number}} | changes
+    return {
+        "id": number,
+        "at": at,
+        "type": "group.made",
+        "group_id": 7,
+        "group_path": "web",
+        "data": {"n": number},
+    } | changes
 
 
 def ids(rows: list[Row]) -> list[int]:
@@ -397,7 +485,11 @@ def ids(rows: list[Row]) -> list[int]:
 
 
 def test_events_read_as_they_were_written_and_in_the_order_of_their_ids(store: Store) -> None:
-    rows = [event(1), event(2, type="policy.deleted", group_id=None, group_path=None), event(3, data={"a": [1.5, None, "\N{SNOWMAN}"]})]
+    rows = [
+        event(1),
+        event(2, type="policy.deleted", group_id=None, group_path=None),
+        event(3, data={"a": [1.5, None, "\N{SNOWMAN}"]}),
+    ]
     store.add_events(rows)
     assert store.list_events(0, 9) == rows
     assert ids(store.list_events(1, 1)) == [2]
@@ -405,19 +497,28 @@ def test_events_read_as_they_were_written_and_in_the_order_of_their_ids(store: S
 
 
 def test_before_the_first_event_there_is_an_empty_span(store: Store) -> None:
-    assert (store.event_span(), store.list_events(0, 9), store.oldest_event_to_keep(NOW)) == ((1, 0), [], 1)
+    assert (store.event_span(), store.list_events(0, 9), store.oldest_event_to_keep(NOW)) == (
+        (1, 0),
+        [],
+        1,
+    )
 
 
 def test_an_event_that_is_there_already_stays_as_it_is(store: Store) -> None:
     store.add_events([event(1), event(2)])
     store.add_events([event(2, type="other"), event(3)])
-    assert [(row["id"], row["type"]) for row in store.list_events(0, 9)] == [(1, "group.made"), (2, "group.made"), (3, "group.made")]
+    assert [(row["id"], row["type"]) for row in store.list_events(0, 9)] == [
+        (1, "group.made"),
+        (2, "group.made"),
+        (3, "group.made"),
+    ]
 
 
 def test_events_are_selected_by_type_and_by_where_to_the_letter(store: Store) -> None:
     paths = ["web", "web/a", "Web/a", "webby", "w_b/a", "w%/a", None]
     store.add_events(
-        [event(number, group_path=path) for number, path in enumerate(paths, 1)] + [event(8, type="other"), event(9, type="gap")]
+        [event(number, group_path=path) for number, path in enumerate(paths, 1)]
+        + [event(8, type="other"), event(9, type="gap")]
     )
     assert ids(store.list_events(0, 9, within=[{"web"}])) == [1, 2, 8, 9]
     assert ids(store.list_events(0, 9, within=[{"web", "Web"}])) == [1, 2, 3, 8, 9]
@@ -439,10 +540,16 @@ def test_events_are_forgotten_by_age_and_by_number_and_the_newest_never_is(store
 
 
 def test_states_read_as_the_last_that_was_saved(store: Store) -> None:
-    store.save_states("boot", {("a", 0): {"step_bytes": 2**62}, ("a", 2**63 - 1): {"seconds": 0.1}, ("b", 0): {}})
+    store.save_states(
+        "boot", {("a", 0): {"step_bytes": 2**62}, ("a", 2**63 - 1): {"seconds": 0.1}, ("b", 0): {}}
+    )
     store.save_states("boot", {("a", 0): {"step_bytes": None}})
     store.save_states("boot", {})
-    assert store.load_states("boot") == {("a", 0): {"step_bytes": None}, ("a", 2**63 - 1): {"seconds": 0.1}, ("b", 0): {}}
+    assert store.load_states("boot") == {
+        ("a", 0): {"step_bytes": None},
+        ("a", 2**63 - 1): {"seconds": 0.1},
+        ("b", 0): {},
+    }
 
 
 def test_the_states_of_another_boot_mean_nothing_and_go_with_the_next_ones(store: Store) -> None:
@@ -465,7 +572,10 @@ def test_what_is_closed_is_still_there_when_it_is_opened_again(url: str) -> None
 
 def test_a_second_daemon_does_not_get_the_database_until_the_first_is_gone(url: str) -> None:
     with opened(url):
-        with closing(Store(url)) as second, pytest.raises(SettingsError, match="Another shrinkd has this database"):
+        with (
+            closing(Store(url)) as second,
+            pytest.raises(SettingsError, match="Another shrinkd has this database"),
+        ):
             second.open()
         with closing(Store(url)) as third, pytest.raises(SettingsError):
             third.open()
@@ -513,10 +623,18 @@ def test_a_database_of_a_newer_release_is_refused_by_its_revision_and_left_alone
         pass
     with engine(url).begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with closing(Store(url)) as store, pytest.raises(SettingsError, match=r"A newer shrinkd wrote this database \(revision 9999\)"):
+    with (
+        closing(Store(url)) as store,
+        pytest.raises(
+            SettingsError, match=r"A newer shrinkd wrote this database \(revision 9999\)"
+        ),
+    ):
         store.open()
     with engine(url).connect() as connection:
-        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+        assert (
+            connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+            == "9999"
+        )
 
 
 @pytest.fixture
@@ -536,7 +654,9 @@ def next_release(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(url: str, next_release: Path) -> None:
+def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(
+    url: str, next_release: Path
+) -> None:
     with opened(url) as store:
         store.add_shrink(row())
     with opened(url, next_release) as store:
@@ -552,7 +672,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "shrinkd.db"
 
 
-def test_an_older_database_is_copied_before_it_is_brought_up_to_date(path: Path, next_release: Path) -> None:
+def test_an_older_database_is_copied_before_it_is_brought_up_to_date(
+    path: Path, next_release: Path
+) -> None:
     with opened(f"sqlite:///{path}") as store:
         store.add_shrink(row())
     with opened(f"sqlite:///{path}", next_release):
@@ -564,7 +686,9 @@ def test_an_older_database_is_copied_before_it_is_brought_up_to_date(path: Path,
     assert S_IMODE(copy.stat().st_mode) == 0o600
 
 
-def test_a_copy_that_an_earlier_try_left_does_not_stop_the_next(path: Path, next_release: Path) -> None:
+def test_a_copy_that_an_earlier_try_left_does_not_stop_the_next(
+    path: Path, next_release: Path
+) -> None:
     with opened(f"sqlite:///{path}"):
         pass
     path.with_name("shrinkd.db.revision-0006").write_bytes(b"half of")
@@ -596,7 +720,9 @@ def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
         pass
 
 
-def test_a_locked_database_is_unavailable_for_writing_and_only_as_long_as_it_is_locked(path: Path) -> None:
+def test_a_locked_database_is_unavailable_for_writing_and_only_as_long_as_it_is_locked(
+    path: Path,
+) -> None:
     with opened(f"sqlite:///{path}?timeout=0.05") as store:
         store.add_shrink(row())
         with locked(path):
@@ -617,7 +743,9 @@ def full(path: Path) -> Iterator[Store]:
         pass
 
     def no_more(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA max_page_count = 1")  # which SQLite takes as: as many as there are
+        connection.execute(
+            "PRAGMA max_page_count = 1"
+        )  # which SQLite takes as: as many as there are
 
     sa.event.listen(sa.Engine, "connect", no_more)
     try:
@@ -637,22 +765,39 @@ def test_a_full_database_is_unavailable_and_keeps_what_it_has(full: Store) -> No
 
 
 def key(name: str = "one", **changes: Any) -> dict[str, Any]:
-    return {"caller": "token:ci", "route": "create_group", "key": name, "request": "a" * 32, "makes": "0" * 32, "created_at": NOW} | changes
+    return {
+        "caller": "token:ci",
+        "route": "create_group",
+        "key": name,
+        "request": "a" * 32,
+        "makes": "0" * 32,
+        "created_at": NOW,
+    } | changes
 
 
-ANSWERED = {"status": 201, "headers": [["location", "/v1/groups/web"]], "body": b'{"path": "\xe2\x82\xac"}'}
+ANSWERED = {
+    "status": 201,
+    "headers": [["location", "/v1/groups/web"]],
+    "body": b'{"path": "\xe2\x82\xac"}',
+}
 
 
 def test_a_key_is_claimed_once_and_then_shown(store: Store) -> None:
     assert store.claim_key(key()) is None
-    assert store.claim_key(key(request="b" * 32)) == key() | {"status": None, "headers": None, "body": None}
+    assert store.claim_key(key(request="b" * 32)) == key() | {
+        "status": None,
+        "headers": None,
+        "body": None,
+    }
     assert store.claim_key(key("two")) is None
 
 
 def test_what_a_request_came_to_is_kept_with_its_key(store: Store) -> None:
     for name in ("one", "two", "three"):
         store.claim_key(key(name))
-    names = [{part: key(name)[part] for part in ("caller", "route", "key")} for name in ("one", "two")]
+    names = [
+        {part: key(name)[part] for part in ("caller", "route", "key")} for name in ("one", "two")
+    ]
     store.settle_keys([names[0] | ANSWERED], [names[1]])
     assert store.claim_key(key()) == key() | ANSWERED
     assert store.claim_key(key("two")) is None
@@ -668,11 +813,14 @@ def test_a_key_of_yesterday_is_new(store: Store) -> None:
 
 def test_old_keys_are_forgotten_and_of_each_caller_all_but_the_newest(store: Store) -> None:
     for number in range(6):
-        store.claim_key(key(str(number), created_at=NOW + number, caller="token:ci" if number else "uid:0"))
+        store.claim_key(
+            key(str(number), created_at=NOW + number, caller="token:ci" if number else "uid:0")
+        )
     assert store.forget_keys(NOW + 5, most=5) == 0
     assert store.forget_keys(NOW + 5, most=2) == 3
     assert [
-        store.claim_key(key(name, caller=caller)) is None for name, caller in (("0", "uid:0"), ("5", "token:ci"), ("3", "token:ci"))
+        store.claim_key(key(name, caller=caller)) is None
+        for name, caller in (("0", "uid:0"), ("5", "token:ci"), ("3", "token:ci"))
     ] == [
         False,
         False,
@@ -709,7 +857,9 @@ def test_more_requests_than_connections_are_unavailable_at_worst(path: Path) -> 
         ("postgresql+psycopg://x@/y?host=/no/such/folder", StoreUnavailable, "no/such/folder"),
     ],
 )
-def test_an_address_that_is_no_database_of_ours_is_refused_in_one_line(url: str, kind: type[Exception], words: str) -> None:
+def test_an_address_that_is_no_database_of_ours_is_refused_in_one_line(
+    url: str, kind: type[Exception], words: str
+) -> None:
     with pytest.raises(kind, match=words) as caught, closing(Store(url)) as store:
         store.open()
     assert "\n" not in str(caught.value)
@@ -717,6 +867,9 @@ def test_an_address_that_is_no_database_of_ours_is_refused_in_one_line(url: str,
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
     path.write_text("my diary\n" * 1000)
-    with closing(Store(f"sqlite:///{path}")) as store, pytest.raises(StoreUnavailable, match="not a database"):
+    with (
+        closing(Store(f"sqlite:///{path}")) as store,
+        pytest.raises(StoreUnavailable, match="not a database"),
+    ):
         store.open()
     assert path.read_text() == "my diary\n" * 1000

@@ -14,7 +14,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def without_overrides() -> Iterator[None]:
     """Meet permissions as every other user does."""
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
-    held = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, of the first 32 and of the others
+    held = (
+        ctypes.c_uint32 * 6
+    )()  # effective, permitted and inheritable, of the first 32 and of the others
     _check(_libc.capget(header, held))
     fewer = (ctypes.c_uint32 * 6)(held[0] & ~_OVERRIDES, *held[1:])
     _check(_libc.capset(header, fewer))

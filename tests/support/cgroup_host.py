@@ -80,7 +80,11 @@ class CgroupWorker:
 
     def __init__(self, *procs: Path) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-ISc", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+            [sys.executable, "-ISc", _WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
         )
         self._procs = procs
         self._files = ExitStack()
@@ -216,7 +220,9 @@ class CgroupHost(Generic[SomeBackend]):
 
     slack_bytes = 2 * MIB
 
-    def __init__(self, backend: SomeBackend, root: Path, limit_file: str, twins: Path | None = None) -> None:
+    def __init__(
+        self, backend: SomeBackend, root: Path, limit_file: str, twins: Path | None = None
+    ) -> None:
         self.backend = backend
         self._root = root
         self._limit_file = limit_file
@@ -239,7 +245,15 @@ class CgroupHost(Generic[SomeBackend]):
             self._tops[-1].mkdir()
         return group
 
-    def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0, large_folios: bool = False) -> CgroupWorker:
+    def charge(
+        self,
+        group: Group,
+        *,
+        anon: int = 0,
+        cache: int = 0,
+        locked: int = 0,
+        large_folios: bool = False,
+    ) -> CgroupWorker:
         twin = self._twins / group.path if self._twins else None
         homes = [self._root / group.path, *([twin] if twin and twin.exists() else [])]
         worker = CgroupWorker(*(home / "cgroup.procs" for home in homes))
@@ -277,7 +291,9 @@ class CgroupHost(Generic[SomeBackend]):
 
 
 @contextmanager
-def on(backend: SomeBackend, root: Path, limit_file: str, twins: Path | None = None) -> Iterator[CgroupHost[SomeBackend]]:
+def on(
+    backend: SomeBackend, root: Path, limit_file: str, twins: Path | None = None
+) -> Iterator[CgroupHost[SomeBackend]]:
     """A host on the mount of a backend's controller, for one test."""
     for mount in filter(None, (root, twins)):
         _sweep(mount)
@@ -328,10 +344,18 @@ def remove_below(above: int, name: str) -> None:
 
 def assert_only_read_when_mounted_read_only(backend: str, root: str) -> None:
     """Try every verb on a group that is read-only, in a mount namespace of its own."""
-    mounted = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$1" "$4"'
-    subprocess.run(["unshare", "-m", "sh", "-ec", mounted, "sh", root, sys.executable, _READ_ONLY, backend], check=True, cwd=Path.cwd())
+    mounted = (
+        'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$1" "$4"'
+    )
+    subprocess.run(
+        ["unshare", "-m", "sh", "-ec", mounted, "sh", root, sys.executable, _READ_ONLY, backend],
+        check=True,
+        cwd=Path.cwd(),
+    )
 
 
 def descriptors_and_timers() -> tuple[int, int]:
     """How many files and POSIX timers this process has."""
-    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/timers").read_text().count("ID:")
+    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/timers").read_text().count(
+        "ID:"
+    )

@@ -49,7 +49,9 @@ class Hands:
 class Comparison(RuleBasedStateMachine):
     """A few groups inside each other and the processes in them, as they are in both worlds."""
 
-    def __init__(self, kernel: RealWorld, simulated: SimulatedWorld, name: str, passes: list[bool]) -> None:
+    def __init__(
+        self, kernel: RealWorld, simulated: SimulatedWorld, name: str, passes: list[bool]
+    ) -> None:
         """`passes` gets a line for each step that is one: whether it was off by no more than USAGE for each group."""
         super().__init__()
         self.real, self.simulated, self.name, self.passes = kernel, simulated, name, passes
@@ -74,14 +76,21 @@ class Comparison(RuleBasedStateMachine):
 
     # -- how it is done in both -------------------------------------------------------------------------------
 
-    def both(self, verb: Callable[[Backend, Group], object], path: str) -> tuple[object, object] | None:
+    def both(
+        self, verb: Callable[[Backend, Group], object], path: str
+    ) -> tuple[object, object] | None:
         """What a verb answers in the two worlds; None when it is refused in both."""
         pair = self.groups.get(path, (Group(path, 0), Group(path, 0)))
         real, simulated = self.outcomes(verb, pair)
         return None if isinstance(real, ShrinkdError) else (real, simulated)
 
-    def outcomes(self, verb: Callable[[Backend, Group], object], pair: tuple[Group, Group]) -> tuple[object, object]:
-        real, simulated = outcome(lambda: verb(self.real.backend, pair[0])), outcome(lambda: verb(self.simulated.backend, pair[1]))
+    def outcomes(
+        self, verb: Callable[[Backend, Group], object], pair: tuple[Group, Group]
+    ) -> tuple[object, object]:
+        real, simulated = (
+            outcome(lambda: verb(self.real.backend, pair[0])),
+            outcome(lambda: verb(self.simulated.backend, pair[1])),
+        )
         self.log.append(f"{pair[0].path}: {real!r} / {simulated!r}")
         self.agree("answers", type(real), type(simulated))
         self.agree("errnos", getattr(real, "errno", 0), getattr(simulated, "errno", 0))
@@ -91,7 +100,9 @@ class Comparison(RuleBasedStateMachine):
         """Hold one thing against the other; a history that ends here is told whole."""
         if abs(real - simulated) > within if within else real != simulated:
             told = "\n  ".join(self.log)
-            raise AssertionError(f"{what}: {real} in the kernel, {simulated} in the machine\n  {told}")
+            raise AssertionError(
+                f"{what}: {real} in the kernel, {simulated} in the machine\n  {told}"
+            )
 
     def write(self, path: str, name: str, text: str) -> None:
         self.change(path, lambda: self._is_written(path, name, text))
@@ -112,7 +123,9 @@ class Comparison(RuleBasedStateMachine):
         if not action():
             self.agree("limits behind a refusal", self.limits(), before)
         elif self.version == "v1":
-            for backend, group in zip((self.real.backend, self.simulated.backend), self.groups[path], strict=True):
+            for backend, group in zip(
+                (self.real.backend, self.simulated.backend), self.groups[path], strict=True
+            ):
                 most = backend.stat(group).limits.max_bytes
                 assert most is None or backend.usage(group) <= most
 
@@ -134,7 +147,10 @@ class Comparison(RuleBasedStateMachine):
         return sum(of(self.groups[inner][1]) for inner in self.inside(path))
 
     def protected(self, path: str) -> int:
-        return sum(self.simulated.cgroup(self.groups[inner][1]).min * PAGE_BYTES for inner in self.inside(path)[1:])
+        return sum(
+            self.simulated.cgroup(self.groups[inner][1]).min * PAGE_BYTES
+            for inner in self.inside(path)[1:]
+        )
 
     def line(self, hands: Hands) -> list[str]:
         """The groups around a process."""
@@ -145,7 +161,11 @@ class Comparison(RuleBasedStateMachine):
     def room(self, path: str, name: str = "max") -> int:
         """How much could be charged if there were no cache."""
         line = [other for other in self.groups if path == other or path.startswith(f"{other}/")]
-        rooms: list[int] = [getattr(self.simulated.cgroup(self.groups[other][1]), name) * PAGE_BYTES - self.held(other) for other in line]
+        rooms: list[int] = [
+            getattr(self.simulated.cgroup(self.groups[other][1]), name) * PAGE_BYTES
+            - self.held(other)
+            for other in line
+        ]
         return min(rooms)
 
     def is_clear(self, hands: Hands, kind: Memory, size: int) -> bool:
@@ -155,7 +175,10 @@ class Comparison(RuleBasedStateMachine):
             return False
         if self.room(line[0], "high") < size + EDGE:
             return False
-        rooms = sorted((self.simulated.cgroup(self.groups[path][1]).max * PAGE_BYTES - self.held(path), path) for path in line)
+        rooms = sorted(
+            (self.simulated.cgroup(self.groups[path][1]).max * PAGE_BYTES - self.held(path), path)
+            for path in line
+        )
         room, tight = rooms[0]
         if kind == "file":
             return room > EDGE + MIB
@@ -163,7 +186,11 @@ class Comparison(RuleBasedStateMachine):
             return True
         if size < room + EDGE or (len(rooms) > 1 and rooms[1][0] < room + EDGE):
             return False
-        others = [other for other in self.hands if other is not hands and other.simulated.alive() and tight in self.line(other)]
+        others = [
+            other
+            for other in self.hands
+            if other is not hands and other.simulated.alive() and tight in self.line(other)
+        ]
         own = hands.size("anon", "unevictable") + (0 if kind == "shmem" else max(room, 0))
         return kind != "shmem" and all(other.size() + EDGE < own for other in others)
 
@@ -171,14 +198,22 @@ class Comparison(RuleBasedStateMachine):
         held = self.held(path)
         if self.version == "v1" or size > held:
             return abs(held - size) > EDGE
-        below = [hands for hands in self.hands if hands.simulated.alive() and path in self.line(hands)]
-        return len(below) == 1 and min(abs(held - below[0].size("anon", "unevictable") - size), abs(held - size)) > EDGE
+        below = [
+            hands for hands in self.hands if hands.simulated.alive() and path in self.line(hands)
+        ]
+        return (
+            len(below) == 1
+            and min(abs(held - below[0].size("anon", "unevictable") - size), abs(held - size))
+            > EDGE
+        )
 
     def reclaims(self, path: str, tolerance: int) -> None:
         """From here on something may be reclaimed in a group: so much more or less, and from whichever group inside."""
         self.before = {path: tolerance}
         for inner in self.inside(path):
-            self.within[inner] = tolerance + USAGE + (SPLIT[self.version] if len(self.inside(path)) > 1 else 0)
+            self.within[inner] = (
+                tolerance + USAGE + (SPLIT[self.version] if len(self.inside(path)) > 1 else 0)
+            )
 
     def reclaims_by_passes(self, path: str) -> None:
         self.reclaims(path, PASS[self.version])
@@ -211,7 +246,8 @@ class Comparison(RuleBasedStateMachine):
     def limits_are_equal_and_usage_about_so(self) -> None:
         """What is left to chance is taken over."""
         stats = {
-            path: (self.real.backend.stat(real), self.simulated.backend.stat(simulated)) for path, (real, simulated) in self.groups.items()
+            path: (self.real.backend.stat(real), self.simulated.backend.stat(simulated))
+            for path, (real, simulated) in self.groups.items()
         }
         owns: dict[str, int] = {}
         for path, (real, simulated) in stats.items():
@@ -219,21 +255,42 @@ class Comparison(RuleBasedStateMachine):
             children = [stats[other] for other in stats if other.rpartition("/")[0] == path]
             own = real.usage_bytes - sum(child.usage_bytes for child, _ in children)
             expected = simulated.usage_bytes - sum(child.usage_bytes for _, child in children)
-            self.agree(f"whether {path} is at least the sum of what is inside", own >= 0, expected >= 0)
+            self.agree(
+                f"whether {path} is at least the sum of what is inside", own >= 0, expected >= 0
+            )
             assert expected >= 0
             # a step is held against what it changed: the half of USAGE that was left apart before it is not spent on it
-            self.agree(f"own usage of {path}", own - self.apart.get(path, 0), expected, self.within.get(path, USAGE))
+            self.agree(
+                f"own usage of {path}",
+                own - self.apart.get(path, 0),
+                expected,
+                self.within.get(path, USAGE),
+            )
             owns[path] = own
-        for path in (*owns, *owns):  # twice: below a maximum, one group gets what another has given up
+        for path in (
+            *owns,
+            *owns,
+        ):  # twice: below a maximum, one group gets what another has given up
             self.simulated.adopt_cache(self.groups[path][1], owns[path], USAGE // 2)
-        apart, self.apart = self.apart, {path: self._left_apart(path, own) for path, own in owns.items()}
+        apart, self.apart = (
+            self.apart,
+            {path: self._left_apart(path, own) for path, own in owns.items()},
+        )
         for path, tolerance in self.before.items():
             real, simulated = stats[path]
-            around = USAGE * len(self.inside(path)) + sum(apart.get(inner, 0) for inner in self.inside(path))
+            around = USAGE * len(self.inside(path)) + sum(
+                apart.get(inner, 0) for inner in self.inside(path)
+            )
             if self.is_pass:
-                self.agree(f"whether {path} was shrunk", real.usage_bytes <= simulated.usage_bytes + LITTLE + around, simulated=True)
+                self.agree(
+                    f"whether {path} was shrunk",
+                    real.usage_bytes <= simulated.usage_bytes + LITTLE + around,
+                    simulated=True,
+                )
                 self.passes.append(abs(real.usage_bytes - simulated.usage_bytes) <= around)
-            self.agree(f"usage of {path}", real.usage_bytes, simulated.usage_bytes, tolerance + around)
+            self.agree(
+                f"usage of {path}", real.usage_bytes, simulated.usage_bytes, tolerance + around
+            )
         self.within, self.before, self.is_pass = {}, {}, False
 
     def _left_apart(self, path: str, own: int) -> int:

@@ -37,17 +37,24 @@ class Recorder:
 
         await self._app(scope, receive, record)
         if content and started.get("status", 500) < 300:
-            self._kept.append((scope["method"], scope["path"], str(started["status"]), json.loads(content)))
+            self._kept.append(
+                (scope["method"], scope["path"], str(started["status"]), json.loads(content))
+            )
 
 
 def recorded() -> dict[str, dict[str, Any]]:
     """One answer for each operation and status: the fullest of those that are not too long, and a dry run only where there is no other."""
     kept: list[tuple[str, str, str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(backend="simulator", scenario="demo", database_url=f"sqlite:///{folder}/shrinkd.db")
+        settings = Settings(
+            backend="simulator", scenario="demo", database_url=f"sqlite:///{folder}/shrinkd.db"
+        )
         with Live(settings, middleware=lambda app: Recorder(app, kept)) as live:
             failed = [name for name in SIMULATED if run(name, SHRINKD_URL=live.url).returncode]
-            named = [(operation_of(live.app, method, path), status, _shortened(body)) for method, path, status, body in kept]
+            named = [
+                (operation_of(live.app, method, path), status, _shortened(body))
+                for method, path, status, body in kept
+            ]
     if failed:
         raise SystemExit(f"these scripts failed: {failed}")
     best: dict[str, dict[str, Any]] = {}
@@ -70,11 +77,17 @@ def _shortened(value: Any) -> Any:
     return [_shortened(part) for part in value[:2]] if isinstance(value, list) else value
 
 
-def lacking(document: dict[str, Any], examples: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def lacking(
+    document: dict[str, Any], examples: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
     """The operations and statuses that promise JSON, and are not among the examples."""
-    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+    for operation in (
+        operation for path in document["paths"].values() for operation in path.values()
+    ):
         for status, response in operation["responses"].items():
-            if "application/json" in response.get("content", ()) and status not in examples.get(operation["operationId"], ()):
+            if "application/json" in response.get("content", ()) and status not in examples.get(
+                operation["operationId"], ()
+            ):
                 yield operation["operationId"], status
 
 

@@ -35,17 +35,29 @@ def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> boo
         return False
     if slug == "invalid-request":
         return _is_about_a_bound(problem) and not _has_number_beyond_a_schema(case.body)
-    refusals = case.operation.definition.raw["responses"].get(str(response.status_code), {}).get("content", {})
+    refusals = (
+        case.operation.definition.raw["responses"]
+        .get(str(response.status_code), {})
+        .get("content", {})
+    )
     return slug not in refusals.get("application/problem+json", {}).get("examples", ())
 
 
 def _is_about_a_bound(problem: dict[str, Any]) -> bool:
     """Nothing but that: where a member is a union, what the half that was not meant says of it stands beside the other."""
-    return all(error["detail"].startswith(WORDS_OF_A_BOUND) for error in problem.get("errors", [problem]))
+    return all(
+        error["detail"].startswith(WORDS_OF_A_BOUND) for error in problem.get("errors", [problem])
+    )
 
 
 def _has_number_beyond_a_schema(value: object) -> bool:
     """JSON Schema takes 1.0 for an integer, where here a float is no number of bytes; and it bounds no number in a string."""
     if isinstance(value, dict | list):
-        return any(map(_has_number_beyond_a_schema, value.values() if isinstance(value, dict) else value))
-    return value.is_integer() if isinstance(value, float) else isinstance(value, str) and SIZE.fullmatch(value) is not None
+        return any(
+            map(_has_number_beyond_a_schema, value.values() if isinstance(value, dict) else value)
+        )
+    return (
+        value.is_integer()
+        if isinstance(value, float)
+        else isinstance(value, str) and SIZE.fullmatch(value) is not None
+    )

@@ -15,14 +15,18 @@ HOST = Host(total_bytes=8192 * MIB, available_bytes=4096 * MIB)
 MADE = Outcome(asked_bytes=20 * MIB, freed_bytes=20 * MIB, seconds=0.5)
 
 
-def member(usage: int = 0, *, limit: int | None = None, group: Group = GROUP, **more: Any) -> Member:
+def member(
+    usage: int = 0, *, limit: int | None = None, group: Group = GROUP, **more: Any
+) -> Member:
     """Usage and the effective limit in bytes; `more` are members of Member, or `limits`."""
     limits = more.pop("limits", None) or Limits(limit, effective_max_bytes=limit)
     stat = more.pop("stat", None) or MemStat(usage, limits)
     return Member(group, stat, **more)
 
 
-def seen(*members: Member, at: float = 0.0, wall: datetime = NOON, host: Host = HOST) -> Observation:
+def seen(
+    *members: Member, at: float = 0.0, wall: datetime = NOON, host: Host = HOST
+) -> Observation:
     """One look, `at` seconds on the clock that never jumps."""
     return Observation(at, wall, host, members)
 

@@ -25,7 +25,14 @@ from tests.support.forked_daemon import FORKS
 
 _WATCHED = tuple(
     str(Path(main.__file__).parent / name)
-    for name in ("backends", "shrinks/job", "groups/limit_journal.py", "memcontrol.py", "storage/store.py", "api/routes/limits.py")
+    for name in (
+        "backends",
+        "shrinks/job",
+        "groups/limit_journal.py",
+        "memcontrol.py",
+        "storage/store.py",
+        "api/routes/limits.py",
+    )
 )
 
 
@@ -43,7 +50,9 @@ class Mortal:
     def __init__(self, settings: Settings, *, has_policies: bool = False) -> None:
         """`has_policies`: from its begin on it carries policies out, as one that serves does."""
         self._line, theirs = FORKS.Pipe()
-        self._nursery = FORKS.Process(target=_nurse, args=(settings, theirs), kwargs={"has_policies": has_policies})
+        self._nursery = FORKS.Process(
+            target=_nurse, args=(settings, theirs), kwargs={"has_policies": has_policies}
+        )
         self._nursery.start()
         theirs.close()
         self._pid = 0
@@ -54,7 +63,15 @@ class Mortal:
         self._pid, states = self._line.recv()
         return list(states)
 
-    def ask(self, method: str, path: str, body: Any = None, *, seconds: float | None = None, lines: int = 0) -> Answer | None:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        seconds: float | None = None,
+        lines: int = 0,
+    ) -> Answer | None:
         """Send the one request that a daemon takes; None when it dies over it.
 
         It gets a kill -9 after so many seconds, or right before so many lines of its code, and lives on if it was faster.
@@ -103,7 +120,9 @@ def _live(settings: Settings, line: Connection, *, has_policies: bool) -> None:
 
 
 async def _request(app: Any, method: str, path: str, body: Any) -> tuple[int, Any]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shrinkd") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://shrinkd"
+    ) as client:
         answer = await client.request(method, path, json=body, headers={"Prefer": "wait=60"})
     return answer.status_code, answer.json()
 

@@ -70,7 +70,9 @@ class Live:
         sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0", *beside)))
         self.port = sockets[0].getsockname()[1]
         self.url = f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{self.port}"
-        self.client = self._stack.enter_context(httpx.Client(transport=OwnConnections(), base_url=self.url, timeout=_CLIENT_SECONDS))
+        self.client = self._stack.enter_context(
+            httpx.Client(transport=OwnConnections(), base_url=self.url, timeout=_CLIENT_SECONDS)
+        )
         self.server = Server(self.app, type("Protocol", (Protocol,), limits))
         self._thread = threading.Thread(target=self.server.run, args=(sockets,), name="live server")
         self._thread.start()
@@ -119,26 +121,48 @@ def command(environ: Mapping[str, str], log: Path) -> Process:
     """Start `shrinkd serve` as people do."""
     with log.open("ab") as lines:
         return subprocess.Popen(
-            [sys.executable, "-m", "shrinkd", "serve"], env=environ, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines, process_group=0
+            [sys.executable, "-m", "shrinkd", "serve"],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=lines,
+            stderr=lines,
+            process_group=0,
         )
 
 
 class Daemon:
     """`shrinkd serve` as a process of its own, on a unix socket in `folder`; it has answered once when this is made."""
 
-    def __init__(self, folder: Path, begin: Callable[[Mapping[str, str], Path], Process] = command, **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        begin: Callable[[Mapping[str, str], Path], Process] = command,
+        **settings: str,
+    ) -> None:
         """Settings by their names without the prefix: Daemon(folder, backend="v1")."""
         self.socket = folder / "api.sock"
         self.log = folder / "daemon.log"
-        given = {"listen": f"unix:{self.socket}", "database_url": f"sqlite:///{folder}/daemon.db", "backend": "simulator"} | settings
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
-        self._process = begin(environ | {f"SHRINKD_{name.upper()}": value for name, value in given.items()}, self.log)
+        given = {
+            "listen": f"unix:{self.socket}",
+            "database_url": f"sqlite:///{folder}/daemon.db",
+            "backend": "simulator",
+        } | settings
+        environ = {
+            name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")
+        }
+        self._process = begin(
+            environ | {f"SHRINKD_{name.upper()}": value for name, value in given.items()}, self.log
+        )
         self.pid = self._process.pid
         self.client = self.another_client()
         self._wait_until_it_answers()
 
     def another_client(self) -> httpx.Client:
-        return httpx.Client(transport=OwnConnections(str(self.socket)), base_url="http://shrinkd", timeout=_CLIENT_SECONDS)
+        return httpx.Client(
+            transport=OwnConnections(str(self.socket)),
+            base_url="http://shrinkd",
+            timeout=_CLIENT_SECONDS,
+        )
 
     def kill(self) -> None:
         """Kill -9: nothing of it gets a chance to clean up."""

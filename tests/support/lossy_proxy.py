@@ -42,11 +42,15 @@ class Dropping:
             with suppress(TimeoutError):
                 client, _ = self._listener.accept()
                 fate: Fate = (
-                    self._chance.choice(("request lost", "answer lost", "hung up")) if self._chance.random() < self._lost else "carried"
+                    self._chance.choice(("request lost", "answer lost", "hung up"))
+                    if self._chance.random() < self._lost
+                    else "carried"
                 )
                 self.fates.append(fate)
                 carrier = threading.Thread(target=self._carry, args=(client, fate))
-                self._carriers = [thread for thread in self._carriers if thread.is_alive()] + [carrier]
+                self._carriers = [thread for thread in self._carriers if thread.is_alive()] + [
+                    carrier
+                ]
                 carrier.start()
 
     def _carry(self, client: socket.socket, fate: Fate) -> None:
@@ -71,7 +75,11 @@ def _read_request(client: socket.socket) -> bytes:
             return b""
         read += more
     head, _, body = read.partition(b"\r\n\r\n")
-    lengths = [line.partition(b":")[2] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    lengths = [
+        line.partition(b":")[2]
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    ]
     while len(body) < int(lengths[0] if lengths else 0):
         body += client.recv(_READ_BYTES)
     lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]

@@ -17,7 +17,11 @@ from shrinkd.errors import ShrinkdError
 from shrinkd.settings import Settings
 from tests.support.forked_daemon import FORKS
 
-_NAMESPACES = {"mount": 0x00020000, "cgroup": 0x02000000, "pid": 0x20000000}  # include/uapi/linux/sched.h
+_NAMESPACES = {
+    "mount": 0x00020000,
+    "cgroup": 0x02000000,
+    "pid": 0x20000000,
+}  # include/uapi/linux/sched.h
 _UNUSUAL = "usb\u2028\x1c\x85\udce9 \\a\nb"
 """What str.splitlines() takes for the end of a line, a byte that is no UTF-8, and what the kernel escapes."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -89,19 +93,34 @@ def _found(question: Question) -> dict[str, Any]:
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("app").addHandler(handler)
     folder = question.folder
-    variables = {"root": question.root, "own": question.own, "tmp": str(folder), "unusual": str(folder / _UNUSUAL)}
+    variables = {
+        "root": question.root,
+        "own": question.own,
+        "tmp": str(folder),
+        "unusual": str(folder / _UNUSUAL),
+    }
     mounting = f"mount --make-rprivate /; {question.setting.mounting}"
-    subprocess.run(["sh", "-ec", mounting], env=os.environ | variables, check=True, capture_output=True)
+    subprocess.run(
+        ["sh", "-ec", mounting], env=os.environ | variables, check=True, capture_output=True
+    )
     root = question.setting.at.format(**variables) + f"/{question.below}" * bool(question.below)
     backend = load(question.backend)(Settings.model_construct(cgroup_root=root, subtrees=()))
     found = backend.own()
-    told: dict[str, Any] = {"node": backend.node().root, "path": found.path, "suspects": found.suspects, "logged": logged}
+    told: dict[str, Any] = {
+        "node": backend.node().root,
+        "path": found.path,
+        "suspects": found.suspects,
+        "logged": logged,
+    }
     told["has_pressure"] = backend.has_pressure
     other = backend.groups(question.other, 0)[0]
     for path in filter(None, (found.path, (found.path or "").rpartition("/")[0])):
         told[path] = _refusals(backend, backend.groups(path, 0)[0])
     told["beside"] = _told(lambda: backend.make("shrinkd-beside", dry_run=True))
-    told["there"], told["moves"] = _refusals(backend, other), _moves(backend, other, question.stranger)
+    told["there"], told["moves"] = (
+        _refusals(backend, other),
+        _moves(backend, other, question.stranger),
+    )
     Path(root, question.other, "cgroup.procs").write_text(str(os.getpid()))
     told["moved"], told["held"] = backend.own().path, backend.group_of(os.getpid()).path
     backend.close()
@@ -122,8 +141,16 @@ def _moves(backend: Backend, group: Group, stranger: int) -> dict[str, str]:
     """What becomes of moving us, a thread of ours, and somebody who is in our group, to another group, on trial."""
     thread = threading.Thread(target=(ended := threading.Event()).wait)
     thread.start()
-    pids = {"daemon": os.getpid(), "thread": thread.native_id or 0, "stranger": stranger, "nobody": 4194305}
-    answers = {who: _told(lambda pid=pid: backend.attach(group, pid, dry_run=True)) for who, pid in pids.items()}  # type: ignore[misc]
+    pids = {
+        "daemon": os.getpid(),
+        "thread": thread.native_id or 0,
+        "stranger": stranger,
+        "nobody": 4194305,
+    }
+    answers = {
+        who: _told(lambda pid=pid: backend.attach(group, pid, dry_run=True))
+        for who, pid in pids.items()
+    }  # type: ignore[misc]
     ended.set()
     thread.join()
     return answers

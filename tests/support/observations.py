@@ -13,14 +13,21 @@ WALL = datetime(2026, 1, 5, tzinfo=UTC)
 HOST = Host(total_bytes=16 * GIB, available_bytes=8 * GIB)
 
 
-def stat_of(usage_bytes: int, *, some_us: int | None = 0, limits: Limits | None = None, **sizes: Any) -> MemStat:
+def stat_of(
+    usage_bytes: int, *, some_us: int | None = 0, limits: Limits | None = None, **sizes: Any
+) -> MemStat:
     """One reading; `some_us` is the total of memory.pressure's some, None where there is no PSI."""
     pressure = None if some_us is None else Pressure(Stall(0, 0, 0, some_us), Stall(0, 0, 0, 0))
     return MemStat(usage_bytes, limits or Limits(max_bytes=None), pressure=pressure, **sizes)
 
 
 def member_of(
-    stat: MemStat, floor_bytes: int = 64 * MIB, *, path: str = "web", outcome: Outcome | None = None, activity: Activity | None = None
+    stat: MemStat,
+    floor_bytes: int = 64 * MIB,
+    *,
+    path: str = "web",
+    outcome: Outcome | None = None,
+    activity: Activity | None = None,
 ) -> Member:
     return Member(Group(path, 7), stat, floor_bytes, activity, outcome)
 
@@ -33,8 +40,12 @@ class Policy:
         self.spec = kind.spec(**spec)
         self.state = kind.state()
 
-    def look_at(self, now_seconds: float, *members: Member, host: Host = HOST) -> Sequence[Decision]:
-        self.state, decisions = self.kind.decide(self.spec, self.state, Observation(now_seconds, WALL, host, members))
+    def look_at(
+        self, now_seconds: float, *members: Member, host: Host = HOST
+    ) -> Sequence[Decision]:
+        self.state, decisions = self.kind.decide(
+            self.spec, self.state, Observation(now_seconds, WALL, host, members)
+        )
         return decisions
 
     def look(self, now_seconds: float, member: Member, *, host: Host = HOST) -> Decision:

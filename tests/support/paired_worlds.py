@@ -77,7 +77,9 @@ class RealHand:
         self._worker.drop(1)
 
     def alive(self) -> bool:
-        return self._worker.grow(0)  # it answers or it is dead: a kill that is on its way takes effect before
+        return self._worker.grow(
+            0
+        )  # it answers or it is dead: a kill that is on its way takes effect before
 
     def exit(self) -> None:
         if self.alive():
@@ -102,7 +104,9 @@ class RealWorld:
 
     def start(self) -> RealHand:
         with _small_pages():
-            worker = self._idle.pop() if self._idle else self._on_one_cpu(self.host.charge(self._home))
+            worker = (
+                self._idle.pop() if self._idle else self._on_one_cpu(self.host.charge(self._home))
+            )
         self._lent.append(worker)
         return RealHand(self, worker)
 
@@ -192,7 +196,10 @@ class SimulatedWorld:
 
     def cache(self, group: Group) -> int:
         """What a group alone has of page cache."""
-        return sum(area.resident() for area in self.cgroup(group).areas if area.kind == "file") * PAGE_BYTES
+        return (
+            sum(area.resident() for area in self.cgroup(group).areas if area.kind == "file")
+            * PAGE_BYTES
+        )
 
     def held(self, group: Group) -> int:
         """What of a group and all inside it cannot be reclaimed, for there is no swap."""

@@ -6,7 +6,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shrinkd.backends import Events, Group, Limits, MemStat, Pressure, Stall
-from shrinkd.policies import Ask, Decision, Host, Kind, Member, Observation, Reason, Reclaim, Verdict
+from shrinkd.policies import (
+    Ask,
+    Decision,
+    Host,
+    Kind,
+    Member,
+    Observation,
+    Reason,
+    Reclaim,
+    Verdict,
+)
 from shrinkd.policies.arbiter import Moment, Post, Wish
 from shrinkd.policies.kinds.limit import KeepLimits
 from shrinkd.policies.policy import Envelope, Floor, Selector
@@ -21,8 +31,13 @@ class Nothing:
     """A state."""
 
 
-def decide(_spec: object, state: Nothing, observation: Observation) -> tuple[Nothing, list[Decision]]:
-    return state, [Decision(member.group, Verdict.HOLD, Reason.AT_TARGET, 1.0) for member in observation.members]
+def decide(
+    _spec: object, state: Nothing, observation: Observation
+) -> tuple[Nothing, list[Decision]]:
+    return state, [
+        Decision(member.group, Verdict.HOLD, Reason.AT_TARGET, 1.0)
+        for member in observation.members
+    ]
 
 
 def kind(rank: int = 50, *, is_urgent: bool = False) -> Kind:
@@ -35,8 +50,16 @@ def group(path: str) -> Group:
 
 def stat(usage: int = 512 * MIB, **given: Any) -> MemStat:
     limits: Mapping[str, Any] = given.pop("limits", {})
-    told: dict[str, Any] = {"active_file_bytes": 0, "inactive_file_bytes": usage, "reclaimable_estimate_bytes": usage}
-    return MemStat(usage, Limits(limits.get("max_bytes"), **{k: v for k, v in limits.items() if k != "max_bytes"}), **(told | given))
+    told: dict[str, Any] = {
+        "active_file_bytes": 0,
+        "inactive_file_bytes": usage,
+        "reclaimable_estimate_bytes": usage,
+    }
+    return MemStat(
+        usage,
+        Limits(limits.get("max_bytes"), **{k: v for k, v in limits.items() if k != "max_bytes"}),
+        **(told | given),
+    )
 
 
 def kills(count: int) -> Events:
@@ -48,7 +71,12 @@ def pressed(full_avg10: float) -> Pressure:
 
 
 def policy(name: str = "p", **given: Any) -> Envelope:
-    told: dict[str, Any] = {"kind": "limit", "selector": Selector(group="*"), "floor": Floor(bytes=0), "spec": None}
+    told: dict[str, Any] = {
+        "kind": "limit",
+        "selector": Selector(group="*"),
+        "floor": Floor(bytes=0),
+        "spec": None,
+    }
     return Envelope.model_construct(**(Envelope(name=name, **told).__dict__ | given))
 
 
@@ -66,7 +94,9 @@ def wish(  # noqa: PLR0913  # each with a default, and all but one by name
     where, made = group(path), of or policy()
     decision = Decision(where, Verdict.ACT, Reason.BELOW_TARGET, 2.0, ask=asked)
     post = Post(made, 1, as_kind or kind(), (where,), Nothing(), 0.0)
-    return Wish(post, decision, Member(where, reading or stat(), floor), decision.verdict, decision.reason)
+    return Wish(
+        post, decision, Member(where, reading or stat(), floor), decision.verdict, decision.reason
+    )
 
 
 def moment(now: float = 0.0, host: Host = HOST, wall: datetime = DAWN) -> Moment:

@@ -25,7 +25,9 @@ class Postgres:
 
     def emptied(self) -> str:
         """Empty the database, which takes a tenth of the time of a new one, and answer its URL."""
-        with psycopg.connect(host=str(self._folder), user="shrinkd", dbname="postgres") as connection:
+        with psycopg.connect(
+            host=str(self._folder), user="shrinkd", dbname="postgres"
+        ) as connection:
             connection.execute("DROP SCHEMA public CASCADE")
             connection.execute("CREATE SCHEMA public")
         return f"postgresql+psycopg://shrinkd@/postgres?host={self._folder}"
@@ -33,12 +35,19 @@ class Postgres:
 
 def absent() -> str | None:
     """Why there is none here, or None."""
-    return None if _program("postgres") and _program("initdb") else "postgres and initdb are not installed"
+    return (
+        None
+        if _program("postgres") and _program("initdb")
+        else "postgres and initdb are not installed"
+    )
 
 
 def _program(name: str) -> str | None:
     """Find a program of the server: Debian keeps them off the PATH, in a folder for each version."""
-    folders = [os.environ.get("PATH", ""), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
+    folders = [
+        os.environ.get("PATH", ""),
+        *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
+    ]
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
@@ -50,11 +59,31 @@ def running() -> Iterator[Postgres]:
         if os.geteuid() == 0:
             os.chown(folder, _NOBODY, _NOBODY)
             as_user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
-        options = ["--username=shrinkd", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
+        options = [
+            "--username=shrinkd",
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]
         subprocess.run(
-            [str(_program("initdb")), *options, f"--pgdata={folder}/data"], check=True, capture_output=True, cwd=folder, **as_user
+            [str(_program("initdb")), *options, f"--pgdata={folder}/data"],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            **as_user,
         )
-        command = [str(_program("postgres")), "-D", f"{folder}/data", "-k", name, "-c", "listen_addresses=", "-c", "fsync=off"]
+        command = [
+            str(_program("postgres")),
+            "-D",
+            f"{folder}/data",
+            "-k",
+            name,
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "fsync=off",
+        ]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **as_user)
         with server:

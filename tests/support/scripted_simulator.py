@@ -54,15 +54,23 @@ class Stage:
     def vanish(self, path: str) -> None:
         """Remove a group with all that is in it, as somebody else on the machine would; callable within a verb."""
         machine = self.simulator._machine  # noqa: SLF001  # the lock is held by the verb that this happens in
-        machine.reclaim(machine.cgroups[path], UNLIMITED)  # or else its cache would be the root's, and the machine fill up
+        machine.reclaim(
+            machine.cgroups[path], UNLIMITED
+        )  # or else its cache would be the root's, and the machine fill up
         machine.uproot(machine.cgroups[path])
 
     def everything(self) -> dict[str, tuple[int, MemStat]]:
         """All groups, what they use and what they are limited to: for "nothing was changed"."""
-        return {group.path: (group.id, self.simulator.stat(group)) for group in self.simulator.groups()[1:]}
+        return {
+            group.path: (group.id, self.simulator.stat(group))
+            for group in self.simulator.groups()[1:]
+        }
 
     def limits(self) -> dict[str, int | None]:
-        return {group.path: self.simulator.stat(group).limits.max_bytes for group in self.simulator.groups()[1:]}
+        return {
+            group.path: self.simulator.stat(group).limits.max_bytes
+            for group in self.simulator.groups()[1:]
+        }
 
 
 Method = Literal["GET", "HEAD", "POST", "PATCH", "DELETE", "PUT"]

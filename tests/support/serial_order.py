@@ -38,13 +38,19 @@ def serial_order(first: int, history: Iterable[Done]) -> list[int]:
             seen[done.saw].append(done)
         if done.wrote is not None and writes.setdefault(done.wrote, done) is not done:
             raise Unexplained(f"{done.wrote} was written twice")
-        if done.wrote is not None and done.saw is not None and followed.setdefault(done.saw, done.wrote) != done.wrote:
+        if (
+            done.wrote is not None
+            and done.saw is not None
+            and followed.setdefault(done.saw, done.wrote) != done.wrote
+        ):
             raise Unexplained(f"two followed {done.saw}: one of them was lost")
     for value, readers in seen.items():
         if value not in writes or any(reader.ended < writes[value].began for reader in readers):
             raise Unexplained(f"{value} was seen before it was written")
     chains = _chains(writes, followed)
-    blocks = [[done for value in chain for done in (writes[value], *seen[value])] for chain in chains]
+    blocks = [
+        [done for value in chain for done in (writes[value], *seen[value])] for chain in chains
+    ]
     for chain in chains:
         _check_forward([[writes[value], *seen[value]] for value in chain])
     return [value for number in _sorted(blocks) for value in chains[number]]
@@ -70,12 +76,20 @@ def _check_forward(chain: list[list[Done]]) -> None:
 
 
 def _sorted(blocks: list[list[Done]]) -> list[int]:
-    before = {n: {m for m, other in enumerate(blocks) if m != n and _is_before(other, block)} for n, block in enumerate(blocks)}
+    before = {
+        n: {m for m, other in enumerate(blocks) if m != n and _is_before(other, block)}
+        for n, block in enumerate(blocks)
+    }
     try:
         return list(TopologicalSorter(before).static_order())
     except CycleError as circle:
-        names = [next(done.wrote for done in blocks[number] if done.wrote is not None) for number in circle.args[1]]
-        raise Unexplained("each before the next: " + ", ".join(f"{one} and {two}" for one, two in pairwise(names))) from None
+        names = [
+            next(done.wrote for done in blocks[number] if done.wrote is not None)
+            for number in circle.args[1]
+        ]
+        raise Unexplained(
+            "each before the next: " + ", ".join(f"{one} and {two}" for one, two in pairwise(names))
+        ) from None
 
 
 def _is_before(block: list[Done], other: list[Done]) -> bool:

@@ -14,11 +14,21 @@ MIB = 2**20 // PAGE_BYTES
 """Pages of a MiB."""
 
 
-def machine_of(profile: str = "v1", swap: int = 0, *, pool: int = 0, in_us: float = 10.0, cpus: int = 0) -> Machine:
-    return Machine(PROFILES[profile], Hardware(cpus=cpus, swap=Swap(pages=swap, pool=pool, in_us=in_us)))
+def machine_of(
+    profile: str = "v1", swap: int = 0, *, pool: int = 0, in_us: float = 10.0, cpus: int = 0
+) -> Machine:
+    return Machine(
+        PROFILES[profile], Hardware(cpus=cpus, swap=Swap(pages=swap, pool=pool, in_us=in_us))
+    )
 
 
-def grown(machine: Machine, name: str, parent: Cgroup | None = None, pages: Mapping[Kind, int] | None = None, **kinds: int) -> Cgroup:
+def grown(
+    machine: Machine,
+    name: str,
+    parent: Cgroup | None = None,
+    pages: Mapping[Kind, int] | None = None,
+    **kinds: int,
+) -> Cgroup:
     """A group with one process in it that has charged so many pages of each kind."""
     cgroup = machine.make(parent or machine.root, name)
     process = machine.start(cgroup)

@@ -32,7 +32,11 @@ def frames(answer: httpx.Response) -> Iterator[Frame]:
         fields[name] = value
         if not line:
             if "data" in fields:
-                yield Frame(fields.get("event", "message"), json.loads(fields["data"]), int(fields["id"]) if "id" in fields else None)
+                yield Frame(
+                    fields.get("event", "message"),
+                    json.loads(fields["data"]),
+                    int(fields["id"]) if "id" in fields else None,
+                )
             fields = {}
 
 
@@ -42,7 +46,9 @@ class Follower:
     def __init__(self, server: Live | Daemon, path: str) -> None:
         self.socket = socket.socket() if isinstance(server, Live) else socket.socket(socket.AF_UNIX)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.socket.connect(("127.0.0.1", server.port) if isinstance(server, Live) else str(server.socket))
+        self.socket.connect(
+            ("127.0.0.1", server.port) if isinstance(server, Live) else str(server.socket)
+        )
         headers = "Host: 127.0.0.1\r\nAccept: text/event-stream\r\nConnection: close"
         self.socket.sendall(f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
         self.ids: list[int] = []
@@ -64,7 +70,9 @@ class Follower:
         lines, _, self._rest = (self._rest + chunk).rpartition(b"\n")
         self._has_begun = self._has_begun or b"retry: " in lines
         self.ids += map(int, re.findall(rb"^id: (\d+)", lines, re.MULTILINE))
-        self.names.update(name.decode() for name in re.findall(rb"^event: (\S+)", lines, re.MULTILINE))
+        self.names.update(
+            name.decode() for name in re.findall(rb"^event: (\S+)", lines, re.MULTILINE)
+        )
 
     def close(self) -> None:
         self.socket.close()
@@ -78,5 +86,7 @@ def read_all(followers: Sequence[Follower], last_id: int | None) -> None:
         while selector.get_map():
             for key, _ in selector.select():
                 key.data.read()
-                if key.data.has_ended or (last_id is not None and key.data.ids and key.data.ids[-1] >= last_id):
+                if key.data.has_ended or (
+                    last_id is not None and key.data.ids and key.data.ids[-1] >= last_id
+                ):
                     selector.unregister(key.fileobj)

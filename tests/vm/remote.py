@@ -41,10 +41,26 @@ class InTheVm:
         if not wanted or self._config.option.collectonly:
             return
         (self._shared / "wanted").write_text("\n".join(wanted))
-        inside = (sys.executable, "-m", "pytest", *_SLOWLY, "-p", "no:cacheprovider", "-q", f"@{self._shared}/wanted")
+        inside = (
+            sys.executable,
+            "-m",
+            "pytest",
+            *_SLOWLY,
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            f"@{self._shared}/wanted",
+        )
         with (self._shared / "told").open("wb") as told:
             self._machine = subprocess.Popen(
-                [*self._run_in, str(self._shared), "env", f"SHRINKD_TEST_REPORTS={self._shared}/{_REPORTS}", *_wanted_here(), *inside],
+                [
+                    *self._run_in,
+                    str(self._shared),
+                    "env",
+                    f"SHRINKD_TEST_REPORTS={self._shared}/{_REPORTS}",
+                    *_wanted_here(),
+                    *inside,
+                ],
                 cwd=self._config.rootpath,
                 stdin=subprocess.DEVNULL,
                 stdout=told,
@@ -77,7 +93,11 @@ class InTheVm:
         reports = self._reports.get(item.nodeid, [])
         yield from reports
         if not reports or reports[-1].when != "teardown":
-            why = f"The VM did not come to the end of this test:\n{self._told}" if self._told else "Nor to this one, as above."
+            why = (
+                f"The VM did not come to the end of this test:\n{self._told}"
+                if self._told
+                else "Nor to this one, as above."
+            )
             self._told = ""
             yield pytest.TestReport(item.nodeid, item.location, {}, "failed", why, "call")
 
@@ -85,7 +105,9 @@ class InTheVm:
         reports: dict[str, list[pytest.TestReport]] = {}
         lines = self._shared / _REPORTS
         for line in lines.read_text().splitlines() if lines.exists() else ():
-            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=json.loads(line))
+            report = self._config.hook.pytest_report_from_serializable(
+                config=self._config, data=json.loads(line)
+            )
             reports.setdefault(report.nodeid, []).append(report)
         return reports
 
@@ -99,7 +121,14 @@ class Reporter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         with self._path.open("a") as lines:
-            print(json.dumps(self._config.hook.pytest_report_to_serializable(config=self._config, report=report)), file=lines)
+            print(
+                json.dumps(
+                    self._config.hook.pytest_report_to_serializable(
+                        config=self._config, report=report
+                    )
+                ),
+                file=lines,
+            )
 
 
 class NotHere:

@@ -53,11 +53,31 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *selected: str, **variables: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "--rootdir", str(folder), "-p", "no:cacheprovider", *selected]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rA",
+        "--rootdir",
+        str(folder),
+        "-p",
+        "no:cacheprovider",
+        *selected,
+    ]
     # CI: where it is set, pytest says every message a second time, in its summary
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_") and name != "CI"}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SHRINKD_") and name != "CI"
+    }
     done = subprocess.run(
-        command, cwd=folder, env=environ | {"PYTHONPATH": str(vm.REPOSITORY)} | variables, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=environ | {"PYTHONPATH": str(vm.REPOSITORY)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout + done.stderr
 
@@ -67,7 +87,9 @@ def test_what_passes_there_has_passed_here_and_the_rest_runs_here(folder: Path) 
 
 
 def test_how_much_is_to_be_tried_there_is_what_was_asked_for_here(folder: Path) -> None:
-    assert "1 passed" in run(folder, "-k", "wishes", SHRINKD_TEST_REQUIRE_ALL="1", SHRINKD_TEST_EXAMPLES="7")
+    assert "1 passed" in run(
+        folder, "-k", "wishes", SHRINKD_TEST_REQUIRE_ALL="1", SHRINKD_TEST_EXAMPLES="7"
+    )
     assert "1 failed" in run(folder, "-k", "wishes", SHRINKD_TEST_EXAMPLES="7")
 
 
@@ -82,7 +104,9 @@ def test_what_the_vm_did_not_come_to_has_failed(folder: Path) -> None:
 
 
 def test_a_vm_that_does_not_start_fails_what_was_to_run_there_and_is_quoted(folder: Path) -> None:
-    (folder / "conftest.py").write_text(CONFTEST.format(command='"sh", "-c", "echo no such kernel; exit 4"'))
+    (folder / "conftest.py").write_text(
+        CONFTEST.format(command='"sh", "-c", "echo no such kernel; exit 4"')
+    )
     told = run(folder, "-k", "away or here")
     assert "2 failed, 1 passed" in told
     assert told.count("no such kernel") == 1

@@ -21,7 +21,10 @@ from pathlib import Path
 from types import FrameType
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-CACHE = Path(os.environ.get("SHRINKD_TEST_VM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shrinkd-vm")
+CACHE = Path(
+    os.environ.get("SHRINKD_TEST_VM_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shrinkd-vm"
+)
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -64,12 +67,13 @@ def run(command: list[str], shared: Path) -> Outcome:
     Waits its turn: there is one VM at a time.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory(prefix="shrinkd-vm-") as scratch:
+    with (
+        (CACHE / "lock").open("w") as lock,
+        tempfile.TemporaryDirectory(prefix="shrinkd-vm-") as scratch,
+    ):
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Through files: the console has the kernel's messages among the lines.
-        inner = (
-            f"cd {shlex.quote(str(REPOSITORY))}; sh tests/vm/guest {shlex.join(command)} >{shared}/output 2>&1; echo $? >{shared}/status"
-        )
+        inner = f"cd {shlex.quote(str(REPOSITORY))}; sh tests/vm/guest {shlex.join(command)} >{shared}/output 2>&1; echo $? >{shared}/status"
         (shared / "command").write_text(inner)
         console = _boot(_initrd(Path(scratch)), shared, lock.fileno())
     status, output = shared / "status", shared / "output"
@@ -84,8 +88,12 @@ def _initrd(scratch: Path) -> Path:
     """What the kernel needs before it has the host's files: their filesystem's modules, in the order of loading, and a shell."""
     kernel = str(_kernel()).partition("vmlinuz-")[2]
     wanted = ["modprobe", "-d", str(CACHE), "-S", kernel, "--show-depends", "-a", *_MODULES]
-    listed = subprocess.run(wanted, env={"PATH": _PATH}, check=True, capture_output=True, text=True).stdout
-    modules = dict.fromkeys(line.split()[1] for line in listed.splitlines() if line.startswith("insmod "))
+    listed = subprocess.run(
+        wanted, env={"PATH": _PATH}, check=True, capture_output=True, text=True
+    ).stdout
+    modules = dict.fromkeys(
+        line.split()[1] for line in listed.splitlines() if line.startswith("insmod ")
+    )
     root = scratch / "root"
     (root / "modules").mkdir(parents=True)
     for number, module in enumerate(modules):
@@ -93,7 +101,14 @@ def _initrd(scratch: Path) -> Path:
     shutil.copy(shutil.which("busybox", path=_PATH) or "busybox", root / "busybox")
     shutil.copy(REPOSITORY / "tests/vm/init", root / "init")
     with (scratch / "initrd").open("wb") as initrd:
-        subprocess.run("find . | busybox cpio -o -H newc", shell=True, cwd=root, stdout=initrd, stderr=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            "find . | busybox cpio -o -H newc",
+            shell=True,
+            cwd=root,
+            stdout=initrd,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
     return scratch / "initrd"
 
 
@@ -103,7 +118,10 @@ def _boot(initrd: Path, shared: Path, lock: int) -> str:
         [
             *("nice", "-n", "19", "qemu-system-x86_64", *_MACHINE),
             *("-kernel", str(_kernel()), "-initrd", str(initrd), "-append", kernel_line),
-            *("-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"),
+            *(
+                "-virtfs",
+                "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+            ),
             *("-virtfs", f"local,path={shared},mount_tag=shared,security_model=none"),
         ],
         env={"PATH": _PATH},
@@ -135,7 +153,11 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run a command in the VM.")
-    parser.add_argument("--shared", type=Path, help="the one directory that the command can change (default: none is kept)")
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        help="the one directory that the command can change (default: none is kept)",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     if reason := absent():

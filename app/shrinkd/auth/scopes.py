@@ -30,7 +30,9 @@ class Grant:
         """Read `read`, `write` or `admin`, with @ and the path of a group behind it where it is for that alone. ValueError."""
         name, at, subtree = text.strip().partition("@")
         if name.upper() not in Level.__members__ or (at and not subtree):
-            raise ValueError(f"{text!a} is no scope: write read, write or admin, and @ with the path of a group for that subtree alone")
+            raise ValueError(
+                f"{text!a} is no scope: write read, write or admin, and @ with the path of a group for that subtree alone"
+            )
         return cls(Level[name.upper()], subtree.strip("/"))
 
     def __str__(self) -> str:
@@ -51,7 +53,10 @@ class Caller:
 
     def may(self, level: Level, path: str | None = None) -> bool:
         """Tell whether the caller may do what needs `level` at the group of a path; None is the whole node."""
-        return any(grant.level >= level and (not grant.subtree if path is None else grant.holds_at(path)) for grant in self.grants)
+        return any(
+            grant.level >= level and (not grant.subtree if path is None else grant.holds_at(path))
+            for grant in self.grants
+        )
 
     def may_somewhere(self, level: Level) -> bool:
         """Tell whether there is any group at which the caller may do what needs `level`."""
@@ -61,7 +66,9 @@ class Caller:
         """Raise Forbidden, naming the scope that is missing, where may() says no."""
         if not self.may(level, path):
             scope = str(Grant(level, path or ""))
-            raise Forbidden(f"That takes the scope {scope!a}, which {self.name!a} does not have.", scope=scope)
+            raise Forbidden(
+                f"That takes the scope {scope!a}, which {self.name!a} does not have.", scope=scope
+            )
 
     def readable(self) -> tuple[str, ...] | None:
         """The subtrees that the caller may read; None for everything."""

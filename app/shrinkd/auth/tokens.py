@@ -51,14 +51,22 @@ class Entry(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!a} is no name: write letters, digits, '.', '_' and '-', or certificate: and a common name")
+            raise ValueError(
+                f"{self.name!a} is no name: write letters, digits, '.', '_' and '-', or certificate: and a common name"
+            )
         if not self.scopes:
             raise ValueError(f"{self.name!a} has no scope, so it could do nothing")
         [Grant.parse(scope) for scope in self.scopes]
-        is_token = self.sha256 is not None and self.expires_at is not None and bool(_SHA256.fullmatch(self.sha256))
+        is_token = (
+            self.sha256 is not None
+            and self.expires_at is not None
+            and bool(_SHA256.fullmatch(self.sha256))
+        )
         is_bare = self.sha256 is None and self.expires_at is None
         if not (is_bare if self.is_certificate else is_token):
-            raise ValueError(f"{self.name!a} needs sha256 and expires_at if it is a token, and neither if it is a certificate")
+            raise ValueError(
+                f"{self.name!a} needs sha256 and expires_at if it is a token, and neither if it is a certificate"
+            )
         return self
 
     @property
@@ -98,7 +106,12 @@ class Tokens:
         """Who sends this token. TokenRefused for one that is unknown, and just so for one that has expired."""
         digest = hashlib.sha256(secret).hexdigest()
         entry, caller = self._bearers.get(digest[:_INDEXED], (None, None))
-        if entry and caller and hmac.compare_digest(str(entry.sha256), digest) and not entry.is_expired(self._clock()):
+        if (
+            entry
+            and caller
+            and hmac.compare_digest(str(entry.sha256), digest)
+            and not entry.is_expired(self._clock())
+        ):
             return caller
         raise TokenRefused("The token that was sent is none that holds here now.")
 
@@ -107,7 +120,11 @@ class Tokens:
         return self._certificates.get(peer.name, peer)
 
     def _take(self, entries: list[Entry]) -> int:
-        self._bearers = {str(entry.sha256)[:_INDEXED]: (entry, entry.caller) for entry in entries if not entry.is_certificate}
+        self._bearers = {
+            str(entry.sha256)[:_INDEXED]: (entry, entry.caller)
+            for entry in entries
+            if not entry.is_certificate
+        }
         self._certificates = {entry.name: entry.caller for entry in entries if entry.is_certificate}
         return len(entries)
 
@@ -119,7 +136,9 @@ def read_entries(path: Path) -> list[Entry]:
         try:
             entry = Entry.model_validate_json(line)
         except ValidationError as error:
-            raise SettingsError(f"{path}, line {number}: {reason(error.errors()[0]['msg'])}.") from None
+            raise SettingsError(
+                f"{path}, line {number}: {reason(error.errors()[0]['msg'])}."
+            ) from None
         if entry.name in entries:
             raise SettingsError(f"{path}, line {number}: {entry.name!a} is there already.")
         entries[entry.name] = entry
@@ -141,7 +160,9 @@ def make(path: Path, name: str, scopes: list[str], span: str) -> str | None:
         raise SettingsError(f"{reason(error.errors()[0]['msg'])}.") from None
     with _changing(path) as entries:
         if any(each.name == name for each in entries):
-            raise SettingsError(f"There is a token {name!a} already: revoke it, or take another name.")
+            raise SettingsError(
+                f"There is a token {name!a} already: revoke it, or take another name."
+            )
         entries.append(entry)
     return secret
 
@@ -157,21 +178,29 @@ def revoke(path: Path, name: str) -> None:
 def _span(text: str) -> timedelta:
     match = _SPAN.fullmatch(text)
     if match is None:
-        raise SettingsError(f"{text!a} is no time that a token can hold: write a number and m, h, d or w, such as 90d.")
+        raise SettingsError(
+            f"{text!a} is no time that a token can hold: write a number and m, h, d or w, such as 90d."
+        )
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _read(path: Path) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe in its place must not hold us
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # a pipe in its place must not hold us
         with os.fdopen(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not S_ISREG(found.st_mode) or found.st_mode & 0o077:
-                raise SettingsError(f"{path} has to be a file that its owner alone can read and write: chmod 600 {path}.")
+                raise SettingsError(
+                    f"{path} has to be a file that its owner alone can read and write: chmod 600 {path}."
+                )
             return file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SettingsError(f"The tokens of {path} cannot be read ({said}): make one with `shrinkd token make`.") from None
+        raise SettingsError(
+            f"The tokens of {path} cannot be read ({said}): make one with `shrinkd token make`."
+        ) from None
 
 
 @contextmanager
@@ -182,10 +211,18 @@ def _changing(path: Path) -> Iterator[list[Entry]]:
     except OSError as error:
         raise SettingsError(f"There is no place for {path}: {error.strerror}.") from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # of the folder, since the file is another one behind each change
+        fcntl.flock(
+            folder, fcntl.LOCK_EX
+        )  # of the folder, since the file is another one behind each change
         entries = read_entries(path) if path.exists() else []
         yield entries
-        _replace(path, "".join(json.dumps(entry.model_dump(mode="json", exclude_none=True)) + "\n" for entry in entries))
+        _replace(
+            path,
+            "".join(
+                json.dumps(entry.model_dump(mode="json", exclude_none=True)) + "\n"
+                for entry in entries
+            ),
+        )
         os.fsync(folder)
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}.") from None
@@ -194,7 +231,9 @@ def _changing(path: Path) -> Iterator[list[Entry]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from its first moment
+    descriptor, fresh = tempfile.mkstemp(
+        prefix=f".{path.name}.", dir=path.parent
+    )  # 0600 from its first moment
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)

@@ -53,22 +53,33 @@ class Maximum:
 
         Strictly below at first, as the seed compares; at the end usage may have come up to the value, which is then felt as a limit.
         """
-        before, used = self.read(), self.usage()  # usage last: what comes behind it and before the write goes unseen
+        before, used = (
+            self.read(),
+            self.usage(),
+        )  # usage last: what comes behind it and before the write goes unseen
         if used >= value:
             return Refusal(used)
-        if value < before and value - used < _FAR * self.slack and (refusal := self._growth(value, used)):
+        if (
+            value < before
+            and value - used < _FAR * self.slack
+            and (refusal := self._growth(value, used))
+        ):
             return refusal
         self.store(value)
         if value >= before or (used := self.usage()) <= value:
             return None
-        if self.read() == value:  # another writer's value is another writer's to keep: the kernel has no compare-and-set
+        if (
+            self.read() == value
+        ):  # another writer's value is another writer's to keep: the kernel has no compare-and-set
             self.store(before)
         return Refusal(used)
 
     def _growth(self, value: int, used: int) -> Refusal | None:
         """Look for a while, and refuse what grows and would be there in 100 ms."""
         now, looks = used, 0
-        while looks < _LOOKS and not (now > used and (looks >= _RATE_LOOKS or now + self.slack > value)):
+        while looks < _LOOKS and not (
+            now > used and (looks >= _RATE_LOOKS or now + self.slack > value)
+        ):
             if looks == _FIRST_LOOKS and now == used and used + self.slack <= value:
                 return None
             self.sleep(_LOOK_SECONDS)

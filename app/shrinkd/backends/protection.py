@@ -26,7 +26,9 @@ class OwnGroup:
         """Say what could not be found out, and what follows; None where everything was."""
         if not self.suspects:
             return None
-        listed = ", ".join(ascii(path or "/") for path in self.suspects[:10]) + (", …" if len(self.suspects) > 10 else "")
+        listed = ", ".join(ascii(path or "/") for path in self.suspects[:10]) + (
+            ", …" if len(self.suspects) > 10 else ""
+        )
         return (
             f"This daemon cannot tell which group it is in, for /proc does not name it and it may not look into {listed}: "
             "so these, those around them and those below are not changed. Run it as root, with /proc and all of the controller mounted."
@@ -34,17 +36,23 @@ class OwnGroup:
 
     def is_around_us(self, path: str) -> bool:
         """Tell whether this daemon is in the group of a path or below it, as far as it can tell."""
-        is_near = any(_is_within(suspect, path) or _is_within(path, suspect) for suspect in self.suspects)
+        is_near = any(
+            _is_within(suspect, path) or _is_within(path, suspect) for suspect in self.suspects
+        )
         return is_near or (self.path is not None and _is_within(self.path, path))
 
     def is_inside(self, path: str) -> bool:
         """Tell whether what the group of a path uses is, or may be, charged to this daemon's own group; all is to the managed root."""
-        return any(_is_within(path, suspect) for suspect in self.suspects) or (bool(self.path) and _is_within(path, str(self.path)))
+        return any(_is_within(path, suspect) for suspect in self.suspects) or (
+            bool(self.path) and _is_within(path, str(self.path))
+        )
 
     def check_apart(self, group: "Group") -> None:
         """Raise ProtectedGroup for a group that this daemon is in, or that is around that one."""
         if self.is_around_us(group.path):
-            sentence = f"This daemon runs in {group.path!a} or below it, and would be changed with it."
+            sentence = (
+                f"This daemon runs in {group.path!a} or below it, and would be changed with it."
+            )
             raise ProtectedGroup(self.doubt(group.path) or sentence, group=group)
 
     def check_outside(self, path: str) -> None:

@@ -14,7 +14,9 @@ from shrinkd.errors import InvalidGroupName, InvalidRequest, ShrinkdError
 from shrinkd.settings import Settings
 from shrinkd.sizes import UNLIMITED, or_none, page_floor, told_protection
 
-LimitName = Literal["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"]
+LimitName = Literal[
+    "max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"
+]
 LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
 PROTECTIONS: frozenset[LimitName] = frozenset({"low_bytes", "min_bytes"})
 """The limits that say what reclaim leaves a group, not what the group may use: one that was never set is 0, not infinite."""
@@ -223,8 +225,12 @@ class Stalled:
     window_microseconds: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.stall_microseconds <= self.window_microseconds <= 10_000_000:  # WINDOW_MAX_US, kernel/sched/psi.c
-            raise InvalidRequest("A stall is longer than nothing and no longer than its window, which is at most 10 s.")
+        if (
+            not 0 < self.stall_microseconds <= self.window_microseconds <= 10_000_000
+        ):  # WINDOW_MAX_US, kernel/sched/psi.c
+            raise InvalidRequest(
+                "A stall is longer than nothing and no longer than its window, which is at most 10 s."
+            )
 
 
 Trigger = UsageCrosses | EventsMove | Stalled
@@ -319,7 +325,12 @@ class Backend(Protocol):
         """
 
     def set_limits(
-        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+        self,
+        group: Group,
+        changes: Mapping[LimitName, int | None],
+        *,
+        intent: Intent = unrecorded,
+        dry_run: bool = False,
     ) -> Limits:
         """Write limits, all or none: in the order that the controller wants, put back when a later one is refused.
 
@@ -392,7 +403,9 @@ def told_limit(name: LimitName, value: int | None) -> int | Literal["max"] | Non
     return told_protection(value) if name in PROTECTIONS else value
 
 
-def told_limits(limits: Limits, names: Iterable[LimitName]) -> dict[LimitName, int | Literal["max"] | None]:
+def told_limits(
+    limits: Limits, names: Iterable[LimitName]
+) -> dict[LimitName, int | Literal["max"] | None]:
     """Some of a group's limits, as told_limit() has each."""
     return {name: told_limit(name, getattr(limits, name)) for name in names}
 

@@ -10,4 +10,8 @@ def busy(group: Group, usage: int, limit: int, room: int = 1) -> GroupBusy:
     if usage < limit:
         sentence = f"{group.path!a} uses {format_size(usage)} and grows: it cannot be limited to {format_size(limit)}."
         return GroupBusy(sentence, group=group, usage_bytes=usage, room_bytes=room)
-    return GroupBusy(f"{group.path!a} uses {format_size(usage)}, not less than {format_size(limit)}.", group=group, usage_bytes=usage)
+    return GroupBusy(
+        f"{group.path!a} uses {format_size(usage)}, not less than {format_size(limit)}.",
+        group=group,
+        usage_bytes=usage,
+    )

@@ -12,10 +12,17 @@ Name = TypeVar("Name", bound=str)
 
 
 def way_stations(
-    held: Mapping[Name, int], writes: Sequence[tuple[Name, int]], named: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]]
+    held: Mapping[Name, int],
+    writes: Sequence[tuple[Name, int]],
+    named: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
 ) -> Steps:
     """Answer what the limits that change are before the writes and behind each of them; the others are left to others."""
-    steps = list(map(named, accumulate(writes, lambda values, write: {**values, write[0]: write[1]}, initial=held)))
+    steps = list(
+        map(
+            named,
+            accumulate(writes, lambda values, write: {**values, write[0]: write[1]}, initial=held),
+        )
+    )
     changing = [name for name in steps[0] if any(step[name] != steps[0][name] for step in steps)]
     return [{name: step[name] for name in changing} for step in steps]
 

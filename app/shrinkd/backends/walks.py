@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from shrinkd.backends.protocol import Group, Walk
-from shrinkd.errors import Failure, InvalidGroupName, ShrinkdError, errname_of, failure_of, map_oserror
+from shrinkd.errors import (
+    Failure,
+    InvalidGroupName,
+    ShrinkdError,
+    errname_of,
+    failure_of,
+    map_oserror,
+)
 
 MOST_NAMED = 10
 """Entries that are named; the others are only counted, since anybody who may make a group may make thousands."""
@@ -78,18 +85,26 @@ class Walks:
             self.last = Walk(time.monotonic(), dict(left_out.counts), tuple(left_out.named))
 
 
-def walk(top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: LeftOut) -> list[Group]:
+def walk(
+    top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: LeftOut
+) -> list[Group]:
     """List a group and what is below it, parents first. What is wrong with the top raises; any other group is left out for it."""
     found: list[Group] = []
     level, levels = [top], math.inf if depth is None else depth
     while level and levels:
-        read = [(group, inside) for group in level if (inside := _inside(group, top, inside_of, left_out)) is not None]
+        read = [
+            (group, inside)
+            for group in level
+            if (inside := _inside(group, top, inside_of, left_out)) is not None
+        ]
         found += [group for group, _ in read]
         level, levels = [child for _, inside in read for child in inside.groups], levels - 1
     return found + level
 
 
-def _inside(group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: LeftOut) -> Listing | None:
+def _inside(
+    group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: LeftOut
+) -> Listing | None:
     """What is in a group, and None of one that is left out."""
     try:
         inside = inside_of(group)
@@ -105,7 +120,9 @@ def _inside(group: Group, top: Group, inside_of: Callable[[Group], Listing], lef
 
 def check_length(path: str, root: str) -> None:
     """Raise InvalidGroupName for a group whose control files nobody could open by their paths from the root of all."""
-    length = len(root.encode(errors="surrogateescape")) + len(path.encode()) + _LONGEST_FILE_BYTES + 2
+    length = (
+        len(root.encode(errors="surrogateescape")) + len(path.encode()) + _LONGEST_FILE_BYTES + 2
+    )
     if length > LONGEST_PATH_BYTES:
         raise InvalidGroupName(
             f"{path[:80]!a}… is too long: with {root!a} before it and the name of a control file behind it, it has {length} bytes, "

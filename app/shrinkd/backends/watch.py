@@ -79,7 +79,9 @@ class _Epoll:
             if self._epoll.closed:
                 return frozenset()
             try:
-                fired = frozenset([trigger for trigger, source in self._sources.items() if source.has_fired()])
+                fired = frozenset(
+                    [trigger for trigger, source in self._sources.items() if source.has_fired()]
+                )
                 self._look()  # behind the sources, for v1 removes a group before it rings
             except GroupGone as gone:
                 self._end = gone.detail
@@ -103,11 +105,19 @@ class _Epoll:
         self.close()
 
 
-def open_watch(backend: Backend, group: Group, triggers: Collection[Trigger], source_of: Callable[[Group, Trigger], Source]) -> Watch:
+def open_watch(
+    backend: Backend,
+    group: Group,
+    triggers: Collection[Trigger],
+    source_of: Callable[[Group, Trigger], Source],
+) -> Watch:
     """Make the watch of a backend that knows a source for each trigger that it calls watchable."""
     for trigger in triggers:
         if type(trigger) not in backend.watchable:
-            raise Unsupported(f"This kernel has nothing that wakes for {type(trigger).__name__}: read the group now and then.", group=group)
+            raise Unsupported(
+                f"This kernel has nothing that wakes for {type(trigger).__name__}: read the group now and then.",
+                group=group,
+            )
     backend.usage(group)
     with ExitStack() as undo:
         try:

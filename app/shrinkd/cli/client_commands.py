@@ -67,7 +67,9 @@ def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
     try:
         if is_stranger(context.params.get("url")):
             return []
-        with Client(context.params.get("url"), terms=Terms(timeout_seconds=_COMPLETING_SECONDS, attempts=1)) as shrinkd:
+        with Client(
+            context.params.get("url"), terms=Terms(timeout_seconds=_COMPLETING_SECONDS, attempts=1)
+        ) as shrinkd:
             paths = (str(group["path"]) for group in shrinkd.groups(fields="path"))
             return [path for path in paths if path.startswith(incomplete) and is_plain(path)]
     except (ClientError, ValueError):
@@ -81,14 +83,36 @@ def _leave_to_the_shell(_incomplete: str) -> list[str]:
 
 _A_SIZE: Any = {"metavar": "SIZE", "parser": _checker(parse_size)}
 _A_LIMIT: Any = {"metavar": "SIZE|max", "parser": _checker(parse_limit)}
-GroupName = Annotated[str, typer.Argument(metavar="GROUP", autocompletion=_complete_group, help="A path, or id:…, container:…, unit:….")]
-AnyGroup = Annotated[str | None, typer.Argument(metavar="[GROUP]", autocompletion=_complete_group, help="Absent: all groups.")]
+GroupName = Annotated[
+    str,
+    typer.Argument(
+        metavar="GROUP",
+        autocompletion=_complete_group,
+        help="A path, or id:…, container:…, unit:….",
+    ),
+]
+AnyGroup = Annotated[
+    str | None,
+    typer.Argument(metavar="[GROUP]", autocompletion=_complete_group, help="Absent: all groups."),
+]
 PolicyName = Annotated[str, typer.Argument(metavar="NAME")]
 IfMatch = Annotated[str | None, typer.Option(help="Only if its etag is this one still.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Make every check, and change nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The answer as it is; of a list or of what goes on, one JSON object a line.")]
-Url = Annotated[str | None, typer.Option(help="Where the daemon is: unix:/PATH or http://HOST:PORT. Absent: SHRINKD_URL, or this host's.")]
-TokenFile = Annotated[Path | None, typer.Option(help="A file with the bearer token in it. Absent: SHRINKD_TOKEN.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="The answer as it is; of a list or of what goes on, one JSON object a line."
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the daemon is: unix:/PATH or http://HOST:PORT. Absent: SHRINKD_URL, or this host's."
+    ),
+]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="A file with the bearer token in it. Absent: SHRINKD_TOKEN.")
+]
 
 
 @cli.command()
@@ -100,8 +124,12 @@ def node(as_json: AsJson = False, url: Url = None, token_file: TokenFile = None)
 
 @cli.command()
 def groups(
-    parent: Annotated[str | None, typer.Option(help="Only those below this one.", autocompletion=_complete_group)] = None,
-    order_by: Annotated[str, typer.Option(help="Such as path, or -usage_bytes for the largest first.")] = "path",
+    parent: Annotated[
+        str | None, typer.Option(help="Only those below this one.", autocompletion=_complete_group)
+    ] = None,
+    order_by: Annotated[
+        str, typer.Option(help="Such as path, or -usage_bytes for the largest first.")
+    ] = "path",
     as_json: AsJson = False,
     url: Url = None,
     token_file: TokenFile = None,
@@ -113,32 +141,59 @@ def groups(
 
 
 @cli.command()
-def group(group: GroupName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
+def group(
+    group: GroupName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
+) -> None:
     """Show one group: its names and limits."""
     with _talking(url, token_file) as shrinkd:
         _show(shrinkd.group(group), as_json=as_json)
 
 
 @cli.command()
-def stats(group: AnyGroup = None, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
+def stats(
+    group: AnyGroup = None, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
+) -> None:
     """Show what a group uses, and what for; or all groups in a table."""
     with _talking(url, token_file) as shrinkd:
         if group is not None:
             _show(shrinkd.stats(group), as_json=as_json)
         else:
-            columns = ("usage_bytes", "anon_bytes", "file_bytes", "swap_bytes", "reclaimable_estimate_bytes", "max_bytes", "group.path")
+            columns = (
+                "usage_bytes",
+                "anon_bytes",
+                "file_bytes",
+                "swap_bytes",
+                "reclaimable_estimate_bytes",
+                "max_bytes",
+                "group.path",
+            )
             _list(shrinkd.stats_all()["items"], columns, as_json=as_json)
 
 
 @cli.command()
 def limit(
     group: GroupName,
-    maximum: Annotated[str | None, typer.Argument(help="Such as 400M; max is no limit. Absent: show the limits.", **_A_LIMIT)] = None,
+    maximum: Annotated[
+        str | None,
+        typer.Argument(help="Such as 400M; max is no limit. Absent: show the limits.", **_A_LIMIT),
+    ] = None,
     high: Annotated[str | None, typer.Option(help="Throttle above this.", **_A_LIMIT)] = None,
-    low: Annotated[str | None, typer.Option(help="Reclaim below this only in need; max protects all, 0 nothing.", **_A_LIMIT)] = None,
-    minimum: Annotated[str | None, typer.Option("--min", help="Never reclaim below this; max protects all, 0 nothing.", **_A_LIMIT)] = None,
+    low: Annotated[
+        str | None,
+        typer.Option(
+            help="Reclaim below this only in need; max protects all, 0 nothing.", **_A_LIMIT
+        ),
+    ] = None,
+    minimum: Annotated[
+        str | None,
+        typer.Option(
+            "--min", help="Never reclaim below this; max protects all, 0 nothing.", **_A_LIMIT
+        ),
+    ] = None,
     swap_max: Annotated[str | None, typer.Option(help="The most of swap.", **_A_LIMIT)] = None,
-    soft_limit: Annotated[str | None, typer.Option(help="Reclaim from above this first.", **_A_LIMIT)] = None,
+    soft_limit: Annotated[
+        str | None, typer.Option(help="Reclaim from above this first.", **_A_LIMIT)
+    ] = None,
     if_match: IfMatch = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -146,11 +201,21 @@ def limit(
     token_file: TokenFile = None,
 ) -> None:
     """Set limits at once, all or nothing; or show them. A limit below usage is refused, and costs nothing."""
-    named = {"max": maximum, "high": high, "low": low, "min": minimum, "swap_max": swap_max, "soft_limit": soft_limit}
+    named = {
+        "max": maximum,
+        "high": high,
+        "low": low,
+        "min": minimum,
+        "swap_max": swap_max,
+        "soft_limit": soft_limit,
+    }
     limits: Any = {f"{name}_bytes": size for name, size in named.items() if size is not None}
     with _talking(url, token_file) as shrinkd:
         if limits:
-            _show(shrinkd.set_limits(group, if_match=if_match, dry_run=dry_run, **limits), as_json=as_json)
+            _show(
+                shrinkd.set_limits(group, if_match=if_match, dry_run=dry_run, **limits),
+                as_json=as_json,
+            )
         else:
             _show(shrinkd.limits(group), as_json=as_json)
 
@@ -159,12 +224,20 @@ def limit(
 def shrink(
     group: GroupName,
     to: Annotated[str | None, typer.Option(help="Bring usage below this.", **_A_SIZE)] = None,
-    by: Annotated[str | None, typer.Option(help="Bring usage down by this much.", **_A_SIZE)] = None,
-    set_limit: Annotated[bool, typer.Option("--set-limit", help="Then make --to the limit.")] = False,
+    by: Annotated[
+        str | None, typer.Option(help="Bring usage down by this much.", **_A_SIZE)
+    ] = None,
+    set_limit: Annotated[
+        bool, typer.Option("--set-limit", help="Then make --to the limit.")
+    ] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after so long.")] = 300,
-    rate: Annotated[str | None, typer.Option(help="Reclaim no more than this in a second.", **_A_SIZE)] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Reclaim no more than this in a second.", **_A_SIZE)
+    ] = None,
     reason: Annotated[str | None, typer.Option(help="For whoever reads of it later.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Start it and leave: print its id.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start it and leave: print its id.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -175,19 +248,35 @@ def shrink(
         raise typer.BadParameter("say either --to SIZE or --by SIZE")
     if set_limit and to is None:
         raise typer.BadParameter("--set-limit makes --to the limit, so it needs one")
-    wanted = {"target_bytes": to, "reclaim_bytes": by, "max_bytes_per_second": rate, "reason": reason}
-    request: Any = {name: value for name, value in wanted.items() if value is not None} | ({"set_max_bytes": to} if set_limit else {})
+    wanted = {
+        "target_bytes": to,
+        "reclaim_bytes": by,
+        "max_bytes_per_second": rate,
+        "reason": reason,
+    }
+    request: Any = {name: value for name, value in wanted.items() if value is not None} | (
+        {"set_max_bytes": to} if set_limit else {}
+    )
     with _talking(url, token_file) as shrinkd:
         handle = shrinkd.shrink(group, dry_run=dry_run, timeout_seconds=timeout, **request)
         if detach or dry_run:
-            say(json_line(handle.now) if as_json else "It can be done." if dry_run else handle.now["id"])
+            say(
+                json_line(handle.now)
+                if as_json
+                else "It can be done."
+                if dry_run
+                else handle.now["id"]
+            )
         else:
             _watch(handle, as_json=as_json)
 
 
 @cli.command()
 def cancel(
-    shrink_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
+    shrink_id: Annotated[str, typer.Argument(metavar="ID")],
+    as_json: AsJson = False,
+    url: Url = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Cancel a shrink, by the id that `shrinks` shows."""
     with _talking(url, token_file) as shrinkd:
@@ -198,7 +287,10 @@ def cancel(
 @cli.command()
 def shrinks(
     group: AnyGroup = None,
-    state: Annotated[list[State] | None, typer.Option(help="Only those in this state; may be said more than once.")] = None,
+    state: Annotated[
+        list[State] | None,
+        typer.Option(help="Only those in this state; may be said more than once."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token_file: TokenFile = None,
@@ -206,14 +298,23 @@ def shrinks(
     """List shrinks, the newest first, of 7 days."""
     states: Any = [each.value for each in state or ()]
     with _talking(url, token_file) as shrinkd:
-        columns = ("id", "state", "progress.reclaimed_bytes", "progress.target_bytes", "created_at", "group.path")
+        columns = (
+            "id",
+            "state",
+            "progress.reclaimed_bytes",
+            "progress.target_bytes",
+            "created_at",
+            "group.path",
+        )
         _list(shrinkd.shrinks(group=group, state=states), columns, as_json=as_json)
 
 
 @policies.callback(invoke_without_command=True)
 def list_policies(
     context: typer.Context,
-    group: Annotated[str | None, typer.Option(help="Only those that select it.", autocompletion=_complete_group)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Only those that select it.", autocompletion=_complete_group)
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token_file: TokenFile = None,
@@ -221,12 +322,22 @@ def list_policies(
     """What the memory of groups ought to be: list the policies, or do something with one."""
     if context.invoked_subcommand is None:
         with _talking(url, token_file) as shrinkd:
-            columns = ("name", "kind", "mode", "enabled", "priority", "status.matched_groups", "status.last_decision.reason")
+            columns = (
+                "name",
+                "kind",
+                "mode",
+                "enabled",
+                "priority",
+                "status.matched_groups",
+                "status.last_decision.reason",
+            )
             _list(shrinkd.policies(group=group), columns, as_json=as_json)
 
 
 @policies.command("show")
-def show_policy(name: PolicyName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
+def show_policy(
+    name: PolicyName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
+) -> None:
     """Show a policy, and what the daemon makes of it."""
     with _talking(url, token_file) as shrinkd:
         _show(shrinkd.policy(name), as_json=as_json)
@@ -235,7 +346,12 @@ def show_policy(name: PolicyName, as_json: AsJson = False, url: Url = None, toke
 @policies.command("put")
 def put_policy(
     name: PolicyName,
-    file: Annotated[typer.FileText, typer.Argument(autocompletion=_leave_to_the_shell, help="The policy as JSON; - is standard input.")],
+    file: Annotated[
+        typer.FileText,
+        typer.Argument(
+            autocompletion=_leave_to_the_shell, help="The policy as JSON; - is standard input."
+        ),
+    ],
     if_match: IfMatch = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -253,7 +369,11 @@ def put_policy(
 
 @policies.command("delete")
 def delete_policy(
-    name: PolicyName, if_match: IfMatch = None, dry_run: DryRun = False, url: Url = None, token_file: TokenFile = None
+    name: PolicyName,
+    if_match: IfMatch = None,
+    dry_run: DryRun = False,
+    url: Url = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Take a policy away; what it has done stays done."""
     with _talking(url, token_file) as shrinkd:
@@ -261,24 +381,42 @@ def delete_policy(
 
 
 @policies.command("evaluate")
-def evaluate_policy(name: PolicyName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
+def evaluate_policy(
+    name: PolicyName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
+) -> None:
     """Show what a policy would do now to each of its groups, and why."""
     with _talking(url, token_file) as shrinkd:
-        _list(shrinkd.evaluate_policy(name)["items"], ("verdict", "reason", "asked_bytes", "group.path", "signals"), as_json=as_json)
+        _list(
+            shrinkd.evaluate_policy(name)["items"],
+            ("verdict", "reason", "asked_bytes", "group.path", "signals"),
+            as_json=as_json,
+        )
 
 
 @policies.command("decisions")
-def list_decisions(name: PolicyName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None) -> None:
+def list_decisions(
+    name: PolicyName, as_json: AsJson = False, url: Url = None, token_file: TokenFile = None
+) -> None:
     """List what a policy decided, the newest first."""
     with _talking(url, token_file) as shrinkd:
-        columns = ("decided_at", "verdict", "reason", "asked_bytes", "freed_bytes", "times", "group.path")
+        columns = (
+            "decided_at",
+            "verdict",
+            "reason",
+            "asked_bytes",
+            "freed_bytes",
+            "times",
+            "group.path",
+        )
         _list(shrinkd.decisions(policy=name), columns, as_json=as_json)
 
 
 @cli.command()
 def events(
     of_type: Annotated[str | None, typer.Option("--type", help="Only those of this type.")] = None,
-    group: Annotated[str | None, typer.Option(help="Only those of this group.", autocompletion=_complete_group)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Only those of this group.", autocompletion=_complete_group)
+    ] = None,
     after: Annotated[str | None, typer.Option(help="Begin behind the event of this id.")] = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -288,7 +426,11 @@ def events(
     with _talking(url, token_file) as shrinkd:
         for event in shrinkd.events(of_type=of_type, group=group, after=after):
             line = {"id": event.id, "type": event.type, "event": event.members}
-            say(json_line(line) if as_json else f"{event.id}  {event.type}  {output.told('', event.members)}")
+            say(
+                json_line(line)
+                if as_json
+                else f"{event.id}  {event.type}  {output.told('', event.members)}"
+            )
 
 
 @contextmanager
@@ -316,7 +458,11 @@ def _code(error: "ClientError") -> int:
     from shrinkd.client import ShrinkFailed, ShrinkInProgress, TooLate, TryAgain, Unreachable
 
     passes = isinstance(error, Unreachable | TooLate | TryAgain | ShrinkInProgress)
-    return _TRY_AGAIN if passes or (isinstance(error, ShrinkFailed) and error.slug == "shrink-interrupted") else _FAILED
+    return (
+        _TRY_AGAIN
+        if passes or (isinstance(error, ShrinkFailed) and error.slug == "shrink-interrupted")
+        else _FAILED
+    )
 
 
 def _advice(error: "ClientError") -> str:
@@ -330,7 +476,11 @@ def _advice(error: "ClientError") -> str:
         return f"To shrink it first: {output.command('shrink', output.named(error.members['group']), '--to', size, '--set-limit')}"
     if isinstance(error, ShrinkInProgress) and "shrink" in error.members:
         return f"To stop that: {output.command('cancel', error.members['shrink']['id'])}"
-    return "Read it again, and give the etag that it has now." if isinstance(error, PreconditionFailed) else ""
+    return (
+        "Read it again, and give the etag that it has now."
+        if isinstance(error, PreconditionFailed)
+        else ""
+    )
 
 
 def _show(body: Mapping[str, Any], *, as_json: bool) -> None:
@@ -361,7 +511,9 @@ def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
             say(file=sys.stderr)
     now = handle.wait()
     if not as_json:
-        say(f"{now['group']['path']} uses {output.told('_bytes', now['progress']['usage_bytes'])} now.")
+        say(
+            f"{now['group']['path']} uses {output.told('_bytes', now['progress']['usage_bytes'])} now."
+        )
 
 
 def _cancel(handle: "ShrinkHandle") -> None:

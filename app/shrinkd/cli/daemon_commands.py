@@ -71,9 +71,21 @@ def upgrade() -> None:
 
 @token.command("make")
 def make_token(
-    name: Annotated[str, typer.Argument(help="What to call it; certificate:NAME for client certificates of that common name.")],
-    scope: Annotated[list[str], typer.Option(help="read, write or admin, with @ and a group's path for that subtree; may be repeated.")],
-    expires: Annotated[str, typer.Option(help="How long a token holds: a number and m, h, d or w.")] = "90d",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="What to call it; certificate:NAME for client certificates of that common name."
+        ),
+    ],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            help="read, write or admin, with @ and a group's path for that subtree; may be repeated."
+        ),
+    ],
+    expires: Annotated[
+        str, typer.Option(help="How long a token holds: a number and m, h, d or w.")
+    ] = "90d",
 ) -> None:
     """Make a token, and print its secret, which is kept nowhere. A certificate gets its scopes, and has no secret of ours."""
     from shrinkd.auth import tokens
@@ -93,7 +105,13 @@ def list_tokens() -> None:
     try:
         for entry in tokens.read_entries(_tokens_path()):
             expiry = f"{entry.expires_at:%Y-%m-%dT%H:%M:%SZ}" if entry.expires_at else "-"
-            say(entry.name, ",".join(entry.scopes), expiry, "expired" if entry.is_expired(time.time()) else "holds", sep="\t")
+            say(
+                entry.name,
+                ",".join(entry.scopes),
+                expiry,
+                "expired" if entry.is_expired(time.time()) else "holds",
+                sep="\t",
+            )
     except ShrinkdError as error:
         fail(error)
 
@@ -114,7 +132,9 @@ def _tokens_path() -> Path:
 
     path = read_settings().tokens
     if path is None:
-        raise SettingsError("SHRINKD_TOKENS has to say which file the tokens are in, or are to be in.")
+        raise SettingsError(
+            "SHRINKD_TOKENS has to say which file the tokens are in, or are to be in."
+        )
     return Path(path)
 
 

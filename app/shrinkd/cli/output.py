@@ -27,7 +27,11 @@ def told(name: str, value: object) -> str:
         return ", ".join(told("", each) for each in value)
     if isinstance(value, Mapping):
         return shown(json.dumps(value, ensure_ascii=False))
-    return format_size(value) if isinstance(value, int) and (name == "bytes" or name.endswith(_SUFFIX)) else shown(str(value))
+    return (
+        format_size(value)
+        if isinstance(value, int) and (name == "bytes" or name.endswith(_SUFFIX))
+        else shown(str(value))
+    )
 
 
 def one_line(text: str) -> str:
@@ -38,7 +42,10 @@ def one_line(text: str) -> str:
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
     """The lines of a table with a heading; a column is a name, or some with dots between: group.path. Sizes stand to the right."""
     cells = [[told(column, _part(row, column)) for column in columns] for row in rows]
-    heading = [column.rpartition(".")[2].removesuffix(_SUFFIX).replace("_", " ").upper() for column in columns]
+    heading = [
+        column.rpartition(".")[2].removesuffix(_SUFFIX).replace("_", " ").upper()
+        for column in columns
+    ]
     widths = [max(map(len, column)) for column in zip(heading, *cells, strict=True)]
     for line in (heading, *cells):
         aligned = (
@@ -73,8 +80,17 @@ def _flat(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 def exact(size: int) -> str:
     """A size as the API takes it, as short as it can be said exactly: 64M."""
-    shifts = ((shift, suffix) for shift, suffix in ((50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")))
-    return next((f"{size >> shift}{suffix}" for shift, suffix in shifts if size and not size % (1 << shift)), str(size))
+    shifts = (
+        (shift, suffix) for shift, suffix in ((50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"))
+    )
+    return next(
+        (
+            f"{size >> shift}{suffix}"
+            for shift, suffix in shifts
+            if size and not size % (1 << shift)
+        ),
+        str(size),
+    )
 
 
 def command(*words: str) -> str:
@@ -91,7 +107,11 @@ def named(group: Mapping[str, Any]) -> str:
 def share_done(progress: Mapping[str, Any]) -> float:
     """How much of the way to its target a shrink has gone, from 0 to 1."""
     way = progress["start_bytes"] - progress["target_bytes"]
-    return min(max((progress["start_bytes"] - progress["usage_bytes"]) / way, 0.0), 1.0) if way > 0 else 1.0
+    return (
+        min(max((progress["start_bytes"] - progress["usage_bytes"]) / way, 0.0), 1.0)
+        if way > 0
+        else 1.0
+    )
 
 
 def step_line(shrink: Mapping[str, Any]) -> str:

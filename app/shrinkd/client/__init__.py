@@ -14,7 +14,13 @@ from typing import Self
 
 import httpx
 
-from shrinkd.client._addresses import Address, AsyncOwnedTransport, OwnedTransport, find_address, token_for
+from shrinkd.client._addresses import (
+    Address,
+    AsyncOwnedTransport,
+    OwnedTransport,
+    find_address,
+    token_for,
+)
 from shrinkd.client._flows import Terms
 from shrinkd.client._operations import Operations
 from shrinkd.client._shrink_handle import AsyncShrinkHandle, ShrinkHandle
@@ -138,11 +144,23 @@ class Client(Operations, Blocking):
         A transport of one's own, such as one with a client certificate, is used as it is, with the token.
         """
         address = find_address(url)
-        known = (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
+        known = (
+            (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
+        )
         if transport is None:
-            kind = OwnedTransport if known and address.socket and not address.is_named else httpx.HTTPTransport
+            kind = (
+                OwnedTransport
+                if known and address.socket and not address.is_named
+                else httpx.HTTPTransport
+            )
             transport = kind(uds=address.socket, verify=_is_tls(address))
-        http = httpx.Client(base_url=_base(address), headers=_header(known), transport=transport, trust_env=False, follow_redirects=False)
+        http = httpx.Client(
+            base_url=_base(address),
+            headers=_header(known),
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+        )
         super().__init__(address.url, http, terms, sleep)
 
     def __repr__(self) -> str:
@@ -173,12 +191,22 @@ class AsyncClient(Operations, Awaiting):
     ) -> None:
         """As Client has it."""
         address = find_address(url)
-        known = (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
+        known = (
+            (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
+        )
         if transport is None:
-            kind = AsyncOwnedTransport if known and address.socket and not address.is_named else httpx.AsyncHTTPTransport
+            kind = (
+                AsyncOwnedTransport
+                if known and address.socket and not address.is_named
+                else httpx.AsyncHTTPTransport
+            )
             transport = kind(uds=address.socket, verify=_is_tls(address))
         http = httpx.AsyncClient(
-            base_url=_base(address), headers=_header(known), transport=transport, trust_env=False, follow_redirects=False
+            base_url=_base(address),
+            headers=_header(known),
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
         )
         super().__init__(address.url, http, terms, sleep)
 

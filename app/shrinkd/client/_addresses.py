@@ -57,11 +57,15 @@ def find_address(url: str | None = None, environ: Mapping[str, str] = os.environ
     usual = f"unix:{_SOCKET}" if Path(_SOCKET).exists() else _SIMULATOR
     address = named or listens.replace("tcp:", "http://") or usual
     if not address.startswith(("unix:/", "http://", "https://")):
-        raise ValueError(f"{address!r} is no address of a daemon: write unix:/PATH or http://HOST:PORT, or https")
+        raise ValueError(
+            f"{address!r} is no address of a daemon: write unix:/PATH or http://HOST:PORT, or https"
+        )
     return Address(address.rstrip("/"), is_named=bool(named))
 
 
-def token_for(address: Address, given: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+def token_for(
+    address: Address, given: str | None, environ: Mapping[str, str] = os.environ
+) -> str | None:
     """The token to send to an address: what is given, else SHRINKD_TOKEN, which stays here where nobody named the address.
 
     ValueError where one that is given must not go there, and for any that others could read on its way.
@@ -70,12 +74,19 @@ def token_for(address: Address, given: str | None, environ: Mapping[str, str] = 
     if not token:
         return None
     if address.is_clear:
-        raise ValueError(f"{address.url} would have the token sent in the clear, for others to read: use https, or unix:/PATH")
+        raise ValueError(
+            f"{address.url} would have the token sent in the clear, for others to read: use https, or unix:/PATH"
+        )
     if address.is_named or address.socket:
         return token
     if given:
-        raise ValueError(f"the token stays here, since nobody said that {address.url} is where it belongs: give the url, or SHRINKD_URL")
-    log.warning("SHRINKD_TOKEN is not sent to %s, where anybody may listen: set SHRINKD_URL if it belongs there", address.url)
+        raise ValueError(
+            f"the token stays here, since nobody said that {address.url} is where it belongs: give the url, or SHRINKD_URL"
+        )
+    log.warning(
+        "SHRINKD_TOKEN is not sent to %s, where anybody may listen: set SHRINKD_URL if it belongs there",
+        address.url,
+    )
     return None
 
 
@@ -119,7 +130,9 @@ def _refusal(event: str, info: Mapping[str, Any]) -> NotTrusted | None:
     if event != _CONNECTED:
         return None
     connection: socket.socket = info["return_value"].get_extra_info("socket")
-    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    _, uid, _ = _CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
     if uid in {0, os.geteuid()}:
         return None
     return NotTrusted(

@@ -40,7 +40,9 @@ class Question:
     @property
     def is_repeatable(self) -> bool:
         """Whether it takes effect once, however often it arrives: by its method, its condition or its key."""
-        return self.method in _REPEATABLE or not self.header.keys().isdisjoint({"If-Match", "Idempotency-Key"})
+        return self.method in _REPEATABLE or not self.header.keys().isdisjoint(
+            {"If-Match", "Idempotency-Key"}
+        )
 
 
 def posted(path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Question:
@@ -132,7 +134,9 @@ class Terms:
         asked = outcome.header.get("retry-after", "") if isinstance(outcome, Answer) else ""
         if asked.isascii() and asked.isdigit():
             return float(asked)
-        return self.dice() * min(_FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 10), _LONGEST_PAUSE_SECONDS)
+        return self.dice() * min(
+            _FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 10), _LONGEST_PAUSE_SECONDS
+        )
 
     def patient(self) -> "Terms":
         """The same, but with as many attempts as fit into the time: for who has begun to wait, and lives through a restart."""
@@ -169,7 +173,9 @@ def _settled(question: Question, outcome: Answer | Lost, *, is_late: bool) -> An
     if outcome.status >= 400:
         raise problem_from(outcome.status, outcome.content, outcome.header.get("request-id"))
     if "location" in outcome.header and outcome.status in _ELSEWHERE:
-        raise NotUnderstood(f"{question.method} {question.path} was sent on to elsewhere, which no daemon does and is not followed.")
+        raise NotUnderstood(
+            f"{question.method} {question.path} was sent on to elsewhere, which no daemon does and is not followed."
+        )
     return outcome
 
 
@@ -186,7 +192,9 @@ def parsed(question: Question, answer: Answer) -> Any:
     try:
         body = json.loads(answer.content)
     except ValueError:
-        raise NotUnderstood(f"{question.method} {question.path} was answered with something that is no JSON.") from None
+        raise NotUnderstood(
+            f"{question.method} {question.path} was answered with something that is no JSON."
+        ) from None
     if isinstance(body, dict) and "etag" in answer.header:
         body["etag"] = answer.header["etag"]
     return body

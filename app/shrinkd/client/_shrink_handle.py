@@ -4,7 +4,19 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, Self, overload
 
-from shrinkd.client._flows import Flow, Give, Items, Outcome, Pause, Question, Terms, ask, ask_json, parsed, posted
+from shrinkd.client._flows import (
+    Flow,
+    Give,
+    Items,
+    Outcome,
+    Pause,
+    Question,
+    Terms,
+    ask,
+    ask_json,
+    parsed,
+    posted,
+)
 from shrinkd.client._sse import Listening, ServerEvent, listen
 from shrinkd.client._transports import Awaiting, Blocking, many, one
 from shrinkd.client.errors import NotUnderstood, ShrinkFailed, TooLate
@@ -31,12 +43,18 @@ class Shrinking:
         while not self.now["done"]:
             left = _LONGEST_WAIT_SECONDS if ends is None else ends - self.terms.clock()
             if left <= 0:
-                raise TooLate(f"The shrink {self.now['id']} is {self.now['state']} still; it goes on.")
+                raise TooLate(
+                    f"The shrink {self.now['id']} is {self.now['state']} still; it goes on."
+                )
             yield from _look(self, min(left, _LONGEST_WAIT_SECONDS))
         if self.now["state"] != "succeeded":
             raise ShrinkFailed(
                 self.now["error"]
-                or {"type": f"/problems/shrink-{self.now['state']}", "status": 409, "title": f"The shrink was {self.now['state']}."}
+                or {
+                    "type": f"/problems/shrink-{self.now['state']}",
+                    "status": 409,
+                    "title": f"The shrink was {self.now['state']}.",
+                }
             )
         return self.now
 
@@ -47,7 +65,9 @@ class Shrinking:
         By its stream of events, taken up again where that breaks off; where somebody on the way lets no stream through, by asking.
         """
         try:
-            yield from _stepwise(self, listen(self.terms, Question("GET", self.now["links"]["events"])))
+            yield from _stepwise(
+                self, listen(self.terms, Question("GET", self.now["links"]["events"]))
+            )
         except NotUnderstood:
             yield from _asking(self)
 
@@ -61,7 +81,9 @@ class Shrinking:
 def _look(shrinking: Shrinking, wait_seconds: float) -> Flow[None]:
     """Ask how it is, when it is done or after a while."""
     header = {"Prefer": f"wait={max(round(wait_seconds), 1)}"}
-    question = Question("GET", shrinking.now["links"]["self"], header=header, holds_seconds=wait_seconds)
+    question = Question(
+        "GET", shrinking.now["links"]["self"], header=header, holds_seconds=wait_seconds
+    )
     answer = yield from ask(shrinking.terms.patient(), question)
     shrinking.now = parsed(question, answer)
     if not shrinking.now["done"] and "preference-applied" not in answer.header:
@@ -129,14 +151,18 @@ class _Started(Generic[_P]):
     @overload
     def __get__(self, shell: Blocking, owner: object = None) -> Callable[_P, ShrinkHandle]: ...
     @overload
-    def __get__(self, shell: Awaiting, owner: object = None) -> Callable[_P, Coroutine[Any, Any, AsyncShrinkHandle]]: ...
+    def __get__(
+        self, shell: Awaiting, owner: object = None
+    ) -> Callable[_P, Coroutine[Any, Any, AsyncShrinkHandle]]: ...
     @overload
     def __get__(self, shell: None, owner: object = None) -> Self: ...
     def __get__(self, shell: Blocking | Awaiting | None, owner: object = None) -> Any:
         if shell is None:
             return self
         if isinstance(shell, Blocking):
-            return lambda *args, **named: ShrinkHandle(shell, shell.answered(self._flow(shell, *args, **named)))
+            return lambda *args, **named: ShrinkHandle(
+                shell, shell.answered(self._flow(shell, *args, **named))
+            )
 
         async def start(*args: Any, **named: Any) -> AsyncShrinkHandle:
             return AsyncShrinkHandle(shell, await shell.answered(self._flow(shell, *args, **named)))

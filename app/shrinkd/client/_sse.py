@@ -8,7 +8,9 @@ from typing import Any
 from shrinkd.client._flows import Flow, Listen, Lost, NextPart, Pause, Question, Step, Terms, ask
 from shrinkd.client.errors import NotUnderstood, Unreachable, problem_from
 
-_LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # after a CR at the end of a part, the next one may begin with its LF
+_LINE_END = re.compile(
+    rb"\r\n|\n|\r(?!\Z)"
+)  # after a CR at the end of a part, the next one may begin with its LF
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,14 @@ def listen(terms: Terms, question: Question, last_id: str = "") -> Listening:
         while isinstance(part := (yield NextPart()), bytes) and part:
             heard, attempt = terms.clock(), 0
             yield from map(_checked, filter(_is_news, reader.read(part)))
-        pause = terms.pause_seconds(attempt) if reader.retry_seconds is None else reader.retry_seconds
+        pause = (
+            terms.pause_seconds(attempt) if reader.retry_seconds is None else reader.retry_seconds
+        )
         attempt += 1
         if terms.clock() + pause - heard >= terms.timeout_seconds:
-            raise Unreachable(part.reason if isinstance(part, Lost) else "The stream ends as soon as it begins.")
+            raise Unreachable(
+                part.reason if isinstance(part, Lost) else "The stream ends as soon as it begins."
+            )
         yield Pause(pause)
 
 
@@ -104,4 +110,6 @@ def _open(terms: Terms, question: Question, last_id: str) -> Flow[None]:
     known = {"Last-Event-ID": last_id} if last_id else {}
     answer = yield from ask(terms.patient(), replace(question, header=header | known), Listen)
     if not answer.is_stream:
-        raise NotUnderstood(f"{question.method} {question.path} was not answered with a stream of events.")
+        raise NotUnderstood(
+            f"{question.method} {question.path} was not answered with a stream of events."
+        )

@@ -7,14 +7,34 @@ A method marked `one` or `many` is written once, as the flow that it is, and eac
     many      Iterator[T]        AsyncIterator[T]
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+)
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 
-from shrinkd.client._flows import Answer, Flow, Give, Items, Listen, Lost, Outcome, Pause, Send, Step, Terms
+from shrinkd.client._flows import (
+    Answer,
+    Flow,
+    Give,
+    Items,
+    Listen,
+    Lost,
+    Outcome,
+    Pause,
+    Send,
+    Step,
+    Terms,
+)
 
 _P = ParamSpec("_P")
 _S = TypeVar("_S")
@@ -37,7 +57,9 @@ def _advanced(flow: Generator[_S, Any, _T], outcome: Outcome = None) -> _S | _En
 class Blocking:
     """A shell that is done when it returns."""
 
-    def __init__(self, address: str, http: httpx.Client, terms: Terms, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, address: str, http: httpx.Client, terms: Terms, sleep: Callable[[float], None]
+    ) -> None:
         self.address, self.http, self.terms, self.sleep = address, http, terms, sleep
 
     def answered(self, flow: Flow[_T]) -> _T:
@@ -79,7 +101,11 @@ class _Wire(ExitStack):
             response = self._shell.http.send(_request(self._shell.http, step), stream=True)
             self.callback(response.close)
             self._parts = response.iter_bytes()
-            return answer if (answer := _answer(response)).is_stream else _answer(response, response.read())
+            return (
+                answer
+                if (answer := _answer(response)).is_stream
+                else _answer(response, response.read())
+            )
         if isinstance(step, Pause):
             self._shell.sleep(step.seconds)
             return None
@@ -94,7 +120,13 @@ async def _nothing() -> AsyncIterator[bytes]:
 class Awaiting:
     """A shell that lets others run meanwhile."""
 
-    def __init__(self, address: str, http: httpx.AsyncClient, terms: Terms, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        address: str,
+        http: httpx.AsyncClient,
+        terms: Terms,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
         self.address, self.http, self.terms, self.sleep = address, http, terms, sleep
 
     async def answered(self, flow: Flow[_T]) -> _T:
@@ -110,7 +142,9 @@ class Awaiting:
             while not isinstance(step, _End):
                 if isinstance(step, Give):
                     yield step.item
-                step = _advanced(flow, None if isinstance(step, Give) else await wire.carry_out(step))
+                step = _advanced(
+                    flow, None if isinstance(step, Give) else await wire.carry_out(step)
+                )
 
 
 class _AsyncWire(AsyncExitStack):
@@ -136,7 +170,11 @@ class _AsyncWire(AsyncExitStack):
             response = await self._shell.http.send(_request(self._shell.http, step), stream=True)
             self.push_async_callback(response.aclose)
             self._parts = response.aiter_bytes()
-            return answer if (answer := _answer(response)).is_stream else _answer(response, await response.aread())
+            return (
+                answer
+                if (answer := _answer(response)).is_stream
+                else _answer(response, await response.aread())
+            )
         if isinstance(step, Pause):
             await self._shell.sleep(step.seconds)
             return None
@@ -151,7 +189,9 @@ def _request(http: httpx.Client | httpx.AsyncClient, step: Send | Listen) -> htt
         params={name: value for name, value in question.params.items() if value is not None},
         json=question.body,
         headers=dict(question.header),
-        timeout=httpx.Timeout(step.timeout_seconds, read=step.quiet_seconds) if isinstance(step, Listen) else step.timeout_seconds,
+        timeout=httpx.Timeout(step.timeout_seconds, read=step.quiet_seconds)
+        if isinstance(step, Listen)
+        else step.timeout_seconds,
     )
 
 
@@ -174,11 +214,17 @@ class _One(Generic[_P, _T]):
     @overload
     def __get__(self, shell: Blocking, owner: object = None) -> Callable[_P, _T]: ...
     @overload
-    def __get__(self, shell: Awaiting, owner: object = None) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
+    def __get__(
+        self, shell: Awaiting, owner: object = None
+    ) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
     @overload
     def __get__(self, shell: None, owner: object = None) -> Self: ...
     def __get__(self, shell: Blocking | Awaiting | None, owner: object = None) -> Any:
-        return self if shell is None else lambda *args, **named: shell.answered(self._flow(shell, *args, **named))
+        return (
+            self
+            if shell is None
+            else lambda *args, **named: shell.answered(self._flow(shell, *args, **named))
+        )
 
 
 class _Many(Generic[_P, _T]):
@@ -187,13 +233,21 @@ class _Many(Generic[_P, _T]):
         self.__doc__ = flow.__doc__
 
     @overload
-    def __get__(self, shell: Blocking, owner: object = None) -> Callable[_P, Generator[_T, None, None]]: ...
+    def __get__(
+        self, shell: Blocking, owner: object = None
+    ) -> Callable[_P, Generator[_T, None, None]]: ...
     @overload
-    def __get__(self, shell: Awaiting, owner: object = None) -> Callable[_P, AsyncGenerator[_T, None]]: ...
+    def __get__(
+        self, shell: Awaiting, owner: object = None
+    ) -> Callable[_P, AsyncGenerator[_T, None]]: ...
     @overload
     def __get__(self, shell: None, owner: object = None) -> Self: ...
     def __get__(self, shell: Blocking | Awaiting | None, owner: object = None) -> Any:
-        return self if shell is None else lambda *args, **named: shell.given(self._flow(shell, *args, **named))
+        return (
+            self
+            if shell is None
+            else lambda *args, **named: shell.given(self._flow(shell, *args, **named))
+        )
 
 
 def one(flow: Callable[Concatenate[Any, _P], Flow[_T]]) -> _One[_P, _T]:

@@ -27,7 +27,9 @@ class Problem(ClientError):
     """A problem document: `slug` is the last part of its type, and `members` all of it."""
 
     def __init__(self, members: Mapping[str, Any]) -> None:
-        super().__init__(str(members.get("detail") or members.get("title") or "The daemon gave no reason."))
+        super().__init__(
+            str(members.get("detail") or members.get("title") or "The daemon gave no reason.")
+        )
         self.members = dict(members)
 
     @property
@@ -96,7 +98,15 @@ _BY_SLUG = {
     "busy": TryAgain,
     "group-busy": TryAgain,
 }
-_BY_STATUS = {404: NotFound, 410: NotFound, 412: PreconditionFailed, 429: TryAgain, 502: TryAgain, 503: TryAgain, 504: TryAgain}
+_BY_STATUS = {
+    404: NotFound,
+    410: NotFound,
+    412: PreconditionFailed,
+    429: TryAgain,
+    502: TryAgain,
+    503: TryAgain,
+    504: TryAgain,
+}
 
 
 def problem_from(status: int, content: bytes, request_id: str | None) -> Problem:
@@ -106,6 +116,9 @@ def problem_from(status: int, content: bytes, request_id: str | None) -> Problem
     except ValueError:
         members = None
     if not isinstance(members, dict):
-        members = {"type": "about:blank", "detail": f"The answer was {status}, without a reason that could be read."}
+        members = {
+            "type": "about:blank",
+            "detail": f"The answer was {status}, without a reason that could be read.",
+        }
     problem = Problem({"status": status, "instance": request_id} | members)
     return _BY_SLUG.get(problem.slug, _BY_STATUS.get(problem.status, Problem))(problem.members)

@@ -6,7 +6,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 Size = int | str
 """Bytes, or a string in the kernel's notation such as "400M": always binary."""
-State = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "interrupted"]
+State = Literal[
+    "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "interrupted"
+]
 
 
 class LimitsPatch(TypedDict, total=False):

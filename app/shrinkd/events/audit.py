@@ -68,7 +68,14 @@ class Audit:
 
     def note(self, row: Row) -> None:
         """Keep an attempt that has changed nothing, with its outcome: equal ones of a second as one."""
-        kind: _Sort = (row["caller"], row["method"], row["operation"], row["status"], row["problem"], row["dry_run"])
+        kind: _Sort = (
+            row["caller"],
+            row["method"],
+            row["operation"],
+            row["status"],
+            row["problem"],
+            row["dry_run"],
+        )
         with self._changed:
             if kind not in self._noted and len(self._noted) >= _MOST_KINDS:
                 kind = ("others",)
@@ -97,16 +104,27 @@ class Audit:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closing or self._begun or self._ended or self._noted)
-                self._changed.wait_for(lambda: self._is_closing or (self._begun and not self._is_behind), _LATE_SECONDS)
-                is_last, begun, ended, noted = self._is_closing, self._begun, self._ended, self._noted
+                self._changed.wait_for(
+                    lambda: self._is_closing or self._begun or self._ended or self._noted
+                )
+                self._changed.wait_for(
+                    lambda: self._is_closing or (self._begun and not self._is_behind), _LATE_SECONDS
+                )
+                is_last, begun, ended, noted = (
+                    self._is_closing,
+                    self._begun,
+                    self._ended,
+                    self._noted,
+                )
                 self._begun, self._ended, self._noted = [], {}, {}
             self._write(begun, ended, noted)
             if is_last:
                 return
             self._sweep()
 
-    def _write(self, begun: list[_Begun], ended: dict[str, Row], noted: dict[_Sort, dict[str, Any]]) -> None:
+    def _write(
+        self, begun: list[_Begun], ended: dict[str, Row], noted: dict[_Sort, dict[str, Any]]
+    ) -> None:
         """Write all of it, or none: then it is for the next time, and who waits goes on."""
         try:
             self._store.write_audit([*(row for row, _ in begun), *noted.values()], ended)
@@ -137,8 +155,18 @@ class Audit:
 def outcome(status: int, problem: str | None, group: Mapping[str, Any] | None) -> Row:
     """What came of an attempt, for finish()."""
     found = group or {}
-    return {"status": status, "problem": problem, "group_id": found.get("id"), "group_path": found.get("path"), "finished_at": now()}
+    return {
+        "status": status,
+        "problem": problem,
+        "group_id": found.get("id"),
+        "group_path": found.get("path"),
+        "finished_at": now(),
+    }
 
 
 def _log(row: Row) -> None:
-    log.warning("the audit cannot be written, so the log has this: %s", row["id"], extra={"fields": {"attempt": dict(row)}})
+    log.warning(
+        "the audit cannot be written, so the log has this: %s",
+        row["id"],
+        extra={"fields": {"attempt": dict(row)}},
+    )

@@ -105,7 +105,9 @@ class Streams:
             self._open += Counter()  # who has none open leaves no trace
 
     @asynccontextmanager
-    async def listening(self, key: Hashable, tell: Callable[[Feed[Told]], Awaitable[None]]) -> AsyncIterator[Feed[Told]]:
+    async def listening(
+        self, key: Hashable, tell: Callable[[Feed[Told]], Awaitable[None]]
+    ) -> AsyncIterator[Feed[Told]]:
         """The feed of a key, which `tell` fills as long as anybody listens to it."""
         shared = self._shared.get(key)
         if shared is None:

@@ -93,7 +93,9 @@ class Selection:
             return True
         if self.types and event.type not in self.types:
             return False
-        return all(event.group is not None and _at_or_below(event.group.path, tops) for tops in self.within)
+        return all(
+            event.group is not None and _at_or_below(event.group.path, tops) for tops in self.within
+        )
 
 
 class Publish(Protocol):
@@ -166,16 +168,28 @@ class Events:
         EventsExpired for an id whose successor is not kept any more, or that was never given out.
         """
         newest = self.newest
-        rows = self._store.list_events(after, most, types=wanted.types, within=wanted.within, always=EventType.GAP)
-        self._check_kept(after, newest)  # behind the reading: what is to be forgotten is out of bounds before it is gone
-        found = [_event(row) for row in rows if row["id"] <= newest]  # a younger one is not told yet
+        rows = self._store.list_events(
+            after, most, types=wanted.types, within=wanted.within, always=EventType.GAP
+        )
+        self._check_kept(
+            after, newest
+        )  # behind the reading: what is to be forgotten is out of bounds before it is gone
+        found = [
+            _event(row) for row in rows if row["id"] <= newest
+        ]  # a younger one is not told yet
         return found, found[-1].id if len(found) == most else newest
 
     def _check_kept(self, after: int, newest: int) -> None:
         if self.oldest - 1 <= after <= newest:
             return
-        why = "never came from this database" if after > newest else f"is too old: event {self.oldest} is the oldest that is kept"
-        raise EventsExpired(f"The event {after} {why}.", after=after, oldest_id=self.oldest, newest_id=newest)
+        why = (
+            "never came from this database"
+            if after > newest
+            else f"is too old: event {self.oldest} is the oldest that is kept"
+        )
+        raise EventsExpired(
+            f"The event {after} {why}.", after=after, oldest_id=self.oldest, newest_id=newest
+        )
 
     def _append(self, what: EventType, group: Group | None, data: dict[str, object]) -> None:
         self._given += 1
@@ -202,7 +216,9 @@ class Events:
                 self.write()
             except StoreUnavailable as error:
                 log.warning("%d events are not written down yet: %s", len(self._waiting), error)
-                is_last = self._stopping.wait(_RETRY_SECONDS)  # a stop is held up by one try at most
+                is_last = self._stopping.wait(
+                    _RETRY_SECONDS
+                )  # a stop is held up by one try at most
             written_at = time.monotonic()
             self._stopping.wait(_REST_SECONDS)
 
@@ -231,7 +247,11 @@ class Events:
 
 def _row(event: Event) -> Row:
     group = event.group
-    where = {"group_id": group.id, "group_path": group.path} if group else {"group_id": None, "group_path": None}
+    where = (
+        {"group_id": group.id, "group_path": group.path}
+        if group
+        else {"group_id": None, "group_path": None}
+    )
     return {"id": event.id, "at": event.at, "type": str(event.type), "data": event.data} | where
 
 

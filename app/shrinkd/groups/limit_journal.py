@@ -33,7 +33,12 @@ class Intents:
         """See Intent. StoreUnavailable before anything is written, or from what it yields."""
         if steps:
             self._left.add(group.id)  # a commit may succeed and lose its answer
-            row = {"boot_id": self._boot_id, "group_id": group.id, "path": group.path, "steps": list(steps)}
+            row = {
+                "boot_id": self._boot_id,
+                "group_id": group.id,
+                "path": group.path,
+                "steps": list(steps),
+            }
             self._store.add_intent(row | {"created_at": now()})
         else:
             self._forget(group)
@@ -53,7 +58,11 @@ class Intents:
             except (GroupGone, GroupNotFound):
                 outcome = "the group is gone"
             except ShrinkdError as error:
-                log.warning("the daemon died in a change of the limits of %a, and the next start has to settle it: %s", group.path, error)
+                log.warning(
+                    "the daemon died in a change of the limits of %a, and the next start has to settle it: %s",
+                    group.path,
+                    error,
+                )
                 continue
             self._forget(group)
             log.warning("the daemon died in a change of the limits of %a: %s", group.path, outcome)
@@ -86,4 +95,7 @@ class Intents:
 
 def _as_now(step: Mapping[LimitName, int | None]) -> dict[LimitName, int | None]:
     """A step as this version writes it: until 0.2.0 a protection that was infinite was None. Can go when no such row can be left."""
-    return {name: UNLIMITED if value is None and name in PROTECTIONS else value for name, value in step.items()}
+    return {
+        name: UNLIMITED if value is None and name in PROTECTIONS else value
+        for name, value in step.items()
+    }

@@ -5,7 +5,9 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 _CONTAINER = re.compile(r"(?:docker-|cri-containerd-|crio-|libpod-)?([0-9a-f]{64})(?:\.scope)?")
-_POD = re.compile(r"(?:kubepods(?:-\w+)?-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?")
+_POD = re.compile(
+    r"(?:kubepods(?:-\w+)?-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?"
+)
 _UNIT = re.compile(r"[^/]+\.(?:service|scope|slice|socket|mount|swap)")
 
 

@@ -60,8 +60,12 @@ class _Ring:
     def put(self, name: str, value: int) -> None:
         column = self.columns.get(name)
         if column is None:
-            column = self.columns[name] = array("Q" if name == _STALLED else "I", [_unknown(name)]) * SLOTS
-        column[self.slot % SLOTS] = value if name == _STALLED else min(value // PAGE_BYTES, _UNKNOWN_PAGES - 1)
+            column = self.columns[name] = (
+                array("Q" if name == _STALLED else "I", [_unknown(name)]) * SLOTS
+            )
+        column[self.slot % SLOTS] = (
+            value if name == _STALLED else min(value // PAGE_BYTES, _UNKNOWN_PAGES - 1)
+        )
 
     def get(self, name: str, slot: int) -> int | None:
         column = self.columns.get(name)
@@ -81,7 +85,9 @@ class History:
     where it is set back, what was known is of a time to come, and the group begins anew.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time, most_groups: int = MOST_GROUPS) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.time, most_groups: int = MOST_GROUPS
+    ) -> None:
         self._clock, self._most_groups = clock, most_groups
         self._rings: OrderedDict[int, _Ring] = OrderedDict()
         self._lock = threading.Lock()
@@ -117,7 +123,11 @@ class History:
         """Drop the groups that are no more; one that was seen just now is younger than the list."""
         with self._lock:
             slot = self._slot()
-            for group_id in [group_id for group_id, ring in self._rings.items() if group_id not in live and ring.slot != slot]:
+            for group_id in [
+                group_id
+                for group_id, ring in self._rings.items()
+                if group_id not in live and ring.slot != slot
+            ]:
                 del self._rings[group_id]
 
     def choose(self, groups: list[Group]) -> list[Group]:
@@ -125,9 +135,17 @@ class History:
         if len(groups) <= self._most_groups:
             return groups
         with self._lock:
-            return sorted(groups, key=lambda group: group.id not in self._rings)[: self._most_groups]
+            return sorted(groups, key=lambda group: group.id not in self._rings)[
+                : self._most_groups
+            ]
 
-    def read(self, group_id: int, fields: Collection[str], span: tuple[float, float], step_seconds: int = SLOT_SECONDS) -> Samples:
+    def read(
+        self,
+        group_id: int,
+        fields: Collection[str],
+        span: tuple[float, float],
+        step_seconds: int = SLOT_SECONDS,
+    ) -> Samples:
         """The samples whose slots begin within the span, its end left out: of each step the last that is known.
 
         Times are multiples of the step, and only those of which something is known. A null is what was not read then.
@@ -139,9 +157,20 @@ class History:
                 return [], {name: [] for name in fields}
             self._rings.move_to_end(group_id)
             oldest = self._slot() - SLOTS + 1
-            slots = range(max(-int(-begins // SLOT_SECONDS), oldest), min(-int(-ends // SLOT_SECONDS), ring.slot + 1))
-            rows = {name: [(slot, value) for slot in slots if (value := ring.get(name, slot)) is not None] for name in fields}
-        columns = {name: {slot * SLOT_SECONDS // step_seconds * step_seconds: value for slot, value in row} for name, row in rows.items()}
+            slots = range(
+                max(-int(-begins // SLOT_SECONDS), oldest),
+                min(-int(-ends // SLOT_SECONDS), ring.slot + 1),
+            )
+            rows = {
+                name: [
+                    (slot, value) for slot in slots if (value := ring.get(name, slot)) is not None
+                ]
+                for name in fields
+            }
+        columns = {
+            name: {slot * SLOT_SECONDS // step_seconds * step_seconds: value for slot, value in row}
+            for name, row in rows.items()
+        }
         times = sorted({at for column in columns.values() for at in column})
         return times, {name: [column.get(at) for at in times] for name, column in columns.items()}
 
@@ -197,17 +226,24 @@ class Sampler:
                 self._groups = self._history.choose(groups)
         for start in range(0, len(self._groups), _SLICE):
             for group in self._groups[start : start + _SLICE]:
-                with suppress(ShrinkdError):  # it is gone, or cannot be read: what is not known stands as null
+                with suppress(
+                    ShrinkdError
+                ):  # it is gone, or cannot be read: what is not known stands as null
                     self._read(group)
             if self._stopping.wait(_REST_SECONDS):
                 return
 
     def _run(self) -> None:
-        while not self._stopping.wait(SLOT_SECONDS - self._history.now() % SLOT_SECONDS if self._passes else SLOT_SECONDS):
+        while not self._stopping.wait(
+            SLOT_SECONDS - self._history.now() % SLOT_SECONDS if self._passes else SLOT_SECONDS
+        ):
             try:
                 self.sample()
             except Exception:  # a bug costs this pass; the thread, and all later samples, are left
-                log.exception("the groups could not be sampled for the history, and will be in %d s", SLOT_SECONDS)
+                log.exception(
+                    "the groups could not be sampled for the history, and will be in %d s",
+                    SLOT_SECONDS,
+                )
 
     def _read(self, group: Group) -> None:
         lacks = self._history.lacks(group.id)

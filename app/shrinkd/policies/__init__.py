@@ -23,7 +23,16 @@ from shrinkd.policies.kind import (
     Verdict,
     kinds,
 )
-from shrinkd.policies.policy import Active, Draft, Envelope, Floor, Policy, PolicyDraft, Selector, parse
+from shrinkd.policies.policy import (
+    Active,
+    Draft,
+    Envelope,
+    Floor,
+    Policy,
+    PolicyDraft,
+    Selector,
+    parse,
+)
 from shrinkd.policies.records import Grant, Record
 
 __all__ = [

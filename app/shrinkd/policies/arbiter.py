@@ -8,7 +8,18 @@ from typing import Any
 
 from shrinkd.backends import Group
 from shrinkd.policies.guards import MANUAL_SECONDS, Breaker, Guards, Setback
-from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Host, Kind, Member, Outcome, Reason, Reclaim, Resize, Verdict
+from shrinkd.policies.kind import (
+    MIN_ASK_BYTES,
+    Decision,
+    Host,
+    Kind,
+    Member,
+    Outcome,
+    Reason,
+    Reclaim,
+    Resize,
+    Verdict,
+)
 from shrinkd.policies.policy import Envelope
 
 _VETOED_SECONDS = 5.0
@@ -86,14 +97,19 @@ class Moment:
     host: Host
 
 
-def arbitrate(wishes: Iterable[Wish], guards: Guards, moment: Moment, busy: Collection[str]) -> list[Wish]:
+def arbitrate(
+    wishes: Iterable[Wish], guards: Guards, moment: Moment, busy: Collection[str]
+) -> list[Wish]:
     """Answer the wishes that are granted: manual work first, then by rank, priority and name. The others are told why not.
 
     `busy` are the paths of the groups that something is being done to.
     """
     asking = [wish for wish in wishes if wish.decision.ask is not None]
     taken: dict[str, Wish] = {}
-    for wish in sorted(asking, key=lambda wish: (wish.post.kind.rank, wish.post.policy.priority, wish.post.policy.name)):
+    for wish in sorted(
+        asking,
+        key=lambda wish: (wish.post.kind.rank, wish.post.policy.priority, wish.post.policy.name),
+    ):
         _check(wish, guards, moment)
         if wish.verdict is Verdict.ACT and wish.post.policy.mode == "observe":
             wish.verdict = Verdict.WOULD_ACT
@@ -113,7 +129,9 @@ def _check(wish: Wish, guards: Guards, moment: Moment) -> None:
         wish.refuse(Verdict.VETOED, Reason.OUT_OF_HOURS, _OUT_OF_HOURS_SECONDS)
     elif reason := guards.veto(policy.kind, wish.group, moment.host, moment.now):
         verdict = Verdict.TRIPPED if reason is Reason.OOM_KILLED else Verdict.VETOED
-        wish.refuse(verdict, reason, MANUAL_SECONDS if reason is Reason.MANUAL_CHANGE else _VETOED_SECONDS)
+        wish.refuse(
+            verdict, reason, MANUAL_SECONDS if reason is Reason.MANUAL_CHANGE else _VETOED_SECONDS
+        )
     elif isinstance(wish.decision.ask, Reclaim | Resize):
         _measure(wish, wish.decision.ask, guards, moment)
 
@@ -122,7 +140,11 @@ def _measure(wish: Wish, ask: Reclaim | Resize, guards: Guards, moment: Moment) 
     """Say how much is reclaimed, of what, and down to where; limits may be set behind a shrink."""
     stat, maximum = wish.member.stat, ask.limits.get("max_bytes") if isinstance(ask, Resize) else 0
     if isinstance(ask, Reclaim):
-        goal = stat.usage_bytes - ask.target_bytes if ask.target_bytes is not None else ask.reclaim_bytes or 0
+        goal = (
+            stat.usage_bytes - ask.target_bytes
+            if ask.target_bytes is not None
+            else ask.reclaim_bytes or 0
+        )
         wish.floor = wish.member.floor_bytes
         wish.amount = wish.granted = max(min(goal, stat.usage_bytes - wish.floor), 0)
     swappiness = guards.swappiness(wish.post.policy, stat, moment.host)
@@ -165,7 +187,11 @@ def _join(rival: Wish, wish: Wish) -> None:
     rival.floor = max(rival.floor, wish.floor)
     if rival.swappiness is None:
         rival.swappiness = wish.swappiness
-    most = max(rival.granted, wish.granted) if wish.swappiness in {None, rival.swappiness} else rival.granted
+    most = (
+        max(rival.granted, wish.granted)
+        if wish.swappiness in {None, rival.swappiness}
+        else rival.granted
+    )
     rival.granted = max(min(most, wish.member.stat.usage_bytes - rival.floor), 0)
 
 

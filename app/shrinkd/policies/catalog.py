@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from shrinkd.backends import Backend, Group
-from shrinkd.errors import InvalidRequest, PolicyConflict, PolicyNotFound, PolicyUnreadable, PreconditionFailed, leaving_out
+from shrinkd.errors import (
+    InvalidRequest,
+    PolicyConflict,
+    PolicyNotFound,
+    PolicyUnreadable,
+    PreconditionFailed,
+    leaving_out,
+)
 from shrinkd.events import EventType, Publish, nobody
 from shrinkd.groups import covers
 from shrinkd.policies.kind import Kind, kinds
@@ -47,13 +54,23 @@ Check = Callable[[Kept | None], None]
 def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
     """The root and all groups that this daemon may change, but the one that it is in and those around it: it would suffer first."""
     own = backend.own()
-    return [group for group in backend.groups() if not group.path or (not own.is_around_us(group.path) and covers(subtrees, group.path))]
+    return [
+        group
+        for group in backend.groups()
+        if not group.path or (not own.is_around_us(group.path) and covers(subtrees, group.path))
+    ]
 
 
 class Policies:
     """All policies, read without a lock; one change at a time, which the database has before memory."""
 
-    def __init__(self, backend: Backend, store: Store, subtrees: tuple[str, ...] = (), known: Mapping[str, Kind] | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        subtrees: tuple[str, ...] = (),
+        known: Mapping[str, Kind] | None = None,
+    ) -> None:
         self._backend = backend
         self._store = store
         self._subtrees = subtrees
@@ -84,7 +101,9 @@ class Policies:
     def of(self, group: Group) -> list[Kept]:
         """Those that select a group, by name."""
         groups = selectable(self._backend, self._subtrees)
-        return [kept for kept in self._kept.values() if group in kept.policy.selector.select(groups)]
+        return [
+            kept for kept in self._kept.values() if group in kept.policy.selector.select(groups)
+        ]
 
     def put(self, policy: Envelope, check: Check, *, dry_run: bool = False) -> Kept:
         """Write a policy down under its name, in the place of the one that is there; one that means the same leaves that as it is.
@@ -104,7 +123,11 @@ class Policies:
         """Enable or disable a policy; PolicyNotFound."""
         with self._changing():
             kept = self.get(name)
-            return kept if kept.policy.enabled == enabled else self._write(kept.policy.model_copy(update={"enabled": enabled}), kept)
+            return (
+                kept
+                if kept.policy.enabled == enabled
+                else self._write(kept.policy.model_copy(update={"enabled": enabled}), kept)
+            )
 
     def delete(self, name: str, check: Check, *, dry_run: bool = False) -> None:
         """Forget a policy and what it remembers; also one that cannot be read, of which `check` sees nothing. PolicyNotFound."""
@@ -118,7 +141,9 @@ class Policies:
             if not self._store.delete_policy(name, before.generation):
                 self._read_anew(name)
             self._kept = {other: kept for other, kept in self._kept.items() if other != name}
-            self._unreadable = {other: row for other, row in self._unreadable.items() if other != name}
+            self._unreadable = {
+                other: row for other, row in self._unreadable.items() if other != name
+            }
             self.publish(EventType.POLICY_DELETED, name=name)
 
     @contextmanager
@@ -157,11 +182,16 @@ class Policies:
         for row in sorted(self._store.list_policies(), key=lambda row: str(row["name"])):
             name = row["name"]
             try:
-                found[name] = Kept(restore(row["body"]), row["generation"], row["created_at"], row["updated_at"])
+                found[name] = Kept(
+                    restore(row["body"]), row["generation"], row["created_at"], row["updated_at"]
+                )
             except PolicyUnreadable as error:
                 unreadable[name] = Unreadable(name, row["kind"], row["generation"], error.detail)
                 log.warning(
-                    "the policy %s, of the kind %s, is kept and not carried out, since it cannot be read: %s", name, row["kind"], error
+                    "the policy %s, of the kind %s, is kept and not carried out, since it cannot be read: %s",
+                    name,
+                    row["kind"],
+                    error,
                 )
         self._kept, self._unreadable = found, unreadable
 
@@ -170,7 +200,9 @@ class Policies:
     def _check_readable(self, name: str) -> None:
         if found := self._unreadable.get(name):
             raise PolicyUnreadable(
-                f"Another version of shrinkd wrote the policy {name!a} ({found.reason}).", kind=found.kind, generation=found.generation
+                f"Another version of shrinkd wrote the policy {name!a} ({found.reason}).",
+                kind=found.kind,
+                generation=found.generation,
             )
 
     def _check(self, policy: Envelope) -> None:
@@ -181,7 +213,10 @@ class Policies:
         selected = policy.selector.select(groups)
         for kept in self._kept.values():
             other = kept.policy
-            if other.name != policy.name and (other.kind, other.priority) == (policy.kind, policy.priority):
+            if other.name != policy.name and (other.kind, other.priority) == (
+                policy.kind,
+                policy.priority,
+            ):
                 _check_apart(policy, other, selected, groups)
         total_bytes = self._backend.node().total_bytes
         for group in selected:
@@ -195,7 +230,9 @@ class Policies:
             raise _invalid(f"at the group {group.path!a}, {error}") from None
 
 
-def _check_apart(policy: Envelope, other: Envelope, selected: list[Group], groups: list[Group]) -> None:
+def _check_apart(
+    policy: Envelope, other: Envelope, selected: list[Group], groups: list[Group]
+) -> None:
     shared = set(selected).intersection(other.selector.select(groups))
     if not shared and policy.selector != other.selector:
         return
@@ -213,7 +250,9 @@ def _check_apart(policy: Envelope, other: Envelope, selected: list[Group], group
 
 
 def _invalid(sentence: str) -> InvalidRequest:
-    return InvalidRequest(f"#/spec: {sentence}.", errors=[{"pointer": "#/spec", "detail": sentence}])
+    return InvalidRequest(
+        f"#/spec: {sentence}.", errors=[{"pointer": "#/spec", "detail": sentence}]
+    )
 
 
 def _row(kept: Kept) -> Row:

@@ -37,14 +37,20 @@ def conditions_of(posts: Sequence[Post], moment: float, wall: datetime) -> tuple
     conditions = []
     if tripped := [post for post in posts if post.breaker.is_open(moment)]:
         since = _since(min(post.breaker.opened_at for post in tripped), moment)
-        conditions.append(Condition("tripped", since, f"It rests after three errors in a row, at {_places(tripped)}."))
+        conditions.append(
+            Condition(
+                "tripped", since, f"It rests after three errors in a row, at {_places(tripped)}."
+            )
+        )
     if failing := [post for post in posts if post.setback.times]:
         since = _since(min(post.setback.began_at for post in failing), moment)
         latest = max(failing, key=lambda post: post.setback.until)
         detail = f"It was cut short, and tries again within a minute, at {_places(failing)}: {latest.setback.detail}"
         conditions.append(Condition("failing", since, detail))
     if posts and (hours := posts[0].policy.active) and not hours.covers(wall):
-        conditions.append(Condition("out_of_hours", None, "It looks, and does nothing outside its windows."))
+        conditions.append(
+            Condition("out_of_hours", None, "It looks, and does nothing outside its windows.")
+        )
     return tuple(conditions)
 
 

@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shrinkd.backends import Backend, Group, MemStat
-from shrinkd.errors import InternalError, KernelRefused, NotReady, ShrinkdError, StoreUnavailable, errname_of, words_of
+from shrinkd.errors import (
+    InternalError,
+    KernelRefused,
+    NotReady,
+    ShrinkdError,
+    StoreUnavailable,
+    errname_of,
+    words_of,
+)
 from shrinkd.policies.arbiter import Key
 from shrinkd.policies.catalog import Kept, Policies, selectable
 from shrinkd.policies.conditions import Status, conditions_of
@@ -63,12 +71,18 @@ class Scope:
 class Daemon:
     """Carries the policies out. start() begins, close() ends it; nothing of what it has done is undone by that, nor by its death."""
 
-    def __init__(self, backend: Backend, store: Store, policies: Policies, jobs: Jobs, scope: Scope) -> None:
+    def __init__(
+        self, backend: Backend, store: Store, policies: Policies, jobs: Jobs, scope: Scope
+    ) -> None:
         self._backend, self._store, self._policies, self._jobs = backend, store, policies, jobs
         self._clock, self._subtrees = scope.clock, scope.subtrees
         self._boot_id = backend.node().boot_id
         self.decisions = Decisions(store)
-        self._engine = Engine(backend, Guards(backend.has_swappiness, jobs.manual_age), store.load_states(self._boot_id))
+        self._engine = Engine(
+            backend,
+            Guards(backend.has_swappiness, jobs.manual_age),
+            store.load_states(self._boot_id),
+        )
         self._lock = threading.Lock()
         """Over the engine and what wakes it: who has it does a round, or looks at what they know."""
         self._wakes = Wakes(backend, self._engine, self._clock.now, self._lock)
@@ -134,9 +148,15 @@ class Daemon:
     def ping(self) -> None:
         """Prove that policies are carried out, or raise NotReady."""
         if not self.is_alive:
-            raise NotReady("The policies are not carried out any more, for a reason that the log has: restart the daemon.")
-        if (failing := self._failing) and (seconds := time.monotonic() - failing[0]) > _PATIENCE_SECONDS:
-            raise NotReady(f"The policies have not been carried out for {seconds:.0f} s, and are tried each second: {failing[1]}")
+            raise NotReady(
+                "The policies are not carried out any more, for a reason that the log has: restart the daemon."
+            )
+        if (failing := self._failing) and (
+            seconds := time.monotonic() - failing[0]
+        ) > _PATIENCE_SECONDS:
+            raise NotReady(
+                f"The policies have not been carried out for {seconds:.0f} s, and are tried each second: {failing[1]}"
+            )
 
     def errors(self) -> Counter[tuple[str, str]]:
         """What broke since the start and was tried again, by policy and errno."""
@@ -147,13 +167,20 @@ class Daemon:
         posts = self._engine.posts(name)
         conditions = conditions_of(posts, self._clock.now(), datetime.now(UTC))
         generation = posts[0].generation if posts else 0
-        return Status(generation, sum(len(post.groups) for post in posts), self.decisions.last(name), conditions)
+        return Status(
+            generation,
+            sum(len(post.groups) for post in posts),
+            self.decisions.last(name),
+            conditions,
+        )
 
     def evaluate(self, kept: Kept) -> list[Record]:
         """Say what a policy would do now to each group that it selects, and why or why not. Never acts."""
         groups = selectable(self._backend, self._subtrees)
         with self._lock:
-            return self._engine.evaluate(kept.policy, kept.generation, groups, self._clock.now(), datetime.now(UTC))
+            return self._engine.evaluate(
+                kept.policy, kept.generation, groups, self._clock.now(), datetime.now(UTC)
+            )
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
@@ -174,7 +201,11 @@ class Daemon:
         self.round_errors[errname_of(error)] += 1
         self._failing = self._failing[0] if self._failing else time.monotonic(), words_of(error)
         is_bug = not isinstance(error, ShrinkdError | OSError | MemoryError)
-        log.warning("the policies could not be looked at, and will be again: %s", words_of(error), exc_info=is_bug)
+        log.warning(
+            "the policies could not be looked at, and will be again: %s",
+            words_of(error),
+            exc_info=is_bug,
+        )
 
     def _wait(self) -> list[Key]:
         """Wait for the next round, a bell or a watch; answer the posts whose watch fired."""
@@ -225,9 +256,15 @@ class Daemon:
             enabled = [kept for kept in self._policies.all() if kept.policy.enabled]
             groups = self._walk() if enabled else []
             if groups is not None and (groups != self._groups or is_changed):
-                self._engine.assign([(kept.policy, kept.generation) for kept in enabled], groups, self._clock.now() if enabled else 0.0)
+                self._engine.assign(
+                    [(kept.policy, kept.generation) for kept in enabled],
+                    groups,
+                    self._clock.now() if enabled else 0.0,
+                )
                 self._wakes.forget_gone()
-                self.decisions.forget({(kept.policy.name, group.id) for kept in enabled for group in groups})
+                self.decisions.forget(
+                    {(kept.policy.name, group.id) for kept in enabled for group in groups}
+                )
                 self._groups = groups
         except BaseException:
             self._changed.set()  # what was changed is still to be seen to
@@ -244,7 +281,10 @@ class Daemon:
             self._is_lost = False
         except (ShrinkdError, OSError) as error:
             if not self._is_lost:
-                log.warning("the groups could not be looked for, and will be again; policies go on with those of the last time: %s", error)
+                log.warning(
+                    "the groups could not be looked for, and will be again; policies go on with those of the last time: %s",
+                    error,
+                )
             self._is_lost = True
         return self._tree
 
@@ -255,7 +295,9 @@ class Daemon:
             moment = self._clock.now()
             try:
                 self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
-                self.decisions.finish(grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname)
+                self.decisions.finish(
+                    grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname
+                )
                 if not self._wakes.unmute(grant.key, moment):
                     self._changed.set()
             finally:
@@ -284,7 +326,11 @@ class Daemon:
                 say_not_written(error)
 
         def say_not_written(error: Exception) -> None:
-            log.warning("what the policies decided is not written down yet: %s", error, exc_info=not isinstance(error, ShrinkdError))
+            log.warning(
+                "what the policies decided is not written down yet: %s",
+                error,
+                exc_info=not isinstance(error, ShrinkdError),
+            )
             self._write_at = time.monotonic() + _WRITE_SECONDS
             self._wakes.ring()
 
@@ -311,9 +357,19 @@ class Daemon:
             yield
         except Exception as error:  # the grant ends, and its policy goes on behind a rest
             if not isinstance(error, ShrinkdError | OSError | MemoryError):
-                log.exception("what the policy %s was granted at %a failed", grant.policy.name, grant.group.path)
+                log.exception(
+                    "what the policy %s was granted at %a failed",
+                    grant.policy.name,
+                    grant.group.path,
+                )
             freed = shrink.progress.reclaimed_bytes if shrink else 0
-            outcome = Outcome(grant.amount_bytes, freed, time.monotonic() - began, errname_of(error), _fault(error))
+            outcome = Outcome(
+                grant.amount_bytes,
+                freed,
+                time.monotonic() - began,
+                errname_of(error),
+                _fault(error),
+            )
             self._tell(grant, outcome, shrink.id if shrink else None)
 
     def _carry_out(self, grant: Grant) -> None:
@@ -343,7 +399,13 @@ class Daemon:
     def _tell_job(self, grant: Grant, job: Job) -> None:
         error = job.standing.error
         errname = error.errname if error else None if job.state is State.SUCCEEDED else "EINTR"
-        outcome = Outcome(grant.amount_bytes, job.progress.reclaimed_bytes, job.reclaim_seconds, errname, _fault(error) if error else None)
+        outcome = Outcome(
+            grant.amount_bytes,
+            job.progress.reclaimed_bytes,
+            job.reclaim_seconds,
+            errname,
+            _fault(error) if error else None,
+        )
         self._outcomes.append((grant, outcome, job.id))
         self._go_round()
 
@@ -376,7 +438,9 @@ class Daemon:
                     return
                 self._jobs.set_limits(grant.group, grant.ask.limits, grant.policy.name)
             freed = shrink.progress.reclaimed_bytes if shrink else 0
-            self._tell(grant, Outcome(0, freed, time.monotonic() - began), shrink.id if shrink else None)
+            self._tell(
+                grant, Outcome(0, freed, time.monotonic() - began), shrink.id if shrink else None
+            )
 
     def _is_shrunk_first(self, grant: Grant, ask: Resize) -> bool:
         """Begin the shrink that a maximum below usage wants. Nobody waits for it: the limits follow when it ends."""
@@ -404,6 +468,8 @@ class Daemon:
 
 def _fault(error: Exception) -> str | None:
     """What broke, in words; None where the answer is one that a policy has to expect: a group that is busy, gone, or not to be shrunk."""
-    if isinstance(error, ShrinkdError) and not isinstance(error, KernelRefused | StoreUnavailable | InternalError | NotReady):
+    if isinstance(error, ShrinkdError) and not isinstance(
+        error, KernelRefused | StoreUnavailable | InternalError | NotReady
+    ):
         return None
     return words_of(error)

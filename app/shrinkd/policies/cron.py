@@ -53,7 +53,9 @@ def next_moment(expression: str, timezone: str, after: datetime) -> datetime | N
     As Debian's cron has it: a fixed hour that summer time skips is made up for when the clock has gone forward, and one
     that comes twice counts once; an hour with a star goes by the clock of the wall.
     """
-    moments = (moment.astimezone(UTC) for moment in CronSim(expression, after.astimezone(_zone(timezone))))
+    moments = (
+        moment.astimezone(UTC) for moment in CronSim(expression, after.astimezone(_zone(timezone)))
+    )
     # in the second half of an hour that comes twice, the library begins with the first half again
     return next((moment for moment in moments if moment > after), None)
 

@@ -61,7 +61,11 @@ class Decisions:
         if line is not None and _is_the_same(record, line):
             line.record = replace(record, times=line.record.times + 1)
             return
-        if line is None or record.verdict is Verdict.ACT or not _means_the_same(record, line.record):
+        if (
+            line is None
+            or record.verdict is Verdict.ACT
+            or not _means_the_same(record, line.record)
+        ):
             self._tell(record)
         if line is not None and line.record.times > 1:
             self._touch(line)
@@ -71,16 +75,22 @@ class Decisions:
         self._touch(fresh)
 
     def _tell(self, record: Record) -> None:
-        self.publish(EventType.DECISION, record.group, **dict(zip(_TOLD, _told_of(record), strict=True)))
+        self.publish(
+            EventType.DECISION, record.group, **dict(zip(_TOLD, _told_of(record), strict=True))
+        )
 
-    def finish(self, key: Key, group_id: int, *, freed_bytes: int, shrink_id: str | None, errno: str | None) -> None:
+    def finish(
+        self, key: Key, group_id: int, *, freed_bytes: int, shrink_id: str | None, errno: str | None
+    ) -> None:
         """Tell what became of the last act of a policy for a group."""
         with self._lock:
             line = self._acts.pop((key[0], group_id), None)
             if line is None:
                 return
             is_last = self._last.get(key[0]) is line.record
-            line.record = replace(line.record, freed_bytes=freed_bytes, shrink_id=shrink_id, errno=errno)
+            line.record = replace(
+                line.record, freed_bytes=freed_bytes, shrink_id=shrink_id, errno=errno
+            )
             self._touch(line)
             if is_last:
                 self._last[key[0]] = line.record
@@ -96,7 +106,9 @@ class Decisions:
                     self._touch(line)
             self._lines = {key: line for key, line in self._lines.items() if key in live}
             policies = {policy for policy, _ in live}
-            self._last = {policy: record for policy, record in self._last.items() if policy in policies}
+            self._last = {
+                policy: record for policy, record in self._last.items() if policy in policies
+            }
 
     def write(self) -> None:
         """Write down what has changed. StoreUnavailable, and then it waits for the next time."""
@@ -120,7 +132,11 @@ class Decisions:
 
 
 def _is_the_same(record: Record, line: _Line) -> bool:
-    return _means_the_same(record, line.record) and record.verdict not in _DONE and 0 <= record.at - line.began_at < _FOLD_MICROSECONDS
+    return (
+        _means_the_same(record, line.record)
+        and record.verdict not in _DONE
+        and 0 <= record.at - line.began_at < _FOLD_MICROSECONDS
+    )
 
 
 def _means_the_same(record: Record, before: Record) -> bool:
@@ -129,4 +145,8 @@ def _means_the_same(record: Record, before: Record) -> bool:
 
 def _row(record: Record) -> Row:
     row = {name: getattr(record, name) for name in record.__slots__ if name != "group"}
-    return row | {"group_id": record.group.id, "group_path": record.group.path, "signals": dict(record.signals)}
+    return row | {
+        "group_id": record.group.id,
+        "group_path": record.group.path,
+        "signals": dict(record.signals),
+    }

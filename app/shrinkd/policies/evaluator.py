@@ -56,7 +56,9 @@ class _Readings:
                 if stat is None:
                     stat = self.stats[group.id] = self._backend.stat(group)
                 activity = self._backend.activity(group) if post.kind.wants_activity else None
-                found[group.id] = Member(group, stat, floor_of(post.policy, stat), activity, post.outcomes.get(group.id))
+                found[group.id] = Member(
+                    group, stat, floor_of(post.policy, stat), activity, post.outcomes.get(group.id)
+                )
         if not found:
             raise GroupNotFound(f"{post.groups[0].path!a} is gone, or cannot be read.")
         return found
@@ -64,14 +66,25 @@ class _Readings:
 
 def host_of(backend: Backend) -> Host:
     node = backend.node()
-    return Host(node.total_bytes, node.available_bytes, node.swap_total_bytes, node.swap_free_bytes, node.pressure)
+    return Host(
+        node.total_bytes,
+        node.available_bytes,
+        node.swap_total_bytes,
+        node.swap_free_bytes,
+        node.pressure,
+    )
 
 
 class Engine:
     """The posts of all policies, and their next looks. Times are seconds of one monotonic clock."""
 
     def __init__(
-        self, backend: Backend, guards: Guards, restored: Mapping[Key, Mapping[str, Any]] | None = None, *, is_trial: bool = False
+        self,
+        backend: Backend,
+        guards: Guards,
+        restored: Mapping[Key, Mapping[str, Any]] | None = None,
+        *,
+        is_trial: bool = False,
     ) -> None:
         self._backend = backend
         self._is_trial = is_trial
@@ -94,19 +107,29 @@ class Engine:
 
     # -- who watches what ---------------------------------------------------------------------------------------
 
-    def assign(self, policies: Iterable[tuple[Envelope, int]], groups: list[Group], now: float) -> None:
+    def assign(
+        self, policies: Iterable[tuple[Envelope, int]], groups: list[Group], now: float
+    ) -> None:
         """Give each enabled policy a post at each group that it selects (`groups` are all there are); a post that is there goes on."""
         wanted: dict[Key, Post] = {}
         for policy, generation in policies:
             if policy.enabled:
-                wanted |= {post.key: post for post in self._posts_of(policy, generation, groups, now)}
+                wanted |= {
+                    post.key: post for post in self._posts_of(policy, generation, groups, now)
+                }
         fresh = [post for key, post in wanted.items() if self._posts.get(key) is not post]
         by_policy: dict[str, list[Post]] = {}
         for post in wanted.values():
             by_policy.setdefault(post.policy.name, []).append(post)
-        self._gone += [post for key, post in self._posts.items() if key not in wanted and post.policy.name in by_policy]
+        self._gone += [
+            post
+            for key, post in self._posts.items()
+            if key not in wanted and post.policy.name in by_policy
+        ]
         self._posts, self._posts_by_policy = wanted, by_policy
-        self.errors = Counter({key: count for key, count in self.errors.items() if key[0] in by_policy})
+        self.errors = Counter(
+            {key: count for key, count in self.errors.items() if key[0] in by_policy}
+        )
         self._restored = {}  # a policy that goes and comes again begins anew
         self.armed &= wanted.keys()
         self._saved = {key: state for key, state in self._saved.items() if key in wanted}
@@ -114,10 +137,16 @@ class Engine:
         for post in fresh:
             self._schedule(post, post.look_at)
 
-    def _posts_of(self, policy: Envelope, generation: int, groups: list[Group], now: float) -> Iterator[Post]:
+    def _posts_of(
+        self, policy: Envelope, generation: int, groups: list[Group], now: float
+    ) -> Iterator[Post]:
         kind = kinds()[policy.kind]
         selected = policy.selector.select(groups)
-        for part in ([tuple(selected)] if selected else []) if kind.together else [(group,) for group in selected]:
+        for part in (
+            ([tuple(selected)] if selected else [])
+            if kind.together
+            else [(group,) for group in selected]
+        ):
             fresh = Post(policy, generation, kind, part, kind.state(), now)
             post = self._posts.get(fresh.key)
             if post is not None and post.policy == policy:
@@ -127,7 +156,11 @@ class Engine:
             if post is None:
                 fresh.state = self._restore(fresh)
             else:  # a policy that was changed begins anew, but for what is still going on
-                fresh.breaker, fresh.setback, fresh.running = post.breaker, post.setback, post.running
+                fresh.breaker, fresh.setback, fresh.running = (
+                    post.breaker,
+                    post.setback,
+                    post.running,
+                )
             yield fresh
 
     def _restore(self, post: Post) -> Any:  # noqa: ANN401  # a kind's own state
@@ -139,7 +172,11 @@ class Engine:
 
     def states(self) -> dict[Key, dict[str, Any]]:
         """The states that have changed since the last call, as JSON values."""
-        changed = {key: post.state for key, post in self._posts.items() if self._saved.get(key) is not post.state}
+        changed = {
+            key: post.state
+            for key, post in self._posts.items()
+            if self._saved.get(key) is not post.state
+        }
         self._saved |= changed
         return {key: asdict(state) for key, state in changed.items()}
 
@@ -189,13 +226,28 @@ class Engine:
         post.usage_bytes -= outcome.freed_bytes
         post.breaker.tell(outcome.errname, now)
         if outcome.fault is not None:
-            self._set_back(post, (group,), outcome.errname or "EIO", outcome.fault, now, is_act=True)
+            self._set_back(
+                post, (group,), outcome.errname or "EIO", outcome.fault, now, is_act=True
+            )
         elif post.setback.is_over(is_act=True):
             log.info("the policy %s acts at %a again", post.policy.name, group.path)
-        soon = now if post.kind.is_urgent else max(now, min(post.look_at, post.read_at + self._look_seconds(post)))
+        soon = (
+            now
+            if post.kind.is_urgent
+            else max(now, min(post.look_at, post.read_at + self._look_seconds(post)))
+        )
         self._schedule(post, max(soon, post.setback.until))
 
-    def _set_back(self, post: Post, groups: Iterable[Group], errname: str, detail: str, now: float, *, is_act: bool) -> None:  # noqa: PLR0913
+    def _set_back(
+        self,
+        post: Post,
+        groups: Iterable[Group],
+        errname: str,
+        detail: str,
+        now: float,
+        *,
+        is_act: bool,
+    ) -> None:  # noqa: PLR0913
         """Note what broke for a post, so that it waits, and say it once for each time."""
         post.setback.tell(errname, detail, now, is_act=is_act)
         self.errors[post.policy.name, errname] += 1
@@ -232,16 +284,27 @@ class Engine:
         """Look at what is due. `busy` are the paths of the groups that something is being done to, grants of this engine included."""
         if self.next_look() > now and not self._gone:
             return Looked()
-        moment, readings = Moment(now, wall, self._host_at(now)), _Readings(self._backend)  # where that fails, all are still due
+        moment, readings = (
+            Moment(now, wall, self._host_at(now)),
+            _Readings(self._backend),
+        )  # where that fails, all are still due
         with self._taken_out(now) as (taken, gone):
             due = [post for post in taken if not self._is_quiet(post, now)]
             wishes = [wish for post in due for wish in self._decide(post, moment, readings)]
             granted = arbitrate(wishes, self._guards, moment, busy)
             for wish in wishes:
                 self._settle(wish, now)
-            records = (*(farewell_of(post, moment) for post in gone), *readings.failures, *(record_of(wish, moment) for wish in wishes))
-            looked = Looked(tuple(grant_of(wish) for wish in granted), records, tuple(due), readings.stats)
-            for wish in granted:  # last, for from here on somebody has to tell its end: see finish()
+            records = (
+                *(farewell_of(post, moment) for post in gone),
+                *readings.failures,
+                *(record_of(wish, moment) for wish in wishes),
+            )
+            looked = Looked(
+                tuple(grant_of(wish) for wish in granted), records, tuple(due), readings.stats
+            )
+            for (
+                wish
+            ) in granted:  # last, for from here on somebody has to tell its end: see finish()
                 wish.post.running.add(wish.group.id)
         return looked
 
@@ -270,17 +333,29 @@ class Engine:
             self._host, self._host_seen = host_of(self._backend), now
         return self._host
 
-    def evaluate(self, policy: Envelope, generation: int, groups: list[Group], now: float, wall: datetime) -> list[Record]:
+    def evaluate(
+        self, policy: Envelope, generation: int, groups: list[Group], now: float, wall: datetime
+    ) -> list[Record]:
         """Say what a policy would do now to each group that it selects, and why or why not; nothing is remembered or done."""
         moment, readings = Moment(now, wall, host_of(self._backend)), _Readings(self._backend)
         observing = policy.model_copy(update={"mode": "observe"})
         trial = Engine(self._backend, self._guards, is_trial=True)
         wishes = []
         for found in self._posts_of(policy, generation, groups, now):
-            post = replace(found, policy=observing, outcomes={}, running=set(), breaker=replace(found.breaker), setback=Setback())
+            post = replace(
+                found,
+                policy=observing,
+                outcomes={},
+                running=set(),
+                breaker=replace(found.breaker),
+                setback=Setback(),
+            )
             wishes += trial._decide(post, moment, readings)
         arbitrate(wishes, self._guards, moment, ())
-        return [replace(record, mode=policy.mode) for record in (*readings.failures, *(record_of(wish, moment) for wish in wishes))]
+        return [
+            replace(record, mode=policy.mode)
+            for record in (*readings.failures, *(record_of(wish, moment) for wish in wishes))
+        ]
 
     def _is_quiet(self, post: Post, now: float) -> bool:
         """One cheap reading instead of a whole one: of a group that waits for its usage to rise, and has not come half the way."""
@@ -308,10 +383,16 @@ class Engine:
         if len(post.decisions) != 1:
             return None
         (decision,) = post.decisions
-        is_done = bool(post.outcomes) and not any(outcome.errname for outcome in post.outcomes.values())
-        if not (is_done and post.key in self.armed if decision.ask else decision.verdict is Verdict.HOLD):
+        is_done = bool(post.outcomes) and not any(
+            outcome.errname for outcome in post.outcomes.values()
+        )
+        if not (
+            is_done and post.key in self.armed if decision.ask else decision.verdict is Verdict.HOLD
+        ):
             return None
-        marks = [trigger.usage_bytes for trigger in decision.wakes if isinstance(trigger, UsageCrosses)]
+        marks = [
+            trigger.usage_bytes for trigger in decision.wakes if isinstance(trigger, UsageCrosses)
+        ]
         return marks[0] if len(marks) == 1 and marks[0] > post.usage_bytes else None
 
     def _decide(self, post: Post, moment: Moment, readings: _Readings) -> list[Wish]:
@@ -322,21 +403,34 @@ class Engine:
             observation = Observation(moment.now, moment.wall, moment.host, tuple(members.values()))
             state, decisions = post.kind.decide(post.policy.spec, post.state, observation)
         except GroupNotFound:
-            self._schedule(post, moment.now + _LOST_SECONDS)  # unless the next assignment takes it away
+            self._schedule(
+                post, moment.now + _LOST_SECONDS
+            )  # unless the next assignment takes it away
             return []
         except (ShrinkdError, OSError, MemoryError) as error:
             return self._failed(post, error, moment, readings)
         except Exception as error:  # a bug in one kind, or what nobody expected of one group: the others keep their ticks
-            log.exception("the policy %s failed at %s", post.policy.name, ", ".join(ascii(group.path) for group in post.groups))
+            log.exception(
+                "the policy %s failed at %s",
+                post.policy.name,
+                ", ".join(ascii(group.path) for group in post.groups),
+            )
             return self._failed(post, error, moment, readings)
         if post.setback.is_over(is_act=False):
-            log.info("the policy %s looks at %s again", post.policy.name, ", ".join(ascii(group.path) for group in post.groups))
+            log.info(
+                "the policy %s looks at %s again",
+                post.policy.name,
+                ", ".join(ascii(group.path) for group in post.groups),
+            )
         post.state_before, post.state = post.state, state
         post.outcomes_before, post.outcomes = post.outcomes, {}
         post.decisions, post.read_at = tuple(decisions), moment.now
         post.usage_bytes = sum(member.stat.usage_bytes for member in members.values())
         self._schedule(post, moment.now + self._look_seconds(post))
-        return [Wish(post, decision, members[decision.group.id], decision.verdict, decision.reason) for decision in decisions]
+        return [
+            Wish(post, decision, members[decision.group.id], decision.verdict, decision.reason)
+            for decision in decisions
+        ]
 
     def _settle(self, wish: Wish, now: float) -> None:
         """Let a post whose ask came to nothing go on as if it had not asked, and not before asking is of use again."""
@@ -348,7 +442,9 @@ class Engine:
         if wish.put_off_seconds:
             self._schedule(post, max(post.look_at, now + wish.put_off_seconds))
 
-    def _failed(self, post: Post, error: Exception, moment: Moment, readings: _Readings) -> list[Wish]:
+    def _failed(
+        self, post: Post, error: Exception, moment: Moment, readings: _Readings
+    ) -> list[Wish]:
         """Let a post that could not be looked at come again later, as if this look had not been."""
         errname = errname_of(error)
         post.breaker.tell(errname, moment.now)

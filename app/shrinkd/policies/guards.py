@@ -39,14 +39,18 @@ class Bucket:
         if math.isnan(self.level):
             self.level = self.per_second
         else:
-            self.level = min(self.level + max(now - self.filled_at, 0.0) * self.per_second, self.per_second)
+            self.level = min(
+                self.level + max(now - self.filled_at, 0.0) * self.per_second, self.per_second
+            )
         self.filled_at = now
         return self.level
 
     def take(self, amount: float, now: float, *, is_urgent: bool = False) -> None:
         """Note what was spent. What is urgent takes what there is, and owes nothing: it asked nobody, and the others have their turn."""
         level = self.available(now)
-        self.level = max(level - amount, min(level, 0.0) if is_urgent else -_DEBT_SECONDS * self.per_second)
+        self.level = max(
+            level - amount, min(level, 0.0) if is_urgent else -_DEBT_SECONDS * self.per_second
+        )
 
 
 @dataclass(slots=True)
@@ -149,7 +153,11 @@ class Guards:
             return Reason.OOM_KILLED
         if self.manual_age(group) < MANUAL_SECONDS:
             return Reason.MANUAL_CHANGE
-        if kind in {"pressure", "idle", "schedule"} and host.pressure and host.pressure.full.avg10_percent > HOST_FULL_AVG10_PERCENT:
+        if (
+            kind in {"pressure", "idle", "schedule"}
+            and host.pressure
+            and host.pressure.full.avg10_percent > HOST_FULL_AVG10_PERCENT
+        ):
             return Reason.HOST_PRESSED
         return None
 
@@ -162,7 +170,10 @@ class Guards:
 
     def granted(self, group: Group, amount: int, now: float, *, is_urgent: bool = False) -> None:
         """Note what was granted, out of the allowance or in a hurry."""
-        for bucket in (self._bytes, self._groups.setdefault(group.id, Bucket(GROUP_BYTES_PER_SECOND))):
+        for bucket in (
+            self._bytes,
+            self._groups.setdefault(group.id, Bucket(GROUP_BYTES_PER_SECOND)),
+        ):
             bucket.take(amount, now, is_urgent=is_urgent)
 
     def took(self, seconds: float, now: float, *, is_urgent: bool = False) -> None:
@@ -199,14 +210,21 @@ def floor_of(policy: Envelope, stat: MemStat) -> int:
     The greater of the two: a protection covers all usage, so nothing is added to it. One that is infinite leaves nothing to take.
     """
     limits = stat.limits
-    own = max(policy.floor.bytes, int((limits.effective_max_bytes or 0) * policy.floor.percent_of_limit / 100))
+    own = max(
+        policy.floor.bytes,
+        int((limits.effective_max_bytes or 0) * policy.floor.percent_of_limit / 100),
+    )
     held = max(stat.usage_bytes - _reclaimable(policy, stat), 0)
-    return max(own + held, *(getattr(limits, name) or 0 for name in PROTECTIONS))  # None: this kernel has no such protection
+    return max(
+        own + held, *(getattr(limits, name) or 0 for name in PROTECTIONS)
+    )  # None: this kernel has no such protection
 
 
 def _reclaimable(policy: Envelope, stat: MemStat) -> int:
     file_lru = (stat.active_file_bytes or 0) + (stat.inactive_file_bytes or 0)
-    at_best = stat.reclaimable_estimate_bytes if stat.reclaimable_estimate_bytes is not None else file_lru
+    at_best = (
+        stat.reclaimable_estimate_bytes if stat.reclaimable_estimate_bytes is not None else file_lru
+    )
     if policy.swap == "file_only":
         return file_lru
     return max(at_best - file_lru, 0) if policy.swap == "anon_only" else at_best

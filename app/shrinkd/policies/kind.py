@@ -217,5 +217,9 @@ class Kind:
 @cache
 def kinds() -> Mapping[str, Kind]:
     """Every kind by its name, which is that of its module."""
-    names = sorted(module.name for module in pkgutil.iter_modules(kinds_folder.__path__) if not module.name.startswith("_"))
+    names = sorted(
+        module.name
+        for module in pkgutil.iter_modules(kinds_folder.__path__)
+        if not module.name.startswith("_")
+    )
     return {name: importlib.import_module(f"{kinds_folder.__name__}.{name}").kind for name in names}

@@ -24,11 +24,15 @@ class Selector(Strict):
     A group that appears later is selected when it appears. The root, and the daemon's own groups, never are.
     """
 
-    group: str | None = Field(default=None, min_length=1, max_length=4096, examples=["kubepods.slice/*"])
+    group: str | None = Field(
+        default=None, min_length=1, max_length=4096, examples=["kubepods.slice/*"]
+    )
     """A path as a glob, component by component: a * does not cross a slash."""
     parent: str | None = Field(default=None, max_length=4096, examples=["kubepods.slice", ""])
     """A path: the groups right below it ("" is the root), or with the scope leaves all below it that have no groups inside."""
-    alias: str | None = Field(default=None, min_length=1, max_length=4096, examples=["unit:nginx*.service"])
+    alias: str | None = Field(
+        default=None, min_length=1, max_length=4096, examples=["unit:nginx*.service"]
+    )
     """A glob over the aliases of a group, such as container:…, pod:… and unit:…."""
     scope: Scope = "self"
     """What was found itself, the groups right below it, or those below it, itself included, that have no groups inside."""
@@ -90,7 +94,9 @@ class Floor(Strict):
 class Active(Strict):
     """When a policy is carried out; outside of it, it only looks."""
 
-    windows: list[Cron] = Field(min_length=1, max_length=32, examples=[["* 22-23 * * *", "* 0-5 * * *"]])
+    windows: list[Cron] = Field(
+        min_length=1, max_length=32, examples=[["* 22-23 * * *", "* 0-5 * * *"]]
+    )
     """Cron expressions of five fields: it is active in every minute that one of them names."""
     timezone: Timezone = "UTC"
     """Whose clock on the wall they go by."""
@@ -126,7 +132,11 @@ class Envelope(Draft):
 def _of_kind(name: str, base: type[Draft] = Envelope) -> type[Draft]:
     spec = kinds()[name].spec
     # a spec whose fields all have defaults may be left out
-    whole = ... if any(field.is_required() for field in spec.model_fields.values()) else Field(default_factory=spec)
+    whole = (
+        ...
+        if any(field.is_required() for field in spec.model_fields.values())
+        else Field(default_factory=spec)
+    )
     fields: dict[str, Any] = {"kind": (Literal[name], ...), "spec": (spec, whole)}
     title = f"{name.title()}{'Policy' if base is Envelope else base.__name__}"
     return create_model(title, __base__=base, __doc__=base.__doc__, **fields)
@@ -156,7 +166,10 @@ def restore(value: object) -> Envelope:
     try:
         return parse(value)
     except ValidationError as error:
-        wrong = "; ".join(f"{pointer(row['loc'])}: {reason(row['msg'])}" for row in error.errors(include_url=False))
+        wrong = "; ".join(
+            f"{pointer(row['loc'])}: {reason(row['msg'])}"
+            for row in error.errors(include_url=False)
+        )
         raise PolicyUnreadable(wrong) from None
 
 

@@ -69,8 +69,12 @@ class Looked:
 def grant_of(wish: Wish) -> Grant:
     ask = wish.decision.ask
     assert ask is not None  # noqa: S101  # the arbiter grants nothing else
-    is_whole = isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
-    target = wish.member.stat.usage_bytes - wish.amount if is_whole else None  # which is not below its floor
+    is_whole = (
+        isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
+    )
+    target = (
+        wish.member.stat.usage_bytes - wish.amount if is_whole else None
+    )  # which is not below its floor
     return Grant(
         key=wish.post.key,
         policy=wish.post.policy,
@@ -86,13 +90,32 @@ def grant_of(wish: Wish) -> Grant:
 
 def farewell_of(post: Post, moment: Moment) -> Record:
     at, policy = int(moment.wall.timestamp() * 1e6), post.policy
-    return Record(at, policy.name, post.generation, post.groups[0], policy.mode, Verdict.GONE, Reason.GROUP_GONE, {}, 0.0)
+    return Record(
+        at,
+        policy.name,
+        post.generation,
+        post.groups[0],
+        policy.mode,
+        Verdict.GONE,
+        Reason.GROUP_GONE,
+        {},
+        0.0,
+    )
 
 
 def failure_of(post: Post, group: Group, errname: str, moment: Moment) -> Record:
     at, policy, seconds = int(moment.wall.timestamp() * 1e6), post.policy, post.look_at - moment.now
     return Record(
-        at, policy.name, post.generation, group, policy.mode, Verdict.HOLD, Reason.UNREADABLE, {}, max(seconds, 0.0), errno=errname
+        at,
+        policy.name,
+        post.generation,
+        group,
+        policy.mode,
+        Verdict.HOLD,
+        Reason.UNREADABLE,
+        {},
+        max(seconds, 0.0),
+        errno=errname,
     )
 
 

@@ -39,7 +39,9 @@ class _Armed:
 class Wakes:
     """One thing to wait for. `lock` is over the engine, and over all of this but wait() and ring()."""
 
-    def __init__(self, backend: Backend, engine: Engine, clock: Callable[[], float], lock: threading.Lock) -> None:
+    def __init__(
+        self, backend: Backend, engine: Engine, clock: Callable[[], float], lock: threading.Lock
+    ) -> None:
         self._backend, self._engine, self._clock, self._lock = backend, engine, clock, lock
         self._watches: dict[Key, _Armed] = {}
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 24
@@ -60,7 +62,9 @@ class Wakes:
         rung = {descriptor for descriptor, _ in self._epoll.poll(seconds)}
         if self._bell in rung:
             os.eventfd_read(self._bell)
-        return [key for descriptor in rung if (key := self._by_descriptor.get(descriptor))]  # which others may change meanwhile
+        return [
+            key for descriptor in rung if (key := self._by_descriptor.get(descriptor))
+        ]  # which others may change meanwhile
 
     def hear(self, key: Key, moment: float) -> bool:
         """Wake a post if something has fired; answers whether its group is still there, as far as we are told."""
@@ -73,7 +77,10 @@ class Wakes:
         except GroupGone:
             self._disarm(key)
             return False
-        except (ShrinkdError, OSError) as error:  # what fired is not known, nor does it fire again: so all is looked at
+        except (
+            ShrinkdError,
+            OSError,
+        ) as error:  # what fired is not known, nor does it fire again: so all is looked at
             log.warning("what fired at %a is not known, so it is looked at: %s", armed.watch, error)
             self._engine.wake(key, moment)
         return True
@@ -94,13 +101,22 @@ class Wakes:
             try:
                 self._epoll.modify(armed.watch.fileno(), events)
             except OSError as error:
-                log.warning("a watch of the policy %s is given up, and its group is polled: %s", key[0], error)
+                log.warning(
+                    "a watch of the policy %s is given up, and its group is polled: %s",
+                    key[0],
+                    error,
+                )
                 self._disarm(key)
 
     def arm(self, post: Post) -> None:
         """See to it that what a post waits for wakes it, as far as this backend can watch for it."""
         watchable = self._backend.watchable & _WATCHED
-        wanted = tuple(trigger for decision in post.decisions for trigger in decision.wakes if type(trigger) in watchable)
+        wanted = tuple(
+            trigger
+            for decision in post.decisions
+            for trigger in decision.wakes
+            if type(trigger) in watchable
+        )
         if not watchable or len(post.groups) != 1:
             return
         armed = self._watches.get(post.key)
@@ -156,16 +172,23 @@ class Wakes:
                 return
             armed.watch = watch
             self._by_descriptor[watch.fileno()] = key
-            if any(isinstance(trigger, UsageCrosses) for trigger in armed.triggers):  # else usage is polled for, as before
+            if any(
+                isinstance(trigger, UsageCrosses) for trigger in armed.triggers
+            ):  # else usage is polled for, as before
                 self._engine.armed.add(key)
-            self._engine.wake(key, self._clock())  # what was so before the watch was there fires nothing
+            self._engine.wake(
+                key, self._clock()
+            )  # what was so before the watch was there fires nothing
         self.ring()
 
     def _put_off(self, key: Key, armed: _Armed, error: Exception) -> None:
         """Leave a post to be polled until what we lacked for its watch may be there again."""
         armed.retry_at = time.monotonic() + _RETRY_SECONDS
         log.warning(
-            "the policy %s polls a group for %g s, for nothing could be opened that wakes for it: %s", key[0], _RETRY_SECONDS, error
+            "the policy %s polls a group for %g s, for nothing could be opened that wakes for it: %s",
+            key[0],
+            _RETRY_SECONDS,
+            error,
         )
 
     def _disarm(self, key: Key) -> None:

@@ -55,9 +55,15 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self._caller = peer_of(transport)
-        self.peer = self._caller.name if self._caller else str((transport.get_extra_info("peername") or ("",))[0])
+        self.peer = (
+            self._caller.name
+            if self._caller
+            else str((transport.get_extra_info("peername") or ("",))[0])
+        )
         most = self.most_connections()
-        of_peer = sum(isinstance(other, Protocol) and other.peer == self.peer for other in self.connections)
+        of_peer = sum(
+            isinstance(other, Protocol) and other.peer == self.peer for other in self.connections
+        )
         if len(self.connections) > most:
             self._refuse(503)
         elif of_peer > most // 2:
@@ -82,7 +88,9 @@ class Protocol(HttpToolsProtocol):
             self._pending_bytes = 0
         if self._pending_bytes > LARGEST_HEAD_BYTES:
             self._refuse(431)
-        elif is_partial or self._is_at_rest():  # then blank lines came, and uvicorn has stopped its clock for them
+        elif (
+            is_partial or self._is_at_rest()
+        ):  # then blank lines came, and uvicorn has stopped its clock for them
             self._arrive_in_time()
 
     def on_message_begin(self) -> None:
@@ -110,7 +118,9 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts != 1 or not self.url.startswith(b"/") or len(self.pipeline) >= self.most_pipelined:
-            raise ValueError("not for us")  # the parser's caller hears of it as of every other request that is none
+            raise ValueError(
+                "not for us"
+            )  # the parser's caller hears of it as of every other request that is none
         is_upgrade = self.parser.should_upgrade()
         if is_upgrade and any(name in _ANNOUNCE_BODY for name, _ in self.headers):
             raise ValueError("a body that the parser would take for the next request")
@@ -196,7 +206,9 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(_LAST_WORDS_SECONDS, self._abort_stream)
 
     def _abort_stream(self) -> None:
-        if getattr(self.cycle, "chunked_encoding", False):  # of no length known before, as only our streams are
+        if getattr(
+            self.cycle, "chunked_encoding", False
+        ):  # of no length known before, as only our streams are
             self.transport.abort()
 
     # -- what is refused --------------------------------------------------------------------------------------------

@@ -144,7 +144,11 @@ def check_listen(addresses: tuple[str, ...], settings: Settings, *, simulated: b
             raise SettingsError(
                 f"SHRINKD_LISTEN={address} would let every user of this host change real limits: set SHRINKD_TOKENS, or use unix:/PATH."
             )
-        wanted = {"TOKENS": settings.tokens, "TLS_CERTIFICATE": settings.tls_certificate, "TLS_KEY": settings.tls_key}
+        wanted = {
+            "TOKENS": settings.tokens,
+            "TLS_CERTIFICATE": settings.tls_certificate,
+            "TLS_KEY": settings.tls_key,
+        }
         missing = [f"SHRINKD_{name}" for name, value in wanted.items() if not value]
         if missing and not _is_loopback(address):
             raise SettingsError(
@@ -172,9 +176,15 @@ def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
         for address in addresses:
             try:
-                sockets.append(_bind_unix(Path(address.removeprefix("unix:"))) if address.startswith("unix:") else _bind_tcp(address))
+                sockets.append(
+                    _bind_unix(Path(address.removeprefix("unix:")))
+                    if address.startswith("unix:")
+                    else _bind_tcp(address)
+                )
             except OSError as error:
-                raise SettingsError(f"SHRINKD_LISTEN={address} cannot be had: {error.strerror or error}.") from None
+                raise SettingsError(
+                    f"SHRINKD_LISTEN={address} cannot be had: {error.strerror or error}."
+                ) from None
             if address.startswith("unix:"):
                 path = Path(address.removeprefix("unix:"))
                 stack.callback(_take_away, path, os.open(path, os.O_PATH | os.O_CLOEXEC))
@@ -195,7 +205,11 @@ def _take_away(path: Path, ours: int) -> None:
 
 def _bind_tcp(address: str) -> socket.socket:
     """Bind, with buffers of a fixed size, which each connection inherits: the kernel's own would grow to megabytes for each."""
-    bound = socket.create_server(_host_and_port(address), family=socket.AF_INET6 if "[" in address else socket.AF_INET, backlog=_BACKLOG)
+    bound = socket.create_server(
+        _host_and_port(address),
+        family=socket.AF_INET6 if "[" in address else socket.AF_INET,
+        backlog=_BACKLOG,
+    )
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         bound.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)
     return bound
@@ -222,5 +236,7 @@ def _remove_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)  # a daemon that hangs has a full backlog, where connect() would wait
         if probe.connect_ex(str(path)) != ECONNREFUSED:
-            raise SettingsError(f"Somebody answers on {path} already: stop that daemon, or listen elsewhere.")
+            raise SettingsError(
+                f"Somebody answers on {path} already: stop that daemon, or listen elsewhere."
+            )
     path.unlink()

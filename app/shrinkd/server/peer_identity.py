@@ -19,7 +19,9 @@ def peer_of(transport: BaseTransport) -> Caller | None:
     """
     connection: socket.socket = transport.get_extra_info("socket")
     if connection.family == socket.AF_UNIX:
-        _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        _, uid, _ = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
         return Caller(f"uid:{uid}", (Grant(Level.ADMIN),))
     subject = (transport.get_extra_info("peercert") or {}).get("subject", ())
     names = [value for part in subject for name, value in part if name == "commonName"]
@@ -33,7 +35,9 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     if not settings.tls_certificate or not settings.tls_key:
         raise SettingsError("TLS takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY.")
     if settings.tls_client_ca and not settings.tokens:
-        raise SettingsError("SHRINKD_TLS_CLIENT_CA takes SHRINKD_TOKENS, which says what each certificate may do.")
+        raise SettingsError(
+            "SHRINKD_TLS_CLIENT_CA takes SHRINKD_TOKENS, which says what each certificate may do."
+        )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     _load(context, settings.tls_certificate, settings.tls_key)
@@ -41,7 +45,9 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         try:
             context.load_verify_locations(settings.tls_client_ca)
         except OSError as error:
-            raise SettingsError(f"SHRINKD_TLS_CLIENT_CA cannot be used: {error.strerror or error}.") from None
+            raise SettingsError(
+                f"SHRINKD_TLS_CLIENT_CA cannot be used: {error.strerror or error}."
+            ) from None
         context.verify_mode = ssl.CERT_OPTIONAL  # who shows none can still send a token
     return context
 
@@ -51,7 +57,9 @@ def renew(context: ssl.SSLContext, settings: Settings) -> None:
 
     Authorities are only added: one that is to be trusted no more takes a new start.
     """
-    tls_context(settings)  # a key that is not the certificate's would leave a context with half of each
+    tls_context(
+        settings
+    )  # a key that is not the certificate's would leave a context with half of each
     _load(context, str(settings.tls_certificate), str(settings.tls_key))
     if settings.tls_client_ca:
         context.load_verify_locations(settings.tls_client_ca)
@@ -61,8 +69,12 @@ def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
     try:
         context.load_cert_chain(certificate, key, password=_refuse_password)
     except OSError as error:
-        raise SettingsError(f"SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY cannot be used: {error.strerror or error}.") from None
+        raise SettingsError(
+            f"SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY cannot be used: {error.strerror or error}."
+        ) from None
 
 
 def _refuse_password() -> str:
-    raise SettingsError("SHRINKD_TLS_KEY is locked by a password, which nobody is here to type: give one without.")
+    raise SettingsError(
+        "SHRINKD_TLS_KEY is locked by a password, which nobody is here to type: give one without."
+    )

@@ -18,9 +18,18 @@ class TlsListener:
     """Listens on a bound socket. A connection beyond `most` handshakes at once, or half of that from one address, is closed unheard."""
 
     def __init__(
-        self, bound: socket.socket, context: ssl.SSLContext, make_protocol: Callable[[], asyncio.Protocol], most: Callable[[], int]
+        self,
+        bound: socket.socket,
+        context: ssl.SSLContext,
+        make_protocol: Callable[[], asyncio.Protocol],
+        most: Callable[[], int],
     ) -> None:
-        self._bound, self._context, self._make_protocol, self._most = bound, context, make_protocol, most
+        self._bound, self._context, self._make_protocol, self._most = (
+            bound,
+            context,
+            make_protocol,
+            most,
+        )
         self._handshakes: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,7 +68,9 @@ class TlsListener:
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=_GOODBYE_SECONDS,
             )
-        except OSError as error:  # what TLS refuses is one, too, and so is a handshake that took too long
+        except (
+            OSError
+        ) as error:  # what TLS refuses is one, too, and so is a handshake that took too long
             log.debug("no TLS with %s: %s", peer, error)
         finally:
             self._handshakes[peer] -= 1

@@ -16,7 +16,9 @@ from shrinkd.errors import ShrinkdError, TimedOut
 from shrinkd.sizes import page_floor
 from shrinkd.storage import ACTIVE_STATES, describe, new_id, now
 
-_SMALLEST_ALLOWANCE = 128 << 10  # one SWAP_CLUSTER_MAX batch of 32 pages: no controller reclaims less
+_SMALLEST_ALLOWANCE = (
+    128 << 10
+)  # one SWAP_CLUSTER_MAX batch of 32 pages: no controller reclaims less
 _PRESSURE_LOOK_SECONDS = 0.5  # PSI averages move every 2 s
 
 
@@ -65,7 +67,9 @@ class Progress:
     retries_left: int = memcontrol.MEM_CGROUP_RECLAIM_RETRIES
 
 
-_REQUESTED, _TOLD = (tuple(each.name for each in fields(kind)) for kind in (Request, Progress))  # asdict() looks for what to copy
+_REQUESTED, _TOLD = (
+    tuple(each.name for each in fields(kind)) for kind in (Request, Progress)
+)  # asdict() looks for what to copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,19 @@ class Job:
     """One shrink. Its worker thread alone moves `progress`; `kill` comes from any thread, and so does a look at row()."""
 
     def __init__(
-        self, memcg: memcontrol.Memcg, request: Request, boot_id: str, policy: str | None = None, shrink_id: str | None = None
+        self,
+        memcg: memcontrol.Memcg,
+        request: Request,
+        boot_id: str,
+        policy: str | None = None,
+        shrink_id: str | None = None,
     ) -> None:
         usage = memcg.usage()
-        target = request.target_bytes if request.target_bytes is not None else max(usage - (request.reclaim_bytes or 0) + 1, 0)
+        target = (
+            request.target_bytes
+            if request.target_bytes is not None
+            else max(usage - (request.reclaim_bytes or 0) + 1, 0)
+        )
         self.id = shrink_id or new_id()
         self.boot_id = boot_id
         self.memcg = memcg
@@ -159,14 +172,23 @@ class Job:
 
     def cond_resched(self, usage_bytes: int, progress: int, retry_count: int) -> None:
         before, reclaimed = self.progress, self.progress.reclaimed_bytes + progress
-        self.progress = Progress(before.start_bytes, usage_bytes, before.target_bytes, reclaimed, before.passes + 1, retry_count)
+        self.progress = Progress(
+            before.start_bytes,
+            usage_bytes,
+            before.target_bytes,
+            reclaimed,
+            before.passes + 1,
+            retry_count,
+        )
         if self.request.max_bytes_per_second is not None:
             self._sleep(reclaimed / self.request.max_bytes_per_second - self._elapsed())
         self._hold_while_pressed()
 
     def _hold_while_pressed(self) -> None:
         limit = self.request.pressure_pause_percent
-        while limit is not None and not self._signalled.is_set() and time.monotonic() < self._deadline:
+        while (
+            limit is not None and not self._signalled.is_set() and time.monotonic() < self._deadline
+        ):
             pressure = self.memcg.backend.stat(self.memcg.group).pressure
             if pressure is None or pressure.some.avg10_percent <= limit:
                 return
@@ -190,7 +212,8 @@ class Job:
             "group_path": self.memcg.group.path,
             "state": str(standing.state),
             "request": {name: getattr(self.request, name) for name in _REQUESTED},
-            "progress": {name: getattr(self.progress, name) for name in _TOLD} | {"elapsed_seconds": self._elapsed()},
+            "progress": {name: getattr(self.progress, name) for name in _TOLD}
+            | {"elapsed_seconds": self._elapsed()},
             "error": describe(standing.error),
             "policy": self.policy,
             "created_at": self.created_at,

@@ -61,7 +61,9 @@ class Jobs:
         self._boot_id = backend.node().boot_id
         self._limit = max_running + MAX_WAITING_SHRINKS
         self._workers = ThreadPoolExecutor(max_running, thread_name_prefix="shrink")
-        self._policy_workers = ThreadPoolExecutor(_POLICY_WORKERS, thread_name_prefix="policy shrink")
+        self._policy_workers = ThreadPoolExecutor(
+            _POLICY_WORKERS, thread_name_prefix="policy shrink"
+        )
         self._changed = threading.Condition()
         self._active: dict[str, Job] = {}
         self._held: dict[int, Group] = {}
@@ -84,7 +86,9 @@ class Jobs:
 
     def recover(self) -> int:
         """Settle what a daemon that died left behind: before the first answer. Its limits are settled by its intents, so rows are all."""
-        died = DaemonStopped("The daemon died in this shrink; what was reclaimed stays so. GET its limits to see whether one was set.")
+        died = DaemonStopped(
+            "The daemon died in this shrink; what was reclaimed stays so. GET its limits to see whether one was set."
+        )
         return self._store.interrupt_active(now(), died)
 
     def close(self) -> None:
@@ -118,7 +122,13 @@ class Jobs:
         TooManyShrinks when the queue is full, or half full with those of the same owner; the policies have one of their own. A
         caller's own goes before that of a policy, which ends for it. A policy's that moves no limit is written down when it is done.
         """
-        job = Job(memcontrol.Memcg(self._backend, group, request.swappiness, self._intents), request, self._boot_id, policy, shrink_id)
+        job = Job(
+            memcontrol.Memcg(self._backend, group, request.swappiness, self._intents),
+            request,
+            self._boot_id,
+            policy,
+            shrink_id,
+        )
         job.owner = owner
         with self._changed:
             self._make_way(group, policy, dry_run=dry_run)
@@ -148,7 +158,10 @@ class Jobs:
                     self._cancel(job)
         row = self.shrink(shrink_id)
         if row["state"] not in (*ACTIVE_STATES, State.CANCELLED):
-            raise ShrinkFinished(f"The shrink has {row['state']}: there is nothing left to cancel.", state=row["state"])
+            raise ShrinkFinished(
+                f"The shrink has {row['state']}: there is nothing left to cancel.",
+                state=row["state"],
+            )
         return row
 
     def job(self, shrink_id: str) -> Job | None:
@@ -160,12 +173,24 @@ class Jobs:
         job = self._active.get(shrink_id) or self._unwritten.get(shrink_id)
         return job.row() if job is not None else self._store.shrink(shrink_id)
 
-    def shrinks(self, *, limit: int, before: tuple[int, str] | None, states: tuple[str, ...], group: Whose, since: int | None) -> list[Row]:
+    def shrinks(
+        self,
+        *,
+        limit: int,
+        before: tuple[int, str] | None,
+        states: tuple[str, ...],
+        group: Whose,
+        since: int | None,
+    ) -> list[Row]:
         """List shrinks as rows, the newest first; see Store.list_shrinks."""
         with self._changed:
             live = {job.id: job.row() for job in self._active.values()}
             rows: dict[str, Row] = {job.id: job.row() for job in self._unwritten.values()}
-            rows |= {shrink_id: row for shrink_id, row in live.items() if self._active[shrink_id].leaves_nothing}
+            rows |= {
+                shrink_id: row
+                for shrink_id, row in live.items()
+                if self._active[shrink_id].leaves_nothing
+            }
 
         def is_wanted(row: Row) -> bool:
             return (
@@ -176,7 +201,9 @@ class Jobs:
             )
 
         found = {shrink_id: row for shrink_id, row in rows.items() if is_wanted(row)}
-        for row in self._store.list_shrinks(limit=limit, before=before, states=states, group_path=group, since=since):
+        for row in self._store.list_shrinks(
+            limit=limit, before=before, states=states, group_path=group, since=since
+        ):
             found[row["id"]] = live.get(row["id"], row)
         return sorted(found.values(), key=_place, reverse=True)[:limit]
 
@@ -188,10 +215,21 @@ class Jobs:
             if finished:
                 self._store.add_shrinks([job.row() for job in finished.values()])
                 with self._changed:
-                    self._unwritten = {shrink_id: job for shrink_id, job in self._unwritten.items() if shrink_id not in finished}
+                    self._unwritten = {
+                        shrink_id: job
+                        for shrink_id, job in self._unwritten.items()
+                        if shrink_id not in finished
+                    }
 
     @contextmanager
-    def holding(self, group: Group, policy: str | None = None, *, dry_run: bool = False, is_new: bool = False) -> Iterator[None]:
+    def holding(
+        self,
+        group: Group,
+        policy: str | None = None,
+        *,
+        dry_run: bool = False,
+        is_new: bool = False,
+    ) -> Iterator[None]:
         """Keep a group's limits to oneself: no shrink starts, no other change runs. ShrinkInProgress when one is.
 
         A trial is refused as a change would be, and else keeps nobody from anything. Policies keep away behind a change, but not behind one
@@ -219,16 +257,24 @@ class Jobs:
         self.on_limits(group)
         self._sweep()
 
-    def set_limits(self, group: Group, changes: Mapping[LimitName, int | None], policy: str) -> None:
+    def set_limits(
+        self, group: Group, changes: Mapping[LimitName, int | None], policy: str
+    ) -> None:
         """Set limits for a policy, with the group to itself; see memcontrol.set_limits."""
         with self.holding(group, policy):
-            limits = memcontrol.set_limits(memcontrol.Memcg(self._backend, group, intent=self._intents), changes)
-            self.publish(EventType.LIMITS_CHANGED, group, **told_limits(limits, changes), policy=policy)
+            limits = memcontrol.set_limits(
+                memcontrol.Memcg(self._backend, group, intent=self._intents), changes
+            )
+            self.publish(
+                EventType.LIMITS_CHANGED, group, **told_limits(limits, changes), policy=policy
+            )
 
     def busy(self) -> set[str]:
         """The paths of the groups that something is being done to."""
         with self._changed:
-            return {job.memcg.group.path for job in self._active.values()} | {group.path for group in self._held.values()}
+            return {job.memcg.group.path for job in self._active.values()} | {
+                group.path for group in self._held.values()
+            }
 
     def would_make_way(self, group: Group) -> bool:
         """Whether a shrink of a policy is in a group, which a caller's change would end."""
@@ -255,14 +301,23 @@ class Jobs:
             for job in yielding:
                 job.kill(Interrupted("A caller's own change of this group goes first."))
             self._changed.wait_for(
-                lambda: group.id not in self._held and not any(job.id in self._active for job in yielding), _MAKE_WAY_SECONDS
+                lambda: (
+                    group.id not in self._held
+                    and not any(job.id in self._active for job in yielding)
+                ),
+                _MAKE_WAY_SECONDS,
             )
         if group.id in self._held:
-            raise GroupBusy(f"The limits of {group.path!a} are being changed: try again.", group=group)
+            raise GroupBusy(
+                f"The limits of {group.path!a} are being changed: try again.", group=group
+            )
         for job in self._of(group):
             if job.policy is None or not dry_run:
                 raise ShrinkInProgress(
-                    "A shrink of this group is in progress: wait for it, or cancel it.", group=group, shrink_id=job.id, state=str(job.state)
+                    "A shrink of this group is in progress: wait for it, or cancel it.",
+                    group=group,
+                    shrink_id=job.id,
+                    state=str(job.state),
                 )
 
     def _of(self, group: Group) -> list[Job]:
@@ -274,10 +329,16 @@ class Jobs:
             raise NotReady("The daemon is stopping: try again when it is back.")
         active = sum((job.policy is None) == (policy is None) for job in self._active.values())
         if active >= self._limit or self._taken >= 4 * self._limit:
-            raise TooManyShrinks(f"{active} shrinks run or wait already: try again when some have finished.", active=active)
+            raise TooManyShrinks(
+                f"{active} shrinks run or wait already: try again when some have finished.",
+                active=active,
+            )
         own = sum(job.owner == owner for job in self._active.values()) if owner else 0
         if own >= self._limit // 2:
-            raise TooManyShrinks(f"{own} shrinks of {owner} run or wait already, half of all: the rest is for others.", active=own)
+            raise TooManyShrinks(
+                f"{own} shrinks of {owner} run or wait already, half of all: the rest is for others.",
+                active=own,
+            )
 
     def _cancel(self, job: Job) -> None:
         """With the job's lock held."""
@@ -285,12 +346,16 @@ class Jobs:
             if self._move(job, state=State.CANCELLED, finished_at=now()):
                 self._drop(job)
             return
-        job.kill(Interrupted("The shrink was cancelled."))  # first: a full disk must not take the brake away
+        job.kill(
+            Interrupted("The shrink was cancelled.")
+        )  # first: a full disk must not take the brake away
         self._move(job, state=State.CANCELLING)
 
     def _work(self, job: Job) -> None:
         try:
-            if not self._stopping.is_set() and self._persist(job, state=State.RUNNING, started_at=now()):
+            if not self._stopping.is_set() and self._persist(
+                job, state=State.RUNNING, started_at=now()
+            ):
                 self._shrink(job)
         finally:
             self._leave(job)
@@ -304,9 +369,13 @@ class Jobs:
             error = raised
         except Exception:  # a bug ends this job as failed; its worker and the other jobs go on
             log.exception("shrink %s of %a failed", job.id, job.memcg.group.path)
-            error = InternalError("The shrink met a fault of this daemon, which its log describes; GET its limits to see how they are.")
+            error = InternalError(
+                "The shrink met a fault of this daemon, which its log describes; GET its limits to see how they are."
+            )
         state = _outcome(error)
-        self._persist(job, state=state, finished_at=now(), error=None if state is State.CANCELLED else error)
+        self._persist(
+            job, state=state, finished_at=now(), error=None if state is State.CANCELLED else error
+        )
 
     def _persist(self, job: Job, **changes: Any) -> bool:  # noqa: ANN401  # fields of its Standing
         """Move a job and stay until that is written down: a full or locked database delays the news, it does not change them."""
@@ -315,14 +384,21 @@ class Jobs:
                 with job.lock:
                     return self._move(job, **changes)
             except StoreUnavailable as unavailable:
-                log.warning("shrink %s is %s, which could not be written down: %s", job.id, changes["state"], unavailable)
+                log.warning(
+                    "shrink %s is %s, which could not be written down: %s",
+                    job.id,
+                    changes["state"],
+                    unavailable,
+                )
                 if self._stopping.wait(_STORE_RETRY_SECONDS):
                     return False
 
     def _move(self, job: Job, **changes: Any) -> bool:  # noqa: ANN401  # fields of its Standing
         """Compare and set, with the job's lock held; the row is the judge and the job follows it."""
         standing = replace(job.standing, **changes)
-        moved = not job.state.done and (job.leaves_nothing or self._store.move_shrink(job.id, str(job.state), job.row(standing)))
+        moved = not job.state.done and (
+            job.leaves_nothing or self._store.move_shrink(job.id, str(job.state), job.row(standing))
+        )
         if moved:
             job.standing = standing
             self._tell(job)
@@ -338,15 +414,30 @@ class Jobs:
         group, request, state, error = job.memcg.group, job.request, job.state, job.standing.error
         if state is State.SUCCEEDED and request.set_max_bytes is not None:
             maximum = page_floor(request.set_max_bytes)
-            self.publish(EventType.LIMITS_CHANGED, group, max_bytes=maximum, policy=job.policy, shrink_id=job.id)
+            self.publish(
+                EventType.LIMITS_CHANGED,
+                group,
+                max_bytes=maximum,
+                policy=job.policy,
+                shrink_id=job.id,
+            )
             self.on_limits(group)
         if state.done or not job.leaves_nothing:
-            told = {"shrink_id": job.id, "state": state, "policy": job.policy, "errno": error.errname if error else None}
-            self.publish(EventType.SHRINK_STATE, group, **told, reclaimed_bytes=job.progress.reclaimed_bytes)
+            told = {
+                "shrink_id": job.id,
+                "state": state,
+                "policy": job.policy,
+                "errno": error.errname if error else None,
+            }
+            self.publish(
+                EventType.SHRINK_STATE, group, **told, reclaimed_bytes=job.progress.reclaimed_bytes
+            )
 
     def _withdraw(self, job: Job) -> None:
         """End a shrink that is written down and that no worker takes."""
-        never = DaemonStopped("The daemon could not begin with this shrink: nothing was changed. Try again.")
+        never = DaemonStopped(
+            "The daemon could not begin with this shrink: nothing was changed. Try again."
+        )
         with suppress(StoreUnavailable), job.lock:  # a row that stays is settled by the next start
             self._move(job, state=State.INTERRUPTED, finished_at=now(), error=never)
 
@@ -371,7 +462,9 @@ class Jobs:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
             with self._changed:
                 recent = time.monotonic() - _SWEEP_SECONDS
-                self._manual = {group_id: moment for group_id, moment in self._manual.items() if moment > recent}
+                self._manual = {
+                    group_id: moment for group_id, moment in self._manual.items() if moment > recent
+                }
             with suppress(StoreUnavailable):
                 self._store.forget_finished(now())
 

@@ -34,7 +34,9 @@ class Simulation:
     plan: Plan
     owner: str = ""
     """The name of the caller whose it is."""
-    id: str = field(default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}")
+    id: str = field(
+        default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    )
     state: str = "queued"
     done_ratio: float = 0.0
     report: dict[str, Any] | None = None
@@ -51,12 +53,17 @@ class Simulation:
 
 def _start() -> subprocess.Popen[str]:
     """Start this program anew. With -P, for -m alone would look for it in the working directory first, and run what it finds there."""
-    program, pipe = [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"], subprocess.PIPE
+    program, pipe = (
+        [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"],
+        subprocess.PIPE,
+    )
     return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)  # noqa: S603  # no word of it is a client's
 
 
 def no_simulation(simulation_id: str) -> SimulationNotFound:
-    return SimulationNotFound(f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a restart.")
+    return SimulationNotFound(
+        f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a restart."
+    )
 
 
 class Simulations:
@@ -74,13 +81,25 @@ class Simulations:
         with self._lock:
             active = sum(not each.done for each in self._all.values())
             if active >= _RUNNING + _WAITING:
-                raise TooManySimulations(f"{active} simulations run or wait already: try again when some have finished.", active=active)
-            own = sum(each.owner == owner and not each.done for each in self._all.values()) if owner else 0
+                raise TooManySimulations(
+                    f"{active} simulations run or wait already: try again when some have finished.",
+                    active=active,
+                )
+            own = (
+                sum(each.owner == owner and not each.done for each in self._all.values())
+                if owner
+                else 0
+            )
             if own >= (_RUNNING + _WAITING) // 2:
-                raise TooManySimulations(f"{own} simulations of {owner} run or wait already: the rest is for others.", active=own)
+                raise TooManySimulations(
+                    f"{own} simulations of {owner} run or wait already: the rest is for others.",
+                    active=own,
+                )
             if dry_run:
                 return simulation
-            for finished in [each.id for each in self._all.values() if each.done][: max(len(self._all) - _KEPT + 1, 0)]:
+            for finished in [each.id for each in self._all.values() if each.done][
+                : max(len(self._all) - _KEPT + 1, 0)
+            ]:
                 del self._all[finished]
             self._all[simulation.id] = simulation
             self._tell(simulation)
@@ -122,7 +141,9 @@ class Simulations:
             simulation.process.kill()
 
     def _tell(self, simulation: Simulation) -> None:
-        self.publish(EventType.SIMULATION_STATE, simulation_id=simulation.id, state=simulation.state)
+        self.publish(
+            EventType.SIMULATION_STATE, simulation_id=simulation.id, state=simulation.state
+        )
 
     def _run(self, simulation: Simulation) -> None:
         with self._lock:
@@ -133,18 +154,31 @@ class Simulations:
             try:
                 simulation.process = _start()
             except OSError as error:
-                self._end(simulation, "failed", error=f"no process could be started for it: {error.strerror}")
+                self._end(
+                    simulation,
+                    "failed",
+                    error=f"no process could be started for it: {error.strerror}",
+                )
                 return
         with simulation.process as process:
             said = self._listen(simulation, process)
         with self._lock:
             if not simulation.done:
-                self._end(simulation, "succeeded" if simulation.report else "failed", error=None if simulation.report else said)
+                self._end(
+                    simulation,
+                    "succeeded" if simulation.report else "failed",
+                    error=None if simulation.report else said,
+                )
 
     def _listen(self, simulation: Simulation, process: subprocess.Popen[str]) -> str:
         """Hand the plan over and take the news in; answer what it said when it failed."""
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018  # they are pipes
-        with suppress(BrokenPipeError), process.stdin as stdin:  # it may end before it has read all: what it says of that follows
+        assert (
+            process.stdin is not None and process.stdout is not None and process.stderr is not None
+        )  # noqa: S101, PT018  # they are pipes
+        with (
+            suppress(BrokenPipeError),
+            process.stdin as stdin,
+        ):  # it may end before it has read all: what it says of that follows
             stdin.write(simulation.plan.model_dump_json(exclude_unset=True))
         for line in process.stdout:
             news = json.loads(line)
@@ -157,5 +191,9 @@ def lines(text: str) -> Iterator[str]:
     """What the process of a simulation says for a plan: its progress, then its report. pydantic.ValidationError."""
     os.nice(_NICE)
     for news in simulate(Plan.model_validate_json(text)):
-        told = {"done_ratio": 1.0, "report": asdict(news)} if isinstance(news, Report) else {"done_ratio": round(news, 4)}
+        told = (
+            {"done_ratio": 1.0, "report": asdict(news)}
+            if isinstance(news, Report)
+            else {"done_ratio": round(news, 4)}
+        )
         yield json_line(told)

@@ -27,7 +27,18 @@ from shrinkd.backends import (
 )
 from shrinkd.errors import GroupBusy, ShrinkdError
 from shrinkd.memcontrol import MEM_CGROUP_RECLAIM_RETRIES
-from shrinkd.policies import GROUP_BYTES_PER_SECOND, MIN_ASK_BYTES, Engine, Grant, Guards, Outcome, Policy, Reclaim, Resize, Switch
+from shrinkd.policies import (
+    GROUP_BYTES_PER_SECOND,
+    MIN_ASK_BYTES,
+    Engine,
+    Grant,
+    Guards,
+    Outcome,
+    Policy,
+    Reclaim,
+    Resize,
+    Switch,
+)
 from shrinkd.settings import Settings
 from shrinkd.strict_model import Moment, Strict
 
@@ -41,14 +52,18 @@ _RESIZE_SECONDS = 60.0
 
 def _in_gallery(name: str) -> str:
     if name not in scenario_names():
-        raise ValueError(f"there is no scenario {name!r} in the gallery; there are {', '.join(scenario_names())}")
+        raise ValueError(
+            f"there is no scenario {name!r} in the gallery; there are {', '.join(scenario_names())}"
+        )
     return name
 
 
 class Plan(Strict):
     """What to simulate: a machine, policies on it, and for how long."""
 
-    scenario: Annotated[str, AfterValidator(_in_gallery)] | Scenario = Field("empty", examples=["heat"])
+    scenario: Annotated[str, AfterValidator(_in_gallery)] | Scenario = Field(
+        "empty", examples=["heat"]
+    )
     """A name of the gallery, or a scenario as it stands in one of its files; may be left out where there are recordings."""
     recordings: Annotated[tuple[Recording, ...], Field(strict=False, max_length=32)] = ()
     """Groups beside those of the scenario that use what groups of a host have used."""
@@ -65,7 +80,9 @@ class Plan(Strict):
             raise ValueError("give a scenario, or recordings")
         self.furnished()
         if self.duration_seconds / self.step_seconds > _MOST_STEPS:
-            raise ValueError(f"that is more than {_MOST_STEPS} steps: shorten it, or let step_seconds be longer")
+            raise ValueError(
+                f"that is more than {_MOST_STEPS} steps: shorten it, or let step_seconds be longer"
+            )
         scenario_names = [policy.name for policy in self.policies]
         if len(set(scenario_names)) < len(scenario_names):
             raise ValueError("two policies have one name")
@@ -153,7 +170,9 @@ class _Run:
 
     def __init__(self, plan: Plan, policies: Sequence[Policy]) -> None:
         self.plan = plan
-        self.machine = Simulator(Settings(), clock=lambda: 0.0, sleep=lambda _: None, scenario=plan.furnished())
+        self.machine = Simulator(
+            Settings(), clock=lambda: 0.0, sleep=lambda _: None, scenario=plan.furnished()
+        )
         self.policies = [(policy, 1) for policy in policies]
         self.engine = Engine(self.machine, Guards(self.machine.has_swappiness))
         self.now = 0.0
@@ -177,7 +196,9 @@ class _Run:
         for running in list(self.running.values()):
             self._go_on(running, seconds)
         wall = self.plan.starts_at + timedelta(seconds=self.now)
-        looked = self.engine.look(self.now, wall, [running.grant.group.path for running in self.running.values()])
+        looked = self.engine.look(
+            self.now, wall, [running.grant.group.path for running in self.running.values()]
+        )
         for record in looked.records:
             of_policy = self.verdicts.setdefault(record.policy, {})
             of_policy[record.verdict] = of_policy.get(record.verdict, 0) + 1
@@ -187,9 +208,13 @@ class _Run:
     def _begin(self, grant: Grant) -> None:
         ask = grant.ask
         if isinstance(ask, Reclaim):
-            running = _Running(grant, self.now + ask.timeout_seconds, grant.target_bytes, grant.amount_bytes)
+            running = _Running(
+                grant, self.now + ask.timeout_seconds, grant.target_bytes, grant.amount_bytes
+            )
         elif isinstance(ask, Resize):
-            running = _Running(grant, self.now + _RESIZE_SECONDS, ask.limits.get("max_bytes"), limits=ask.limits)
+            running = _Running(
+                grant, self.now + _RESIZE_SECONDS, ask.limits.get("max_bytes"), limits=ask.limits
+            )
         else:
             self._switch(ask)
             self.engine.finish(grant.key, grant.group, Outcome(0, 0, 0.0), self.now)
@@ -199,7 +224,12 @@ class _Run:
 
     def _switch(self, ask: Switch) -> None:
         self.policies = [
-            (policy.model_copy(update={"enabled": ask.enabled}) if policy.name == ask.policy else policy, generation)
+            (
+                policy.model_copy(update={"enabled": ask.enabled})
+                if policy.name == ask.policy
+                else policy,
+                generation,
+            )
             for policy, generation in self.policies
         ]
 
@@ -218,7 +248,9 @@ class _Run:
         if is_done:
             del self.running[grant.group.id]
             self.courses[grant.group.id].reclaimed += running.freed
-            outcome = Outcome(grant.amount_bytes, running.freed, running.freed / _URGENT_BYTES_PER_SECOND, errname)
+            outcome = Outcome(
+                grant.amount_bytes, running.freed, running.freed / _URGENT_BYTES_PER_SECOND, errname
+            )
             self.engine.finish(grant.key, grant.group, outcome, self.now)
 
     def _reclaim(self, running: _Running, allowance: int) -> bool:
@@ -231,21 +263,32 @@ class _Run:
                 return True
             if not running.retries:
                 raise GroupBusy("Five passes freed nothing.")
-            freed = self.machine.reclaim(grant.group, min(running.left, allowance), grant.swappiness)
+            freed = self.machine.reclaim(
+                grant.group, min(running.left, allowance), grant.swappiness
+            )
             running.retries -= not freed
             running.freed, running.left = running.freed + freed, running.left - freed
             allowance -= max(freed, MIN_ASK_BYTES)
         return False
 
     def reports(self) -> tuple[GroupReport, ...]:
-        return tuple(self._report(course) for course in sorted(self.courses.values(), key=lambda course: course.group.path))
+        return tuple(
+            self._report(course)
+            for course in sorted(self.courses.values(), key=lambda course: course.group.path)
+        )
 
     def _report(self, course: _Course) -> GroupReport:
         steps, counters, events = len(course.usages), course.last.counters, course.last.events
         before, began = course.first.counters, course.first.events
         a_minute = max(round(60 / self.plan.step_seconds), 1)
         stalls = course.stalls
-        worst = max((stalls[min(at + a_minute, len(stalls) - 1)] - stalls[at] for at in range(0, len(stalls), a_minute)), default=0)
+        worst = max(
+            (
+                stalls[min(at + a_minute, len(stalls) - 1)] - stalls[at]
+                for at in range(0, len(stalls), a_minute)
+            ),
+            default=0,
+        )
         return GroupReport(
             path=course.group.path,
             mean_usage_bytes=sum(course.usages) / steps,
@@ -253,9 +296,12 @@ class _Run:
             mean_swap_bytes=course.swap_sum / steps,
             some_percent=(stalls[-1] - stalls[0]) / 1e4 / self.now if stalls else None,
             worst_minute_some_percent=worst / 1e4 / min(60, self.now) if stalls else None,
-            refaults=sum((after or 0) - (earlier or 0) for after, earlier in _refaults(counters, before)),
+            refaults=sum(
+                (after or 0) - (earlier or 0) for after, earlier in _refaults(counters, before)
+            ),
             reclaimed_bytes=course.reclaimed,
-            limit_hits=(events.max or events.limit_failures or 0) - (began.max or began.limit_failures or 0),
+            limit_hits=(events.max or events.limit_failures or 0)
+            - (began.max or began.limit_failures or 0),
             oom_kills=(events.oom_kill or 0) - (began.oom_kill or 0),
         )
 
@@ -273,20 +319,41 @@ def simulate(plan: Plan) -> Iterator[float | Report]:
         run.step()
         if step % _STEPS_A_NEWS == 0:
             yield step / steps
-    seen = {group.path for policy in plan.policies for group in policy.selector.select(run.machine.groups())}
+    seen = {
+        group.path
+        for policy in plan.policies
+        for group in policy.selector.select(run.machine.groups())
+    }
     groups = tuple(_with_savings(report, run, bare) for report in run.reports())
-    yield Report(run.now, sum(report.saved_bytes for report in groups if report.path in seen), groups, bare.reports(), run.verdicts)
+    yield Report(
+        run.now,
+        sum(report.saved_bytes for report in groups if report.path in seen),
+        groups,
+        bare.reports(),
+        run.verdicts,
+    )
 
 
 def _with_savings(report: GroupReport, run: _Run, bare: _Run) -> GroupReport:
     """What a group used less than without the policies, and when half and nine tenths of the most of that were reached."""
     of_path = {course.group.path: course for course in bare.courses.values()}
     with_it = next(course for course in run.courses.values() if course.group.path == report.path)
-    saved = [without - used for without, used in zip(of_path[report.path].usages, with_it.usages, strict=False)]
+    saved = [
+        without - used
+        for without, used in zip(of_path[report.path].usages, with_it.usages, strict=False)
+    ]
     most = max(saved)
 
     def seconds_to(share: float) -> float | None:
-        return next((at + 1) * run.plan.step_seconds for at, size in enumerate(saved) if size >= share * most) if most > 0 else None
+        return (
+            next(
+                (at + 1) * run.plan.step_seconds
+                for at, size in enumerate(saved)
+                if size >= share * most
+            )
+            if most > 0
+            else None
+        )
 
     return replace(
         report,

@@ -47,12 +47,16 @@ class Database:
 
     def close(self) -> None:
         if isinstance(self._claim, sa.Connection):
-            with suppress(SQLAlchemyError):  # the server would notice by itself that we are gone, a moment after the next one has asked
+            with suppress(
+                SQLAlchemyError
+            ):  # the server would notice by itself that we are gone, a moment after the next one has asked
                 self._claim.execute(sa.text("SELECT pg_advisory_unlock_all()"))
             self._claim.close()
         self._engine.dispose()
         if isinstance(self._claim, int):
-            os.close(self._claim)  # the last one: a close of any descriptor drops the locks that SQLite has on the file
+            os.close(
+                self._claim
+            )  # the last one: a close of any descriptor drops the locks that SQLite has on the file
         self._claim = None
 
     def ping(self) -> None:
@@ -69,22 +73,30 @@ class Database:
         path = self._engine.url.database
         if self._engine.dialect.name == "postgresql":
             self._claim = self._engine.connect()
-            free = self._claim.execute(sa.text("SELECT pg_try_advisory_lock(hashtext('shrinkd'))")).scalar()
+            free = self._claim.execute(
+                sa.text("SELECT pg_try_advisory_lock(hashtext('shrinkd'))")
+            ).scalar()
             self._claim.commit()
         elif path and path != ":memory:" and not path.startswith("file:"):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             free = _try_lock(self._claim)
         else:
-            raise SettingsError("SHRINKD_DATABASE_URL names no file: an SQLite database in memory would forget every shrink.")
+            raise SettingsError(
+                "SHRINKD_DATABASE_URL names no file: an SQLite database in memory would forget every shrink."
+            )
         if not free:
-            raise SettingsError("Another shrinkd has this database: stop it, or give this one its own SHRINKD_DATABASE_URL.")
+            raise SettingsError(
+                "Another shrinkd has this database: stop it, or give this one its own SHRINKD_DATABASE_URL."
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """All that is done in it, or nothing. Not for one in another."""
         if self._turn and not self._turn.acquire(timeout=_TURN_SECONDS):
-            raise StoreUnavailable("The database cannot be used: others of this daemon wait for it, too. Nothing was changed.")
+            raise StoreUnavailable(
+                "The database cannot be used: others of this daemon wait for it, too. Nothing was changed."
+            )
         try:
             with self.reading() as connection:
                 yield connection
@@ -123,12 +135,19 @@ def _unavailable() -> Iterator[None]:
         raise
     except (DBAPIError, sa.exc.TimeoutError, sqlite3.Error, OSError) as error:
         cause = getattr(error, "orig", None) or error
-        advice = "Make room where SHRINKD_DATABASE_URL is, and try again. " if _lacks_room(cause) else ""
+        advice = (
+            "Make room where SHRINKD_DATABASE_URL is, and try again. " if _lacks_room(cause) else ""
+        )
         reason = " ".join(str(cause).split())
-        raise StoreUnavailable(f"The database cannot be used: {reason}. {advice}Nothing was changed that it did not write down.") from error
+        raise StoreUnavailable(
+            f"The database cannot be used: {reason}. {advice}Nothing was changed that it did not write down."
+        ) from error
 
 
 def _lacks_room(cause: BaseException) -> bool:
     # SQLite says "disk I/O error" of its index of the WAL, which is mapped and so not written as the other files are.
     codes = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
-    return getattr(cause, "sqlite_errorcode", None) in codes or getattr(cause, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
+    return getattr(cause, "sqlite_errorcode", None) in codes or getattr(cause, "errno", None) in {
+        errno.ENOSPC,
+        errno.EDQUOT,
+    }

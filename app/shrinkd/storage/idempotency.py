@@ -64,7 +64,9 @@ class Keys:
         with self._lock:
             if key in self._running:
                 _check_same(self._running[key], request)
-                raise KeyInUse("The first request with this Idempotency-Key still runs: send it again, and get its answer.")
+                raise KeyInUse(
+                    "The first request with this Idempotency-Key still runs: send it again, and get its answer."
+                )
             self._running[key] = request
         with ExitStack() as undo:
             undo.callback(self._leave, key)
@@ -84,7 +86,10 @@ class Keys:
             self._settle()
             self._sweep()
         except StoreUnavailable as unavailable:
-            log.warning("what a request with an Idempotency-Key came to could not be written down yet: %s", unavailable)
+            log.warning(
+                "what a request with an Idempotency-Key came to could not be written down yet: %s",
+                unavailable,
+            )
         finally:
             self._leave(key)
 
@@ -102,7 +107,11 @@ class Keys:
             return makes
         _check_same(row["request"], request)
         if row["status"] is not None:
-            return Answer(row["status"], tuple((name, value) for name, value in row["headers"]), zlib.decompress(row["body"]))
+            return Answer(
+                row["status"],
+                tuple((name, value) for name, value in row["headers"]),
+                zlib.decompress(row["body"]),
+            )
         if not repeatable:
             raise OutcomeUnknown(
                 "The daemon died in the first request with this Idempotency-Key: it took effect as a whole, in part, or not at all."
@@ -123,8 +132,12 @@ class Keys:
 
     def _write(self, unsettled: dict[Key, Answer | None]) -> None:
         if unsettled:
-            answered = [_row(key, answer) for key, answer in unsettled.items() if answer is not None]
-            self._store.settle_keys(answered, [key._asdict() for key, answer in unsettled.items() if answer is None])
+            answered = [
+                _row(key, answer) for key, answer in unsettled.items() if answer is not None
+            ]
+            self._store.settle_keys(
+                answered, [key._asdict() for key, answer in unsettled.items() if answer is None]
+            )
 
     def _leave(self, key: Key) -> None:
         with self._lock:
@@ -139,7 +152,9 @@ class Keys:
 
 def _check_same(first: str, request: str) -> None:
     if first != request:
-        raise KeyReused("This Idempotency-Key stood for another request within the last 24 h; nothing was done for this one.")
+        raise KeyReused(
+            "This Idempotency-Key stood for another request within the last 24 h; nothing was done for this one."
+        )
 
 
 def _row(key: Key, answer: Answer) -> Row:

@@ -34,7 +34,11 @@ class Ledger(Database):
             connection.execute(table.insert(), [dict(row) for row in rows])
             return
         with self.transaction() as connection:
-            known = set(connection.execute(sa.select(table.c.id).where(table.c.id.in_([row["id"] for row in rows]))).scalars())
+            known = set(
+                connection.execute(
+                    sa.select(table.c.id).where(table.c.id.in_([row["id"] for row in rows]))
+                ).scalars()
+            )
             if fresh := [dict(row) for row in rows if row["id"] not in known]:
                 connection.execute(table.insert(), fresh)
 
@@ -43,7 +47,9 @@ class Ledger(Database):
     def event_span(self) -> tuple[int, int]:
         """The ids of the oldest and of the newest event; (1, 0) when there has never been one."""
         with self.reading() as connection:
-            oldest, newest = connection.execute(sa.select(sa.func.min(events.c.id), sa.func.max(events.c.id))).one()
+            oldest, newest = connection.execute(
+                sa.select(sa.func.min(events.c.id), sa.func.max(events.c.id))
+            ).one()
         return oldest or 1, newest or 0
 
     def add_events(self, rows: Sequence[_Row]) -> None:
@@ -51,7 +57,13 @@ class Ledger(Database):
         self.add_once(events, rows)
 
     def list_events(
-        self, after: int, limit: int, *, types: Collection[str] = (), within: Sequence[Collection[str]] = (), always: str | None = None
+        self,
+        after: int,
+        limit: int,
+        *,
+        types: Collection[str] = (),
+        within: Sequence[Collection[str]] = (),
+        always: str | None = None,
     ) -> list[_Row]:
         """List events behind an id, the oldest first: of these types (none given: all) and at or below one path of each of `within`.
 
@@ -60,18 +72,28 @@ class Ledger(Database):
         wanted: list[sa.ColumnElement[bool]] = [events.c.type.in_(types)] if types else []
         for paths in within:
             # Not LIKE, to which SQLite's letters have no case.
-            below = [sa.func.substr(events.c.group_path, 1, len(path) + 1) == f"{path}/" for path in paths]
+            below = [
+                sa.func.substr(events.c.group_path, 1, len(path) + 1) == f"{path}/"
+                for path in paths
+            ]
             wanted.append(sa.or_(events.c.group_path.in_(paths), *below))
-        query = sa.select(events).where(events.c.id > after, sa.or_(events.c.type == always, sa.and_(sa.true(), *wanted)))
+        query = sa.select(events).where(
+            events.c.id > after, sa.or_(events.c.type == always, sa.and_(sa.true(), *wanted))
+        )
         with self.reading() as connection:
-            return [dict(row) for row in connection.execute(query.order_by(events.c.id).limit(limit)).mappings()]
+            return [
+                dict(row)
+                for row in connection.execute(query.order_by(events.c.id).limit(limit)).mappings()
+            ]
 
     def oldest_event_to_keep(self, now: int, most: int = KEEP_EVENTS) -> int:
         """The first id that is neither older than 7 days nor beyond so many; the newest at the latest, for ids are counted on from it."""
         horizon = now - KEEP_EVENTS_SECONDS * 1_000_000
         with self.reading() as connection:
             newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
-            young = connection.execute(sa.select(sa.func.min(events.c.id)).where(events.c.at >= horizon)).scalar()
+            young = connection.execute(
+                sa.select(sa.func.min(events.c.id)).where(events.c.at >= horizon)
+            ).scalar()
         return max(young or newest, newest - most + 1, 1)
 
     def forget_events(self, oldest: int) -> None:
@@ -103,10 +125,14 @@ class Ledger(Database):
     def forget_keys(self, now: int, most: int = KEEP_KEYS) -> int:
         """Delete the keys that are older than 24 h, and each caller's oldest beyond so many; answer how many there were."""
         names = [idempotency_keys.c[name] for name in _KEY]
-        age = sa.func.row_number().over(partition_by=idempotency_keys.c.caller, order_by=idempotency_keys.c.created_at.desc())
+        age = sa.func.row_number().over(
+            partition_by=idempotency_keys.c.caller, order_by=idempotency_keys.c.created_at.desc()
+        )
         ranked = sa.select(*names, age.label("age")).subquery()
         beyond = sa.select(*(ranked.c[name] for name in _KEY)).where(ranked.c.age > most)
-        old = (idempotency_keys.c.created_at < now - KEEP_KEYS_SECONDS * 1_000_000) | sa.tuple_(*names).in_(beyond)
+        old = (idempotency_keys.c.created_at < now - KEEP_KEYS_SECONDS * 1_000_000) | sa.tuple_(
+            *names
+        ).in_(beyond)
         with self.transaction() as connection:
             return connection.execute(idempotency_keys.delete().where(old)).rowcount
 
@@ -118,11 +144,21 @@ class Ledger(Database):
             if attempts:
                 connection.execute(audit.insert(), [dict(row) for row in attempts])
             if ended:
-                outcomes = [{"known_id": attempt_id, **outcome} for attempt_id, outcome in ended.items()]
-                connection.execute(audit.update().where(audit.c.id == sa.bindparam("known_id")), outcomes)
+                outcomes = [
+                    {"known_id": attempt_id, **outcome} for attempt_id, outcome in ended.items()
+                ]
+                connection.execute(
+                    audit.update().where(audit.c.id == sa.bindparam("known_id")), outcomes
+                )
 
     def list_audit(
-        self, *, limit: int, before: str | None = None, since: int | None = None, least_status: int | None = None, **of: str
+        self,
+        *,
+        limit: int,
+        before: str | None = None,
+        since: int | None = None,
+        least_status: int | None = None,
+        **of: str,
     ) -> list[_Row]:
         """List attempts, the newest first: `of` a caller, an operation or a group_path; `before` is the id of the last one before."""
         query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
@@ -139,7 +175,13 @@ class Ledger(Database):
 
     def forget_audit(self, now: int, most: int = KEEP_AUDIT) -> int:
         """Delete the attempts that are older than 30 days, and the oldest beyond so many; answer how many there were."""
-        newest = sa.select(audit.c.id).order_by(audit.c.id.desc()).offset(most).limit(1).scalar_subquery()
+        newest = (
+            sa.select(audit.c.id)
+            .order_by(audit.c.id.desc())
+            .offset(most)
+            .limit(1)
+            .scalar_subquery()
+        )
         old = (audit.c.at < now - KEEP_AUDIT_SECONDS * 1_000_000) | (audit.c.id <= newest)
         with self.transaction() as connection:
             return connection.execute(audit.delete().where(old)).rowcount

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from shrinkd.storage.revisions import Place, Revisions
 
 _PACKAGE = Path(__file__).parent.parent
-MIGRATIONS = next(filter(Path.is_dir, (_PACKAGE / "migrations", _PACKAGE.parent.parent / "migrations")))
+MIGRATIONS = next(
+    filter(Path.is_dir, (_PACKAGE / "migrations", _PACKAGE.parent.parent / "migrations"))
+)
 """In the package where that is installed; beside `app` in a checkout."""
 _BEGIN_ALONE = {
     "sqlite": "BEGIN IMMEDIATE",
@@ -49,7 +51,8 @@ def upgrade(url: sa.URL, folder: Path = MIGRATIONS) -> None:
         revisions.upgrade(connection)
     if not place.is_whole:
         log.warning(
-            "the database had been left in the middle of a migration from revision %s: it is complete now", place.recorded or "none"
+            "the database had been left in the middle of a migration from revision %s: it is complete now",
+            place.recorded or "none",
         )
 
 
@@ -71,12 +74,17 @@ def _copy(engine: sa.Engine, database: Path, place: Place) -> None:
     So a copy takes the place of an older one of the same revision alone, and not before it is whole and on the disk. Nobody writes
     meanwhile, for the caller is alone; it is another connection that reads, for SQLite copies from none that may write.
     """
-    copy = database.with_name(f"{database.name}.revision-{place.recorded or 'none'}{'' if place.is_whole else '-unfinished'}")
+    copy = database.with_name(
+        f"{database.name}.revision-{place.recorded or 'none'}{'' if place.is_whole else '-unfinished'}"
+    )
     partial = database.with_name(f"{database.name}.copying")
     partial.unlink(missing_ok=True)
     file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with engine.connect() as source, closing(sqlite3.connect(partial, isolation_level=None)) as target:
+        with (
+            engine.connect() as source,
+            closing(sqlite3.connect(partial, isolation_level=None)) as target,
+        ):
             target.execute("PRAGMA journal_mode = OFF")  # who finds a half copy begins anew
             driver: Any = source.connection.driver_connection
             driver.backup(target)

@@ -43,7 +43,9 @@ class Revisions:
     def __init__(self, folder: Path) -> None:
         self._config = Config()
         self._config.set_main_option("script_location", str(folder))
-        self._names = [script.revision for script in ScriptDirectory.from_config(self._config).walk_revisions()][::-1]
+        self._names = [
+            script.revision for script in ScriptDirectory.from_config(self._config).walk_revisions()
+        ][::-1]
 
     def is_newest(self, connection: sa.Connection) -> bool:
         """Whether the database says that it is at the newest revision."""
@@ -72,7 +74,12 @@ class Revisions:
         if recorded is None and there - known and connection.dialect.name == "sqlite":
             raise _not_ours(f"it has {_listed(there - known)}")
         found = {name: made_of for name, made_of in _shape_of(connection).items() if name in known}
-        return Place(recorded, _begin(recorded, found, shapes), is_empty=not found, is_whole=found == shapes[recorded])
+        return Place(
+            recorded,
+            _begin(recorded, found, shapes),
+            is_empty=not found,
+            is_whole=found == shapes[recorded],
+        )
 
     def _known(self, connection: sa.Connection) -> str | None:
         recorded = _recorded(connection)
@@ -125,7 +132,9 @@ def _shape_of(connection: sa.Connection) -> _Shape:
     inspector = sa.inspect(connection)
     shape: _Shape = {}
     for table in set(inspector.get_table_names()) - {_VERSION_TABLE}:
-        columns = ((column["name"], bool(column["nullable"])) for column in inspector.get_columns(table))
+        columns = (
+            (column["name"], bool(column["nullable"])) for column in inspector.get_columns(table)
+        )
         shape[table] = (*columns, *inspector.get_pk_constraint(table)["constrained_columns"])
         for index in inspector.get_indexes(table):
             shape[str(index["name"])] = (table, bool(index["unique"]), *index["column_names"])
@@ -133,7 +142,9 @@ def _shape_of(connection: sa.Connection) -> _Shape:
 
 
 def _not_ours(reason: str) -> SettingsError:
-    return SettingsError(f"This is the database of another program ({reason}), and is left as it is: {_ADVICE}.")
+    return SettingsError(
+        f"This is the database of another program ({reason}), and is left as it is: {_ADVICE}."
+    )
 
 
 def _listed(names: Iterable[object]) -> str:

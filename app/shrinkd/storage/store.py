@@ -46,7 +46,10 @@ def describe(error: ShrinkdError | None) -> dict[str, object] | None:
     """An error as the store keeps it: the name of its class, its sentence and its members."""
     if error is None:
         return None
-    members = {name: asdict(value) if isinstance(value, Group) else value for name, value in error.members.items()}
+    members = {
+        name: asdict(value) if isinstance(value, Group) else value
+        for name, value in error.members.items()
+    }
     return {"kind": type(error).__name__, "detail": error.detail, "members": members}
 
 
@@ -56,14 +59,21 @@ def no_shrink(shrink_id: str) -> ShrinkNotFound:
 
 def is_of(path: str, whose: Whose) -> bool:
     """Tell whether the group of a path is among those that are meant."""
-    return any(f"{path}/".startswith(f"{subtree}/") for subtree in whose) if isinstance(whose, tuple) else whose in {None, path}
+    return (
+        any(f"{path}/".startswith(f"{subtree}/") for subtree in whose)
+        if isinstance(whose, tuple)
+        else whose in {None, path}
+    )
 
 
 def _of(path: sa.Column[str], whose: str | tuple[str, ...]) -> sa.ColumnElement[bool]:
     """As is_of. By substr, for LIKE takes capitals for small letters on SQLite, and the order of strings depends on the database."""
     if isinstance(whose, str):
         return path == whose
-    ways = ((path == subtree) | (sa.func.substr(path, 1, len(subtree) + 1) == f"{subtree}/") for subtree in whose)
+    ways = (
+        (path == subtree) | (sa.func.substr(path, 1, len(subtree) + 1) == f"{subtree}/")
+        for subtree in whose
+    )
     return sa.or_(sa.false(), *ways)
 
 
@@ -78,7 +88,9 @@ class Store(Ledger):
             with self.transaction() as connection:
                 connection.execute(shrinks.insert().values(row))
         except IntegrityError:
-            raise ShrinkInProgress("A shrink of this group is in progress: wait for it, or cancel it.") from None
+            raise ShrinkInProgress(
+                "A shrink of this group is in progress: wait for it, or cancel it."
+            ) from None
 
     def add_shrinks(self, rows: Sequence[Row]) -> None:
         """Write finished shrinks down, all or none; see add_once."""
@@ -95,9 +107,15 @@ class Store(Ledger):
 
     def shrink(self, shrink_id: str) -> Row:
         row = None
-        if _SHRINK_ID.fullmatch(shrink_id):  # PostgreSQL is not even to be asked for text with a NUL in it
+        if _SHRINK_ID.fullmatch(
+            shrink_id
+        ):  # PostgreSQL is not even to be asked for text with a NUL in it
             with self.reading() as connection:
-                row = connection.execute(sa.select(shrinks).where(shrinks.c.id == shrink_id)).mappings().first()
+                row = (
+                    connection.execute(sa.select(shrinks).where(shrinks.c.id == shrink_id))
+                    .mappings()
+                    .first()
+                )
         if row is None:
             raise no_shrink(shrink_id)
         return dict(row)
@@ -112,7 +130,11 @@ class Store(Ledger):
         since: int | None = None,
     ) -> list[Row]:
         """List shrinks, the newest first; `before` is the (created_at, id) of the last one of the page before."""
-        query = sa.select(shrinks).order_by(shrinks.c.created_at.desc(), shrinks.c.id.desc()).limit(limit)
+        query = (
+            sa.select(shrinks)
+            .order_by(shrinks.c.created_at.desc(), shrinks.c.id.desc())
+            .limit(limit)
+        )
         if before is not None:
             query = query.where(sa.tuple_(shrinks.c.created_at, shrinks.c.id) < sa.tuple_(*before))
         if states:
@@ -128,13 +150,24 @@ class Store(Ledger):
         """Settle what a daemon that died left active, and answer how many there were."""
         leftover = shrinks.update().where(shrinks.c.state.in_(ACTIVE_STATES))
         with self.transaction() as connection:
-            return connection.execute(leftover.values(state="interrupted", finished_at=now, error=describe(error))).rowcount
+            return connection.execute(
+                leftover.values(state="interrupted", finished_at=now, error=describe(error))
+            ).rowcount
 
     def forget_finished(self, now: int, most: int = KEEP_OF_POLICIES) -> int:
         """Delete the shrinks that finished more than 7 days ago, and a policy's oldest beyond so many; answer how many there were."""
         of_policies = shrinks.c.policy.is_not(None) & shrinks.c.finished_at.is_not(None)
-        newest = sa.select(shrinks.c.id).where(of_policies).order_by(shrinks.c.id.desc()).offset(most).limit(1).scalar_subquery()
-        old = (shrinks.c.finished_at < now - KEEP_FINISHED_SECONDS * 1_000_000) | (of_policies & (shrinks.c.id <= newest))
+        newest = (
+            sa.select(shrinks.c.id)
+            .where(of_policies)
+            .order_by(shrinks.c.id.desc())
+            .offset(most)
+            .limit(1)
+            .scalar_subquery()
+        )
+        old = (shrinks.c.finished_at < now - KEEP_FINISHED_SECONDS * 1_000_000) | (
+            of_policies & (shrinks.c.id <= newest)
+        )
         with self.transaction() as connection:
             return connection.execute(shrinks.delete().where(old)).rowcount
 
@@ -149,7 +182,11 @@ class Store(Ledger):
 
     def made_group_ids(self, boot_id: str) -> set[int]:
         with self.reading() as connection:
-            return set(connection.execute(sa.select(made_groups.c.group_id).where(made_groups.c.boot_id == boot_id)).scalars())
+            return set(
+                connection.execute(
+                    sa.select(made_groups.c.group_id).where(made_groups.c.boot_id == boot_id)
+                ).scalars()
+            )
 
     def forget_made_group(self, boot_id: str, group_id: int) -> None:
         matches = (made_groups.c.boot_id == boot_id) & (made_groups.c.group_id == group_id)
@@ -167,7 +204,12 @@ class Store(Ledger):
 
     def list_intents(self, boot_id: str) -> list[Row]:
         with self.reading() as connection:
-            return [dict(row) for row in connection.execute(sa.select(intents).where(intents.c.boot_id == boot_id)).mappings()]
+            return [
+                dict(row)
+                for row in connection.execute(
+                    sa.select(intents).where(intents.c.boot_id == boot_id)
+                ).mappings()
+            ]
 
     def forget_intent(self, boot_id: str, group_id: int) -> None:
         matches = (intents.c.boot_id == boot_id) & (intents.c.group_id == group_id)
@@ -178,7 +220,12 @@ class Store(Ledger):
 
     def list_policies(self) -> list[Row]:
         with self.reading() as connection:
-            return [dict(row) for row in connection.execute(sa.select(policies).order_by(policies.c.name)).mappings()]
+            return [
+                dict(row)
+                for row in connection.execute(
+                    sa.select(policies).order_by(policies.c.name)
+                ).mappings()
+            ]
 
     def put_policy(self, row: Row, expected: int | None) -> bool:
         """Compare and set: answer whether the policy had the expected generation (None: was not there) and is now as the row says."""
@@ -188,7 +235,9 @@ class Store(Ledger):
                     connection.execute(policies.insert().values(row))
                     return True
                 matches = (policies.c.name == row["name"]) & (policies.c.generation == expected)
-                return connection.execute(policies.update().where(matches).values(row)).rowcount == 1
+                return (
+                    connection.execute(policies.update().where(matches).values(row)).rowcount == 1
+                )
         except IntegrityError:
             return False
 
@@ -210,7 +259,9 @@ class Store(Ledger):
         ids: list[int] = []
         with self.transaction() as connection:
             if known:
-                connection.execute(decisions.update().where(decisions.c.id == sa.bindparam("known_id")), known)
+                connection.execute(
+                    decisions.update().where(decisions.c.id == sa.bindparam("known_id")), known
+                )
             if fresh:
                 insert = decisions.insert().returning(decisions.c.id, sort_by_parameter_order=True)
                 ids = list(connection.execute(insert, fresh).scalars())
@@ -244,8 +295,16 @@ class Store(Ledger):
 
     def forget_decisions(self, now: int, most: int = KEEP_DECISIONS) -> int:
         """Delete the decisions that are older than 7 days, and the oldest beyond so many; answer how many there were."""
-        newest = sa.select(decisions.c.id).order_by(decisions.c.id.desc()).offset(most).limit(1).scalar_subquery()
-        old = (decisions.c.at < now - KEEP_DECISIONS_SECONDS * 1_000_000) | (decisions.c.id <= newest)
+        newest = (
+            sa.select(decisions.c.id)
+            .order_by(decisions.c.id.desc())
+            .offset(most)
+            .limit(1)
+            .scalar_subquery()
+        )
+        old = (decisions.c.at < now - KEEP_DECISIONS_SECONDS * 1_000_000) | (
+            decisions.c.id <= newest
+        )
         with self.transaction() as connection:
             return connection.execute(decisions.delete().where(old)).rowcount
 
@@ -255,18 +314,31 @@ class Store(Ledger):
         """The states by policy and group id, which is 0 for a kind that decides over all of its groups together."""
         query = sa.select(policy_states).where(policy_states.c.boot_id == boot_id)
         with self.reading() as connection:
-            return {(row["policy"], row["group_id"]): row["state"] for row in connection.execute(query).mappings()}
+            return {
+                (row["policy"], row["group_id"]): row["state"]
+                for row in connection.execute(query).mappings()
+            }
 
-    def save_states(self, boot_id: str, states: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+    def save_states(
+        self, boot_id: str, states: Mapping[tuple[str, int], Mapping[str, Any]]
+    ) -> None:
         """Write states in the place of earlier ones, all or none; those of other boots are forgotten on the way."""
         if not states:
             return
         rows = [
-            {"policy": policy, "boot_id": boot_id, "group_id": group_id, "state": dict(state), "updated_at": now()}
+            {
+                "policy": policy,
+                "boot_id": boot_id,
+                "group_id": group_id,
+                "state": dict(state),
+                "updated_at": now(),
+            }
             for (policy, group_id), state in states.items()
         ]
         keys = [{"known_policy": policy, "known_group": group_id} for policy, group_id in states]
-        known = (policy_states.c.policy == sa.bindparam("known_policy")) & (policy_states.c.group_id == sa.bindparam("known_group"))
+        known = (policy_states.c.policy == sa.bindparam("known_policy")) & (
+            policy_states.c.group_id == sa.bindparam("known_group")
+        )
         with self.transaction() as connection:
             connection.execute(policy_states.delete().where(policy_states.c.boot_id != boot_id))
             connection.execute(policy_states.delete().where(known), keys)

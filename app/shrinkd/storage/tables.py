@@ -69,7 +69,12 @@ decisions = sa.Table(
     "decisions",
     metadata,
     # SQLite counts up by itself in an INTEGER alone, and with AUTOINCREMENT never comes back to an id that it gave out.
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column(
+        "id",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    ),
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("policy", sa.String(63), nullable=False),
     sa.Column("generation", sa.BigInteger, nullable=False),

@@ -19,7 +19,13 @@ CHANGES = [
     for method, operation in methods.items()
     if method != "get" and operation["operationId"] not in QUESTIONS
 ]
-ROOM = {"name": "room", "kind": "watermark", "enabled": False, "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}}
+ROOM = {
+    "name": "room",
+    "kind": "watermark",
+    "enabled": False,
+    "selector": {"group": "db"},
+    "spec": {"high": "90%", "low": "85%"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +35,34 @@ def places(still: Still) -> dict[str, str]:
     still.client.post("/v1/policies", json=ROOM).raise_for_status()
     endless = {"target_bytes": "200M", "max_bytes_per_second": "1M"}
     shrink = still.client.post("/v1/groups/web/shrinks", json=endless).raise_for_status().json()
-    plan = {"scenario": "heat", "policies": [{"name": "keep", "kind": "watermark", "selector": {"group": "*"}}], "duration_seconds": 60}
+    plan = {
+        "scenario": "heat",
+        "policies": [{"name": "keep", "kind": "watermark", "selector": {"group": "*"}}],
+        "duration_seconds": 60,
+    }
     simulation = still.client.post("/v1/simulations", json=plan).raise_for_status().json()
     for made in shrink, simulation:
         still.client.post(made["links"]["cancel"]).raise_for_status()
         while not still.client.get(made["links"]["self"]).json()["done"]:
             pass
-    return {"{group}": "made", "{name}": "room", "{shrink_id}": shrink["id"], "{simulation_id}": simulation["id"]}
+    return {
+        "{group}": "made",
+        "{name}": "room",
+        "{shrink_id}": shrink["id"],
+        "{simulation_id}": simulation["id"],
+    }
 
 
 def bodies(operation: dict[str, Any], still: Still) -> Iterator[Any]:
     """What can be sent to it: its own examples, with the name of a process that is there."""
     with still.stage.simulator.machine() as machine:
         pid = next(iter(machine.processes))
-    examples = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})
+    examples = (
+        operation.get("requestBody", {})
+        .get("content", {})
+        .get("application/json", {})
+        .get("examples", {})
+    )
     for example in examples.values():
         yield example["value"] | ({"pid": pid} if "pid" in example["value"] else {})
     if not examples:
@@ -57,14 +77,34 @@ def everything(still: Still) -> list[Any]:
     wiring, simulator = still.live.wiring, still.stage.simulator
     path = wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(path)) as database:
-        rows = [line for line in database.iterdump() if not line.startswith(('INSERT INTO "audit"', 'INSERT INTO "events"'))]
-    kept = [wiring.policies.all(), [simulation.state for simulation in wiring.simulations.newest()], set(wiring.made)]
-    resting = [group.path for group in simulator.groups() if wiring.jobs.manual_age(group) < math.inf]
-    return [still.stage.everything(), simulator.time.now(), simulator.time.speed, simulator.faults.planned(), kept, resting, rows]
+        rows = [
+            line
+            for line in database.iterdump()
+            if not line.startswith(('INSERT INTO "audit"', 'INSERT INTO "events"'))
+        ]
+    kept = [
+        wiring.policies.all(),
+        [simulation.state for simulation in wiring.simulations.newest()],
+        set(wiring.made),
+    ]
+    resting = [
+        group.path for group in simulator.groups() if wiring.jobs.manual_age(group) < math.inf
+    ]
+    return [
+        still.stage.everything(),
+        simulator.time.now(),
+        simulator.time.speed,
+        simulator.faults.planned(),
+        kept,
+        resting,
+        rows,
+    ]
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "operation"), CHANGES, ids=lambda value: value["operationId"] if isinstance(value, dict) else ""
+    ("method", "path", "operation"),
+    CHANGES,
+    ids=lambda value: value["operationId"] if isinstance(value, dict) else "",
 )
 def test_an_operation_that_changes_something_can_be_tried_and_then_changes_nothing(
     still: Still, places: dict[str, str], method: str, path: str, operation: dict[str, Any]
@@ -74,7 +114,15 @@ def test_an_operation_that_changes_something_can_be_tried_and_then_changes_nothi
         path = path.replace(name, value)
     before, tried = everything(still), list[httpx.Response]()
     for body in bodies(operation, still):
-        tried.append(still.client.request(method, path, params={"dry_run": True}, json=body, headers={"Prefer": "return=minimal"}))
+        tried.append(
+            still.client.request(
+                method,
+                path,
+                params={"dry_run": True},
+                json=body,
+                headers={"Prefer": "return=minimal"},
+            )
+        )
     assert everything(still) == before
     worked = [answer for answer in tried if answer.is_success]
     assert worked, [answer.text for answer in tried]

@@ -15,14 +15,18 @@ OTHER = '"0123456789abcdef01234567"'
 
 
 @pytest.mark.parametrize("path", TAGGED)
-def test_a_resource_has_a_strong_etag_that_stays_while_it_does(client: httpx.Client, path: str) -> None:
+def test_a_resource_has_a_strong_etag_that_stays_while_it_does(
+    client: httpx.Client, path: str
+) -> None:
     etags = {client.get(path).headers["etag"] for _ in range(3)}
     assert len(etags) == 1
     assert re.fullmatch('"[0-9a-f]{24}"', etags.pop())
 
 
 @pytest.mark.parametrize("path", TAGGED)
-@pytest.mark.parametrize("known", ["{}", "W/{}", f"{OTHER}, {{}}", f"{{}},{OTHER}", f'W/{OTHER} ,W/{{}}, "a,b"', "*"])
+@pytest.mark.parametrize(
+    "known", ["{}", "W/{}", f"{OTHER}, {{}}", f"{{}},{OTHER}", f'W/{OTHER} ,W/{{}}, "a,b"', "*"]
+)
 def test_what_the_client_has_is_not_sent_again(client: httpx.Client, path: str, known: str) -> None:
     etag = client.get(path).headers["etag"]
     answer = client.get(path, headers={"If-None-Match": known.format(etag)})
@@ -32,7 +36,12 @@ def test_what_the_client_has_is_not_sent_again(client: httpx.Client, path: str, 
 
 def test_a_header_that_is_sent_twice_is_one_list(client: httpx.Client) -> None:
     etag = client.get("/v1/groups/web").headers["etag"]
-    assert client.get("/v1/groups/web", headers=[("If-None-Match", OTHER), ("If-None-Match", etag)]).status_code == 304
+    assert (
+        client.get(
+            "/v1/groups/web", headers=[("If-None-Match", OTHER), ("If-None-Match", etag)]
+        ).status_code
+        == 304
+    )
 
 
 @pytest.mark.parametrize("path", TAGGED)
@@ -47,15 +56,26 @@ def test_head_knows_conditions_too(client: httpx.Client) -> None:
 
 
 def test_two_groups_share_no_etag(client: httpx.Client) -> None:
-    assert client.get("/v1/groups/web").headers["etag"] != client.get("/v1/groups/db").headers["etag"]
+    assert (
+        client.get("/v1/groups/web").headers["etag"] != client.get("/v1/groups/db").headers["etag"]
+    )
 
 
 @pytest.mark.parametrize("path", TAGGED)
 def test_a_get_with_an_if_match_that_fails_is_412(client: httpx.Client, path: str) -> None:
-    assert problem(client.get(path, headers={"If-Match": OTHER}), 412, "precondition-failed")["etag"] == client.get(path).headers["etag"]
+    assert (
+        problem(client.get(path, headers={"If-Match": OTHER}), 412, "precondition-failed")["etag"]
+        == client.get(path).headers["etag"]
+    )
 
 
-HOLDS = [{"If-Match": "{}"}, {"If-Match": f"{OTHER}, {{}}"}, {"If-Match": "*"}, {"If-None-Match": OTHER}, {"If-None-Match": "W/" + OTHER}]
+HOLDS = [
+    {"If-Match": "{}"},
+    {"If-Match": f"{OTHER}, {{}}"},
+    {"If-Match": "*"},
+    {"If-None-Match": OTHER},
+    {"If-None-Match": "W/" + OTHER},
+]
 FAILS = [
     {"If-Match": OTHER},
     {"If-Match": "W/{}"},
@@ -75,35 +95,57 @@ def filled(condition: dict[str, str], etag: str) -> dict[str, str]:
 @pytest.mark.parametrize("condition", HOLDS)
 def test_a_change_whose_condition_holds_is_made(still: Still, condition: dict[str, str]) -> None:
     etag = still.client.get("/v1/groups/web/limits").headers["etag"]
-    answer = still.client.patch("/v1/groups/web/limits", json={"max_bytes": "1G"}, headers=filled(condition, etag))
+    answer = still.client.patch(
+        "/v1/groups/web/limits", json={"max_bytes": "1G"}, headers=filled(condition, etag)
+    )
     assert (answer.status_code, answer.json()["max_bytes"]) == (200, 2**30)
     still.client.patch("/v1/groups/web/limits", json={"max_bytes": None}).raise_for_status()
 
 
 @pytest.mark.parametrize("condition", FAILS)
-def test_a_change_whose_condition_fails_is_412_and_not_made(still: Still, condition: dict[str, str]) -> None:
-    before, etag = still.stage.everything(), still.client.get("/v1/groups/web/limits").headers["etag"]
-    answer = still.client.patch("/v1/groups/web/limits", json={"max_bytes": "1G"}, headers=filled(condition, etag))
+def test_a_change_whose_condition_fails_is_412_and_not_made(
+    still: Still, condition: dict[str, str]
+) -> None:
+    before, etag = (
+        still.stage.everything(),
+        still.client.get("/v1/groups/web/limits").headers["etag"],
+    )
+    answer = still.client.patch(
+        "/v1/groups/web/limits", json={"max_bytes": "1G"}, headers=filled(condition, etag)
+    )
     assert problem(answer, 412, "precondition-failed")["etag"] == etag
     assert still.stage.everything() == before
 
 
 @pytest.mark.parametrize("condition", FAILS)
-def test_a_removal_whose_condition_fails_is_412_and_not_made(still: Still, condition: dict[str, str]) -> None:
+def test_a_removal_whose_condition_fails_is_412_and_not_made(
+    still: Still, condition: dict[str, str]
+) -> None:
     made = still.client.post("/v1/groups", json={"path": "kept"})
     answer = still.client.delete("/v1/groups/kept", headers=filled(condition, made.headers["etag"]))
     problem(answer, 412, "precondition-failed")
-    assert still.client.delete("/v1/groups/kept", headers={"If-Match": made.headers["etag"]}).status_code == 204
+    assert (
+        still.client.delete(
+            "/v1/groups/kept", headers={"If-Match": made.headers["etag"]}
+        ).status_code
+        == 204
+    )
 
 
 def test_the_etag_of_a_change_is_the_one_of_the_next_read(still: Still) -> None:
-    changed = still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": "1G"}).headers["etag"]
+    changed = still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": "1G"}).headers[
+        "etag"
+    ]
     assert still.client.get("/v1/groups/web/limits").headers["etag"] == changed
-    still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": None}, headers={"If-Match": changed}).raise_for_status()
+    still.client.patch(
+        "/v1/groups/web/limits", json={"soft_limit_bytes": None}, headers={"If-Match": changed}
+    ).raise_for_status()
 
 
 def test_a_condition_is_looked_at_in_a_dry_run_too(client: httpx.Client) -> None:
-    answer = client.patch("/v1/groups/web/limits?dry_run=true", json={"max_bytes": "1G"}, headers={"If-Match": OTHER})
+    answer = client.patch(
+        "/v1/groups/web/limits?dry_run=true", json={"max_bytes": "1G"}, headers={"If-Match": OTHER}
+    )
     problem(answer, 412, "precondition-failed")
 
 
@@ -125,17 +167,23 @@ def test_every_change_of_what_has_an_etag_looks_at_conditions(
 ) -> None:
     still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
     before = still.client.get(path)
-    answer = still.client.request(method, path, json=body, headers=filled(condition, before.headers["etag"]))
+    answer = still.client.request(
+        method, path, json=body, headers=filled(condition, before.headers["etag"])
+    )
     problem(answer, 412, "precondition-failed")
     assert still.client.get(path).headers["etag"] == before.headers["etag"]
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CONDITIONAL)
 @pytest.mark.parametrize("condition", HOLDS)
-def test_and_is_made_where_they_hold(still: Still, method: str, path: str, body: Any, condition: dict[str, str]) -> None:
+def test_and_is_made_where_they_hold(
+    still: Still, method: str, path: str, body: Any, condition: dict[str, str]
+) -> None:
     still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
     etag = still.client.get(path).headers["etag"]
-    answer = still.client.request(method, path, params={"dry_run": True}, json=body, headers=filled(condition, etag))
+    answer = still.client.request(
+        method, path, params={"dry_run": True}, json=body, headers=filled(condition, etag)
+    )
     assert (answer.status_code, answer.json()["dry_run"]) == (200, True)
 
 
@@ -152,13 +200,24 @@ WITHOUT_ETAG: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("path", "body"), WITHOUT_ETAG)
 @pytest.mark.parametrize("etag", [OTHER, "", "{}"])
-def test_a_condition_on_what_has_no_etag_is_412_and_nothing_is_made(still: Still, path: str, body: Any, etag: str) -> None:
+def test_a_condition_on_what_has_no_etag_is_412_and_nothing_is_made(
+    still: Still, path: str, body: Any, etag: str
+) -> None:
     still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
-    before, mine = still.stage.everything(), still.client.get("/v1/groups/web/limits").headers["etag"]
-    problem(still.client.post(path, json=body, headers={"If-Match": etag.format(mine)}), 412, "precondition-failed")
+    before, mine = (
+        still.stage.everything(),
+        still.client.get("/v1/groups/web/limits").headers["etag"],
+    )
+    problem(
+        still.client.post(path, json=body, headers={"If-Match": etag.format(mine)}),
+        412,
+        "precondition-failed",
+    )
     assert still.stage.everything() == before
 
 
 def test_a_condition_that_names_anything_holds_where_there_is_no_etag(still: Still) -> None:
-    answer = still.client.post("/v1/groups", params={"dry_run": True}, json={"path": "made"}, headers={"If-Match": "*"})
+    answer = still.client.post(
+        "/v1/groups", params={"dry_run": True}, json={"path": "made"}, headers={"If-Match": "*"}
+    )
     assert answer.status_code == 201

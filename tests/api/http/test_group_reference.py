@@ -36,11 +36,16 @@ IN_SHOP = f"{SHOP}/cri-containerd-{CONTAINER}.scope"
     ],
 )
 @pytest.mark.parametrize("suffix", ["", "/limits", "/stats", "/shrinks"])
-def test_a_reference_finds_its_group(client: httpx.Client, reference: str, path: str, suffix: str) -> None:
+def test_a_reference_finds_its_group(
+    client: httpx.Client, reference: str, path: str, suffix: str
+) -> None:
     answer = client.get(f"/v1/groups/{reference}{suffix}")
     assert answer.status_code == 200, answer.text
     body = answer.json()
-    assert body.get("path", body.get("group", {"path": path})["path"] if "items" not in body else path) == path
+    assert (
+        body.get("path", body.get("group", {"path": path})["path"] if "items" not in body else path)
+        == path
+    )
 
 
 def test_an_id_finds_this_incarnation_and_no_later_one(still: Still) -> None:
@@ -61,8 +66,13 @@ def test_a_process_finds_the_group_that_it_is_in_now(still: Still) -> None:
     assert still.client.get("/v1/groups?parent=pid:1000").status_code == 200
 
 
-@pytest.mark.parametrize(("number", "status", "slug"), [("999", 404, "group-not-found"), ("2147483648", 404, "group-not-found")])
-def test_a_process_that_is_in_no_group_finds_none(client: httpx.Client, number: str, status: int, slug: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "slug"),
+    [("999", 404, "group-not-found"), ("2147483648", 404, "group-not-found")],
+)
+def test_a_process_that_is_in_no_group_finds_none(
+    client: httpx.Client, number: str, status: int, slug: str
+) -> None:
     for suffix in ("", "/stats", "/limits"):
         problem(client.get(f"/v1/groups/pid:{number}{suffix}"), status, slug)
 
@@ -73,15 +83,23 @@ def test_a_process_of_the_root_finds_no_group(still: Still) -> None:
     problem(still.client.get(f"/v1/groups/pid:{pid}"), 404, "group-not-found")
 
 
-@pytest.mark.parametrize("number", ["", "0", "-1", "+1", "01", "1 ", "0x3e8", "self", "1000/x", "\u0661", "99999999999", "1/2"])
+@pytest.mark.parametrize(
+    "number",
+    ["", "0", "-1", "+1", "01", "1 ", "0x3e8", "self", "1000/x", "\u0661", "99999999999", "1/2"],
+)
 def test_what_is_no_process_id_is_refused(client: httpx.Client, number: str) -> None:
     problem(client.get(f"/v1/groups/pid:{number}/limits"), 422, "invalid-request")
 
 
 def test_an_id_finds_the_group_to_change_as_well(still: Still) -> None:
     group = still.stage.simulator.groups("leaky")[0]
-    answer = still.client.patch(f"/v1/groups/id:{group.id}/limits?dry_run=true", json={"max_bytes": "2G"})
-    assert (answer.status_code, answer.json()["group"]) == (200, {"id": str(group.id), "path": "leaky"})
+    answer = still.client.patch(
+        f"/v1/groups/id:{group.id}/limits?dry_run=true", json={"max_bytes": "2G"}
+    )
+    assert (answer.status_code, answer.json()["group"]) == (
+        200,
+        {"id": str(group.id), "path": "leaky"},
+    )
 
 
 @pytest.mark.parametrize("text", ["", "0", "1.0", "-1", "+1", "abc", "9" * 5000, "0x10"])
@@ -91,7 +109,11 @@ def test_an_id_that_nobody_has_is_not_found(client: httpx.Client, text: str) -> 
 
 def test_the_root_is_no_group_of_anybody(still: Still) -> None:
     root = still.stage.simulator.groups(depth=0)[0]
-    problem(still.client.patch(f"/v1/groups/id:{root.id}/limits", json={"max_bytes": "1G"}), 404, "group-not-found")
+    problem(
+        still.client.patch(f"/v1/groups/id:{root.id}/limits", json={"max_bytes": "1G"}),
+        404,
+        "group-not-found",
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,13 +136,17 @@ def test_the_root_is_no_group_of_anybody(still: Still) -> None:
         ("w*b", 404, "group-not-found"),
     ],
 )
-def test_a_reference_that_names_nothing_says_so(client: httpx.Client, reference: str, status: int, slug: str) -> None:
+def test_a_reference_that_names_nothing_says_so(
+    client: httpx.Client, reference: str, status: int, slug: str
+) -> None:
     problem(client.get(f"/v1/groups/{reference}"), status, slug)
 
 
 def test_a_reference_that_names_two_groups_lists_both(still: Still) -> None:
     twins = [still.stage.simulator.make(f"{parent}/{CONTAINER}") for parent in ("web", "db")]
-    body = problem(still.client.get(f"/v1/groups/container:{CONTAINER[:20]}"), 409, "ambiguous-reference")
+    body = problem(
+        still.client.get(f"/v1/groups/container:{CONTAINER[:20]}"), 409, "ambiguous-reference"
+    )
     candidates = {(candidate["id"], candidate["path"]) for candidate in body["candidates"]}
     assert candidates >= {(str(group.id), group.path) for group in twins}
     assert len(candidates) == 3
@@ -131,8 +157,16 @@ def test_a_reference_that_names_two_groups_lists_both(still: Still) -> None:
 def test_an_ambiguous_reference_changes_nothing(still: Still) -> None:
     twin = still.stage.simulator.make("web/nginx.service")
     before = still.stage.everything()
-    problem(still.client.patch("/v1/groups/unit:nginx.service/limits", json={"max_bytes": None}), 409, "ambiguous-reference")
-    problem(still.client.post("/v1/groups/unit:nginx.service/shrinks", json={"reclaim_bytes": "1M"}), 409, "ambiguous-reference")
+    problem(
+        still.client.patch("/v1/groups/unit:nginx.service/limits", json={"max_bytes": None}),
+        409,
+        "ambiguous-reference",
+    )
+    problem(
+        still.client.post("/v1/groups/unit:nginx.service/shrinks", json={"reclaim_bytes": "1M"}),
+        409,
+        "ambiguous-reference",
+    )
     assert still.stage.everything() == before
     still.stage.simulator.remove(twin)
 
@@ -164,25 +198,57 @@ NO_NAMES = {
 
 @pytest.mark.parametrize("name", NO_NAMES.values(), ids=NO_NAMES)
 @pytest.mark.parametrize(
-    ("method", "suffix"), [("GET", ""), ("DELETE", ""), ("GET", "/limits"), ("PATCH", "/limits"), ("GET", "/stats"), ("POST", "/shrinks")]
+    ("method", "suffix"),
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/limits"),
+        ("PATCH", "/limits"),
+        ("GET", "/stats"),
+        ("POST", "/shrinks"),
+    ],
 )
-def test_what_cannot_be_the_name_of_a_group_is_refused_on_every_way_in(still: Still, name: str, method: str, suffix: str) -> None:
+def test_what_cannot_be_the_name_of_a_group_is_refused_on_every_way_in(
+    still: Still, name: str, method: str, suffix: str
+) -> None:
     before = still.stage.everything()
     body = {"PATCH": {"max_bytes": None}, "POST": {"reclaim_bytes": "1M"}}.get(method)
     # As it stands: httpx would resolve the dots that it recognises.
-    answer = still.client.request(method, httpx.URL(still.live.url, raw_path=f"/v1/groups/{name}{suffix}".encode()), json=body)
+    answer = still.client.request(
+        method, httpx.URL(still.live.url, raw_path=f"/v1/groups/{name}{suffix}".encode()), json=body
+    )
     problem(answer, 422, "invalid-group-name")
     assert still.stage.everything() == before
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/x", "x/", "a//b", ".", "..", "web/..", "web/../db/x", "a\0b", "a\nb", "\x7f", "x" * 256, "\N{EURO SIGN}" * 100, "\ud800"]
+    "name",
+    [
+        "",
+        "/x",
+        "x/",
+        "a//b",
+        ".",
+        "..",
+        "web/..",
+        "web/../db/x",
+        "a\0b",
+        "a\nb",
+        "\x7f",
+        "x" * 256,
+        "\N{EURO SIGN}" * 100,
+        "\ud800",
+    ],
 )
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
-def test_what_cannot_be_the_name_of_a_group_cannot_be_made(still: Still, name: str, query: str) -> None:
+def test_what_cannot_be_the_name_of_a_group_cannot_be_made(
+    still: Still, name: str, query: str
+) -> None:
     before = still.stage.everything()
     content = json.dumps({"path": name})  # by hand, because httpx sends no lone surrogate
-    answer = still.client.post(f"/v1/groups{query}", content=content, headers={"Content-Type": "application/json"})
+    answer = still.client.post(
+        f"/v1/groups{query}", content=content, headers={"Content-Type": "application/json"}
+    )
     problem(answer, 422, "invalid-group-name")
     assert still.stage.everything() == before
 
@@ -209,7 +275,9 @@ def test_what_cannot_be_the_name_of_a_group_cannot_be_made(still: Still, name: s
         "<b>",
     ],
 )
-def test_a_strange_name_that_a_kernel_takes_works_all_the_way_round(still: Still, name: str) -> None:
+def test_a_strange_name_that_a_kernel_takes_works_all_the_way_round(
+    still: Still, name: str
+) -> None:
     made = still.client.post("/v1/groups", json={"path": name})
     assert (made.status_code, made.json()["path"]) == (201, name)
     for link in ("self", "limits", "stats", "shrinks"):
@@ -218,7 +286,9 @@ def test_a_strange_name_that_a_kernel_takes_works_all_the_way_round(still: Still
 
 
 @pytest.mark.parametrize("name", ["limits", "stats", "shrinks", "processes"])
-def test_a_group_that_is_named_like_a_sub_resource_is_reached_by_its_links(still: Still, name: str) -> None:
+def test_a_group_that_is_named_like_a_sub_resource_is_reached_by_its_links(
+    still: Still, name: str
+) -> None:
     made = still.client.post("/v1/groups", json={"path": f"batch/{name}"}).json()
     assert made["links"]["self"] == f"/v1/groups/id:{made['id']}"
     assert still.client.get(made["links"]["self"]).json()["path"] == f"batch/{name}"
@@ -237,10 +307,19 @@ def test_a_group_at_the_top_that_is_named_like_a_sub_resource_is_a_group(still: 
     [
         ("web", []),
         (f"docker/{CONTAINER}", [f"container:{CONTAINER}"]),
-        (f"system.slice/docker-{CONTAINER}.scope", [f"container:{CONTAINER}", f"unit:docker-{CONTAINER}.scope"]),
+        (
+            f"system.slice/docker-{CONTAINER}.scope",
+            [f"container:{CONTAINER}", f"unit:docker-{CONTAINER}.scope"],
+        ),
         (f"x/crio-{CONTAINER}.scope", [f"container:{CONTAINER}", f"unit:crio-{CONTAINER}.scope"]),
-        (f"machine.slice/libpod-{CONTAINER}.scope", [f"container:{CONTAINER}", f"unit:libpod-{CONTAINER}.scope"]),
-        ("kubepods/burstable/pod3f0c7a52-91d4-4c1e-8a6b-5e2d90b7c413", ["pod:3f0c7a52-91d4-4c1e-8a6b-5e2d90b7c413"]),
+        (
+            f"machine.slice/libpod-{CONTAINER}.scope",
+            [f"container:{CONTAINER}", f"unit:libpod-{CONTAINER}.scope"],
+        ),
+        (
+            "kubepods/burstable/pod3f0c7a52-91d4-4c1e-8a6b-5e2d90b7c413",
+            ["pod:3f0c7a52-91d4-4c1e-8a6b-5e2d90b7c413"],
+        ),
         (SHOP, ["pod:3f0c7a52-91d4-4c1e-8a6b-5e2d90b7c413", f"unit:{SHOP.rpartition('/')[2]}"]),
         ("system.slice/nginx.service", ["unit:nginx.service"]),
         (CONTAINER[:-1], []),
@@ -275,8 +354,16 @@ def test_the_address_of_a_group_leads_back_to_it(path: str, href: str) -> None:
         ((), ["web", "a/b/c"], []),
         (("batch",), ["batch", "batch/etl"], ["web", "batches", "x/batch"]),
         (("/batch/",), ["batch", "batch/etl"], ["web"]),
-        (("kubepods.slice/*",), ["kubepods.slice/a", "kubepods.slice/a/b"], ["kubepods.slice", "kubepods"]),
-        (("*.slice/*.service",), ["system.slice/nginx.service"], ["system.slice", "a/b.service", "system.slice/a/b.service"]),
+        (
+            ("kubepods.slice/*",),
+            ["kubepods.slice/a", "kubepods.slice/a/b"],
+            ["kubepods.slice", "kubepods"],
+        ),
+        (
+            ("*.slice/*.service",),
+            ["system.slice/nginx.service"],
+            ["system.slice", "a/b.service", "system.slice/a/b.service"],
+        ),
         (("batch", "web"), ["batch/x", "web"], ["db"]),
         (("w?b",), ["web"], ["wb", "w/b"]),
         (("[wd]*",), ["web", "db"], ["cache"]),
@@ -284,7 +371,9 @@ def test_the_address_of_a_group_leads_back_to_it(path: str, href: str) -> None:
         (("/",), ["web", "a/b"], []),
     ],
 )
-def test_a_subtree_is_what_its_glob_matches_and_everything_below(subtrees: tuple[str, ...], inside: list[str], outside: list[str]) -> None:
+def test_a_subtree_is_what_its_glob_matches_and_everything_below(
+    subtrees: tuple[str, ...], inside: list[str], outside: list[str]
+) -> None:
     settings = Settings(subtrees=subtrees)
     assert [may_change(settings, Group(path, 1)).path for path in inside] == inside
     for path in outside:

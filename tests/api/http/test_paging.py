@@ -20,11 +20,17 @@ from tests.support.problem_checks import problem
 from tests.support.shrink_requests import shrunk
 
 
-def pages(client: httpx.Client, path: str, between: Callable[[], object] = lambda: None, **params: Any) -> Iterator[list[dict[str, Any]]]:
+def pages(
+    client: httpx.Client, path: str, between: Callable[[], object] = lambda: None, **params: Any
+) -> Iterator[list[dict[str, Any]]]:
     """The pages of a list, by next_page_token; something may happen between two of them."""
     token: str | None = ""
     while token is not None:
-        body = client.get(path, params=params | ({"page_token": token} if token else {})).raise_for_status().json()
+        body = (
+            client.get(path, params=params | ({"page_token": token} if token else {}))
+            .raise_for_status()
+            .json()
+        )
         token = body["next_page_token"]
         yield body["items"]
         between()
@@ -34,11 +40,20 @@ def paths(client: httpx.Client, **params: Any) -> list[str]:
     return [item["path"] for page in pages(client, "/v1/groups", **params) for item in page]
 
 
-@pytest.mark.parametrize("order", ["path", "-path", "usage_bytes", "-usage_bytes", "max_bytes", "-max_bytes", "zswap_bytes"])
+@pytest.mark.parametrize(
+    "order",
+    ["path", "-path", "usage_bytes", "-usage_bytes", "max_bytes", "-max_bytes", "zswap_bytes"],
+)
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_pages_of_any_size_have_every_group_once_and_in_order(still: Still, order: str, size: int) -> None:
-    assert paths(still.client, order_by=order, page_size=size) == paths(still.client, order_by=order)
-    assert sorted(paths(still.client, order_by=order, page_size=size)) == sorted(group.path for group in still.stage.simulator.groups()[1:])
+def test_pages_of_any_size_have_every_group_once_and_in_order(
+    still: Still, order: str, size: int
+) -> None:
+    assert paths(still.client, order_by=order, page_size=size) == paths(
+        still.client, order_by=order
+    )
+    assert sorted(paths(still.client, order_by=order, page_size=size)) == sorted(
+        group.path for group in still.stage.simulator.groups()[1:]
+    )
 
 
 def test_a_page_is_no_larger_than_asked_for(client: httpx.Client) -> None:
@@ -46,7 +61,9 @@ def test_a_page_is_no_larger_than_asked_for(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("size", [1001, 10**30])
-def test_a_page_size_beyond_the_largest_is_taken_as_the_largest(client: httpx.Client, size: int) -> None:
+def test_a_page_size_beyond_the_largest_is_taken_as_the_largest(
+    client: httpx.Client, size: int
+) -> None:
     assert client.get("/v1/groups", params={"page_size": size}).json()["next_page_token"] is None
 
 
@@ -62,12 +79,22 @@ def test_pages_stay_right_while_groups_come_and_go(still: Still) -> None:
     coming, going = iter(names[1::2]), iter(names[::2])
 
     def come_and_go() -> None:
-        for new, old in ((new, old) for new, old in [(next(coming, None), next(going, None))] if new and old):
+        for new, old in (
+            (new, old) for new, old in [(next(coming, None), next(going, None))] if new and old
+        ):
             still.stage.simulator.make(new)
             still.stage.simulator.remove(still.stage.simulator.groups(old)[0])
 
-    stayed = [group.path for group in still.stage.simulator.groups()[1:] if not group.path.startswith("come-")]
-    seen = [item["path"] for page in pages(still.client, "/v1/groups", come_and_go, page_size=2) for item in page]
+    stayed = [
+        group.path
+        for group in still.stage.simulator.groups()[1:]
+        if not group.path.startswith("come-")
+    ]
+    seen = [
+        item["path"]
+        for page in pages(still.client, "/v1/groups", come_and_go, page_size=2)
+        for item in page
+    ]
     assert seen == sorted(set(seen))
     assert set(stayed) <= set(seen)
     for name in names:
@@ -80,19 +107,34 @@ def test_a_page_that_begins_at_a_group_that_has_gone_begins_behind_it(still: Sti
     first = still.client.get("/v1/groups", params={"page_size": 1}).json()
     assert first["items"][0]["path"] == "aaa"
     still.stage.simulator.remove(gone)
-    following = still.client.get("/v1/groups", params={"page_size": 1, "page_token": first["next_page_token"]}).json()
+    following = still.client.get(
+        "/v1/groups", params={"page_size": 1, "page_token": first["next_page_token"]}
+    ).json()
     assert following["items"][0]["path"] == paths(still.client)[0]
 
 
-def test_the_link_header_leads_to_the_next_page_with_everything_that_was_asked_for(client: httpx.Client) -> None:
-    answer = client.get("/v1/groups", params={"page_size": 2, "order_by": "-usage_bytes", "fields": "path"})
+def test_the_link_header_leads_to_the_next_page_with_everything_that_was_asked_for(
+    client: httpx.Client,
+) -> None:
+    answer = client.get(
+        "/v1/groups", params={"page_size": 2, "order_by": "-usage_bytes", "fields": "path"}
+    )
     following = client.get(answer.links["next"]["url"])
-    assert following.json()["items"] == client.get("/v1/groups?order_by=-usage_bytes&fields=path").json()["items"][2:4]
+    assert (
+        following.json()["items"]
+        == client.get("/v1/groups?order_by=-usage_bytes&fields=path").json()["items"][2:4]
+    )
     assert answer.links["next"]["url"].startswith("/v1/groups?")
 
 
-@pytest.mark.parametrize("name", ["\u65e5\u672c", "gpj\u202etxt", 'a>; rel="first"', "a%0d%0aX: y", "q?x#y", "a;b,c", "\x9b"], ids=ascii)
-def test_the_link_of_a_list_of_a_group_leads_on_whatever_the_group_is_called(client: httpx.Client, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["\u65e5\u672c", "gpj\u202etxt", 'a>; rel="first"', "a%0d%0aX: y", "q?x#y", "a;b,c", "\x9b"],
+    ids=ascii,
+)
+def test_the_link_of_a_list_of_a_group_leads_on_whatever_the_group_is_called(
+    client: httpx.Client, name: str
+) -> None:
     group = client.post("/v1/groups", json={"path": name}).raise_for_status().json()
     shrinks = [shrunk(client, quote(name), reclaim_bytes="1M")["id"] for _ in range(2)]
     first = client.get(f"/v1/groups/{quote(name)}/shrinks?page_size=1").raise_for_status()
@@ -122,10 +164,32 @@ HOSTILE = [
     base64.urlsafe_b64encode(b"\xff\xfe\x00").decode(),
     base64.urlsafe_b64encode(b"[" * 12_000).decode(),
     base64.urlsafe_b64encode(b'["ORDER", ' + b"9" * 5000 + b', "x"]').decode(),
-    *(token(*key) for key in [(), (0,), (0, "x"), ("ORDER",), ("ORDER", 0), ("ORDER", 0, "x", 1), ("other", 0, "x"), (None, 0, "x")]),
+    *(
+        token(*key)
+        for key in [
+            (),
+            (0,),
+            (0, "x"),
+            ("ORDER",),
+            ("ORDER", 0),
+            ("ORDER", 0, "x", 1),
+            ("other", 0, "x"),
+            (None, 0, "x"),
+        ]
+    ),
     *(
         token("ORDER", *key)
-        for key in [("0", "x"), (0, 1), (None, "x"), (True, "x"), (0.5, "x"), (0, None), ([], "x"), ({}, "x"), (0, ["x"])]
+        for key in [
+            ("0", "x"),
+            (0, 1),
+            (None, "x"),
+            (True, "x"),
+            (0.5, "x"),
+            (0, None),
+            ([], "x"),
+            ({}, "x"),
+            (0, ["x"]),
+        ]
     ),
     *(token("ORDER", number, "x") for number in (2**63, -(2**63), 2**64, 10**100)),
     token("ORDER", 0, "\0"),
@@ -134,19 +198,36 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(
-    ("path", "order"), [("/v1/groups", "path"), ("/v1/shrinks", "-created_at"), ("/v1/groups/web/shrinks", "-created_at")]
+    ("path", "order"),
+    [
+        ("/v1/groups", "path"),
+        ("/v1/shrinks", "-created_at"),
+        ("/v1/groups/web/shrinks", "-created_at"),
+    ],
 )
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_token_that_this_list_did_not_write_is_refused(client: httpx.Client, path: str, order: str, hostile: str) -> None:
+def test_a_token_that_this_list_did_not_write_is_refused(
+    client: httpx.Client, path: str, order: str, hostile: str
+) -> None:
     named = (
-        base64.urlsafe_b64decode(hostile + "=" * (-len(hostile) % 4)) if hostile.isascii() and hostile not in {"!!!!", "a", "%00"} else b""
+        base64.urlsafe_b64decode(hostile + "=" * (-len(hostile) % 4))
+        if hostile.isascii() and hostile not in {"!!!!", "a", "%00"}
+        else b""
     )
-    page_token = base64.urlsafe_b64encode(named.replace(b"ORDER", order.encode())).decode() if b"ORDER" in named else hostile
+    page_token = (
+        base64.urlsafe_b64encode(named.replace(b"ORDER", order.encode())).decode()
+        if b"ORDER" in named
+        else hostile
+    )
     problem(client.get(path, params={"page_token": page_token}), 422, "invalid-request")
 
 
-@pytest.mark.parametrize("key", [(-1, ""), (0, ""), (2**63 - 1, "\U0010ffff" * 50), (-(2**63) + 1, "x")])
-@pytest.mark.parametrize(("path", "order"), [("/v1/groups", "path"), ("/v1/shrinks", "-created_at")])
+@pytest.mark.parametrize(
+    "key", [(-1, ""), (0, ""), (2**63 - 1, "\U0010ffff" * 50), (-(2**63) + 1, "x")]
+)
+@pytest.mark.parametrize(
+    ("path", "order"), [("/v1/groups", "path"), ("/v1/shrinks", "-created_at")]
+)
 def test_a_token_of_the_right_shape_is_a_place_in_the_list_wherever_it_is(
     client: httpx.Client, path: str, order: str, key: tuple[int, str]
 ) -> None:
@@ -155,12 +236,24 @@ def test_a_token_of_the_right_shape_is_a_place_in_the_list_wherever_it_is(
 
 def test_a_token_of_one_order_is_refused_in_another(client: httpx.Client) -> None:
     page_token = client.get("/v1/groups?page_size=1&order_by=usage_bytes").json()["next_page_token"]
-    problem(client.get("/v1/groups", params={"page_token": page_token, "order_by": "-usage_bytes"}), 422, "invalid-request")
+    problem(
+        client.get("/v1/groups", params={"page_token": page_token, "order_by": "-usage_bytes"}),
+        422,
+        "invalid-request",
+    )
 
 
-def test_pages_of_shrinks_have_every_shrink_once_the_newest_first_while_new_ones_come(still: Still) -> None:
+def test_pages_of_shrinks_have_every_shrink_once_the_newest_first_while_new_ones_come(
+    still: Still,
+) -> None:
     before = [shrunk(still.client, target_bytes="8G")["id"] for _ in range(7)][::-1]
-    listed = pages(still.client, "/v1/shrinks", lambda: shrunk(still.client, target_bytes="8G"), page_size=2, group="web")
+    listed = pages(
+        still.client,
+        "/v1/shrinks",
+        lambda: shrunk(still.client, target_bytes="8G"),
+        page_size=2,
+        group="web",
+    )
     assert [item["id"] for page in listed for item in page][: len(before)] == before
 
 
@@ -190,7 +283,10 @@ def test_a_token_is_refused_by_name() -> None:
 def test_what_was_there_throughout_is_seen_once_whatever_came_and_went_between_any_two_pages(
     still: Still, order: str, size: int, moves: list[list[int]]
 ) -> None:
-    simulator, there = still.stage.simulator, {group.path for group in still.stage.simulator.groups()[1:]}
+    simulator, there = (
+        still.stage.simulator,
+        {group.path for group in still.stage.simulator.groups()[1:]},
+    )
     passing, plan = dict[int, Group](), iter(moves)
 
     def come_or_go() -> None:
@@ -202,7 +298,13 @@ def test_what_was_there_throughout_is_seen_once_whatever_came_and_went_between_a
                 passing[number] = simulator.make(f"{chr(ord('a') + number)}-passing")
 
     try:
-        seen = [item["path"] for page in pages(still.client, "/v1/groups", come_or_go, order_by=order, page_size=size) for item in page]
+        seen = [
+            item["path"]
+            for page in pages(
+                still.client, "/v1/groups", come_or_go, order_by=order, page_size=size
+            )
+            for item in page
+        ]
     finally:
         for group in passing.values():
             simulator.remove(group)

@@ -24,7 +24,9 @@ def classes(kind: type[ShrinkdError] = ShrinkdError) -> Iterator[type[ShrinkdErr
 
 
 @pytest.mark.parametrize("kind", [kind for kind in classes() if kind is not errors.Interrupted])
-def test_every_error_has_a_problem_of_its_own_and_not_that_of_a_class_above(kind: type[ShrinkdError]) -> None:
+def test_every_error_has_a_problem_of_its_own_and_not_that_of_a_class_above(
+    kind: type[ShrinkdError],
+) -> None:
     assert kind in PROBLEMS
 
 
@@ -69,7 +71,9 @@ def test_every_problem_has_a_page_that_explains_it(client: httpx.Client, slug: s
         ("GET", "/v1/groups/web%00", 422, "invalid-group-name"),
     ],
 )
-def test_what_cannot_be_answered_is_a_problem(client: httpx.Client, method: Method, path: str, status: int, slug: str) -> None:
+def test_what_cannot_be_answered_is_a_problem(
+    client: httpx.Client, method: Method, path: str, status: int, slug: str
+) -> None:
     problem(client.request(method, path), status, slug)
 
 
@@ -92,7 +96,9 @@ def test_what_cannot_be_answered_is_a_problem(client: httpx.Client, method: Meth
     ],
 )
 @pytest.mark.parametrize("method", ["PUT", "TRACE"])
-def test_a_method_that_is_not_allowed_is_told_all_that_are(client: httpx.Client, method: str, path: str, allowed: str) -> None:
+def test_a_method_that_is_not_allowed_is_told_all_that_are(
+    client: httpx.Client, method: str, path: str, allowed: str
+) -> None:
     answer = client.request(method, path)
     problem(answer, 405, "method-not-allowed")
     assert answer.headers["allow"] == allowed
@@ -118,7 +124,9 @@ def test_a_fault_of_ours_is_a_problem_that_tells_nothing_of_the_inside(faulty: L
 
 
 def test_a_fault_spoils_nothing_for_the_next_request(faulty: Live) -> None:
-    assert [faulty.client.get(path).status_code for path in ("/fault", "/livez", "/fault", "/livez")] == [500, 200, 500, 200]
+    assert [
+        faulty.client.get(path).status_code for path in ("/fault", "/livez", "/fault", "/livez")
+    ] == [500, 200, 500, 200]
 
 
 def test_a_fault_answers_head_without_a_body(faulty: Live) -> None:
@@ -135,7 +143,9 @@ def raw(still: Still, request: bytes) -> httpx.Response:
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
-    return httpx.Response(int(status.split()[1]), headers=dict(line.split(": ", 1) for line in lines), content=body)
+    return httpx.Response(
+        int(status.split()[1]), headers=dict(line.split(": ", 1) for line in lines), content=body
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,28 +166,46 @@ def test_bytes_that_are_no_request_are_a_problem_too(still: Still, request_bytes
 
 
 @pytest.mark.parametrize("header", [b"X-Long: " + b"x" * 70_000, b"X-Many: 1\r\n" * 7_000])
-def test_a_header_without_end_is_a_problem_and_not_read_to_its_end(still: Still, header: bytes) -> None:
-    problem(raw(still, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + header), 431, "header-too-large")
+def test_a_header_without_end_is_a_problem_and_not_read_to_its_end(
+    still: Still, header: bytes
+) -> None:
+    problem(
+        raw(still, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + header), 431, "header-too-large"
+    )
 
 
 def test_a_head_of_ordinary_size_is_read_however_it_is_cut(still: Still) -> None:
-    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: " + b"x" * 60_000
+    head = (
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: " + b"x" * 60_000
+    )
     assert raw(still, head + b"\r\n\r\n").status_code == 200
 
 
-def test_an_upgrade_that_is_not_offered_is_answered_as_if_it_had_not_been_asked_for(still: Still) -> None:
+def test_an_upgrade_that_is_not_offered_is_answered_as_if_it_had_not_been_asked_for(
+    still: Still,
+) -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
     assert raw(still, head).status_code == 200
 
 
 def test_an_error_that_the_store_kept_is_the_problem_that_it_was() -> None:
-    row = {"kind": "ShrinkStalled", "detail": "Stuck.", "members": {"group": {"path": "web", "id": 7}, "usage_bytes": 1}}
+    row = {
+        "kind": "ShrinkStalled",
+        "detail": "Stuck.",
+        "members": {"group": {"path": "web", "id": 7}, "usage_bytes": 1},
+    }
     document = problems.restored(json.loads(json.dumps(row)))
     assert document is not None
-    assert (document["type"], document["group"], document["usage_bytes"]) == ("/problems/shrink-stalled", {"id": "7", "path": "web"}, 1)
+    assert (document["type"], document["group"], document["usage_bytes"]) == (
+        "/problems/shrink-stalled",
+        {"id": "7", "path": "web"},
+        1,
+    )
 
 
 def test_an_error_of_a_kind_that_is_no_more_is_still_a_problem() -> None:
-    document = problems.restored({"kind": "OfAnOlderRelease", "detail": "Something.", "members": {}})
+    document = problems.restored(
+        {"kind": "OfAnOlderRelease", "detail": "Something.", "members": {}}
+    )
     assert document is not None
     assert (document["type"], document["detail"]) == ("/problems/internal-error", "Something.")

@@ -22,7 +22,9 @@ class Client:
     """An ASGI server with one client: keeps what it was sent, may stop reading, and may hang up."""
 
     def __init__(self, streams: Streams | None = None) -> None:
-        self.wiring = SimpleNamespace(streams=streams or Streams(), closing=asyncio.Event(), tokens=None)
+        self.wiring = SimpleNamespace(
+            streams=streams or Streams(), closing=asyncio.Event(), tokens=None
+        )
         self.scope: dict[str, Any] = {
             "type": "http",
             "path": "/v1/events",
@@ -108,8 +110,14 @@ def test_a_stream_ends_when_the_token_that_opened_it_is_revoked(tmp_path: Path) 
         revoke(tmp_path / "tokens", "reader")
         client.on_chunk = lambda _: tokens.reload() if len(client.chunks) == 3 else None
         await client.follow(frames(b"one"), _SHORT_SECONDS)
-        assert (client.chunks[2], client.has_ended, frames.has_ended) == (b": still here\n\n", True, True)
-        assert client.chunks[-1].startswith(b'event: problem\ndata: {"type":"/problems/token-refused"')
+        assert (client.chunks[2], client.has_ended, frames.has_ended) == (
+            b": still here\n\n",
+            True,
+            True,
+        )
+        assert client.chunks[-1].startswith(
+            b'event: problem\ndata: {"type":"/problems/token-refused"'
+        )
 
     run(scene)
 
@@ -140,7 +148,11 @@ def test_a_stop_is_told_and_ends_the_stream_and_what_fed_it() -> None:
         client, frames = Client(), Frames()
         client.on_chunk = lambda chunk: client.wiring.closing.set() if chunk == b"one" else None
         await client.follow(frames(b"one"))
-        assert (client.chunks[-1], client.has_ended, frames.has_ended) == (b"event: closing\ndata: {}\n\n", True, True)
+        assert (client.chunks[-1], client.has_ended, frames.has_ended) == (
+            b"event: closing\ndata: {}\n\n",
+            True,
+            True,
+        )
 
     run(scene)
 
@@ -153,7 +165,9 @@ def test_a_client_that_hangs_up_ends_the_stream_also_where_it_was_not_reading() 
             if chunk == b"one":
                 client.reads.clear()
                 client.hung_up.set()
-                asyncio.get_running_loop().call_later(_SHORT_SECONDS, client.reads.set)  # as a lost connection does
+                asyncio.get_running_loop().call_later(
+                    _SHORT_SECONDS, client.reads.set
+                )  # as a lost connection does
 
         client.on_chunk = stall
         await client.follow(frames(b"one", b"two"))
@@ -170,7 +184,9 @@ def test_what_cannot_go_on_is_told_as_a_problem() -> None:
     async def scene() -> None:
         client = Client()
         await client.follow(frames())
-        assert client.chunks[-1].startswith(b'event: problem\ndata: {"type":"/problems/store-unavailable"')
+        assert client.chunks[-1].startswith(
+            b'event: problem\ndata: {"type":"/problems/store-unavailable"'
+        )
         assert client.has_ended
 
     run(scene)

@@ -20,9 +20,19 @@ def _nothing_changes(still: Still) -> Iterator[None]:
     assert still.stage.everything() == before
 
 
-def send(client: httpx.Client, body: bytes | str, headers: dict[str, str] | None = None, method: str = "PATCH") -> httpx.Response:
+def send(
+    client: httpx.Client,
+    body: bytes | str,
+    headers: dict[str, str] | None = None,
+    method: str = "PATCH",
+) -> httpx.Response:
     content = body.encode() if isinstance(body, str) else body
-    return client.request(method, "/v1/groups/db/limits?dry_run=true", content=content, headers=JSON if headers is None else headers)
+    return client.request(
+        method,
+        "/v1/groups/db/limits?dry_run=true",
+        content=content,
+        headers=JSON if headers is None else headers,
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +56,9 @@ def send(client: httpx.Client, body: bytes | str, headers: dict[str, str] | None
         ("max", None),
     ],
 )
-def test_a_size_is_taken_in_the_kernels_notation_and_rounded_down_to_a_page(client: httpx.Client, size: object, pages: int | None) -> None:
+def test_a_size_is_taken_in_the_kernels_notation_and_rounded_down_to_a_page(
+    client: httpx.Client, size: object, pages: int | None
+) -> None:
     answer = send(client, json.dumps({"max_bytes": size}))
     assert (answer.status_code, answer.json()["max_bytes"]) == (200, pages)
 
@@ -55,8 +67,36 @@ def test_a_size_is_taken_in_the_kernels_notation_and_rounded_down_to_a_page(clie
     "size",
     [
         *("true", "false", "1.0", "1e3", "0.5", "-1", "-0.0", "[]", "{}", "[1]"),
-        *('""', '" "', '"1 M"', '" 1M"', '"1M "', '"1M\\n"', '"+1M"', '"-1M"', '"-1"', '"1.5G"', '"1,000"', '"1_000"'),
-        *('"010M"', '"00"', '"0x10M"', '"0b1"', '"1MB"', '"1kb"', '"1E"', '"1EiB"', '"1B"', '"1Mb"', '"1MM"', '"M"', '"K"', '"abc"'),
+        *(
+            '""',
+            '" "',
+            '"1 M"',
+            '" 1M"',
+            '"1M "',
+            '"1M\\n"',
+            '"+1M"',
+            '"-1M"',
+            '"-1"',
+            '"1.5G"',
+            '"1,000"',
+            '"1_000"',
+        ),
+        *(
+            '"010M"',
+            '"00"',
+            '"0x10M"',
+            '"0b1"',
+            '"1MB"',
+            '"1kb"',
+            '"1E"',
+            '"1EiB"',
+            '"1B"',
+            '"1Mb"',
+            '"1MM"',
+            '"M"',
+            '"K"',
+            '"abc"',
+        ),
         *(
             '"Max"',
             '"MAX"',
@@ -67,7 +107,14 @@ def test_a_size_is_taken_in_the_kernels_notation_and_rounded_down_to_a_page(clie
             '"\N{ARABIC-INDIC DIGIT FOUR}M"',
             '"\N{FULLWIDTH DIGIT ONE}M"',
         ),
-        *("9223372036854775808", '"9223372036854775808"', '"8192P"', '"16384P"', "18446744073709551616", '"99999999999999999999999"'),
+        *(
+            "9223372036854775808",
+            '"9223372036854775808"',
+            '"8192P"',
+            '"16384P"',
+            "18446744073709551616",
+            '"99999999999999999999999"',
+        ),
         *("9" * 5000, "-" + "9" * 5000, f'"{"9" * 5000}"', "1" + "0" * 4299),
     ],
 )
@@ -81,14 +128,20 @@ def test_what_the_kernel_calls_unlimited_never_comes_out_as_a_number(client: htt
 
 
 def test_a_decimal_unit_is_asked_back(client: httpx.Client) -> None:
-    assert "1000 or of 1024" in problem(send(client, '{"max_bytes": "64MB"}'), 422, "invalid-request")["detail"]
+    assert (
+        "1000 or of 1024"
+        in problem(send(client, '{"max_bytes": "64MB"}'), 422, "invalid-request")["detail"]
+    )
 
 
 @pytest.mark.parametrize(
     ("body", "pointers"),
     [
         ('{"max": 1}', ["#/max"]),
-        ('{"max_bytes": true, "low_bytes": 1.5, "nope": 0}', ["#/max_bytes", "#/low_bytes", "#/nope"]),
+        (
+            '{"max_bytes": true, "low_bytes": 1.5, "nope": 0}',
+            ["#/max_bytes", "#/low_bytes", "#/nope"],
+        ),
         ('{"max_bytes": "1T", "max_bytes": "2T"}', ["#/max_bytes"]),
         ('{"a": 1, "b": 1, "a": 2, "b": 2}', ["#/a", "#/b"]),
         ('{"x": {"y": [{"z": 1, "z": 1}]}}', ["#/z"]),
@@ -101,7 +154,9 @@ def test_a_decimal_unit_is_asked_back(client: httpx.Client) -> None:
         ("1", ["#"]),
     ],
 )
-def test_a_body_that_does_not_fit_says_where(client: httpx.Client, body: str, pointers: list[str]) -> None:
+def test_a_body_that_does_not_fit_says_where(
+    client: httpx.Client, body: str, pointers: list[str]
+) -> None:
     errors = problem(send(client, body), 422, "invalid-request")["errors"]
     assert [error["pointer"] for error in errors] == pointers
     assert all(error["detail"] for error in errors)
@@ -139,7 +194,9 @@ def test_a_body_that_is_not_json_in_utf8_is_malformed(client: httpx.Client, body
 
 
 @pytest.mark.parametrize("depth", [10, 500, 900, 1200, 5000, 30_000])
-def test_nesting_is_refused_at_any_depth_and_never_a_fault(client: httpx.Client, depth: int) -> None:
+def test_nesting_is_refused_at_any_depth_and_never_a_fault(
+    client: httpx.Client, depth: int
+) -> None:
     assert send(client, '{"a":' + "[" * depth + "]" * depth + "}").status_code in {400, 422}
 
 
@@ -188,24 +245,40 @@ def test_a_body_of_64_kib_is_not_too_large(client: httpx.Client) -> None:
 
 
 def test_a_body_over_64_kib_in_chunks_is_too_large_as_well(client: httpx.Client) -> None:
-    answer = client.patch("/v1/groups/db/limits", content=(b" " * 10_000 for _ in range(10)), headers=JSON)
+    answer = client.patch(
+        "/v1/groups/db/limits", content=(b" " * 10_000 for _ in range(10)), headers=JSON
+    )
     problem(answer, 413, "body-too-large")
 
 
-@pytest.mark.parametrize("query", ["dryrun=true", "dry-run=true", "dry_run=true&x=", "=1", "DRY_RUN=true"])
-def test_a_query_name_that_is_not_known_is_refused_before_anything_is_done(client: httpx.Client, query: str) -> None:
+@pytest.mark.parametrize(
+    "query", ["dryrun=true", "dry-run=true", "dry_run=true&x=", "=1", "DRY_RUN=true"]
+)
+def test_a_query_name_that_is_not_known_is_refused_before_anything_is_done(
+    client: httpx.Client, query: str
+) -> None:
     answer = client.patch(f"/v1/groups/db/limits?{query}", json={"max_bytes": None})
     assert problem(answer, 422, "invalid-request")["errors"][0]["pointer"].startswith("query/")
 
 
 @pytest.mark.parametrize("query", ["dry_run=", "dry_run=maybe", "dry_run=2", "dry_run=null"])
-def test_a_dry_run_that_is_neither_true_nor_false_is_refused(client: httpx.Client, query: str) -> None:
-    problem(client.patch(f"/v1/groups/db/limits?{query}", json={"max_bytes": None}), 422, "invalid-request")
+def test_a_dry_run_that_is_neither_true_nor_false_is_refused(
+    client: httpx.Client, query: str
+) -> None:
+    problem(
+        client.patch(f"/v1/groups/db/limits?{query}", json={"max_bytes": None}),
+        422,
+        "invalid-request",
+    )
 
 
 @pytest.mark.parametrize("query", ["dry_run=false&dry_run=true", "dry_run=true&dry_run=false"])
 def test_a_dry_run_that_is_said_both_ways_is_refused(client: httpx.Client, query: str) -> None:
-    problem(client.patch(f"/v1/groups/db/limits?{query}", json={"max_bytes": None}), 422, "invalid-request")
+    problem(
+        client.patch(f"/v1/groups/db/limits?{query}", json={"max_bytes": None}),
+        422,
+        "invalid-request",
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,5 +296,7 @@ def test_a_dry_run_that_is_said_both_ways_is_refused(client: httpx.Client, query
         ("/v1/groups/db/processes", '{"pid": 1000.0}'),
     ],
 )
-def test_every_body_is_closed_and_of_strict_types(client: httpx.Client, path: str, body: str) -> None:
+def test_every_body_is_closed_and_of_strict_types(
+    client: httpx.Client, path: str, body: str
+) -> None:
     problem(client.post(path, content=body, headers=JSON), 422, "invalid-request")

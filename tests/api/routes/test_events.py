@@ -31,7 +31,10 @@ _LATER = 2 * KEEP_EVENTS_SECONDS * 1_000_000
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
     with Live(
-        Settings(backend="simulator", scenario="demo", database_url=f"sqlite:///{tmp_path}/shrinkd.db"), Stage().make_backend
+        Settings(
+            backend="simulator", scenario="demo", database_url=f"sqlite:///{tmp_path}/shrinkd.db"
+        ),
+        Stage().make_backend,
     ) as live:
         written(live)
         yield live
@@ -41,7 +44,10 @@ def written(live: Live) -> None:
     """Wait until all that has happened can be read."""
     events, name = live.wiring.events, token_hex(8)
     events.publish(EventType.POLICY_DELETED, name="marker", of=name)
-    while not any(event.data.get("of") == name for event in events.recent(max(events.newest - 10, 0), 10) or ()):
+    while not any(
+        event.data.get("of") == name
+        for event in events.recent(max(events.newest - 10, 0), 10) or ()
+    ):
         time.sleep(0.01)
 
 
@@ -72,31 +78,53 @@ def stream(client: httpx.Client, **query: Any) -> Any:
 
 def test_what_callers_do_is_told_in_its_order_with_the_group_it_is_of(live: Live) -> None:
     client = live.client
-    group = client.post("/v1/groups", json={"path": "web/new", "limits": {"max_bytes": "64M"}}).json()
+    group = client.post(
+        "/v1/groups", json={"path": "web/new", "limits": {"max_bytes": "64M"}}
+    ).json()
     client.patch("/v1/groups/web/new/limits", json={"max_bytes": "32M"})
     client.patch("/v1/groups/web/new/limits", json={"max_bytes": "32M"})
     client.patch("/v1/groups/web/new/limits?dry_run=true", json={"max_bytes": "16M"})
     shrink = shrunk(client, "web", reclaim_bytes="1M")
     client.put(
-        "/v1/policies/night", json={"kind": "limit", "enabled": False, "selector": {"group": "db"}, "spec": {"limits": {"max_bytes": "8G"}}}
+        "/v1/policies/night",
+        json={
+            "kind": "limit",
+            "enabled": False,
+            "selector": {"group": "db"},
+            "spec": {"limits": {"max_bytes": "8G"}},
+        },
     )
     client.delete("/v1/policies/night")
     client.delete("/v1/groups/web/new")
     written(live)
-    items = [item for item in listed(live) if item["type"] != "decision" and item["data"].get("name") != "marker"]
+    items = [
+        item
+        for item in listed(live)
+        if item["type"] != "decision" and item["data"].get("name") != "marker"
+    ]
     states = [item["data"]["state"] for item in items if item["type"] == "shrink.state"]
     assert states == ["queued", "running", "succeeded"]
-    others = [(item["type"], item["group"] and item["group"]["path"], item["data"]) for item in items if item["type"] != "shrink.state"]
+    others = [
+        (item["type"], item["group"] and item["group"]["path"], item["data"])
+        for item in items
+        if item["type"] != "shrink.state"
+    ]
     assert others == [
         ("daemon.started", None, {"version": live.app.version, "interrupted_shrinks": 0}),
         ("group.made", "web/new", {"max_bytes": 64 << 20}),
         ("limits.changed", "web/new", {"max_bytes": 32 << 20}),
-        ("policy.changed", None, {"name": "night", "kind": "limit", "enabled": False, "generation": 1}),
+        (
+            "policy.changed",
+            None,
+            {"name": "night", "kind": "limit", "enabled": False, "generation": 1},
+        ),
         ("policy.deleted", None, {"name": "night"}),
         ("group.removed", "web/new", {}),
     ]
     assert items[1]["group"] == {"id": group["id"], "path": "web/new"}
-    assert {item["data"]["shrink_id"] for item in items if item["type"] == "shrink.state"} == {shrink["id"]}
+    assert {item["data"]["shrink_id"] for item in items if item["type"] == "shrink.state"} == {
+        shrink["id"]
+    }
 
 
 def test_pages_have_each_event_once_and_say_where_to_go_on(live: Live) -> None:
@@ -105,7 +133,10 @@ def test_pages_have_each_event_once_and_say_where_to_go_on(live: Live) -> None:
     items = listed(live, page_size=7)
     assert [item["id"] for item in items] == list(range(1, live.wiring.events.newest + 1))
     page = live.client.get("/v1/events", params={"page_size": 7, "after": 20}).json()
-    assert ([item["id"] for item in page["items"]], page["last_id"]) == ([21, 22, 23, 24, 25, 26, 27], 27)
+    assert ([item["id"] for item in page["items"]], page["last_id"]) == (
+        [21, 22, 23, 24, 25, 26, 27],
+        27,
+    )
     nothing = live.client.get("/v1/events", params={"type": "simulation.state"}).json()
     assert nothing == {"items": [], "last_id": live.wiring.events.newest, "next_page_token": None}
 
@@ -138,7 +169,10 @@ def test_a_stream_tells_what_comes_from_its_begin_on(live: Live) -> None:
         assert answer.headers["cache-control"] == "no-cache"
         happen(live, "web", "db", "web/cart")
         heard = list(islice(frames(answer), 2))
-    assert [(frame.name, frame.data["group"]["path"]) for frame in heard] == [("group.made", "web"), ("group.made", "web/cart")]
+    assert [(frame.name, frame.data["group"]["path"]) for frame in heard] == [
+        ("group.made", "web"),
+        ("group.made", "web/cart"),
+    ]
     assert [frame.id for frame in heard] == [frame.data["id"] for frame in heard]
     with httpx.Client(base_url=live.url) as other:
         page = other.get("/v1/events", params={"type": "group.made", "group": "web"}).json()
@@ -150,8 +184,12 @@ def test_a_stream_goes_on_behind_the_last_event_that_was_received(live: Live, co
     happen(live, *["web"] * count)
     written(live)
     newest = live.wiring.events.newest
-    with live.client.stream("GET", "/v1/events?after=1", headers=STREAM | {"Last-Event-ID": "3"}) as answer:
-        assert [frame.id for frame in islice(frames(answer), newest - 3)] == list(range(4, newest + 1))
+    with live.client.stream(
+        "GET", "/v1/events?after=1", headers=STREAM | {"Last-Event-ID": "3"}
+    ) as answer:
+        assert [frame.id for frame in islice(frames(answer), newest - 3)] == list(
+            range(4, newest + 1)
+        )
 
 
 def test_between_the_database_and_what_is_new_nothing_is_lost_or_told_twice(live: Live) -> None:
@@ -172,7 +210,9 @@ def test_between_the_database_and_what_is_new_nothing_is_lost_or_told_twice(live
             begin = newest - RECENT - 100
             with stream(live.client, after=begin) as answer:
                 count = newest - begin + 150
-                assert [frame.id for frame in islice(frames(answer), count)] == list(range(begin + 1, begin + 1 + count))
+                assert [frame.id for frame in islice(frames(answer), count)] == list(
+                    range(begin + 1, begin + 1 + count)
+                )
     finally:
         stopping.set()
         writer.join()
@@ -189,10 +229,14 @@ def test_what_is_too_old_is_a_gap_and_then_all_that_is_kept(live: Live) -> None:
     assert kept.id == newest
 
 
-@pytest.mark.parametrize("last", ["999999", "999999999999999999", "0xff", "another", "-1", "1" * 40])
+@pytest.mark.parametrize(
+    "last", ["999999", "999999999999999999", "0xff", "another", "-1", "1" * 40]
+)
 def test_an_id_of_another_database_is_a_gap_and_then_what_comes(live: Live, last: str) -> None:
     newest = live.wiring.events.newest
-    with live.client.stream("GET", "/v1/events", headers=STREAM | {"Last-Event-ID": last}) as answer:
+    with live.client.stream(
+        "GET", "/v1/events", headers=STREAM | {"Last-Event-ID": last}
+    ) as answer:
         heard = frames(answer)
         gap = next(heard)
         assert (gap.name, gap.id, gap.data["newest_id"]) == ("gap", newest, newest)
@@ -220,10 +264,20 @@ def test_head_of_events_ends_at_once(live: Live) -> None:
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "text/html, */*;q=0.8"])
 def test_who_does_not_ask_for_a_stream_gets_a_page(live: Live, accept: str) -> None:
     answer = live.client.get("/v1/events", headers={"Accept": accept})
-    assert (answer.headers["content-type"], answer.headers["vary"]) == ("application/json", "Accept")
+    assert (answer.headers["content-type"], answer.headers["vary"]) == (
+        "application/json",
+        "Accept",
+    )
 
 
-@pytest.mark.parametrize("accept", ["text/event-stream", "Text/Event-Stream;q=1, */*", "application/json;q=0.5, text/event-stream"])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/event-stream",
+        "Text/Event-Stream;q=1, */*",
+        "application/json;q=0.5, text/event-stream",
+    ],
+)
 def test_who_asks_for_a_stream_gets_one(live: Live, accept: str) -> None:
     answer = live.client.head("/v1/events", headers={"Accept": accept})
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -233,9 +287,14 @@ def query(**given: str) -> EventQuery:
     return EventQuery.model_validate(given)
 
 
-def test_a_caller_sees_what_is_at_and_below_its_subtrees_and_of_the_whole_node_only_with_that() -> None:
+def test_a_caller_sees_what_is_at_and_below_its_subtrees_and_of_the_whole_node_only_with_that() -> (
+    None
+):
     here = Caller("token:ci", (Grant(Level.WRITE, "web"), Grant(Level.READ, "db")))
     assert selection(here, query()).within == (frozenset({"web", "db"}),)
-    assert selection(here, query(group="web/cart")).within == (frozenset({"web/cart"}), frozenset({"web", "db"}))
+    assert selection(here, query(group="web/cart")).within == (
+        frozenset({"web/cart"}),
+        frozenset({"web", "db"}),
+    )
     assert selection(ANYONE, query()).within == ()
     assert selection(Caller("nobody", ()), query()).within == (frozenset(),)

@@ -40,8 +40,17 @@ def test_the_list_has_every_group_but_the_root_by_path(still: Still) -> None:
 
 
 def test_an_item_of_the_list_has_what_matters_first(client: httpx.Client) -> None:
-    item = next(item for item in client.get("/v1/groups").json()["items"] if item["path"] == "cache")
-    assert list(item) == ["id", "path", "aliases", "usage_bytes", "max_bytes", "effective_max_bytes"]
+    item = next(
+        item for item in client.get("/v1/groups").json()["items"] if item["path"] == "cache"
+    )
+    assert list(item) == [
+        "id",
+        "path",
+        "aliases",
+        "usage_bytes",
+        "max_bytes",
+        "effective_max_bytes",
+    ]
     assert (item["max_bytes"], item["effective_max_bytes"]) == (512 * MIB, 512 * MIB)
 
 
@@ -55,8 +64,12 @@ def test_an_item_of_the_list_has_what_matters_first(client: httpx.Client) -> Non
         ("parent=batch&depth=99999999999999999999", ["batch/etl"]),
     ],
 )
-def test_the_list_can_be_of_a_part_of_the_tree(client: httpx.Client, query: str, listed: list[str]) -> None:
-    assert [item["path"] for item in client.get(f"/v1/groups?fields=path&{query}").json()["items"]] == listed
+def test_the_list_can_be_of_a_part_of_the_tree(
+    client: httpx.Client, query: str, listed: list[str]
+) -> None:
+    assert [
+        item["path"] for item in client.get(f"/v1/groups?fields=path&{query}").json()["items"]
+    ] == listed
 
 
 def test_the_list_has_the_fields_that_are_asked_for(client: httpx.Client) -> None:
@@ -65,10 +78,24 @@ def test_the_list_has_the_fields_that_are_asked_for(client: httpx.Client) -> Non
 
 
 @pytest.mark.parametrize(
-    "query", ["fields=nope", "fields=", "fields=path,,id", "order_by=nope", "order_by=", "order_by=--path", "order_by=id"]
+    "query",
+    [
+        "fields=nope",
+        "fields=",
+        "fields=path,,id",
+        "order_by=nope",
+        "order_by=",
+        "order_by=--path",
+        "order_by=id",
+    ],
 )
-def test_a_field_or_an_order_that_is_none_is_refused_with_those_that_there_are(client: httpx.Client, query: str) -> None:
-    assert "usage_bytes" in problem(client.get(f"/v1/groups?{query}"), 422, "invalid-request")["detail"]
+def test_a_field_or_an_order_that_is_none_is_refused_with_those_that_there_are(
+    client: httpx.Client, query: str
+) -> None:
+    assert (
+        "usage_bytes"
+        in problem(client.get(f"/v1/groups?{query}"), 422, "invalid-request")["detail"]
+    )
 
 
 @pytest.mark.parametrize("query", ["depth=0", "depth=-1", "depth=all", f"depth={'9' * 5000}"])
@@ -76,8 +103,13 @@ def test_a_depth_that_is_none_is_refused(client: httpx.Client, query: str) -> No
     problem(client.get(f"/v1/groups?{query}"), 422, "invalid-request")
 
 
-@pytest.mark.parametrize(("parent", "status", "slug"), [("none", 404, "group-not-found"), ("a//b", 422, "invalid-group-name")])
-def test_a_parent_that_is_none_is_refused(client: httpx.Client, parent: str, status: int, slug: str) -> None:
+@pytest.mark.parametrize(
+    ("parent", "status", "slug"),
+    [("none", 404, "group-not-found"), ("a//b", 422, "invalid-group-name")],
+)
+def test_a_parent_that_is_none_is_refused(
+    client: httpx.Client, parent: str, status: int, slug: str
+) -> None:
     problem(client.get("/v1/groups", params={"parent": parent}), status, slug)
 
 
@@ -85,7 +117,10 @@ def test_a_group_has_its_names_its_limits_and_where_its_parts_are(client: httpx.
     body = client.get("/v1/groups/batch/etl").json()
     assert (body["path"], body["managed"], body["dry_run"]) == ("batch/etl", False, False)
     assert body["limits"] == client.get("/v1/groups/batch/etl/limits").json()
-    assert {client.get(body["links"][name]).status_code for name in ("self", "limits", "shrinks", "stats")} == {200}
+    assert {
+        client.get(body["links"][name]).status_code
+        for name in ("self", "limits", "shrinks", "stats")
+    } == {200}
 
 
 def test_a_group_is_made_where_the_answer_says(client: httpx.Client) -> None:
@@ -94,11 +129,18 @@ def test_a_group_is_made_where_the_answer_says(client: httpx.Client) -> None:
     assert client.get(made.headers["location"]).json() == made.json()
     assert made.json()["limits"]["max_bytes"] == 256 * MIB
     assert made.json()["managed"]
-    assert client.get(made.headers["location"], headers={"If-None-Match": made.headers["etag"]}).status_code == 304
+    assert (
+        client.get(
+            made.headers["location"], headers={"If-None-Match": made.headers["etag"]}
+        ).status_code
+        == 304
+    )
     remove(client, "batch/nightly")
 
 
-def test_policies_need_not_keep_away_from_a_group_that_was_just_made_as_they_do_when_its_limits_are_changed(still: Still) -> None:
+def test_policies_need_not_keep_away_from_a_group_that_was_just_made_as_they_do_when_its_limits_are_changed(
+    still: Still,
+) -> None:
     make(still.client, "fresh", max_bytes="64M")
     (group,) = still.stage.simulator.groups("fresh")
     assert still.live.wiring.jobs.manual_age(group) == math.inf
@@ -124,7 +166,9 @@ def test_a_group_without_a_parent_is_not_made(client: httpx.Client) -> None:
         ({"max_bytes": 0}, 409, "limit-below-usage"),
     ],
 )
-def test_a_group_whose_limits_are_refused_is_not_made(still: Still, limits: dict[str, object], status: int, slug: str) -> None:
+def test_a_group_whose_limits_are_refused_is_not_made(
+    still: Still, limits: dict[str, object], status: int, slug: str
+) -> None:
     problem(make(still.client, "refused", **limits), status, slug)
     problem(still.client.get("/v1/groups/refused"), 404, "group-not-found")
 
@@ -140,14 +184,18 @@ def test_a_group_whose_limits_are_refused_is_not_made(still: Still, limits: dict
         ("tried", {"swap_max_bytes": None}),
     ],
 )
-def test_a_dry_run_answers_as_the_making_would_and_makes_nothing(still: Still, path: str, limits: dict[str, object]) -> None:
+def test_a_dry_run_answers_as_the_making_would_and_makes_nothing(
+    still: Still, path: str, limits: dict[str, object]
+) -> None:
     before = still.stage.everything()
     tried = still.client.post("/v1/groups?dry_run=true", json={"path": path, "limits": limits})
     assert tried.status_code == 201
     assert still.stage.everything() == before
     made = make(still.client, path, **limits).json()
     assert tried.json()["dry_run"]
-    assert tried.json()["limits"] | {"group": None, "dry_run": False} == made["limits"] | {"group": None}
+    assert tried.json()["limits"] | {"group": None, "dry_run": False} == made["limits"] | {
+        "group": None
+    }
     remove(still.client, path)
 
 
@@ -162,7 +210,9 @@ def test_a_dry_run_answers_as_the_making_would_and_makes_nothing(still: Still, p
         ({"path": "x", "limits": {"swap_max_bytes": "1G"}}, 409, "limit-order"),
     ],
 )
-def test_a_dry_run_refuses_what_the_making_would(still: Still, body: dict[str, object], status: int, slug: str) -> None:
+def test_a_dry_run_refuses_what_the_making_would(
+    still: Still, body: dict[str, object], status: int, slug: str
+) -> None:
     problem(still.client.post("/v1/groups?dry_run=true", json=body), status, slug)
 
 
@@ -201,7 +251,10 @@ def test_a_dry_run_of_a_removal_refuses_what_the_removal_would(still: Still, pat
     make(still.client, "outer")
     make(still.client, "outer/inner")
     theirs = still.stage.simulator.make("theirs")
-    tried, real = still.client.delete(f"/v1/groups/{path}?dry_run=true"), still.client.delete(f"/v1/groups/{path}")
+    tried, real = (
+        still.client.delete(f"/v1/groups/{path}?dry_run=true"),
+        still.client.delete(f"/v1/groups/{path}"),
+    )
     assert (tried.status_code, tried.json()["type"]) == (real.status_code, real.json()["type"])
     remove(still.client, "outer/inner")
     remove(still.client, "outer")
@@ -215,7 +268,10 @@ def pid_in(still: Still, path: str) -> int:
 
 def test_a_process_is_moved_and_its_memory_stays_where_it_was(still: Still) -> None:
     make(still.client, "target")
-    usage, pid = still.client.get("/v1/groups/web/stats").json()["usage_bytes"], pid_in(still, "web")
+    usage, pid = (
+        still.client.get("/v1/groups/web/stats").json()["usage_bytes"],
+        pid_in(still, "web"),
+    )
     assert still.client.post("/v1/groups/target/processes", json={"pid": pid}).status_code == 204
     assert pid_in(still, "target") == pid
     assert still.client.get("/v1/groups/web/stats").json()["usage_bytes"] == usage
@@ -225,11 +281,16 @@ def test_a_process_is_moved_and_its_memory_stays_where_it_was(still: Still) -> N
 
 def test_a_process_that_is_moved_is_told_and_a_dry_run_is_not(still: Still) -> None:
     pid, there = pid_in(still, "web"), "/v1/groups/web/processes"
-    with httpx.Client(base_url=still.live.url) as other, other.stream("GET", "/v1/events?type=process.added", headers=STREAM) as answer:
+    with (
+        httpx.Client(base_url=still.live.url) as other,
+        other.stream("GET", "/v1/events?type=process.added", headers=STREAM) as answer,
+    ):
         still.client.post("/v1/groups/db/processes?dry_run=true", json={"pid": pid})
         assert still.client.post(there, json={"pid": pid}).status_code == 204
         told = takewhile(lambda frame: frame.data["group"]["path"] != "web", frames(answer))
-        assert all(frame.data["group"]["path"] == "target" for frame in told)  # which the test before may have left to be told
+        assert all(
+            frame.data["group"]["path"] == "target" for frame in told
+        )  # which the test before may have left to be told
 
 
 def test_a_dry_run_moves_no_process(still: Still) -> None:
@@ -241,7 +302,11 @@ def test_a_dry_run_moves_no_process(still: Still) -> None:
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
 def test_a_process_that_is_none_is_not_found(client: httpx.Client, query: str) -> None:
-    body = problem(client.post(f"/v1/groups/db/processes{query}", json={"pid": 2**31 - 1}), 404, "process-not-found")
+    body = problem(
+        client.post(f"/v1/groups/db/processes{query}", json={"pid": 2**31 - 1}),
+        404,
+        "process-not-found",
+    )
     assert body["errno"] == "ESRCH"
 
 
@@ -264,7 +329,9 @@ def fenced(settings: Settings) -> Iterator[Live]:
         yield live
 
 
-def test_outside_the_allowed_subtrees_everything_can_be_read_and_nothing_can_be_changed(fenced: Live) -> None:
+def test_outside_the_allowed_subtrees_everything_can_be_read_and_nothing_can_be_changed(
+    fenced: Live,
+) -> None:
     client = fenced.client
     assert client.get("/v1/groups/web").status_code == 200
     assert client.get("/v1/groups/web/stats").status_code == 200
@@ -285,14 +352,21 @@ def test_outside_the_allowed_subtrees_everything_can_be_read_and_nothing_can_be_
 def test_inside_the_allowed_subtrees_everything_can_be_changed(fenced: Live) -> None:
     client = fenced.client
     assert client.get("/v1/node").json()["subtrees"] == ["batch"]
-    assert client.patch("/v1/groups/batch/etl/limits", json={"soft_limit_bytes": "1G"}).status_code == 200
+    assert (
+        client.patch("/v1/groups/batch/etl/limits", json={"soft_limit_bytes": "1G"}).status_code
+        == 200
+    )
     assert make(client, "batch/new").status_code == 201
     remove(client, "batch/new")
 
 
 def test_an_id_is_no_way_round_the_subtrees(fenced: Live) -> None:
     outside = fenced.client.get("/v1/groups/web").json()["id"]
-    problem(fenced.client.patch(f"/v1/groups/id:{outside}/limits", json={"max_bytes": None}), 404, "group-not-found")
+    problem(
+        fenced.client.patch(f"/v1/groups/id:{outside}/limits", json={"max_bytes": None}),
+        404,
+        "group-not-found",
+    )
 
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
@@ -306,7 +380,9 @@ def test_no_process_is_taken_from_outside_the_subtrees(fenced: Live, query: str)
     assert fenced.client.post(there, json={"pid": inside}).is_success
 
 
-def test_what_was_made_here_is_still_known_to_be_after_a_restart_of_the_same_machine(settings: Settings) -> None:
+def test_what_was_made_here_is_still_known_to_be_after_a_restart_of_the_same_machine(
+    settings: Settings,
+) -> None:
     stage = Stage()
     backend = stage.make_backend(settings)
     with Live(settings, lambda _settings: backend) as live:
@@ -316,7 +392,9 @@ def test_what_was_made_here_is_still_known_to_be_after_a_restart_of_the_same_mac
         remove(live.client, "made")
 
 
-def test_what_was_made_in_another_boot_is_not_taken_for_a_group_of_this_one(settings: Settings) -> None:
+def test_what_was_made_in_another_boot_is_not_taken_for_a_group_of_this_one(
+    settings: Settings,
+) -> None:
     with Live(settings, Stage().make_backend) as live:
         make(live.client, "made")
     with Live(settings, Stage().make_backend) as live:
@@ -325,7 +403,9 @@ def test_what_was_made_in_another_boot_is_not_taken_for_a_group_of_this_one(sett
 
 
 def database_of(still: Still) -> Path:
-    return Path(still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0])
+    return Path(
+        still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
+    )
 
 
 def test_a_group_that_cannot_be_written_down_is_not_made(still: Still) -> None:
@@ -345,7 +425,10 @@ def test_a_group_is_removed_whether_or_not_that_can_be_written_down(still: Still
 
 def test_limits_need_no_database(still: Still) -> None:
     with locked(database_of(still)):
-        assert still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": "1G"}).status_code == 200
+        assert (
+            still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": "1G"}).status_code
+            == 200
+        )
     still.client.patch("/v1/groups/web/limits", json={"soft_limit_bytes": None}).raise_for_status()
 
 

@@ -29,7 +29,9 @@ def test_without_its_database_it_is_alive_and_not_ready(server: Live, settings: 
     assert server.client.get("/livez").status_code == 200
 
 
-def test_with_another_file_in_the_place_of_its_database_it_is_not_ready(server: Live, settings: Settings) -> None:
+def test_with_another_file_in_the_place_of_its_database_it_is_not_ready(
+    server: Live, settings: Settings
+) -> None:
     other = database(settings).with_suffix(".other")
     sqlite3.connect(other).close()
     other.touch()

@@ -21,7 +21,9 @@ NAMES = ["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", 
 def group(still: Still) -> Iterator[str]:
     """A group of 96 MiB that cannot be reclaimed and 256 MiB that can, below one that is limited to 1 GiB."""
     still.stage.simulator.make("limited")
-    still.stage.simulator.set_limits(still.stage.simulator.groups("limited")[0], {"max_bytes": 1024 * MIB})
+    still.stage.simulator.set_limits(
+        still.stage.simulator.groups("limited")[0], {"max_bytes": 1024 * MIB}
+    )
     still.stage.group("limited/group", anon=96 * MIB, cache=256 * MIB)
     yield "limited/group"
     with still.stage.simulator.machine() as machine:
@@ -44,7 +46,11 @@ def test_limits_are_read_from_the_kernel_with_what_holds_above(still: Still, gro
 
 def test_a_limit_above_usage_is_set_and_read_back(still: Still, group: str) -> None:
     body = patch(still.client, group, max_bytes="400M").json()
-    assert (body["max_bytes"], body["effective_max_bytes"], body["limited_by"]) == (400 * MIB, 400 * MIB, group)
+    assert (body["max_bytes"], body["effective_max_bytes"], body["limited_by"]) == (
+        400 * MIB,
+        400 * MIB,
+        group,
+    )
     assert still.stage.limits()[group] == 400 * MIB
 
 
@@ -62,7 +68,10 @@ def test_an_empty_patch_changes_nothing(still: Still, group: str) -> None:
 
 
 def test_a_limit_is_echoed_in_whole_pages_as_the_kernel_holds_it(still: Still, group: str) -> None:
-    assert patch(still.client, group, max_bytes=400 * MIB + PAGE_BYTES - 1).json()["max_bytes"] == 400 * MIB
+    assert (
+        patch(still.client, group, max_bytes=400 * MIB + PAGE_BYTES - 1).json()["max_bytes"]
+        == 400 * MIB
+    )
 
 
 def test_a_limit_below_usage_is_refused_with_every_number(still: Still, group: str) -> None:
@@ -85,14 +94,25 @@ def test_a_limit_below_usage_is_refused_with_every_number(still: Still, group: s
         "reclaimable_estimate_bytes": 256 * MIB,
         "peak_bytes": stats["peak_bytes"],
         "current_max_bytes": None,
-        "next": {"method": "POST", "href": f"/v1/groups/{group}/shrinks", "body": {"target_bytes": 200 * MIB, "set_max_bytes": 200 * MIB}},
+        "next": {
+            "method": "POST",
+            "href": f"/v1/groups/{group}/shrinks",
+            "body": {"target_bytes": 200 * MIB, "set_max_bytes": 200 * MIB},
+        },
     }
     assert still.stage.everything() == before
 
 
 def test_next_is_the_request_that_makes_it_work(still: Still, group: str) -> None:
-    following = problem(patch(still.client, group, max_bytes="200M"), 409, "limit-below-usage")["next"]
-    shrink = still.client.request(following["method"], following["href"], json=following["body"], headers={"Prefer": "wait=60"})
+    following = problem(patch(still.client, group, max_bytes="200M"), 409, "limit-below-usage")[
+        "next"
+    ]
+    shrink = still.client.request(
+        following["method"],
+        following["href"],
+        json=following["body"],
+        headers={"Prefer": "wait=60"},
+    )
     assert (shrink.status_code, shrink.json()["state"]) == (200, "succeeded")
     assert still.stage.limits()[group] == 200 * MIB
     assert still.client.get(f"/v1/groups/{group}/stats").json()["usage_bytes"] < 200 * MIB
@@ -101,8 +121,12 @@ def test_next_is_the_request_that_makes_it_work(still: Still, group: str) -> Non
 @pytest.mark.parametrize("name", ["odd name?", "unit:odd.service"])
 def test_next_leads_to_a_group_of_any_name(still: Still, name: str) -> None:
     group = still.stage.group(name, cache=8 * MIB)
-    following = problem(patch(still.client, f"id:{group.id}", max_bytes="1M"), 409, "limit-below-usage")["next"]
-    answer = still.client.post(following["href"], json=following["body"], headers={"Prefer": "wait=60"})
+    following = problem(
+        patch(still.client, f"id:{group.id}", max_bytes="1M"), 409, "limit-below-usage"
+    )["next"]
+    answer = still.client.post(
+        following["href"], json=following["body"], headers={"Prefer": "wait=60"}
+    )
     assert answer.json()["state"] == "succeeded"
     with still.stage.simulator.machine():
         still.stage.vanish(name)
@@ -120,30 +144,52 @@ def test_usage_a_page_below_the_limit_is_below_it(still: Still, group: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("high_bytes", "1G"), ("high_bytes", 0), ("low_bytes", "1M"), ("low_bytes", "max"), ("min_bytes", "max")]
+    ("name", "value"),
+    [
+        ("high_bytes", "1G"),
+        ("high_bytes", 0),
+        ("low_bytes", "1M"),
+        ("low_bytes", "max"),
+        ("min_bytes", "max"),
+    ],
 )
-def test_a_limit_that_this_kernel_lacks_is_refused_by_name(still: Still, group: str, name: str, value: object) -> None:
+def test_a_limit_that_this_kernel_lacks_is_refused_by_name(
+    still: Still, group: str, name: str, value: object
+) -> None:
     before = still.stage.everything()
-    body = problem(patch(still.client, group, max_bytes="400M", **{name: value}), 422, "unsupported-limit")
+    body = problem(
+        patch(still.client, group, max_bytes="400M", **{name: value}), 422, "unsupported-limit"
+    )
     assert body["unsupported"] == [name]
     assert still.stage.everything() == before
 
 
-@pytest.mark.parametrize(("name", "value"), [("high_bytes", None), ("high_bytes", "max"), ("low_bytes", None), ("min_bytes", 0)])
-def test_a_limit_that_this_kernel_lacks_may_stay_as_if_it_was_never_set(still: Still, group: str, name: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("high_bytes", None), ("high_bytes", "max"), ("low_bytes", None), ("min_bytes", 0)],
+)
+def test_a_limit_that_this_kernel_lacks_may_stay_as_if_it_was_never_set(
+    still: Still, group: str, name: str, value: object
+) -> None:
     told = patch(still.client, group, max_bytes="400M", **{name: value})
     assert (told.status_code, told.json()["max_bytes"], told.json()[name]) == (200, 400 * MIB, None)
 
 
-def test_limits_that_contradict_each_other_are_refused_and_none_is_set(still: Still, group: str) -> None:
+def test_limits_that_contradict_each_other_are_refused_and_none_is_set(
+    still: Still, group: str
+) -> None:
     patch(still.client, group, max_bytes="400M", swap_max_bytes="100M").raise_for_status()
     before = still.stage.everything()
-    body = problem(patch(still.client, group, max_bytes="600M", soft_limit_bytes="1M"), 409, "limit-order")
+    body = problem(
+        patch(still.client, group, max_bytes="600M", soft_limit_bytes="1M"), 409, "limit-order"
+    )
     assert (body["max_bytes"], body["memory_and_swap_max_bytes"]) == (600 * MIB, 500 * MIB)
     assert still.stage.everything() == before
 
 
-def test_limits_that_would_contradict_each_other_alone_are_set_together(still: Still, group: str) -> None:
+def test_limits_that_would_contradict_each_other_alone_are_set_together(
+    still: Still, group: str
+) -> None:
     patch(still.client, group, max_bytes="400M", swap_max_bytes="100M").raise_for_status()
     body = patch(still.client, group, max_bytes="600M", swap_max_bytes="50M").json()
     assert (body["max_bytes"], body["swap_max_bytes"]) == (600 * MIB, 50 * MIB)
@@ -173,20 +219,34 @@ def test_a_dry_run_answers_as_the_change_would_and_changes_nothing(
     assert tried.json() == patch(still.client, group, **limits).json() | {"dry_run": True}
 
 
-def test_a_dry_run_of_a_maximum_tells_what_becomes_of_the_limit_of_swap(still: Still, group: str) -> None:
+def test_a_dry_run_of_a_maximum_tells_what_becomes_of_the_limit_of_swap(
+    still: Still, group: str
+) -> None:
     patch(still.client, group, max_bytes="800M", swap_max_bytes="200M").raise_for_status()
-    tried = still.client.patch(f"/v1/groups/{group}/limits?dry_run=true", json={"max_bytes": "900M"})
+    tried = still.client.patch(
+        f"/v1/groups/{group}/limits?dry_run=true", json={"max_bytes": "900M"}
+    )
     assert (tried.json()["max_bytes"], tried.json()["swap_max_bytes"]) == (900 * MIB, 100 * MIB)
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_bytes": "200M"}, {"high_bytes": 1}, {"max_bytes": "2G", "min_bytes": "1M"}, {"swap_max_bytes": 1}]
+    "limits",
+    [
+        {"max_bytes": "200M"},
+        {"high_bytes": 1},
+        {"max_bytes": "2G", "min_bytes": "1M"},
+        {"swap_max_bytes": 1},
+    ],
 )
-def test_a_dry_run_refuses_what_the_change_would_and_changes_nothing(still: Still, group: str, limits: dict[str, object]) -> None:
+def test_a_dry_run_refuses_what_the_change_would_and_changes_nothing(
+    still: Still, group: str, limits: dict[str, object]
+) -> None:
     before = still.stage.everything()
     tried = still.client.patch(f"/v1/groups/{group}/limits?dry_run=true", json=limits).json()
     assert still.stage.everything() == before
-    assert tried | {"instance": ""} == patch(still.client, group, **limits).json() | {"instance": ""}
+    assert tried | {"instance": ""} == patch(still.client, group, **limits).json() | {
+        "instance": ""
+    }
 
 
 def test_limits_stay_as_they_are_while_the_group_is_shrunk(still: Still, group: str) -> None:
@@ -207,15 +267,24 @@ def test_of_two_who_change_the_same_etag_at_once_one_wins(still: Still, group: s
         for number in range(20):
             headers = {"If-Match": still.client.get(path).headers["etag"]}
             first, second = together(
-                partial(still.client.patch, path, json={"max_bytes": (500 + 2 * number) * MIB}, headers=headers),
-                partial(other.patch, path, json={"max_bytes": (501 + 2 * number) * MIB}, headers=headers),
+                partial(
+                    still.client.patch,
+                    path,
+                    json={"max_bytes": (500 + 2 * number) * MIB},
+                    headers=headers,
+                ),
+                partial(
+                    other.patch, path, json={"max_bytes": (501 + 2 * number) * MIB}, headers=headers
+                ),
             )
             assert sorted((first.status_code, second.status_code)) == [200, 412]
             won = first if first.status_code == 200 else second
             assert won.json()["max_bytes"] == still.stage.limits()[group]
 
 
-def test_of_two_who_change_different_limits_at_once_neither_undoes_the_other(still: Still, group: str) -> None:
+def test_of_two_who_change_different_limits_at_once_neither_undoes_the_other(
+    still: Still, group: str
+) -> None:
     path = f"/v1/groups/{group}/limits"
     with httpx.Client(base_url=still.live.url, timeout=60) as other:
         for number in range(1, 20):
@@ -224,10 +293,15 @@ def test_of_two_who_change_different_limits_at_once_neither_undoes_the_other(sti
                 partial(other.patch, path, json={"soft_limit_bytes": number * MIB}),
             )
             body = still.client.get(path).json()
-            assert (body["max_bytes"], body["soft_limit_bytes"]) == ((500 + number) * MIB, number * MIB)
+            assert (body["max_bytes"], body["soft_limit_bytes"]) == (
+                (500 + number) * MIB,
+                number * MIB,
+            )
 
 
-def test_a_charge_between_the_look_and_the_write_is_caught_by_the_kernel(still: Still, group: str) -> None:
+def test_a_charge_between_the_look_and_the_write_is_caught_by_the_kernel(
+    still: Still, group: str
+) -> None:
     usage = still.client.get(f"/v1/groups/{group}/stats").json()["usage_bytes"]
 
     def grow() -> None:
@@ -247,7 +321,9 @@ def test_a_charge_between_the_look_and_the_write_is_caught_by_the_kernel(still: 
     assert refused
 
 
-def test_a_group_that_goes_between_any_two_steps_of_a_change_is_a_clear_problem(still: Still) -> None:
+def test_a_group_that_goes_between_any_two_steps_of_a_change_is_a_clear_problem(
+    still: Still,
+) -> None:
     outcomes = []
     for verb in range(1, 40):
         still.stage.group("going", anon=MIB)
@@ -263,13 +339,21 @@ def test_a_group_that_goes_between_any_two_steps_of_a_change_is_a_clear_problem(
     assert (410, "/problems/group-gone") in outcomes
 
 
-def test_the_pass_of_a_policy_ends_for_a_change_and_not_for_one_that_is_refused(still: Still, group: str) -> None:
+def test_the_pass_of_a_policy_ends_for_a_change_and_not_for_one_that_is_refused(
+    still: Still, group: str
+) -> None:
     jobs, found = still.live.wiring.jobs, still.stage.simulator.groups(group)[0]
-    job = jobs.submit(found, Request(60, target_bytes=200 * MIB, max_bytes_per_second=1), policy="room")
+    job = jobs.submit(
+        found, Request(60, target_bytes=200 * MIB, max_bytes_per_second=1), policy="room"
+    )
     refused = [
         patch(still.client, group, max_bytes="64M"),
         patch(still.client, group, low_bytes="64M"),
-        still.client.patch(f"/v1/groups/{group}/limits", json={"max_bytes": "900M"}, headers={"If-Match": '"stale"'}),
+        still.client.patch(
+            f"/v1/groups/{group}/limits",
+            json={"max_bytes": "900M"},
+            headers={"If-Match": '"stale"'},
+        ),
     ]
     assert [answer.status_code for answer in refused] == [409, 422, 412]
     assert not job.signal_pending()

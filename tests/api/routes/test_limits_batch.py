@@ -33,11 +33,15 @@ def tree(still: Still) -> Iterator[Still]:
 
 
 def item(group: str, patch: dict[str, Any], if_match: str | None = None) -> dict[str, Any]:
-    return {"group": group, "patch": patch} | ({"if_match": if_match} if if_match is not None else {})
+    return {"group": group, "patch": patch} | (
+        {"if_match": if_match} if if_match is not None else {}
+    )
 
 
 def send(client: httpx.Client, *items: tuple[Any, ...], **params: Any) -> httpx.Response:
-    return client.post("/v1/limits/batch", json={"items": [item(*each) for each in items]}, params=params)
+    return client.post(
+        "/v1/limits/batch", json={"items": [item(*each) for each in items]}, params=params
+    )
 
 
 def told(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -72,40 +76,79 @@ def written(still: Still, *items: tuple[Any, ...]) -> list[str]:
 def test_an_item_is_answered_as_patch_answers(tree: Still) -> None:
     (row,) = told(send(tree.client, ("tree/a", {"max_bytes": "1G"})))
     limits = tree.client.get("/v1/groups/tree/a/limits")
-    assert row == {"group": "tree/a", "status": 200, "etag": limits.headers["etag"], "body": limits.json()}
+    assert row == {
+        "group": "tree/a",
+        "status": 200,
+        "etag": limits.headers["etag"],
+        "body": limits.json(),
+    }
     assert limits.json()["max_bytes"] == GIB
 
 
 def test_items_are_answered_in_the_order_of_the_request(tree: Still) -> None:
     names = ["tree/b", "nobody", "tree", "tree/a"]
     rows = told(send(tree.client, *[(name, {"max_bytes": GIB}) for name in names]))
-    assert [(row["group"], row["status"]) for row in rows] == [("tree/b", 200), ("nobody", 404), ("tree", 200), ("tree/a", 200)]
+    assert [(row["group"], row["status"]) for row in rows] == [
+        ("tree/b", 200),
+        ("nobody", 404),
+        ("tree", 200),
+        ("tree/a", 200),
+    ]
 
 
 def test_what_goes_down_goes_first_and_children_before_parents(tree: Still) -> None:
     down = {"max_bytes": GIB}
-    order = written(tree, ("tree", down), ("tree/a", down), ("tree/b", {"max_bytes": None}), ("tree/a/deep", down))
+    order = written(
+        tree,
+        ("tree", down),
+        ("tree/a", down),
+        ("tree/b", {"max_bytes": None}),
+        ("tree/a/deep", down),
+    )
     assert order == ["tree/a/deep", "tree/a", "tree", "tree/b"]
 
 
 def test_what_goes_up_goes_last_and_parents_before_children(tree: Still) -> None:
     up = {"max_bytes": 8 * GIB}
-    order = written(tree, ("tree/a/deep", up), ("tree/b", {"max_bytes": GIB}), ("tree/a", up), ("tree", {"max_bytes": None}))
+    order = written(
+        tree,
+        ("tree/a/deep", up),
+        ("tree/b", {"max_bytes": GIB}),
+        ("tree/a", up),
+        ("tree", {"max_bytes": None}),
+    )
     assert order == ["tree/b", "tree", "tree/a", "tree/a/deep"]
 
 
 def test_an_item_goes_by_the_first_of_its_limits_that_moves(tree: Still) -> None:
-    mixed = {"max_bytes": 4 * GIB, "soft_limit_bytes": GIB}  # the maximum stays, and the soft limit comes down
+    mixed = {
+        "max_bytes": 4 * GIB,
+        "soft_limit_bytes": GIB,
+    }  # the maximum stays, and the soft limit comes down
     assert written(tree, ("tree", {"max_bytes": 8 * GIB}), ("tree/b", mixed)) == ["tree/b", "tree"]
 
 
 def test_an_item_that_fails_stops_no_other_and_says_why(tree: Still) -> None:
-    rows = told(send(tree.client, ("tree/a", {"max_bytes": 4096}), ("tree/b", {"max_bytes": GIB}), ("tree", {"min_bytes": MIB})))
+    rows = told(
+        send(
+            tree.client,
+            ("tree/a", {"max_bytes": 4096}),
+            ("tree/b", {"max_bytes": GIB}),
+            ("tree", {"min_bytes": MIB}),
+        )
+    )
     assert [row["status"] for row in rows] == [409, 200, 422]
     below, _, unsupported = (row["body"] for row in rows)
-    assert (below["type"], below["status"], below["usage_bytes"]) == ("/problems/limit-below-usage", 409, MIB * 2)
+    assert (below["type"], below["status"], below["usage_bytes"]) == (
+        "/problems/limit-below-usage",
+        409,
+        MIB * 2,
+    )
     assert below["next"]["href"] == "/v1/groups/tree/a/shrinks"
-    assert (unsupported["type"], unsupported["unsupported"]) == ("/problems/unsupported-limit", ["min_bytes"])
+    assert (unsupported["type"], unsupported["unsupported"]) == (
+        "/problems/unsupported-limit",
+        ["min_bytes"],
+    )
     assert tree.stage.limits()["tree/a"] == 4 * GIB
     assert tree.stage.limits()["tree/b"] == GIB
 
@@ -115,24 +158,43 @@ def test_a_problem_of_an_item_has_the_id_of_the_request(client: httpx.Client) ->
     assert told(answer)[0]["body"]["instance"] == answer.headers["request-id"]
 
 
-@pytest.mark.parametrize(("named", "status"), [("{}", 200), ("*", 200), ('"x", {}', 200), ('"x"', 412), ("", 412), ("W/{}", 412)])
+@pytest.mark.parametrize(
+    ("named", "status"),
+    [("{}", 200), ("*", 200), ('"x", {}', 200), ('"x"', 412), ("", 412), ("W/{}", 412)],
+)
 def test_an_item_has_a_condition_of_its_own(tree: Still, named: str, status: int) -> None:
     etag = tree.client.get("/v1/groups/tree/a/limits").headers["etag"]
     (row,) = told(send(tree.client, ("tree/a", {"max_bytes": GIB}, named.format(etag))))
-    assert (row["status"], tree.stage.limits()["tree/a"]) == (status, GIB if status == 200 else 4 * GIB)
+    assert (row["status"], tree.stage.limits()["tree/a"]) == (
+        status,
+        GIB if status == 200 else 4 * GIB,
+    )
 
 
 def test_the_etag_of_an_item_is_good_for_the_next_change(tree: Still) -> None:
     (row,) = told(send(tree.client, ("tree/a", {"max_bytes": GIB})))
-    assert told(send(tree.client, ("tree/a", {"max_bytes": 2 * GIB}, row["etag"])))[0]["status"] == 200
-    assert told(send(tree.client, ("tree/a", {"max_bytes": 3 * GIB}, row["etag"])))[0]["status"] == 412
+    assert (
+        told(send(tree.client, ("tree/a", {"max_bytes": 2 * GIB}, row["etag"])))[0]["status"] == 200
+    )
+    assert (
+        told(send(tree.client, ("tree/a", {"max_bytes": 3 * GIB}, row["etag"])))[0]["status"] == 412
+    )
 
 
 @pytest.mark.parametrize("alias", ["tree/a", "id:{}"])
-def test_two_items_of_one_group_are_refused_before_anything_is_done(tree: Still, alias: str) -> None:
+def test_two_items_of_one_group_are_refused_before_anything_is_done(
+    tree: Still, alias: str
+) -> None:
     before, group = tree.stage.everything(), tree.stage.simulator.groups("tree/a")[0]
-    answer = send(tree.client, ("tree/a", {"max_bytes": GIB}), ("tree/b", {"max_bytes": GIB}), (alias.format(group.id), {}))
-    assert [error["pointer"] for error in problem(answer, 422, "invalid-request")["errors"]] == ["#/items/2/group"]
+    answer = send(
+        tree.client,
+        ("tree/a", {"max_bytes": GIB}),
+        ("tree/b", {"max_bytes": GIB}),
+        (alias.format(group.id), {}),
+    )
+    assert [error["pointer"] for error in problem(answer, 422, "invalid-request")["errors"]] == [
+        "#/items/2/group"
+    ]
     assert tree.stage.everything() == before
 
 
@@ -151,31 +213,60 @@ def test_two_items_of_one_group_are_refused_before_anything_is_done(tree: Still,
         ({}, "#/items"),
     ],
 )
-def test_a_batch_that_does_not_fit_says_where(client: httpx.Client, body: Any, pointer: str) -> None:
+def test_a_batch_that_does_not_fit_says_where(
+    client: httpx.Client, body: Any, pointer: str
+) -> None:
     content = json.dumps(body)  # by hand, because httpx sends no lone surrogate
-    answer = client.post("/v1/limits/batch", content=content, headers={"Content-Type": "application/json"})
-    assert pointer in [error["pointer"] for error in problem(answer, 422, "invalid-request")["errors"]]
+    answer = client.post(
+        "/v1/limits/batch", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert pointer in [
+        error["pointer"] for error in problem(answer, 422, "invalid-request")["errors"]
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "slug"),
-    [("", "invalid-group-name"), ("..", "invalid-group-name"), ("a/../web", "invalid-group-name"), ("id:0", "group-not-found")],
+    [
+        ("", "invalid-group-name"),
+        ("..", "invalid-group-name"),
+        ("a/../web", "invalid-group-name"),
+        ("id:0", "group-not-found"),
+    ],
 )
-def test_a_reference_is_refused_as_in_an_address(client: httpx.Client, name: str, slug: str) -> None:
+def test_a_reference_is_refused_as_in_an_address(
+    client: httpx.Client, name: str, slug: str
+) -> None:
     assert told(send(client, (name, {})))[0]["body"]["type"] == f"/problems/{slug}"
 
 
 def test_256_items_fit(tree: Still) -> None:
-    rows = told(send(tree.client, *[(f"n{number}", {"max_bytes": None}) for number in range(255)], ("tree/a", {"max_bytes": None})))
+    rows = told(
+        send(
+            tree.client,
+            *[(f"n{number}", {"max_bytes": None}) for number in range(255)],
+            ("tree/a", {"max_bytes": None}),
+        )
+    )
     assert [row["status"] for row in rows] == [404] * 255 + [200]
 
 
 def test_a_trial_answers_as_if_it_were_done_and_writes_nothing(tree: Still) -> None:
     before = tree.stage.everything()
-    answer = send(tree.client, ("tree/a", {"max_bytes": GIB}), ("tree/b", {"max_bytes": 4096}), ("nobody", {}), dry_run=True)
+    answer = send(
+        tree.client,
+        ("tree/a", {"max_bytes": GIB}),
+        ("tree/b", {"max_bytes": 4096}),
+        ("nobody", {}),
+        dry_run=True,
+    )
     rows = told(answer)
     assert [(row["status"], row["etag"]) for row in rows] == [(200, None), (409, None), (404, None)]
-    assert (answer.json()["dry_run"], rows[0]["body"]["dry_run"], rows[0]["body"]["max_bytes"]) == (True, True, GIB)
+    assert (answer.json()["dry_run"], rows[0]["body"]["dry_run"], rows[0]["body"]["max_bytes"]) == (
+        True,
+        True,
+        GIB,
+    )
     assert tree.stage.everything() == before
 
 
@@ -191,11 +282,24 @@ def test_a_daemon_that_stops_begins_no_further_item(tree: Still) -> None:
 
 def test_every_item_is_held_against_what_the_caller_may(tree: Still) -> None:
     caller = Caller("token:b", (Grant(Level.WRITE, "tree/b"), Grant(Level.READ)))
-    items = [item(name, {"max_bytes": GIB}) for name in ("tree/b", "tree/a", "tree", f"id:{tree.stage.simulator.groups('tree/a')[0].id}")]
+    items = [
+        item(name, {"max_bytes": GIB})
+        for name in (
+            "tree/b",
+            "tree/a",
+            "tree",
+            f"id:{tree.stage.simulator.groups('tree/a')[0].id}",
+        )
+    ]
     batch = Batch.model_validate({"items": items[:3]})
     mine, *others = change_all(tree.live.wiring, caller, batch.items, dry_run=False)
     assert isinstance(mine, LimitsBody)
     assert [type(outcome) for outcome in others] == [Forbidden] * 2
-    (smuggled,) = change_all(tree.live.wiring, caller, Batch.model_validate({"items": items[3:]}).items, dry_run=False)
+    (smuggled,) = change_all(
+        tree.live.wiring, caller, Batch.model_validate({"items": items[3:]}).items, dry_run=False
+    )
     assert isinstance(smuggled, ShrinkdError)
-    assert tree.stage.limits() | {"tree": 4 * GIB, "tree/a": 4 * GIB, "tree/b": GIB} == tree.stage.limits()
+    assert (
+        tree.stage.limits() | {"tree": 4 * GIB, "tree/a": 4 * GIB, "tree/b": GIB}
+        == tree.stage.limits()
+    )

@@ -30,42 +30,70 @@ def begin(settings: Settings, tmp_path: Path) -> Iterator[Begin]:
                 def own(self) -> OwnGroup:
                     return own
 
-            return stack.enter_context(Live(settings.model_copy(update={"tokens": str(tmp_path / "tokens")}), Placed))
+            return stack.enter_context(
+                Live(settings.model_copy(update={"tokens": str(tmp_path / "tokens")}), Placed)
+            )
 
         yield begin
 
 
 def test_the_node_tells_what_it_is_and_can(still: Still) -> None:
     body, node = still.client.get("/v1/node").json(), still.stage.simulator.node()
-    assert (body["backend"], body["cgroup_version"], body["boot_id"], body["root"]) == ("simulator", 1, node.boot_id, "/")
+    assert (body["backend"], body["cgroup_version"], body["boot_id"], body["root"]) == (
+        "simulator",
+        1,
+        node.boot_id,
+        "/",
+    )
     assert body["capabilities"] == {
         "settable_limits": ["max_bytes", "swap_max_bytes", "soft_limit_bytes"],
         "swappiness": False,
         "pressure": True,
     }
     assert body["pressure"]["some"] == {"avg10": 0.0, "avg60": 0.0, "avg300": 0.0, "total": 0}
-    assert (body["total_bytes"], body["page_size_bytes"], body["subtrees"]) == (16 * 2**30, 4096, [])
+    assert (body["total_bytes"], body["page_size_bytes"], body["subtrees"]) == (
+        16 * 2**30,
+        4096,
+        [],
+    )
 
 
 def test_a_limit_is_settable_or_unsupported_and_never_both(client: httpx.Client) -> None:
     settable = client.get("/v1/node").json()["capabilities"]["settable_limits"]
     limits = client.get("/v1/groups/web/limits").json()
-    assert {*settable, *limits["unsupported"]} == {name for name in limits if name.endswith("_bytes") and name != "effective_max_bytes"}
+    assert {*settable, *limits["unsupported"]} == {
+        name for name in limits if name.endswith("_bytes") and name != "effective_max_bytes"
+    }
     assert not {*settable} & {*limits["unsupported"]}
 
 
 def test_a_daemon_in_none_of_the_groups_says_so(client: httpx.Client) -> None:
-    assert client.get("/v1/node").json()["own_group"] == {"state": "elsewhere", "path": None, "suspects": [], "detail": None}
+    assert client.get("/v1/node").json()["own_group"] == {
+        "state": "elsewhere",
+        "path": None,
+        "suspects": [],
+        "detail": None,
+    }
 
 
 def test_where_the_daemon_is_it_tells_those_who_may_read_that_group(begin: Begin) -> None:
     live = begin(OwnGroup("batch/etl"))
-    told = {scope: Bearer(live, scope).get("/v1/node").json()["own_group"] for scope in ("read", "read@batch", "read@web")}
-    found: dict[str, object] = {"state": "found", "path": "batch/etl", "suspects": [], "detail": None}
+    told = {
+        scope: Bearer(live, scope).get("/v1/node").json()["own_group"]
+        for scope in ("read", "read@batch", "read@web")
+    }
+    found: dict[str, object] = {
+        "state": "found",
+        "path": "batch/etl",
+        "suspects": [],
+        "detail": None,
+    }
     assert told == {"read": found, "read@batch": found, "read@web": found | {"path": None}}
 
 
-def test_a_daemon_that_cannot_find_itself_says_what_it_lacks_and_changes_nothing_near_where_it_may_be(begin: Begin) -> None:
+def test_a_daemon_that_cannot_find_itself_says_what_it_lacks_and_changes_nothing_near_where_it_may_be(
+    begin: Begin,
+) -> None:
     live = begin(OwnGroup(None, ("batch/etl", "db")))
     admin, narrow = Bearer(live, "admin"), Bearer(live, "read@db")
     told = admin.get("/v1/node").json()["own_group"]
@@ -73,12 +101,21 @@ def test_a_daemon_that_cannot_find_itself_says_what_it_lacks_and_changes_nothing
     assert "cannot tell which group it is in" in told["detail"]
     assert narrow.get("/v1/node").json()["own_group"] == told | {"suspects": ["db"], "detail": None}
     for path in ("batch", "batch/etl", "db"):
-        assert "cannot tell" in problem(admin.patch(f"/v1/groups/{path}/limits", {"max_bytes": "8G"}), 403, "protected-group")["detail"]
+        assert (
+            "cannot tell"
+            in problem(
+                admin.patch(f"/v1/groups/{path}/limits", {"max_bytes": "8G"}),
+                403,
+                "protected-group",
+            )["detail"]
+        )
         assert admin.get(f"/v1/groups/{path}/limits").status_code == 200
     assert admin.patch("/v1/groups/web/limits", {"max_bytes": "8G"}).status_code == 200
 
 
 @pytest.mark.parametrize("own", [OwnGroup("caf\udce9"), OwnGroup(None, ("caf\udce9",))])
-def test_a_group_that_is_no_utf_8_is_told_in_an_escape_sequence(begin: Begin, own: OwnGroup) -> None:
+def test_a_group_that_is_no_utf_8_is_told_in_an_escape_sequence(
+    begin: Begin, own: OwnGroup
+) -> None:
     told = Bearer(begin(own), "read").get("/v1/node").json()["own_group"]
     assert (told["path"] or told["suspects"][0]) == "caf\\xe9"

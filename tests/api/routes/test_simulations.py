@@ -43,7 +43,9 @@ def finished(client: httpx.Client, path: str) -> dict[str, Any]:
     raise AssertionError(body)
 
 
-def test_a_simulation_is_begun_and_its_report_is_there_when_it_is_done(client: httpx.Client, begun: list[str]) -> None:
+def test_a_simulation_is_begun_and_its_report_is_there_when_it_is_done(
+    client: httpx.Client, begun: list[str]
+) -> None:
     body = begin(client, begun, SHORT)
     assert (body["done"], body["report"], body["dry_run"]) == (False, None, False)
     assert body["links"] == {"self": begun[0], "cancel": f"{begun[0]}/cancel"}
@@ -58,20 +60,30 @@ def test_a_simulation_is_begun_and_its_report_is_there_when_it_is_done(client: h
     assert client.get(begun[0], headers={"If-None-Match": tag}).status_code == 304
 
 
-def test_a_simulation_can_be_cancelled_and_the_list_has_it(client: httpx.Client, begun: list[str]) -> None:
+def test_a_simulation_can_be_cancelled_and_the_list_has_it(
+    client: httpx.Client, begun: list[str]
+) -> None:
     body = begin(client, begun, ENDLESS)
     assert client.get(begun[0]).headers["retry-after"] == "1"
     assert not client.post(body["links"]["cancel"], params={"dry_run": True}).json()["done"]
     assert client.post(body["links"]["cancel"]).json()["state"] == "cancelled"
     assert client.post(body["links"]["cancel"]).json()["state"] == "cancelled"
     listed = client.get(HERE).json()["items"]
-    assert (listed[0]["id"], listed[0]["state"], listed[0]["report"]) == (body["id"], "cancelled", None)
+    assert (listed[0]["id"], listed[0]["state"], listed[0]["report"]) == (
+        body["id"],
+        "cancelled",
+        None,
+    )
 
 
 def test_a_trial_begins_nothing(client: httpx.Client) -> None:
     before = client.get(HERE).json()
     answer = client.post(HERE, params={"dry_run": True}, json=ENDLESS)
-    assert (answer.status_code, answer.json()["dry_run"], "location" in answer.headers) == (202, True, False)
+    assert (answer.status_code, answer.json()["dry_run"], "location" in answer.headers) == (
+        202,
+        True,
+        False,
+    )
     assert client.get(HERE).json() == before
     problem(client.get(answer.json()["links"]["self"]), 404, "simulation-not-found")
 
@@ -87,12 +99,16 @@ def test_a_trial_begins_nothing(client: httpx.Client) -> None:
         ({"speed": 2}, "#/speed"),
     ],
 )
-def test_what_is_wrong_with_a_plan_is_pointed_at(client: httpx.Client, wrong: dict[str, Any], pointer: str) -> None:
+def test_what_is_wrong_with_a_plan_is_pointed_at(
+    client: httpx.Client, wrong: dict[str, Any], pointer: str
+) -> None:
     body = problem(client.post(HERE, json=SHORT | wrong), 422, "invalid-request")
     assert any(error["pointer"].startswith(pointer) for error in body["errors"]), body["errors"]
 
 
-def test_who_has_half_of_the_room_is_refused_the_next(client: httpx.Client, begun: list[str]) -> None:
+def test_who_has_half_of_the_room_is_refused_the_next(
+    client: httpx.Client, begun: list[str]
+) -> None:
     for _ in range(9):
         begin(client, begun, ENDLESS)
     answer = client.post(HERE, json=SHORT)
@@ -102,4 +118,8 @@ def test_who_has_half_of_the_room_is_refused_the_next(client: httpx.Client, begu
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_one_that_is_not_there_is_not_found(client: httpx.Client, method: str) -> None:
-    problem(client.request(method, f"{HERE}/none" + "/cancel" * (method == "POST")), 404, "simulation-not-found")
+    problem(
+        client.request(method, f"{HERE}/none" + "/cancel" * (method == "POST")),
+        404,
+        "simulation-not-found",
+    )

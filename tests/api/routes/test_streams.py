@@ -49,7 +49,12 @@ def stage() -> CountingStage:
 
 @pytest.fixture
 def live(tmp_path: Path, stage: CountingStage) -> Iterator[Live]:
-    with Live(Settings(backend="simulator", scenario="demo", database_url=f"sqlite:///{tmp_path}/shrinkd.db"), stage.make_backend) as live:
+    with Live(
+        Settings(
+            backend="simulator", scenario="demo", database_url=f"sqlite:///{tmp_path}/shrinkd.db"
+        ),
+        stage.make_backend,
+    ) as live:
         yield live
 
 
@@ -72,7 +77,9 @@ def test_however_many_listen_a_group_is_read_once_a_tick(live: Live, stage: Coun
 
 def test_a_stream_of_a_group_that_goes_ends_with_gone(live: Live, stage: CountingStage) -> None:
     group = stage.simulator.make("web/short")
-    with live.client.stream("GET", "/v1/groups/web/short/stats/stream", params={"interval_seconds": 0.2}) as answer:
+    with live.client.stream(
+        "GET", "/v1/groups/web/short/stats/stream", params={"interval_seconds": 0.2}
+    ) as answer:
         heard = frames(answer)
         next(heard)
         stage.simulator.remove(group)
@@ -80,13 +87,19 @@ def test_a_stream_of_a_group_that_goes_ends_with_gone(live: Live, stage: Countin
     assert (last.name, last.data) == ("gone", {"id": str(group.id), "path": "web/short"})
 
 
-def test_what_ends_a_stream_from_inside_is_told_as_a_problem(live: Live, stage: CountingStage) -> None:
+def test_what_ends_a_stream_from_inside_is_told_as_a_problem(
+    live: Live, stage: CountingStage
+) -> None:
     with live.client.stream("GET", STATS, params={"interval_seconds": 0.2}) as answer:
         heard = frames(answer)
         next(heard)
         stage.broken = True
         *_, last = heard
-    assert (last.name, last.data["type"], last.data["errno"]) == ("problem", "/problems/kernel-refused", "EIO")
+    assert (last.name, last.data["type"], last.data["errno"]) == (
+        "problem",
+        "/problems/kernel-refused",
+        "EIO",
+    )
 
 
 @pytest.mark.parametrize("interval", ["0.1", "61", "nan", "inf", "-1", "often"])
@@ -101,7 +114,10 @@ def test_a_stream_of_a_group_that_is_not_there_is_404(live: Live) -> None:
 def test_a_group_named_stream_is_reached_by_its_id(live: Live, stage: CountingStage) -> None:
     stage.simulator.make("web/stats")
     group = stage.simulator.make("web/stats/stream")
-    assert live.client.get(f"/v1/groups/id:{group.id}").json()["links"]["self"] == f"/v1/groups/id:{group.id}"
+    assert (
+        live.client.get(f"/v1/groups/id:{group.id}").json()["links"]["self"]
+        == f"/v1/groups/id:{group.id}"
+    )
 
 
 def test_more_streams_than_a_caller_may_have_are_429_until_one_ends(live: Live) -> None:
@@ -111,7 +127,11 @@ def test_more_streams_than_a_caller_may_have_are_429_until_one_ends(live: Live) 
     for path in (STATS, "/v1/events", shrink["links"]["events"]):
         refused = live.client.get(path, headers={"Accept": "text/event-stream"})
         body = problem(refused, 429, "too-many-streams")
-        assert (body["open"], body["most_of_a_caller"], refused.headers["retry-after"]) == (2, 2, "1")
+        assert (body["open"], body["most_of_a_caller"], refused.headers["retry-after"]) == (
+            2,
+            2,
+            "1",
+        )
     assert live.client.get("/v1/events").status_code == 200
     live.client.post(shrink["links"]["cancel"])
     read_all([followers[1]], None)
@@ -126,17 +146,28 @@ def test_two_hundred_streams_one_that_does_not_read_and_one_that_hangs_up(live: 
     stalled, fickle, *readers = followers
     connections = live.server.server_state.connections
     for connection in connections:  # the kernel would hold a megabyte for each
-        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        connection.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )
     count = 400
     for number in range(count):
-        live.wiring.events.publish(EventType.GROUP_MADE, Group("web", 1), number=number, text="x" * 400)
+        live.wiring.events.publish(
+            EventType.GROUP_MADE, Group("web", 1), number=number, text="x" * 400
+        )
         if number == count // 3:
             fickle.close()
     everything = list(range(1, count + 2))
     read_all(readers, everything[-1])
     assert [follower for follower in readers if follower.ids != everything] == []
-    assert {name for follower in readers for name in follower.names} == {"daemon.started", "group.made"}
-    assert 0 < max(connection.transport.get_write_buffer_size() for connection in connections) < 256 << 10
+    assert {name for follower in readers for name in follower.names} == {
+        "daemon.started",
+        "group.made",
+    }
+    assert (
+        0
+        < max(connection.transport.get_write_buffer_size() for connection in connections)
+        < 256 << 10
+    )
     read_all([stalled], everything[-1])
     assert stalled.ids == everything
     for follower in followers:

@@ -35,7 +35,9 @@ def test_what_was_listed_once_is_not_read_again(listings: Listings, tmp_path: Pa
     assert listings.of(top) is first
 
 
-def test_a_group_that_comes_goes_or_is_renamed_is_told_at_once(listings: Listings, tmp_path: Path) -> None:
+def test_a_group_that_comes_goes_or_is_renamed_is_told_at_once(
+    listings: Listings, tmp_path: Path
+) -> None:
     top = at(tmp_path)
     assert inside(listings, top) == set()
     (tmp_path / "web").mkdir()
@@ -54,7 +56,9 @@ def test_a_leaf_that_becomes_a_parent_is_told_at_once(listings: Listings, tmp_pa
     assert inside(listings, web) == {"web/worker"}
 
 
-def test_a_group_that_was_moved_is_known_by_its_new_path_alone(listings: Listings, tmp_path: Path) -> None:
+def test_a_group_that_was_moved_is_known_by_its_new_path_alone(
+    listings: Listings, tmp_path: Path
+) -> None:
     (tmp_path / "web" / "worker").mkdir(parents=True)
     assert inside(listings, at(tmp_path, "web")) == {"web/worker"}
     (tmp_path / "web").rename(tmp_path / "db")
@@ -64,7 +68,9 @@ def test_a_group_that_was_moved_is_known_by_its_new_path_alone(listings: Listing
     assert inside(listings, moved) == {"db/worker", "db/another"}
 
 
-def test_one_that_is_made_again_has_nothing_of_the_one_before(listings: Listings, tmp_path: Path) -> None:
+def test_one_that_is_made_again_has_nothing_of_the_one_before(
+    listings: Listings, tmp_path: Path
+) -> None:
     (tmp_path / "web" / "worker").mkdir(parents=True)
     before = at(tmp_path, "web")
     assert inside(listings, before) == {"web/worker"}
@@ -75,7 +81,9 @@ def test_one_that_is_made_again_has_nothing_of_the_one_before(listings: Listings
 
 
 @pytest.mark.long
-def test_more_changes_than_the_queue_holds_are_no_change_missed(listings: Listings, tmp_path: Path) -> None:
+def test_more_changes_than_the_queue_holds_are_no_change_missed(
+    listings: Listings, tmp_path: Path
+) -> None:
     top = at(tmp_path)
     assert inside(listings, top) == set()
     other = tmp_path / "web"

@@ -28,7 +28,9 @@ CONTAINER = b"""\
 def test_each_line_tells_of_one_mount() -> None:
     found = {mount.id: mount for mount in parse_mounts(HOST)}
     assert list(found) == [22, 27, 31, 34, 35, 40, 41]
-    assert found[35] == Mount(35, "/", "/sys/fs/cgroup/memory", "cgroup", frozenset({"rw", "memory"}))
+    assert found[35] == Mount(
+        35, "/", "/sys/fs/cgroup/memory", "cgroup", frozenset({"rw", "memory"})
+    )
     assert found[34].options >= {"cpu", "cpuacct"}
 
 
@@ -41,10 +43,22 @@ def test_two_mounts_at_one_point_are_two_mounts_and_a_source_may_be_empty() -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["usb\u2028stick", "a\x85b", "a\x1cb\x1db\x1eb", "a\x0bb\x0cb\rb", "two  words", "tab\tline\nfeed", "back\\slash\\040", "a - b"]
+    "name",
+    [
+        "usb\u2028stick",
+        "a\x85b",
+        "a\x1cb\x1db\x1eb",
+        "a\x0bb\x0cb\rb",
+        "two  words",
+        "tab\tline\nfeed",
+        "back\\slash\\040",
+        "a - b",
+    ],
 )
 def test_a_mount_point_of_any_name_is_one_line_and_hides_no_other(name: str) -> None:
-    assert [mount.point for mount in parse_mounts(line_of(os.fsencode(f"/mnt/{name}")) + HOST)][:2] == [f"/mnt/{name}", "/proc"]
+    assert [mount.point for mount in parse_mounts(line_of(os.fsencode(f"/mnt/{name}")) + HOST)][
+        :2
+    ] == [f"/mnt/{name}", "/proc"]
 
 
 def test_a_mount_point_that_is_no_utf_8_is_the_name_that_opens_it() -> None:
@@ -53,7 +67,15 @@ def test_a_mount_point_that_is_no_utf_8_is_the_name_that_opens_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"\n\n", b"35 31 0:32 / /mnt rw\n", b"x 31 0:32 / /mnt rw - cgroup cgroup rw\n", b" - \n", b"\xff - \xff"]
+    "text",
+    [
+        b"",
+        b"\n\n",
+        b"35 31 0:32 / /mnt rw\n",
+        b"x 31 0:32 / /mnt rw - cgroup cgroup rw\n",
+        b" - \n",
+        b"\xff - \xff",
+    ],
 )
 def test_what_is_no_line_of_a_mount_is_left_out(text: bytes) -> None:
     assert [mount.id for mount in parse_mounts(text + b"\n" + HOST)] == [22, 27, 31, 34, 35, 40, 41]
@@ -62,7 +84,9 @@ def test_what_is_no_line_of_a_mount_is_left_out(text: bytes) -> None:
 @given(points=st.lists(st.binary(min_size=1).filter(lambda name: b"\0" not in name), max_size=5))
 def test_whatever_points_are_called_each_is_found_as_it_is(points: list[bytes]) -> None:
     text = b"".join(line_of(b"/" + point) for point in points)
-    assert [os.fsencode(mount.point) for mount in parse_mounts(text)] == [b"/" + point for point in points]
+    assert [os.fsencode(mount.point) for mount in parse_mounts(text)] == [
+        b"/" + point for point in points
+    ]
 
 
 @given(st.binary())

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkd.backends.cgroup.own_group import Locator, Search, Trail, descends_from_us, group_in, trail_to
+from shrinkd.backends.cgroup.own_group import (
+    Locator,
+    Search,
+    Trail,
+    descends_from_us,
+    group_in,
+    trail_to,
+)
 from shrinkd.backends.cgroup.syscalls import Descriptor
 from shrinkd.backends.protection import OwnGroup
 
@@ -37,10 +44,22 @@ def test_on_v1_the_memory_controller_has_the_word(cgroups: bytes) -> None:
 
 
 def test_on_v2_the_one_hierarchy_has_it() -> None:
-    assert (group_in(b"0::/system.slice/shrinkd.service\n", 2), group_in(V1, 2)) == ("/system.slice/shrinkd.service", "/elsewhere")
+    assert (group_in(b"0::/system.slice/shrinkd.service\n", 2), group_in(V1, 2)) == (
+        "/system.slice/shrinkd.service",
+        "/elsewhere",
+    )
 
 
-@pytest.mark.parametrize("text", [b"", b"4:memory:/a\n", b"0::/a\n0::/web\n", b"0::/a\n0::/web\n\n", b"0::/web\n0:x:/y\n0::/other\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"4:memory:/a\n",
+        b"0::/a\n0::/web\n",
+        b"0::/a\n0::/web\n\n",
+        b"0::/web\n0:x:/y\n0::/other\n",
+    ],
+)
 def test_where_none_or_several_lines_could_be_meant_it_says_nothing(text: bytes) -> None:
     assert group_in(text, 2) is None
 
@@ -69,7 +88,9 @@ def test_a_name_is_what_stands_before_the_line_feed(name: str) -> None:
         ("/../other", "/../..", 1, ("other",)),
     ],
 )
-def test_the_way_to_a_group_has_the_names_that_are_told(own: str, shown: str, untold: int, names: tuple[str, ...]) -> None:
+def test_the_way_to_a_group_has_the_names_that_are_told(
+    own: str, shown: str, untold: int, names: tuple[str, ...]
+) -> None:
     assert trail_to(own, shown) == Trail(untold, names)
 
 
@@ -120,7 +141,14 @@ def test_a_managed_root_below_the_mount_shortens_the_way(
 
 def seen(path: tuple[str, ...], namespace: tuple[str, ...]) -> str:
     """A path as the kernel prints it in a namespace, after kernfs_path_from_node()."""
-    common = next((number for number, (left, right) in enumerate(zip(path, namespace, strict=False)) if left != right), None)
+    common = next(
+        (
+            number
+            for number, (left, right) in enumerate(zip(path, namespace, strict=False))
+            if left != right
+        ),
+        None,
+    )
     common = min(len(path), len(namespace)) if common is None else common
     return "/" + "/".join((*([".."] * (len(namespace) - common)), *path[common:]))
 
@@ -128,7 +156,9 @@ def seen(path: tuple[str, ...], namespace: tuple[str, ...]) -> str:
 # -- asking the groups
 
 
-def test_of_the_groups_at_the_end_of_a_way_the_one_that_has_the_process_is_found(tmp_path: Path) -> None:
+def test_of_the_groups_at_the_end_of_a_way_the_one_that_has_the_process_is_found(
+    tmp_path: Path,
+) -> None:
     group(tmp_path, "docker/a/inner", 1, 7)
     group(tmp_path, "docker/b/inner", 177, 77)
     group(tmp_path, "docker/b", 5)
@@ -143,7 +173,9 @@ def test_the_managed_root_may_be_the_group(tmp_path: Path) -> None:
     assert (found_in(tmp_path).along(Trail(0, ())), found_in(tmp_path).everywhere()) == ("", "")
 
 
-def test_a_process_that_is_nowhere_leaves_no_suspect_where_all_could_be_asked(tmp_path: Path) -> None:
+def test_a_process_that_is_nowhere_leaves_no_suspect_where_all_could_be_asked(
+    tmp_path: Path,
+) -> None:
     group(tmp_path, "a/b", 7)
     search = found_in(tmp_path)
     assert (search.everywhere(), search.suspects) == (None, [])
@@ -172,25 +204,49 @@ def test_where_we_lack_descriptors_nobody_is_taken_for_a_suspect(tmp_path: Path)
 
 def test_the_group_of_the_daemon_and_those_around_it_are_its_own_affair() -> None:
     own = OwnGroup("a/b")
-    assert [own.is_around_us(path) for path in ("", "a", "a/b", "a/b/c", "a/c", "ab")] == [True, True, True, False, False, False]
-    assert [own.is_inside(path) for path in ("", "a", "a/b", "a/b/c", "a/bc")] == [False, False, True, True, False]
+    assert [own.is_around_us(path) for path in ("", "a", "a/b", "a/b/c", "a/c", "ab")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert [own.is_inside(path) for path in ("", "a", "a/b", "a/b/c", "a/bc")] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_all_is_inside_the_managed_root_and_so_nothing_is_refused_for_that() -> None:
     own = OwnGroup("")
-    assert ([own.is_around_us(path) for path in ("", "a")], [own.is_inside(path) for path in ("", "a")]) == ([True, False], [False, False])
+    assert (
+        [own.is_around_us(path) for path in ("", "a")],
+        [own.is_inside(path) for path in ("", "a")],
+    ) == ([True, False], [False, False])
 
 
 def test_who_is_in_none_of_them_is_near_none() -> None:
-    assert not any(OwnGroup().is_around_us(path) or OwnGroup().is_inside(path) for path in ("", "a"))
+    assert not any(
+        OwnGroup().is_around_us(path) or OwnGroup().is_inside(path) for path in ("", "a")
+    )
     assert OwnGroup().shortcoming is None
 
 
 def test_around_suspects_and_below_them_all_is_near() -> None:
     own = OwnGroup(None, ("a/b", "x"))
-    near = {path: (own.is_around_us(path), own.is_inside(path)) for path in ("", "a", "a/b", "a/b/c", "x/y", "a/c", "z")}
+    near = {
+        path: (own.is_around_us(path), own.is_inside(path))
+        for path in ("", "a", "a/b", "a/b/c", "x/y", "a/c", "z")
+    }
     assert {path for path, told in near.items() if told == (True, True)} == {"a/b", "a/b/c", "x/y"}
-    assert {path for path, told in near.items() if told == (True, False)} == {"", "a"}  # what is made there is beside the suspects
+    assert {path for path, told in near.items() if told == (True, False)} == {
+        "",
+        "a",
+    }  # what is made there is beside the suspects
     assert {path for path, told in near.items() if told == (False, False)} == {"a/c", "z"}
     assert "'a/b', 'x'" in str(own.shortcoming)
 
@@ -204,8 +260,16 @@ def test_a_suspect_that_is_no_utf_8_is_named_in_ascii() -> None:
 
 def test_below_a_directory_that_is_no_hierarchy_we_are_in_no_group(tmp_path: Path) -> None:
     locator = Locator(Descriptor(os.open(tmp_path, os.O_PATH)), 2)
-    assert (locator.own(), locator.path_of(os.getpid()), locator.path_of(4194305)) == (OwnGroup(), None, None)
+    assert (locator.own(), locator.path_of(os.getpid()), locator.path_of(4194305)) == (
+        OwnGroup(),
+        None,
+        None,
+    )
 
 
 def test_this_process_is_its_own_and_the_one_that_began_it_is_not() -> None:
-    assert (descends_from_us(os.getpid()), descends_from_us(os.getppid()), descends_from_us(4194305)) == (True, False, False)
+    assert (
+        descends_from_us(os.getpid()),
+        descends_from_us(os.getppid()),
+        descends_from_us(4194305),
+    ) == (True, False, False)

@@ -25,14 +25,24 @@ SETTINGS = [
     NAMESPACE,
     Setting("the host's hierarchy on top of the container's", ON_TOP),
     Setting("a mount on the directory above", ABOVE, has_twins=False),
-    Setting("a mount on top of the twins", 'mount -t tmpfs none "${root%/*}/unified" || :', has_twins=False),
+    Setting(
+        "a mount on top of the twins",
+        'mount -t tmpfs none "${root%/*}/unified" || :',
+        has_twins=False,
+    ),
     Setting("all mounts at another place, by a link", ALL, "{tmp}/there"),
-    Setting("a cgroup namespace, and the hierarchy at another place", BESIDE, "{tmp}/host", ("cgroup",)),
+    Setting(
+        "a cgroup namespace, and the hierarchy at another place", BESIDE, "{tmp}/host", ("cgroup",)
+    ),
     Setting("a cgroup namespace, and the host's hierarchy on top", ON_TOP, namespaces=("cgroup",)),
     Setting("a container", f"mount -t proc proc /proc; {BESIDE}", "{tmp}/host", ("cgroup", "pid")),
     Setting("a pid namespace that sees the host's processes", namespaces=("pid",)),
     Setting("a mount point of an unusual name", STICK),
-    Setting("the hierarchy at a point of an unusual name", f'{STICK}; mount --bind "$root" "$unusual"', "{unusual}"),
+    Setting(
+        "the hierarchy at a point of an unusual name",
+        f'{STICK}; mount --bind "$root" "$unusual"',
+        "{unusual}",
+    ),
 ]
 REFUSED = dict.fromkeys(("set_limits", "reclaim", "remove", "make"), "ProtectedGroup")
 ALLOWED = dict.fromkeys(REFUSED, "done")
@@ -51,7 +61,18 @@ class Home:
     def ask(self, setting: Setting, *, other: str = "", below: str = "") -> dict[str, Any]:
         backend, stranger = self.kernel.backend, self.kernel.charge(self.own)
         other = other or self.other.path
-        return ask(Question(setting, backend.name, backend.node().root, self.own.path, other, stranger.pid, self.folder, below))
+        return ask(
+            Question(
+                setting,
+                backend.name,
+                backend.node().root,
+                self.own.path,
+                other,
+                stranger.pid,
+                self.folder,
+                below,
+            )
+        )
 
 
 @pytest.fixture
@@ -62,36 +83,63 @@ def own_home(kernel: CgroupHost[Backend], tmp_path: Path) -> Home:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_a_process_finds_its_own_group_and_changes_nothing_there(own_home: Home, setting: Setting) -> None:
+def test_a_process_finds_its_own_group_and_changes_nothing_there(
+    own_home: Home, setting: Setting
+) -> None:
     told = own_home.ask(setting)
     assert (told["path"], told["suspects"], told["logged"]) == (own_home.own.path, [], [])
     assert told[own_home.own.path] == REFUSED
     assert told[own_home.top.path] == REFUSED | {"make": "done"}  # beside its own
     assert told["there"] == ALLOWED
     is_v2 = own_home.kernel.backend.name == "v2"  # whose groups tell of pressure themselves
-    assert told["has_pressure"] == (own_home.kernel.backend.has_pressure and (setting.has_twins or is_v2))
+    assert told["has_pressure"] == (
+        own_home.kernel.backend.has_pressure and (setting.has_twins or is_v2)
+    )
     stranger = "ProcessNotFound" if "pid" in setting.namespaces else "ProtectedGroup"
-    assert told["moves"] == {"daemon": "ProtectedGroup", "thread": "ProcessNotFound", "stranger": stranger, "nobody": "ProcessNotFound"}
+    assert told["moves"] == {
+        "daemon": "ProtectedGroup",
+        "thread": "ProcessNotFound",
+        "stranger": stranger,
+        "nobody": "ProcessNotFound",
+    }
     assert (told["moved"], told["held"]) == (own_home.other.path, own_home.other.path)
 
 
 @pytest.mark.parametrize("setting", [ELSEWHERE, NAMESPACE], ids=lambda setting: setting.name)
-def test_below_a_managed_root_a_process_finds_itself_by_the_shorter_path(own_home: Home, setting: Setting) -> None:
+def test_below_a_managed_root_a_process_finds_itself_by_the_shorter_path(
+    own_home: Home, setting: Setting
+) -> None:
     told = own_home.ask(setting, other="other", below=own_home.top.path)
-    assert (told["path"], told["own"], told["there"], told["moved"]) == ("own", REFUSED, ALLOWED, "other")
+    assert (told["path"], told["own"], told["there"], told["moved"]) == (
+        "own",
+        REFUSED,
+        ALLOWED,
+        "other",
+    )
 
 
 @pytest.mark.parametrize("setting", [HERE, NAMESPACE], ids=lambda setting: setting.name)
-def test_who_is_outside_of_the_managed_root_is_in_no_group_and_takes_no_process_from_outside(own_home: Home, setting: Setting) -> None:
+def test_who_is_outside_of_the_managed_root_is_in_no_group_and_takes_no_process_from_outside(
+    own_home: Home, setting: Setting
+) -> None:
     own_home.kernel.backend.make(f"{own_home.other.path}/inner")
     told = own_home.ask(setting, other="inner", below=own_home.other.path)
-    assert (told["path"], told["suspects"], told["there"], told["moved"]) == (None, [], ALLOWED, "inner")
-    assert told["moves"] == dict.fromkeys(("daemon", "thread", "stranger", "nobody"), "ProcessNotFound")
+    assert (told["path"], told["suspects"], told["there"], told["moved"]) == (
+        None,
+        [],
+        ALLOWED,
+        "inner",
+    )
+    assert told["moves"] == dict.fromkeys(
+        ("daemon", "thread", "stranger", "nobody"), "ProcessNotFound"
+    )
 
 
 def test_where_nobody_may_look_for_it_nothing_is_changed(own_home: Home) -> None:
     """In a cgroup namespace only the groups' lists of processes tell which is ours, and here something is mounted on that of ours."""
-    told = own_home.ask(Setting("covered", 'mount -t tmpfs none "$root/$own"', namespaces=("cgroup",)))
+    told = own_home.ask(
+        Setting("covered", 'mount -t tmpfs none "$root/$own"', namespaces=("cgroup",))
+    )
     assert (told["path"], told["suspects"]) == (None, [own_home.own.path])
     assert (told["there"], told["beside"]) == (ALLOWED, "done")
     (line,) = told["logged"]

@@ -49,7 +49,9 @@ def test_a_write_that_comes_to_its_end_says_so(full_pipe: tuple[int, int]) -> No
     assert timed_write(full_pipe[1], b"0", 10.0) is True
 
 
-def test_a_signal_that_comes_before_the_write_is_not_the_last_one(full_pipe: tuple[int, int]) -> None:
+def test_a_signal_that_comes_before_the_write_is_not_the_last_one(
+    full_pipe: tuple[int, int],
+) -> None:
     shortest = 1e-6  # over before the kernel is entered
     assert not any(timed_write(full_pipe[1], b"0", shortest) for _ in range(50))
 
@@ -79,7 +81,9 @@ def test_threads_stop_their_own_writes_and_no_others(full_pipe: tuple[int, int])
     os.close(free)
 
 
-def test_the_signal_can_be_caught_from_any_thread_and_changes_no_handler_of_python(full_pipe: tuple[int, int]) -> None:
+def test_the_signal_can_be_caught_from_any_thread_and_changes_no_handler_of_python(
+    full_pipe: tuple[int, int],
+) -> None:
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     thread = threading.Thread(target=catch_signal)
     thread.start()

@@ -15,7 +15,15 @@ from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.syscalls import filesystem_of
 from shrinkd.backends.cgroup.tree import CGROUP_SUPER_MAGIC, Tree
-from shrinkd.errors import BackendUnavailable, GroupExists, GroupGone, GroupNotEmpty, GroupNotFound, GroupNotManaged, InvalidGroupName
+from shrinkd.errors import (
+    BackendUnavailable,
+    GroupExists,
+    GroupGone,
+    GroupNotEmpty,
+    GroupNotFound,
+    GroupNotManaged,
+    InvalidGroupName,
+)
 
 
 def tree_of(root: Path) -> Tree:
@@ -77,7 +85,9 @@ def test_a_mount_is_not_crossed() -> None:
     tree.close()
 
 
-@pytest.mark.parametrize("path", ["..", "../etc", "inside/..", "inside/../inside", "/etc", "inside//inside"])
+@pytest.mark.parametrize(
+    "path", ["..", "../etc", "inside/..", "inside/../inside", "/etc", "inside//inside"]
+)
 def test_a_path_does_not_leave_its_root(tree: Tree, tmp_path: Path, path: str) -> None:
     directory(tmp_path, "inside")
     with pytest.raises(InvalidGroupName):
@@ -120,7 +130,9 @@ def test_a_directory_made_again_is_another_group(tree: Tree, tmp_path: Path) -> 
     assert tree.read(tree.find("group"), "file") == b"a stranger's"
 
 
-def test_a_removed_group_is_gone_for_who_holds_it_and_not_found_for_who_looks_it_up(tree: Tree) -> None:
+def test_a_removed_group_is_gone_for_who_holds_it_and_not_found_for_who_looks_it_up(
+    tree: Tree,
+) -> None:
     group = tree.make("group")
     tree.remove(group)
     with pytest.raises(GroupGone):
@@ -173,12 +185,18 @@ def test_kept_descriptors_stay_within_a_part_of_the_limit(tmp_path: Path) -> Non
     with most_open_files(150):
         tree = tree_of(tmp_path)
         for _ in range(2):
-            assert all(tree.read(group, "file") == group.path.encode() for group in tree.groups() if group.path)
+            assert all(
+                tree.read(group, "file") == group.path.encode()
+                for group in tree.groups()
+                if group.path
+            )
         assert open_files() - before <= 150 // 2 + 2
     tree.close()
 
 
-def test_threads_that_push_out_each_others_descriptors_never_read_the_wrong_file(tmp_path: Path) -> None:
+def test_threads_that_push_out_each_others_descriptors_never_read_the_wrong_file(
+    tmp_path: Path,
+) -> None:
     for number in range(100):
         directory(tmp_path, f"group-{number}")
     with most_open_files(150):
@@ -208,7 +226,9 @@ def test_closing_gives_back_every_descriptor(tmp_path: Path) -> None:
 # The walk
 
 
-def test_a_walk_finds_each_group_once_with_its_inode_and_its_parent_first(tree: Tree, tmp_path: Path) -> None:
+def test_a_walk_finds_each_group_once_with_its_inode_and_its_parent_first(
+    tree: Tree, tmp_path: Path
+) -> None:
     paths = {"", "a", "a/b", "a/b/c", "a/d", "e"}
     for path in ("a/b/c", "a/d", "e"):
         (tmp_path / path).mkdir(parents=True)
@@ -234,7 +254,9 @@ def test_a_walk_goes_deeper_than_the_interpreter_recurses(tree: Tree, tmp_path: 
         tree.remove(group)
 
 
-def test_groups_that_come_and_go_during_a_walk_do_not_disturb_it(tree: Tree, tmp_path: Path) -> None:
+def test_groups_that_come_and_go_during_a_walk_do_not_disturb_it(
+    tree: Tree, tmp_path: Path
+) -> None:
     for number in range(20):
         (tmp_path / f"staying-{number}").mkdir()
     done = threading.Event()
@@ -248,7 +270,10 @@ def test_groups_that_come_and_go_during_a_walk_do_not_disturb_it(tree: Tree, tmp
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        walks = [{group.path for group in tree.groups()} - {"passing", "passing/inside"} for _ in range(100)]
+        walks = [
+            {group.path for group in tree.groups()} - {"passing", "passing/inside"}
+            for _ in range(100)
+        ]
     finally:
         done.set()
         thread.join()
@@ -286,8 +311,14 @@ def test_the_managed_root_and_what_is_not_empty_stay(tree: Tree) -> None:
 
 
 def test_pressure_is_read_as_percent_and_microseconds() -> None:
-    pressure = parse_pressure(b"some avg10=1.50 avg60=0.25 avg300=0.00 total=123456\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=65432\n")
-    assert (pressure.some.avg10_percent, pressure.some.avg60_percent, pressure.some.total_microseconds) == (1.5, 0.25, 123456)
+    pressure = parse_pressure(
+        b"some avg10=1.50 avg60=0.25 avg300=0.00 total=123456\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=65432\n"
+    )
+    assert (
+        pressure.some.avg10_percent,
+        pressure.some.avg60_percent,
+        pressure.some.total_microseconds,
+    ) == (1.5, 0.25, 123456)
     assert (pressure.full.avg10_percent, pressure.full.total_microseconds) == (0.5, 65432)
 
 

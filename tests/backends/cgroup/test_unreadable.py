@@ -54,7 +54,9 @@ def files_to_be_had(count: int) -> Iterator[None]:
 # What cannot be read for what it is
 
 
-def test_what_is_deeper_than_a_path_reaches_is_left_out_counted_and_named_and_nothing_else_is(tree: Tree, top: Path) -> None:
+def test_what_is_deeper_than_a_path_reaches_is_left_out_counted_and_named_and_nothing_else_is(
+    tree: Tree, top: Path
+) -> None:
     (top / "web").mkdir()
     dig(top, DEEP)
     found = {group.path for group in tree.groups()}
@@ -78,7 +80,9 @@ def test_the_longest_path_that_the_kernel_resolves_is_read(tree: Tree, top: Path
     assert tree.walked().unreadable == {"ENAMETOOLONG": 1}
 
 
-def test_of_many_entries_that_cannot_be_read_some_are_named_and_all_are_counted(tree: Tree, top: Path) -> None:
+def test_of_many_entries_that_cannot_be_read_some_are_named_and_all_are_counted(
+    tree: Tree, top: Path
+) -> None:
     for number in range(3 * MOST_NAMED):
         (top / os.fsdecode(b"\xff%d" % number)).mkdir()
     tree.groups()
@@ -87,19 +91,26 @@ def test_of_many_entries_that_cannot_be_read_some_are_named_and_all_are_counted(
     assert all(path.startswith("\\xff") for path, _ in walk.named)
 
 
-def test_a_directory_that_nobody_may_list_is_left_out_until_it_may_be(tree: Tree, top: Path) -> None:
+def test_a_directory_that_nobody_may_list_is_left_out_until_it_may_be(
+    tree: Tree, top: Path
+) -> None:
     (top / "web").mkdir()
     (top / "closed" / "inside").mkdir(parents=True)
     (top / "closed").chmod(0)
     with without_overrides():
         assert {group.path for group in tree.groups()} == {"", "web"}
-        assert (tree.walked().unreadable, tree.walked().named) == ({"EACCES": 1}, (("closed", "EACCES"),))
+        assert (tree.walked().unreadable, tree.walked().named) == (
+            {"EACCES": 1},
+            (("closed", "EACCES"),),
+        )
         (top / "closed").chmod(0o755)
         assert {group.path for group in tree.groups()} == {"", "web", "closed", "closed/inside"}
     assert tree.walked().unreadable == {}
 
 
-def test_the_group_that_is_asked_for_itself_is_refused_and_not_left_out(tree: Tree, top: Path) -> None:
+def test_the_group_that_is_asked_for_itself_is_refused_and_not_left_out(
+    tree: Tree, top: Path
+) -> None:
     dig(top, DEEP)
     with pytest.raises(InvalidGroupName):
         tree.groups("/".join(["d" * 250] * 17))
@@ -108,7 +119,9 @@ def test_the_group_that_is_asked_for_itself_is_refused_and_not_left_out(tree: Tr
 # What says nothing of any group
 
 
-def test_without_open_files_a_walk_fails_and_what_was_left_out_before_still_is(tree: Tree, top: Path) -> None:
+def test_without_open_files_a_walk_fails_and_what_was_left_out_before_still_is(
+    tree: Tree, top: Path
+) -> None:
     (top / "web").mkdir()
     (top / os.fsdecode(b"\xff")).mkdir()
     tree.groups()
@@ -120,12 +133,17 @@ def test_without_open_files_a_walk_fails_and_what_was_left_out_before_still_is(t
         with pytest.raises(OutOfResources):
             tree.groups()
     assert "EMFILE" in str(tree.walked().failure)
-    assert (tree.walked().failing_since, tree.walked().unreadable) == (first.ended_at, {"EILSEQ": 1})
+    assert (tree.walked().failing_since, tree.walked().unreadable) == (
+        first.ended_at,
+        {"EILSEQ": 1},
+    )
     assert {group.path for group in tree.groups()} == {"", "web", "db"}
     assert (tree.walked().failure, tree.walked().failing_since) == (None, None)
 
 
-def test_without_watches_too_a_walk_that_finds_no_open_file_tells_of_no_group_that_it_is_gone(top: Path) -> None:
+def test_without_watches_too_a_walk_that_finds_no_open_file_tells_of_no_group_that_it_is_gone(
+    top: Path,
+) -> None:
     for number in range(5):
         directory(top, f"group-{number}")
     tree = tree_of(top)
@@ -139,7 +157,9 @@ def test_without_watches_too_a_walk_that_finds_no_open_file_tells_of_no_group_th
     tree.close()
 
 
-def test_a_part_of_the_tree_that_was_asked_for_says_nothing_of_the_whole(tree: Tree, top: Path) -> None:
+def test_a_part_of_the_tree_that_was_asked_for_says_nothing_of_the_whole(
+    tree: Tree, top: Path
+) -> None:
     (top / "web").mkdir()
     tree.groups("web")
     assert tree.walked().ended_at == -math.inf
@@ -159,7 +179,11 @@ def test_no_group_is_made_that_could_not_be_read_back(tree: Tree, top: Path) -> 
     assert 13 <= len(made) <= 16
     assert len(tree.groups()) == len(made) + 1
     assert tree.walked().unreadable == {}
-    assert len(str(top / made[-1] / ("f" * 98))) <= LONGEST_PATH_BYTES < len(str(top / made[-1] / ("d" * 250) / ("f" * 98)))
+    assert (
+        len(str(top / made[-1] / ("f" * 98)))
+        <= LONGEST_PATH_BYTES
+        < len(str(top / made[-1] / ("d" * 250) / ("f" * 98)))
+    )
 
 
 def made_within(backend: Tree | Backend, path: str) -> list[str]:
@@ -184,13 +208,17 @@ def test_below_a_group_that_cannot_be_read_none_is_made(tree: Tree, top: Path) -
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_group_that_cannot_be_opened_once_it_is_made_does_not_stay(tree: Tree, top: Path, count: int) -> None:
+def test_a_group_that_cannot_be_opened_once_it_is_made_does_not_stay(
+    tree: Tree, top: Path, count: int
+) -> None:
     with files_to_be_had(count), pytest.raises(OutOfResources):
         tree.make("web")
     assert list(top.iterdir()) == []
 
 
-def test_a_group_that_was_just_made_can_be_taken_back_without_one_more_open_file(tree: Tree, top: Path) -> None:
+def test_a_group_that_was_just_made_can_be_taken_back_without_one_more_open_file(
+    tree: Tree, top: Path
+) -> None:
     with files_to_be_had(2):
         group = tree.make("web")
     with files_to_be_had(0):
@@ -215,7 +243,9 @@ def test_a_backend_makes_no_group_that_its_kernel_could_not_open(host: Host) -> 
 # On real kernels
 
 
-def test_a_kernel_has_groups_that_are_deeper_than_a_path_reaches_and_all_others_are_read(kernel: CgroupHost[Backend]) -> None:
+def test_a_kernel_has_groups_that_are_deeper_than_a_path_reaches_and_all_others_are_read(
+    kernel: CgroupHost[Backend],
+) -> None:
     inside, beside = kernel.group(), kernel.group()
     kernel.charge(beside, anon=4 * MIB)
     deepen(kernel, inside, DEEP)
@@ -225,12 +255,21 @@ def test_a_kernel_has_groups_that_are_deeper_than_a_path_reaches_and_all_others_
     assert 15 <= len(mine) < DEEP
     assert all(kernel.backend.stat(group).usage_bytes >= 0 for group in mine)
     assert kernel.backend.walked().unreadable["ENAMETOOLONG"] >= 1
-    assert any(path.startswith(inside.path) and symbol == "ENAMETOOLONG" for path, symbol in kernel.backend.walked().named)
+    assert any(
+        path.startswith(inside.path) and symbol == "ENAMETOOLONG"
+        for path, symbol in kernel.backend.walked().named
+    )
 
 
-def test_a_group_whose_control_files_nobody_may_read_is_left_out(kernel: CgroupHost[Backend]) -> None:
+def test_a_group_whose_control_files_nobody_may_read_is_left_out(
+    kernel: CgroupHost[Backend],
+) -> None:
     closed, beside = kernel.group(), kernel.group()
-    usage = Path(kernel.backend.node().root, closed.path, {"v1": "memory.usage_in_bytes", "v2": "memory.current"}[kernel.backend.name])
+    usage = Path(
+        kernel.backend.node().root,
+        closed.path,
+        {"v1": "memory.usage_in_bytes", "v2": "memory.current"}[kernel.backend.name],
+    )
     fresh = type(kernel.backend)(Settings())
     try:
         assert {closed, beside} <= set(fresh.groups())

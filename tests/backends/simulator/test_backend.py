@@ -40,7 +40,9 @@ class Clock:
 
 
 def started(clock: Clock, scenario: str = "demo") -> Simulator:
-    return Simulator(Settings.model_validate({"scenario": scenario}), clock=clock, sleep=clock.sleep)
+    return Simulator(
+        Settings.model_validate({"scenario": scenario}), clock=clock, sleep=clock.sleep
+    )
 
 
 def usages(simulator: Simulator) -> dict[str, int]:
@@ -113,11 +115,15 @@ def test_the_empty_scenario_has_the_root_alone(clock: Clock) -> None:
 
 @pytest.mark.parametrize("scenario", scenarios.scenario_names())
 def test_every_scenario_of_the_gallery_starts(clock: Clock, scenario: str) -> None:
-    assert {place.path for place in scenarios.load_scenario(scenario).groups} <= set(usages(started(clock, scenario)))
+    assert {place.path for place in scenarios.load_scenario(scenario).groups} <= set(
+        usages(started(clock, scenario))
+    )
 
 
 def test_a_scenario_that_does_not_exist_is_a_wrong_setting(clock: Clock) -> None:
-    with pytest.raises(SettingsError, match=r"^SHRINKD_SCENARIO: there is no scenario 'chaos'; there are demo, "):
+    with pytest.raises(
+        SettingsError, match=r"^SHRINKD_SCENARIO: there is no scenario 'chaos'; there are demo, "
+    ):
         started(clock, "chaos")
 
 
@@ -135,7 +141,10 @@ def test_the_demo_runs_for_days_within_its_limits_and_kills_nothing(clock: Clock
         stats = {group.path: simulator.stat(group) for group in simulator.groups()}
         assert stats[""].usage_bytes < 8 * 2**30
         assert stats[""].events.oom_kill == 0
-        assert all(stat.usage_bytes <= (stat.limits.effective_max_bytes or math.inf) for stat in stats.values())
+        assert all(
+            stat.usage_bytes <= (stat.limits.effective_max_bytes or math.inf)
+            for stat in stats.values()
+        )
 
 
 def test_the_demo_kills_nothing_at_the_pace_of_a_watched_screen(clock: Clock) -> None:
@@ -216,7 +225,10 @@ def test_a_maximum_above_memsw_contradicts_it(clock: Clock, most: int | None) ->
     before = simulator.stat(group).limits
     with pytest.raises(LimitOrder, match="Send swap_max_bytes too") as caught:
         simulator.set_limits(group, {"max_bytes": most})
-    assert (caught.value.members["max_bytes"], caught.value.members["memory_and_swap_max_bytes"]) == (most, 96 * MIB)
+    assert (
+        caught.value.members["max_bytes"],
+        caught.value.members["memory_and_swap_max_bytes"],
+    ) == (most, 96 * MIB)
     assert simulator.stat(group).limits == before
 
 
@@ -283,7 +295,9 @@ def test_a_pass_takes_the_time_that_reclaim_takes_and_no_more(clock: Clock) -> N
 
 
 @pytest.mark.parametrize("speed", [1e-3, 1e-300])
-def test_however_slowly_time_goes_a_pass_is_over_before_who_cancels_it_gives_up(clock: Clock, speed: float) -> None:
+def test_however_slowly_time_goes_a_pass_is_over_before_who_cancels_it_gives_up(
+    clock: Clock, speed: float
+) -> None:
     simulator = started(clock)
     simulator.time.run(speed)
     simulator.reclaim(named(simulator, "db"), 2**40)
@@ -315,7 +329,9 @@ def test_waiting_for_reclaim_is_pressure_on_the_group_and_its_ancestors(clock: C
     assert pressure is not None
     assert pressure.some == pressure.full
     assert pressure.some.total_microseconds > 0
-    assert pressure.some.avg10_percent > pressure.some.avg60_percent > pressure.some.avg300_percent > 0
+    assert (
+        pressure.some.avg10_percent > pressure.some.avg60_percent > pressure.some.avg300_percent > 0
+    )
     assert above == pressure
 
 
@@ -375,7 +391,9 @@ def test_a_fault_that_was_called_off_does_not_come(clock: Clock) -> None:
 def test_a_group_is_given_another_workload(clock: Clock) -> None:
     simulator = started(clock)
     leaky = named(simulator, "leaky")
-    simulator.put_to_work(leaky, Workload.model_validate({"memory": [{"kind": "anon", "size_bytes": "8M"}]}))
+    simulator.put_to_work(
+        leaky, Workload.model_validate({"memory": [{"kind": "anon", "size_bytes": "8M"}]})
+    )
     assert simulator.stat(leaky).anon_bytes == 8 * MIB
 
 
@@ -398,17 +416,25 @@ def growing(profile: str, tmp_path: Path, *, on_sleep: bool) -> tuple[Simulator,
         machine.charge(process, "anon", size // PAGE_BYTES)
 
     grows_at = -1
-    simulator = Simulator(Settings(scenario=str(file)), clock=read, sleep=lambda _: charge(2 * MIB) if on_sleep else None)
+    simulator = Simulator(
+        Settings(scenario=str(file)),
+        clock=read,
+        sleep=lambda _: charge(2 * MIB) if on_sleep else None,
+    )
     with simulator.machine() as machine:
         process = machine.start(machine.cgroups["group"])
     charge(64 * MIB)
     if not on_sleep:
-        grows_at = next(readings) + 7  # named(), set_limits(), then held, usage, two looks, and the store
+        grows_at = (
+            next(readings) + 7
+        )  # named(), set_limits(), then held, usage, two looks, and the store
     return simulator, named(simulator, "group")
 
 
 @pytest.mark.parametrize("profile", ["v2", "v2-6.12"])
-def test_a_group_that_is_seen_to_grow_is_refused_a_tight_maximum_untouched(profile: str, tmp_path: Path) -> None:
+def test_a_group_that_is_seen_to_grow_is_refused_a_tight_maximum_untouched(
+    profile: str, tmp_path: Path
+) -> None:
     simulator, group = growing(profile, tmp_path, on_sleep=True)
     with pytest.raises(GroupBusy):
         simulator.set_limits(group, {"max_bytes": simulator.usage(group) + 64 * 1024})
@@ -417,7 +443,9 @@ def test_a_group_that_is_seen_to_grow_is_refused_a_tight_maximum_untouched(profi
 
 
 @pytest.mark.parametrize("profile", ["v2", "v2-6.12"])
-def test_a_charge_just_before_the_write_kills_nobody_and_moves_no_limit(profile: str, tmp_path: Path) -> None:
+def test_a_charge_just_before_the_write_kills_nobody_and_moves_no_limit(
+    profile: str, tmp_path: Path
+) -> None:
     simulator, group = growing(profile, tmp_path, on_sleep=False)
     with pytest.raises(GroupBusy):
         simulator.set_limits(group, {"max_bytes": 65 * MIB})

@@ -55,9 +55,13 @@ def test_time_passes_by_one_thread_and_only_while_somebody_watches(simulator: Si
 
 
 @pytest.mark.parametrize(("pause", "fires"), [(0.0, True), (1.5, False)])
-def test_a_stall_counts_within_its_window(clock: Clock, simulator: Simulator, pause: float, *, fires: bool) -> None:
+def test_a_stall_counts_within_its_window(
+    clock: Clock, simulator: Simulator, pause: float, *, fires: bool
+) -> None:
     group = simulator.make("group")
-    with simulator.watch(group, [Stalled("some", stall_microseconds=1500, window_microseconds=1_000_000)]) as watched:
+    with simulator.watch(
+        group, [Stalled("some", stall_microseconds=1500, window_microseconds=1_000_000)]
+    ) as watched:
         for _ in range(2):
             with simulator.machine() as machine:
                 machine.cgroups[group.path].some.add(1000, machine.now_us)
@@ -66,7 +70,9 @@ def test_a_stall_counts_within_its_window(clock: Clock, simulator: Simulator, pa
         assert bool(told(watched, looks=3)) == fires
 
 
-def test_a_verb_that_is_refused_lets_the_bells_ring_all_the_same(clock: Clock, simulator: Simulator) -> None:
+def test_a_verb_that_is_refused_lets_the_bells_ring_all_the_same(
+    clock: Clock, simulator: Simulator
+) -> None:
     group = simulator.groups(LEAK, depth=0)[0]
     with simulator.watch(group, [UsageCrosses(simulator.usage(group) + MIB)]) as watched:
         clock.seconds = 60

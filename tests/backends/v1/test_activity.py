@@ -27,7 +27,9 @@ def make() -> Iterator[Make]:
     made: list[Path] = []
 
     def make(where: str, group: Group) -> Path:
-        mount = next(mount_points("cgroup2") if where == "unified" else mount_points("cgroup", where), None)
+        mount = next(
+            mount_points("cgroup2") if where == "unified" else mount_points("cgroup", where), None
+        )
         if mount is None:
             pytest.skip(f"no {where} is mounted here")
         made.append(Path(mount, group.path))
@@ -66,7 +68,9 @@ def test_cpu_time_is_that_of_the_twin(make: Make, host: V1Host, where: str) -> N
 
 
 @pytest.mark.parametrize("where", ["unified", "cpuacct"])
-def test_a_twin_that_lacks_a_process_of_the_group_tells_nothing(make: Make, host: V1Host, where: str) -> None:
+def test_a_twin_that_lacks_a_process_of_the_group_tells_nothing(
+    make: Make, host: V1Host, where: str
+) -> None:
     group = host.group()
     worker = host.charge(group)
     twin = make(where, group)
@@ -93,8 +97,13 @@ def test_cpuacct_tells_when_the_twin_in_cgroup2_lacks_a_process(make: Make, host
     assert told(host, group).cpu_seconds > 0
 
 
-@pytest.mark.parametrize(("where", "file", "frozen"), [("unified", "cgroup.freeze", "1"), ("freezer", "freezer.state", "FROZEN")])
-def test_a_group_is_frozen_where_its_twin_is(make: Make, host: V1Host, where: str, file: str, frozen: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "file", "frozen"),
+    [("unified", "cgroup.freeze", "1"), ("freezer", "freezer.state", "FROZEN")],
+)
+def test_a_group_is_frozen_where_its_twin_is(
+    make: Make, host: V1Host, where: str, file: str, frozen: str
+) -> None:
     group = host.group()
     make("cpuacct", group)
     twin = make(where, group)

@@ -27,7 +27,10 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import UNLIMITED
 from tests.backends.hosts import MIB
 from tests.backends.v1_host import V1Host, absent, open_host
-from tests.support.cgroup_host import assert_only_read_when_mounted_read_only, descriptors_and_timers
+from tests.support.cgroup_host import (
+    assert_only_read_when_mounted_read_only,
+    descriptors_and_timers,
+)
 
 GROUP = Group("group", 1)
 NO_LIMITS = {LIMIT: UNLIMITED, MEMSW_LIMIT: UNLIMITED, SOFT_LIMIT: UNLIMITED}
@@ -58,10 +61,26 @@ def below(host: V1Host, group: Group) -> Backend:
     [
         ({}, {"max_bytes": 100}, [(LIMIT, 100)]),
         ({}, {"max_bytes": 100, "swap_max_bytes": 50}, [(LIMIT, 100), (MEMSW_LIMIT, 150)]),
-        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": 200, "swap_max_bytes": 50}, [(MEMSW_LIMIT, 250), (LIMIT, 200)]),
-        ({LIMIT: 200, MEMSW_LIMIT: 250}, {"max_bytes": 100, "swap_max_bytes": 50}, [(LIMIT, 100), (MEMSW_LIMIT, 150)]),
-        ({LIMIT: 100, MEMSW_LIMIT: 300}, {"max_bytes": 200, "swap_max_bytes": 50}, [(LIMIT, 200), (MEMSW_LIMIT, 250)]),
-        ({LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": None, "swap_max_bytes": None}, [(MEMSW_LIMIT, UNLIMITED), (LIMIT, UNLIMITED)]),
+        (
+            {LIMIT: 100, MEMSW_LIMIT: 150},
+            {"max_bytes": 200, "swap_max_bytes": 50},
+            [(MEMSW_LIMIT, 250), (LIMIT, 200)],
+        ),
+        (
+            {LIMIT: 200, MEMSW_LIMIT: 250},
+            {"max_bytes": 100, "swap_max_bytes": 50},
+            [(LIMIT, 100), (MEMSW_LIMIT, 150)],
+        ),
+        (
+            {LIMIT: 100, MEMSW_LIMIT: 300},
+            {"max_bytes": 200, "swap_max_bytes": 50},
+            [(LIMIT, 200), (MEMSW_LIMIT, 250)],
+        ),
+        (
+            {LIMIT: 100, MEMSW_LIMIT: 150},
+            {"max_bytes": None, "swap_max_bytes": None},
+            [(MEMSW_LIMIT, UNLIMITED), (LIMIT, UNLIMITED)],
+        ),
         ({LIMIT: 100, MEMSW_LIMIT: 150}, {"swap_max_bytes": None}, [(MEMSW_LIMIT, UNLIMITED)]),
         ({LIMIT: 100, MEMSW_LIMIT: 150}, {"swap_max_bytes": 0}, [(MEMSW_LIMIT, 100)]),
         ({LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": 120}, [(LIMIT, 120)]),
@@ -84,7 +103,11 @@ def test_memory_stays_below_memory_and_swap_between_any_two_writes(
 def test_a_maximum_alone_that_contradicts_memory_and_swap_names_both(maximum: int | None) -> None:
     with pytest.raises(LimitOrder, match="Send swap_max_bytes too") as caught:
         plan_writes(GROUP, NO_LIMITS | {LIMIT: 100, MEMSW_LIMIT: 150}, {"max_bytes": maximum})
-    assert caught.value.members == {"group": GROUP, "max_bytes": maximum, "memory_and_swap_max_bytes": 150}
+    assert caught.value.members == {
+        "group": GROUP,
+        "max_bytes": maximum,
+        "memory_and_swap_max_bytes": 150,
+    }
 
 
 def test_swap_has_no_limit_of_its_own_without_a_maximum() -> None:
@@ -100,7 +123,11 @@ def test_a_kernel_without_memsw_has_one_limit_to_write() -> None:
 
 
 def test_a_directory_that_is_no_v1_memory_group_is_refused_with_a_way_out() -> None:
-    unfit = ["/tmp", next(mount_points("cgroup2"), "/proc"), next(mount_points("cgroup", "cpu"), "/sys")]
+    unfit = [
+        "/tmp",
+        next(mount_points("cgroup2"), "/proc"),
+        next(mount_points("cgroup", "cpu"), "/sys"),
+    ]
     for root in unfit:
         with pytest.raises(BackendUnavailable):
             V1(Settings(cgroup_root=root))
@@ -136,7 +163,9 @@ def test_a_controller_mounted_read_only_is_read_and_not_written(host: V1Host) ->
 # Limits
 
 
-def test_limits_are_written_as_decimal_bytes_and_no_limit_as_the_kernel_prints_it(host: V1Host) -> None:
+def test_limits_are_written_as_decimal_bytes_and_no_limit_as_the_kernel_prints_it(
+    host: V1Host,
+) -> None:
     group = host.group()
     host.backend.set_limits(group, {"max_bytes": 64 * MIB, "soft_limit_bytes": 32 * MIB})
     assert written(host, group, LIMIT) == str(64 * MIB)
@@ -260,7 +289,9 @@ def test_pressure_is_that_of_the_twin_in_a_cgroup2_mount_while_it_lives(host: V1
     assert host.backend.stat(group).pressure is None
 
 
-def test_the_group_of_a_probe_that_was_killed_serves_the_next_one_and_goes_with_it(host: V1Host) -> None:
+def test_the_group_of_a_probe_that_was_killed_serves_the_next_one_and_goes_with_it(
+    host: V1Host,
+) -> None:
     root = host.group()
     left = host.backend.make(f"{root.path}/shrinkd-probe")
     backend = below(host, root)

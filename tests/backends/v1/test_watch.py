@@ -33,15 +33,23 @@ def twins(host: V1Host) -> Path:
 
 def may_choose_windows() -> bool:
     """Whether this process has CAP_SYS_RESOURCE."""
-    effective = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
+    effective = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("CapEff")
+    )
     return bool(int(effective.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
 
 
 def test_every_trigger_is_watchable_where_a_cgroup2_mount_tells_pressure(host: V1Host) -> None:
-    assert host.backend.watchable >= {type(trigger) for trigger in TRIGGERS} - ({Stalled} if not host.backend.has_pressure else set())
+    assert host.backend.watchable >= {type(trigger) for trigger in TRIGGERS} - (
+        {Stalled} if not host.backend.has_pressure else set()
+    )
 
 
-def test_an_oom_of_the_parent_rings_in_every_child_and_is_told_where_somebody_was_killed(host: V1Host) -> None:
+def test_an_oom_of_the_parent_rings_in_every_child_and_is_told_where_somebody_was_killed(
+    host: V1Host,
+) -> None:
     outer = host.group()
     killed, spared = host.group(outer), host.group(outer)
     worker = host.charge(killed, anon=4 * MIB)
@@ -82,8 +90,14 @@ def test_what_is_in_the_group_and_not_in_its_twin_stalls_unseen(host: V1Host, tw
 
 
 @pytest.mark.usefixtures("twins")
-def test_a_window_that_the_kernel_takes_from_the_privileged_alone_is_refused_with_the_rule(host: V1Host) -> None:
+def test_a_window_that_the_kernel_takes_from_the_privileged_alone_is_refused_with_the_rule(
+    host: V1Host,
+) -> None:
     group = host.twinned_group()
-    refused = contextlib.nullcontext() if may_choose_windows() else pytest.raises(UnsupportedOption, match="multiples of 2 s")
+    refused = (
+        contextlib.nullcontext()
+        if may_choose_windows()
+        else pytest.raises(UnsupportedOption, match="multiples of 2 s")
+    )
     with refused:
         host.backend.watch(group, [Stalled("full", 100_000, 1_500_000)]).close()

@@ -13,13 +13,35 @@ from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.v2.ancestors import mounts_with_memory
 from shrinkd.backends.v2.backend import V2
-from shrinkd.backends.v2.files import EVENT_LINES, EVENTS, PEAK, STAT, STAT_LINES, SWAP, USAGE, describe, limit_of, text_of
-from shrinkd.errors import BackendUnavailable, Busy, GroupBusy, GroupGone, GroupNotFound, Unsupported, UnsupportedLimit
+from shrinkd.backends.v2.files import (
+    EVENT_LINES,
+    EVENTS,
+    PEAK,
+    STAT,
+    STAT_LINES,
+    SWAP,
+    USAGE,
+    describe,
+    limit_of,
+    text_of,
+)
+from shrinkd.errors import (
+    BackendUnavailable,
+    Busy,
+    GroupBusy,
+    GroupGone,
+    GroupNotFound,
+    Unsupported,
+    UnsupportedLimit,
+)
 from shrinkd.settings import Settings
 from shrinkd.sizes import UNLIMITED
 from tests.backends.hosts import MIB, cache_of
 from tests.backends.v2_host import V2Host, open_host
-from tests.support.cgroup_host import assert_only_read_when_mounted_read_only, descriptors_and_timers
+from tests.support.cgroup_host import (
+    assert_only_read_when_mounted_read_only,
+    descriptors_and_timers,
+)
 
 
 @pytest.fixture(params=["v2"])
@@ -88,22 +110,38 @@ def test_a_captured_reading_is_told_in_the_one_vocabulary() -> None:
     assert (stat.usage_bytes, stat.peak_bytes, stat.swap_bytes) == (51499008, 60000000, 0)
     assert (stat.anon_bytes, stat.file_bytes, stat.kernel_bytes) == (16842752, 33554432, 1052672)
     assert stat.working_set_bytes == 51499008 - 25165824
-    assert (stat.counters.pages_scanned, stat.counters.pages_reclaimed, stat.counters.page_faults) == (70, 60, 4711)
+    assert (
+        stat.counters.pages_scanned,
+        stat.counters.pages_reclaimed,
+        stat.counters.page_faults,
+    ) == (70, 60, 4711)
     assert (stat.counters.refaults_anon, stat.counters.refaults_file) == (3, 5)
 
 
 def test_what_a_kernel_does_not_tell_is_none() -> None:
-    stat = describe({STAT: CAPTURED}, StatLines(STAT_LINES).parse(CAPTURED.replace(b"kernel 1052672\n", b"")), Limits(max_bytes=None))
+    stat = describe(
+        {STAT: CAPTURED},
+        StatLines(STAT_LINES).parse(CAPTURED.replace(b"kernel 1052672\n", b"")),
+        Limits(max_bytes=None),
+    )
     assert stat.kernel_bytes is stat.peak_bytes is stat.swap_bytes is stat.zswap_bytes is None
     assert stat.usage_bytes == 16842752 + 33554432  # the top of the hierarchy
 
 
 def test_events_are_found_by_name_and_those_of_newer_kernels_left_out() -> None:
     text = b"low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\noom_group_kill 6\nsock_throttled 7\n"
-    assert StatLines(EVENT_LINES).parse(text) == {"low": 1, "high": 2, "max": 3, "oom": 4, "oom_kill": 5}
+    assert StatLines(EVENT_LINES).parse(text) == {
+        "low": 1,
+        "high": 2,
+        "max": 3,
+        "oom": 4,
+        "oom_kill": 5,
+    }
 
 
-@pytest.mark.parametrize(("limit", "text"), [(UNLIMITED, b"max"), (2**63, b"max"), (0, b"0"), (4096, b"4096")])
+@pytest.mark.parametrize(
+    ("limit", "text"), [(UNLIMITED, b"max"), (2**63, b"max"), (0, b"0"), (4096, b"4096")]
+)
 def test_limits_are_decimal_bytes_or_max(limit: int, text: bytes) -> None:
     assert text_of(limit) == text
     assert limit_of(text + b"\n") == min(limit, UNLIMITED)
@@ -119,7 +157,9 @@ def test_a_directory_without_the_v2_memory_controller_is_refused_with_a_way_out(
 # Groups that have the controller
 
 
-def test_the_controller_is_enabled_from_the_managed_root_down_to_the_parent_of_a_group(host: V2Host) -> None:
+def test_the_controller_is_enabled_from_the_managed_root_down_to_the_parent_of_a_group(
+    host: V2Host,
+) -> None:
     outer = host.group()
     middle = host.group(outer)
     host.group(middle)
@@ -140,7 +180,9 @@ def test_a_directory_without_the_controller_is_not_listed_and_not_found(host: V2
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_no_group_is_made_beside_processes_and_nothing_is_enabled_for_it(host: V2Host, *, dry_run: bool) -> None:
+def test_no_group_is_made_beside_processes_and_nothing_is_enabled_for_it(
+    host: V2Host, *, dry_run: bool
+) -> None:
     group = host.group()
     host.charge(group)
     with pytest.raises(GroupBusy, match="has processes"):
@@ -181,7 +223,9 @@ def test_probing_changes_nothing(host: V2Host, below: Callable[[Group], V2]) -> 
     assert written(host, outer, "cgroup.subtree_control") == ""
 
 
-def test_a_root_that_was_delegated_has_limits_passes_and_groups(host: V2Host, below: Callable[[Group], V2]) -> None:
+def test_a_root_that_was_delegated_has_limits_passes_and_groups(
+    host: V2Host, below: Callable[[Group], V2]
+) -> None:
     outer = host.group()
     host.backend.set_limits(outer, {"max_bytes": 64 * MIB})
     backend = below(outer)
@@ -196,12 +240,18 @@ def test_a_root_that_was_delegated_has_limits_passes_and_groups(host: V2Host, be
     assert written(host, outer, "memory.max") == str(32 * MIB)
 
 
-def test_a_limit_above_the_managed_root_is_felt_and_named_by_a_slash(host: V2Host, below: Callable[[Group], V2]) -> None:
+def test_a_limit_above_the_managed_root_is_felt_and_named_by_a_slash(
+    host: V2Host, below: Callable[[Group], V2]
+) -> None:
     outer = host.group()
     middle = host.group(outer)
     host.backend.set_limits(outer, {"max_bytes": 64 * MIB})
     limits = below(middle).stat(below(middle).find("")).limits
-    assert (limits.max_bytes, limits.effective_max_bytes, limits.limited_by) == (None, 64 * MIB, "/")
+    assert (limits.max_bytes, limits.effective_max_bytes, limits.limited_by) == (
+        None,
+        64 * MIB,
+        "/",
+    )
 
 
 def test_a_controller_mounted_read_only_is_read_and_not_written(host: V2Host) -> None:
@@ -222,9 +272,17 @@ def test_limits_are_written_as_decimal_bytes_and_no_limit_as_max(host: V2Host) -
     }
     assert host.backend.settable_limits == names.keys()
     host.backend.set_limits(group, {name: (number + 32) * MIB for number, name in enumerate(names)})
-    assert [written(host, group, file) for file in names.values()] == [str((number + 32) * MIB) for number in range(len(names))]
+    assert [written(host, group, file) for file in names.values()] == [
+        str((number + 32) * MIB) for number in range(len(names))
+    ]
     host.backend.set_limits(group, dict.fromkeys(names, None))
-    assert [written(host, group, file) for file in names.values()] == ["max", "max", "0", "0", "max"]
+    assert [written(host, group, file) for file in names.values()] == [
+        "max",
+        "max",
+        "0",
+        "0",
+        "max",
+    ]
     host.backend.set_limits(group, {"low_bytes": UNLIMITED, "min_bytes": UNLIMITED})
     assert [written(host, group, file) for file in names.values()] == ["max"] * len(names)
     limits = host.backend.stat(group).limits
@@ -233,7 +291,12 @@ def test_limits_are_written_as_decimal_bytes_and_no_limit_as_max(host: V2Host) -
 
 def test_a_protection_is_0_unless_it_is_given(host: V2Host) -> None:
     limits = host.backend.stat(host.group()).limits
-    assert (limits.max_bytes, limits.high_bytes, limits.low_bytes, limits.min_bytes) == (None, None, 0, 0)
+    assert (limits.max_bytes, limits.high_bytes, limits.low_bytes, limits.min_bytes) == (
+        None,
+        None,
+        0,
+        0,
+    )
 
 
 def test_a_high_below_usage_is_busy_and_reclaims_nothing(host: V2Host) -> None:
@@ -249,8 +312,14 @@ def test_a_high_that_is_refused_gets_the_maximum_put_back(host: V2Host) -> None:
     group = host.group()
     host.charge(group, cache=32 * MIB)
     with pytest.raises(Busy):
-        host.backend.set_limits(group, {"max_bytes": 64 * MIB, "high_bytes": 8 * MIB, "low_bytes": MIB})
-    assert [written(host, group, name) for name in ("memory.max", "memory.high", "memory.low")] == ["max", "max", "0"]
+        host.backend.set_limits(
+            group, {"max_bytes": 64 * MIB, "high_bytes": 8 * MIB, "low_bytes": MIB}
+        )
+    assert [written(host, group, name) for name in ("memory.max", "memory.high", "memory.low")] == [
+        "max",
+        "max",
+        "0",
+    ]
 
 
 def test_where_a_bare_write_kills_the_backend_refuses_and_costs_nothing(host: V2Host) -> None:
@@ -271,7 +340,9 @@ def test_an_idle_process_over_the_maximum_of_another_writer_is_left_alone(host: 
     host.backend.set_limits(group, {"max_bytes": 32 * MIB})
     for _ in range(20):
         with pytest.raises(Busy):
-            host.backend.set_limits(group, {"max_bytes": host.backend.usage(group) // 4096 * 4096 - MIB})
+            host.backend.set_limits(
+                group, {"max_bytes": host.backend.usage(group) // 4096 * 4096 - MIB}
+            )
     assert worker.alive()
     assert written(host, group, "memory.max") == str(32 * MIB)
 
@@ -318,7 +389,9 @@ def test_what_a_group_inside_protects_is_neither_freed_nor_counted_on(host: V2Ho
     host.backend.stat(outer)  # and now the daemon knows who has no minimum
     host.backend.set_limits(kept, {"min_bytes": 64 * MIB})
     workers = [host.charge(group, cache=16 * MIB) for group in (kept, free)]
-    assert host.backend.stat(outer).reclaimable_estimate_bytes == pytest.approx(16 * MIB, abs=host.slack_bytes)
+    assert host.backend.stat(outer).reclaimable_estimate_bytes == pytest.approx(
+        16 * MIB, abs=host.slack_bytes
+    )
     while host.backend.reclaim(outer, 64 * MIB):
         pass
     assert cache_of(host, kept) >= 15 * MIB
@@ -333,7 +406,9 @@ def test_what_a_group_inside_protects_is_neither_freed_nor_counted_on(host: V2Ho
 def test_with_swap_a_shrink_reaches_below_anonymous_memory(host: V2Host) -> None:
     group = host.group()
     worker = host.charge(group, anon=32 * MIB)
-    assert host.backend.stat(group).reclaimable_estimate_bytes == pytest.approx(32 * MIB, abs=host.slack_bytes)
+    assert host.backend.stat(group).reclaimable_estimate_bytes == pytest.approx(
+        32 * MIB, abs=host.slack_bytes
+    )
     while host.backend.usage(group) > 12 * MIB:
         assert host.backend.reclaim(group, 4 * MIB)
     stat = host.backend.stat(group)
@@ -353,12 +428,16 @@ def test_swappiness_0_leaves_anonymous_memory_where_it_is(host: V2Host) -> None:
 
 @pytest.mark.usefixtures("swap")
 @pytest.mark.parametrize("levels", [0, 1])
-def test_the_estimate_counts_on_no_more_swap_than_the_groups_around_may_use(host: V2Host, levels: int) -> None:
+def test_the_estimate_counts_on_no_more_swap_than_the_groups_around_may_use(
+    host: V2Host, levels: int
+) -> None:
     outer = host.group()
     inner = host.group(outer)
     host.backend.set_limits((inner, outer)[levels], {"swap_max_bytes": 4 * MIB})
     host.charge(inner, anon=16 * MIB)
-    assert host.backend.stat(inner).reclaimable_estimate_bytes == pytest.approx(4 * MIB, abs=host.slack_bytes)
+    assert host.backend.stat(inner).reclaimable_estimate_bytes == pytest.approx(
+        4 * MIB, abs=host.slack_bytes
+    )
 
 
 def test_events_of_a_reading_are_those_of_the_file(host: V2Host) -> None:
@@ -384,18 +463,28 @@ def test_a_group_is_frozen_as_long_as_it_or_one_around_it_is(host: V2Host, level
 # Groups that the kernel kills as one: selftests oom_group_*; and one that fills in a single call: selftests high_sync
 
 
-def test_a_group_that_dies_as_one_counts_them_all_and_the_one_that_was_picked_twice(host: V2Host) -> None:
+def test_a_group_that_dies_as_one_counts_them_all_and_the_one_that_was_picked_twice(
+    host: V2Host,
+) -> None:
     outer = host.group()
     inner, beside = host.group(outer), host.group(outer)
     host.backend.set_limits(inner, {"max_bytes": 16 * MIB})
     write(host, inner, "memory.oom.group", "1")
-    neighbour, idle, spared = host.charge(beside, anon=20 * MIB), host.charge(inner, anon=MIB), host.charge(inner, anon=MIB)
+    neighbour, idle, spared = (
+        host.charge(beside, anon=20 * MIB),
+        host.charge(inner, anon=MIB),
+        host.charge(inner, anon=MIB),
+    )
     Path("/proc", str(spared.pid), "oom_score_adj").write_text("-1000")
     assert not host.charge(inner).grow(32 * MIB)
     assert not idle.grow(0)
     assert spared.alive()
     assert neighbour.alive()
-    assert [host.backend.stat(group).events.oom_kill for group in (outer, inner, beside)] == [3, 3, 0]
+    assert [host.backend.stat(group).events.oom_kill for group in (outer, inner, beside)] == [
+        3,
+        3,
+        0,
+    ]
 
 
 def test_the_groups_inside_of_one_that_dies_as_one_die_with_it(host: V2Host) -> None:

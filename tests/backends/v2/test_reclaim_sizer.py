@@ -28,7 +28,12 @@ def test_a_goal_beyond_the_first_chunk_is_cut() -> None:
 
 
 def test_quick_writes_double_the_chunk_each_time() -> None:
-    assert [after(*[(1e-3, 1.0)] * times) for times in range(4)] == [4 * MIB, 8 * MIB, 16 * MIB, 32 * MIB]
+    assert [after(*[(1e-3, 1.0)] * times) for times in range(4)] == [
+        4 * MIB,
+        8 * MIB,
+        16 * MIB,
+        32 * MIB,
+    ]
 
 
 def test_a_chunk_settles_where_a_write_takes_the_wanted_time() -> None:

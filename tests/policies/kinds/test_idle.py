@@ -22,10 +22,19 @@ class Sleeper:
 
     def look(self, *, is_frozen: bool = False, outcome: Outcome | None = None) -> Decision:
         activity = Activity(self.cpu_seconds, is_frozen=is_frozen)
-        self.decision = self.policy.look(self.now, member_of(stat_of(self.usage_bytes), outcome=outcome, activity=activity))
+        self.decision = self.policy.look(
+            self.now, member_of(stat_of(self.usage_bytes), outcome=outcome, activity=activity)
+        )
         return self.decision
 
-    def after(self, seconds: float, cpu_percent: float = 0.0, *, is_frozen: bool = False, outcome: Outcome | None = None) -> Decision:
+    def after(
+        self,
+        seconds: float,
+        cpu_percent: float = 0.0,
+        *,
+        is_frozen: bool = False,
+        outcome: Outcome | None = None,
+    ) -> Decision:
         self.now += seconds
         self.cpu_seconds += seconds * cpu_percent / 100
         return self.look(is_frozen=is_frozen, outcome=outcome)
@@ -41,7 +50,11 @@ def test_a_group_is_shrunk_in_steps_once_it_has_been_idle_for_two_minutes() -> N
     group = Sleeper()
     assert group.decision.reason is Reason.FIRST_LOOK
     decision = group.idle_for(119)
-    assert (decision.verdict, decision.reason, decision.look_seconds) == (Verdict.HOLD, Reason.CPU_IDLE, 1)
+    assert (decision.verdict, decision.reason, decision.look_seconds) == (
+        Verdict.HOLD,
+        Reason.CPU_IDLE,
+        1,
+    )
     targets = []
     while group.after(group.decision.look_seconds).verdict is Verdict.ACT:
         assert isinstance(group.decision.ask, Reclaim)
@@ -67,7 +80,11 @@ def test_a_group_that_wakes_up_between_two_steps_keeps_the_rest() -> None:
 
 def test_a_frozen_group_does_not_have_to_wait() -> None:
     decision = Sleeper().after(1, is_frozen=True)
-    assert (decision.verdict, decision.reason, decision.ask) == (Verdict.ACT, Reason.FROZEN, Reclaim(target_bytes=768 * MIB))
+    assert (decision.verdict, decision.reason, decision.ask) == (
+        Verdict.ACT,
+        Reason.FROZEN,
+        Reclaim(target_bytes=768 * MIB),
+    )
 
 
 def test_a_group_that_is_found_frozen_is_shrunk_at_the_first_look() -> None:
@@ -85,7 +102,11 @@ def test_a_group_that_was_thawed_and_works_is_left_alone() -> None:
 def test_a_group_at_its_floor_is_looked_at_once_a_minute_or_when_it_has_grown() -> None:
     group = Sleeper(64 * MIB)
     decision = group.idle_for(130)
-    assert (decision.verdict, decision.reason, decision.look_seconds) == (Verdict.HOLD, Reason.AT_FLOOR, 60)
+    assert (decision.verdict, decision.reason, decision.look_seconds) == (
+        Verdict.HOLD,
+        Reason.AT_FLOOR,
+        60,
+    )
     assert decision.wakes == (UsageCrosses(80 * MIB),)
 
 
@@ -119,7 +140,12 @@ def test_cpu_time_that_fell_is_a_first_look() -> None:
     assert group.idle_for(100).verdict is Verdict.HOLD
 
 
-@given(windows=st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 2), st.booleans(), st.integers(0, 2**31)), max_size=40))
+@given(
+    windows=st.lists(
+        st.tuples(st.floats(0.1, 100), st.floats(0, 2), st.booleans(), st.integers(0, 2**31)),
+        max_size=40,
+    )
+)
 def test_nothing_is_asked_of_a_group_that_was_busy_in_the_last_two_minutes_nor_below_its_floor(
     windows: list[tuple[float, float, bool, int]],
 ) -> None:
@@ -133,4 +159,7 @@ def test_nothing_is_asked_of_a_group_that_was_busy_in_the_last_two_minutes_nor_b
             assert isinstance(decision.ask, Reclaim)
             assert is_frozen or group.now - busy_at >= 119.9
             assert 64 * MIB <= (decision.ask.target_bytes or 0) < usage_bytes
-        assert Rest(**json.loads(json.dumps(dataclasses.asdict(group.policy.state)))) == group.policy.state
+        assert (
+            Rest(**json.loads(json.dumps(dataclasses.asdict(group.policy.state))))
+            == group.policy.state
+        )

@@ -31,10 +31,17 @@ class Watched:
         self.decision = self.look()
 
     def look(self, outcome: Outcome | None = None, floor_bytes: int = 64 * MIB) -> Decision:
-        self.decision = self.policy.look(self.now, member_of(stat_of(self.usage_bytes, some_us=self.some_us), floor_bytes, outcome=outcome))
+        self.decision = self.policy.look(
+            self.now,
+            member_of(
+                stat_of(self.usage_bytes, some_us=self.some_us), floor_bytes, outcome=outcome
+            ),
+        )
         return self.decision
 
-    def after(self, seconds: float = 2.0, *, stalled_us: int = 0, freed_bytes: int | None = None) -> Decision:
+    def after(
+        self, seconds: float = 2.0, *, stalled_us: int = 0, freed_bytes: int | None = None
+    ) -> Decision:
         """The next look; what was asked for at the last one was granted and freed so much (None: it was not granted)."""
         self.now += seconds
         self.some_us += stalled_us
@@ -63,12 +70,16 @@ def test_the_first_look_asks_for_nothing() -> None:
     assert group.decision.look_seconds == 2
 
 
-def test_a_group_without_pressure_gives_a_small_step_first_and_larger_ones_as_long_as_they_are_found() -> None:
+def test_a_group_without_pressure_gives_a_small_step_first_and_larger_ones_as_long_as_they_are_found() -> (
+    None
+):
     group = Watched()
     asks = [asked_of(group.after())]
     asks += [asked_of(group.after(freed_bytes=group.asked)) for _ in range(4)]
     assert asks[0] == 2 * MIB
-    assert all(later == pytest.approx(1.5 * before, abs=4096) for before, later in itertools.pairwise(asks))
+    assert all(
+        later == pytest.approx(1.5 * before, abs=4096) for before, later in itertools.pairwise(asks)
+    )
 
 
 @pytest.mark.parametrize("freed", [0.4, None], ids=["little was freed", "it was not granted"])
@@ -91,14 +102,22 @@ def test_the_nearer_pressure_is_to_the_target_the_less_is_asked_for() -> None:
     for group in (quiet, felt):
         for _ in range(12):
             group.after(freed_bytes=group.asked)
-    assert 0 < asked_of(felt.after(stalled_us=TARGET_US, freed_bytes=felt.asked)) < asked_of(quiet.after(freed_bytes=quiet.asked))
+    assert (
+        0
+        < asked_of(felt.after(stalled_us=TARGET_US, freed_bytes=felt.asked))
+        < asked_of(quiet.after(freed_bytes=quiet.asked))
+    )
 
 
 def test_above_the_target_nothing_is_asked_for_and_it_looks_again_when_that_may_have_gone() -> None:
     group = Watched()
     group.after()
     decision = group.after(20.0, stalled_us=40 * TARGET_US, freed_bytes=2 * MIB)
-    assert (decision.verdict, decision.reason, decision.ask) == (Verdict.HOLD, Reason.ABOVE_TARGET, None)
+    assert (decision.verdict, decision.reason, decision.ask) == (
+        Verdict.HOLD,
+        Reason.ABOVE_TARGET,
+        None,
+    )
     assert decision.look_seconds > 10
 
 
@@ -127,13 +146,19 @@ def test_what_the_last_ask_cost_in_stalls_bounds_the_next_one(cost_us: int, mib:
     group = Watched(step_bytes=16 * MIB)
     assert asked_of(group.after()) == 16 * MIB
     group.after(10.0, stalled_us=cost_us, freed_bytes=16 * MIB)
-    assert asked_of(group.after(300.0)) == pytest.approx(mib * MIB, rel=0.01)  # of 20 s at the target
+    assert asked_of(group.after(300.0)) == pytest.approx(
+        mib * MIB, rel=0.01
+    )  # of 20 s at the target
 
 
 def test_ten_times_the_target_is_a_brake_that_ends_after_six_seconds() -> None:
     group = Watched()
     decision = braked(group)
-    assert (decision.verdict, decision.reason, decision.look_seconds) == (Verdict.BRAKE, Reason.ABOVE_TARGET, 6)
+    assert (decision.verdict, decision.reason, decision.look_seconds) == (
+        Verdict.BRAKE,
+        Reason.ABOVE_TARGET,
+        6,
+    )
     assert group.after(2.0).verdict is Verdict.COOLDOWN
     assert group.decision.look_seconds == 4
     assert group.after(4.0).verdict is Verdict.HOLD
@@ -142,7 +167,14 @@ def test_ten_times_the_target_is_a_brake_that_ends_after_six_seconds() -> None:
 
 def test_from_the_second_brake_at_a_similar_usage_on_the_rest_is_longer_until_usage_grows() -> None:
     group = Watched()
-    assert [braked(group).look_seconds, *(braked_again(group) for _ in range(5))] == [6, 40, 80, 160, 300, 300]
+    assert [braked(group).look_seconds, *(braked_again(group) for _ in range(5))] == [
+        6,
+        40,
+        80,
+        160,
+        300,
+        300,
+    ]
     assert group.decision.wakes == (UsageCrosses(int((1024 - 2) * MIB * 1.1) + 1),)
     group.usage_bytes = 1200 * MIB
     assert group.after(1.0).verdict is not Verdict.COOLDOWN
@@ -191,7 +223,11 @@ def test_what_the_kernel_takes_beyond_an_ask_brakes_and_is_kept_clear_of_the_flo
     group.after(freed_bytes=group.asked)  # once it took no more than that
     group.usage_bytes = (64 + 28) * MIB
     decision = group.after()
-    assert (decision.verdict, decision.reason, decision.ask) == (Verdict.HOLD, Reason.AT_FLOOR, None)
+    assert (decision.verdict, decision.reason, decision.ask) == (
+        Verdict.HOLD,
+        Reason.AT_FLOOR,
+        None,
+    )
     group.usage_bytes = 200 * MIB
     assert group.after(60.0).verdict is Verdict.ACT
 
@@ -206,7 +242,11 @@ def test_memory_that_a_group_gives_up_by_itself_does_not_keep_the_policy_away() 
 def test_a_group_at_its_floor_is_looked_at_once_a_minute_or_when_it_has_grown() -> None:
     group = Watched(64 * MIB + MIN_ASK_BYTES - 4096)
     decision = group.after()
-    assert (decision.verdict, decision.reason, decision.look_seconds) == (Verdict.HOLD, Reason.AT_FLOOR, 60)
+    assert (decision.verdict, decision.reason, decision.look_seconds) == (
+        Verdict.HOLD,
+        Reason.AT_FLOOR,
+        60,
+    )
     assert decision.wakes == (UsageCrosses((64 + 5) * MIB),)
 
 
@@ -233,7 +273,11 @@ def test_without_psi_pressure_is_estimated_from_refaults() -> None:
 
 def test_without_psi_and_refaults_there_is_no_signal() -> None:
     decision = Policy(kind).look(1.0, member_of(stat_of(512 * MIB, some_us=None)))
-    assert (decision.verdict, decision.reason, decision.look_seconds) == (Verdict.HOLD, Reason.NO_SIGNAL, 60)
+    assert (decision.verdict, decision.reason, decision.look_seconds) == (
+        Verdict.HOLD,
+        Reason.NO_SIGNAL,
+        60,
+    )
 
 
 @pytest.mark.parametrize("change", ["another signal", "a total that fell", "time that went back"])
@@ -243,7 +287,9 @@ def test_what_cannot_be_compared_is_a_first_look(change: str) -> None:
     counters = Counters(refaults_file=10)
     some_us = {"another signal": None, "a total that fell": 0}.get(change, group.some_us)
     now = group.now - 50 if change == "time that went back" else group.now + 2
-    decision = group.policy.look(now, member_of(stat_of(group.usage_bytes, some_us=some_us, counters=counters)))
+    decision = group.policy.look(
+        now, member_of(stat_of(group.usage_bytes, some_us=some_us, counters=counters))
+    )
     assert (decision.verdict, decision.reason) == (Verdict.HOLD, Reason.FIRST_LOOK)
 
 
@@ -267,20 +313,31 @@ def test_whatever_happens_no_ask_is_small_or_goes_below_the_floor_and_no_rest_is
     for seconds, stalled_us, usage_bytes, floor_bytes, freed in looks:
         now, some_us = now + seconds, some_us + stalled_us
         outcome = None if freed is None or not asked else Outcome(asked, int(asked * freed), 0.01)
-        decision = policy.look(now, member_of(stat_of(usage_bytes, some_us=some_us), floor_bytes, outcome=outcome))
+        decision = policy.look(
+            now, member_of(stat_of(usage_bytes, some_us=some_us), floor_bytes, outcome=outcome)
+        )
         asked = asked_of(decision)
         overshoot = int(decision.signals.get("overshoot_bytes") or 0)
         assert (decision.ask is None) == (decision.verdict is not Verdict.ACT)
-        assert not asked or (asked >= MIN_ASK_BYTES and usage_bytes - asked - overshoot >= floor_bytes)
+        assert not asked or (
+            asked >= MIN_ASK_BYTES and usage_bytes - asked - overshoot >= floor_bytes
+        )
         assert 0 < decision.look_seconds <= 300
         assert Course(**json.loads(json.dumps(dataclasses.asdict(policy.state)))) == policy.state
 
 
-HOUR = [("heat", "mostly-cold", 500), ("heat", "mostly-hot", 8), ("heat-on-disk", "mostly-cold", 250), ("heat-on-disk", "mostly-hot", 5)]
+HOUR = [
+    ("heat", "mostly-cold", 500),
+    ("heat", "mostly-hot", 8),
+    ("heat-on-disk", "mostly-cold", 250),
+    ("heat-on-disk", "mostly-hot", 5),
+]
 
 
 @pytest.mark.parametrize(("scenario", "path", "least_mib"), HOUR)
-def test_in_an_hour_memory_is_saved_and_the_mean_pressure_stays_within_the_target(scenario: str, path: str, least_mib: int) -> None:
+def test_in_an_hour_memory_is_saved_and_the_mean_pressure_stays_within_the_target(
+    scenario: str, path: str, least_mib: int
+) -> None:
     loop = Loop(scenarios.load_scenario(scenario).machine(), kind, KeepPressure(), [path])
     before = loop.cgroups[path].usage
     loop.run(3600, tick_seconds=1.0)
@@ -291,10 +348,19 @@ def test_in_an_hour_memory_is_saved_and_the_mean_pressure_stays_within_the_targe
     assert course.least_margin_bytes >= 0
 
 
-def test_a_group_that_is_asleep_is_down_at_its_floor_in_minutes_and_hardly_looked_at_from_then_on() -> None:
+def test_a_group_that_is_asleep_is_down_at_its_floor_in_minutes_and_hardly_looked_at_from_then_on() -> (
+    None
+):
     loop = Loop(scenarios.load_scenario("heat").machine(), kind, KeepPressure(), ["asleep"])
     loop.run(1200)
     course = loop.courses["asleep"]
     assert course.usage_bytes[-1] <= 66 * MIB
-    assert next(at for at, usage in zip(course.seconds, course.usage_bytes, strict=True) if usage < 128 * MIB) < 300
+    assert (
+        next(
+            at
+            for at, usage in zip(course.seconds, course.usage_bytes, strict=True)
+            if usage < 128 * MIB
+        )
+        < 300
+    )
     assert sum(at > 900 for at, _ in course.decisions) <= 5

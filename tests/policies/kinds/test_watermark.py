@@ -50,7 +50,9 @@ def test_a_pass_begins_at_high_and_goes_to_low_or_to_the_floor(
 ) -> None:
     decision = Looks(kind, **spec).look(seen(member(usage, limit=LIMIT, floor_bytes=floor)))
     assert said(decision) == answer
-    assert decision.ask == (None if target is None else Reclaim(target_bytes=target, timeout_seconds=30))
+    assert decision.ask == (
+        None if target is None else Reclaim(target_bytes=target, timeout_seconds=30)
+    )
 
 
 def test_a_pass_is_given_the_time_that_the_spec_says() -> None:
@@ -77,7 +79,9 @@ def test_between_the_marks_a_pass_that_was_cut_is_not_taken_up_again() -> None:
         (Limits(0, effective_max_bytes=0), 8192 * MIB, Marks(0, 0)),
     ],
 )
-def test_a_percentage_is_of_the_least_limit_below_the_host_s_total(limits: Limits, host: int, found: Marks | None) -> None:
+def test_a_percentage_is_of_the_least_limit_below_the_host_s_total(
+    limits: Limits, host: int, found: Marks | None
+) -> None:
     stat = MemStat(4096, limits)
     assert marks(Watermark.model_validate({}), stat, host) == found
     answer = Looks(kind).look(seen(member(stat=stat), host=Host(host, host)))
@@ -86,7 +90,9 @@ def test_a_percentage_is_of_the_least_limit_below_the_host_s_total(limits: Limit
 
 
 def test_bytes_need_no_limit() -> None:
-    assert marks(Watermark.model_validate({"high": "100M", "low": "84M"}), MemStat(0, Limits(None)), 1) == Marks(100 * MIB, 84 * MIB)
+    assert marks(
+        Watermark.model_validate({"high": "100M", "low": "84M"}), MemStat(0, Limits(None)), 1
+    ) == Marks(100 * MIB, 84 * MIB)
 
 
 def test_a_high_that_usage_never_comes_to_is_refused() -> None:
@@ -109,7 +115,9 @@ def test_a_high_that_usage_never_comes_to_is_refused() -> None:
         (64 * MIB, -500 * MIB, 1),
     ],
 )
-def test_it_looks_again_before_twice_the_growth_could_reach_high(headroom: int, growth: int, look: float) -> None:
+def test_it_looks_again_before_twice_the_growth_could_reach_high(
+    headroom: int, growth: int, look: float
+) -> None:
     high = 10240 * MIB
     looks = Looks(kind, high=high, low=high - 16 * MIB)
     looks.look(seen(member(high - headroom - growth), at=100))
@@ -134,8 +142,16 @@ def test_a_pass_hides_nothing_of_how_fast_the_group_grows(told_after: float) -> 
 def test_a_batch_of_charges_right_after_a_look_is_no_torrent() -> None:
     looks = Looks(kind)
     looks.look(seen(member(100 * MIB, limit=LIMIT), at=100))
-    assert looks.look(seen(member(102 * MIB, limit=LIMIT), at=100.001)).signals["growth_bytes_per_second"] == 0
-    assert looks.look(seen(member(102 * MIB, limit=LIMIT), at=101)).signals["growth_bytes_per_second"] == 2 * MIB
+    assert (
+        looks.look(seen(member(102 * MIB, limit=LIMIT), at=100.001)).signals[
+            "growth_bytes_per_second"
+        ]
+        == 0
+    )
+    assert (
+        looks.look(seen(member(102 * MIB, limit=LIMIT), at=101)).signals["growth_bytes_per_second"]
+        == 2 * MIB
+    )
 
 
 def test_below_high_it_is_woken_by_usage_and_where_usage_is_silent_by_the_limit() -> None:
@@ -194,7 +210,9 @@ def test_backing_off_begins_anew_once_memory_was_freed(outcome: Outcome | None, 
     looks.look(seen(member(LIMIT, limit=LIMIT, outcome=FRUITLESS), at=100))
     looks.look(seen(member(LIMIT, limit=LIMIT, outcome=FRUITLESS), at=110))
     looks.look(seen(member(usage, limit=LIMIT, outcome=outcome), at=131))
-    assert looks.look(seen(member(LIMIT, limit=LIMIT, outcome=FRUITLESS), at=140)).look_seconds == 10
+    assert (
+        looks.look(seen(member(LIMIT, limit=LIMIT, outcome=FRUITLESS), at=140)).look_seconds == 10
+    )
 
 
 @dataclass
@@ -217,8 +235,14 @@ class Writer:
                 if self.usage < target:
                     target, outcome, look_at = None, MADE, now
             if target is None and (now >= look_at or crossed):
-                decision = looks.look(seen(member(int(self.usage), limit=LIMIT, outcome=outcome), at=now))
-                outcome, look_at, pass_at = None, now + decision.look_seconds, now + self.late_seconds
+                decision = looks.look(
+                    seen(member(int(self.usage), limit=LIMIT, outcome=outcome), at=now)
+                )
+                outcome, look_at, pass_at = (
+                    None,
+                    now + decision.look_seconds,
+                    now + self.late_seconds,
+                )
                 target = decision.ask.target_bytes if isinstance(decision.ask, Reclaim) else None
 
     def _write(self, seconds: float) -> None:
@@ -274,12 +298,17 @@ def test_without_a_policy_the_same_writer_does() -> None:
         ({"cool_down": 1}, "not permitted"),
     ],
 )
-def test_a_spec_that_makes_no_sense_is_refused_with_a_reason(spec: dict[str, Any], sentence: str) -> None:
+def test_a_spec_that_makes_no_sense_is_refused_with_a_reason(
+    spec: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(ValidationError) as caught:
         Watermark(**spec)
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", [{"high": "86%"}, {"high": 32 * MIB, "low": 16 * MIB}, {"high": "99.999%", "low": "0.001%"}])
+@pytest.mark.parametrize(
+    "spec",
+    [{"high": "86%"}, {"high": 32 * MIB, "low": 16 * MIB}, {"high": "99.999%", "low": "0.001%"}],
+)
 def test_the_least_band_is_taken(spec: dict[str, Any]) -> None:
     assert spec.items() <= Watermark(**spec).model_dump().items()

@@ -51,14 +51,18 @@ class Wiring:
     streams: Streams = field(default_factory=Streams)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops: endless answers end."""
-    finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(default_factory=WeakKeyDictionary)
+    finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(
+        default_factory=WeakKeyDictionary
+    )
     """What all who wait for a job wait for: one for each job, since a job keeps it until it is done."""
 
 
 class Body(BaseModel):
     """A response body. Validated when it is made, so that the document and the answers cannot part."""
 
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
+    )
 
 
 class GroupRef(Body):
@@ -74,7 +78,11 @@ def ref(group: Group) -> GroupRef:
 
 def rfc3339(microseconds: int) -> str:
     """A time of the store as the API writes it: UTC, ending in Z."""
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(microseconds / 1e6, UTC)
+        .isoformat(timespec="microseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 async def _wiring(request: Request) -> Wiring:
@@ -105,7 +113,10 @@ Reference = Annotated[
         openapi_examples={
             "path": {"summary": "by its path", "value": "web"},
             "unit": {"summary": "by the systemd unit", "value": "unit:nginx.service"},
-            "container": {"summary": "by the container's id, or its first 12 digits", "value": "container:2c4dee605d22"},
+            "container": {
+                "summary": "by the container's id, or its first 12 digits",
+                "value": "container:2c4dee605d22",
+            },
         },
     ),
 ]
@@ -156,7 +167,9 @@ async def _changeable(wiring: Wired, caller: Calling, group: Target) -> Group:
 
 
 Changeable = Annotated[Group, Depends(_changeable)]
-DryRun = Annotated[bool, Query(description="Make every check and answer as if it were done, and write nothing.")]
+DryRun = Annotated[
+    bool, Query(description="Make every check and answer as if it were done, and write nothing.")
+]
 _YES = frozenset(("1", "on", "t", "true", "y", "yes"))
 """What pydantic takes for true."""
 

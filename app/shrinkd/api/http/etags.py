@@ -24,17 +24,28 @@ def tagged(request: Request, body: BaseModel, headers: Mapping[str, str] | None 
     return tagged_bytes(request, body.model_dump_json().encode(), headers)
 
 
-def tagged_bytes(request: Request, content: bytes, headers: Mapping[str, str] | None = None, etag: str | None = None) -> Response:
+def tagged_bytes(
+    request: Request,
+    content: bytes,
+    headers: Mapping[str, str] | None = None,
+    etag: str | None = None,
+) -> Response:
     """As tagged, for JSON that is bytes already; with an ETag of its own where a part of it moves by itself."""
     etag = etag or etag_of_bytes(content)
     check_if_match(request, etag)
     named = _named(request.headers.getlist("if-none-match"), weak=True)
     unchanged = named is not None and ("*" in named or etag in named)
     headers = {**(headers or {}), "ETag": etag}
-    return Response(status_code=304, headers=headers) if unchanged else Response(content, headers=headers, media_type="application/json")
+    return (
+        Response(status_code=304, headers=headers)
+        if unchanged
+        else Response(content, headers=headers, media_type="application/json")
+    )
 
 
-def changed(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None, *, dry_run: bool) -> Response:
+def changed(
+    body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None, *, dry_run: bool
+) -> Response:
     """Answer a change with what it came to, its ETag, and other headers of it. A trial came to nothing that these could name."""
     content = body.model_dump_json().encode()
     named = {} if dry_run else {**(headers or {}), "ETag": etag_of_bytes(content)}
@@ -67,7 +78,9 @@ def check_preconditions(request: Request, etag: str | None) -> None:
     check_if_match(request, etag)
     named = _named(request.headers.getlist("if-none-match"), weak=True)
     if named is not None and etag is not None and ("*" in named or etag in named):
-        raise PreconditionFailed(f"The ETag is {etag} now, which If-None-Match rules out.", etag=etag)
+        raise PreconditionFailed(
+            f"The ETag is {etag} now, which If-None-Match rules out.", etag=etag
+        )
 
 
 def _named(lines: Sequence[str], *, weak: bool) -> set[str] | None:

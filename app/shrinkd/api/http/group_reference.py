@@ -37,7 +37,10 @@ _OWN_ADDRESS = re.compile(GroupConvertor.regex)
 
 def href_of(group: Group) -> str:
     """The address of a group: its path, or its id where that path would mean something else."""
-    reads_as_itself = _OWN_ADDRESS.fullmatch(group.path) and group.path.partition(":")[0] not in {*_MATCHERS, _PROCESS}
+    reads_as_itself = _OWN_ADDRESS.fullmatch(group.path) and group.path.partition(":")[0] not in {
+        *_MATCHERS,
+        _PROCESS,
+    }
     return f"/v1/groups/{quote(group.path)}" if reads_as_itself else f"/v1/groups/id:{group.id}"
 
 
@@ -51,13 +54,20 @@ def resolve(backend: Backend, reference: str, caller: Caller) -> Group:
         return _by_process(backend, name, caller)
     if colon and kind in _MATCHERS:
         below_the_root = backend.groups()[1:]  # the root itself takes no limit and cannot be shrunk
-        return _only(reference, [group for group in seen_by(caller, below_the_root) if _MATCHERS[kind](group, name)])
+        return _only(
+            reference,
+            [group for group in seen_by(caller, below_the_root) if _MATCHERS[kind](group, name)],
+        )
     return backend.groups(check_readable(caller, check_group_path(reference)), depth=0)[0]
 
 
 def seen_by(caller: Caller, groups: list[Group]) -> list[Group]:
     """Those of the groups that the caller may read."""
-    return groups if caller.may(Level.READ) else [group for group in groups if caller.may(Level.READ, group.path)]
+    return (
+        groups
+        if caller.may(Level.READ)
+        else [group for group in groups if caller.may(Level.READ, group.path)]
+    )
 
 
 def check_readable(caller: Caller, path: str) -> str:
@@ -70,7 +80,9 @@ def check_readable(caller: Caller, path: str) -> str:
 def may_change(settings: Settings, group: Group) -> Group:
     """Answer the group if SHRINKD_SUBTREES lets the daemon change it, else GroupNotFound."""
     if not covers(settings.subtrees, group.path):
-        raise GroupNotFound(f"{group.path!a} is outside the subtrees that this daemon may change ({', '.join(settings.subtrees)}).")
+        raise GroupNotFound(
+            f"{group.path!a} is outside the subtrees that this daemon may change ({', '.join(settings.subtrees)})."
+        )
     return group
 
 
@@ -79,14 +91,18 @@ def _by_process(backend: Backend, name: str, caller: Caller) -> Group:
         raise InvalidRequest(f"pid:{name!a} is no process id.")
     with suppress(GroupNotFound):
         group = backend.group_of(int(name))
-        if group.path and caller.may(Level.READ, group.path):  # the root takes no limit and cannot be shrunk
+        if group.path and caller.may(
+            Level.READ, group.path
+        ):  # the root takes no limit and cannot be shrunk
             return group
     raise GroupNotFound(f"There is no process {name} in any group below the managed root.")
 
 
 def _by_container(group: Group, name: str) -> bool:
     if not _CONTAINER_PREFIX.fullmatch(name):
-        raise InvalidRequest(f"container:{name!a} is no container id: give at least its first 12 hexadecimal digits.")
+        raise InvalidRequest(
+            f"container:{name!a} is no container id: give at least its first 12 hexadecimal digits."
+        )
     return any(alias.startswith(f"container:{name}") for alias in aliases_of(group.path))
 
 

@@ -35,7 +35,9 @@ def require_change(caller: Caller, kept: Kept) -> None:
 
 async def _readable(wiring: Wired, caller: Calling, name: str) -> str:
     # nobody knows what one reaches that another version wrote: that it is there is for those to know who read everything
-    if not caller.may(Level.READ) and not any(kept.policy.name == name and is_seen(caller, kept) for kept in wiring.policies.all()):
+    if not caller.may(Level.READ) and not any(
+        kept.policy.name == name and is_seen(caller, kept) for kept in wiring.policies.all()
+    ):
         raise _no_policy(name)
     return wiring.policies.get(name).policy.name
 

@@ -8,7 +8,10 @@ from shrinkd.api.http.dependencies import is_dry_run
 
 QUESTIONS = frozenset({"evaluate_policy"})
 """The POSTs that change nothing: what they answer is all that there is of them."""
-_PREFERENCE = re.compile(r'(?:^|,)\s*([!#-\'*+.0-9A-Z^-z|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s",;]*))?\s*(?=$|[,;])', re.ASCII)
+_PREFERENCE = re.compile(
+    r'(?:^|,)\s*([!#-\'*+.0-9A-Z^-z|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s",;]*))?\s*(?=$|[,;])',
+    re.ASCII,
+)
 _SHRUNK = {200: 204, 201: 201, 202: 202}
 
 
@@ -27,8 +30,20 @@ def returned(request: Request, response: Response) -> Response:
     A trial keeps its body, which is all that it is for, and so do a problem and a 207, whose parts are answers of their own.
     """
     is_minimal = preferences(request).get("return", "").lower() == "minimal"
-    if not is_minimal or response.status_code not in _SHRUNK or not response.body or is_dry_run(request):
+    if (
+        not is_minimal
+        or response.status_code not in _SHRUNK
+        or not response.body
+        or is_dry_run(request)
+    ):
         return response
-    headers = {name: value for name, value in response.headers.items() if name not in {"content-length", "content-type"}}
+    headers = {
+        name: value
+        for name, value in response.headers.items()
+        if name not in {"content-length", "content-type"}
+    }
     applied = [*filter(None, [headers.get("preference-applied")]), "return=minimal"]
-    return Response(status_code=_SHRUNK[response.status_code], headers=headers | {"preference-applied": ", ".join(applied)})
+    return Response(
+        status_code=_SHRUNK[response.status_code],
+        headers=headers | {"preference-applied": ", ".join(applied)},
+    )

@@ -17,15 +17,35 @@ class Problem:
     """What a client does about it, in a sentence or two."""
 
 
-def _rows(*rows: tuple[type[ShrinkdError], int, str, str, str]) -> dict[type[ShrinkdError], Problem]:
+def _rows(
+    *rows: tuple[type[ShrinkdError], int, str, str, str],
+) -> dict[type[ShrinkdError], Problem]:
     return {row[0]: Problem(*row[1:]) for row in rows}
 
 
 _STAYS = "What was reclaimed stays reclaimed and no limit was changed."
 PROBLEMS = _rows(
-    (errors.ShrinkdError, 500, "internal-error", "The daemon met a fault", "Report it with the request id; the log has the rest."),
-    (errors.InternalError, 500, "internal-error", "The daemon met a fault", "Report it with the request id; the log has the rest."),
-    (errors.InvalidRequest, 422, "invalid-request", "The request is not valid", "Mend what `errors` points at. Nothing was changed."),
+    (
+        errors.ShrinkdError,
+        500,
+        "internal-error",
+        "The daemon met a fault",
+        "Report it with the request id; the log has the rest.",
+    ),
+    (
+        errors.InternalError,
+        500,
+        "internal-error",
+        "The daemon met a fault",
+        "Report it with the request id; the log has the rest.",
+    ),
+    (
+        errors.InvalidRequest,
+        422,
+        "invalid-request",
+        "The request is not valid",
+        "Mend what `errors` points at. Nothing was changed.",
+    ),
     (
         errors.InvalidGroupName,
         422,
@@ -36,9 +56,27 @@ PROBLEMS = _rows(
             "With the mount point before it and a control file behind it, it has at most the 4095 bytes that a kernel resolves."
         ),
     ),
-    (errors.RangeTooLarge, 422, "range-too-large", "That is too much for one answer", "Ask for less time, longer steps or fewer fields."),
-    (errors.MalformedBody, 400, "malformed-body", "The body is not JSON", "Send one JSON value in UTF-8, nested less than 100 deep."),
-    (errors.BodyTooLarge, 413, "body-too-large", "The body is too large", "No request of this API needs more than 64 KiB."),
+    (
+        errors.RangeTooLarge,
+        422,
+        "range-too-large",
+        "That is too much for one answer",
+        "Ask for less time, longer steps or fewer fields.",
+    ),
+    (
+        errors.MalformedBody,
+        400,
+        "malformed-body",
+        "The body is not JSON",
+        "Send one JSON value in UTF-8, nested less than 100 deep.",
+    ),
+    (
+        errors.BodyTooLarge,
+        413,
+        "body-too-large",
+        "The body is too large",
+        "No request of this API needs more than 64 KiB.",
+    ),
     (
         errors.UnsupportedMedia,
         415,
@@ -68,8 +106,20 @@ PROBLEMS = _rows(
         "There is no such simulation",
         "GET /v1/simulations lists them; the last hundred are kept, and none over a restart of the daemon.",
     ),
-    (errors.PolicyNotFound, 404, "policy-not-found", "There is no such policy", "GET /v1/policies lists them."),
-    (errors.ProblemNotFound, 404, "problem-not-found", "There is no such problem", "GET /problems lists them."),
+    (
+        errors.PolicyNotFound,
+        404,
+        "policy-not-found",
+        "There is no such policy",
+        "GET /v1/policies lists them.",
+    ),
+    (
+        errors.ProblemNotFound,
+        404,
+        "problem-not-found",
+        "There is no such problem",
+        "GET /problems lists them.",
+    ),
     (
         errors.NotSimulator,
         404,
@@ -91,7 +141,13 @@ PROBLEMS = _rows(
         "The group was removed",
         "If the path exists again it is another group: look it up anew, and decide anew. Nothing was done to a stranger.",
     ),
-    (errors.GroupExists, 409, "group-exists", "The group exists already", "Use it as it is, or take another name."),
+    (
+        errors.GroupExists,
+        409,
+        "group-exists",
+        "The group exists already",
+        "Use it as it is, or take another name.",
+    ),
     (
         errors.PolicyExists,
         409,
@@ -192,7 +248,13 @@ PROBLEMS = _rows(
         "The limit contradicts another one",
         "Change both in one request. cgroup v1 counts memory and swap together, so max_bytes cannot pass that sum.",
     ),
-    (errors.Unsupported, 422, "unsupported", "This node cannot do that", "GET /v1/node tells what it can."),
+    (
+        errors.Unsupported,
+        422,
+        "unsupported",
+        "This node cannot do that",
+        "GET /v1/node tells what it can.",
+    ),
     (
         errors.UnsupportedLimit,
         422,
@@ -239,7 +301,13 @@ PROBLEMS = _rows(
         "The daemon stopped in the shrink",
         "What was reclaimed stays reclaimed. GET its limits to see whether one was set, then start it again.",
     ),
-    (errors.ShrinkFinished, 409, "shrink-finished", "The shrink has finished", "There is nothing left to cancel."),
+    (
+        errors.ShrinkFinished,
+        409,
+        "shrink-finished",
+        "The shrink has finished",
+        "There is nothing left to cancel.",
+    ),
     (
         errors.TooManyShrinks,
         429,
@@ -254,8 +322,20 @@ PROBLEMS = _rows(
         "Too many simulations run or wait",
         "Wait until some of `active` have finished, or cancel one.",
     ),
-    (errors.TooManyStreams, 429, "too-many-streams", "Too many streams are open", "Close one, or let those who listen share one."),
-    (errors.EventsExpired, 410, "events-expired", "Those events are not kept any more", "Look at what is, then go on behind `newest_id`."),
+    (
+        errors.TooManyStreams,
+        429,
+        "too-many-streams",
+        "Too many streams are open",
+        "Close one, or let those who listen share one.",
+    ),
+    (
+        errors.EventsExpired,
+        410,
+        "events-expired",
+        "Those events are not kept any more",
+        "Look at what is, then go on behind `newest_id`.",
+    ),
     (
         errors.TooManyRequests,
         429,
@@ -285,9 +365,27 @@ PROBLEMS = _rows(
         "It has changed since you read it",
         "Read it again, decide again, and send the new ETag.",
     ),
-    (errors.KeyInUse, 409, "idempotency-key-in-use", "The first request with this key still runs", "Try again after Retry-After."),
-    (errors.KeyReused, 422, "idempotency-key-reused", "Another request had this key", "Give each request its own, for its retries."),
-    (errors.OutcomeUnknown, 409, "idempotency-outcome-unknown", "The daemon died in it", "Look what is there, then take a new key."),
+    (
+        errors.KeyInUse,
+        409,
+        "idempotency-key-in-use",
+        "The first request with this key still runs",
+        "Try again after Retry-After.",
+    ),
+    (
+        errors.KeyReused,
+        422,
+        "idempotency-key-reused",
+        "Another request had this key",
+        "Give each request its own, for its retries.",
+    ),
+    (
+        errors.OutcomeUnknown,
+        409,
+        "idempotency-outcome-unknown",
+        "The daemon died in it",
+        "Look what is there, then take a new key.",
+    ),
     (
         errors.StoreUnavailable,
         503,
@@ -316,6 +414,18 @@ PROBLEMS = _rows(
         "The controller cannot be written to",
         "Run the daemon as root, with the controller mounted read-write.",
     ),
-    (errors.BackendUnavailable, 503, "backend-unavailable", "There is no memory controller", "See SHRINKD_BACKEND in the README."),
-    (errors.SettingsError, 500, "settings-error", "A setting is wrong", "See the settings in the README."),
+    (
+        errors.BackendUnavailable,
+        503,
+        "backend-unavailable",
+        "There is no memory controller",
+        "See SHRINKD_BACKEND in the README.",
+    ),
+    (
+        errors.SettingsError,
+        500,
+        "settings-error",
+        "A setting is wrong",
+        "See the settings in the README.",
+    ),
 )

@@ -29,7 +29,12 @@ _OF_STATUS = {
     400: Problem(400, "bad-request", "The request cannot be read", "Send it as HTTP says."),
     404: PROBLEMS[errors.NotFound],
     405: Problem(405, "method-not-allowed", "That cannot be done here", "`Allow` lists what can."),
-    408: Problem(408, "request-timeout", "The request did not arrive in time", "Send all of it within ten seconds of its first byte."),
+    408: Problem(
+        408,
+        "request-timeout",
+        "The request did not arrive in time",
+        "Send all of it within ten seconds of its first byte.",
+    ),
     429: Problem(
         429,
         "too-many-connections",
@@ -43,7 +48,12 @@ _OF_STATUS = {
         "No request of this API needs more than 64 KiB or 128 fields of it, nor trailers.",
     ),
     500: PROBLEMS[errors.ShrinkdError],
-    503: Problem(503, "overloaded", "This daemon has no room for another connection", "Try again after Retry-After."),
+    503: Problem(
+        503,
+        "overloaded",
+        "This daemon has no room for another connection",
+        "Try again after Retry-After.",
+    ),
 }
 _OF_HTTP_ALONE = {400, 401, 412, 413, 415, 421}
 """Where no kernel would answer, `errno` would only puzzle."""
@@ -58,7 +68,11 @@ def problem_of(error: ShrinkdError) -> Problem:
 def body_of(error: ShrinkdError) -> dict[str, object]:
     """An error as a problem document, without an instance: what a failed shrink carries, too."""
     problem = problem_of(error)
-    members = {name: _plain(value) for name, value in error.members.items() if name not in {"errno", "shrink_id"}}
+    members = {
+        name: _plain(value)
+        for name, value in error.members.items()
+        if name not in {"errno", "shrink_id"}
+    }
     errname = None if problem.status in _OF_HTTP_ALONE else error.errname
     return _document(problem, error.detail, errname) | members | _extras(error)
 
@@ -68,12 +82,19 @@ def restored(row: Mapping[str, Any] | None) -> dict[str, object] | None:
     if row is None:
         return None
     kind = getattr(errors, row["kind"], errors.InternalError)
-    members = {name: Group(**value) if name == "group" else value for name, value in row["members"].items()}
+    members = {
+        name: Group(**value) if name == "group" else value for name, value in row["members"].items()
+    }
     return body_of(kind(row["detail"], **members))
 
 
 def _document(problem: Problem, detail: str, errname: str | None) -> dict[str, object]:
-    document: dict[str, object] = {"type": f"/problems/{problem.slug}", "title": problem.title, "status": problem.status, "detail": detail}
+    document: dict[str, object] = {
+        "type": f"/problems/{problem.slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+    }
     return document | ({"errno": errname} if errname else {})
 
 
@@ -100,7 +121,10 @@ def answer(scope: Scope, error: ShrinkdError) -> Response:
 
 def _respond(scope: Scope, document: dict[str, object], headers: Mapping[str, str]) -> Response:
     state = scope.setdefault("state", {})
-    state["problem"], instance = str(document["type"]).rpartition("/")[2], state.get("request_id", "")
+    state["problem"], instance = (
+        str(document["type"]).rpartition("/")[2],
+        state.get("request_id", ""),
+    )
     body = json.dumps(document | {"instance": instance})
     return Response(body, int(str(document["status"])), dict(headers), MEDIA_TYPE)
 
@@ -113,7 +137,11 @@ def _headers(error: ShrinkdError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer realm="shrinkd"{refused}'}  # RFC 6750, section 3
     if isinstance(error, errors.BodyTooLarge):
         return {"Connection": "close"}  # the rest of the body is on its way
-    return {"Retry-After": "1"} if isinstance(error, errors.KeyInUse) or problem_of(error).status in {429, 503} else {}
+    return (
+        {"Retry-After": "1"}
+        if isinstance(error, errors.KeyInUse) or problem_of(error).status in {429, 503}
+        else {}
+    )
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -126,12 +154,18 @@ async def _on_validation(request: Request, error: Exception) -> Response:
     body = error.body if isinstance(error, RequestValidationError) else None
     listed = [{"pointer": pointed(row, body), "detail": reason(row["msg"])} for row in rows]
     detail = "; ".join(f"{row['pointer']}: {row['detail']}" for row in listed) + "."
-    return _respond(request.scope, _document(PROBLEMS[errors.InvalidRequest], detail, "EINVAL") | {"errors": listed}, {})
+    return _respond(
+        request.scope,
+        _document(PROBLEMS[errors.InvalidRequest], detail, "EINVAL") | {"errors": listed},
+        {},
+    )
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    problem = _OF_STATUS.get(status) or Problem(status, "bad-request", HTTPStatus(status).phrase, "")
+    problem = _OF_STATUS.get(status) or Problem(
+        status, "bad-request", HTTPStatus(status).phrase, ""
+    )
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     detail = f"{request.method} {request.url.path!a}: {problem.title.lower()}. {problem.advice}"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -151,21 +185,34 @@ async def _on_fault(request: Request, error: Exception) -> Response:
     instance = request.scope.get("state", {}).get("request_id", "")
     log.error("request %s met a fault", instance, exc_info=error)
     document = _document(
-        PROBLEMS[errors.ShrinkdError], "The daemon met a fault that its log describes under this instance.", errno.errorcode[errno.EIO]
+        PROBLEMS[errors.ShrinkdError],
+        "The daemon met a fault that its log describes under this instance.",
+        errno.errorcode[errno.EIO],
     )
-    return _respond(request.scope, document, {"Connection": "close"})  # the server hears of the fault too, and closes
+    return _respond(
+        request.scope, document, {"Connection": "close"}
+    )  # the server hears of the fault too, and closes
 
 
 async def _on_hang_up(request: Request, _error: Exception) -> Response:
     """A client that is gone before its body was all here: no fault, and nobody to read this but the log."""
-    return _respond(request.scope, _document(_OF_STATUS[400], "The body did not come to its end.", None), {})
+    return _respond(
+        request.scope, _document(_OF_STATUS[400], "The body did not come to its end.", None), {}
+    )
 
 
 def unreadable(status: int) -> tuple[bytes, dict[str, str]]:
     """The body and header of the problem for bytes that never became a request: the server's part of the contract."""
     problem, instance = _OF_STATUS[status], secrets.token_hex(8)
-    body = json.dumps(_document(problem, f"{problem.title}. {problem.advice}", None) | {"instance": instance}).encode()
-    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Request-Id": instance, "Connection": "close"}
+    body = json.dumps(
+        _document(problem, f"{problem.title}. {problem.advice}", None) | {"instance": instance}
+    ).encode()
+    headers = {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+        "Request-Id": instance,
+        "Connection": "close",
+    }
     headers["X-Content-Type-Options"] = "nosniff"
     return body, headers | ({"Retry-After": "1"} if status in {429, 503} else {})
 

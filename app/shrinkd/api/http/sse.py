@@ -33,8 +33,12 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes], keep_alive_seconds: float = KEEP_ALIVE_SECONDS) -> None:
-        super().__init__(frames, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})  # the latter is nginx's
+    def __init__(
+        self, frames: AsyncGenerator[bytes], keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+    ) -> None:
+        super().__init__(
+            frames, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )  # the latter is nginx's
         self._frames, self._keep_alive_seconds = frames, keep_alive_seconds
         self._has_spoken = False
 
@@ -44,8 +48,12 @@ class EventStream(StreamingResponse):
             async with aclosing(self._frames):
                 await self._send_all(scope, wiring.closing, receive, send)
 
-    async def _send_all(self, scope: Scope, closing: asyncio.Event, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+    async def _send_all(
+        self, scope: Scope, closing: asyncio.Event, receive: Receive, send: Send
+    ) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
         sending = asyncio.create_task(self._tell(send))
         keeping = asyncio.create_task(self._keep_alive(scope, closing, send))
         tasks = {sending, keeping, asyncio.create_task(self.listen_for_disconnect(receive))}
@@ -91,7 +99,11 @@ def _shut_out(scope: Scope) -> ShrinkdError | None:
         caller = find_caller(scope)
     except ShrinkdError as error:
         return error
-    return None if caller == caller_of(scope) else TokenRefused("What the caller may do has changed: connect again.")
+    return (
+        None
+        if caller == caller_of(scope)
+        else TokenRefused("What the caller may do has changed: connect again.")
+    )
 
 
 def _problem(error: ShrinkdError) -> bytes:

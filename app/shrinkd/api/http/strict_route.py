@@ -40,7 +40,11 @@ class StrictRoute(APIRoute):
 
         async def read_strictly(request: Request) -> Response:
             if unknown := request.query_params.keys() - known.keys():
-                _refuse_all("query", unknown, f"not a parameter of this operation; there are: {', '.join(sorted(known)) or 'none'}")
+                _refuse_all(
+                    "query",
+                    unknown,
+                    f"not a parameter of this operation; there are: {', '.join(sorted(known)) or 'none'}",
+                )
             if repeated := once & _repeated(name for name, _ in request.query_params.multi_items()):
                 _refuse_all("query", repeated, "this parameter stands twice")
             body = await _read(request) if takes_body else None
@@ -52,7 +56,11 @@ class StrictRoute(APIRoute):
                 return await handle(request)
             if has_no_etag:
                 check_no_etag(request)
-            response = await (answer_once(request, operation, body, handle) if request.method == "POST" else handle(request))
+            response = await (
+                answer_once(request, operation, body, handle)
+                if request.method == "POST"
+                else handle(request)
+            )
             return response if operation in QUESTIONS else returned(request, response)
 
         return read_strictly
@@ -76,7 +84,12 @@ def _repeated(names: Iterable[str]) -> set[str]:
 
 
 def _refuse_all(place: str, names: Iterable[str], sentence: str) -> NoReturn:
-    raise RequestValidationError([{"type": "refused", "loc": (place, name), "msg": sentence, "input": None} for name in sorted(names)])
+    raise RequestValidationError(
+        [
+            {"type": "refused", "loc": (place, name), "msg": sentence, "input": None}
+            for name in sorted(names)
+        ]
+    )
 
 
 class _Read(Request):
@@ -92,9 +105,14 @@ async def _read(request: Request) -> object:
     text = await _bounded(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if text and media_type not in _MEDIA_TYPES:
-        raise UnsupportedMedia(f"A body of type {media_type or 'none'!a} is not taken here; send application/json.", media_type=media_type)
+        raise UnsupportedMedia(
+            f"A body of type {media_type or 'none'!a} is not taken here; send application/json.",
+            media_type=media_type,
+        )
     try:
-        return json.loads(text.decode(), object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse)
+        return json.loads(
+            text.decode(), object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse
+        )
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"The body is not JSON: {error}.") from None
 
@@ -111,7 +129,8 @@ async def _bounded(request: Request) -> bytes:
         else:
             return bytes(text)
     raise BodyTooLarge(
-        f"The body is larger than {LARGEST_BODY_BYTES} bytes; no request of this API needs that.", limit_bytes=LARGEST_BODY_BYTES
+        f"The body is larger than {LARGEST_BODY_BYTES} bytes; no request of this API needs that.",
+        limit_bytes=LARGEST_BODY_BYTES,
     )
 
 

@@ -57,5 +57,7 @@ def _peer(wiring: Wiring, peer: Caller | None) -> Caller:
     if wiring.tokens is None:
         return peer or ANYONE  # the server listens so only where that is safe
     if peer is None:
-        raise Unauthenticated("A token is wanted here: send Authorization: Bearer and one of `shrinkd token make`.")
+        raise Unauthenticated(
+            "A token is wanted here: send Authorization: Bearer and one of `shrinkd token make`."
+        )
     return wiring.tokens.certified(peer)

@@ -24,7 +24,10 @@ class Waiting:
             return await self._app(scope, receive, send)
         name, waits = caller_of(scope).name, True
         if self._waiting[name] >= self._most:
-            error = TooManyRequests(f"{self._most} requests of {name} wait for their answers already.", waiting=self._most)
+            error = TooManyRequests(
+                f"{self._most} requests of {name} wait for their answers already.",
+                waiting=self._most,
+            )
             return await problems.answer(scope, error)(scope, receive, send)
 
         async def send_begun(message: Message) -> None:

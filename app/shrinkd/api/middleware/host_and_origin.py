@@ -38,7 +38,9 @@ def _refusal(scope: Scope) -> ShrinkdError | None:
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     is_tcp = scope["server"] is not None and scope["server"][1] is not None
     if is_tcp and _host_name(host) not in ours:
-        return MisdirectedRequest(f"The request is for {host[:255].decode('latin-1')!a}, which is no name of this daemon.")
+        return MisdirectedRequest(
+            f"The request is for {host[:255].decode('latin-1')!a}, which is no name of this daemon."
+        )
     if scope["method"] not in _READING and not _is_own(dict(scope["headers"]), host, ours):
         return CrossSiteRequest("A browser sent this change for a page that is not of this daemon.")
     return None

@@ -15,7 +15,9 @@ from shrinkd import logs
 from shrinkd.api.http.dependencies import caller_of
 
 log = logging.getLogger("shrinkd.access")
-_STARTED = secrets.token_hex(4)  # and a number behind it: unique without asking the kernel for chance each time
+_STARTED = secrets.token_hex(
+    4
+)  # and a number behind it: unique without asking the kernel for chance each time
 _numbers = itertools.count(1)
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _NO_OPERATION = "none"
@@ -33,9 +35,13 @@ class RequestId:
             return await self._app(scope, receive, send)
         request_id, began, status, ended = _request_id(scope), time.monotonic(), 500, False
         scope.setdefault("state", {})["request_id"] = request_id
-        logs.request_id.set(request_id)  # a request is a task of its own, and its context ends with it
+        logs.request_id.set(
+            request_id
+        )  # a request is a task of its own, and its context ends with it
         header, is_head = (b"request-id", request_id.encode()), scope["method"] == "HEAD"
-        inner = {**scope, "method": "GET"} if is_head else scope  # a copy: the server has to know that no body follows
+        inner = (
+            {**scope, "method": "GET"} if is_head else scope
+        )  # a copy: the server has to know that no body follows
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, ended
@@ -43,7 +49,9 @@ class RequestId:
                 status = message["status"]
                 message = {**message, "headers": [*message["headers"], header, _NO_SNIFFING]}
             elif is_head:
-                message = {"type": "http.response.body"}  # the end, before a stream has got any further
+                message = {
+                    "type": "http.response.body"
+                }  # the end, before a stream has got any further
             if not ended:
                 ended = is_head and message["type"] == "http.response.body"
                 await send(message)
@@ -52,12 +60,16 @@ class RequestId:
             return await self._app(inner, receive, send_with_id)
         finally:
             seconds = time.monotonic() - began
-            scope["app"].state.wiring.requests.note(scope["state"].get("operation", _NO_OPERATION), status, seconds)
+            scope["app"].state.wiring.requests.note(
+                scope["state"].get("operation", _NO_OPERATION), status, seconds
+            )
             _note(scope, status, seconds)
 
 
 def _request_id(scope: Scope) -> str:
-    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"request-id"), "")
+    given = next(
+        (value.decode("latin-1") for name, value in scope["headers"] if name == b"request-id"), ""
+    )
     return given if _HARMLESS.fullmatch(given) else f"{_STARTED}-{next(_numbers):x}"
 
 
@@ -65,5 +77,17 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     """Changes and problems are news; reads, which clients repeat by the thousand, are only for debugging."""
     level = logging.DEBUG if scope["method"] in {"GET", "HEAD"} and status < 400 else logging.INFO
     if log.isEnabledFor(level):
-        fields = {"caller": caller_of(scope).name, "method": scope["method"], "path": scope["path"], "status": status}
-        log.log(level, "%s %a %d", scope["method"], scope["path"], status, extra={"fields": {**fields, "seconds": round(seconds, 6)}})
+        fields = {
+            "caller": caller_of(scope).name,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+        }
+        log.log(
+            level,
+            "%s %a %d",
+            scope["method"],
+            scope["path"],
+            status,
+            extra={"fields": {**fields, "seconds": round(seconds, 6)}},
+        )

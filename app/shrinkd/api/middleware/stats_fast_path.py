@@ -27,7 +27,11 @@ class StatsLane:
             return await self._app(scope, receive, send)
         scope["state"]["operation"] = "get_stats"
         length, etag = str(len(content)).encode(), etag_of_bytes(content).encode()
-        headers = [(b"content-length", length), (b"content-type", b"application/json"), (b"etag", etag)]
+        headers = [
+            (b"content-length", length),
+            (b"content-type", b"application/json"),
+            (b"etag", etag),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         return await send({"type": "http.response.body", "body": content})
 
@@ -36,7 +40,11 @@ def _is_plain(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"]:
         return False
     path: str = scope["path"]
-    return path.startswith(_BEFORE) and path.endswith(_BEHIND) and not any(name.startswith(b"if-") for name, _ in scope["headers"])
+    return (
+        path.startswith(_BEFORE)
+        and path.endswith(_BEHIND)
+        and not any(name.startswith(b"if-") for name, _ in scope["headers"])
+    )
 
 
 def _content(scope: Scope) -> bytes | None:

@@ -56,36 +56,70 @@ Lower a container's memory without killing it.
 - Every answer has a `Request-Id`, which the log and the problem's `instance` repeat.
 """
 TAGS = [
-    {"name": "groups", "description": "Control groups: one incarnation each, by path or by the name of what runs in it."},
+    {
+        "name": "groups",
+        "description": "Control groups: one incarnation each, by path or by the name of what runs in it.",
+    },
     {"name": "limits", "description": "Compare and set, at once."},
     {"name": "shrinks", "description": "Reclaim as a job, then set the limit if wanted."},
-    {"name": "policies", "description": "What each group's memory ought to be: kept by the daemon, and explained."},
+    {
+        "name": "policies",
+        "description": "What each group's memory ought to be: kept by the daemon, and explained.",
+    },
     {"name": "events", "description": "What has happened, listed or as it comes."},
     {"name": "stats", "description": "One vocabulary on every kernel, read when asked."},
-    {"name": "simulator", "description": "The workloads, the time and the faults of a simulated machine; a real one answers 404."},
-    {"name": "simulations", "description": "Policies tried on a simulated machine, before a host feels them."},
+    {
+        "name": "simulator",
+        "description": "The workloads, the time and the faults of a simulated machine; a real one answers 404.",
+    },
+    {
+        "name": "simulations",
+        "description": "Policies tried on a simulated machine, before a host feels them.",
+    },
     {"name": "node", "description": "What this machine is and can."},
     {"name": "audit", "description": "Who tried to change what, and what came of it."},
     {"name": "health", "description": "For supervisors, load balancers and bug reports."},
     {"name": "docs", "description": "Pages for people."},
 ]
 _SECURITY = {
-    "token": {"type": "http", "scheme": "bearer", "description": "A token of `shrinkd token make`, for its scopes and until it expires."},
-    "certificate": {"type": "mutualTLS", "description": "A client certificate, for the scopes that its common name was given."},
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of `shrinkd token make`, for its scopes and until it expires.",
+    },
+    "certificate": {
+        "type": "mutualTLS",
+        "description": "A client certificate, for the scopes that its common name was given.",
+    },
 }
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 _HEADERS: dict[str, tuple[str, dict[str, str]]] = {
-    "ETag": ("Names this very state, strongly: for If-None-Match and If-Match.", {"type": "string"}),
+    "ETag": (
+        "Names this very state, strongly: for If-None-Match and If-Match.",
+        {"type": "string"},
+    ),
     "Link": ('The next page as rel="next", when there is one (RFC 8288).', {"type": "string"}),
-    "Location": ("The address of what was made, or of what is in the way.", {"type": "string", "format": "uri-reference"}),
+    "Location": (
+        "The address of what was made, or of what is in the way.",
+        {"type": "string", "format": "uri-reference"},
+    ),
     "Idempotency-Replayed": (
         "`true`: nothing was done now, and this is what the first request of this key was answered.",
         {"type": "string"},
     ),
-    "Preference-Applied": ("What was honoured of what `Prefer` asked for: `wait=N`, `return=minimal`.", {"type": "string"}),
-    "Request-Id": ("The name of this request in the log: the client's own, where it sent a harmless one.", {"type": "string"}),
+    "Preference-Applied": (
+        "What was honoured of what `Prefer` asked for: `wait=N`, `return=minimal`.",
+        {"type": "string"},
+    ),
+    "Request-Id": (
+        "The name of this request in the log: the client's own, where it sent a harmless one.",
+        {"type": "string"},
+    ),
     "WWW-Authenticate": ("How to say who calls (RFC 6750).", {"type": "string"}),
-    "Retry-After": ("Seconds after which to look or try again, where that may help.", {"type": "integer"}),
+    "Retry-After": (
+        "Seconds after which to look or try again, where that may help.",
+        {"type": "integer"},
+    ),
 }
 
 
@@ -123,11 +157,20 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
         "reclaimable_estimate_bytes": 268435456,
         "peak_bytes": 371195904,
         "current_max_bytes": _GIBIBYTE,
-        "next": {"method": "POST", "href": "/v1/groups/web/shrinks", "body": {"target_bytes": 67108864, "set_max_bytes": 67108864}},
+        "next": {
+            "method": "POST",
+            "href": "/v1/groups/web/shrinks",
+            "body": {"target_bytes": 67108864, "set_max_bytes": 67108864},
+        },
     },
     "invalid-request": {
         "detail": "query/dryrun: not a parameter of this operation; there are: dry_run.",
-        "errors": [{"pointer": "query/dryrun", "detail": "not a parameter of this operation; there are: dry_run"}],
+        "errors": [
+            {
+                "pointer": "query/dryrun",
+                "detail": "not a parameter of this operation; there are: dry_run",
+            }
+        ],
     },
     "events-expired": {
         "detail": "The event 7 is too old: event 1042 is the oldest that is kept.",
@@ -141,12 +184,20 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
         "fields": 6,
         "most_values": 10000,
     },
-    "unauthenticated": {"detail": "A token is wanted here: send Authorization: Bearer and one of `shrinkd token make`."},
-    "forbidden": {"detail": "That takes the scope 'write@web', which 'token:ci' does not have.", "scope": "write@web"},
+    "unauthenticated": {
+        "detail": "A token is wanted here: send Authorization: Bearer and one of `shrinkd token make`."
+    },
+    "forbidden": {
+        "detail": "That takes the scope 'write@web', which 'token:ci' does not have.",
+        "scope": "write@web",
+    },
     "shrink-in-progress": {
         "detail": "A shrink of this group is in progress: wait for it, or cancel it.",
         "group": {"id": "354371", "path": "web"},
-        "shrink": {"id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "href": "/v1/shrinks/019a1b2c3d4e5f60718293a4b5c6d7e8"},
+        "shrink": {
+            "id": "019a1b2c3d4e5f60718293a4b5c6d7e8",
+            "href": "/v1/shrinks/019a1b2c3d4e5f60718293a4b5c6d7e8",
+        },
     },
 }
 _GENERAL = (InvalidRequest, Unauthenticated, TokenRefused, Forbidden)
@@ -159,7 +210,10 @@ _SIDES = re.compile(r'(?<=[/"])(\w+)-(Input|Output)(?=")')
 
 Responses = dict[int | str, dict[str, Any]]
 PAGED: Responses = {200: sends("Link")}
-UNCHANGED: Responses = {200: sends("ETag"), 304: {"description": "It is still what `If-None-Match` names."} | sends("ETag")}
+UNCHANGED: Responses = {
+    200: sends("ETag"),
+    304: {"description": "It is still what `If-None-Match` names."} | sends("ETag"),
+}
 
 
 def refuses(*kinds: type[ShrinkdError], group: bool = False) -> Responses:
@@ -176,9 +230,13 @@ def _add_refusal(refusals: Responses, kind: type[ShrinkdError]) -> None:
 
 def _add_problem(refusals: Responses, body: dict[str, Any]) -> None:
     title, status, slug = body["title"], body["status"], body["type"].rpartition("/")[2]
-    refusal = refusals.setdefault(status, {"description": "", "content": {MEDIA_TYPE: _PROBLEM | {"examples": {}}}})
+    refusal = refusals.setdefault(
+        status, {"description": "", "content": {MEDIA_TYPE: _PROBLEM | {"examples": {}}}}
+    )
     refusal["description"] = f"{refusal['description']} `{slug}`: {title}.".lstrip()
-    value = body | {"detail": f"{title}.", "instance": "e6d766de-1d"} | _EXAMPLE_MEMBERS.get(slug, {})
+    value = (
+        body | {"detail": f"{title}.", "instance": "e6d766de-1d"} | _EXAMPLE_MEMBERS.get(slug, {})
+    )
     refusal["content"][MEDIA_TYPE]["examples"][slug] = {"summary": title, "value": value}
     if status == 401:
         _send(refusal, "WWW-Authenticate")
@@ -205,11 +263,22 @@ def _shared(*kinds: type[ShrinkdError], by_server: tuple[int, ...] = ()) -> Resp
 
 def _any_problem(description: str, like: type[ShrinkdError]) -> dict[str, Any]:
     example = body_of(like("…")) | {"instance": "e6d766de-1d"}
-    return {"description": description, "content": {MEDIA_TYPE: _PROBLEM | {"example": example}}} | sends("Request-Id", "Retry-After")
+    return {
+        "description": description,
+        "content": {MEDIA_TYPE: _PROBLEM | {"example": example}},
+    } | sends("Request-Id", "Retry-After")
 
 
 _ANYWHERE = _shared(
-    *(MisdirectedRequest, TooManyRequests, InternalError, KernelRefused, StoreUnavailable, NotWritable, OutOfResources),
+    *(
+        MisdirectedRequest,
+        TooManyRequests,
+        InternalError,
+        KernelRefused,
+        StoreUnavailable,
+        NotWritable,
+        OutOfResources,
+    ),
     by_server=(408, 429, 431, 503),
 ) | {
     "4XX": _any_problem("The request cannot be carried out; `type` tells why.", NotFound),
@@ -238,7 +307,10 @@ def _share(responses: Responses, shared: Responses) -> None:
 def bodies(**examples: tuple[str, dict[str, Any]]) -> object:
     """The Annotated part of a request body with examples: name=("What it shows", value)."""
     shown: dict[str, Any] = {
-        name: {"summary": summary, "value": {key: _NULL if part is None else part for key, part in value.items()}}
+        name: {
+            "summary": summary,
+            "value": {key: _NULL if part is None else part for key, part in value.items()},
+        }
         for name, (summary, value) in examples.items()
     }
     body: object = Body(openapi_examples=shown)
@@ -256,10 +328,18 @@ def complete(generated: dict[str, Any]) -> dict[str, Any]:
             _complete_change(method, operation)
             _add_answers(operation["responses"], answers.get(operation["operationId"], {}))
     components = document["components"]
-    components["headers"] = {name: {"description": meaning, "schema": dict(schema)} for name, (meaning, schema) in _HEADERS.items()}
+    components["headers"] = {
+        name: {"description": meaning, "schema": dict(schema)}
+        for name, (meaning, schema) in _HEADERS.items()
+    }
     components["securitySchemes"] = _SECURITY
-    document["security"] = [{}, *({name: []} for name in _SECURITY)]  # {}: a unix socket, and a simulator, ask for nothing
-    components["responses"] = {_named(status): deepcopy(response) for status, response in _SHARED.items()}
+    document["security"] = [
+        {},
+        *({name: []} for name in _SECURITY),
+    ]  # {}: a unix socket, and a simulator, ask for nothing
+    components["responses"] = {
+        _named(status): deepcopy(response) for status, response in _SHARED.items()
+    }
     complete_schemas(components["schemas"])
     return document
 
@@ -286,7 +366,9 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     operation["summary"] = re.split(r"[.:;](?:\s|$)", operation["description"], maxsplit=1)[0]
     if "HTTPValidationError" in str(operation["responses"].get("422")):
         del operation["responses"]["422"]
-    stated: Responses = {int(status): response for status, response in operation["responses"].items()}
+    stated: Responses = {
+        int(status): response for status, response in operation["responses"].items()
+    }
     # The pages take any query, and all else refuses what it does not know. Only what tells of this node asks who calls.
     general = {"docs": (), "health": (InvalidRequest,)}.get(operation["tags"][0], _GENERAL)
     for kind in general:
@@ -294,16 +376,27 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     if general != _GENERAL:
         operation["security"] = []
     _share(stated, _ANYWHERE | (_WITH_A_BODY if "requestBody" in operation else {}))
-    operation["responses"] = responses = {str(status): stated[status] for status in sorted(stated, key=str)}
+    operation["responses"] = responses = {
+        str(status): stated[status] for status in sorted(stated, key=str)
+    }
     for status, response in responses.items():
         if "$ref" not in response:
             _complete_answer(status, response)
     parameters = operation.setdefault("parameters", [])
     if "304" in responses:
-        parameters.append(_header("If-None-Match", "ETags of what is known already: 304 if one still holds."))
+        parameters.append(
+            _header("If-None-Match", "ETags of what is known already: 304 if one still holds.")
+        )
     if "412" in responses:
-        parameters.append(_header("If-Match", "ETags of what the change is meant for: 412 if none holds."))
-        parameters.append(_header("If-None-Match", "ETags of what it is not meant for: 412 if one holds; `*`, if there is anything yet."))
+        parameters.append(
+            _header("If-Match", "ETags of what the change is meant for: 412 if none holds.")
+        )
+        parameters.append(
+            _header(
+                "If-None-Match",
+                "ETags of what it is not meant for: 412 if one holds; `*`, if there is anything yet.",
+            )
+        )
 
 
 def _complete_answer(status: str, response: dict[str, Any]) -> None:
@@ -314,7 +407,9 @@ def _complete_answer(status: str, response: dict[str, Any]) -> None:
         content.pop("itemSchema", None)  # of OpenAPI 3.2, and this document says 3.1
         if media_type == "text/event-stream":
             response["description"] += _STREAMED
-            content.pop("schema", None)  # it would be about the stream as one string, which is what nobody reads
+            content.pop(
+                "schema", None
+            )  # it would be about the stream as one string, which is what nobody reads
 
 
 def _complete_change(method: str, operation: dict[str, Any]) -> None:
@@ -327,8 +422,13 @@ def _complete_change(method: str, operation: dict[str, Any]) -> None:
     if operation["operationId"] not in QUESTIONS:
         _complete_preference(parameters, responses)
     if method == "post":
-        parameters.append(_header("Idempotency-Key", _KEY) | {"schema": {"type": "string", "minLength": 1, "maxLength": 512}})
-        refusals: Responses = {int(status): responses[status] for status in ("409", "422") if status in responses}
+        parameters.append(
+            _header("Idempotency-Key", _KEY)
+            | {"schema": {"type": "string", "minLength": 1, "maxLength": 512}}
+        )
+        refusals: Responses = {
+            int(status): responses[status] for status in ("409", "422") if status in responses
+        }
         for kind in (KeyInUse, OutcomeUnknown, KeyReused):
             _add_refusal(refusals, kind)
         for status, refusal in refusals.items():
@@ -345,9 +445,13 @@ def _complete_preference(parameters: list[dict[str, Any]], responses: dict[str, 
     if not waits:
         parameters.append(_header("Prefer", _PREFER))
     if "200" in responses and "204" not in responses:
-        responses["204"] = {"description": "Done, and `return=minimal` was wanted."} | sends("Request-Id")
+        responses["204"] = {"description": "Done, and `return=minimal` was wanted."} | sends(
+            "Request-Id"
+        )
         responses["204"]["headers"] |= {
-            name: header for name, header in responses["200"]["headers"].items() if name in {"ETag", "Location"}
+            name: header
+            for name, header in responses["200"]["headers"].items()
+            if name in {"ETag", "Location"}
         }
     _add_header(responses, "Preference-Applied", "2")
 
@@ -360,4 +464,10 @@ def _add_header(responses: dict[str, Any], name: str, classes: str) -> None:
 
 
 def _header(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string"},
+    }

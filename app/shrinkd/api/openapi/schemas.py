@@ -19,7 +19,11 @@ _PROBLEM: Schema = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "instance": {"type": "string", "description": "The request id."},
-        "errno": {"type": "string", "description": "The kernel's answer, where one is behind it.", "examples": ["EBUSY"]},
+        "errno": {
+            "type": "string",
+            "description": "The kernel's answer, where one is behind it.",
+            "examples": ["EBUSY"],
+        },
         "errors": {
             "type": "array",
             "description": "What is wrong with a request, place by place.",
@@ -50,7 +54,10 @@ _PROBLEM: Schema = {
             "type": "object",
             "description": "The shrink that is in the way.",
             "required": ["id", "href"],
-            "properties": {"id": {"type": "string"}, "href": {"type": "string", "format": "uri-reference"}},
+            "properties": {
+                "id": {"type": "string"},
+                "href": {"type": "string", "format": "uri-reference"},
+            },
         },
     },
     "additionalProperties": True,
@@ -62,20 +69,29 @@ def complete_schemas(schemas: dict[str, Schema]) -> None:
     schemas["Problem"] = deepcopy(_PROBLEM)
     schemas["Failure"] = _failure()
     schemas["StatsBody"]["required"].remove("raw")  # there with ?raw=true alone
-    schemas["StatsRow"] = schemas["StatsBody"] | {"required": ["group"], "description": "What was asked for of a reading."}
+    schemas["StatsRow"] = schemas["StatsBody"] | {
+        "required": ["group"],
+        "description": "What was asked for of a reading.",
+    }
     _name_what_is_keyed(schemas["WantedLimits"])
-    _close_what_is_open({name: schema["properties"] for name, schema in schemas.items() if "properties" in schema})
+    _close_what_is_open(
+        {name: schema["properties"] for name, schema in schemas.items() if "properties" in schema}
+    )
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for name, schema in schemas.items():
-        schema["title"] = name  # generated clients name their classes by it, and two of one name would be one too many
+        schema["title"] = (
+            name  # generated clients name their classes by it, and two of one name would be one too many
+        )
         _complete_times(schema)
         _complete_bounds(schema)
 
 
 def _failure() -> Schema:
     """A problem that no request met, and so without an instance."""
-    failure = deepcopy(_PROBLEM) | {"description": "Why a shrink failed: a problem, in which `status` is what a request would be told."}
+    failure = deepcopy(_PROBLEM) | {
+        "description": "Why a shrink failed: a problem, in which `status` is what a request would be told."
+    }
     failure["required"].remove("instance")
     del failure["properties"]["instance"]
     return failure

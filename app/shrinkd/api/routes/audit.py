@@ -6,7 +6,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from shrinkd.api.http.dependencies import Administrating, Body, GroupRef, Wired, Wiring, rfc3339
-from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.paging import (
+    PageSize,
+    PageToken,
+    link_next,
+    page_limit,
+    read_token,
+    write_token,
+)
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, refuses
 from shrinkd.backends import check_group_path
@@ -58,8 +65,12 @@ class AuditQuery(BaseModel):
 
     caller: str | None = Field(None, max_length=255, description="Only those of this caller.")
     group: str | None = Field(None, description="The path of a group, which may be gone by now.")
-    operation: str | None = Field(None, max_length=64, description="An operationId, such as patch_limits.")
-    status_from: int | None = Field(None, ge=100, le=599, description="Only those whose answer has this status or a higher one.")
+    operation: str | None = Field(
+        None, max_length=64, description="An operationId, such as patch_limits."
+    )
+    status_from: int | None = Field(
+        None, ge=100, le=599, description="Only those whose answer has this status or a higher one."
+    )
     since: Moment | None = Field(None, description="Only those made at or after this time.")
     page_size: PageSize = 50
     page_token: PageToken = None
@@ -67,7 +78,11 @@ class AuditQuery(BaseModel):
 
 @router.get("/v1/audit", operation_id="list_audit", responses=PAGED | refuses(InvalidGroupName))
 def list_audit(
-    request: Request, response: Response, wiring: Wired, _caller: Administrating, query: Annotated[AuditQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    _caller: Administrating,
+    query: Annotated[AuditQuery, Query()],
 ) -> AuditPage:
     """List every attempted change, the newest first; they are kept for 30 days, and a million of them.
 
@@ -81,7 +96,11 @@ def list_audit(
 def list_page(wiring: Wiring, query: AuditQuery) -> AuditPage:
     limit = page_limit(query.page_size)
     after = read_token(query.page_token, _NEWEST_FIRST, (str,))
-    of = {"caller": query.caller, "operation": query.operation, "group_path": query.group and check_group_path(query.group)}
+    of = {
+        "caller": query.caller,
+        "operation": query.operation,
+        "group_path": query.group and check_group_path(query.group),
+    }
     rows = wiring.store.list_audit(
         limit=limit + 1,
         before=None if after is None else after[0],
@@ -95,6 +114,12 @@ def list_page(wiring: Wiring, query: AuditQuery) -> AuditPage:
 
 def attempt_body(row: Row) -> AttemptBody:
     told = {name: row[name] for name in AttemptBody.model_fields.keys() & row.keys()}
-    group = None if row["group_path"] is None else GroupRef(id=str(row["group_id"]), path=row["group_path"])
+    group = (
+        None
+        if row["group_path"] is None
+        else GroupRef(id=str(row["group_id"]), path=row["group_path"])
+    )
     finished = None if row["finished_at"] is None else rfc3339(row["finished_at"])
-    return AttemptBody(**told | {"attempted_at": rfc3339(row["at"]), "finished_at": finished, "group": group})
+    return AttemptBody(
+        **told | {"attempted_at": rfc3339(row["at"]), "finished_at": finished, "group": group}
+    )

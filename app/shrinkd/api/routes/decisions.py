@@ -7,7 +7,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from shrinkd.api.http.dependencies import Body, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
-from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.paging import (
+    PageSize,
+    PageToken,
+    link_next,
+    page_limit,
+    read_token,
+    write_token,
+)
 from shrinkd.api.http.policy_access import Readable
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, refuses
@@ -34,7 +41,9 @@ class DecisionBody(Body):
     mode: Literal["enforce", "observe"]
     verdict: Verdict
     reason: Reason
-    signals: dict[str, float | int | str | None] = Field(examples=[{"usage_bytes": 371195904, "high_bytes": 386547056}])
+    signals: dict[str, float | int | str | None] = Field(
+        examples=[{"usage_bytes": 371195904, "high_bytes": 386547056}]
+    )
     """The numbers that it went by, with their units in their names."""
     look_seconds: float
     """It looks again after so long at the latest."""
@@ -76,7 +85,11 @@ class DecisionQuery(BaseModel):
     responses=PAGED | refuses(PolicyNotFound, PolicyUnreadable),
 )
 def list_policy_decisions(
-    request: Request, response: Response, wiring: Wired, name: Readable, query: Annotated[DecisionQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    name: Readable,
+    query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
     """List what a policy decided, the newest first. Equal ones of a minute are one; they are kept for 7 days, and a million of them."""
     page = list_page(wiring, caller_of(request.scope), query, policy=name)
@@ -84,9 +97,17 @@ def list_policy_decisions(
     return page
 
 
-@router.get("/v1/groups/{group:reference}/decisions", operation_id="list_group_decisions", responses=PAGED | refuses(group=True))
+@router.get(
+    "/v1/groups/{group:reference}/decisions",
+    operation_id="list_group_decisions",
+    responses=PAGED | refuses(group=True),
+)
 def list_group_decisions(
-    request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[DecisionQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    group: Target,
+    query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
     """List what policies decided for a group's path, the newest first; those that are no more, too."""
     page = list_page(wiring, caller_of(request.scope), query, group_path=group.path)
@@ -112,9 +133,14 @@ def list_page(wiring: Wiring, caller: Caller, query: DecisionQuery, **of: str) -
 def decision_body(row: Row) -> DecisionBody:
     told = {name: row[name] for name in DecisionBody.model_fields.keys() & row.keys()}
     group = GroupRef(id=str(row["group_id"]), path=row["group_path"])
-    return DecisionBody(**told | {"id": row["id"] and str(row["id"]), "decided_at": rfc3339(row["at"]), "group": group})
+    return DecisionBody(
+        **told
+        | {"id": row["id"] and str(row["id"]), "decided_at": rfc3339(row["at"]), "group": group}
+    )
 
 
 def record_body(record: Record) -> DecisionBody:
     """As decision_body, for one that is fresh from the daemon."""
-    return decision_body(asdict(record) | {"id": None, "group_id": record.group.id, "group_path": record.group.path})
+    return decision_body(
+        asdict(record) | {"id": None, "group_id": record.group.id, "group_path": record.group.path}
+    )

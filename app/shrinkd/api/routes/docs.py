@@ -46,15 +46,26 @@ async def list_problems() -> Response:
         f'<li><span class="status">{problem.status}</span><a href="/problems/{slug}">{slug}</a><span>{escape(problem.title)}</span></li>'
         for slug, problem in sorted(BY_SLUG.items())
     )
-    return _page("Problems", f'<main class="text"><h1>Problems</h1><ul class="problems">{"".join(rows)}</ul></main>')
+    return _page(
+        "Problems",
+        f'<main class="text"><h1>Problems</h1><ul class="problems">{"".join(rows)}</ul></main>',
+    )
 
 
-@router.get("/problems/{slug}", operation_id="get_problem", response_class=HTMLResponse, responses=refuses(ProblemNotFound))
+@router.get(
+    "/problems/{slug}",
+    operation_id="get_problem",
+    response_class=HTMLResponse,
+    responses=refuses(ProblemNotFound),
+)
 async def get_problem(slug: str) -> Response:
     """Explain one kind of problem."""
     problem = find_problem(slug)
     kind = f'<p class="kind"><code>{problem.slug}</code> HTTP {problem.status} {HTTPStatus(problem.status).phrase}</p>'
-    return _page(problem.title, f'<main class="text"><h1>{escape(problem.title)}</h1>{kind}<p>{_code(problem.advice)}</p></main>')
+    return _page(
+        problem.title,
+        f'<main class="text"><h1>{escape(problem.title)}</h1>{kind}<p>{_code(problem.advice)}</p></main>',
+    )
 
 
 @router.get("/docs", operation_id="get_docs", response_class=HTMLResponse, include_in_schema=False)
@@ -85,9 +96,14 @@ def find_problem(slug: str) -> Problem:
 
 
 def _page(title: str, body: str, head: str = "") -> Response:
-    return HTMLResponse(_PAGE.format(title=f"{escape(title)} · shrinkd", head=head, body=body), headers=_HEADERS)
+    return HTMLResponse(
+        _PAGE.format(title=f"{escape(title)} · shrinkd", head=head, body=body), headers=_HEADERS
+    )
 
 
 def _code(text: str) -> str:
     """Escape, and show what stands between backticks as code."""
-    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(escape(text).split("`")))
+    return "".join(
+        f"<code>{part}</code>" if index % 2 else part
+        for index, part in enumerate(escape(text).split("`"))
+    )

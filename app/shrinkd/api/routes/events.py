@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Wired, Wiring, ref, rfc3339
-from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.paging import (
+    PageSize,
+    PageToken,
+    link_next,
+    page_limit,
+    read_token,
+    write_token,
+)
 from shrinkd.api.http.sse import EventStream, sse
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import Responses, refuses, sends
@@ -49,7 +56,9 @@ class EventBody(Body):
     happened_at: str
     group: GroupRef | None
     """null: of the whole node."""
-    data: dict[str, Any] = Field(examples=[{"shrink_id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "state": "succeeded"}])
+    data: dict[str, Any] = Field(
+        examples=[{"shrink_id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "state": "succeeded"}]
+    )
     """What there is to say, by the type. `daemon.started`: version, interrupted_shrinks. `group.made` and `limits.changed`: the limits, and
     policy and shrink_id where those set them. `process.added`: pid. `shrink.state`: shrink_id, state, policy, errno, reclaimed_bytes.
     `policy.changed`: name, kind, enabled, generation. `policy.deleted`: name. `decision`: policy, generation, mode, verdict, reason,
@@ -70,10 +79,18 @@ class EventQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    type: list[EventType] = Field([], description="One or more types; absent: all. `gap` always comes along.")
-    group: str | None = Field(None, description="The path of a group, which may be gone by now: what happened at it and below.")
+    type: list[EventType] = Field(
+        [], description="One or more types; absent: all. `gap` always comes along."
+    )
+    group: str | None = Field(
+        None,
+        description="The path of a group, which may be gone by now: what happened at it and below.",
+    )
     after: int | None = Field(
-        None, ge=0, lt=2**63, description="The id of an event: those behind it. Absent: all; in a stream, what comes."
+        None,
+        ge=0,
+        lt=2**63,
+        description="The id of an event: those behind it. Absent: all; in a stream, what comes.",
     )
     page_size: PageSize = 50
     page_token: PageToken = None
@@ -81,7 +98,10 @@ class EventQuery(BaseModel):
 
 LastEventId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", description="Of the last event that was received: a stream goes on behind it. Goes before after=."),
+    Header(
+        alias="Last-Event-ID",
+        description="Of the last event that was received: a stream goes on behind it. Goes before after=.",
+    ),
 ]
 
 
@@ -92,7 +112,11 @@ LastEventId = Annotated[
     responses=_ANSWERS | refuses(EventsExpired, TooManyStreams, InvalidGroupName),
 )
 def list_events(
-    request: Request, wiring: Wired, caller: Calling, query: Annotated[EventQuery, Query()], last_event_id: LastEventId = None
+    request: Request,
+    wiring: Wired,
+    caller: Calling,
+    query: Annotated[EventQuery, Query()],
+    last_event_id: LastEventId = None,
 ) -> Response:
     """List what has happened, the oldest first, or follow it: with `Accept: text/event-stream`, until you hang up."""
     wanted = selection(caller, query)
@@ -119,8 +143,14 @@ def page(request: Request, wiring: Wiring, query: EventQuery, wanted: Selection)
     after = token[0] if token else wiring.events.oldest - 1 if query.after is None else query.after
     limit = page_limit(query.page_size)
     found, last_id = wiring.events.read(after, limit, wanted)
-    following = write_token(_OLDEST_FIRST, last_id) if len(found) == limit and last_id < wiring.events.newest else None
-    body = EventPage(items=[event_body(event) for event in found], last_id=last_id, next_page_token=following)
+    following = (
+        write_token(_OLDEST_FIRST, last_id)
+        if len(found) == limit and last_id < wiring.events.newest
+        else None
+    )
+    body = EventPage(
+        items=[event_body(event) for event in found], last_id=last_id, next_page_token=following
+    )
     response = Response(body.model_dump_json(), 200, {"Vary": "Accept"}, "application/json")
     link_next(response, request, following)
     return response
@@ -156,7 +186,11 @@ async def follow(wiring: Wiring, wanted: Selection, position: int) -> AsyncGener
 
 def event_body(event: Event) -> EventBody:
     return EventBody(
-        id=event.id, type=event.type, happened_at=rfc3339(event.at), group=ref(event.group) if event.group else None, data=event.data
+        id=event.id,
+        type=event.type,
+        happened_at=rfc3339(event.at),
+        group=ref(event.group) if event.group else None,
+        data=event.data,
     )
 
 

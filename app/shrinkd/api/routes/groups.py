@@ -8,13 +8,38 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from shrinkd.api.http.dependencies import Body, Calling, Changeable, DryRun, Target, Wired, Wiring, WritingAll, caller_of
+from shrinkd.api.http.dependencies import (
+    Body,
+    Calling,
+    Changeable,
+    DryRun,
+    Target,
+    Wired,
+    Wiring,
+    WritingAll,
+    caller_of,
+)
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.group_reference import check_readable, href_of, may_change, resolve, seen_by
-from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.paging import (
+    PageSize,
+    PageToken,
+    link_next,
+    page_limit,
+    read_token,
+    write_token,
+)
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
-from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, change_limits, check_supported, limits_body, set_limits, without_lacking
+from shrinkd.api.routes.limits import (
+    LimitsBody,
+    LimitsPatch,
+    change_limits,
+    check_supported,
+    limits_body,
+    set_limits,
+    without_lacking,
+)
 from shrinkd.api.routes.stats import StatsBody, pick_fields, read_all, stats_row
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path, told_limits
@@ -89,7 +114,9 @@ Row = Annotated[dict[str, Any], WithJsonSchema(_ROW_SCHEMA)]
 class GroupPage(Body):
     """A page of groups."""
 
-    items: list[Row] = Field(examples=[[{"id": "354371", "path": "web", "usage_bytes": 371195904, "max_bytes": None}]])
+    items: list[Row] = Field(
+        examples=[[{"id": "354371", "path": "web", "usage_bytes": 371195904, "max_bytes": None}]]
+    )
     """id, path, aliases, usage_bytes, max_bytes and effective_max_bytes, or what ?fields= asks for."""
     next_page_token: str | None
 
@@ -111,7 +138,10 @@ ANewGroup = Annotated[
     NewGroup,
     bodies(
         plain=("A group", {"path": "batch/nightly"}),
-        limited=("A group with a limit", {"path": "batch/nightly", "limits": {"max_bytes": "256M"}}),
+        limited=(
+            "A group with a limit",
+            {"path": "batch/nightly", "limits": {"max_bytes": "256M"}},
+        ),
     ),
 ]
 ANewProcess = Annotated[NewProcess, bodies(process=("A process, by its id", {"pid": 4711}))]
@@ -141,18 +171,28 @@ class GroupQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     parent: str | None = Field(None, description="A group: only those below it. Absent: all.")
-    depth: int | None = Field(None, ge=1, description="How many levels below the parent; absent: all.")
-    order_by: str = Field(
-        "path", description="path, or a number; a leading - for the largest first.", json_schema_extra={"enum": [*_ORDERS]}
+    depth: int | None = Field(
+        None, ge=1, description="How many levels below the parent; absent: all."
     )
-    fields: str = Field(_SHOWN, description=f"Comma list of the names to answer: {', '.join((*_NAMES, *_NUMBERS))}.")
+    order_by: str = Field(
+        "path",
+        description="path, or a number; a leading - for the largest first.",
+        json_schema_extra={"enum": [*_ORDERS]},
+    )
+    fields: str = Field(
+        _SHOWN, description=f"Comma list of the names to answer: {', '.join((*_NAMES, *_NUMBERS))}."
+    )
     page_size: PageSize = 50
     page_token: PageToken = None
 
 
 @router.get("/v1/groups", operation_id="list_groups", responses=PAGED | refuses(group=True))
 async def list_groups(
-    request: Request, response: Response, wiring: Wired, caller: Calling, query: Annotated[GroupQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    caller: Calling,
+    query: Annotated[GroupQuery, Query()],
 ) -> GroupPage:
     """List groups, a page at a time, in the order of their paths or of a number: those that the caller may read."""
     page = await list_page(wiring, caller, query)
@@ -165,10 +205,20 @@ async def list_groups(
     operation_id="create_group",
     status_code=201,
     response_model=GroupBody,
-    responses=refuses(GroupExists, LimitBelowUsage, LimitOrder, GroupNotFound, InvalidGroupName, ProtectedGroup, UnsupportedLimit)
+    responses=refuses(
+        GroupExists,
+        LimitBelowUsage,
+        LimitOrder,
+        GroupNotFound,
+        InvalidGroupName,
+        ProtectedGroup,
+        UnsupportedLimit,
+    )
     | {201: sends("Location", "ETag")},
 )
-def create_group(wiring: Wired, caller: Calling, new: ANewGroup, dry_run: DryRun = False) -> Response:
+def create_group(
+    wiring: Wired, caller: Calling, new: ANewGroup, dry_run: DryRun = False
+) -> Response:
     """Make a group below an existing one, with limits if they are given: all of it, or nothing."""
     body = make_group(wiring, caller, new, dry_run=dry_run)
     return changed(body, 201, {"Location": body.links.self}, dry_run=dry_run)
@@ -189,9 +239,19 @@ async def get_group(request: Request, wiring: Wired, caller: Calling, group: Tar
     "/v1/groups/{group:group}",
     operation_id="delete_group",
     status_code=204,
-    responses=TRIED | refuses(GroupNotEmpty, GroupNotManaged, ProtectedGroup, ShrinkInProgress, PreconditionFailed, group=True),
+    responses=TRIED
+    | refuses(
+        GroupNotEmpty,
+        GroupNotManaged,
+        ProtectedGroup,
+        ShrinkInProgress,
+        PreconditionFailed,
+        group=True,
+    ),
 )
-def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: DryRun = False) -> Response:
+def delete_group(
+    request: Request, wiring: Wired, group: Changeable, dry_run: DryRun = False
+) -> Response:
     """Remove an empty group that was made through this API."""
     remove_group(wiring, group, request, dry_run=dry_run)
     return done(dry_run=dry_run)
@@ -203,7 +263,9 @@ def delete_group(request: Request, wiring: Wired, group: Changeable, dry_run: Dr
     status_code=204,
     responses=TRIED | refuses(GroupBusy, ProcessNotFound, ProtectedGroup, group=True),
 )
-def add_process(wiring: Wired, _: WritingAll, group: Changeable, process: ANewProcess, dry_run: DryRun = False) -> Response:
+def add_process(
+    wiring: Wired, _: WritingAll, group: Changeable, process: ANewProcess, dry_run: DryRun = False
+) -> Response:
     """Move a process into a group, from another one that this daemon may change. What it charged before stays charged to where it was.
 
     A pid may be of any of these groups, so it takes the scope to write to all of them. The daemon itself stays where it is, and so does
@@ -218,7 +280,9 @@ def attach(wiring: Wiring, group: Group, pid: int, *, dry_run: bool) -> None:
     try:
         may_change(wiring.settings, wiring.backend.group_of(pid))
     except GroupNotFound as elsewhere:
-        raise ProcessNotFound(f"The process {pid} cannot be moved. {elsewhere.detail}", pid=pid) from elsewhere
+        raise ProcessNotFound(
+            f"The process {pid} cannot be moved. {elsewhere.detail}", pid=pid
+        ) from elsewhere
     wiring.backend.attach(group, pid, dry_run=dry_run)
     if not dry_run:
         wiring.events.publish(EventType.PROCESS_ADDED, group, pid=pid)
@@ -226,10 +290,16 @@ def attach(wiring: Wiring, group: Group, pid: int, *, dry_run: bool) -> None:
 
 def done(*, dry_run: bool) -> Response:
     """Answer a change that has no body of its own."""
-    return Response(DryRunBody().model_dump_json(), 200, media_type="application/json") if dry_run else Response(status_code=204)
+    return (
+        Response(DryRunBody().model_dump_json(), 200, media_type="application/json")
+        if dry_run
+        else Response(status_code=204)
+    )
 
 
-def group_body(wiring: Wiring, caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False) -> GroupBody:
+def group_body(
+    wiring: Wiring, caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
+) -> GroupBody:
     here = href_of(group)
     return GroupBody(
         id=str(group.id),
@@ -238,7 +308,11 @@ def group_body(wiring: Wiring, caller: Caller, group: Group, limits: Limits, *, 
         managed=group.id in wiring.made,
         limits=limits_body(caller, group, limits),
         links=GroupLinks(
-            self=here, limits=f"{here}/limits", shrinks=f"{here}/shrinks", stats=f"{here}/stats", processes=f"{here}/processes"
+            self=here,
+            limits=f"{here}/limits",
+            shrinks=f"{here}/shrinks",
+            stats=f"{here}/stats",
+            processes=f"{here}/processes",
         ),
         dry_run=dry_run,
     )
@@ -254,7 +328,9 @@ def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) 
     check_supported(wiring.backend, changes)
     group = wiring.backend.make(path, dry_run=dry_run)
     if dry_run:
-        return group_body(wiring, caller, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True)
+        return group_body(
+            wiring, caller, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True
+        )
     with ExitStack() as undo:
         undo.callback(_take_back, wiring.backend, group)
         with wiring.jobs.holding(group, is_new=True):
@@ -280,15 +356,29 @@ def _take_back(backend: Backend, group: Group) -> None:
     except (GroupGone, GroupNotFound):
         return
     except ShrinkdError as error:
-        log.warning("the group %a was made, could not be set up, and was not removed again: %s", group.path, error)
+        log.warning(
+            "the group %a was made, could not be set up, and was not removed again: %s",
+            group.path,
+            error,
+        )
 
 
 def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: bool) -> None:
     """Remove from the kernel, then from the database: a row without a group does no harm, for ids are not used twice."""
     with wiring.jobs.holding(group, dry_run=dry_run):
-        check_preconditions(request, etag_of(group_body(wiring, caller_of(request.scope), group, wiring.backend.stat(group).limits)))
+        check_preconditions(
+            request,
+            etag_of(
+                group_body(
+                    wiring, caller_of(request.scope), group, wiring.backend.stat(group).limits
+                )
+            ),
+        )
         if group.id not in wiring.made:
-            raise GroupNotManaged(f"{group.path!a} was not made through this API, so it is not removed through it.", group=group)
+            raise GroupNotManaged(
+                f"{group.path!a} was not made through this API, so it is not removed through it.",
+                group=group,
+            )
         wiring.backend.remove(group, dry_run=dry_run)
         if not dry_run:
             wiring.made.discard(group.id)
@@ -304,27 +394,43 @@ async def list_page(wiring: Wiring, caller: Caller, query: GroupQuery) -> GroupP
     pick_fields(name, frozenset((*_NUMBERS, "path")))
     after = read_token(query.page_token, query.order_by, (int, str))
     parent = resolve(wiring.backend, query.parent, caller).path if query.parent else ""
-    keyed = await _keyed(wiring.backend, seen_by(caller, wiring.backend.groups(parent, query.depth)[1:]), name)
+    keyed = await _keyed(
+        wiring.backend, seen_by(caller, wiring.backend.groups(parent, query.depth)[1:]), name
+    )
     keyed.sort(key=itemgetter(0), reverse=descending)
     if after is not None:
         keyed = [item for item in keyed if (item[0] < after if descending else item[0] > after)]
     limit = page_limit(query.page_size)
     items = [row for key, group in keyed[:limit] if (row := _row(wiring, group, fields))]
-    return GroupPage(items=items, next_page_token=write_token(query.order_by, *keyed[limit - 1][0]) if len(keyed) > limit else None)
+    return GroupPage(
+        items=items,
+        next_page_token=write_token(query.order_by, *keyed[limit - 1][0])
+        if len(keyed) > limit
+        else None,
+    )
 
 
-async def _keyed(backend: Backend, groups: list[Group], name: str) -> list[tuple[tuple[int, str], Group]]:
+async def _keyed(
+    backend: Backend, groups: list[Group], name: str
+) -> list[tuple[tuple[int, str], Group]]:
     """Groups with what they are sorted by: a number and the path, or the path alone. No limit counts as the largest."""
     if name == "path":
         return [((0, group.path), group) for group in groups]
     readings = await read_all(backend, groups)
     numbers = ((stats_row(group, stat)[name], group) for group, stat in readings)
-    return [((2**63 - 1 if number is None else number, group.path), group) for number, group in numbers]
+    return [
+        ((2**63 - 1 if number is None else number, group.path), group) for number, group in numbers
+    ]
 
 
 def _row(wiring: Wiring, group: Group, fields: frozenset[str]) -> dict[str, Any] | None:
     """What was asked for of a group, or None when it has gone or cannot be read."""
-    row: dict[str, Any] = {"id": str(group.id), "path": group.path, "aliases": aliases_of(group.path), "managed": group.id in wiring.made}
+    row: dict[str, Any] = {
+        "id": str(group.id),
+        "path": group.path,
+        "aliases": aliases_of(group.path),
+        "managed": group.id in wiring.made,
+    }
     with leaving_out():
         if not fields <= row.keys():
             row |= stats_row(group, wiring.backend.stat(group))

@@ -35,7 +35,11 @@ async def get_livez() -> StatusBody:
     return StatusBody(status="alive")
 
 
-@router.get("/readyz", operation_id="get_readyz", responses=refuses(StoreUnavailable, NotWritable, OutOfResources, NotReady))
+@router.get(
+    "/readyz",
+    operation_id="get_readyz",
+    responses=refuses(StoreUnavailable, NotWritable, OutOfResources, NotReady),
+)
 def get_readyz(wiring: Wired) -> StatusBody:
     """Answer 200 when the controller can be read, the database written and policies are carried out; else a 503 says what is wrong."""
     check_ready(wiring)
@@ -51,10 +55,16 @@ def check_ready(wiring: Wiring) -> None:
 
 def _check_walks(backend: Backend) -> None:
     """Raise NotReady when walks of the tree have failed for longer than a moment."""
-    walk = last_walk(backend) if backend.walked().failure is None else last_walk(backend, _MOMENT_SECONDS)
+    walk = (
+        last_walk(backend)
+        if backend.walked().failure is None
+        else last_walk(backend, _MOMENT_SECONDS)
+    )
     seconds = walk.ended_at - (walk.ended_at if walk.failing_since is None else walk.failing_since)
     if seconds >= _MOMENT_SECONDS:
-        raise NotReady(f"The groups could not be walked through for {seconds:.0f} s: {walk.failure}")
+        raise NotReady(
+            f"The groups could not be walked through for {seconds:.0f} s: {walk.failure}"
+        )
 
 
 @router.get("/version", operation_id="get_version")

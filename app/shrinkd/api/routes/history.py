@@ -29,9 +29,13 @@ class HistoryBody(Body):
 
     group: GroupRef
     step_seconds: int
-    times: list[Annotated[str, Field(json_schema_extra={"format": "date-time"})]] = Field(examples=[["2026-11-23T08:00:00Z"]])
+    times: list[Annotated[str, Field(json_schema_extra={"format": "date-time"})]] = Field(
+        examples=[["2026-11-23T08:00:00Z"]]
+    )
     """Each is the begin of a step, a multiple of it; steps of which nothing is known are left out."""
-    series: dict[str, list[int | None]] = Field(examples=[{"usage_bytes": [371195904], "anon_bytes": [100663296]}])
+    series: dict[str, list[int | None]] = Field(
+        examples=[{"usage_bytes": [371195904], "anon_bytes": [100663296]}]
+    )
     """By field, the last value that is known of each step; null where none is."""
 
 
@@ -48,12 +52,25 @@ class Span:
 
 async def _span(
     wiring: Wired,
-    begins: Annotated[Moment | None, Query(alias="from", description="The first time; absent: an hour before the last.")] = None,
-    ends: Annotated[Moment | None, Query(alias="to", description="What comes before this time; absent: all up to now.")] = None,
+    begins: Annotated[
+        Moment | None,
+        Query(alias="from", description="The first time; absent: an hour before the last."),
+    ] = None,
+    ends: Annotated[
+        Moment | None,
+        Query(alias="to", description="What comes before this time; absent: all up to now."),
+    ] = None,
     step_seconds: Annotated[
-        int, Query(ge=SLOT_SECONDS, le=SLOTS * SLOT_SECONDS, description="The last sample of each step is answered.")
+        int,
+        Query(
+            ge=SLOT_SECONDS,
+            le=SLOTS * SLOT_SECONDS,
+            description="The last sample of each step is answered.",
+        ),
     ] = SLOT_SECONDS,
-    fields: Annotated[str | None, Query(description=f"Comma list of {', '.join(FIELDS)}; absent: all.")] = None,
+    fields: Annotated[
+        str | None, Query(description=f"Comma list of {', '.join(FIELDS)}; absent: all.")
+    ] = None,
 ) -> Span:
     wanted = pick_fields(fields, frozenset(FIELDS))
     last = wiring.history.now() + SLOT_SECONDS if ends is None else ends.timestamp()
@@ -68,7 +85,9 @@ async def _span(
             fields=len(wanted),
             most_values=_MOST_VALUES,
         )
-    return Span(first, last, step_seconds, tuple(name for name in FIELDS if name in wanted), ends is None)
+    return Span(
+        first, last, step_seconds, tuple(name for name in FIELDS if name in wanted), ends is None
+    )
 
 
 @router.get(
@@ -77,7 +96,9 @@ async def _span(
     response_model=HistoryBody,
     responses=UNCHANGED | refuses(RangeTooLarge, group=True),
 )
-async def get_stats_history(request: Request, wiring: Wired, group: Target, span: Annotated[Span, Depends(_span)]) -> Response:
+async def get_stats_history(
+    request: Request, wiring: Wired, group: Target, span: Annotated[Span, Depends(_span)]
+) -> Response:
     """Read what a group used in the last hour, sampled every 10 s, and read now where `to` is absent.
 
     Usage is known of every sample; the rest as often as a policy reads the group, and every two minutes otherwise. It is of
@@ -91,7 +112,9 @@ def history_row(wiring: Wiring, group: Group, span: Span) -> dict[str, Any]:
     """The samples as they are sent; GroupGone."""
     if span.is_up_to_now:
         wiring.history.note_all({group.id: wiring.backend.stat(group)})
-    times, series = wiring.history.read(group.id, span.fields, (span.begins, span.ends), span.step_seconds)
+    times, series = wiring.history.read(
+        group.id, span.fields, (span.begins, span.ends), span.step_seconds
+    )
     return {
         "group": {"id": str(group.id), "path": group.path},
         "step_seconds": span.step_seconds,

@@ -8,13 +8,40 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 
 from shrinkd import memcontrol
-from shrinkd.api.http.dependencies import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, ref
+from shrinkd.api.http.dependencies import (
+    Body,
+    Calling,
+    Changeable,
+    DryRun,
+    GroupRef,
+    Target,
+    Wired,
+    Wiring,
+    caller_of,
+    ref,
+)
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
-from shrinkd.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits, in_pages, is_unset, told_limits
-from shrinkd.errors import LimitBelowUsage, LimitOrder, PreconditionFailed, ProtectedGroup, ShrinkInProgress, UnsupportedLimit
+from shrinkd.backends import (
+    LIMIT_NAMES,
+    Backend,
+    Group,
+    LimitName,
+    Limits,
+    in_pages,
+    is_unset,
+    told_limits,
+)
+from shrinkd.errors import (
+    LimitBelowUsage,
+    LimitOrder,
+    PreconditionFailed,
+    ProtectedGroup,
+    ShrinkInProgress,
+    UnsupportedLimit,
+)
 from shrinkd.events import EventType
 from shrinkd.strict_model import LimitSizes
 
@@ -29,7 +56,11 @@ class LimitsPatch(LimitSizes):
 
     def changes(self) -> dict[LimitName, int | None]:
         """The limits that the patch names, as the kernel will have them."""
-        return {name: in_pages(name, getattr(self, name)) for name in LIMIT_NAMES if name in self.model_fields_set}
+        return {
+            name: in_pages(name, getattr(self, name))
+            for name in LIMIT_NAMES
+            if name in self.model_fields_set
+        }
 
 
 ALimitsPatch = Annotated[
@@ -38,7 +69,10 @@ ALimitsPatch = Annotated[
         lower=("Lower the limit, if the group uses less", {"max_bytes": "400M"}),
         unlimited=("Take the limit away", {"max_bytes": None}),
         both=("Two limits in one step", {"max_bytes": "512M", "soft_limit_bytes": "400M"}),
-        protected=("Protect all that the group uses, where the kernel has that", {"low_bytes": "max"}),
+        protected=(
+            "Protect all that the group uses, where the kernel has that",
+            {"low_bytes": "max"},
+        ),
     ),
 ]
 
@@ -63,10 +97,21 @@ class LimitsBody(Body):
     dry_run: bool = False
 
 
-def limits_body(caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False) -> LimitsBody:
+def limits_body(
+    caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
+) -> LimitsBody:
     values: dict[str, Any] = asdict(limits) | told_limits(limits, LIMIT_NAMES)
-    holder = limits.limited_by if limits.limited_by is None or caller.may(Level.READ, limits.limited_by) else None
-    told = {"group": ref(group), "limited_by": holder, "unsupported": list(limits.unsupported), "dry_run": dry_run}
+    holder = (
+        limits.limited_by
+        if limits.limited_by is None or caller.may(Level.READ, limits.limited_by)
+        else None
+    )
+    told = {
+        "group": ref(group),
+        "limited_by": holder,
+        "unsupported": list(limits.unsupported),
+        "dry_run": dry_run,
+    }
     return LimitsBody(**values | told)
 
 
@@ -85,13 +130,25 @@ async def get_limits(request: Request, wiring: Wired, caller: Calling, group: Ta
     "/v1/groups/{group:reference}/limits",
     operation_id="patch_limits",
     response_model=LimitsBody,
-    responses=refuses(LimitBelowUsage, LimitOrder, ShrinkInProgress, PreconditionFailed, UnsupportedLimit, ProtectedGroup, group=True)
+    responses=refuses(
+        LimitBelowUsage,
+        LimitOrder,
+        ShrinkInProgress,
+        PreconditionFailed,
+        UnsupportedLimit,
+        ProtectedGroup,
+        group=True,
+    )
     | {200: sends("ETag")},
 )
-def patch_limits(request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False) -> Response:
+def patch_limits(
+    request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False
+) -> Response:
     """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
     caller = caller_of(request.scope)
-    limits = change_limits(wiring, group, patch.changes(), partial(_check_etag, request, group), dry_run=dry_run)
+    limits = change_limits(
+        wiring, group, patch.changes(), partial(_check_etag, request, group), dry_run=dry_run
+    )
     return changed(limits_body(caller, group, limits, dry_run=dry_run), dry_run=dry_run)
 
 
@@ -100,7 +157,12 @@ def _check_etag(request: Request, group: Group, before: Limits) -> None:
 
 
 def change_limits(
-    wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], check: Callable[[Limits], None] | None = None, *, dry_run: bool
+    wiring: Wiring,
+    group: Group,
+    changes: Mapping[LimitName, int | None],
+    check: Callable[[Limits], None] | None = None,
+    *,
+    dry_run: bool,
 ) -> Limits:
     """Set limits with the group to oneself, and answer them as read back. `check` is shown those before: no change comes between.
 
@@ -113,14 +175,21 @@ def change_limits(
         if check:
             check(before)
         limits = set_limits(wiring, group, changes, before.unsupported, dry_run=dry_run)
-        moved = told_limits(limits, (name for name in changes if getattr(limits, name) != getattr(before, name)))
+        moved = told_limits(
+            limits, (name for name in changes if getattr(limits, name) != getattr(before, name))
+        )
         if moved and not dry_run:
             wiring.events.publish(EventType.LIMITS_CHANGED, group, **moved)
         return limits
 
 
 def set_limits(
-    wiring: Wiring, group: Group, changes: Mapping[LimitName, int | None], lacking: Collection[LimitName], *, dry_run: bool
+    wiring: Wiring,
+    group: Group,
+    changes: Mapping[LimitName, int | None],
+    lacking: Collection[LimitName],
+    *,
+    dry_run: bool,
 ) -> Limits:
     """As change_limits, for who has the group to himself, and tells of it. `lacking` are the limits that the group does not have."""
     changes = without_lacking(changes, lacking)
@@ -131,14 +200,21 @@ def set_limits(
     return memcontrol.set_limits(memcg, changes, dry_run=dry_run)
 
 
-def without_lacking(changes: Mapping[LimitName, int | None], lacking: Collection[LimitName]) -> Mapping[LimitName, int | None]:
+def without_lacking(
+    changes: Mapping[LimitName, int | None], lacking: Collection[LimitName]
+) -> Mapping[LimitName, int | None]:
     """Leave out what asks nothing: a limit that is not there is as if it was never set. It is so that what GET answers may be sent."""
-    return {name: value for name, value in changes.items() if name not in lacking or not is_unset(name, value)}
+    return {
+        name: value
+        for name, value in changes.items()
+        if name not in lacking or not is_unset(name, value)
+    }
 
 
 def check_supported(backend: Backend, changes: Mapping[LimitName, int | None]) -> None:
     unsupported = [name for name in changes if name not in backend.settable_limits]
     if unsupported:
         raise UnsupportedLimit(
-            f"{', '.join(unsupported)} cannot be set on this node: its memory controller has no such limit.", unsupported=unsupported
+            f"{', '.join(unsupported)} cannot be set on this node: its memory controller has no such limit.",
+            unsupported=unsupported,
         )

@@ -26,7 +26,9 @@ router = APIRouter(route_class=StrictRoute, tags=["limits"])
 class BatchItem(Strict):
     """A change of one group's limits, as PATCH takes it."""
 
-    group: Annotated[str, AfterValidator(lambda text: text.encode().decode())] = Field(examples=["web"])
+    group: Annotated[str, AfterValidator(lambda text: text.encode().decode())] = Field(
+        examples=["web"]
+    )
     """As in an address, without the %-signs."""
     patch: LimitsPatch
     if_match: str | None = Field(None, examples=['"5f2b1c7a9d3e4f60a1b2c3d4"'])
@@ -64,11 +66,24 @@ ABatch = Annotated[
     bodies(
         move=(
             "Move room from one group to another",
-            {"items": [{"group": "db", "patch": {"max_bytes": "2G"}}, {"group": "web", "patch": {"max_bytes": "512M"}}]},
+            {
+                "items": [
+                    {"group": "db", "patch": {"max_bytes": "2G"}},
+                    {"group": "web", "patch": {"max_bytes": "512M"}},
+                ]
+            },
         ),
         conditional=(
             "Only if nobody was there since",
-            {"items": [{"group": "unit:nginx.service", "patch": {"max_bytes": None}, "if_match": '"5f2b1c7a9d3e4f60a1b2c3d4"'}]},
+            {
+                "items": [
+                    {
+                        "group": "unit:nginx.service",
+                        "patch": {"max_bytes": None},
+                        "if_match": '"5f2b1c7a9d3e4f60a1b2c3d4"',
+                    }
+                ]
+            },
         ),
     ),
 ]
@@ -86,32 +101,48 @@ class Step:
     @property
     def place(self) -> tuple[bool, int]:
         """What sorts steps: down before up, children first on the way down and parents first on the way up."""
-        depth, moves = self.group.path.count("/"), (name for name in LIMIT_NAMES if name in self.changes)
-        both = ((to_kernel(name, getattr(self.before, name)), to_kernel(name, self.changes[name])) for name in moves)
+        depth, moves = (
+            self.group.path.count("/"),
+            (name for name in LIMIT_NAMES if name in self.changes),
+        )
+        both = (
+            (to_kernel(name, getattr(self.before, name)), to_kernel(name, self.changes[name]))
+            for name in moves
+        )
         is_up = next((after > before for before, after in both if after != before), True)
         return is_up, depth if is_up else -depth
 
 
 @router.post("/v1/limits/batch", operation_id="batch_limits", status_code=207)
-def batch_limits(request: Request, wiring: Wired, caller: Calling, batch: ABatch, dry_run: DryRun = False) -> BatchBody:
+def batch_limits(
+    request: Request, wiring: Wired, caller: Calling, batch: ABatch, dry_run: DryRun = False
+) -> BatchBody:
     """Change the limits of many groups: each as PATCH would, and one that fails stops no other.
 
     What goes down goes first, children before parents; then what goes up, parents before children. An item goes by the first
     of its limits that moves, max_bytes before all others. A trial tries each item on what is there now.
     """
     outcomes = change_all(wiring, caller, batch.items, dry_run=dry_run)
-    told = [told_of(request, item, outcome, dry_run=dry_run) for item, outcome in zip(batch.items, outcomes, strict=True)]
+    told = [
+        told_of(request, item, outcome, dry_run=dry_run)
+        for item, outcome in zip(batch.items, outcomes, strict=True)
+    ]
     return BatchBody(items=told, dry_run=dry_run)
 
 
-def change_all(wiring: Wiring, caller: Caller, items: Sequence[BatchItem], *, dry_run: bool) -> list[LimitsBody | ShrinkdError]:
+def change_all(
+    wiring: Wiring, caller: Caller, items: Sequence[BatchItem], *, dry_run: bool
+) -> list[LimitsBody | ShrinkdError]:
     """Change what can be changed, and answer what came of each item. InvalidRequest for two of one group, before anything is."""
     found = [_step(wiring, caller, item) for item in items]
     steps = {number: step for number, step in enumerate(found) if isinstance(step, Step)}
     _check_apart(steps)
-    outcomes = {number: error for number, error in enumerate(found) if isinstance(error, ShrinkdError)}
+    outcomes = {
+        number: error for number, error in enumerate(found) if isinstance(error, ShrinkdError)
+    }
     done = {
-        number: _change(wiring, caller, steps[number], dry_run=dry_run) for number in sorted(steps, key=lambda number: steps[number].place)
+        number: _change(wiring, caller, steps[number], dry_run=dry_run)
+        for number in sorted(steps, key=lambda number: steps[number].place)
     }
     return [(outcomes | done)[number] for number in range(len(items))]
 
@@ -126,18 +157,28 @@ def _step(wiring: Wiring, caller: Caller, item: BatchItem) -> Step | ShrinkdErro
 
 def _check_apart(steps: Mapping[int, Step]) -> None:
     first = {step.group: number for number, step in sorted(steps.items(), reverse=True)}
-    again = {number: first[step.group] for number, step in steps.items() if first[step.group] != number}
+    again = {
+        number: first[step.group] for number, step in steps.items() if first[step.group] != number
+    }
     if again:
         errors = [
-            {"pointer": f"#/items/{number}/group", "detail": f"this is the group of items/{earlier} already"}
+            {
+                "pointer": f"#/items/{number}/group",
+                "detail": f"this is the group of items/{earlier} already",
+            }
             for number, earlier in again.items()
         ]
         raise InvalidRequest(
-            "A batch changes each group once. " + "; ".join("{pointer}: {detail}".format(**row) for row in errors) + ".", errors=errors
+            "A batch changes each group once. "
+            + "; ".join("{pointer}: {detail}".format(**row) for row in errors)
+            + ".",
+            errors=errors,
         )
 
 
-def _change(wiring: Wiring, caller: Caller, step: Step, *, dry_run: bool) -> LimitsBody | ShrinkdError:
+def _change(
+    wiring: Wiring, caller: Caller, step: Step, *, dry_run: bool
+) -> LimitsBody | ShrinkdError:
     condition = [] if step.item.if_match is None else [step.item.if_match]
 
     def check(before: Limits) -> None:
@@ -145,15 +186,23 @@ def _change(wiring: Wiring, caller: Caller, step: Step, *, dry_run: bool) -> Lim
 
     try:
         if wiring.closing.is_set():
-            raise NotReady("The daemon is stopping, and has not begun with this item: try again when it is back.")
+            raise NotReady(
+                "The daemon is stopping, and has not begun with this item: try again when it is back."
+            )
         limits = change_limits(wiring, step.group, step.changes, check, dry_run=dry_run)
     except ShrinkdError as error:
         return error
     return limits_body(caller, step.group, limits, dry_run=dry_run)
 
 
-def told_of(request: Request, item: BatchItem, outcome: LimitsBody | ShrinkdError, *, dry_run: bool) -> BatchAnswer:
+def told_of(
+    request: Request, item: BatchItem, outcome: LimitsBody | ShrinkdError, *, dry_run: bool
+) -> BatchAnswer:
     if isinstance(outcome, ShrinkdError):
         problem = body_of(outcome) | {"instance": request.state.request_id}
-        return BatchAnswer(group=item.group, status=problem_of(outcome).status, etag=None, body=problem)
-    return BatchAnswer(group=item.group, status=200, etag=None if dry_run else etag_of(outcome), body=outcome)
+        return BatchAnswer(
+            group=item.group, status=problem_of(outcome).status, etag=None, body=problem
+        )
+    return BatchAnswer(
+        group=item.group, status=200, etag=None if dry_run else etag_of(outcome), body=outcome
+    )

@@ -10,7 +10,12 @@ router = APIRouter(route_class=StrictRoute, tags=["node"])
 _TEXT = {
     200: {
         "description": "Prometheus' text format, or OpenMetrics for who accepts that.",
-        "content": {"text/plain": {"example": 'shrinkd_subtree_usage_bytes{subtree="web"} 3.71195904e+08\n', "schema": {"type": "string"}}},
+        "content": {
+            "text/plain": {
+                "example": 'shrinkd_subtree_usage_bytes{subtree="web"} 3.71195904e+08\n',
+                "schema": {"type": "string"},
+            }
+        },
     }
 }
 

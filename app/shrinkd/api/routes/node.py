@@ -93,13 +93,17 @@ def node_body(wiring: Wiring, caller: Caller) -> NodeBody:
         kernel=node.kernel,
         backend=backend.name,
         cgroup_version=node.cgroup_version,
-        capabilities=CapabilitiesBody(settable_limits=limits, swappiness=backend.has_swappiness, pressure=backend.has_pressure),
+        capabilities=CapabilitiesBody(
+            settable_limits=limits, swappiness=backend.has_swappiness, pressure=backend.has_pressure
+        ),
         page_size_bytes=node.page_size_bytes,
         total_bytes=node.total_bytes,
         available_bytes=node.available_bytes,
         swap_total_bytes=node.swap_total_bytes,
         swap_free_bytes=node.swap_free_bytes,
-        pressure=PressureBody.model_validate(pressure_row(node.pressure)) if node.pressure else None,
+        pressure=PressureBody.model_validate(pressure_row(node.pressure))
+        if node.pressure
+        else None,
         root=node.root,
         subtrees=list(wiring.settings.subtrees),
         boot_id=node.boot_id,

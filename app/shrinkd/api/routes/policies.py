@@ -6,10 +6,26 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shrinkd.api.http.dependencies import Body, Calling, DryRun, Target, Wired, Wiring, caller_of, rfc3339
+from shrinkd.api.http.dependencies import (
+    Body,
+    Calling,
+    DryRun,
+    Target,
+    Wired,
+    Wiring,
+    caller_of,
+    rfc3339,
+)
 from shrinkd.api.http.etags import check_preconditions, etag_of_bytes, tagged_bytes
 from shrinkd.api.http.group_reference import resolve
-from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.paging import (
+    PageSize,
+    PageToken,
+    link_next,
+    page_limit,
+    read_token,
+    write_token,
+)
 from shrinkd.api.http.policy_access import Readable, is_seen, require_change, require_policy
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
@@ -17,7 +33,14 @@ from shrinkd.api.routes.decisions import DecisionBody, record_body
 from shrinkd.api.routes.groups import TRIED, done
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import Group
-from shrinkd.errors import InvalidRequest, PolicyConflict, PolicyExists, PolicyNotFound, PolicyUnreadable, PreconditionFailed
+from shrinkd.errors import (
+    InvalidRequest,
+    PolicyConflict,
+    PolicyExists,
+    PolicyNotFound,
+    PolicyUnreadable,
+    PreconditionFailed,
+)
 from shrinkd.policies import (
     NAME,
     Active,
@@ -37,16 +60,32 @@ from shrinkd.policies import (
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
 _EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "balance": ("Groups that share a budget", {"name": "share", "selector": {"parent": "kubepods"}}),
-    "idle": ("What nobody uses, given back", {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}}),
-    "limit": ("Limits that stay as they are", {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}}),
-    "pressure": ("As little memory as does no harm", {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}}),
+    "balance": (
+        "Groups that share a budget",
+        {"name": "share", "selector": {"parent": "kubepods"}},
+    ),
+    "idle": (
+        "What nobody uses, given back",
+        {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}},
+    ),
+    "limit": (
+        "Limits that stay as they are",
+        {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}},
+    ),
+    "pressure": (
+        "As little memory as does no harm",
+        {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}},
+    ),
     "schedule": (
         "A shrink at night",
         {
             "name": "at-night",
             "selector": {"group": "web"},
-            "spec": {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "shrink": {"reclaim_percent": 25}},
+            "spec": {
+                "cron": "0 3 * * *",
+                "timezone": "Europe/Berlin",
+                "shrink": {"reclaim_percent": 25},
+            },
         },
     ),
     "watermark": (
@@ -60,14 +99,24 @@ _EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
 def _examples(*, named: bool) -> dict[str, tuple[str, dict[str, Any]]]:
     found = {kind: _EXAMPLES[kind] for kind in kinds() if kind in _EXAMPLES}
     return {
-        kind: (summary, {key: value for key, value in {"kind": kind, **example}.items() if named or key != "name"})
+        kind: (
+            summary,
+            {
+                key: value
+                for key, value in {"kind": kind, **example}.items()
+                if named or key != "name"
+            },
+        )
         for kind, (summary, example) in found.items()
     }
 
 
 APolicy = Annotated[Policy, bodies(**_examples(named=True))]
 ADraft = Annotated[PolicyDraft, bodies(**_examples(named=False))]
-NewName = Annotated[str, Path(pattern=NAME, description="What it is called, and where it is.", examples=["headroom"])]
+NewName = Annotated[
+    str,
+    Path(pattern=NAME, description="What it is called, and where it is.", examples=["headroom"]),
+]
 
 
 def _check_kind(kind: str | None) -> str | None:
@@ -117,7 +166,9 @@ class PolicyBody(Body):
     floor: Floor
     swap: Swap
     active: Active | None
-    spec: dict[str, Any] = Field(examples=[{"high": "90%", "low": "85%", "max_pass_seconds": 30, "cooldown_seconds": 5}])
+    spec: dict[str, Any] = Field(
+        examples=[{"high": "90%", "low": "85%", "max_pass_seconds": 30, "cooldown_seconds": 5}]
+    )
     """That of its kind, with its defaults; no two kinds have the same members."""
     generation: int
     """Grows by one with each change."""
@@ -160,7 +211,10 @@ class GroupPolicyQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[Annotated[str, Field(json_schema_extra={"enum": [*kinds()]})] | None, AfterValidator(_check_kind)] = None
+    kind: Annotated[
+        Annotated[str, Field(json_schema_extra={"enum": [*kinds()]})] | None,
+        AfterValidator(_check_kind),
+    ] = None
     page_size: PageSize = 50
     page_token: PageToken = None
 
@@ -168,22 +222,41 @@ class GroupPolicyQuery(BaseModel):
 class PolicyQuery(GroupPolicyQuery):
     """Which policies."""
 
-    group: str | None = Field(None, description="A group, by any of its names: those that select it.")
+    group: str | None = Field(
+        None, description="A group, by any of its names: those that select it."
+    )
 
 
 @router.get("/v1/policies", operation_id="list_policies", responses=PAGED | refuses(group=True))
 def list_policies(
-    request: Request, response: Response, wiring: Wired, caller: Calling, query: Annotated[PolicyQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    caller: Calling,
+    query: Annotated[PolicyQuery, Query()],
 ) -> PolicyPage:
     """List policies by name: those of which the caller may read all groups that they can select."""
-    page = list_page(wiring, caller, query, resolve(wiring.backend, query.group, caller) if query.group is not None else None)
+    page = list_page(
+        wiring,
+        caller,
+        query,
+        resolve(wiring.backend, query.group, caller) if query.group is not None else None,
+    )
     link_next(response, request, page.next_page_token)
     return page
 
 
-@router.get("/v1/groups/{group:reference}/policies", operation_id="list_group_policies", responses=PAGED | refuses(group=True))
+@router.get(
+    "/v1/groups/{group:reference}/policies",
+    operation_id="list_group_policies",
+    responses=PAGED | refuses(group=True),
+)
 def list_group_policies(
-    request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[GroupPolicyQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    group: Target,
+    query: Annotated[GroupPolicyQuery, Query()],
 ) -> PolicyPage:
     """List the policies that select a group, by name."""
     page = list_page(wiring, caller_of(request.scope), query, group)
@@ -196,9 +269,12 @@ def list_group_policies(
     operation_id="create_policy",
     status_code=201,
     response_model=PolicyBody,
-    responses=refuses(PolicyExists, PolicyConflict, PolicyUnreadable) | {201: sends("Location", "ETag")},
+    responses=refuses(PolicyExists, PolicyConflict, PolicyUnreadable)
+    | {201: sends("Location", "ETag")},
 )
-def create_policy(wiring: Wired, caller: Calling, policy: APolicy, dry_run: DryRun = False) -> Response:
+def create_policy(
+    wiring: Wired, caller: Calling, policy: APolicy, dry_run: DryRun = False
+) -> Response:
     """Write a new policy. It is carried out within a second, on the groups that there are and on those that come."""
     return put(wiring, caller, policy, check_new, dry_run=dry_run)
 
@@ -212,7 +288,9 @@ def create_policy(wiring: Wired, caller: Calling, policy: APolicy, dry_run: DryR
 def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
     """Read a policy, and what the daemon makes of it. Its ETag is of what was written, and does not move with the status."""
     kept = wiring.policies.get(name)
-    return tagged_bytes(request, policy_body(wiring, kept).model_dump_json().encode(), etag=etag_of_policy(kept))
+    return tagged_bytes(
+        request, policy_body(wiring, kept).model_dump_json().encode(), etag=etag_of_policy(kept)
+    )
 
 
 @router.put(
@@ -222,12 +300,16 @@ def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
     responses=refuses(PolicyConflict, PolicyUnreadable, PreconditionFailed)
     | {200: sends("ETag"), 201: {"model": PolicyBody} | sends("Location", "ETag")},
 )
-def put_policy(request: Request, wiring: Wired, name: NewName, draft: ADraft, dry_run: DryRun = False) -> Response:
+def put_policy(
+    request: Request, wiring: Wired, name: NewName, draft: ADraft, dry_run: DryRun = False
+) -> Response:
     """Replace a policy as a whole, or make it where it is not there. One that means the same stays in its generation.
 
     Of what GET answers this takes what was written, from `name` to `spec`, and refuses the rest.
     """
-    return put(wiring, caller_of(request.scope), named(draft, name), checker(request), dry_run=dry_run)
+    return put(
+        wiring, caller_of(request.scope), named(draft, name), checker(request), dry_run=dry_run
+    )
 
 
 @router.delete(
@@ -257,14 +339,17 @@ def named(draft: Draft, name: str) -> Envelope:
     """A draft under the name of its address, which its own has to be where it has one."""
     if draft.name not in {None, name}:
         sentence = f"the name is {draft.name!r} here and {name!r} in the address"
-        raise InvalidRequest(f"#/name: {sentence}.", errors=[{"pointer": "#/name", "detail": sentence}])
+        raise InvalidRequest(
+            f"#/name: {sentence}.", errors=[{"pointer": "#/name", "detail": sentence}]
+        )
     return parse(draft.model_dump(mode="json", exclude_unset=True) | {"name": name})
 
 
 def check_new(before: Kept | None) -> None:
     if before is not None:
         raise PolicyExists(
-            f"There is a policy {before.policy.name!a} already, in its generation {before.generation}.", generation=before.generation
+            f"There is a policy {before.policy.name!a} already, in its generation {before.generation}.",
+            generation=before.generation,
         )
 
 
@@ -282,7 +367,14 @@ def checker(request: Request, *, takes_away: bool = False) -> Callable[[Kept | N
     return check
 
 
-def put(wiring: Wiring, caller: Caller, policy: Envelope, check: Callable[[Kept | None], None], *, dry_run: bool) -> Response:
+def put(
+    wiring: Wiring,
+    caller: Caller,
+    policy: Envelope,
+    check: Callable[[Kept | None], None],
+    *,
+    dry_run: bool,
+) -> Response:
     """Write it, and answer 201 for one that is new and 200 for one in the place of another."""
     require_policy(caller, policy)
     seen: list[Kept | None] = []
@@ -293,13 +385,19 @@ def put(wiring: Wiring, caller: Caller, policy: Envelope, check: Callable[[Kept 
 
     kept = wiring.policies.put(policy, look, dry_run=dry_run)
     body, is_new = policy_body(wiring, kept, dry_run=dry_run), seen == [None]
-    headers = {} if dry_run else {"ETag": etag_of_policy(kept)} | ({"Location": body.links.self} if is_new else {})
+    headers = (
+        {}
+        if dry_run
+        else {"ETag": etag_of_policy(kept)} | ({"Location": body.links.self} if is_new else {})
+    )
     return Response(body.model_dump_json(), 201 if is_new else 200, headers, "application/json")
 
 
 def etag_of_policy(kept: Kept) -> str:
     """The ETag of all that a policy says of itself; its status moves, and is looked up for nobody who only compares."""
-    return etag_of_bytes(f"{kept.generation} {kept.updated_at} {kept.policy.model_dump_json()}".encode())
+    return etag_of_bytes(
+        f"{kept.generation} {kept.updated_at} {kept.policy.model_dump_json()}".encode()
+    )
 
 
 def policy_body(wiring: Wiring, kept: Kept, *, dry_run: bool = False) -> PolicyBody:
@@ -331,20 +429,28 @@ def status_body(status: Status) -> PolicyStatus:
     )
 
 
-def list_page(wiring: Wiring, caller: Caller, query: GroupPolicyQuery, group: Group | None) -> PolicyPage:
+def list_page(
+    wiring: Wiring, caller: Caller, query: GroupPolicyQuery, group: Group | None
+) -> PolicyPage:
     """One page by keyset: what comes after the last name, whatever has come and gone since."""
     after = read_token(query.page_token, "name", (str,))
     kept = [
         each
         for each in (wiring.policies.all() if group is None else wiring.policies.of(group))
-        if query.kind in {None, each.policy.kind} and (after is None or each.policy.name > after[0]) and is_seen(caller, each)
+        if query.kind in {None, each.policy.kind}
+        and (after is None or each.policy.name > after[0])
+        and is_seen(caller, each)
     ]
     limit = page_limit(query.page_size)
     return PolicyPage(
         items=[policy_body(wiring, each) for each in kept[:limit]],
         unreadable=[
-            UnreadablePolicy(name=found.name, kind=found.kind, generation=found.generation, detail=found.reason)
+            UnreadablePolicy(
+                name=found.name, kind=found.kind, generation=found.generation, detail=found.reason
+            )
             for found in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
         ],
-        next_page_token=write_token("name", kept[limit - 1].policy.name) if len(kept) > limit else None,
+        next_page_token=write_token("name", kept[limit - 1].policy.name)
+        if len(kept) > limit
+        else None,
     )

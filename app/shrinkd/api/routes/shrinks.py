@@ -9,11 +9,29 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shrinkd.api.http.dependencies import Body, Calling, Changeable, DryRun, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
+from shrinkd.api.http.dependencies import (
+    Body,
+    Calling,
+    Changeable,
+    DryRun,
+    GroupRef,
+    Target,
+    Wired,
+    Wiring,
+    caller_of,
+    rfc3339,
+)
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.group_reference import href_of
 from shrinkd.api.http.idempotency import Makes
-from shrinkd.api.http.paging import PageSize, PageToken, link_next, page_limit, read_token, write_token
+from shrinkd.api.http.paging import (
+    PageSize,
+    PageToken,
+    link_next,
+    page_limit,
+    read_token,
+    write_token,
+)
 from shrinkd.api.http.prefer import preferences
 from shrinkd.api.http.problems import restored
 from shrinkd.api.http.strict_route import StrictRoute
@@ -45,19 +63,33 @@ class NewShrink(Strict):
 
     target_bytes: Size | None = Field(None, description="Bring usage below this.")
     reclaim_bytes: Size | None = Field(None, description="Bring usage down by this much.")
-    set_max_bytes: Size | None = Field(None, description="Then make this the limit; not below target_bytes.")
+    set_max_bytes: Size | None = Field(
+        None, description="Then make this the limit; not below target_bytes."
+    )
     timeout_seconds: float = Field(300, gt=0, le=86400)
-    max_bytes_per_second: Size | None = Field(None, description="Reclaim no faster than this on average.")
-    swappiness: int | None = Field(None, ge=0, le=200, description="Where the kernel takes it; see capabilities of /v1/node.")
-    pressure_pause_percent: float | None = Field(None, ge=0, le=100, description="Hold while the group's PSI some avg10 is above this.")
+    max_bytes_per_second: Size | None = Field(
+        None, description="Reclaim no faster than this on average."
+    )
+    swappiness: int | None = Field(
+        None, ge=0, le=200, description="Where the kernel takes it; see capabilities of /v1/node."
+    )
+    pressure_pause_percent: float | None = Field(
+        None, ge=0, le=100, description="Hold while the group's PSI some avg10 is above this."
+    )
     reason: str | None = Field(None, max_length=200)
 
     @model_validator(mode="after")
     def _check(self) -> "NewShrink":
         if (self.target_bytes is None) == (self.reclaim_bytes is None):
             raise ValueError("give exactly one of target_bytes and reclaim_bytes")
-        if self.set_max_bytes is not None and self.target_bytes is not None and self.set_max_bytes < self.target_bytes:
-            raise ValueError("set_max_bytes is below target_bytes: the limit could not be set when the target is met")
+        if (
+            self.set_max_bytes is not None
+            and self.target_bytes is not None
+            and self.set_max_bytes < self.target_bytes
+        ):
+            raise ValueError(
+                "set_max_bytes is below target_bytes: the limit could not be set when the target is met"
+            )
         if self.max_bytes_per_second == 0:
             raise ValueError("max_bytes_per_second of 0 would never end; leave it out for no bound")
         return self
@@ -68,7 +100,10 @@ ANewShrink = Annotated[
     bodies(
         resize=("Shrink, then set the limit", {"target_bytes": "200M", "set_max_bytes": "200M"}),
         reclaim=("Take 50 MiB off", {"reclaim_bytes": "50M"}),
-        gently=("Slowly, and with a deadline", {"target_bytes": "200M", "max_bytes_per_second": "20M", "timeout_seconds": 60}),
+        gently=(
+            "Slowly, and with a deadline",
+            {"target_bytes": "200M", "max_bytes_per_second": "20M", "timeout_seconds": 60},
+        ),
     ),
 ]
 
@@ -154,7 +189,10 @@ class ShrinkQuery(GroupShrinkQuery):
 
 async def _wait_seconds(
     request: Request,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it is done, or after N seconds (at most 60).")] = None,
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=N`: answer when it is done, or after N seconds (at most 60)."),
+    ] = None,
 ) -> int:
     seconds = preferences(request).get("wait", "") if prefer else ""
     return min(int(seconds), _LONGEST_WAIT_SECONDS) if _SECONDS.fullmatch(seconds) else 0
@@ -174,7 +212,9 @@ class Terms(NamedTuple):
     dry_run: bool
 
 
-async def _terms(request: Request, caller: Calling, wait: Wait, makes: Makes, dry_run: DryRun = False) -> Terms:
+async def _terms(
+    request: Request, caller: Calling, wait: Wait, makes: Makes, dry_run: DryRun = False
+) -> Terms:
     return Terms(caller.name, wait, makes, None if makes else request, dry_run)
 
 
@@ -186,7 +226,9 @@ async def _known(wiring: Wired, caller: Calling, shrink_id: str) -> str:
     return shrink_id
 
 
-async def _cancellable(wiring: Wired, caller: Calling, shrink_id: Annotated[str, Depends(_known)]) -> str:
+async def _cancellable(
+    wiring: Wired, caller: Calling, shrink_id: Annotated[str, Depends(_known)]
+) -> str:
     caller.require(Level.WRITE, (await row_of(wiring, shrink_id))["group_path"])
     return shrink_id
 
@@ -200,23 +242,38 @@ Cancellable = Annotated[str, Depends(_cancellable)]
     operation_id="create_shrink",
     status_code=202,
     response_model=ShrinkBody,
-    responses=refuses(ShrinkInProgress, TooManyShrinks, UnsupportedOption, ProtectedGroup, group=True)
+    responses=refuses(
+        ShrinkInProgress, TooManyShrinks, UnsupportedOption, ProtectedGroup, group=True
+    )
     | {
-        200: {"model": ShrinkBody, "description": "Done within `Prefer: wait=N`; its `state` tells how it ended."}
+        200: {
+            "model": ShrinkBody,
+            "description": "Done within `Prefer: wait=N`; its `state` tells how it ended.",
+        }
         | sends("Location", "Preference-Applied"),
         202: sends("Location", "Retry-After", "Preference-Applied"),
     },
 )
-async def create_shrink(wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]) -> Response:
+async def create_shrink(
+    wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]
+) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
     row = await asyncio.to_thread(submit, wiring, group, new, terms)
     await wait_done(wiring, wiring.jobs.job(row["id"]), terms.wait_seconds, terms.reader)
     return await answer(wiring, row, terms)
 
 
-@router.get("/v1/groups/{group:reference}/shrinks", operation_id="list_group_shrinks", responses=PAGED | refuses(group=True))
+@router.get(
+    "/v1/groups/{group:reference}/shrinks",
+    operation_id="list_group_shrinks",
+    responses=PAGED | refuses(group=True),
+)
 def list_group_shrinks(
-    request: Request, response: Response, wiring: Wired, group: Target, query: Annotated[GroupShrinkQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    group: Target,
+    query: Annotated[GroupShrinkQuery, Query()],
 ) -> ShrinkPage:
     """List the shrinks of a group's path, the newest first."""
     page = list_page(wiring, caller_of(request.scope), query, group.path)
@@ -226,7 +283,11 @@ def list_group_shrinks(
 
 @router.get("/v1/shrinks", operation_id="list_shrinks", responses=PAGED | refuses(InvalidGroupName))
 def list_shrinks(
-    request: Request, response: Response, wiring: Wired, caller: Calling, query: Annotated[ShrinkQuery, Query()]
+    request: Request,
+    response: Response,
+    wiring: Wired,
+    caller: Calling,
+    query: Annotated[ShrinkQuery, Query()],
 ) -> ShrinkPage:
     """List shrinks, the newest first; finished ones are kept for 7 days."""
     page = list_page(wiring, caller, query, query.group)
@@ -238,7 +299,9 @@ def list_shrinks(
     "/v1/shrinks/{shrink_id}",
     operation_id="get_shrink",
     response_model=ShrinkBody,
-    responses=UNCHANGED | {200: sends("ETag", "Retry-After", "Preference-Applied")} | refuses(ShrinkNotFound),
+    responses=UNCHANGED
+    | {200: sends("ETag", "Retry-After", "Preference-Applied")}
+    | refuses(ShrinkNotFound),
 )
 async def get_shrink(request: Request, wiring: Wired, shrink_id: Known, wait: Wait) -> Response:
     """Read a shrink; with `Prefer: wait=N`, when it is done."""
@@ -255,13 +318,18 @@ async def get_shrink(request: Request, wiring: Wired, shrink_id: Known, wait: Wa
     responses=refuses(ShrinkNotFound, ShrinkFinished)
     | {
         200: {"model": ShrinkBody, "description": "It is cancelled."},
-        202: {"description": "It was asked to stop; `Retry-After` says when to look whether it has."} | sends("Retry-After"),
+        202: {
+            "description": "It was asked to stop; `Retry-After` says when to look whether it has."
+        }
+        | sends("Retry-After"),
     },
 )
 def cancel_shrink(wiring: Wired, shrink_id: Cancellable, dry_run: DryRun = False) -> Response:
     """Ask a shrink to stop: -EINTR. What was reclaimed stays reclaimed and nothing else is changed."""
     body = shrink_body(wiring.jobs.cancel(shrink_id, dry_run=dry_run), dry_run=dry_run)
-    return Response(body.model_dump_json(), 200 if body.done else 202, _hints(body, 0), "application/json")
+    return Response(
+        body.model_dump_json(), 200 if body.done else 202, _hints(body, 0), "application/json"
+    )
 
 
 def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
@@ -271,24 +339,33 @@ def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
             return wiring.jobs.shrink(terms.makes)
     if new.swappiness is not None and not wiring.backend.has_swappiness:
         raise UnsupportedOption(
-            "This kernel takes no swappiness for one reclaim: leave it out, or set the group's own.", option="swappiness"
+            "This kernel takes no swappiness for one reclaim: leave it out, or set the group's own.",
+            option="swappiness",
         )
     if new.pressure_pause_percent is not None and wiring.backend.stat(group).pressure is None:
         raise UnsupportedOption(
-            "This kernel tells no pressure for the group: leave pressure_pause_percent out.", option="pressure_pause_percent"
+            "This kernel tells no pressure for the group: leave pressure_pause_percent out.",
+            option="pressure_pause_percent",
         )
     if new.set_max_bytes is not None and "max_bytes" not in wiring.backend.settable_limits:
         raise UnsupportedOption("This node sets no max_bytes.", option="set_max_bytes")
     request = ShrinkRequest(**new.model_dump())
-    return wiring.jobs.submit(group, request, owner=terms.owner, shrink_id=terms.makes, dry_run=terms.dry_run).row()
+    return wiring.jobs.submit(
+        group, request, owner=terms.owner, shrink_id=terms.makes, dry_run=terms.dry_run
+    ).row()
 
 
-async def wait_done(wiring: Wiring, job: Job | None, seconds: float, request: Request | None = None) -> None:
+async def wait_done(
+    wiring: Wiring, job: Job | None, seconds: float, request: Request | None = None
+) -> None:
     """Wait until a job is done or the daemon stops, but no longer than the client wants to, nor when it has hung up."""
     if job is not None and seconds:
         if job not in wiring.finishes:
             wiring.finishes[job] = asyncio.wrap_future(job.finished)
-        ends: list[Coroutine[Any, Any, object]] = [wiring.closing.wait(), *([_hung_up(request)] if request else [])]
+        ends: list[Coroutine[Any, Any, object]] = [
+            wiring.closing.wait(),
+            *([_hung_up(request)] if request else []),
+        ]
         others = [asyncio.ensure_future(end) for end in ends]
         waiting: set[asyncio.Future[Any]] = {wiring.finishes[job], *others}
         try:
@@ -312,15 +389,21 @@ async def row_of(wiring: Wiring, shrink_id: str) -> Row:
 
 async def answer(wiring: Wiring, row: Row, terms: Terms) -> Response:
     """200 when the shrink was waited for and is done, else 202 and where to look."""
-    body = shrink_body(row if terms.dry_run else await row_of(wiring, row["id"]), dry_run=terms.dry_run)
-    headers = ({} if terms.dry_run else {"Location": body.links.self}) | _hints(body, terms.wait_seconds)
+    body = shrink_body(
+        row if terms.dry_run else await row_of(wiring, row["id"]), dry_run=terms.dry_run
+    )
+    headers = ({} if terms.dry_run else {"Location": body.links.self}) | _hints(
+        body, terms.wait_seconds
+    )
     if body.done and terms.wait_seconds:
         return Response(body.model_dump_json(), 200, headers, "application/json")
     return Response(body.model_dump_json(), 202, headers | {"Retry-After": "1"}, "application/json")
 
 
 def _hints(body: ShrinkBody, wait: int) -> dict[str, str]:
-    return ({} if body.done else {"Retry-After": "1"}) | ({"Preference-Applied": f"wait={wait}"} if wait else {})
+    return ({} if body.done else {"Retry-After": "1"}) | (
+        {"Preference-Applied": f"wait={wait}"} if wait else {}
+    )
 
 
 def shrink_body(row: Row, *, dry_run: bool = False) -> ShrinkBody:
@@ -337,7 +420,12 @@ def shrink_body(row: Row, *, dry_run: bool = False) -> ShrinkBody:
         done=state.done,
         progress=_progress(row["progress"], done=state.done),
         error=restored(row["error"]),
-        links=ShrinkLinks(self=here, cancel=f"{here}/cancel", events=f"{here}/events", group=href_of(Group(path, row["group_id"]))),
+        links=ShrinkLinks(
+            self=here,
+            cancel=f"{here}/cancel",
+            events=f"{here}/events",
+            group=href_of(Group(path, row["group_id"])),
+        ),
         dry_run=dry_run,
     )
 
@@ -347,10 +435,14 @@ def _progress(progress: Row, *, done: bool) -> ProgressBody:
     elapsed = progress["elapsed_seconds"]
     rate = round(progress["reclaimed_bytes"] / elapsed) if elapsed else 0
     eta = None if done or not rate else round(remaining / rate, 3)
-    return ProgressBody(**progress, remaining_bytes=remaining, bytes_per_second=rate, eta_seconds=eta)
+    return ProgressBody(
+        **progress, remaining_bytes=remaining, bytes_per_second=rate, eta_seconds=eta
+    )
 
 
-def list_page(wiring: Wiring, caller: Caller, query: GroupShrinkQuery, group: str | None) -> ShrinkPage:
+def list_page(
+    wiring: Wiring, caller: Caller, query: GroupShrinkQuery, group: str | None
+) -> ShrinkPage:
     limit = page_limit(query.page_size)
     rows = wiring.jobs.shrinks(
         limit=limit + 1,
@@ -359,7 +451,11 @@ def list_page(wiring: Wiring, caller: Caller, query: GroupShrinkQuery, group: st
         group=_whose(caller, group),
         since=None if query.since is None else round(query.since.timestamp() * 1e6),
     )
-    token = write_token(_NEWEST_FIRST, rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(rows) > limit else None
+    token = (
+        write_token(_NEWEST_FIRST, rows[limit - 1]["created_at"], rows[limit - 1]["id"])
+        if len(rows) > limit
+        else None
+    )
     return ShrinkPage(items=[shrink_body(row) for row in rows[:limit]], next_page_token=token)
 
 

@@ -63,7 +63,17 @@ APlan = Annotated[
         ),
         watermark=(
             "Whether limits are still hit",
-            {"scenario": "spikes", "policies": [{"name": "room", "kind": "watermark", "selector": {"group": "*"}, "floor": {"bytes": 0}}]},
+            {
+                "scenario": "spikes",
+                "policies": [
+                    {
+                        "name": "room",
+                        "kind": "watermark",
+                        "selector": {"group": "*"},
+                        "floor": {"bytes": 0},
+                    }
+                ],
+            },
         ),
     ),
 ]
@@ -80,7 +90,9 @@ async def _known(wiring: Wired, caller: Calling, simulation_id: str) -> str:
     return simulation_id
 
 
-async def _cancellable(wiring: Wired, caller: Calling, simulation_id: Annotated[str, Depends(_known)]) -> str:
+async def _cancellable(
+    wiring: Wired, caller: Calling, simulation_id: Annotated[str, Depends(_known)]
+) -> str:
     if wiring.simulations.get(simulation_id).owner != caller.name:
         caller.require(Level.WRITE)
     return simulation_id
@@ -105,9 +117,13 @@ Writer = Annotated[Caller, Depends(_writer)]
     response_model=SimulationBody,
     responses=refuses(TooManySimulations) | {202: sends("Location", "Retry-After")},
 )
-def create_simulation(wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRun = False) -> Response:
+def create_simulation(
+    wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRun = False
+) -> Response:
     """Try policies on a scenario of the gallery, or on one of your own. It runs in a process of its own, at a low priority."""
-    body = simulation_body(wiring.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run)
+    body = simulation_body(
+        wiring.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run
+    )
     headers = {} if dry_run else {"Location": body.links.self}
     return Response(body.model_dump_json(), 202, headers | _AGAIN, "application/json")
 
@@ -115,7 +131,9 @@ def create_simulation(wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRu
 @router.get("/v1/simulations", operation_id="list_simulations")
 async def list_simulations(wiring: Wired, caller: Calling) -> SimulationPage:
     """List the simulations that are kept: the last hundred, and none over a restart."""
-    seen = [simulation for simulation in wiring.simulations.newest() if is_readable(caller, simulation)]
+    seen = [
+        simulation for simulation in wiring.simulations.newest() if is_readable(caller, simulation)
+    ]
     return SimulationPage(items=[simulation_body(simulation) for simulation in seen])
 
 
@@ -136,14 +154,21 @@ async def get_simulation(request: Request, wiring: Wired, simulation_id: Known) 
     operation_id="cancel_simulation",
     responses=refuses(SimulationNotFound),
 )
-def cancel_simulation(wiring: Wired, simulation_id: Cancellable, dry_run: DryRun = False) -> SimulationBody:
+def cancel_simulation(
+    wiring: Wired, simulation_id: Cancellable, dry_run: DryRun = False
+) -> SimulationBody:
     """End a simulation that waits or runs; one that is done stays as it is."""
-    return simulation_body(wiring.simulations.cancel(simulation_id, dry_run=dry_run), dry_run=dry_run)
+    return simulation_body(
+        wiring.simulations.cancel(simulation_id, dry_run=dry_run), dry_run=dry_run
+    )
 
 
 def simulation_body(simulation: Simulation, *, dry_run: bool = False) -> SimulationBody:
     here = f"/v1/simulations/{simulation.id}"
-    told = {name: getattr(simulation, name) for name in ("id", "state", "done", "done_ratio", "plan", "report", "error")}
+    told = {
+        name: getattr(simulation, name)
+        for name in ("id", "state", "done", "done_ratio", "plan", "report", "error")
+    }
     return SimulationBody(
         **told,
         created_at=rfc3339(simulation.created_at),

@@ -4,14 +4,40 @@ import math
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
-from shrinkd.api.http.dependencies import Administrating, Body, Changeable, DryRun, GroupRef, ReadingAll, Target, Wired, ref
+from shrinkd.api.http.dependencies import (
+    Administrating,
+    Body,
+    Changeable,
+    DryRun,
+    GroupRef,
+    ReadingAll,
+    Target,
+    Wired,
+    ref,
+)
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
 from shrinkd.api.routes.groups import TRIED, done
-from shrinkd.backends import IDLE, Fault, Group, Simulated, Verb, Workload, scenario_names, simulated
+from shrinkd.backends import (
+    IDLE,
+    Fault,
+    Group,
+    Simulated,
+    Verb,
+    Workload,
+    scenario_names,
+    simulated,
+)
 from shrinkd.errors import GroupBusy, NotSimulator, PreconditionFailed
 from shrinkd.strict_model import Strict
 
@@ -39,7 +65,9 @@ Speed = Annotated[
     Field(ge=0),
     AfterValidator(_check_speed),
     PlainSerializer(lambda speed: "max" if speed == math.inf else speed),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": _FASTEST}, {"const": "max"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": _FASTEST}, {"const": "max"}]}
+    ),
 ]
 
 
@@ -109,7 +137,19 @@ class FaultsBody(Body):
 AWorkload = Annotated[
     Workload,
     bodies(
-        leak=("A leak", {"memory": [{"kind": "anon", "size_bytes": "64M", "heat_seconds": "warm", "grows_bytes_per_second": "1M"}]}),
+        leak=(
+            "A leak",
+            {
+                "memory": [
+                    {
+                        "kind": "anon",
+                        "size_bytes": "64M",
+                        "heat_seconds": "warm",
+                        "grows_bytes_per_second": "1M",
+                    }
+                ]
+            },
+        ),
         server=(
             "A server with a cache, and bursts",
             {
@@ -120,15 +160,31 @@ AWorkload = Annotated[
                         "heat_seconds": "hot",
                         "bursts": {"every_seconds": 120, "lasts_seconds": 20, "size_bytes": "32M"},
                     },
-                    {"kind": "file", "size_bytes": "256M", "heat_seconds": 45, "writes_bytes_per_second": "1M"},
+                    {
+                        "kind": "file",
+                        "size_bytes": "256M",
+                        "heat_seconds": 45,
+                        "writes_bytes_per_second": "1M",
+                    },
                 ]
             },
         ),
         recorded=(
             "What was recorded, again and again",
-            {"memory": [{"kind": "anon", "heat_seconds": "warm", "trace": [[0, "128M"], [30, "640M"], [45, "192M"], [120, "128M"]]}]},
+            {
+                "memory": [
+                    {
+                        "kind": "anon",
+                        "heat_seconds": "warm",
+                        "trace": [[0, "128M"], [30, "640M"], [45, "192M"], [120, "128M"]],
+                    }
+                ]
+            },
         ),
-        job=("A job that ends and comes back", {"memory": [{"kind": "anon", "size_bytes": "96M"}], "exits_after_seconds": 20}),
+        job=(
+            "A job that ends and comes back",
+            {"memory": [{"kind": "anon", "size_bytes": "96M"}], "exits_after_seconds": 20},
+        ),
     ),
 ]
 AClockChange = Annotated[
@@ -143,19 +199,36 @@ AClockChange = Annotated[
 AFault = Annotated[
     Fault,
     bodies(
-        error=("The third pass of a shrink is refused", {"verb": "reclaim", "use": 3, "error": "EBUSY"}),
+        error=(
+            "The third pass of a shrink is refused",
+            {"verb": "reclaim", "use": 3, "error": "EBUSY"},
+        ),
         delay=("The next limit takes two seconds", {"verb": "set_limits", "delay_seconds": 2}),
-        vanishes=("Web is gone at its next pass", {"verb": "reclaim", "group": "web", "vanishes": True}),
+        vanishes=(
+            "Web is gone at its next pass",
+            {"verb": "reclaim", "group": "web", "vanishes": True},
+        ),
     ),
 ]
 
 
-@router.get("/v1/simulator", operation_id="get_simulator", response_model=SimulatorBody, responses=UNCHANGED | refuses(NotSimulator))
+@router.get(
+    "/v1/simulator",
+    operation_id="get_simulator",
+    response_model=SimulatorBody,
+    responses=UNCHANGED | refuses(NotSimulator),
+)
 async def get_simulator(request: Request, wiring: Wired, machine: Machine) -> Response:
     """Read what is simulated: the scenario, and whose rules it follows."""
     made_of = machine.scenario
     return tagged(
-        request, SimulatorBody(scenario=wiring.settings.scenario, profile=made_of.profile, seed=made_of.seed, gallery=scenario_names())
+        request,
+        SimulatorBody(
+            scenario=wiring.settings.scenario,
+            profile=made_of.profile,
+            seed=made_of.seed,
+            gallery=scenario_names(),
+        ),
     )
 
 
@@ -174,10 +247,16 @@ async def get_workload(request: Request, machine: Machine, group: Target) -> Res
     "/v1/simulator/groups/{group:reference}/workload",
     operation_id="put_workload",
     response_model=WorkloadBody,
-    responses=refuses(NotSimulator, GroupBusy, PreconditionFailed, group=True) | {200: sends("ETag")},
+    responses=refuses(NotSimulator, GroupBusy, PreconditionFailed, group=True)
+    | {200: sends("ETag")},
 )
 def put_workload(
-    request: Request, _: Administrating, machine: Machine, group: Changeable, workload: AWorkload, dry_run: DryRun = False
+    request: Request,
+    _: Administrating,
+    machine: Machine,
+    group: Changeable,
+    workload: AWorkload,
+    dry_run: DryRun = False,
 ) -> Response:
     """Start a process in a group, in place of the one that was put there before; the file cache of that stays."""
     put_to_work(request, machine, group, workload, dry_run=dry_run)
@@ -190,21 +269,41 @@ def put_workload(
     status_code=204,
     responses=TRIED | refuses(NotSimulator, PreconditionFailed, group=True),
 )
-def delete_workload(request: Request, _: Administrating, machine: Machine, group: Changeable, dry_run: DryRun = False) -> Response:
+def delete_workload(
+    request: Request,
+    _: Administrating,
+    machine: Machine,
+    group: Changeable,
+    dry_run: DryRun = False,
+) -> Response:
     """End what was put into a group, for good."""
     put_to_work(request, machine, group, IDLE, dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
-@router.get("/v1/simulator/clock", operation_id="get_clock", response_model=ClockBody, responses=UNCHANGED | refuses(NotSimulator))
+@router.get(
+    "/v1/simulator/clock",
+    operation_id="get_clock",
+    response_model=ClockBody,
+    responses=UNCHANGED | refuses(NotSimulator),
+)
 async def get_clock(request: Request, machine: Machine) -> Response:
     """Read the time of the simulated machine, and its speed."""
     return tagged(request, clock_body(machine))
 
 
-@router.post("/v1/simulator/clock", operation_id="change_clock", responses=refuses(NotSimulator, PreconditionFailed))
+@router.post(
+    "/v1/simulator/clock",
+    operation_id="change_clock",
+    responses=refuses(NotSimulator, PreconditionFailed),
+)
 def change_clock(
-    request: Request, wiring: Wired, _: Administrating, machine: Machine, change: AClockChange, dry_run: DryRun = False
+    request: Request,
+    wiring: Wired,
+    _: Administrating,
+    machine: Machine,
+    change: AClockChange,
+    dry_run: DryRun = False,
 ) -> ClockBody:
     """Put the time forward, stop it, or let it go at another speed."""
     check_preconditions(request, etag_of(clock_body(machine)))
@@ -212,14 +311,25 @@ def change_clock(
     return clock_body(machine, change if dry_run else None, dry_run=dry_run)
 
 
-@router.get("/v1/simulator/faults", operation_id="list_faults", response_model=FaultsBody, responses=UNCHANGED | refuses(NotSimulator))
+@router.get(
+    "/v1/simulator/faults",
+    operation_id="list_faults",
+    response_model=FaultsBody,
+    responses=UNCHANGED | refuses(NotSimulator),
+)
 async def list_faults(request: Request, _: ReadingAll, machine: Machine) -> Response:
     """List the faults that are planned, and how often each verb was used."""
     return tagged(request, faults_body(machine))
 
 
-@router.post("/v1/simulator/faults", operation_id="plan_fault", responses=refuses(NotSimulator, PreconditionFailed))
-async def plan_fault(request: Request, _: Administrating, machine: Machine, fault: AFault, dry_run: DryRun = False) -> FaultsBody:
+@router.post(
+    "/v1/simulator/faults",
+    operation_id="plan_fault",
+    responses=refuses(NotSimulator, PreconditionFailed),
+)
+async def plan_fault(
+    request: Request, _: Administrating, machine: Machine, fault: AFault, dry_run: DryRun = False
+) -> FaultsBody:
     """Plan an error, a delay or a vanishing group for the n-th use of a verb from now, and answer all that is planned."""
     check_preconditions(request, etag_of(faults_body(machine)))
     planned = machine.faults.plan(fault, dry_run=dry_run)
@@ -232,7 +342,9 @@ async def plan_fault(request: Request, _: Administrating, machine: Machine, faul
     status_code=204,
     responses=TRIED | refuses(NotSimulator, PreconditionFailed),
 )
-async def delete_faults(request: Request, _: Administrating, machine: Machine, dry_run: DryRun = False) -> Response:
+async def delete_faults(
+    request: Request, _: Administrating, machine: Machine, dry_run: DryRun = False
+) -> Response:
     """Call off every fault that is planned."""
     check_preconditions(request, etag_of(faults_body(machine)))
     machine.faults.clear(dry_run=dry_run)
@@ -248,7 +360,9 @@ def workload_body(group: Group, workload: Workload, *, dry_run: bool = False) ->
     return WorkloadBody(**given, group=ref(group), dry_run=dry_run)
 
 
-def put_to_work(request: Request, machine: Simulated, group: Group, workload: Workload, *, dry_run: bool) -> None:
+def put_to_work(
+    request: Request, machine: Simulated, group: Group, workload: Workload, *, dry_run: bool
+) -> None:
     """Put it there. The ETag is compared with the machine to oneself, so no other change comes between."""
 
     def check(before: Workload) -> None:
@@ -267,9 +381,14 @@ def change_time(wiring: Wired, machine: Simulated, change: ClockChange, *, dry_r
         machine.time.advance(change.advance_seconds, wiring.closing.is_set)
 
 
-def clock_body(machine: Simulated, change: ClockChange | None = None, *, dry_run: bool = False) -> ClockBody:
+def clock_body(
+    machine: Simulated, change: ClockChange | None = None, *, dry_run: bool = False
+) -> ClockBody:
     """The time as it is, or as a change would leave it."""
     now, speed = machine.time.now(), machine.time.speed
     if change is not None:
-        now, speed = now + (change.advance_seconds or 0), speed if change.speed is None else change.speed
+        now, speed = (
+            now + (change.advance_seconds or 0),
+            speed if change.speed is None else change.speed,
+        )
     return ClockBody(now_seconds=now, speed=speed, dry_run=dry_run)

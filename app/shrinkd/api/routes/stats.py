@@ -98,14 +98,17 @@ class StatsBody(Body):
 class StatsList(Body):
     """Readings of many groups, in path order; with ?fields=, only what was asked for."""
 
-    items: list[dict[str, Any]] = Field(examples=[[{"group": {"id": "354371", "path": "web"}, "usage_bytes": 371195904}]])
+    items: list[dict[str, Any]] = Field(
+        examples=[[{"group": {"id": "354371", "path": "web"}, "usage_bytes": 371195904}]]
+    )
     read_at: str
 
 
 _SIZES = tuple(
     name
     for name in StatsBody.model_fields
-    if name.endswith("_bytes") and name not in {"max_bytes", "effective_max_bytes", "headroom_bytes"}
+    if name.endswith("_bytes")
+    and name not in {"max_bytes", "effective_max_bytes", "headroom_bytes"}
 )
 _read_sizes = attrgetter(*_SIZES)
 _COUNTERS = tuple(Counters.__slots__)
@@ -147,11 +150,18 @@ def stats_bytes(group: Group, stat: MemStat) -> bytes:
 
 
 def pressure_row(pressure: Pressure | None) -> dict[str, dict[str, float]] | None:
-    return None if pressure is None else {"some": _stall(pressure.some), "full": _stall(pressure.full)}
+    return (
+        None if pressure is None else {"some": _stall(pressure.some), "full": _stall(pressure.full)}
+    )
 
 
 def _stall(stall: Stall) -> dict[str, float]:
-    return {"avg10": stall.avg10_percent, "avg60": stall.avg60_percent, "avg300": stall.avg300_percent, "total": stall.total_microseconds}
+    return {
+        "avg10": stall.avg10_percent,
+        "avg60": stall.avg60_percent,
+        "avg300": stall.avg300_percent,
+        "total": stall.total_microseconds,
+    }
 
 
 async def read_all(backend: Backend, groups: Sequence[Group]) -> list[tuple[Group, MemStat]]:
@@ -171,12 +181,17 @@ def pick_fields(fields: str | None, known: frozenset[str]) -> frozenset[str]:
         return known
     wanted = frozenset(name.strip() for name in fields.split(","))
     if unknown := sorted(wanted - known):
-        raise InvalidRequest(f"There are no fields {', '.join(map(ascii, unknown))}: there are {', '.join(sorted(known))}.")
+        raise InvalidRequest(
+            f"There are no fields {', '.join(map(ascii, unknown))}: there are {', '.join(sorted(known))}."
+        )
     return wanted
 
 
 @router.get(
-    "/v1/groups/{group:reference}/stats", operation_id="get_stats", response_model=StatsBody, responses=UNCHANGED | refuses(group=True)
+    "/v1/groups/{group:reference}/stats",
+    operation_id="get_stats",
+    response_model=StatsBody,
+    responses=UNCHANGED | refuses(group=True),
 )
 async def get_stats(
     request: Request,
@@ -198,16 +213,34 @@ async def get_stats(
 async def list_stats(
     wiring: Wired,
     caller: Calling,
-    subtree: Annotated[str | None, Query(description="A group: it and everything below. Absent: all groups.")] = None,
-    fields: Annotated[str | None, Query(description=f"Comma list of the names to answer; absent: all of {_LISTED}.")] = None,
+    subtree: Annotated[
+        str | None, Query(description="A group: it and everything below. Absent: all groups.")
+    ] = None,
+    fields: Annotated[
+        str | None,
+        Query(description=f"Comma list of the names to answer; absent: all of {_LISTED}."),
+    ] = None,
 ) -> Response:
     """Read the statistics of many groups in one answer, in path order."""
     wanted = pick_fields(fields, _FIELDS) | {"group"}
-    groups = wiring.backend.groups(resolve(wiring.backend, subtree, caller).path) if subtree else wiring.backend.groups()[1:]
-    return _stats_list(await read_all(wiring.backend, sorted(seen_by(caller, groups), key=attrgetter("path"))), wanted)
+    groups = (
+        wiring.backend.groups(resolve(wiring.backend, subtree, caller).path)
+        if subtree
+        else wiring.backend.groups()[1:]
+    )
+    return _stats_list(
+        await read_all(wiring.backend, sorted(seen_by(caller, groups), key=attrgetter("path"))),
+        wanted,
+    )
 
 
 def _stats_list(readings: list[tuple[Group, MemStat]], wanted: frozenset[str]) -> Response:
     rows = (stats_row(group, stat) for group, stat in readings)
-    items = list(rows) if wanted >= _FIELDS else [{name: value for name, value in row.items() if name in wanted} for row in rows]
-    return Response(to_json({"items": items, "read_at": rfc3339(now())}), media_type="application/json")
+    items = (
+        list(rows)
+        if wanted >= _FIELDS
+        else [{name: value for name, value in row.items() if name in wanted} for row in rows]
+    )
+    return Response(
+        to_json({"items": items, "read_at": rfc3339(now())}), media_type="application/json"
+    )

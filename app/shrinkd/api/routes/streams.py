@@ -27,7 +27,9 @@ _STATS: dict[str, Any] = {
     "description": "The `data` of `stats` is a StatsBody. Who reads too slowly misses some, and a `gap` says how many were `missed`; "
     "`gone` is the end, when the group is removed.",
     "content": {
-        "text/event-stream": {"example": 'event: stats\ndata: {"group":{"id":"354371","path":"web"},"usage_bytes":371195904,…}\n\n'}
+        "text/event-stream": {
+            "example": 'event: stats\ndata: {"group":{"id":"354371","path":"web"},"usage_bytes":371195904,…}\n\n'
+        }
     },
 }
 _SHRINK: dict[str, Any] = {
@@ -40,7 +42,14 @@ _SHRINK: dict[str, Any] = {
 }
 
 
-Interval = Annotated[float, Query(ge=0.2, le=60, description="How often it is read; all who ask for the same share the reading.")]
+Interval = Annotated[
+    float,
+    Query(
+        ge=0.2,
+        le=60,
+        description="How often it is read; all who ask for the same share the reading.",
+    ),
+]
 
 
 @router.get(
@@ -69,14 +78,18 @@ async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> Response:
     return EventStream(shrink_frames(wiring, shrink_id))
 
 
-async def stats_frames(wiring: Wiring, group: Group, interval_seconds: float) -> AsyncGenerator[bytes]:
+async def stats_frames(
+    wiring: Wiring, group: Group, interval_seconds: float
+) -> AsyncGenerator[bytes]:
     tell = partial(_tell_stats, wiring, group, interval_seconds)
     async with wiring.streams.listening((group.id, interval_seconds), tell) as feed:
         async for frame, missed in feed.hear():
             yield sse("gap", to_json({"missed": missed})) + frame if missed else frame
 
 
-async def _tell_stats(wiring: Wiring, group: Group, interval_seconds: float, feed: Feed[bytes]) -> None:
+async def _tell_stats(
+    wiring: Wiring, group: Group, interval_seconds: float, feed: Feed[bytes]
+) -> None:
     """Read a group at every tick until it is gone; a tick that comes too late is left out."""
     loop = asyncio.get_running_loop()
     due = loop.time()
@@ -100,7 +113,9 @@ class _Step:
 async def shrink_frames(wiring: Wiring, shrink_id: str) -> AsyncGenerator[bytes]:
     """The shrink as it is now, then what changes, until it is done; who is slow sees fewer steps."""
     seen: State | None = None
-    async with wiring.streams.listening(shrink_id, partial(_tell_shrink, wiring, shrink_id)) as feed:
+    async with wiring.streams.listening(
+        shrink_id, partial(_tell_shrink, wiring, shrink_id)
+    ) as feed:
         async for step, _ in feed.hear():
             yield step.as_progress if step.state is seen else step.as_state
             seen = step.state
@@ -114,7 +129,10 @@ async def _tell_shrink(wiring: Wiring, shrink_id: str, feed: Feed[_Step]) -> Non
         job = wiring.jobs.job(shrink_id)
         body = shrink_body(await row_of(wiring, shrink_id))
         if seen != (body.state, body.progress.passes):
-            state, progress = body.model_dump_json().encode(), body.progress.model_dump_json().encode()
+            state, progress = (
+                body.model_dump_json().encode(),
+                body.progress.model_dump_json().encode(),
+            )
             feed.tell(_Step(body.state, sse("state", state), sse("progress", progress)))
         seen, done = (body.state, body.progress.passes), body.done
         await wait_done(wiring, job, 0 if done else _LOOK_SECONDS)

@@ -11,13 +11,22 @@ from pathlib import Path
 
 from shrinkd.backends.cgroup.mounts import Mount, mounts
 from shrinkd.backends.cgroup.own_group import trail_to
-from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC, HIERARCHY_ROOT, Tree
+from shrinkd.backends.cgroup.tree import (
+    CGROUP2_SUPER_MAGIC,
+    CGROUP_SUPER_MAGIC,
+    HIERARCHY_ROOT,
+    Tree,
+)
 from shrinkd.backends.protocol import Activity, Group
 from shrinkd.errors import BackendUnavailable, leaving_out
 
 _CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
 _CPUACCT, _FREEZER = "cpuacct.usage", "freezer.state"
-_TELLERS = (("cgroup2", "", (_CPU_STAT, _CGROUP_EVENTS)), ("cgroup", "cpuacct", (_CPUACCT,)), ("cgroup", "freezer", (_FREEZER,)))
+_TELLERS = (
+    ("cgroup2", "", (_CPU_STAT, _CGROUP_EVENTS)),
+    ("cgroup", "cpuacct", (_CPUACCT,)),
+    ("cgroup", "freezer", (_FREEZER,)),
+)
 """Mounts, as mounts() names them, and what their groups tell."""
 
 
@@ -65,7 +74,9 @@ class Twins:
     def activity(self, group: Group) -> Activity | None:
         """Tell what is known of a group that is there; None where no twin of it counts CPU time."""
         homes = [(tree, files) for tree, files in self._trees if tree.has(group.path)]
-        own = set() if group.id == HIERARCHY_ROOT or not homes else _processes(self._own, group.path)
+        own = (
+            set() if group.id == HIERARCHY_ROOT or not homes else _processes(self._own, group.path)
+        )
         told: dict[str, bytes] = {}
         for tree, files in homes:
             is_needless = _CPUACCT in files and _CPU_STAT in told
@@ -76,7 +87,9 @@ class Twins:
         if cpu_stat := told.get(_CPU_STAT):
             by_v2 = _by_v2(cpu_stat, told.get(_CGROUP_EVENTS, b""))
             return Activity(by_v2.cpu_seconds, is_frozen=by_v2.is_frozen or is_frozen)
-        return Activity(int(told[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in told else None
+        return (
+            Activity(int(told[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in told else None
+        )
 
     def roots(self) -> list[str]:
         """The directories whose groups are twins."""
@@ -108,7 +121,10 @@ def _read(tree: Tree, path: str, files: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _by_v2(cpu_stat: bytes, cgroup_events: bytes) -> Activity:
-    return Activity(cpu_seconds=_counted(cpu_stat, b"usage_usec") / 1e6, is_frozen=bool(_counted(cgroup_events, b"frozen")))
+    return Activity(
+        cpu_seconds=_counted(cpu_stat, b"usage_usec") / 1e6,
+        is_frozen=bool(_counted(cgroup_events, b"frozen")),
+    )
 
 
 def _counted(text: bytes, name: bytes) -> int:

@@ -19,7 +19,12 @@ _READ_BYTES = 64 << 10
 _LONGEST_NAME_BYTES = 255  # NAME_MAX, include/uapi/linux/limits.h
 _MOST = 16384
 """The kernel pays about 1 KiB for each that is watched."""
-_ATTRIB, _CREATE, _DELETE, _MOVED = 0x4, 0x100, 0x200, 0x40 | 0x80 | 0x800  # include/uapi/linux/inotify.h, as the next
+_ATTRIB, _CREATE, _DELETE, _MOVED = (
+    0x4,
+    0x100,
+    0x200,
+    0x40 | 0x80 | 0x800,
+)  # include/uapi/linux/inotify.h, as the next
 _ONLYDIR, _Q_OVERFLOW, _IGNORED = 0x01000000, 0x4000, 0x8000
 
 
@@ -41,7 +46,9 @@ class Listings:
 
     def of(self, group: Group) -> Listing:
         """What is in a group: as it is kept, or else as it is found in its directory. OSError where that cannot be read."""
-        if (known := self._kept.get(group)) is not None:  # without the lock: a dict has a list or it has none
+        if (
+            known := self._kept.get(group)
+        ) is not None:  # without the lock: a dict has a list or it has none
             return known
         with self._lock:
             descriptor = open_beneath(self._root.number, group.path, os.O_RDONLY)
@@ -76,13 +83,21 @@ class Listings:
         if self._queue is None or len(self._watches) >= self._most:
             return False
         try:
-            watch = inotify_add(self._queue, f"/proc/self/fd/{descriptor}", _ATTRIB | _CREATE | _DELETE | _MOVED | _ONLYDIR)
+            watch = inotify_add(
+                self._queue,
+                f"/proc/self/fd/{descriptor}",
+                _ATTRIB | _CREATE | _DELETE | _MOVED | _ONLYDIR,
+            )
         except OSError as error:
-            if error.errno == errno.ENOSPC:  # the user's watches are used up, and half of them would be no better
+            if (
+                error.errno == errno.ENOSPC
+            ):  # the user's watches are used up, and half of them would be no better
                 self._queue = None
                 self._kept.clear()
             return False  # it was removed, as reading it will tell, or there is no memory now, as there may be next time
-        self._kept.pop(self._watches.get(watch, group), None)  # as it was called before it was moved
+        self._kept.pop(
+            self._watches.get(watch, group), None
+        )  # as it was called before it was moved
         self._watches[watch] = group
         return True
 
@@ -111,7 +126,9 @@ def _read(group: Group, directory: int) -> Listing:
             if not entry.is_dir(follow_symlinks=False):
                 continue
             if not _is_unicode(entry.name):
-                left_out.add(prefix + os.fsencode(entry.name).decode(errors="backslashreplace"), "EILSEQ")
+                left_out.add(
+                    prefix + os.fsencode(entry.name).decode(errors="backslashreplace"), "EILSEQ"
+                )
             elif room < _LONGEST_NAME_BYTES and len(entry.name.encode()) > room:
                 left_out.add(prefix + entry.name, "ENAMETOOLONG")
             else:

@@ -15,7 +15,9 @@ from shrinkd.backends.cgroup.procfs import read_file
 from shrinkd.backends.cgroup.syscalls import Descriptor
 
 _MOUNT_ID = re.compile(rb"^mnt_id:\t(\d+)$", re.MULTILINE)
-_ESCAPED = re.compile(rb"\\([0-7]{3})")  # seq_path() of the kernel: space, tab, line feed and backslash
+_ESCAPED = re.compile(
+    rb"\\([0-7]{3})"
+)  # seq_path() of the kernel: space, tab, line feed and backslash
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,13 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
         if separator and len(fields) > 5 and len(rest) == 3 and fields[0].isdigit():
             kind, _, options = rest
             root, point = map(_decoded, fields[3:5])
-            yield Mount(int(fields[0]), root, point, os.fsdecode(kind), frozenset(os.fsdecode(options).split(",")))
+            yield Mount(
+                int(fields[0]),
+                root,
+                point,
+                os.fsdecode(kind),
+                frozenset(os.fsdecode(options).split(",")),
+            )
 
 
 def mounts(kind: str, option: str = "") -> Iterator[Mount]:
@@ -56,7 +64,10 @@ def mount_points(kind: str, option: str = "") -> Iterator[str]:
 
 def mount_of(directory: Descriptor) -> tuple[Mount, tuple[str, ...]] | None:
     """Answer the mount that an open directory is in, and the names that lead from its root to there; None where nothing tells it."""
-    number, opened = _mount_id(directory.number), str(Path(f"/proc/self/fd/{directory.number}").readlink())
+    number, opened = (
+        _mount_id(directory.number),
+        str(Path(f"/proc/self/fd/{directory.number}").readlink()),
+    )
     for mount in parse_mounts(read_file("/proc/self/mountinfo")):
         if mount.id == number and (opened == mount.point or opened.startswith(f"{mount.point}/")):
             return mount, tuple(filter(None, opened[len(mount.point) :].split("/")))

@@ -76,7 +76,11 @@ def group_in(cgroups: bytes, version: int) -> str | None:
     None where that cannot be told: the kernel prints names as they are, also with a line of their own in them.
     """
     lines = [line.split(b":", 2) for line in cgroups.split(b"\n") if line.count(b":") > 1]
-    found = [path for number, names, path in lines if (b"memory" in names.split(b",") if version == 1 else number == b"0")]
+    found = [
+        path
+        for number, names, path in lines
+        if (b"memory" in names.split(b",") if version == 1 else number == b"0")
+    ]
     return os.fsdecode(found[0]) if len(found) == 1 else None
 
 
@@ -92,7 +96,10 @@ class Search:
         level = [""]
         for _ in range(trail.untold):
             level = [child for path in level for child in self._inside(path)]
-        return next(filter(self._has, ("/".join(filter(None, (path, *trail.names))) for path in level)), None)
+        return next(
+            filter(self._has, ("/".join(filter(None, (path, *trail.names))) for path in level)),
+            None,
+        )
 
     def everywhere(self) -> str | None:
         """As along, of all groups."""
@@ -106,7 +113,11 @@ class Search:
     def _has(self, path: str) -> bool:
         try:
             directory = Descriptor(open_beneath(self._root.number, path, os.O_PATH))
-            processes = read_whole(os.open(_PROCESSES, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory.number))
+            processes = read_whole(
+                os.open(
+                    _PROCESSES, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory.number
+                )
+            )
         except OSError as error:
             self._suspect(path, error)
             return False
@@ -116,7 +127,11 @@ class Search:
         try:
             directory = Descriptor(open_beneath(self._root.number, path, os.O_RDONLY))
             with os.scandir(directory.number) as entries:
-                return [f"{path}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir(follow_symlinks=False)]
+                return [
+                    f"{path}/{entry.name}".lstrip("/")
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False)
+                ]
         except OSError as error:
             self._suspect(path, error)
             return []
@@ -202,14 +217,18 @@ class Locator:
         for _ in range(_LOOKS):
             told = self._own_text()
             own = self._find(told)
-            if self._own_text() == told:  # or it was moved, perhaps to where the search had been already
+            if (
+                self._own_text() == told
+            ):  # or it was moved, perhaps to where the search had been already
                 break
         else:
             own = OwnGroup(None, ("",))
         self._own, self._told = own, told
         self._own_id = 0 if own.path is None else _id_of(self._root, own.path)
         is_told = group_in(told, self._version) is not None
-        self._until = math.inf if is_told and not own.suspects else time.monotonic() + _ASK_AGAIN_SECONDS
+        self._until = (
+            math.inf if is_told and not own.suspects else time.monotonic() + _ASK_AGAIN_SECONDS
+        )
         if own.suspects and own != before:
             log.warning("%s", own.shortcoming)
 
@@ -244,7 +263,9 @@ def descends_from_us(pid: int) -> bool:
     """Tell whether a process is this one, or was begun by it or by one that it began."""
     if pid == os.getpid():
         return True
-    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended, or one that began it: then that was not this one
+    with suppress(
+        FileNotFoundError, ProcessLookupError
+    ):  # it has ended, or one that began it: then that was not this one
         ours, number = int(Path("/proc/self").readlink().name), _number_in_proc(pid)
         while number > 0 and number != ours:
             found = _PARENT.search(read_file(f"/proc/{number}/status"))
@@ -258,7 +279,10 @@ def _number_in_proc(pid: int) -> int:
     try:
         descriptor = Descriptor(os.pidfd_open(pid))
     except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOENT}:  # the kernel's words for a thread that leads no process
+        if error.errno not in {
+            errno.EINVAL,
+            errno.ENOENT,
+        }:  # the kernel's words for a thread that leads no process
             raise
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
     found = _PID.search(read_file(f"/proc/self/fdinfo/{descriptor.number}"))

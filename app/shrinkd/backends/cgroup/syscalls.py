@@ -5,10 +5,18 @@ import errno
 import os
 
 _OPENAT2 = 437  # the same number on every architecture that Linux 5.6 ran on, but alpha
-_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # include/uapi/linux/openat2.h: NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
+_RESOLVE = (
+    0x01 | 0x02 | 0x04 | 0x08
+)  # include/uapi/linux/openat2.h: NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_libc.syscall.argtypes = (
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+)
 _libc.syscall.restype = ctypes.c_long
 _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 
@@ -29,7 +37,9 @@ def open_beneath(root: int, path: str, flags: int) -> int:
     """Open a directory at or below a root with openat2(2); EAGAIN is its word for a rename in the same instant."""
     how = (ctypes.c_uint64 * 3)(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE)
     for _ in range(8):
-        descriptor = _libc.syscall(_OPENAT2, root, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how))
+        descriptor = _libc.syscall(
+            _OPENAT2, root, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how)
+        )
         if descriptor >= 0:
             return int(descriptor)
         if ctypes.get_errno() != errno.EAGAIN:
@@ -47,7 +57,9 @@ def filesystem_of(descriptor: int) -> int:
 
 def swap_free() -> int:
     """Read the bytes that swap has room for: sysinfo(2), a tenth of what /proc/meminfo costs."""
-    words = (ctypes.c_ulong * 16)()  # uptime, 3 loads, total, free, shared and buffer ram, total and free swap, …; 64 bit
+    words = (
+        ctypes.c_ulong * 16
+    )()  # uptime, 3 loads, total, free, shared and buffer ram, total and free swap, …; 64 bit
     _libc.sysinfo(ctypes.byref(words))
     return int(words[9]) * (int(words[13]) & 0xFFFFFFFF)
 

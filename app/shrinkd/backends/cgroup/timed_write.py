@@ -11,7 +11,9 @@ import os
 import signal
 import threading
 
-SIGNAL = signal.SIGRTMIN + 5  # glibc keeps the first two to itself, uvloop and uvicorn take none; no child inherits a handler beyond exec
+SIGNAL = (
+    signal.SIGRTMIN + 5
+)  # glibc keeps the first two to itself, uvloop and uvicorn take none; no child inherits a handler beyond exec
 _CLOCK_MONOTONIC = 1  # include/uapi/linux/time.h
 _SHORTEST_REPEAT_SECONDS = 100e-6
 _SIGEV_THREAD_ID = 4  # include/uapi/asm-generic/siginfo.h: the signal goes to one thread
@@ -44,7 +46,12 @@ _libc.write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
 _libc.write.restype = ctypes.c_ssize_t
 _libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 _libc.signal.restype = ctypes.c_void_p
-_libc_holding_gil.timer_settime.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Itimerspec), ctypes.c_void_p)
+_libc_holding_gil.timer_settime.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.POINTER(_Itimerspec),
+    ctypes.c_void_p,
+)
 _libc_holding_gil.timer_delete.argtypes = (ctypes.c_void_p,)
 
 

@@ -41,7 +41,9 @@ from shrinkd.sizes import PAGE_BYTES
 CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
 CGROUP2_SUPER_MAGIC = 0x63677270
 _VERSIONS = {CGROUP_SUPER_MAGIC: 1, CGROUP2_SUPER_MAGIC: 2}
-HIERARCHY_ROOT = 1  # the inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty
+HIERARCHY_ROOT = (
+    1  # the inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty
+)
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
 """By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is used, mm/memcontrol.c."""
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
@@ -85,9 +87,14 @@ class Tree:
             self._root = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             self.control_files = frozenset(file.name for file in Path(root).iterdir())
         except OSError as error:
-            raise BackendUnavailable(f"Cannot read {shown(root)}: {error.strerror}.", root=shown(root)) from error
+            raise BackendUnavailable(
+                f"Cannot read {shown(root)}: {error.strerror}.", root=shown(root)
+            ) from error
         if magic != filesystem_of(self._root.number):
-            raise BackendUnavailable(f"{shown(root)} is not a directory of the cgroup v{self.version} controllers.", root=shown(root))
+            raise BackendUnavailable(
+                f"{shown(root)} is not a directory of the cgroup v{self.version} controllers.",
+                root=shown(root),
+            )
         self.root = root
         self._locator = Locator(self._root, self.version)
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
@@ -105,7 +112,10 @@ class Tree:
 
     @mapped("/")
     def node(self) -> Node:
-        memory = {name: int(kibibytes) << 10 for name, kibibytes in _MEMORY.findall(read_file("/proc/meminfo"))}
+        memory = {
+            name: int(kibibytes) << 10
+            for name, kibibytes in _MEMORY.findall(read_file("/proc/meminfo"))
+        }
         return Node(
             kernel=os.uname().release,
             cgroup_version=self.version,
@@ -124,7 +134,10 @@ class Tree:
             return self._locator.own()
 
     def group_of(self, pid: int) -> Group:
-        with mapped(""), contextlib.suppress(InvalidGroupName):  # a name that is no Unicode is of no group that could be said
+        with (
+            mapped(""),
+            contextlib.suppress(InvalidGroupName),
+        ):  # a name that is no Unicode is of no group that could be said
             path = self._locator.path_of(pid)
             if path is not None:
                 return self.charged(path)
@@ -170,7 +183,9 @@ class Tree:
             raise GroupNotManaged("The managed root stays.", group=group)
         self.check_apart(group)
         directory = self._incarnation(group).directory
-        name = "../" + group.path.rpartition("/")[2]  # as the directory itself sees it: to open the one above may be what we cannot
+        name = (
+            "../" + group.path.rpartition("/")[2]
+        )  # as the directory itself sees it: to open the one above may be what we cannot
         with mapped(group.path):
             if os.stat(name, dir_fd=directory.number, follow_symlinks=False).st_ino != group.id:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
@@ -267,14 +282,21 @@ class Tree:
         """As read, for several control files: one look at what is kept instead of one for each."""
         with self._kept_lock:
             incarnation = self._kept.get(group.id)
-            kept = [incarnation.files.get(name) for name in names] if incarnation and incarnation.group.path == group.path else []
+            kept = (
+                [incarnation.files.get(name) for name in names]
+                if incarnation and incarnation.group.path == group.path
+                else []
+            )
             if kept:
                 self._kept.move_to_end(group.id)
         files = [file for file in kept if file]
         if len(files) < len(names):
             return {name: self.read(group, name) for name in names}
         try:
-            return {name: os.pread(file.number, _READ_BYTES, 0) for name, file in zip(names, files, strict=True)}
+            return {
+                name: os.pread(file.number, _READ_BYTES, 0)
+                for name, file in zip(names, files, strict=True)
+            }
         except OSError as error:
             raise self._gone(group, error) from error
 
@@ -283,7 +305,9 @@ class Tree:
         if not group.id and (text := self.fresh.get(name)):
             return text
         try:
-            file = self._file(group, name)  # held by its name here: as a temporary it could close before the read
+            file = self._file(
+                group, name
+            )  # held by its name here: as a temporary it could close before the read
             return os.pread(file.number, _READ_BYTES, 0)
         except OSError as error:
             raise self._gone(group, error) from error
@@ -295,7 +319,9 @@ class Tree:
     def read_at(self, path: str, name: str) -> bytes:
         """Read a control file of whichever group lives at a path now, with nothing kept."""
         with self._opened(path, path) as directory, mapped(path):
-            return read_whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
+            return read_whole(
+                os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+            )
 
     @contextlib.contextmanager
     def opened(self, group: Group, name: str) -> Iterator[int]:
@@ -330,9 +356,18 @@ class Tree:
                 if file := incarnation.files.get(name):
                     return file
         incarnation = self._incarnation(group)
-        file = Descriptor(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=incarnation.directory.number))
+        file = Descriptor(
+            os.open(
+                name,
+                os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
+                dir_fd=incarnation.directory.number,
+            )
+        )
         with self._kept_lock:
-            if self._kept.get(group.id) is incarnation and incarnation.files.setdefault(name, file) is file:
+            if (
+                self._kept.get(group.id) is incarnation
+                and incarnation.files.setdefault(name, file) is file
+            ):
                 self._kept_files += 1
                 self._make_room()
         return file
@@ -420,7 +455,9 @@ def _rmdir(name: str, directory: int) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from error  # cgroupfs says EBUSY for both
+        raise OSError(
+            errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)
+        ) from error  # cgroupfs says EBUSY for both
 
 
 def _read_text(path: str) -> str:

@@ -13,7 +13,12 @@ from shrinkd.errors import ShrinkdError, UnsupportedOption, map_oserror
 from shrinkd.sizes import page_ceil
 
 _EVENT_CONTROL, _EVENTS, _PRESSURE = "cgroup.event_control", "memory.events", "memory.pressure"
-_USAGE, _OOM, _RECLAIM, _FAILURES = "memory.usage_in_bytes", "memory.oom_control", "memory.pressure_level", "memory.failcnt"
+_USAGE, _OOM, _RECLAIM, _FAILURES = (
+    "memory.usage_in_bytes",
+    "memory.oom_control",
+    "memory.pressure_level",
+    "memory.failcnt",
+)
 
 
 class _V1Alarm(Alarm):
@@ -62,7 +67,9 @@ class _V1Events(_V1Alarm):
 
     def _counters(self) -> tuple[bytes, bytes]:
         """Read the failed charges and the kills; oom_control also says whether an OOM goes on, which is no counter."""
-        return self._tree.read(self._group, _FAILURES), self._tree.read(self._group, _OOM).partition(b"oom_kill ")[2]
+        return self._tree.read(self._group, _FAILURES), self._tree.read(
+            self._group, _OOM
+        ).partition(b"oom_kill ")[2]
 
 
 class _File:
@@ -108,7 +115,11 @@ class _Pressure(_File):
 
     def arm(self) -> None:
         self._told = self._total()
-        line, stall, window = self._trigger.line, self._trigger.stall_microseconds, self._trigger.window_microseconds
+        line, stall, window = (
+            self._trigger.line,
+            self._trigger.stall_microseconds,
+            self._trigger.window_microseconds,
+        )
         try:
             os.write(self._file, f"{line} {stall} {window}".encode())
         except OSError as error:
@@ -133,7 +144,9 @@ class _Pressure(_File):
 
 def v1_watchable(groups: Tree, pressed: Tree) -> frozenset[type[Trigger]]:
     """Find what v1 wakes for. `pressed` is where pressure is told, the twins of the groups where there are any."""
-    by_control: frozenset[type[Trigger]] = frozenset({UsageCrosses, EventsMove} if _understands(groups, _EVENT_CONTROL) else ())
+    by_control: frozenset[type[Trigger]] = frozenset(
+        {UsageCrosses, EventsMove} if _understands(groups, _EVENT_CONTROL) else ()
+    )
     return by_control | _by_pressure(pressed)
 
 
@@ -152,7 +165,11 @@ def v2_watchable(groups: Tree) -> frozenset[type[Trigger]]:
 
 
 def v2_source(groups: Tree, group: Group, trigger: Trigger) -> Source:
-    return _Pressure(groups, group, trigger) if isinstance(trigger, Stalled) else _V2Events(groups, group, _EVENTS, os.O_RDONLY)
+    return (
+        _Pressure(groups, group, trigger)
+        if isinstance(trigger, Stalled)
+        else _V2Events(groups, group, _EVENTS, os.O_RDONLY)
+    )
 
 
 def _by_pressure(pressed: Tree) -> frozenset[type[Trigger]]:

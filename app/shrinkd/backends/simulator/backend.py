@@ -41,7 +41,13 @@ from shrinkd.backends.simulator.machine.control_files import Writer, write
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import MEMCG_CHARGE_BATCH, Machine
 from shrinkd.backends.simulator.machine.workloads import Workload, put_to_work, workload_of
-from shrinkd.backends.simulator.readings import activity_of, available_of, limits_of, pressure_of, reading_of
+from shrinkd.backends.simulator.readings import (
+    activity_of,
+    available_of,
+    limits_of,
+    pressure_of,
+    reading_of,
+)
 from shrinkd.backends.simulator.time_control import Time
 from shrinkd.backends.simulator.triggers import Bell, Bells
 from shrinkd.backends.transaction import write_all
@@ -67,7 +73,9 @@ TICK_SECONDS = 0.1
 TICKS_A_VERB = 10  # after a pause no verb simulates more steps than these; they grow longer instead
 PASS_US = 50_000  # what the protocol gives a pass
 _LONGEST_PASS_SECONDS = 1.0  # of ours: where time goes a thousand times slower, a cancel need not
-_COMMITTER = Writer(pending=lambda spent_us: spent_us >= 20, nonblock=True)  # as v2.py: O_NONBLOCK, and a timer of 20 us
+_COMMITTER = Writer(
+    pending=lambda spent_us: spent_us >= 20, nonblock=True
+)  # as v2.py: O_NONBLOCK, and a timer of 20 us
 
 
 class Simulator:
@@ -91,11 +99,16 @@ class Simulator:
         boot = uuid4()
         self._boot_id = str(boot)
         self.scenario = scenario or scenarios.load_scenario(settings.scenario)
-        first_id = (boot.int >> 100) + 1  # 28 random bits, so that an id of the last start means nothing
+        first_id = (
+            boot.int >> 100
+        ) + 1  # 28 random bits, so that an id of the last start means nothing
         self._machine = self.scenario.machine(first_id)
         self._profile = self._machine.profile
         self.settable_limits = self._profile.settable_limits
-        self.has_swappiness, self.has_pressure = self._profile.has_swappiness, self._profile.has_pressure
+        self.has_swappiness, self.has_pressure = (
+            self._profile.has_swappiness,
+            self._profile.has_pressure,
+        )
         self.watchable = self._profile.watchable
         self.clock, self.faults = Clock(clock), Faults()
         self.time = Time(self.clock, self.machine)
@@ -137,14 +150,21 @@ class Simulator:
         self._ticks += max(ticks, 0)
         steps = min(ticks, TICKS_A_VERB)
         for step in range(steps):
-            self._machine.advance((ticks * (step + 1) // steps - ticks * step // steps) * TICK_SECONDS)
+            self._machine.advance(
+                (ticks * (step + 1) // steps - ticks * step // steps) * TICK_SECONDS
+            )
 
     def workload(self, group: Group) -> Workload:
         with self.machine() as machine:
             return workload_of(machine, _live(machine, group))
 
     def put_to_work(
-        self, group: Group, workload: Workload, *, check: Callable[[Workload], None] = lambda _: None, dry_run: bool = False
+        self,
+        group: Group,
+        workload: Workload,
+        *,
+        check: Callable[[Workload], None] = lambda _: None,
+        dry_run: bool = False,
     ) -> None:
         with self.machine() as machine:
             cgroup = _live(machine, group)
@@ -176,7 +196,10 @@ class Simulator:
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         if path:
             check_group_path(path)
-        with self._walks.begun(is_whole=not path and depth is None) as left_out, self.machine("groups", path) as machine:
+        with (
+            self._walks.begun(is_whole=not path and depth is None) as left_out,
+            self.machine("groups", path) as machine,
+        ):
             top = _find(machine, path)
             return walk(Group(path, top.id), depth, partial(_inside, machine), left_out)
 
@@ -202,7 +225,12 @@ class Simulator:
             return activity_of(_live(machine, group))
 
     def set_limits(
-        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+        self,
+        group: Group,
+        changes: Mapping[LimitName, int | None],
+        *,
+        intent: Intent = unrecorded,
+        dry_run: bool = False,
     ) -> Limits:
         """As promised by Backend. There is nothing to write down: limits of this machine die with this process."""
         if alien := sorted(changes.keys() - self.settable_limits):
@@ -216,7 +244,9 @@ class Simulator:
                     _compare_and_set(cgroup, group, changes)
                 return limits_of(cgroup, machine)
             held = {name: getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES for name in changes}
-            wanted = {name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes}
+            wanted = {
+                name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes
+            }
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
                 _check_above_usage(cgroup, group, name, value)
@@ -230,16 +260,22 @@ class Simulator:
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None and not self.has_swappiness:
-            raise UnsupportedOption("This controller has no swappiness for one reclaim.", field="swappiness")
+            raise UnsupportedOption(
+                "This controller has no swappiness for one reclaim.", field="swappiness"
+            )
         with self.machine("reclaim", group.path) as machine:
             cgroup = _live(machine, group)
             if cgroup.parent is None:
                 raise Unsupported("The root cannot be shrunk; its groups can.", group=group)
             before = cgroup.usage
             machine.drain_stocks(cgroup)
-            _, spent_us = machine.reclaim(cgroup, -(-goal_bytes // PAGE_BYTES), PASS_US, swappiness=swappiness)
+            _, spent_us = machine.reclaim(
+                cgroup, -(-goal_bytes // PAGE_BYTES), PASS_US, swappiness=swappiness
+            )
             freed = before - cgroup.usage
-        if spent_us and self.clock.speed:  # a kernel would not be back before, and who watches a shrink wants to see it go down
+        if (
+            spent_us and self.clock.speed
+        ):  # a kernel would not be back before, and who watches a shrink wants to see it go down
             self._sleep(min(spent_us / 1_000_000 / self.clock.speed, _LONGEST_PASS_SECONDS))
         return max(freed, 0) * PAGE_BYTES
 
@@ -251,7 +287,9 @@ class Simulator:
             if path in machine.cgroups:
                 raise GroupExists(f"The group {path!a} exists already.")
             if parent.parent and parent.processes and not self._profile.inner_processes:
-                raise GroupBusy(f"{parent_path!a} has processes, and cgroup v2 has none beside groups with limits.")
+                raise GroupBusy(
+                    f"{parent_path!a} has processes, and cgroup v2 has none beside groups with limits."
+                )
             return Group(path, 0 if dry_run else machine.make(parent, name).id)
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
@@ -260,7 +298,9 @@ class Simulator:
             if cgroup.parent is None:
                 raise GroupBusy("The root cannot be removed.")
             if cgroup.processes or cgroup.children:
-                raise GroupNotEmpty(f"The group {group.path!a} still has processes or groups inside.")
+                raise GroupNotEmpty(
+                    f"The group {group.path!a} still has processes or groups inside."
+                )
             if not dry_run:
                 machine.remove(cgroup)
 
@@ -276,7 +316,10 @@ class Simulator:
 
     def _check_takes_processes(self, cgroup: Cgroup, group: Group) -> None:
         if cgroup.parent and cgroup.subtree_control and not self._profile.inner_processes:
-            raise GroupBusy(f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group)
+            raise GroupBusy(
+                f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.",
+                group=group,
+            )
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
         self._meet("watch", group.path)
@@ -312,7 +355,13 @@ class Simulator:
 
     def _store(self, group: Group, name: LimitName, value: int) -> None:
         with self.machine() as machine:
-            write(machine, _live(machine, group), LIMIT_FILES[name], text_of(value).decode(), _COMMITTER)
+            write(
+                machine,
+                _live(machine, group),
+                LIMIT_FILES[name],
+                text_of(value).decode(),
+                _COMMITTER,
+            )
 
 
 def _find(machine: Machine, path: str) -> Cgroup:
@@ -341,7 +390,11 @@ def _live(machine: Machine, group: Group) -> Cgroup:
 
 def _readable(machine: Machine, group: Group) -> Cgroup:
     """As _live, and for a group that was only tried one that is as new and in no machine."""
-    return _live(machine, group) if group.id else Cgroup(group.path, 0, _find(machine, group.path.rpartition("/")[0]))
+    return (
+        _live(machine, group)
+        if group.id
+        else Cgroup(group.path, 0, _find(machine, group.path.rpartition("/")[0]))
+    )
 
 
 def _tried(machine: Machine, group: Group) -> Cgroup:
@@ -361,12 +414,18 @@ def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int
 
 def _compare_and_set(cgroup: Cgroup, group: Group, changes: Mapping[LimitName, int | None]) -> None:
     """Set limits of v1, or of the seed, under one lock: at once, or not at all. Usage has to be below, as the seed compares."""
-    held = {LIMIT: cgroup.max * PAGE_BYTES, MEMSW_LIMIT: cgroup.memsw * PAGE_BYTES, SOFT_LIMIT: cgroup.soft * PAGE_BYTES}
+    held = {
+        LIMIT: cgroup.max * PAGE_BYTES,
+        MEMSW_LIMIT: cgroup.memsw * PAGE_BYTES,
+        SOFT_LIMIT: cgroup.soft * PAGE_BYTES,
+    }
     writes = dict(plan_writes(group, held, changes))
     if LIMIT in writes and writes[LIMIT] <= (usage := cgroup.usage * PAGE_BYTES):
         raise busy(group, usage, writes[LIMIT])
     wanted = held | writes
-    cgroup.max, cgroup.memsw, cgroup.soft = (wanted[name] // PAGE_BYTES for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT))
+    cgroup.max, cgroup.memsw, cgroup.soft = (
+        wanted[name] // PAGE_BYTES for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
+    )
 
 
 backend_class: type[Simulated] = Simulator

@@ -40,7 +40,12 @@ class Simulated(Backend, Protocol):
         """Answer what was put into a group; IDLE is nothing."""
 
     def put_to_work(
-        self, group: Group, workload: Workload, *, check: Callable[[Workload], None] = lambda _: None, dry_run: bool = False
+        self,
+        group: Group,
+        workload: Workload,
+        *,
+        check: Callable[[Workload], None] = lambda _: None,
+        dry_run: bool = False,
     ) -> None:
         """Give a group a workload in place of the one that it has, if `check`, which sees that one, does not raise.
 
@@ -51,5 +56,7 @@ class Simulated(Backend, Protocol):
 def simulated(backend: Backend) -> Simulated:
     """The backend as one that has these, or NotSimulator."""
     if not backend.is_simulated:
-        raise NotSimulator("This daemon is on a real kernel, whose workloads, time and faults are nobody's to choose.")
+        raise NotSimulator(
+            "This daemon is on a real kernel, whose workloads, time and faults are nobody's to choose."
+        )
     return cast("Simulated", backend)

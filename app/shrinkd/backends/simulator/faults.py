@@ -13,9 +13,32 @@ from shrinkd.errors import InvalidRequest, ShrinkdError, map_oserror
 from shrinkd.strict_model import Strict
 
 MOST_PLANNED = 100
-Verb = Literal["usage", "stat", "activity", "set_limits", "reclaim", "make", "remove", "attach", "groups", "watch", "node"]
+Verb = Literal[
+    "usage",
+    "stat",
+    "activity",
+    "set_limits",
+    "reclaim",
+    "make",
+    "remove",
+    "attach",
+    "groups",
+    "watch",
+    "node",
+]
 VERBS: tuple[Verb, ...] = get_args(Verb)
-_Refusal = Literal["EACCES", "EBUSY", "EEXIST", "EINVAL", "EIO", "ELOOP", "ENAMETOOLONG", "ENOTEMPTY", "EPERM", "EROFS"]
+_Refusal = Literal[
+    "EACCES",
+    "EBUSY",
+    "EEXIST",
+    "EINVAL",
+    "EIO",
+    "ELOOP",
+    "ENAMETOOLONG",
+    "ENOTEMPTY",
+    "EPERM",
+    "EROFS",
+]
 _Absence = Literal["ENODEV", "ENOENT", "ESRCH"]
 _Shortage = Literal["EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOMEM"]
 Symbol = Literal[_Absence, _Refusal, _Shortage]
@@ -82,7 +105,9 @@ class Faults:
         with self._lock:
             planned = (*self._planned, fault)
             if len(planned) > MOST_PLANNED:
-                raise InvalidRequest(f"{MOST_PLANNED} faults are planned, which is all that there is room for.")
+                raise InvalidRequest(
+                    f"{MOST_PLANNED} faults are planned, which is all that there is room for."
+                )
             if not dry_run:
                 self._planned = planned
         return planned
@@ -99,7 +124,10 @@ class Faults:
             counted = [fault.is_about(verb, path) for fault in self._planned]
             if not any(counted):
                 return []
-            left = [fault.model_copy(update={"use": fault.use - counts}) for fault, counts in zip(self._planned, counted, strict=True)]
+            left = [
+                fault.model_copy(update={"use": fault.use - counts})
+                for fault, counts in zip(self._planned, counted, strict=True)
+            ]
             self._planned = tuple(kept for fault in left if (kept := _again(fault)) is not None)
         return [fault for fault in left if not fault.use]
 
@@ -108,7 +136,9 @@ def _again(fault: Fault) -> Fault | None:
     """The fault as it waits for its next use; None when that was its last one."""
     if fault.use or fault.lasts:
         return fault.model_copy(update={"use": fault.use or 1})
-    return fault.model_copy(update={"use": 1, "times": fault.times - 1}) if fault.times > 1 else None
+    return (
+        fault.model_copy(update={"use": 1, "times": fault.times - 1}) if fault.times > 1 else None
+    )
 
 
 def error_of(symbol: Symbol, path: str) -> ShrinkdError:

@@ -1,6 +1,16 @@
 """What a group of the simulated machine says, in the vocabulary of MemStat: counts of pages to bytes, nothing is changed here."""
 
-from shrinkd.backends.protocol import LIMIT_NAMES, Activity, Counters, Events, Limits, MemStat, Pressure, Stall, from_kernel
+from shrinkd.backends.protocol import (
+    LIMIT_NAMES,
+    Activity,
+    Counters,
+    Events,
+    Limits,
+    MemStat,
+    Pressure,
+    Stall,
+    from_kernel,
+)
 from shrinkd.backends.simulator.machine.accounting import KINDS, SWAPPED, UNLIMITED, Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import Machine
@@ -28,7 +38,10 @@ def limits_of(cgroup: Cgroup, machine: Machine) -> Limits:
         return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
     settable = machine.profile.settable_limits
     tightest = min(cgroup.line[:-1], key=lambda member: member.max)
-    own: dict[str, int | None] = {name: from_kernel(name, getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES) for name in settable}
+    own: dict[str, int | None] = {
+        name: from_kernel(name, getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES)
+        for name in settable
+    }
     if "swap_max_bytes" in settable:
         own["swap_max_bytes"] = in_bytes(swap_max(cgroup, machine))
     return Limits(
@@ -41,7 +54,9 @@ def limits_of(cgroup: Cgroup, machine: Machine) -> Limits:
 
 def reading_of(cgroup: Cgroup, machine: Machine, *, raw: bool) -> MemStat:
     """One reading of a group, its descendants included."""
-    lists = dict.fromkeys(("active_anon", "inactive_anon", "active_file", "inactive_file", "dirty", "writeback"), 0)
+    lists = dict.fromkeys(
+        ("active_anon", "inactive_anon", "active_file", "inactive_file", "dirty", "writeback"), 0
+    )
     kinds: dict[str, int] = dict.fromkeys(KINDS, 0)
     for area in (area for member in cgroup.subtree() for area in member.areas):
         kinds[area.kind] += area.resident()
@@ -71,7 +86,9 @@ def reading_of(cgroup: Cgroup, machine: Machine, *, raw: bool) -> MemStat:
         inactive_file_bytes=size["inactive_file"],
         dirty_bytes=size["dirty"],
         writeback_bytes=size["writeback"],
-        raw={"pages": "".join(f"{name} {pages}\n" for name, pages in (kinds | lists).items())} if raw else {},
+        raw={"pages": "".join(f"{name} {pages}\n" for name, pages in (kinds | lists).items())}
+        if raw
+        else {},
     )
     if machine.profile.cgroup_version == 2:
         reading.zswap_bytes = size["zswap"]
@@ -93,14 +110,20 @@ def _describe(reading: MemStat, cgroup: Cgroup, machine: Machine) -> None:
     if machine.profile.cgroup_version == 2:
         reading.events = Events(**cgroup.events)
     else:
-        reading.events = Events(oom=cgroup.events["oom"], oom_kill=cgroup.events["oom_kill"], limit_failures=cgroup.failcnt)
+        reading.events = Events(
+            oom=cgroup.events["oom"],
+            oom_kill=cgroup.events["oom_kill"],
+            limit_failures=cgroup.failcnt,
+        )
     reading.pressure = pressure_of(cgroup, machine)
 
 
 def pressure_of(cgroup: Cgroup, machine: Machine) -> Pressure | None:
     if not machine.profile.has_pressure:
         return None
-    return Pressure(some=_stall(cgroup.some, machine.now_us), full=_stall(cgroup.full, machine.now_us))
+    return Pressure(
+        some=_stall(cgroup.some, machine.now_us), full=_stall(cgroup.full, machine.now_us)
+    )
 
 
 def activity_of(cgroup: Cgroup) -> Activity:
@@ -109,14 +132,18 @@ def activity_of(cgroup: Cgroup) -> Activity:
     Nobody is frozen here. A group in which nothing is hot, and nothing changes, uses none.
     """
     counts = cgroup.all_counts()
-    living_us = sum(process.cpu_us() for member in cgroup.subtree() for process in member.processes.values())
+    living_us = sum(
+        process.cpu_us() for member in cgroup.subtree() for process in member.processes.values()
+    )
     return Activity(cpu_seconds=(counts.charged * CHARGE_US + counts.cpu_us + living_us) / 1e6)
 
 
 def _reclaimable(cgroup: Cgroup, machine: Machine, size: dict[str, int]) -> int:
     """What reclaim could free at best: cache, slab, and what swap has room for; less what groups inside withhold by their min."""
     anon = size["active_anon"] + size["inactive_anon"]
-    room = max(min(cgroup.swap_room(), machine.swap.free), 0) * PAGE_BYTES if cgroup.swappiness else 0
+    room = (
+        max(min(cgroup.swap_room(), machine.swap.free), 0) * PAGE_BYTES if cgroup.swappiness else 0
+    )
     withheld = sum(_withheld(child) for child in cgroup.children) * PAGE_BYTES
     return max(size["file"] + size["slab_reclaimable"] + min(anon, room) - withheld, 0)
 
@@ -124,18 +151,29 @@ def _reclaimable(cgroup: Cgroup, machine: Machine, size: dict[str, int]) -> int:
 def _withheld(child: Cgroup) -> int:
     if not child.min:
         return 0
-    cache = sum(area.resident() for member in child.subtree() for area in member.areas if area.kind in {"file", "slab_reclaimable"})
+    cache = sum(
+        area.resident()
+        for member in child.subtree()
+        for area in member.areas
+        if area.kind in {"file", "slab_reclaimable"}
+    )
     return max(cache - max(child.usage - child.min, 0), 0)
 
 
 def available_of(machine: Machine) -> int:
     """The bytes that could be had without swap: free memory, page cache, and slab that can go."""
     reading = reading_of(machine.root, machine, raw=False)
-    cache = (reading.file_bytes or 0) - (reading.shmem_bytes or 0) + (reading.slab_reclaimable_bytes or 0)
+    cache = (
+        (reading.file_bytes or 0)
+        - (reading.shmem_bytes or 0)
+        + (reading.slab_reclaimable_bytes or 0)
+    )
     return machine.hardware.pages * PAGE_BYTES - reading.usage_bytes + cache
 
 
 def _stall(stalls: Stalls, now_us: int) -> Stall:
     stalls.settle(now_us)
-    avg10, avg60, avg300 = (round(average, 2) for average in stalls.averages)  # as the kernel prints them
+    avg10, avg60, avg300 = (
+        round(average, 2) for average in stalls.averages
+    )  # as the kernel prints them
     return Stall(avg10, avg60, avg300, stalls.total_us)

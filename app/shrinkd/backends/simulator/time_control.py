@@ -16,7 +16,9 @@ _TURN_SECONDS, _REST_SECONDS = 0.005, 0.001
 class Time:
     """Lends the machine, which lives through what has passed whenever it is lent. Thread-safe."""
 
-    def __init__(self, clock: Clock, machine: Callable[[], AbstractContextManager[Machine]]) -> None:
+    def __init__(
+        self, clock: Clock, machine: Callable[[], AbstractContextManager[Machine]]
+    ) -> None:
         self._clock, self._machine = clock, machine
         self._switching = threading.Lock()
         self._stop = threading.Event()
@@ -40,7 +42,12 @@ class Time:
                 self._clock.run(0 if speed == math.inf else speed)
             if speed == math.inf:
                 self._stop.clear()
-                self._runner = threading.Thread(target=self.advance, args=(math.inf, self._stop.is_set), name="hurried time", daemon=True)
+                self._runner = threading.Thread(
+                    target=self.advance,
+                    args=(math.inf, self._stop.is_set),
+                    name="hurried time",
+                    daemon=True,
+                )
                 self._runner.start()
 
     def advance(self, seconds: float, must_stop: Callable[[], bool] = lambda: False) -> None:
@@ -53,7 +60,9 @@ class Time:
             with self._machine():
                 seconds -= part
             if seconds > 0 and time.monotonic() >= rest_at:
-                time.sleep(_REST_SECONDS)  # who lets a lock go and takes it at once leaves it to nobody
+                time.sleep(
+                    _REST_SECONDS
+                )  # who lets a lock go and takes it at once leaves it to nobody
                 rest_at = time.monotonic() + _TURN_SECONDS
 
     def close(self) -> None:

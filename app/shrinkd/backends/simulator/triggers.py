@@ -21,7 +21,9 @@ class Bells:
     as there are bells.
     """
 
-    def __init__(self, machine: Callable[[], AbstractContextManager[Machine]], tick_seconds: float) -> None:
+    def __init__(
+        self, machine: Callable[[], AbstractContextManager[Machine]], tick_seconds: float
+    ) -> None:
         self._machine, self._tick_seconds = machine, tick_seconds
         self._hung: set[Bell] = set()
         self._time_passes = False
@@ -38,7 +40,9 @@ class Bells:
             self._hung.add(bell)
             if not self._time_passes:
                 self._time_passes = True
-                threading.Thread(target=self._let_time_pass, name="simulated time", daemon=True).start()
+                threading.Thread(
+                    target=self._let_time_pass, name="simulated time", daemon=True
+                ).start()
 
     def take_down(self, bell: "Bell") -> None:
         with self._machine():
@@ -71,7 +75,11 @@ class Bell(Alarm):
     def look(self, machine: Machine) -> None:
         """Ring if there is a reason since the last look, or for good when the group was removed."""
         cgroup = machine.cgroups.get(self._group.path)
-        if cgroup is None or cgroup.id != self._group.id or self._has_struck(cgroup, machine.now_us):
+        if (
+            cgroup is None
+            or cgroup.id != self._group.id
+            or self._has_struck(cgroup, machine.now_us)
+        ):
             os.eventfd_write(self.fileno(), 1)
 
     def _has_struck(self, cgroup: Cgroup, now_us: int) -> bool:

@@ -21,7 +21,13 @@ from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
-from shrinkd.backends.cgroup.tree import CGROUP_SUPER_MAGIC, CHARGED_AHEAD_BYTES, HIERARCHY_ROOT, Tree, mapped
+from shrinkd.backends.cgroup.tree import (
+    CGROUP_SUPER_MAGIC,
+    CHARGED_AHEAD_BYTES,
+    HIERARCHY_ROOT,
+    Tree,
+    mapped,
+)
 from shrinkd.backends.cgroup.triggers import v1_source, v1_watchable
 from shrinkd.backends.protocol import (
     LIMIT_NAMES,
@@ -59,7 +65,12 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES, UNLIMITED, or_none
 
 USAGE, MEMSW_USAGE, STAT = "memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.stat"
-_PEAK, _FAILURES, _OOM, _KERNEL = "memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"
+_PEAK, _FAILURES, _OOM, _KERNEL = (
+    "memory.max_usage_in_bytes",
+    "memory.failcnt",
+    "memory.oom_control",
+    "memory.kmem.usage_in_bytes",
+)
 _PROBE = "shrinkd-probe"
 _SWAPPINESS, _FORCE_EMPTY, _PRESSURE = "memory.swappiness", "memory.force_empty", "memory.pressure"
 _STAT_FILES = (USAGE, STAT, SOFT_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
@@ -77,9 +88,28 @@ _REST_BYTES = 1 << 20
 _NOTABLE_KERNEL_BYTES = 8 << 20
 
 _LINES = (
-    *("total_cache", "total_rss", "total_shmem", "total_mapped_file", "total_dirty", "total_writeback", "total_swap"),
-    *("total_inactive_anon", "total_active_anon", "total_inactive_file", "total_active_file", "total_unevictable"),
-    *("total_pgfault", "total_pgmajfault", "total_workingset_refault_file", "total_workingset_refault_anon"),
+    *(
+        "total_cache",
+        "total_rss",
+        "total_shmem",
+        "total_mapped_file",
+        "total_dirty",
+        "total_writeback",
+        "total_swap",
+    ),
+    *(
+        "total_inactive_anon",
+        "total_active_anon",
+        "total_inactive_file",
+        "total_active_file",
+        "total_unevictable",
+    ),
+    *(
+        "total_pgfault",
+        "total_pgmajfault",
+        "total_workingset_refault_file",
+        "total_workingset_refault_anon",
+    ),
     *("hierarchical_memory_limit", "hierarchical_memsw_limit"),
 )
 
@@ -89,7 +119,11 @@ class V1(Tree):
 
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
-    fresh: ClassVar[Mapping[str, bytes]] = {USAGE: b"0", MEMSW_USAGE: b"0", **dict.fromkeys(_LIMIT_FILES, b"%d" % UNLIMITED)}
+    fresh: ClassVar[Mapping[str, bytes]] = {
+        USAGE: b"0",
+        MEMSW_USAGE: b"0",
+        **dict.fromkeys(_LIMIT_FILES, b"%d" % UNLIMITED),
+    }
     needed: ClassVar[tuple[str, ...]] = (USAGE, STAT)
     settable_limits: frozenset[LimitName]
     has_swappiness = False
@@ -99,14 +133,19 @@ class V1(Tree):
     def __init__(self, settings: Settings) -> None:
         root = settings.cgroup_root or next(mount_points("cgroup", "memory"), None)
         if root is None:
-            raise BackendUnavailable("No cgroup v1 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none.")
+            raise BackendUnavailable(
+                "No cgroup v1 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none."
+            )
         super().__init__(root, CGROUP_SUPER_MAGIC)
         if USAGE not in self.control_files:
             sentence = f"{shown(root)} is not in the v1 memory controller; SHRINKD_BACKEND=simulator needs none."
             raise BackendUnavailable(sentence, root=shown(root))
         catch_signal()
         self._has_memsw = MEMSW_LIMIT in self.control_files
-        self._stat_files, self._raw_files = ([name for name in names if name in self.control_files] for names in (_STAT_FILES, _RAW_FILES))
+        self._stat_files, self._raw_files = (
+            [name for name in names if name in self.control_files]
+            for names in (_STAT_FILES, _RAW_FILES)
+        )
         self._lines = StatLines(_LINES)
         self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
         unified = tree_beside(self, "cgroup2")
@@ -115,7 +154,11 @@ class V1(Tree):
         self._longest_root = max([root, *self._active.roots()], key=len)
         self.has_pressure = self._twins is not None
         self.watchable = v1_watchable(self, self._twins or self)
-        honoured = {"max_bytes": True, "swap_max_bytes": self._has_memsw, "soft_limit_bytes": self._keeps_soft_limit()}
+        honoured = {
+            "max_bytes": True,
+            "swap_max_bytes": self._has_memsw,
+            "soft_limit_bytes": self._keeps_soft_limit(),
+        }
         self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
@@ -124,10 +167,16 @@ class V1(Tree):
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         if not group.id:
-            return MemStat(usage_bytes=0, limits=self._limits(group, self._held(group), self._least_around(group)))
+            return MemStat(
+                usage_bytes=0,
+                limits=self._limits(group, self._held(group), self._least_around(group)),
+            )
         texts = self.read_all(group, self._raw_files if raw else self._stat_files)
         usage, lines = int(texts[USAGE]), self._lines.parse(texts[STAT])
-        file, anon = _sum(lines, "total_inactive_file", "total_active_file"), _sum(lines, "total_inactive_anon", "total_active_anon")
+        file, anon = (
+            _sum(lines, "total_inactive_file", "total_active_file"),
+            _sum(lines, "total_inactive_anon", "total_active_anon"),
+        )
         return MemStat(
             usage_bytes=usage,
             limits=self._limits_read(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
@@ -164,11 +213,18 @@ class V1(Tree):
         return self._active.activity(group)
 
     def set_limits(
-        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+        self,
+        group: Group,
+        changes: Mapping[LimitName, int | None],
+        *,
+        intent: Intent = unrecorded,
+        dry_run: bool = False,
     ) -> Limits:
         """As promised by Backend; a kernel that refuses has thrown the page cache away first, so usage is asked before."""
         if unsupported := [name for name in changes if name not in self.settable_limits]:
-            raise UnsupportedLimit(f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0])
+            raise UnsupportedLimit(
+                f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0]
+            )
         if group.id == HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
         self.check_apart(group)
@@ -186,9 +242,14 @@ class V1(Tree):
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None:
-            raise UnsupportedOption("cgroup v1 has no swappiness for one reclaim: set the group's memory.swappiness.", field="swappiness")
+            raise UnsupportedOption(
+                "cgroup v1 has no swappiness for one reclaim: set the group's memory.swappiness.",
+                field="swappiness",
+            )
         if group.id == HIERARCHY_ROOT:
-            raise Unsupported("The root of the memory controller cannot be shrunk; its groups can.", group=group)
+            raise Unsupported(
+                "The root of the memory controller cannot be shrunk; its groups can.", group=group
+            )
         self.check_apart(group)
         goal = self._within_reach(group, goal_bytes)
         if not goal:
@@ -208,7 +269,9 @@ class V1(Tree):
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
         """As promised by Backend; Stalled is told of those processes that are in the group's twin as well."""
-        return open_watch(self, group, triggers, functools.partial(v1_source, self, self._twins or self))
+        return open_watch(
+            self, group, triggers, functools.partial(v1_source, self, self._twins or self)
+        )
 
     def close(self) -> None:
         super().close()
@@ -220,8 +283,14 @@ class V1(Tree):
 
     def _limits_read(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
         least = lines["hierarchical_memory_limit"]
-        memsw = self._own_limit(group, MEMSW_LIMIT, lines.get("hierarchical_memsw_limit", UNLIMITED))
-        return self._limits(group, {LIMIT: self._own_limit(group, LIMIT, least), MEMSW_LIMIT: memsw, SOFT_LIMIT: soft}, least)
+        memsw = self._own_limit(
+            group, MEMSW_LIMIT, lines.get("hierarchical_memsw_limit", UNLIMITED)
+        )
+        return self._limits(
+            group,
+            {LIMIT: self._own_limit(group, LIMIT, least), MEMSW_LIMIT: memsw, SOFT_LIMIT: soft},
+            least,
+        )
 
     def _limits(self, group: Group, values: Mapping[str, int], least: int) -> Limits:
         """Say limit files in our vocabulary; `least` is the least maximum around the group, its own included or not."""
@@ -244,13 +313,19 @@ class V1(Tree):
         return named
 
     def _held(self, group: Group) -> dict[str, int]:
-        return {name: int(self.read(group, name)) for name in _LIMIT_FILES if name in self.control_files}
+        return {
+            name: int(self.read(group, name)) for name in _LIMIT_FILES if name in self.control_files
+        }
 
     def _least_around(self, group: Group) -> int:
         """Read the least maximum of those around a group, whatever its own: what the directory above it says, if that is a group."""
         with mapped(group.path), leaving_out():
             above = Path(self.root).resolve().parent
-            text = self.read(self.look_up(group.path.rpartition("/")[0]), STAT) if group.path else (above / STAT).read_bytes()
+            text = (
+                self.read(self.look_up(group.path.rpartition("/")[0]), STAT)
+                if group.path
+                else (above / STAT).read_bytes()
+            )
             return self._lines.parse(text)["hierarchical_memory_limit"]
         return UNLIMITED
 
@@ -281,7 +356,11 @@ class V1(Tree):
                 if timed_write(file, b"%d" % value, seconds):
                     return
                 self._check_above_usage(group, name, value)
-        raise GroupBusy(f"{group.path!a} grows as fast as it is limited.", group=group, room_bytes=2 * CHARGED_AHEAD_BYTES)
+        raise GroupBusy(
+            f"{group.path!a} grows as fast as it is limited.",
+            group=group,
+            room_bytes=2 * CHARGED_AHEAD_BYTES,
+        )
 
     def _keeps_soft_limit(self) -> bool:
         """Newer kernels accept a soft limit and forget it; a group of our own tells, where one can be made.
@@ -324,8 +403,14 @@ class V1(Tree):
         """
         lines = self._lines.parse(self.read(group, STAT))
         file = _sum(lines, "total_inactive_file", "total_active_file")
-        reach = file + self._swappable(group, _sum(lines, "total_inactive_anon", "total_active_anon"))
-        if 0 < reach < _REST_BYTES and lines.get("total_dirty") and self._kernel(group) < _NOTABLE_KERNEL_BYTES:
+        reach = file + self._swappable(
+            group, _sum(lines, "total_inactive_anon", "total_active_anon")
+        )
+        if (
+            0 < reach < _REST_BYTES
+            and lines.get("total_dirty")
+            and self._kernel(group) < _NOTABLE_KERNEL_BYTES
+        ):
             return 0
         return min(goal_bytes, max(reach, PAGE_BYTES))
 

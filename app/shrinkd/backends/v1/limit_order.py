@@ -6,10 +6,16 @@ from shrinkd.backends.protocol import Group, LimitName
 from shrinkd.errors import LimitOrder
 from shrinkd.sizes import UNLIMITED, format_size, or_none, or_unlimited
 
-LIMIT, MEMSW_LIMIT, SOFT_LIMIT = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes"
+LIMIT, MEMSW_LIMIT, SOFT_LIMIT = (
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "memory.soft_limit_in_bytes",
+)
 
 
-def plan_writes(group: Group, held: Mapping[str, int], changes: Mapping[LimitName, int | None]) -> list[tuple[str, int]]:
+def plan_writes(
+    group: Group, held: Mapping[str, int], changes: Mapping[LimitName, int | None]
+) -> list[tuple[str, int]]:
     """Put the writes in the one order in which memory <= memory+swap holds throughout: EINVAL says the kernel otherwise.
 
     `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a maximum that moves alone.
@@ -31,7 +37,11 @@ def plan_writes(group: Group, held: Mapping[str, int], changes: Mapping[LimitNam
             max_bytes=or_none(memory),
             memory_and_swap_max_bytes=memsw,
         )
-    order = (MEMSW_LIMIT, LIMIT, SOFT_LIMIT) if memsw > held.get(MEMSW_LIMIT, memsw) else (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
+    order = (
+        (MEMSW_LIMIT, LIMIT, SOFT_LIMIT)
+        if memsw > held.get(MEMSW_LIMIT, memsw)
+        else (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
+    )
     return [(name, wanted[name]) for name in order if name in held and wanted[name] != held[name]]
 
 

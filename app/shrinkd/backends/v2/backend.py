@@ -109,13 +109,18 @@ class V2(Tree):
     def __init__(self, settings: Settings) -> None:
         root = settings.cgroup_root or next(mounts_with_memory(), None)
         if root is None:
-            raise BackendUnavailable("No cgroup v2 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none.")
+            raise BackendUnavailable(
+                "No cgroup v2 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none."
+            )
         super().__init__(root, CGROUP2_SUPER_MAGIC)
         if STAT not in self.control_files or not offers_memory(root):
             sentence = f"{shown(root)} is not in the v2 memory controller; SHRINKD_BACKEND=simulator needs none."
             raise BackendUnavailable(sentence, root=shown(root))
         if RECLAIM not in self.control_files:
-            raise BackendUnavailable(f"{shown(root)} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.", root=shown(root))
+            raise BackendUnavailable(
+                f"{shown(root)} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.",
+                root=shown(root),
+            )
         catch_signal()
         self._top_id = None if USAGE in self.control_files else self.find("").id
         present = self._files_of_a_group()
@@ -128,7 +133,9 @@ class V2(Tree):
         self.has_pressure = self._pressure(self.find("")) is not None
         self.has_swappiness = self._takes_swappiness()
         self.watchable = v2_watchable(self)
-        self._limit_files: dict[LimitName, str] = {name: file for name, file in LIMIT_FILES.items() if file in present}
+        self._limit_files: dict[LimitName, str] = {
+            name: file for name, file in LIMIT_FILES.items() if file in present
+        }
         self.settable_limits = frozenset(self._limit_files)
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
@@ -146,7 +153,9 @@ class V2(Tree):
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         if not group.id:
             return MemStat(usage_bytes=0, limits=self._limits(group, self._held(group)))
-        texts = self.read_all(group, self._top_files if group.id == self._top_id else self._stat_files)
+        texts = self.read_all(
+            group, self._top_files if group.id == self._top_id else self._stat_files
+        )
         lines = self._lines.parse(texts[STAT])
         reading = describe(texts, lines, self._limits(group, self._parsed(texts)))
         reading.reclaimable_estimate_bytes = self._reclaimable(group, lines)
@@ -162,24 +171,35 @@ class V2(Tree):
         return v2_activity(self, group, is_top=group.id == self._top_id)
 
     def set_limits(
-        self, group: Group, changes: Mapping[LimitName, int | None], *, intent: Intent = unrecorded, dry_run: bool = False
+        self,
+        group: Group,
+        changes: Mapping[LimitName, int | None],
+        *,
+        intent: Intent = unrecorded,
+        dry_run: bool = False,
     ) -> Limits:
         """As promised by Backend; high_bytes is held to the same as max_bytes, for the kernel reclaims for both of them."""
         if unsupported := [name for name in changes if name not in self.settable_limits]:
-            raise UnsupportedLimit(f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0])
+            raise UnsupportedLimit(
+                f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0]
+            )
         if group.id == self._top_id:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
         self.check_apart(group)
         with self.limits_of(group):
             held = self._held(group)
-            wanted = {name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes}
+            wanted = {
+                name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes
+            }
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
                 self._check_above_usage(group, name, value)
             if dry_run:
                 self.check_writable(group, MAX)
                 return self._limits(group, held | wanted)
-            is_lowered = wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]  # stored, looked at, and maybe taken back
+            is_lowered = (
+                wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]
+            )  # stored, looked at, and maybe taken back
             steps = way_stations(held, writes, named) if len(writes) > 1 or is_lowered else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
             if "min_bytes" in changes:
@@ -188,15 +208,26 @@ class V2(Tree):
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None and not self.has_swappiness:
-            raise UnsupportedOption(f"The {RECLAIM} of this kernel takes no swappiness.", field="swappiness")
+            raise UnsupportedOption(
+                f"The {RECLAIM} of this kernel takes no swappiness.", field="swappiness"
+            )
         if group.id == self._top_id:
-            raise Unsupported("The root of the memory controller cannot be shrunk; its groups can.", group=group)
+            raise Unsupported(
+                "The root of the memory controller cannot be shrunk; its groups can.", group=group
+            )
         self.check_apart(group)
         chunk = self._chunks(group.id)
         asked = chunk.ask(goal_bytes)
         before, began = self.usage(group), time.perf_counter()
-        with self.opened(group, RECLAIM) as file, contextlib.suppress(BlockingIOError):  # EAGAIN: it gave what it could, maybe a lot
-            timed_write(file, b"%d" % asked + (b"" if swappiness is None else b" swappiness=%d" % swappiness), _LONGEST_SECONDS)
+        with (
+            self.opened(group, RECLAIM) as file,
+            contextlib.suppress(BlockingIOError),
+        ):  # EAGAIN: it gave what it could, maybe a lot
+            timed_write(
+                file,
+                b"%d" % asked + (b"" if swappiness is None else b" swappiness=%d" % swappiness),
+                _LONGEST_SECONDS,
+            )
         freed = before - self.usage(group)
         chunk.learn(asked, freed, time.perf_counter() - began)
         return max(freed, 0)
@@ -210,7 +241,10 @@ class V2(Tree):
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
         if group.id != self._top_id and self._has_enabled_memory(group):
-            raise GroupBusy(f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.", group=group)
+            raise GroupBusy(
+                f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.",
+                group=group,
+            )
         super().attach(group, pid, dry_run=dry_run)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
@@ -228,7 +262,9 @@ class V2(Tree):
         return self._parsed(self.read_all(group, list(self._limit_files.values())))
 
     def _parsed(self, texts: Mapping[str, bytes]) -> dict[LimitName, int]:
-        return {name: limit_of(texts[file]) for name, file in self._limit_files.items() if file in texts}
+        return {
+            name: limit_of(texts[file]) for name, file in self._limit_files.items() if file in texts
+        }
 
     def _limits(self, group: Group, own: Mapping[LimitName, int]) -> Limits:
         if group.id == self._top_id:
@@ -259,7 +295,9 @@ class V2(Tree):
             path = path.rpartition("/")[0]
             try:
                 ancestor = self.look_up(path)
-            except GroupNotFound as error:  # they go from the inside out, so that one is gone as well
+            except (
+                GroupNotFound
+            ) as error:  # they go from the inside out, so that one is gone as well
                 raise GroupGone(f"The group {group.path!a} was removed.") from error
             if ancestor.id != self._top_id:
                 yield ancestor
@@ -269,7 +307,9 @@ class V2(Tree):
             raise busy(group, usage, value)
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
-        with self.opened(group, LIMIT_FILES[name]) as file:  # once: a maximum that is taken back must not want for a descriptor
+        with self.opened(
+            group, LIMIT_FILES[name]
+        ) as file:  # once: a maximum that is taken back must not want for a descriptor
             os.set_blocking(file, False)
             if name != "max_bytes":
                 self._check_above_usage(group, name, value)
@@ -330,7 +370,9 @@ class V2(Tree):
     def _check_is_group(self, path: str, directory: int) -> None:
         """Only groups that have the controller: the directory of another one is none that could be read or limited."""
         if path and not os.access(USAGE, os.F_OK, dir_fd=directory):
-            raise GroupNotFound(f"The group {path!a} has no memory controller: its parent has not enabled it.")
+            raise GroupNotFound(
+                f"The group {path!a} has no memory controller: its parent has not enabled it."
+            )
 
     def _inside(self, group: Group) -> Listing:
         inside = super()._inside(group)

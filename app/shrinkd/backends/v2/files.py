@@ -5,8 +5,20 @@ from collections.abc import Mapping
 from shrinkd.backends.protocol import Counters, LimitName, Limits, MemStat, from_kernel
 from shrinkd.sizes import UNLIMITED
 
-USAGE, MAX, STAT, RECLAIM, SUBTREE = "memory.current", "memory.max", "memory.stat", "memory.reclaim", "cgroup.subtree_control"
-MIN, SWAP_MAX, EVENTS, SWAP, PRESSURE = "memory.min", "memory.swap.max", "memory.events", "memory.swap.current", "memory.pressure"
+USAGE, MAX, STAT, RECLAIM, SUBTREE = (
+    "memory.current",
+    "memory.max",
+    "memory.stat",
+    "memory.reclaim",
+    "cgroup.subtree_control",
+)
+MIN, SWAP_MAX, EVENTS, SWAP, PRESSURE = (
+    "memory.min",
+    "memory.swap.max",
+    "memory.events",
+    "memory.swap.current",
+    "memory.pressure",
+)
 PEAK, ZSWAP = "memory.peak", "memory.zswap.current"
 LIMIT_FILES: dict[LimitName, str] = {
     "max_bytes": MAX,
@@ -20,11 +32,37 @@ RECLAIMED_FOR: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
 """The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
 GROUP_FILES = (USAGE, STAT, *LIMIT_FILES.values(), PEAK, EVENTS, SWAP, ZSWAP)
 """What a reading reads, where this kernel has it."""
-NEW_GROUP = {USAGE: b"0", MAX: b"max", "memory.high": b"max", "memory.low": b"0", MIN: b"0", SWAP_MAX: b"max"}
+NEW_GROUP = {
+    USAGE: b"0",
+    MAX: b"max",
+    "memory.high": b"max",
+    "memory.low": b"0",
+    MIN: b"0",
+    SWAP_MAX: b"max",
+}
 
 STAT_LINES = (
-    *("anon", "file", "kernel", "shmem", "file_mapped", "file_dirty", "file_writeback", "inactive_anon", "active_anon"),
-    *("inactive_file", "active_file", "unevictable", "slab_reclaimable", "pgfault", "pgmajfault", "pgscan", "pgsteal"),
+    *(
+        "anon",
+        "file",
+        "kernel",
+        "shmem",
+        "file_mapped",
+        "file_dirty",
+        "file_writeback",
+        "inactive_anon",
+        "active_anon",
+    ),
+    *(
+        "inactive_file",
+        "active_file",
+        "unevictable",
+        "slab_reclaimable",
+        "pgfault",
+        "pgmajfault",
+        "pgscan",
+        "pgsteal",
+    ),
     *("workingset_refault_anon", "workingset_refault_file"),
 )
 EVENT_LINES = ("low", "high", "max", "oom", "oom_kill")

@@ -19,7 +19,9 @@ def parse_share(value: object) -> int | str:
     if not isinstance(value, str) or not value.endswith("%"):
         return parse_size(value)
     if not re.fullmatch(_PERCENT, value, re.ASCII) or not percent_of(value):
-        raise ValueError(f'{value!r} is no percentage above 0% and below 100%, such as "90%" or "92.5%"')
+        raise ValueError(
+            f'{value!r} is no percentage above 0% and below 100%, such as "90%" or "92.5%"'
+        )
     return value
 
 
@@ -42,7 +44,10 @@ Share = Annotated[
     BeforeValidator(parse_share),
     WithJsonSchema(
         {
-            "anyOf": [*_SIZE["anyOf"], {"type": "string", "pattern": f"^{_PERCENT}$", "examples": ["90%"]}],
+            "anyOf": [
+                *_SIZE["anyOf"],
+                {"type": "string", "pattern": f"^{_PERCENT}$", "examples": ["90%"]},
+            ],
             "description": 'A percentage such as "90%", or bytes: ' + _SIZE["description"],
         }
     ),

@@ -7,4 +7,8 @@ from pydantic import Field, WithJsonSchema
 from shrinkd.policies.kind import MIN_ASK_BYTES
 from shrinkd.strict_model import Size, size_schema
 
-Step = Annotated[Size, Field(ge=MIN_ASK_BYTES), WithJsonSchema(size_schema(2**63 - 1, MIN_ASK_BYTES), mode="validation")]
+Step = Annotated[
+    Size,
+    Field(ge=MIN_ASK_BYTES),
+    WithJsonSchema(size_schema(2**63 - 1, MIN_ASK_BYTES), mode="validation"),
+]

@@ -19,7 +19,17 @@ from pydantic import Field, model_validator
 
 from shrinkd.backends import MemStat
 from shrinkd.groups import matches
-from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kind import (
+    MIN_ASK_BYTES,
+    Decision,
+    Kind,
+    Member,
+    Observation,
+    Outcome,
+    Reason,
+    Reclaim,
+    Verdict,
+)
 from shrinkd.policies.kinds._overshoot import learned
 from shrinkd.policies.kinds._share import Share, bytes_of, percent_of
 from shrinkd.policies.kinds._step import Step
@@ -106,7 +116,9 @@ class Account:
     overshoot_bytes: int = 0
 
 
-_REMEMBERED = tuple(each.name for each in fields(Account))  # asdict() looks for what to copy: half the time of a decision
+_REMEMBERED = tuple(
+    each.name for each in fields(Account)
+)  # asdict() looks for what to copy: half the time of a decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,10 @@ def revoke(claims: Sequence[Claim], need_bytes: int) -> list[int]:
         level, rate, paid = turn, rate + change, paid + more
     if rate > 0:
         level -= (need_bytes - paid) / rate
-    return [max(claim.usage_bytes - max(claim.floor_bytes, math.ceil(claim.entitlement * level)), 0) for claim in claims]
+    return [
+        max(claim.usage_bytes - max(claim.floor_bytes, math.ceil(claim.entitlement * level)), 0)
+        for claim in claims
+    ]
 
 
 def worth_asking(claims: Sequence[Claim], grants: Sequence[int]) -> list[int]:
@@ -189,17 +204,27 @@ def decide(spec: Balance, state: Ledger, observation: Observation) -> tuple[Ledg
     look = spec.interval_seconds
     if not is_paying and not any(grants):
         growth = max((total - state.total_bytes) / elapsed if elapsed else 0.0, 0.0)
-        look = min(max((budget - total) / max(2 * growth, _LEAST_GROWTH), look), max(_CALM_SECONDS, look))
+        look = min(
+            max((budget - total) / max(2 * growth, _LEAST_GROWTH), look), max(_CALM_SECONDS, look)
+        )
     signals = {"total_bytes": total, "budget_bytes": budget, "release_bytes": release}
-    decisions = [replace(_decision(*each, look), signals=signals | _seen(*each[:2])) for each in zip(parties, grants, asks, strict=True)]
-    kept = {_key(party.member): {name: getattr(party.account, name) for name in _REMEMBERED} for party in parties}
+    decisions = [
+        replace(_decision(*each, look), signals=signals | _seen(*each[:2]))
+        for each in zip(parties, grants, asks, strict=True)
+    ]
+    kept = {
+        _key(party.member): {name: getattr(party.account, name) for name in _REMEMBERED}
+        for party in parties
+    }
     return Ledger(now, total, is_paying, kept), decisions
 
 
 def _decision(party: _Party, grant: int, ask: int, look: float) -> Decision:
     group = party.member.group
     if ask:
-        return Decision(group, Verdict.ACT, Reason.OVER_BUDGET, look, ask=Reclaim(reclaim_bytes=ask))
+        return Decision(
+            group, Verdict.ACT, Reason.OVER_BUDGET, look, ask=Reclaim(reclaim_bytes=ask)
+        )
     reason = Reason.WITHIN_BUDGET
     if party.is_exempt:
         reason = Reason.EXEMPT
@@ -226,24 +251,36 @@ def _seen(party: _Party, grant: int) -> dict[str, float | int | str | None]:
 def _whole(observation: Observation) -> int:
     """What a percentage is of: the least limit that one of them feels from above all of them, or else the host's memory."""
     paths = {member.group.path for member in observation.members}
-    ends = [f"{path}/" for path in (min(paths), max(paths))] if paths else []  # what both begin with, all between them do
+    ends = (
+        [f"{path}/" for path in (min(paths), max(paths))] if paths else []
+    )  # what both begin with, all between them do
     whole = observation.host.total_bytes
     for member in observation.members:
         limits = member.stat.limits
         above = "" if limits.limited_by in (None, "/") else f"{limits.limited_by}/"
-        if limits.effective_max_bytes is not None and limits.limited_by not in paths and all(end.startswith(above) for end in ends):
+        if (
+            limits.effective_max_bytes is not None
+            and limits.limited_by not in paths
+            and all(end.startswith(above) for end in ends)
+        ):
             whole = min(whole, limits.effective_max_bytes)
     return whole
 
 
 def _party(spec: Balance, state: Ledger, member: Member, now: float, elapsed: float) -> _Party:
     path, usage = member.group.path, member.stat.usage_bytes
-    portion = next((portion for portion in spec.members if matches(portion.group.strip("/"), path)), _EQUAL)
+    portion = next(
+        (portion for portion in spec.members if matches(portion.group.strip("/"), path)), _EQUAL
+    )
     account = _account(spec, state, member, now, elapsed)
     is_exempt = now < account.exempt_until_seconds
     floor = max(member.floor_bytes, portion.floor_bytes) + account.overshoot_bytes
     k = 1 / (1 - spec.idle_tax)
-    claim = Claim(usage, max(floor, usage if is_exempt else 0), portion.weight / (account.used + k * (1 - account.used)))
+    claim = Claim(
+        usage,
+        max(floor, usage if is_exempt else 0),
+        portion.weight / (account.used + k * (1 - account.used)),
+    )
     return _Party(member, account, claim, portion.cap_bytes, is_exempt)
 
 
@@ -254,12 +291,20 @@ def _grants(spec: Balance, parties: Sequence[_Party], need_bytes: int) -> list[i
     """
     claims = [party.claim for party in parties]
     above = [_above_cap(party) for party in parties]
-    capped = [claim._replace(usage_bytes=claim.usage_bytes - size) for claim, size in zip(claims, above, strict=True)]
+    capped = [
+        claim._replace(usage_bytes=claim.usage_bytes - size)
+        for claim, size in zip(claims, above, strict=True)
+    ]
     dues = [sum(pair) for pair in zip(above, revoke(capped, need_bytes - sum(above)), strict=True)]
     now = [min(due, party.account.step_bytes) for due, party in zip(dues, parties, strict=True)]
-    unmissed = [0 if party.account.is_missed else size for size, party in zip(now, parties, strict=True)]
+    unmissed = [
+        0 if party.account.is_missed else size for size, party in zip(now, parties, strict=True)
+    ]
     now = unmissed if sum(unmissed) >= MIN_ASK_BYTES else now
-    stepped = [claim._replace(floor_bytes=claim.usage_bytes - due) for claim, due in zip(claims, now, strict=True)]
+    stepped = [
+        claim._replace(floor_bytes=claim.usage_bytes - due)
+        for claim, due in zip(claims, now, strict=True)
+    ]
     return revoke(stepped, min(sum(now), spec.max_step_bytes))
 
 
@@ -284,7 +329,13 @@ def _account(spec: Balance, state: Ledger, member: Member, now: float, elapsed: 
     is_pressed = _is_pressed(spec, before, stalled, elapsed)
     account = replace(
         before,
-        used=min(max(before.used + (_MORE_USED if is_pressed else -_LESS_USED if member.outcome else 0), _USED[0]), _USED[1]),
+        used=min(
+            max(
+                before.used + (_MORE_USED if is_pressed else -_LESS_USED if member.outcome else 0),
+                _USED[0],
+            ),
+            _USED[1],
+        ),
         stalled_microseconds=stalled,
         refaults=refaults,
         paid_bytes=paid,
@@ -294,7 +345,13 @@ def _account(spec: Balance, state: Ledger, member: Member, now: float, elapsed: 
         overshoot_bytes=learned(before.overshoot_bytes, member.outcome),
     )
     if paid >= _SAMPLE_BYTES and returned > _RETURNED * paid and now >= before.exempt_until_seconds:
-        return replace(account, exempt_until_seconds=now + _MINUTE, paid_bytes=0.0, returned_bytes=0.0, step_bytes=_SAMPLE_BYTES)
+        return replace(
+            account,
+            exempt_until_seconds=now + _MINUTE,
+            paid_bytes=0.0,
+            returned_bytes=0.0,
+            step_bytes=_SAMPLE_BYTES,
+        )
     return account
 
 

@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from shrinkd.backends import Trigger, UsageCrosses
-from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kind import (
+    MIN_ASK_BYTES,
+    Decision,
+    Kind,
+    Member,
+    Observation,
+    Outcome,
+    Reason,
+    Reclaim,
+    Verdict,
+)
 from shrinkd.policies.kinds._step import Step
 from shrinkd.strict_model import Strict
 
@@ -55,17 +65,27 @@ def decide(spec: ShrinkIdle, state: Rest, observation: Observation) -> tuple[Res
     used = activity.cpu_seconds - state.cpu_seconds
     seen = replace(state, seen_seconds=now, cpu_seconds=activity.cpu_seconds)
     if not activity.is_frozen and (elapsed <= 0 or used < 0):
-        return Rest(now, activity.cpu_seconds), [Decision(member.group, Verdict.HOLD, Reason.FIRST_LOOK, spec.interval_seconds)]
+        return Rest(now, activity.cpu_seconds), [
+            Decision(member.group, Verdict.HOLD, Reason.FIRST_LOOK, spec.interval_seconds)
+        ]
     percent = 100 * used / elapsed if elapsed > 0 and used > 0 else 0.0
-    signals = {"cpu_percent": round(percent, 3), "usage_bytes": member.stat.usage_bytes, "floor_bytes": member.floor_bytes}
+    signals = {
+        "cpu_percent": round(percent, 3),
+        "usage_bytes": member.stat.usage_bytes,
+        "floor_bytes": member.floor_bytes,
+    }
     if not activity.is_frozen and percent > spec.max_cpu_percent:
-        return Rest(now, activity.cpu_seconds), [Decision(member.group, Verdict.HOLD, Reason.CPU_BUSY, spec.interval_seconds, signals)]
+        return Rest(now, activity.cpu_seconds), [
+            Decision(member.group, Verdict.HOLD, Reason.CPU_BUSY, spec.interval_seconds, signals)
+        ]
     since = state.idle_since_seconds
     if since is None:  # a window that was not busy began when the last one ended
         since = now - max(elapsed, 0.0)
     state = _backed_off(replace(seen, idle_since_seconds=since), member.outcome)
     signals["idle_seconds"] = round(now - since, 3)
-    return state, [replace(_answer(spec, state, member, is_frozen=activity.is_frozen), signals=signals)]
+    return state, [
+        replace(_answer(spec, state, member, is_frozen=activity.is_frozen), signals=signals)
+    ]
 
 
 def _answer(spec: ShrinkIdle, state: Rest, member: Member, *, is_frozen: bool) -> Decision:
@@ -75,13 +95,26 @@ def _answer(spec: ShrinkIdle, state: Rest, member: Member, *, is_frozen: bool) -
     if room < MIN_ASK_BYTES:
         # nothing is to be had, so the windows may be long: a busy one resets the time all the same
         wakes: tuple[Trigger, ...] = (UsageCrosses(member.floor_bytes + _ROOM_BYTES),)
-        return Decision(group, Verdict.HOLD, Reason.AT_FLOOR, max(_QUIET_SECONDS, spec.interval_seconds), wakes=wakes)
+        return Decision(
+            group,
+            Verdict.HOLD,
+            Reason.AT_FLOOR,
+            max(_QUIET_SECONDS, spec.interval_seconds),
+            wakes=wakes,
+        )
     if waits > 0:
         return Decision(group, Verdict.HOLD, Reason.CPU_IDLE, min(waits, spec.interval_seconds))
     if now < state.until_seconds:
-        return Decision(group, Verdict.BACKOFF, Reason.LITTLE_FREED, min(state.until_seconds - now, _QUIET_SECONDS))
+        return Decision(
+            group,
+            Verdict.BACKOFF,
+            Reason.LITTLE_FREED,
+            min(state.until_seconds - now, _QUIET_SECONDS),
+        )
     ask = Reclaim(target_bytes=max(member.stat.usage_bytes - spec.step_bytes, member.floor_bytes))
-    return Decision(group, Verdict.ACT, Reason.FROZEN if is_frozen else Reason.CPU_IDLE, _STEP_SECONDS, ask=ask)
+    return Decision(
+        group, Verdict.ACT, Reason.FROZEN if is_frozen else Reason.CPU_IDLE, _STEP_SECONDS, ask=ask
+    )
 
 
 def _backed_off(state: Rest, outcome: Outcome | None) -> Rest:

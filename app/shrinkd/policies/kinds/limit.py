@@ -62,34 +62,69 @@ class Waiting:
     until_seconds: float = 0.0
 
 
-def decide(spec: KeepLimits, state: Waiting, observation: Observation) -> tuple[Waiting, list[Decision]]:
+def decide(
+    spec: KeepLimits, state: Waiting, observation: Observation
+) -> tuple[Waiting, list[Decision]]:
     (member,) = observation.members
     now = observation.now_seconds
     limits, wanted = member.stat.limits, drift(spec.limits, member)
-    signals: dict[str, int | str | None] = {name: told_limit(name, getattr(limits, name)) for name in wanted}
+    signals: dict[str, int | str | None] = {
+        name: told_limit(name, getattr(limits, name)) for name in wanted
+    }
     signals |= {f"wanted_{name}": told_limit(name, value) for name, value in wanted.items()}
     if not wanted:
-        return Waiting(), [Decision(member.group, Verdict.HOLD, why_none(spec.limits, member), spec.interval_seconds)]
+        return Waiting(), [
+            Decision(
+                member.group, Verdict.HOLD, why_none(spec.limits, member), spec.interval_seconds
+            )
+        ]
     if member.outcome:
         shortest, longest = _BACKOFF_SECONDS
         wait = min(max(2 * state.backoff_seconds, shortest), longest)
         state = Waiting(wait, now + wait)
     if now < state.until_seconds:
-        return state, [Decision(member.group, Verdict.BACKOFF, Reason.LIMITS_DRIFTED, state.until_seconds - now, signals)]
-    return state, [Decision(member.group, Verdict.ACT, Reason.LIMITS_DRIFTED, spec.interval_seconds, signals, Resize(wanted))]
+        return state, [
+            Decision(
+                member.group,
+                Verdict.BACKOFF,
+                Reason.LIMITS_DRIFTED,
+                state.until_seconds - now,
+                signals,
+            )
+        ]
+    return state, [
+        Decision(
+            member.group,
+            Verdict.ACT,
+            Reason.LIMITS_DRIFTED,
+            spec.interval_seconds,
+            signals,
+            Resize(wanted),
+        )
+    ]
 
 
 def drift(wanted: WantedLimits, member: Member) -> dict[LimitName, int | None]:
     """What has to be written, in bytes as the kernel will have them; what it lacks cannot drift."""
     limits = member.stat.limits
-    named = [name for name in LIMIT_NAMES if name in wanted.model_fields_set and name not in limits.unsupported]
-    kept = {name: in_pages(name, getattr(wanted, name)) for name in named}  # as the API has it for a client's PATCH
+    named = [
+        name
+        for name in LIMIT_NAMES
+        if name in wanted.model_fields_set and name not in limits.unsupported
+    ]
+    kept = {
+        name: in_pages(name, getattr(wanted, name)) for name in named
+    }  # as the API has it for a client's PATCH
     return {name: size for name, size in kept.items() if getattr(limits, name) != size}
 
 
 def why_none(wanted: WantedLimits, member: Member) -> Reason:
     """Why there is nothing to write: the limits are as wanted, or this kernel has none of them."""
-    return Reason.NO_SIGNAL if wanted.model_fields_set <= set(member.stat.limits.unsupported) else Reason.LIMITS_KEPT
+    return (
+        Reason.NO_SIGNAL
+        if wanted.model_fields_set <= set(member.stat.limits.unsupported)
+        else Reason.LIMITS_KEPT
+    )
 
 
 kind = Kind(spec=KeepLimits, state=Waiting, decide=decide, rank=30)

@@ -21,7 +21,17 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, WithJsonSchema
 
 from shrinkd.backends import Trigger, UsageCrosses
-from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kind import (
+    MIN_ASK_BYTES,
+    Decision,
+    Kind,
+    Member,
+    Observation,
+    Outcome,
+    Reason,
+    Reclaim,
+    Verdict,
+)
 from shrinkd.policies.kinds._overshoot import learned
 from shrinkd.sizes import page_floor
 from shrinkd.strict_model import Size, Strict, size_schema
@@ -44,7 +54,11 @@ _HELD_INTERVALS = 3
 """How many intervals it leaves out at least while pressure holds it."""
 _ROOM_BYTES = 4 << 20
 """How far above the least that can be asked for a group at its floor has to grow to be looked at earlier."""
-Step = Annotated[Size, Field(ge=2 * MIN_ASK_BYTES), WithJsonSchema(size_schema(2**63 - 1, 2 * MIN_ASK_BYTES), mode="validation")]
+Step = Annotated[
+    Size,
+    Field(ge=2 * MIN_ASK_BYTES),
+    WithJsonSchema(size_schema(2**63 - 1, 2 * MIN_ASK_BYTES), mode="validation"),
+]
 
 
 class KeepPressure(Strict):
@@ -111,16 +125,32 @@ class _Look(NamedTuple):
         return self.microseconds / self.seconds / 1e4
 
 
-def decide(spec: KeepPressure, state: Course, observation: Observation) -> tuple[Course, list[Decision]]:
+def decide(
+    spec: KeepPressure, state: Course, observation: Observation
+) -> tuple[Course, list[Decision]]:
     (member,) = observation.members
     now = observation.now_seconds
     stalls = _stalls(spec, member)
     if stalls is None:
         return Course(), [Decision(member.group, Verdict.HOLD, Reason.NO_SIGNAL, _QUIET_SECONDS)]
-    if stalls.source != state.source or now <= state.seen_seconds or stalls.microseconds < state.stalled_microseconds:
-        begun = replace(state, source=stalls.source, seen_seconds=now, stalled_microseconds=stalls.microseconds, asked_seconds=now)
-        return begun, [Decision(member.group, Verdict.HOLD, Reason.FIRST_LOOK, spec.interval_seconds)]
-    look = _Look(now, now - state.seen_seconds, stalls, stalls.microseconds - state.stalled_microseconds)
+    if (
+        stalls.source != state.source
+        or now <= state.seen_seconds
+        or stalls.microseconds < state.stalled_microseconds
+    ):
+        begun = replace(
+            state,
+            source=stalls.source,
+            seen_seconds=now,
+            stalled_microseconds=stalls.microseconds,
+            asked_seconds=now,
+        )
+        return begun, [
+            Decision(member.group, Verdict.HOLD, Reason.FIRST_LOOK, spec.interval_seconds)
+        ]
+    look = _Look(
+        now, now - state.seen_seconds, stalls, stalls.microseconds - state.stalled_microseconds
+    )
     state, brake = _learn(spec, state, look, member)
     state, decision = _answer(spec, state, member, brake)
     signals: dict[str, float | int | str | None] = {
@@ -141,13 +171,19 @@ def _stalls(spec: KeepPressure, member: Member) -> _Stalls | None:
     if pressure := member.stat.pressure:
         return _Stalls("psi", pressure.some.total_microseconds)
     counters = member.stat.counters
-    known = [count for count in (counters.refaults_file, counters.refaults_anon) if count is not None]
+    known = [
+        count for count in (counters.refaults_file, counters.refaults_anon) if count is not None
+    ]
     return _Stalls("refaults", sum(known) * spec.refault_microseconds) if known else None
 
 
-def _learn(spec: KeepPressure, state: Course, look: _Look, member: Member) -> tuple[Course, Reason | None]:
+def _learn(
+    spec: KeepPressure, state: Course, look: _Look, member: Member
+) -> tuple[Course, Reason | None]:
     """Take in what was felt since the last look; answers why it has to brake, if it has to."""
-    ewma = look.percent + (state.ewma_percent - look.percent) * math.exp(-look.seconds / _EWMA_SECONDS)
+    ewma = look.percent + (state.ewma_percent - look.percent) * math.exp(
+        -look.seconds / _EWMA_SECONDS
+    )
     is_pressed = look.percent >= _BRAKE_FACTOR * spec.target_some_percent
     brake = Reason.ABOVE_TARGET if is_pressed and not state.is_pressed else None
     allowed = _allowed(spec)
@@ -202,20 +238,31 @@ def _next_step(spec: KeepPressure, state: Course, ewma: float, outcome: Outcome 
     return int(step * _GROW) if is_worth_it and 2 * ewma < spec.target_some_percent else step
 
 
-def _answer(spec: KeepPressure, state: Course, member: Member, brake: Reason | None) -> tuple[Course, Decision]:
+def _answer(
+    spec: KeepPressure, state: Course, member: Member, brake: Reason | None
+) -> tuple[Course, Decision]:
     group, usage, now = member.group, member.stat.usage_bytes, state.seen_seconds
     if brake and now >= state.rest_until_seconds:
         state = _braked(spec, state, usage)
-        return state, Decision(group, Verdict.BRAKE, brake, state.rest_until_seconds - now, wakes=_regrown(state))
+        return state, Decision(
+            group, Verdict.BRAKE, brake, state.rest_until_seconds - now, wakes=_regrown(state)
+        )
     if now < state.rest_until_seconds:
         rest = state.rest_until_seconds - now
-        return state, Decision(group, Verdict.COOLDOWN, Reason.COOLING_DOWN, rest, wakes=_regrown(state))
+        return state, Decision(
+            group, Verdict.COOLDOWN, Reason.COOLING_DOWN, rest, wakes=_regrown(state)
+        )
     room = usage - member.floor_bytes - state.overshoot_bytes
     if room < MIN_ASK_BYTES:
         wake = UsageCrosses(usage - room + MIN_ASK_BYTES + _ROOM_BYTES)
         return state, Decision(group, Verdict.HOLD, Reason.AT_FLOOR, _QUIET_SECONDS, wakes=(wake,))
     if (quiet := _quiet_seconds(spec, state)) > 0:
-        return state, Decision(group, Verdict.HOLD, Reason.ABOVE_TARGET, _within(spec, max(quiet, _HELD_INTERVALS * spec.interval_seconds)))
+        return state, Decision(
+            group,
+            Verdict.HOLD,
+            Reason.ABOVE_TARGET,
+            _within(spec, max(quiet, _HELD_INTERVALS * spec.interval_seconds)),
+        )
     return _ask(spec, state, member, room)
 
 
@@ -235,18 +282,24 @@ def _ask(spec: KeepPressure, state: Course, member: Member, room: int) -> tuple[
     grant = min(step, cap) * (1 - state.ewma_percent / spec.target_some_percent)
     wait = state.asked_seconds + spec.interval_seconds * MIN_ASK_BYTES / grant - now
     if grant < MIN_ASK_BYTES and wait > 0:
-        return state, Decision(member.group, Verdict.HOLD, Reason.ASK_TOO_SMALL, _within(spec, wait))
+        return state, Decision(
+            member.group, Verdict.HOLD, Reason.ASK_TOO_SMALL, _within(spec, wait)
+        )
     if price := _price(state):
         grant = min(grant, state.credit_microseconds / price)
     size = page_floor(min(max(int(grant), MIN_ASK_BYTES), room))
     state = replace(state, asked_seconds=now, step_bytes=step)
     ask = Reclaim(reclaim_bytes=size)
-    return state, Decision(member.group, Verdict.ACT, Reason.BELOW_TARGET, spec.interval_seconds, ask=ask)
+    return state, Decision(
+        member.group, Verdict.ACT, Reason.BELOW_TARGET, spec.interval_seconds, ask=ask
+    )
 
 
 def _braked(spec: KeepPressure, state: Course, usage: int) -> Course:
     first, second, longest = _REST_SECONDS
-    is_similar = state.brakes > 0 and abs(usage - state.braked_bytes) <= _SIMILAR * state.braked_bytes
+    is_similar = (
+        state.brakes > 0 and abs(usage - state.braked_bytes) <= _SIMILAR * state.braked_bytes
+    )
     brakes = state.brakes + 1 if is_similar else 1
     rest = first if brakes == 1 else min(second * 2.0 ** min(brakes - 2, 8), longest)
     return replace(

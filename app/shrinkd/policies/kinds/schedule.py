@@ -14,7 +14,20 @@ from pydantic import Field, model_validator
 
 from shrinkd.backends import Group
 from shrinkd.policies.cron import Cron, Timezone, next_moment
-from shrinkd.policies.kind import MIN_ASK_BYTES, NAME, Ask, Decision, Kind, Member, Observation, Reason, Reclaim, Resize, Switch, Verdict
+from shrinkd.policies.kind import (
+    MIN_ASK_BYTES,
+    NAME,
+    Ask,
+    Decision,
+    Kind,
+    Member,
+    Observation,
+    Reason,
+    Reclaim,
+    Resize,
+    Switch,
+    Verdict,
+)
 from shrinkd.policies.kinds.limit import WantedLimits, drift, why_none
 from shrinkd.strict_model import Size, Strict
 
@@ -40,7 +53,13 @@ class ScheduledShrink(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if sum(way is not None for way in (self.target_bytes, self.reclaim_bytes, self.reclaim_percent)) != 1:
+        if (
+            sum(
+                way is not None
+                for way in (self.target_bytes, self.reclaim_bytes, self.reclaim_percent)
+            )
+            != 1
+        ):
             raise ValueError("give exactly one of target_bytes, reclaim_bytes and reclaim_percent")
         return self
 
@@ -79,7 +98,9 @@ class Schedule(Strict):
         if sum(what is not None for what in (self.shrink, self.limits, self.switch)) != 1:
             raise ValueError("give exactly one of shrink, limits and switch")
         if self.switch is not None and self.jitter_seconds:
-            raise ValueError("a switch is no group's own, so there is nothing to spread: leave jitter_seconds out")
+            raise ValueError(
+                "a switch is no group's own, so there is nothing to spread: leave jitter_seconds out"
+            )
         return self
 
     @property
@@ -94,7 +115,9 @@ class Calendar:
     done_at: int | None = None
 
 
-def decide(spec: Schedule, state: Calendar, observation: Observation) -> tuple[Calendar, list[Decision]]:
+def decide(
+    spec: Schedule, state: Calendar, observation: Observation
+) -> tuple[Calendar, list[Decision]]:
     (member,) = observation.members
     wall = observation.wall
     if state.done_at is None or _moment(state.done_at) > wall + _CLOCK_WAS_WRONG:
@@ -104,7 +127,9 @@ def decide(spec: Schedule, state: Calendar, observation: Observation) -> tuple[C
     if due is None or due > now:
         return _quiet(spec, state, observation, Reason.NOT_DUE)
     state = Calendar(_microseconds(now))
-    in_time = next_moment(spec.cron, spec.timezone, max(done, now - timedelta(seconds=spec.grace_seconds)))
+    in_time = next_moment(
+        spec.cron, spec.timezone, max(done, now - timedelta(seconds=spec.grace_seconds))
+    )
     if in_time is not None and in_time <= now:
         due = in_time
     elif spec.misfire == "skip":
@@ -112,18 +137,30 @@ def decide(spec: Schedule, state: Calendar, observation: Observation) -> tuple[C
     ask = _ask(spec, member)
     if isinstance(ask, Reason):
         return _quiet(spec, state, observation, ask, due)
-    return state, [Decision(member.group, Verdict.ACT, Reason.DUE, _REFUSED_LOOK_SECONDS, _signals(due, now), ask)]
+    return state, [
+        Decision(
+            member.group, Verdict.ACT, Reason.DUE, _REFUSED_LOOK_SECONDS, _signals(due, now), ask
+        )
+    ]
 
 
 def _quiet(
-    spec: Schedule, state: Calendar, observation: Observation, why: Reason, due: datetime | None = None
+    spec: Schedule,
+    state: Calendar,
+    observation: Observation,
+    why: Reason,
+    due: datetime | None = None,
 ) -> tuple[Calendar, list[Decision]]:
     """Hold until the next moment comes."""
     (member,), wall = observation.members, observation.wall
     delay = _delay(spec, member.group)
     ahead = next_moment(spec.cron, spec.timezone, _moment(state.done_at or 0))
     shortest, longest = _LOOK_SECONDS
-    look = longest if ahead is None else min(max((ahead + delay - wall).total_seconds(), shortest), longest)
+    look = (
+        longest
+        if ahead is None
+        else min(max((ahead + delay - wall).total_seconds(), shortest), longest)
+    )
     signals = _signals(due, wall - delay)
     signals["next_moment"] = None if ahead is None else (ahead + delay).isoformat()
     return state, [Decision(member.group, Verdict.HOLD, why, look, signals)]
@@ -145,11 +182,19 @@ def _shrink(wanted: ScheduledShrink, member: Member) -> Ask | Reason:
     usage, floor = member.stat.usage_bytes, member.floor_bytes
     if wanted.target_bytes is not None:
         amount = usage - max(wanted.target_bytes, floor)
-        ask = Reclaim(target_bytes=usage - amount, timeout_seconds=wanted.timeout_seconds, is_one_pass=True)
+        ask = Reclaim(
+            target_bytes=usage - amount, timeout_seconds=wanted.timeout_seconds, is_one_pass=True
+        )
     else:
-        part = int(usage * (wanted.reclaim_percent or 0) / 100) if wanted.reclaim_bytes is None else wanted.reclaim_bytes
+        part = (
+            int(usage * (wanted.reclaim_percent or 0) / 100)
+            if wanted.reclaim_bytes is None
+            else wanted.reclaim_bytes
+        )
         amount = min(part, usage - floor)
-        ask = Reclaim(reclaim_bytes=amount, timeout_seconds=wanted.timeout_seconds, is_one_pass=True)
+        ask = Reclaim(
+            reclaim_bytes=amount, timeout_seconds=wanted.timeout_seconds, is_one_pass=True
+        )
     if amount >= MIN_ASK_BYTES:
         return ask
     if usage - floor < MIN_ASK_BYTES:
@@ -164,7 +209,11 @@ def _delay(spec: Schedule, group: Group) -> timedelta:
 
 
 def _signals(due: datetime | None, now: datetime) -> dict[str, float | int | str | None]:
-    return {} if due is None else {"moment": due.isoformat(), "late_seconds": (now - due).total_seconds()}
+    return (
+        {}
+        if due is None
+        else {"moment": due.isoformat(), "late_seconds": (now - due).total_seconds()}
+    )
 
 
 def _moment(microseconds: int) -> datetime:

@@ -11,7 +11,17 @@ from typing import NamedTuple, Self
 from pydantic import Field, model_validator
 
 from shrinkd.backends import EventsMove, MemStat, Trigger, UsageCrosses
-from shrinkd.policies.kind import MIN_ASK_BYTES, Decision, Kind, Member, Observation, Outcome, Reason, Reclaim, Verdict
+from shrinkd.policies.kind import (
+    MIN_ASK_BYTES,
+    Decision,
+    Kind,
+    Member,
+    Observation,
+    Outcome,
+    Reason,
+    Reclaim,
+    Verdict,
+)
 from shrinkd.policies.kinds._share import Share, bytes_of, percent_of
 from shrinkd.sizes import format_size
 from shrinkd.strict_model import Strict
@@ -42,11 +52,17 @@ class Watermark(Strict):
     def _check(self) -> Self:
         if isinstance(self.high, str) and isinstance(self.low, str):
             if percent_of(self.high) - percent_of(self.low) < _LEAST_BAND_PERCENT:
-                raise ValueError("low has to be at least 1 % below high, or a pass ends where it begins")
+                raise ValueError(
+                    "low has to be at least 1 % below high, or a pass ends where it begins"
+                )
         elif isinstance(self.high, str) or isinstance(self.low, str):
-            raise ValueError("give high and low both in percent or both in bytes: else a change of the limit could turn them round")
+            raise ValueError(
+                "give high and low both in percent or both in bytes: else a change of the limit could turn them round"
+            )
         elif self.high - self.low < _LEAST_BAND_BYTES:
-            raise ValueError("low has to be at least 16 MiB below high, or a pass ends where it begins")
+            raise ValueError(
+                "low has to be at least 16 MiB below high, or a pass ends where it begins"
+            )
         return self
 
 
@@ -74,9 +90,13 @@ def marks(spec: Watermark, stat: MemStat, total_bytes: int) -> Marks | None:
 def check(spec: Watermark, stat: MemStat, total_bytes: int) -> None:
     found, limit = marks(spec, stat, total_bytes), stat.limits.effective_max_bytes
     if found is None:
-        raise ValueError("there is no limit to take a percentage of: set one, there or above it, or give high and low in bytes")
+        raise ValueError(
+            "there is no limit to take a percentage of: set one, there or above it, or give high and low in bytes"
+        )
     if limit is not None and found.high_bytes > limit:
-        raise ValueError(f"usage never comes to a high of {format_size(found.high_bytes)}: the limit is {format_size(limit)}")
+        raise ValueError(
+            f"usage never comes to a high of {format_size(found.high_bytes)}: the limit is {format_size(limit)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +112,27 @@ class Course:
     until_seconds: float = 0.0
 
 
-def decide(spec: Watermark, state: Course, observation: Observation) -> tuple[Course, list[Decision]]:
+def decide(
+    spec: Watermark, state: Course, observation: Observation
+) -> tuple[Course, list[Decision]]:
     (member,) = observation.members
-    state = _rested(spec, _followed(state, member, observation.now_seconds), member.outcome, observation.now_seconds)
+    state = _rested(
+        spec,
+        _followed(state, member, observation.now_seconds),
+        member.outcome,
+        observation.now_seconds,
+    )
     found = marks(spec, member.stat, observation.host.total_bytes)
     if found is None:
-        return state, [Decision(member.group, Verdict.HOLD, Reason.NO_LIMIT, _LOOK_SECONDS[1], _signals(state, member))]
+        return state, [
+            Decision(
+                member.group,
+                Verdict.HOLD,
+                Reason.NO_LIMIT,
+                _LOOK_SECONDS[1],
+                _signals(state, member),
+            )
+        ]
     if member.stat.usage_bytes < found.low_bytes:  # whoever did it, the goal is reached
         state = replace(state, backoff_seconds=0.0, until_seconds=0.0)
     return state, [_decided(spec, state, member, found, observation.now_seconds)]
@@ -107,16 +142,35 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
     usage, group, signals = member.stat.usage_bytes, member.group, _signals(state, member, found)
     if usage < found.high_bytes:
         headroom = found.high_bytes - usage
-        return Decision(group, Verdict.HOLD, Reason.BELOW_HIGH, _poll(headroom, state.growth), signals, wakes=_wakes(member.stat, found))
+        return Decision(
+            group,
+            Verdict.HOLD,
+            Reason.BELOW_HIGH,
+            _poll(headroom, state.growth),
+            signals,
+            wakes=_wakes(member.stat, found),
+        )
     target = max(found.low_bytes, member.floor_bytes)
     if usage - target < MIN_ASK_BYTES:
         why = Reason.AT_FLOOR if usage <= target else Reason.ASK_TOO_SMALL
         return Decision(group, Verdict.HOLD, why, _LOOK_SECONDS[1], signals)
     if now < state.until_seconds:
-        rest = (Verdict.BACKOFF, Reason.LITTLE_FREED) if state.backoff_seconds else (Verdict.COOLDOWN, Reason.COOLING_DOWN)
+        rest = (
+            (Verdict.BACKOFF, Reason.LITTLE_FREED)
+            if state.backoff_seconds
+            else (Verdict.COOLDOWN, Reason.COOLING_DOWN)
+        )
         return Decision(group, *rest, state.until_seconds - now, signals)
     ask = Reclaim(target_bytes=target, timeout_seconds=spec.max_pass_seconds)
-    return Decision(group, Verdict.ACT, Reason.ABOVE_HIGH, _REFUSED_LOOK_SECONDS, signals, ask, wakes=_wakes(member.stat, found))
+    return Decision(
+        group,
+        Verdict.ACT,
+        Reason.ABOVE_HIGH,
+        _REFUSED_LOOK_SECONDS,
+        signals,
+        ask,
+        wakes=_wakes(member.stat, found),
+    )
 
 
 def _followed(state: Course, member: Member, now: float) -> Course:
@@ -124,11 +178,18 @@ def _followed(state: Course, member: Member, now: float) -> Course:
     usage, (shortest, longest) = member.stat.usage_bytes, _LOOK_SECONDS
     if state.seen_seconds is None or now < state.seen_seconds:
         return replace(state, seen_seconds=now, seen_bytes=usage)
-    seconds, before = now - state.seen_seconds, state.seen_bytes - (member.outcome.freed_bytes if member.outcome else 0)
-    if seconds < shortest / 2:  # a wake-up right after a look: one batch of charges would be a torrent
+    seconds, before = (
+        now - state.seen_seconds,
+        state.seen_bytes - (member.outcome.freed_bytes if member.outcome else 0),
+    )
+    if (
+        seconds < shortest / 2
+    ):  # a wake-up right after a look: one batch of charges would be a torrent
         return replace(state, seen_bytes=before)
     faded = state.growth * 0.5 ** (seconds / longest)
-    return replace(state, seen_seconds=now, seen_bytes=usage, growth=max((usage - before) / seconds, faded))
+    return replace(
+        state, seen_seconds=now, seen_bytes=usage, growth=max((usage - before) / seconds, faded)
+    )
 
 
 def _rested(spec: Watermark, state: Course, outcome: Outcome | None, now: float) -> Course:
@@ -137,7 +198,9 @@ def _rested(spec: Watermark, state: Course, outcome: Outcome | None, now: float)
         return state
     if outcome.errname is None:
         return replace(state, backoff_seconds=0.0, until_seconds=0.0)
-    if outcome.errname == "EINTR" or 10 * outcome.freed_bytes >= outcome.asked_bytes:  # one that was cut says nothing of what there is
+    if (
+        outcome.errname == "EINTR" or 10 * outcome.freed_bytes >= outcome.asked_bytes
+    ):  # one that was cut says nothing of what there is
         return replace(state, backoff_seconds=0.0, until_seconds=now + spec.cooldown_seconds)
     shortest, longest = _BACKOFF_SECONDS
     wait = max(min(max(2 * state.backoff_seconds, shortest), longest), spec.cooldown_seconds)
@@ -155,7 +218,9 @@ def _wakes(stat: MemStat, found: Marks) -> tuple[Trigger, ...]:
     return (crossing,) if stat.events.max is None else (crossing, EventsMove())
 
 
-def _signals(state: Course, member: Member, found: Marks | None = None) -> Mapping[str, float | int | str | None]:
+def _signals(
+    state: Course, member: Member, found: Marks | None = None
+) -> Mapping[str, float | int | str | None]:
     return {
         "usage_bytes": member.stat.usage_bytes,
         "high_bytes": found and found.high_bytes,

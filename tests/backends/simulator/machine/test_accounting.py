@@ -18,7 +18,14 @@ LIMITS = ("max", "high", "low", "min", "swap_max", "memsw", "soft")
 FILES = {
     "seed2008": ("memory.limit_in_bytes", "memory.shrink_in_bytes"),
     "v1": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.force_empty"),
-    "v2": ("memory.max", "memory.high", "memory.min", "memory.low", "memory.swap.max", "memory.reclaim"),
+    "v2": (
+        "memory.max",
+        "memory.high",
+        "memory.min",
+        "memory.low",
+        "memory.swap.max",
+        "memory.reclaim",
+    ),
     "v2-6.12": ("memory.max", "memory.reclaim"),
 }
 NUMBERS = st.integers(0, 50)
@@ -27,9 +34,15 @@ NUMBERS = st.integers(0, 50)
 class Books(RuleBasedStateMachine):
     """Random operations on a machine of four CPUs, with swap and a compressed pool."""
 
-    @initialize(profile=st.sampled_from(sorted(PROFILES)), swap=st.sampled_from([0, 2000]), pool=st.sampled_from([0, 200]))
+    @initialize(
+        profile=st.sampled_from(sorted(PROFILES)),
+        swap=st.sampled_from([0, 2000]),
+        pool=st.sampled_from([0, 200]),
+    )
     def start(self, profile: str, swap: int, pool: int) -> None:
-        self.machine = Machine(PROFILES[profile], Hardware(cpus=4, swap=Swap(swap, pool=min(pool, swap))))
+        self.machine = Machine(
+            PROFILES[profile], Hardware(cpus=4, swap=Swap(swap, pool=min(pool, swap)))
+        )
         self.ids = {self.machine.root.id}
 
     def cgroup(self, number: int) -> Cgroup:
@@ -53,7 +66,12 @@ class Books(RuleBasedStateMachine):
             self.machine.remove(cgroup)
             assert (cgroup.parent.usage, cgroup.parent.swap, cgroup.parent.all_counts()) == before
 
-    @rule(number=NUMBERS, kind=st.sampled_from(CHARGED), pages=st.integers(0, 3000), heat=st.sampled_from([0.1, 30.0, 1e9]))
+    @rule(
+        number=NUMBERS,
+        kind=st.sampled_from(CHARGED),
+        pages=st.integers(0, 3000),
+        heat=st.sampled_from([0.1, 30.0, 1e9]),
+    )
     def charge(self, number: int, kind: Kind, pages: int, heat: float) -> None:
         process = self.machine.start(self.cgroup(number))
         self.machine.fault(process, process.area(kind, heat), pages)
@@ -77,7 +95,9 @@ class Books(RuleBasedStateMachine):
     def use_what_is_gone(self, number: int, pages: int) -> None:
         cgroup = self.cgroup(number)
         for process in list(cgroup.processes.values()):
-            for area in [area for area in cgroup.areas if area.out and area.kind in {"anon", "file", "shmem"}]:
+            for area in [
+                area for area in cgroup.areas if area.out and area.kind in {"anon", "file", "shmem"}
+            ]:
                 if process.pid in self.machine.processes:
                     self.machine.refault(process, area, min(area.out, pages))
 
@@ -87,7 +107,11 @@ class Books(RuleBasedStateMachine):
             self.machine.dirty(area, pages)
         self.machine.advance(seconds)
 
-    @rule(number=NUMBERS, goal=st.integers(1, 3000), swappiness=st.sampled_from([None, 0, 60, 200, 201]))
+    @rule(
+        number=NUMBERS,
+        goal=st.integers(1, 3000),
+        swappiness=st.sampled_from([None, 0, 60, 200, 201]),
+    )
     def reclaim(self, number: int, goal: int, swappiness: int | None) -> None:
         cgroup = self.cgroup(number)
         before, limits = cgroup.usage, self.limits(cgroup)
@@ -96,7 +120,13 @@ class Books(RuleBasedStateMachine):
         assert freed < goal + self.machine.profile.batch_pages
         assert self.limits(cgroup) == limits
 
-    @rule(number=NUMBERS, file=st.integers(0, 5), pages=st.integers(0, 4000), calls=st.integers(0, 40), nonblock=st.booleans())
+    @rule(
+        number=NUMBERS,
+        file=st.integers(0, 5),
+        pages=st.integers(0, 4000),
+        calls=st.integers(0, 40),
+        nonblock=st.booleans(),
+    )
     def write(self, number: int, file: int, pages: int, calls: int, *, nonblock: bool) -> None:
         """Write a control file, with a signal after some calls; what comes out is what the kernel in question promises."""
         cgroup, names = self.cgroup(number), FILES[self.machine.profile.name]
@@ -106,10 +136,20 @@ class Books(RuleBasedStateMachine):
         limits, usage, asked = self.limits(cgroup), cgroup.usage, iter(range(10**9))
         number_of_error = 0
         try:
-            write(self.machine, cgroup, name, str(pages * PAGE_BYTES), Writer(lambda _: next(asked) >= calls, nonblock))
+            write(
+                self.machine,
+                cgroup,
+                name,
+                str(pages * PAGE_BYTES),
+                Writer(lambda _: next(asked) >= calls, nonblock),
+            )
         except OSError as error:
             number_of_error = error.errno or 0
-        if number_of_error or name in {"memory.reclaim", "memory.force_empty", "memory.shrink_in_bytes"}:
+        if number_of_error or name in {
+            "memory.reclaim",
+            "memory.force_empty",
+            "memory.shrink_in_bytes",
+        }:
             assert self.limits(cgroup) == limits
         if not number_of_error:
             self.holds(cgroup, name, pages, usage)
@@ -132,7 +172,9 @@ class Books(RuleBasedStateMachine):
         for cgroup in self.machine.cgroups.values():
             own = sum(area.resident() for area in cgroup.areas) + self.machine.stocked(cgroup)
             assert cgroup.usage == sum(child.usage for child in cgroup.children) + own
-            assert cgroup.tasks == sum(child.tasks for child in cgroup.children) + len(cgroup.processes)
+            assert cgroup.tasks == sum(child.tasks for child in cgroup.children) + len(
+                cgroup.processes
+            )
 
     @invariant()
     def swap_is_what_is_out(self) -> None:
@@ -157,7 +199,12 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def every_anonymous_page_has_its_process(self) -> None:
         held = sum(process.holds("anon") for process in self.machine.processes.values())
-        charged = sum(area.resident() for cgroup in self.machine.cgroups.values() for area in cgroup.areas if area.kind == "anon")
+        charged = sum(
+            area.resident()
+            for cgroup in self.machine.cgroups.values()
+            for area in cgroup.areas
+            if area.kind == "anon"
+        )
         assert held == charged
 
     @invariant()

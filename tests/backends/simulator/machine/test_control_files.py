@@ -22,7 +22,9 @@ from tests.support.simulated_machines import MIB, grown, machine_of, only_proces
 LIMIT, MEMSW = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 
 
-def refusal(machine: Machine, cgroup: Cgroup, name: str, text: str, writer: Writer | None = None) -> int | None:
+def refusal(
+    machine: Machine, cgroup: Cgroup, name: str, text: str, writer: Writer | None = None
+) -> int | None:
     """The errno of a write, or None."""
     try:
         write(machine, cgroup, name, text, writer)
@@ -66,7 +68,9 @@ def test_what_is_too_much_is_no_limit(text: str) -> None:
     assert pages_of(text, V1, "-1") == UNLIMITED
 
 
-@pytest.mark.parametrize("text", ["-2", "+5M", "1.5G", "5MB", "5MiB", "5M5", "5 M", "abc", "max", "MAX"])
+@pytest.mark.parametrize(
+    "text", ["-2", "+5M", "1.5G", "5MB", "5MiB", "5M5", "5 M", "abc", "max", "MAX"]
+)
 def test_what_is_no_number_is_einval(text: str) -> None:
     machine = machine_of()
     assert refusal(machine, grown(machine, "group"), LIMIT, text) == errno.EINVAL
@@ -94,7 +98,9 @@ def said_to(file: Path, text: str) -> int | None:
 
 
 @settings(max_examples=300)
-@given(text=st.from_regex(r"[ \n]?[-+]?(0x)?[0-9a-fA-F]{0,24}[KMGTPEkmgtpe]?B?[ \n]", fullmatch=True))
+@given(
+    text=st.from_regex(r"[ \n]?[-+]?(0x)?[0-9a-fA-F]{0,24}[KMGTPEkmgtpe]?B?[ \n]", fullmatch=True)
+)
 def test_a_number_is_what_this_very_kernel_makes_of_it(real_limit: Path, text: str) -> None:
     profile = replace(V1, saturates=said_to(real_limit, "16E") != 0)
     try:
@@ -158,7 +164,15 @@ def test_v1_keeps_memory_below_memory_and_swap() -> None:  # measured, in this o
     cgroup = grown(machine, "group")
     answers = [
         refusal(machine, cgroup, name, text)
-        for name, text in [(LIMIT, "100M"), (MEMSW, "50M"), (MEMSW, "200M"), (LIMIT, "300M"), (LIMIT, "-1"), (MEMSW, "-1"), (LIMIT, "-1")]
+        for name, text in [
+            (LIMIT, "100M"),
+            (MEMSW, "50M"),
+            (MEMSW, "200M"),
+            (LIMIT, "300M"),
+            (LIMIT, "-1"),
+            (MEMSW, "-1"),
+            (LIMIT, "-1"),
+        ]
     ]
     assert answers == [None, errno.EINVAL, None, errno.EINVAL, errno.EINVAL, None, None]
 
@@ -210,7 +224,9 @@ def test_v2_leaves_with_a_signal_and_calls_that_success() -> None:
 
 
 @pytest.mark.parametrize(("profile", "alive"), [("v2", True), ("v2-6.12", False)])
-def test_o_nonblock_stores_and_returns_since_6_16_and_kills_before(profile: str, *, alive: bool) -> None:
+def test_o_nonblock_stores_and_returns_since_6_16_and_kills_before(
+    profile: str, *, alive: bool
+) -> None:
     machine = machine_of(profile)
     cgroup = grown(machine, "group", anon=100 * MIB)
     assert refusal(machine, cgroup, "memory.max", "50M", Writer(nonblock=True)) is None
@@ -265,7 +281,9 @@ def test_less_than_a_page_is_reclaimed_at_once(text: str) -> None:
 )
 def test_memory_reclaim_takes_one_key(text: str, number: int | None) -> None:
     machine = machine_of("v2")
-    assert refusal(machine, grown(machine, "group", file=10 * MIB), "memory.reclaim", text) == number
+    assert (
+        refusal(machine, grown(machine, "group", file=10 * MIB), "memory.reclaim", text) == number
+    )
 
 
 def test_swappiness_max_is_an_order_to_swap() -> None:

@@ -17,7 +17,9 @@ from tests.support.simulated_machines import MIB, only_process
 def made(*memory: dict[str, Any], **more: Any) -> tuple[Machine, Cgroup]:
     """A v2 machine with one group, in a slice of its own; `more` is of the group."""
     group = {"path": "slice/group", "memory": list(memory), **more}
-    machine = Scenario.model_validate({"profile": "v2", "swap": {"size_bytes": "4G"}, "groups": [group]}).machine()
+    machine = Scenario.model_validate(
+        {"profile": "v2", "swap": {"size_bytes": "4G"}, "groups": [group]}
+    ).machine()
     return machine, machine.cgroups["slice/group"]
 
 
@@ -57,7 +59,9 @@ def test_memory_that_is_brought_in_costs_cpu_time_once() -> None:
 
 
 def test_what_changes_costs_cpu_time_by_what_it_is_at_the_time() -> None:
-    machine, cgroup = made({"kind": "shmem", "heat_seconds": "hot", "trace": [[0, "10M"], [50, "30M"], [100, "10M"]]})
+    machine, cgroup = made(
+        {"kind": "shmem", "heat_seconds": "hot", "trace": [[0, "10M"], [50, "30M"], [100, "10M"]]}
+    )
     live(machine, 100)
     charged = cgroup.counts.charged * CHARGE_US
     assert used(cgroup) * 1e6 - charged == pytest.approx(100 * 20 * MIB * USE_US, rel=0.02)
@@ -81,8 +85,14 @@ def test_who_waits_for_memory_uses_no_cpu_time() -> None:
 
 
 def test_cpu_time_is_the_same_however_often_it_is_asked_for() -> None:
-    memory = anon("64M", "hot", grows_bytes_per_second="1M", ceiling_bytes="128M", falls=True), anon("16M", "cold")
-    (machine, asked), (other, spared) = made(*memory, max_bytes="96M"), made(*memory, max_bytes="96M")
+    memory = (
+        anon("64M", "hot", grows_bytes_per_second="1M", ceiling_bytes="128M", falls=True),
+        anon("16M", "cold"),
+    )
+    (machine, asked), (other, spared) = (
+        made(*memory, max_bytes="96M"),
+        made(*memory, max_bytes="96M"),
+    )
     readings = []
     for _ in range(300):
         live(machine, 1)

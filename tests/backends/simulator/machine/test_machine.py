@@ -28,7 +28,9 @@ def test_a_charge_over_the_limit_reclaims_and_counts_the_failure(machine: Machin
     assert (pages_of(cgroup, "anon"), cgroup.events["oom_kill"]) == (300, 0)
 
 
-def test_the_largest_process_is_killed_and_the_smaller_one_gets_its_memory(machine: Machine) -> None:
+def test_the_largest_process_is_killed_and_the_smaller_one_gets_its_memory(
+    machine: Machine,
+) -> None:
     cgroup = grown(machine, "group", anon=800)
     cgroup.max = 1000
     large = only_process(cgroup)
@@ -46,7 +48,9 @@ def test_a_process_outside_the_tight_group_is_never_killed_for_it(machine: Machi
     assert (len(outsider.processes), outsider.events["oom_kill"], tight.usage) == (1, 0, 0)
 
 
-def test_a_group_that_dies_as_one_leaves_nobody_behind(machine: Machine) -> None:  # selftests oom_group_parent_events
+def test_a_group_that_dies_as_one_leaves_nobody_behind(
+    machine: Machine,
+) -> None:  # selftests oom_group_parent_events
     parent = grown(machine, "parent", anon=100)
     child = grown(machine, "child", parent, anon=500)
     parent.oom_group, parent.max = 1, 1000
@@ -54,7 +58,9 @@ def test_a_group_that_dies_as_one_leaves_nobody_behind(machine: Machine) -> None
     assert (len(parent.processes), len(child.processes), parent.events["oom_kill"]) == (0, 0, 2)
 
 
-def test_a_child_that_dies_as_one_spares_its_parent(machine: Machine) -> None:  # selftests oom_group_leaf_events
+def test_a_child_that_dies_as_one_spares_its_parent(
+    machine: Machine,
+) -> None:  # selftests oom_group_leaf_events
     parent = grown(machine, "parent", anon=600)
     child = grown(machine, "child", parent, anon=100)
     machine.charge(machine.start(child), "anon", 10)
@@ -68,7 +74,9 @@ def test_the_machine_itself_is_a_limit(machine: Machine) -> None:
     assert (cgroup.events["oom_kill"], machine.root.usage) == (1, 0)
 
 
-def test_memory_of_a_removed_group_stays_with_its_parent_until_its_process_ends(machine: Machine) -> None:
+def test_memory_of_a_removed_group_stays_with_its_parent_until_its_process_ends(
+    machine: Machine,
+) -> None:
     cgroup = grown(machine, "group", anon=100, file=50)
     process = only_process(cgroup)
     process.move(grown(machine, "other"))
@@ -91,7 +99,11 @@ def test_a_limit_on_memory_and_swap_is_met_without_swap() -> None:
     cgroup = grown(machine, "group", anon=100, file=50)
     cgroup.memsw = cgroup.max = 200
     assert machine.charge(only_process(cgroup), "anon", 90)
-    assert (cgroup.swap, pages_of(cgroup, "anon"), cgroup.usage) == (0, 190, 190 + pages_of(cgroup, "file"))
+    assert (cgroup.swap, pages_of(cgroup, "anon"), cgroup.usage) == (
+        0,
+        190,
+        190 + pages_of(cgroup, "file"),
+    )
 
 
 # Counting ahead
@@ -131,7 +143,9 @@ def _protected(limit: str) -> tuple[Machine, dict[str, int]]:
     top.max = 200 * MIB
     shielded = machine.make(top, "B")
     setattr(shielded, limit, 50 * MIB)
-    children = {name: grown(machine, name, shielded, file=50 * MIB) for name in ("C", "D", "E")} | {"F": grown(machine, "F", shielded)}
+    children = {name: grown(machine, name, shielded, file=50 * MIB) for name in ("C", "D", "E")} | {
+        "F": grown(machine, "F", shielded)
+    }
     for name, size in (("C", 75), ("D", 25), ("F", 500)):
         setattr(children[name], limit, size * MIB)
     hungry = grown(machine, "G", top)
@@ -140,7 +154,9 @@ def _protected(limit: str) -> tuple[Machine, dict[str, int]]:
 
 
 @pytest.mark.parametrize("limit", ["min", "low"])
-def test_protection_is_shared_out_as_in_the_kernels_own_test(limit: str) -> None:  # selftests min, low
+def test_protection_is_shared_out_as_in_the_kernels_own_test(
+    limit: str,
+) -> None:  # selftests min, low
     _, usage = _protected(limit)
     assert usage["B"] == pytest.approx(50 * MIB, rel=0.06)
     assert usage["C"] == pytest.approx(29 * MIB, rel=0.2)
@@ -156,7 +172,9 @@ def test_a_min_is_never_broken(machine: Machine) -> None:  # selftests min: 170M
     assert machine.cgroups["A/B"].usage == pytest.approx(50 * MIB, rel=0.06)
 
 
-def test_a_low_is_broken_when_nothing_else_is_left_and_that_is_counted() -> None:  # selftests low: 170M succeed, B is left 30M
+def test_a_low_is_broken_when_nothing_else_is_left_and_that_is_counted() -> (
+    None
+):  # selftests low: 170M succeed, B is left 30M
     machine, _ = _protected("low")
     assert machine.charge(only_process(machine.cgroups["A/G"]), "anon", 22 * MIB)
     assert machine.cgroups["A/B"].usage == pytest.approx(30 * MIB, rel=0.06)
@@ -195,7 +213,9 @@ def test_no_sleep_above_high_is_longer_than_two_seconds() -> None:
     assert high_delay_us(cgroup) == 2_000_000
 
 
-def test_a_high_is_kept_by_reclaim_where_there_is_cache_and_kills_nobody() -> None:  # selftests high
+def test_a_high_is_kept_by_reclaim_where_there_is_cache_and_kills_nobody() -> (
+    None
+):  # selftests high
     machine = machine_of("v2")
     cgroup = machine.make(machine.root, "group")
     cgroup.high = 30 * MIB
@@ -213,7 +233,9 @@ def test_one_whole_period_of_stall_moves_the_averages_as_the_kernel_does() -> No
     stalls = Stalls()
     stalls.add(PSI_PERIOD_US, now_us=0)
     stalls.settle(PSI_PERIOD_US)
-    assert stalls.averages == pytest.approx([100 * (1 - math.exp(-2 / window)) for window in (10, 60, 300)])
+    assert stalls.averages == pytest.approx(
+        [100 * (1 - math.exp(-2 / window)) for window in (10, 60, 300)]
+    )
 
 
 def test_a_long_stall_told_at_once_is_the_same_as_told_in_periods() -> None:

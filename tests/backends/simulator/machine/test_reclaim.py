@@ -15,7 +15,9 @@ def machine() -> Machine:
     return machine_of()
 
 
-def settled(profile: str, swap: int = 0, *, in_us: float = 10.0) -> tuple[Machine, dict[str, float]]:
+def settled(
+    profile: str, swap: int = 0, *, in_us: float = 10.0
+) -> tuple[Machine, dict[str, float]]:
     """Hot and cold cache and memory, 64 MiB each, that were used for a while; then a quarter of all is reclaimed in small steps.
 
     Answers the machine and how much of each is gone.
@@ -24,7 +26,11 @@ def settled(profile: str, swap: int = 0, *, in_us: float = 10.0) -> tuple[Machin
     process = machine.start(machine.make(machine.root, "group"))
     heats = {"hot": 1.0, "cold": 600.0}
     kinds: tuple[Kind, ...] = ("file", "anon")
-    areas = {f"{name} {kind}": add(machine, process, kind, 64 * MIB, heat) for kind in kinds for name, heat in heats.items()}
+    areas = {
+        f"{name} {kind}": add(machine, process, kind, 64 * MIB, heat)
+        for kind in kinds
+        for name, heat in heats.items()
+    }
     for _ in range(64):
         machine.advance(5)
         machine.reclaim(process.cgroup, MIB)
@@ -54,7 +60,9 @@ def test_siblings_give_in_proportion_to_what_they_have() -> None:
     assert (small.usage, large.usage) == (792, 2376)
 
 
-def test_a_small_sibling_gives_less_than_its_part_to_who_takes_little_at_a_time(machine: Machine) -> None:
+def test_a_small_sibling_gives_less_than_its_part_to_who_takes_little_at_a_time(
+    machine: Machine,
+) -> None:
     """64 and 8 MiB of cache, from which a limit takes 40 by 32 pages: 25.5 and 6.4 are left by Linux 6.18."""
     large, small = grown(machine, "large", file=64 * MIB), grown(machine, "small", file=8 * MIB)
     while machine.root.usage > 32 * MIB:
@@ -72,7 +80,9 @@ def test_a_pass_frees_what_could_be_freed_and_no_more(pages: dict[Kind, int], go
     cgroup = grown(machine, "group", pages=pages)
     reclaimable = pages.get("file", 0) + pages.get("slab_reclaimable", 0)
     freed, _ = machine.reclaim(cgroup, goal)
-    assert min(goal, reclaimable) <= freed <= min(goal + machine.profile.batch_pages - 1, reclaimable)
+    assert (
+        min(goal, reclaimable) <= freed <= min(goal + machine.profile.batch_pages - 1, reclaimable)
+    )
     assert cgroup.usage == sum(pages.values()) - freed
 
 
@@ -94,7 +104,10 @@ def test_once_the_lists_were_looked_at_the_cold_cache_goes_first(profile: str) -
 def test_the_first_look_of_the_multigenerational_lists_is_blind() -> None:
     machine = machine_of("v2")
     process = machine.start(machine.make(machine.root, "group"))
-    hot, cold = add(machine, process, "file", 64 * MIB, 1.0), add(machine, process, "file", 64 * MIB, 600.0)
+    hot, cold = (
+        add(machine, process, "file", 64 * MIB, 1.0),
+        add(machine, process, "file", 64 * MIB, 600.0),
+    )
     machine.advance(60)
     machine.reclaim(process.cgroup, 16 * MIB)
     assert hot.out == pytest.approx(cold.out, rel=0.01)
@@ -103,7 +116,10 @@ def test_the_first_look_of_the_multigenerational_lists_is_blind() -> None:
 def test_the_classic_lists_have_seen_which_file_is_read_twice() -> None:
     machine = machine_of("v1")
     process = machine.start(machine.make(machine.root, "group"))
-    hot, cold = add(machine, process, "file", 64 * MIB, 1.0), add(machine, process, "file", 64 * MIB, 600.0)
+    hot, cold = (
+        add(machine, process, "file", 64 * MIB, 1.0),
+        add(machine, process, "file", 64 * MIB, 600.0),
+    )
     machine.advance(60)
     machine.reclaim(process.cgroup, 16 * MIB)
     assert hot.out == 0
@@ -122,7 +138,12 @@ def test_with_swap_it_goes_cold_first_and_counts_on_the_way_up() -> None:
     machine, gone = settled("v2", swap=256 * MIB)
     assert gone["hot anon"] <= gone["cold anon"]
     cgroup = machine.cgroups["group"]
-    assert cgroup.swap == machine.root.swap == machine.swap.used == sum(area.out for area in cgroup.areas if area.kind == "anon")
+    assert (
+        cgroup.swap
+        == machine.root.swap
+        == machine.swap.used
+        == sum(area.out for area in cgroup.areas if area.kind == "anon")
+    )
 
 
 def test_a_limit_on_swap_is_not_passed() -> None:
@@ -148,7 +169,9 @@ def test_the_extremes_of_swappiness_are_orders(swappiness: int, swapped: int) ->
     assert (cgroup.swap, cgroup.usage) == (swapped, 160 * MIB)
 
 
-def test_plenty_of_cache_spares_anonymous_memory_whatever_the_swappiness() -> None:  # measured on 6.12: 100 and 200 took cache alone
+def test_plenty_of_cache_spares_anonymous_memory_whatever_the_swappiness() -> (
+    None
+):  # measured on 6.12: 100 and 200 took cache alone
     machine = machine_of("v2", swap=256 * MIB)
     cgroup = grown(machine, "group", anon=100 * MIB, file=100 * MIB)
     machine.reclaim(cgroup, 40 * MIB, swappiness=200)

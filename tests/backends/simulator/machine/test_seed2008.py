@@ -5,7 +5,11 @@ import errno
 import pytest
 
 from shrinkd.backends.simulator.machine.accounting import UNLIMITED, Area, Cgroup
-from shrinkd.backends.simulator.machine.control_files import MEM_CGROUP_RECLAIM_RETRIES, Writer, write
+from shrinkd.backends.simulator.machine.control_files import (
+    MEM_CGROUP_RECLAIM_RETRIES,
+    Writer,
+    write,
+)
 from shrinkd.backends.simulator.machine.machine import Machine
 from shrinkd.sizes import PAGE_BYTES
 from tests.support.simulated_machines import MIB, machine_of

@@ -24,7 +24,9 @@ BYTES = 2**20
 def made(*memory: dict[str, Any], **more: Any) -> tuple[Machine, Cgroup]:
     """A v2 machine with swap on zram and one group of this memory; `more` are limits of the group and the end of its process."""
     group = {"path": "group", "memory": list(memory), **more}
-    machine = Scenario.model_validate({"profile": "v2", "swap": {"size_bytes": "4G"}, "groups": [group]}).machine()
+    machine = Scenario.model_validate(
+        {"profile": "v2", "swap": {"size_bytes": "4G"}, "groups": [group]}
+    ).machine()
     return machine, machine.cgroups["group"]
 
 
@@ -45,37 +47,66 @@ def fingerprint(machine: Machine) -> list[tuple[Any, ...]]:
 
 
 def test_growth_ends_at_its_ceiling() -> None:
-    memory = Memory(kind="anon", size_bytes=10 * BYTES, grows_bytes_per_second=BYTES, ceiling_bytes=20 * BYTES)
+    memory = Memory(
+        kind="anon", size_bytes=10 * BYTES, grows_bytes_per_second=BYTES, ceiling_bytes=20 * BYTES
+    )
     assert [memory.wanted(age, "") // MIB for age in (0, 5, 10, 1000)] == [10, 15, 20, 20]
 
 
 def test_a_saw_falls_back_at_its_ceiling() -> None:
-    memory = Memory(kind="anon", size_bytes=10 * BYTES, grows_bytes_per_second=BYTES, ceiling_bytes=20 * BYTES, falls=True)
+    memory = Memory(
+        kind="anon",
+        size_bytes=10 * BYTES,
+        grows_bytes_per_second=BYTES,
+        ceiling_bytes=20 * BYTES,
+        falls=True,
+    )
     assert [memory.wanted(age, "") // MIB for age in (0, 9, 10, 15, 20)] == [10, 19, 10, 15, 10]
 
 
 def test_a_leak_has_no_end() -> None:
-    assert Memory(kind="anon", size_bytes=0, grows_bytes_per_second=BYTES).wanted(100_000, "") == 100_000 * MIB
+    assert (
+        Memory(kind="anon", size_bytes=0, grows_bytes_per_second=BYTES).wanted(100_000, "")
+        == 100_000 * MIB
+    )
 
 
 def test_a_trace_is_replayed_and_begins_anew() -> None:
     memory = Memory(kind="anon", trace=((0, 10 * BYTES), (5, 30 * BYTES), (10, 0)))
-    assert [memory.wanted(age, "") // MIB for age in (0, 4.9, 5, 9, 10, 16)] == [10, 10, 30, 30, 10, 30]
+    assert [memory.wanted(age, "") // MIB for age in (0, 4.9, 5, 9, 10, 16)] == [
+        10,
+        10,
+        30,
+        30,
+        10,
+        30,
+    ]
 
 
 def test_bursts_come_once_in_their_time_and_when_the_seed_says() -> None:
-    memory = Memory(kind="anon", size_bytes=0, bursts=Bursts(every_seconds=60, lasts_seconds=5, size_bytes=PAGE_BYTES))
-    seconds = [[age for age in range(60 * turn, 60 * turn + 60) if memory.wanted(age, "seed")] for turn in range(20)]
+    memory = Memory(
+        kind="anon",
+        size_bytes=0,
+        bursts=Bursts(every_seconds=60, lasts_seconds=5, size_bytes=PAGE_BYTES),
+    )
+    seconds = [
+        [age for age in range(60 * turn, 60 * turn + 60) if memory.wanted(age, "seed")]
+        for turn in range(20)
+    ]
     assert all(4 <= len(burst) <= 6 for burst in seconds)
     assert len({burst[0] % 60 for burst in seconds}) > 5
-    assert [age for age in range(1200) if memory.wanted(age, "seed")] != [age for age in range(1200) if memory.wanted(age, "other")]
+    assert [age for age in range(1200) if memory.wanted(age, "seed")] != [
+        age for age in range(1200) if memory.wanted(age, "other")
+    ]
 
 
 # What comes of it
 
 
 def test_memory_that_is_used_comes_back_as_fast_as_it_is_hot() -> None:
-    machine, cgroup = made(*({"kind": "anon", "size_bytes": "64M", "heat_seconds": heat} for heat in (5, 100)))
+    machine, cgroup = made(
+        *({"kind": "anon", "size_bytes": "64M", "heat_seconds": heat} for heat in (5, 100))
+    )
     machine.reclaim(cgroup, 128 * MIB)
     hot, cold = cgroup.areas
     gone_hot, gone_cold = hot.out, cold.out
@@ -86,7 +117,9 @@ def test_memory_that_is_used_comes_back_as_fast_as_it_is_hot() -> None:
 
 
 def test_a_working_set_that_does_not_fit_is_pressure_for_as_long() -> None:
-    machine, cgroup = made({"kind": "anon", "size_bytes": "128M", "heat_seconds": 2}, max_bytes="96M")
+    machine, cgroup = made(
+        {"kind": "anon", "size_bytes": "128M", "heat_seconds": 2}, max_bytes="96M"
+    )
     live(machine, 60)
     assert cgroup.usage == pytest.approx(96 * MIB, rel=0.02)
     before = cgroup.some.total_us
@@ -102,7 +135,13 @@ def test_slower_swap_is_more_pressure() -> None:
         scenario = {
             "profile": "v2",
             "swap": {"size_bytes": "1G", "in_microseconds": in_us},
-            "groups": [{"path": "group", "max_bytes": "96M", "memory": [{"kind": "anon", "size_bytes": "112M", "heat_seconds": 20}]}],
+            "groups": [
+                {
+                    "path": "group",
+                    "max_bytes": "96M",
+                    "memory": [{"kind": "anon", "size_bytes": "112M", "heat_seconds": 20}],
+                }
+            ],
         }
         machine = Scenario.model_validate(scenario).machine()
         live(machine, 120)
@@ -111,7 +150,9 @@ def test_slower_swap_is_more_pressure() -> None:
 
 
 def test_nobody_waits_for_more_than_all_of_its_time() -> None:
-    machine, cgroup = made({"kind": "anon", "size_bytes": "256M", "heat_seconds": 0.1}, max_bytes="32M")
+    machine, cgroup = made(
+        {"kind": "anon", "size_bytes": "256M", "heat_seconds": 0.1}, max_bytes="32M"
+    )
     live(machine, 30)
     assert cgroup.some.total_us <= machine.now_us
 
@@ -132,7 +173,9 @@ def test_reclaim_a_little_at_a_time_is_cheap_until_it_meets_what_is_used() -> No
 
 
 def test_a_leak_ends_with_a_kill_and_begins_again() -> None:
-    machine, cgroup = made({"kind": "unevictable", "size_bytes": "1M", "grows_bytes_per_second": "4M"}, max_bytes="64M")
+    machine, cgroup = made(
+        {"kind": "unevictable", "size_bytes": "1M", "grows_bytes_per_second": "4M"}, max_bytes="64M"
+    )
     live(machine, 60)
     assert cgroup.events["oom_kill"] == 2
     assert 0 < cgroup.usage <= 64 * MIB
@@ -163,7 +206,10 @@ def test_a_process_that_exits_comes_back_and_finds_its_cache() -> None:
 
 
 def test_a_process_above_high_grows_slowly_and_lives() -> None:
-    machine, cgroup = made({"kind": "unevictable", "size_bytes": "48M", "grows_bytes_per_second": "10M"}, high_bytes="50M")
+    machine, cgroup = made(
+        {"kind": "unevictable", "size_bytes": "48M", "grows_bytes_per_second": "10M"},
+        high_bytes="50M",
+    )
     live(machine, 20)
     assert 50 * MIB < cgroup.usage < 70 * MIB
     assert cgroup.some.total_us > 10_000_000
@@ -231,7 +277,12 @@ def test_how_finely_time_is_cut_changes_little() -> None:
     usages = []
     for ticks in (1, 10):
         machine, cgroup = made(
-            {"kind": "anon", "size_bytes": "64M", "heat_seconds": 10, "grows_bytes_per_second": "1M"},
+            {
+                "kind": "anon",
+                "size_bytes": "64M",
+                "heat_seconds": 10,
+                "grows_bytes_per_second": "1M",
+            },
             {"kind": "file", "size_bytes": "64M", "heat_seconds": "warm"},
             max_bytes="160M",
         )
@@ -262,15 +313,35 @@ def test_every_scenario_of_the_gallery_lives_for_ten_minutes_within_its_limits(n
         ({"groups": {}}, "#/groups: Input should be a valid"),
         ({"groups": [{"memory": []}]}, "#/groups/0/path: Field required"),
         ({"groups": [{"path": "a", "maximum": 1}]}, "#/groups/0/maximum: Extra inputs"),
-        ({"groups": [{"path": "a", "max_bytes": "1 GB"}]}, "#/groups/0/max_bytes: a size is decimal digits"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "zswap", "size_bytes": 1}]}]}, "#/groups/0/memory/0/kind: Input should be 'anon', "),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon"}]}]}, "#/groups/0/memory/0: give size_bytes, or a trace"),
         (
-            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "heat_seconds": "tepid"}]}]},
+            {"groups": [{"path": "a", "max_bytes": "1 GB"}]},
+            "#/groups/0/max_bytes: a size is decimal digits",
+        ),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "zswap", "size_bytes": 1}]}]},
+            "#/groups/0/memory/0/kind: Input should be 'anon', ",
+        ),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon"}]}]},
+            "#/groups/0/memory/0: give size_bytes, or a trace",
+        ),
+        (
+            {
+                "groups": [
+                    {
+                        "path": "a",
+                        "memory": [{"kind": "anon", "size_bytes": 1, "heat_seconds": "tepid"}],
+                    }
+                ]
+            },
             "#/groups/0/memory/0/heat_seconds: a heat is seconds, or one of hot, warm, cold, idle",
         ),
         (
-            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "heat_seconds": 0}]}]},
+            {
+                "groups": [
+                    {"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "heat_seconds": 0}]}
+                ]
+            },
             "heat_seconds: Input should be greater",
         ),
         (
@@ -278,17 +349,53 @@ def test_every_scenario_of_the_gallery_lives_for_ten_minutes_within_its_limits(n
             "#/groups/0/memory/0/size_bytes: that is more than 64 GiB",
         ),
         (
-            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "bursts": {"every_seconds": 1, "size_bytes": 1}}]}]},
+            {
+                "groups": [
+                    {
+                        "path": "a",
+                        "memory": [
+                            {
+                                "kind": "anon",
+                                "size_bytes": 1,
+                                "bursts": {"every_seconds": 1, "size_bytes": 1},
+                            }
+                        ],
+                    }
+                ]
+            },
             "#/groups/0/memory/0/bursts/lasts_seconds: Field required",
         ),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [[1, 2]]}]}]}, "#/groups/0/memory/0: a trace begins at 0"),
-        ({"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [1]}]}]}, "#/groups/0/memory/0/trace/0: Input should be a valid"),
         (
-            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1, "writes_bytes_per_second": 1}]}]},
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [[1, 2]]}]}]},
+            "#/groups/0/memory/0: a trace begins at 0",
+        ),
+        (
+            {"groups": [{"path": "a", "memory": [{"kind": "anon", "trace": [1]}]}]},
+            "#/groups/0/memory/0/trace/0: Input should be a valid",
+        ),
+        (
+            {
+                "groups": [
+                    {
+                        "path": "a",
+                        "memory": [{"kind": "anon", "size_bytes": 1, "writes_bytes_per_second": 1}],
+                    }
+                ]
+            },
             "only files are written to",
         ),
         (
-            {"groups": [{"path": "a", "memory": [{"kind": "anon", "size_bytes": 1}, {"kind": "anon", "size_bytes": 2}]}]},
+            {
+                "groups": [
+                    {
+                        "path": "a",
+                        "memory": [
+                            {"kind": "anon", "size_bytes": 1},
+                            {"kind": "anon", "size_bytes": 2},
+                        ],
+                    }
+                ]
+            },
             "#/groups/0: two pieces",
         ),
         (
@@ -299,7 +406,9 @@ def test_every_scenario_of_the_gallery_lives_for_ten_minutes_within_its_limits(n
         ({"swap": {"size_bytes": "1G", "speed": 1}}, "#/swap/speed: Extra inputs"),
     ],
 )
-def test_what_is_wrong_with_a_scenario_is_said(tmp_path: Path, document: object, complaint: str) -> None:
+def test_what_is_wrong_with_a_scenario_is_said(
+    tmp_path: Path, document: object, complaint: str
+) -> None:
     file = tmp_path / "wrong.json"
     file.write_text(json.dumps(document))
     with pytest.raises(SettingsError) as caught:
@@ -307,10 +416,15 @@ def test_what_is_wrong_with_a_scenario_is_said(tmp_path: Path, document: object,
     assert complaint in caught.value.detail
 
 
-def test_a_file_in_the_working_directory_needs_no_slash_to_be_a_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_working_directory_needs_no_slash_to_be_a_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "heat.json").write_text('{"seed": "mine"}')
     monkeypatch.chdir(tmp_path)
-    assert (scenarios.load_scenario("heat.json").seed, scenarios.load_scenario("heat").seed) == ("mine", "1")
+    assert (scenarios.load_scenario("heat.json").seed, scenarios.load_scenario("heat").seed) == (
+        "mine",
+        "1",
+    )
 
 
 def test_what_is_no_json_is_said(tmp_path: Path) -> None:
@@ -321,9 +435,19 @@ def test_what_is_no_json_is_said(tmp_path: Path) -> None:
 
 
 @settings(max_examples=50)
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_no_document_is_anything_but_a_scenario_or_a_value_error(document: object) -> None:
-    for wrapped in (document, {"groups": [document]}, {"groups": [{"path": "a", "memory": [document]}]}, {"swap": document}):
+    for wrapped in (
+        document,
+        {"groups": [document]},
+        {"groups": [{"path": "a", "memory": [document]}]},
+        {"swap": document},
+    ):
         try:
             Scenario.model_validate(wrapped)
         except ValueError as error:

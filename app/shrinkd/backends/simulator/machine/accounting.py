@@ -144,7 +144,12 @@ class Cgroup:
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
         """The area of a kind that belongs to no process, made when there is none."""
         for area in self.areas:
-            if area.kind == kind and area.interval == interval and area.folio == folio and kind not in DIES:
+            if (
+                area.kind == kind
+                and area.interval == interval
+                and area.folio == folio
+                and kind not in DIES
+            ):
                 return area
         self.areas.append(made := Area(self, kind, interval, folio))
         return made
@@ -195,7 +200,12 @@ class Process:
         if kind not in DIES:
             return self.cgroup.area(kind, interval, folio)
         for area in reversed(self.areas):
-            if area.cgroup is self.cgroup and area.kind == kind and area.interval == interval and area.folio == folio:
+            if (
+                area.cgroup is self.cgroup
+                and area.kind == kind
+                and area.interval == interval
+                and area.folio == folio
+            ):
                 return area
         made = Area(self.cgroup, kind, interval, folio)
         self.cgroup.areas.append(made)

@@ -35,7 +35,9 @@ class Writer:
     nonblock: bool = False
 
 
-def write(machine: Machine, cgroup: Cgroup, name: str, text: str, writer: Writer | None = None) -> None:
+def write(
+    machine: Machine, cgroup: Cgroup, name: str, text: str, writer: Writer | None = None
+) -> None:
     """Write a control file by the rules of the machine's profile. ENOENT when this kernel has no such file."""
     rule = _FILES[machine.profile.name].get(name)
     if rule is None:
@@ -60,7 +62,9 @@ class _Write:
         return self._writer.nonblock and not self.profile.reclaims_on_nonblock
 
     def reclaim(self, pages: int, *, swappiness: int | None = None, may_swap: bool = True) -> int:
-        freed, spent_us = self.machine.reclaim(self.cgroup, pages, swappiness=swappiness, may_swap=may_swap)
+        freed, spent_us = self.machine.reclaim(
+            self.cgroup, pages, swappiness=swappiness, may_swap=may_swap
+        )
         self.spent_us += CALL_US + spent_us
         return freed
 
@@ -78,7 +82,13 @@ def memparse(text: str, profile: Profile) -> tuple[int, str]:
     if match is None:
         number, rest = 0, text.lstrip()
     else:
-        number = int(match[1], 16) if match[1] else int(match[2] or "0", 8) if match[3] is None else int(match[3])
+        number = (
+            int(match[1], 16)
+            if match[1]
+            else int(match[2] or "0", 8)
+            if match[3] is None
+            else int(match[3])
+        )
         rest = text[match.end() :]
     if rest and rest[0].upper() in _SUFFIXES and (match or not profile.saturates):
         number <<= 10 * (_SUFFIXES.index(rest[0].upper()) + 1)
@@ -94,7 +104,10 @@ def pages_of(text: str, profile: Profile, unlimited: str | None = None) -> int:
     size, rest = memparse(text, profile)
     if rest:
         raise _error(errno.EINVAL)
-    return min((size + PAGE_BYTES - 1) // PAGE_BYTES if profile.rounds_up else size // PAGE_BYTES, UNLIMITED)
+    return min(
+        (size + PAGE_BYTES - 1) // PAGE_BYTES if profile.rounds_up else size // PAGE_BYTES,
+        UNLIMITED,
+    )
 
 
 # -- the seed: the mails of July 2008 ---------------------------------------------------------------------------
@@ -124,7 +137,9 @@ def _seed_limit(write: _Write, text: str) -> None:
     val = pages_of(text, write.profile)
     while True:
         _shrink_usage_to(write, val)
-        if _check_under(write.cgroup, val):  # res_counter_set_limit(): compared and set under one lock
+        if _check_under(
+            write.cgroup, val
+        ):  # res_counter_set_limit(): compared and set under one lock
             write.cgroup.max = val
             return
 

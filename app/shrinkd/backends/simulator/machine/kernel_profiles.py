@@ -77,7 +77,9 @@ V1 = Profile(
 V2 = Profile(
     name="v2",
     cgroup_version=2,
-    settable_limits=frozenset({"max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes"}),
+    settable_limits=frozenset(
+        {"max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes"}
+    ),
     has_swappiness=True,
     has_pressure=True,
     watchable=frozenset({EventsMove, Stalled}),

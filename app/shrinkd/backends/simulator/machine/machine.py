@@ -11,7 +11,9 @@ from shrinkd.backends.simulator.machine.swap import Swap
 from shrinkd.sizes import PAGE_BYTES
 
 MEMCG_CHARGE_BATCH = 64  # include/linux/memcontrol.h: a charge asks for so many pages at a time
-FLUSH_US = 5_000_000  # dirty_writeback_centisecs = 500: what is dirty is on its way to the disk after that
+FLUSH_US = (
+    5_000_000  # dirty_writeback_centisecs = 500: what is dirty is on its way to the disk after that
+)
 HIGH_DELAY_US = 2_000_000  # MEMCG_MAX_HIGH_DELAY_JIFFIES of mm/memcontrol.c: 2 s
 HIGH_GRACE_US = 10_000  # below HZ/100 it does not sleep
 
@@ -37,7 +39,9 @@ class Hardware:
 class Machine:
     """Not thread-safe: whoever holds it brings a lock."""
 
-    def __init__(self, profile: Profile = V1, hardware: Hardware | None = None, first_id: int = 1) -> None:
+    def __init__(
+        self, profile: Profile = V1, hardware: Hardware | None = None, first_id: int = 1
+    ) -> None:
         self.profile = profile
         self.hardware = hardware or Hardware()
         self.swap = self.hardware.swap
@@ -128,7 +132,9 @@ class Machine:
                 self._place(area, part, is_back=is_back)
                 self._throttle(process, cgroup, part)
                 pages -= part
-            elif not self._reclaim_for(process, cgroup, pages) and not self.oom_kill(cgroup.tightest()):
+            elif not self._reclaim_for(process, cgroup, pages) and not self.oom_kill(
+                cgroup.tightest()
+            ):
                 return False
         return process.pid in self.processes
 
@@ -138,11 +144,17 @@ class Machine:
         counts.charged += pages
         if area.kind in DIES:
             counts.faults += pages
-        if (is_back and area.kind != "slab_reclaimable") or (area.kind == "anon" and self.profile.is_multigenerational):
+        if (is_back and area.kind != "slab_reclaimable") or (
+            area.kind == "anon" and self.profile.is_multigenerational
+        ):
             area.active += pages
             return
         area.inactive += pages
-        if area.cleared_us is None and area.kind == "file" and not self.profile.is_multigenerational:
+        if (
+            area.cleared_us is None
+            and area.kind == "file"
+            and not self.profile.is_multigenerational
+        ):
             area.cleared_us = self.now_us
         if area.cleared_us is not None:
             area.cleared_us += (self.now_us - area.cleared_us) * pages // area.inactive
@@ -179,7 +191,9 @@ class Machine:
         for member in cgroup.line:
             if member.usage > member.high:
                 member.event("high")
-                _, spent_us = self.reclaim(member, max(min(pages, member.usage - member.high), MEMCG_CHARGE_BATCH))
+                _, spent_us = self.reclaim(
+                    member, max(min(pages, member.usage - member.high), MEMCG_CHARGE_BATCH)
+                )
                 self.stall(process, spent_us + high_delay_us(member) * pages / MEMCG_CHARGE_BATCH)
 
     def paced(self, cgroup: Cgroup, pages: int) -> int:
@@ -231,11 +245,25 @@ class Machine:
             pages -= gone
 
     def reclaim(
-        self, cgroup: Cgroup, goal: int, budget_us: float = UNHURRIED_US, *, swappiness: int | None = None, may_swap: bool = True
+        self,
+        cgroup: Cgroup,
+        goal: int,
+        budget_us: float = UNHURRIED_US,
+        *,
+        swappiness: int | None = None,
+        may_swap: bool = True,
     ) -> tuple[int, int]:
         """Free `goal` pages of a subtree, rounded up to a batch, or what can be; answers pages freed and microseconds spent."""
         goal = -(-goal // self.profile.batch_pages) * self.profile.batch_pages
-        scan = Scan(goal, self.now_us, self.swap, budget_us, swappiness, may_swap, self.profile.is_multigenerational)
+        scan = Scan(
+            goal,
+            self.now_us,
+            self.swap,
+            budget_us,
+            swappiness,
+            may_swap,
+            self.profile.is_multigenerational,
+        )
         reclaim(cgroup, scan)
         return max(scan.freed, 0), round(scan.spent_us)
 
@@ -254,10 +282,18 @@ class Machine:
         victims = [process for cgroup in tight.subtree() for process in cgroup.processes.values()]
         if not victims:
             return False
-        largest = max(victims, key=lambda process: (process.rss(), process.pid))  # of two alike the younger, which has less to lose
+        largest = max(
+            victims, key=lambda process: (process.rss(), process.pid)
+        )  # of two alike the younger, which has less to lose
         line = largest.cgroup.line
-        whole = next((member for member in reversed(line[: line.index(tight) + 1]) if member.oom_group), None)
-        for process in [largest] if whole is None else [each for cgroup in whole.subtree() for each in cgroup.processes.values()]:
+        whole = next(
+            (member for member in reversed(line[: line.index(tight) + 1]) if member.oom_group), None
+        )
+        for process in (
+            [largest]
+            if whole is None
+            else [each for cgroup in whole.subtree() for each in cgroup.processes.values()]
+        ):
             process.cgroup.event("oom_kill")
             self.exit(process)
         return True

@@ -30,7 +30,9 @@ class Stalls:
             self._move(1, periods - 1)
 
     def _move(self, busy: int, quiet: int) -> None:
-        percent = min(100 * (self.total_us - self._settled_total_us) / (busy * PSI_PERIOD_US), 100.0)
+        percent = min(
+            100 * (self.total_us - self._settled_total_us) / (busy * PSI_PERIOD_US), 100.0
+        )
         for i, decay in enumerate(_DECAYS):
             kept = decay**busy
             self.averages[i] = (self.averages[i] * kept + percent * (1 - kept)) * decay**quiet

@@ -73,13 +73,20 @@ def _members(target: Cgroup, scan: Scan, *, breaches_low: bool) -> list[tuple[Cg
             if low > least and guarded:
                 scan.low_skipped.add(child)
             pages = _evictable(child, scan)
-            found.append((child, pages - pages * guarded // (child.usage + 1) if guarded < child.usage else 0))
+            found.append(
+                (
+                    child,
+                    pages - pages * guarded // (child.usage + 1) if guarded < child.usage else 0,
+                )
+            )
             if child.children:
                 pending.append((child, least, low))
     return [(cgroup, pages) for cgroup, pages in found if pages > 0]
 
 
-def _shares(parent: Cgroup, parent_min: int, parent_low: int, *, is_target: bool) -> list[tuple[int, int]]:
+def _shares(
+    parent: Cgroup, parent_min: int, parent_low: int, *, is_target: bool
+) -> list[tuple[int, int]]:
     """The effective min and low of each child: effective_protection() of mm/page_counter.c. What overcommits is shared out."""
     mins = [min(child.usage, child.min) for child in parent.children]
     lows = [min(child.usage, child.low) for child in parent.children]
@@ -197,7 +204,12 @@ def _anon_share(cgroup: Cgroup, files: Sequence[Area], want: int, scan: Scan) ->
 def _evict(areas: Sequence[Area], want: int, scan: Scan) -> None:
     """Take pages of some lists, ageing as it goes: at ease, then after a whole turn, then whatever there is."""
     if scan.budget_us != UNHURRIED_US:
-        want = min(want, scan.affordable(RECLAIM_US / (FOLIO_SPEED if all(area.folio > 1 for area in areas) else 1)))
+        want = min(
+            want,
+            scan.affordable(
+                RECLAIM_US / (FOLIO_SPEED if all(area.folio > 1 for area in areas) else 1)
+            ),
+        )
     goal = scan.freed + want
     for turn in range(4):
         if scan.freed >= goal:
@@ -243,7 +255,9 @@ def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
         gone = min(gone, want)
         if area.folio > 1:
             gone = min(-(-gone // area.folio) * area.folio, inactive)
-        if area.kind in SWAPPED:  # the pool that compressed pages go to takes pages too, so more are swapped than freed
+        if (
+            area.kind in SWAPPED
+        ):  # the pool that compressed pages go to takes pages too, so more are swapped than freed
             gone = min(gone, swap_room(area.cgroup, scan))
         if gone > 0:
             _free(area, gone, scan)
@@ -252,7 +266,9 @@ def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
 
 def _unused(area: Area, now_us: int) -> float:
     """The share of the inactive pages that nobody has used since their bits were cleared. A fresh anonymous page counts as used."""
-    if area.cleared_us is None:  # the multi-generational LRU sees no use of a file before it has looked once
+    if (
+        area.cleared_us is None
+    ):  # the multi-generational LRU sees no use of a file before it has looked once
         return 1.0 if area.kind == "file" else 0.0
     return math.exp((area.cleared_us - now_us) / 1e6 / area.interval)
 

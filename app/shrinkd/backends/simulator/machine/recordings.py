@@ -27,7 +27,9 @@ def _read_time(text: object) -> object:
     return time
 
 
-Time = Annotated[datetime, BeforeValidator(_read_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+Time = Annotated[
+    datetime, BeforeValidator(_read_time), WithJsonSchema({"type": "string", "format": "date-time"})
+]
 Value = Annotated[int, Field(ge=0)] | None
 Kept = Annotated[int, Field(ge=0, le=LARGEST_BYTES)] | None
 
@@ -56,21 +58,28 @@ class RecordedHistory(Strict):
     group: RecordedGroup | None = None
     step_seconds: int = Field(10, ge=1, le=86400)
     """The last sample lasts so long."""
-    times: Annotated[tuple[Time, ...], Field(strict=False, min_length=1, max_length=_MOST_SAMPLES)] = Field(
-        examples=[["2026-11-23T08:00:00Z", "2026-11-23T08:00:10Z"]]
-    )
+    times: Annotated[
+        tuple[Time, ...], Field(strict=False, min_length=1, max_length=_MOST_SAMPLES)
+    ] = Field(examples=[["2026-11-23T08:00:00Z", "2026-11-23T08:00:10Z"]])
     series: Series = Field(
-        examples=[{name: [] for name in Series.model_fields} | {"usage_bytes": [371195904, 379584512], "anon_bytes": [100663296, None]}]
+        examples=[
+            {name: [] for name in Series.model_fields}
+            | {"usage_bytes": [371195904, 379584512], "anon_bytes": [100663296, None]}
+        ]
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for earlier, later in zip(self.times, self.times[1:], strict=False):
             if later <= earlier:
-                raise ValueError(f"times go forward, and {later.isoformat()} does not come after {earlier.isoformat()}")
+                raise ValueError(
+                    f"times go forward, and {later.isoformat()} does not come after {earlier.isoformat()}"
+                )
         for name, values in self.series:
             if values and len(values) != len(self.times):
-                raise ValueError(f"{name} has {len(values)} values, and there are {len(self.times)} times")
+                raise ValueError(
+                    f"{name} has {len(values)} values, and there are {len(self.times)} times"
+                )
         if all(usage is None for usage in self.series.usage_bytes):
             raise ValueError("usage_bytes has no value that is known")
         return self
@@ -86,7 +95,11 @@ class RecordedHistory(Strict):
         where they never are, all of it is anonymous, so that what a policy saves is not made of a guess.
         """
         unknown: tuple[Kept, ...] = (None,) * len(self.times)
-        usages, anon, file = self.series.usage_bytes, self.series.anon_bytes or unknown, self.series.file_bytes or unknown
+        usages, anon, file = (
+            self.series.usage_bytes,
+            self.series.anon_bytes or unknown,
+            self.series.file_bytes or unknown,
+        )
         shares = [_shares(*row) for row in zip(usages, anon, file, strict=True)]
         last = next((share for share in shares if share), (1.0, 0.0))
         for time, usage, share in zip(self.times, usages, shares, strict=True):
@@ -112,7 +125,11 @@ class Recording(Strict):
             for steps, size in zip(pieces.values(), sizes, strict=True):
                 steps.append((second - begins if steps else 0.0, size))
         memory = [
-            {"kind": kind, "heat_seconds": self.heat_seconds, "trace": (*steps, (ends - begins, steps[-1][1]))}
+            {
+                "kind": kind,
+                "heat_seconds": self.heat_seconds,
+                "trace": (*steps, (ends - begins, steps[-1][1])),
+            }
             for kind, steps in pieces.items()
             if any(size for _, size in steps)
         ]
@@ -124,12 +141,21 @@ def with_recordings(scenario: Scenario, recordings: Sequence[Recording]) -> Scen
     """The scenario with a group more for each recording. ValueError where they are in each other's way."""
     if not recordings:
         return scenario
-    _check_paths([recording.path for recording in recordings], [place.path for place in scenario.groups if place.memory])
-    if there := {place.path for place in scenario.groups} & {recording.path for recording in recordings}:
+    _check_paths(
+        [recording.path for recording in recordings],
+        [place.path for place in scenario.groups if place.memory],
+    )
+    if there := {place.path for place in scenario.groups} & {
+        recording.path for recording in recordings
+    }:
         raise ValueError(f"the scenario has a group {min(there)!a} of its own")
-    peak = max(usage or 0 for recording in recordings for usage in recording.history.series.usage_bytes)
+    peak = max(
+        usage or 0 for recording in recordings for usage in recording.history.series.usage_bytes
+    )
     if peak > scenario.memory_bytes:
-        raise ValueError(f"{peak} bytes were used, and the machine of the scenario has {scenario.memory_bytes}")
+        raise ValueError(
+            f"{peak} bytes were used, and the machine of the scenario has {scenario.memory_bytes}"
+        )
     begins = min(recording.history.times[0].timestamp() for recording in recordings)
     ends = max(recording.history.ends_at for recording in recordings)
     places = tuple(recording.place(begins, ends) for recording in recordings)
@@ -143,7 +169,9 @@ def _check_paths(recorded: Sequence[str], others: Iterable[str]) -> None:
     for path in recorded:
         for other in (*recorded, *others):
             if path.startswith(f"{other}/") or other.startswith(f"{path}/"):
-                raise ValueError(f"the recording {path!a} and the group {other!a} are one inside the other")
+                raise ValueError(
+                    f"the recording {path!a} and the group {other!a} are one inside the other"
+                )
 
 
 def _shares(usage: int | None, anon: int | None, file: int | None) -> tuple[float, float] | None:

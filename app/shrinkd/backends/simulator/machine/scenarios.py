@@ -97,15 +97,21 @@ class Scenario(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        settable = self.rules.settable_limits - ({"swap_max_bytes"} if self.rules.cgroup_version == 1 else set())
+        settable = self.rules.settable_limits - (
+            {"swap_max_bytes"} if self.rules.cgroup_version == 1 else set()
+        )
         for place in self.groups:
             if alien := sorted(place.limits().keys() - settable):
-                raise ValueError(f"the group {place.path!a} of a machine by the rules of {self.profile} has no {alien[0]}")
+                raise ValueError(
+                    f"the group {place.path!a} of a machine by the rules of {self.profile} has no {alien[0]}"
+                )
         return self
 
     def machine(self, first_id: int = 1) -> Machine:
         """Make the machine, with every group and every process of the scenario in it."""
-        hardware = Hardware(self.memory_bytes // PAGE_BYTES, self.cpus, self.file_in_microseconds, self.swap.made())
+        hardware = Hardware(
+            self.memory_bytes // PAGE_BYTES, self.cpus, self.file_in_microseconds, self.swap.made()
+        )
         machine = Machine(self.rules, hardware, first_id)
         for place in self.groups:
             place.furnish(machine, self.seed)

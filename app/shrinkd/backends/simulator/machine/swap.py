@@ -55,4 +55,8 @@ class Swap:
         return moved
 
     def _pool_of(self, cgroup: Cgroup) -> Area | None:
-        return next((area for area in cgroup.areas if area.kind == "zswap"), None) if self.pool else None
+        return (
+            next((area for area in cgroup.areas if area.kind == "zswap"), None)
+            if self.pool
+            else None
+        )

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup, Process
 from shrinkd.backends.simulator.machine.machine import Machine
@@ -46,8 +53,12 @@ def _at_most(largest: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-MemorySize = Annotated[Size, _at_most(LARGEST_BYTES), WithJsonSchema(size_schema(LARGEST_BYTES), mode="validation")]
-Speed = Annotated[Size, _at_most(FASTEST_BYTES), WithJsonSchema(size_schema(FASTEST_BYTES), mode="validation")]
+MemorySize = Annotated[
+    Size, _at_most(LARGEST_BYTES), WithJsonSchema(size_schema(LARGEST_BYTES), mode="validation")
+]
+Speed = Annotated[
+    Size, _at_most(FASTEST_BYTES), WithJsonSchema(size_schema(FASTEST_BYTES), mode="validation")
+]
 Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Step = Annotated[tuple[Seconds, MemorySize], Field(strict=False)]
 """From a second on, a size. Strict would be a tuple, which no JSON has."""
@@ -114,12 +125,22 @@ class Memory(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _demand(bool(self.trace) or "size_bytes" in self.model_fields_set, "give size_bytes, or a trace")
+        _demand(
+            bool(self.trace) or "size_bytes" in self.model_fields_set, "give size_bytes, or a trace"
+        )
         _demand(self.folio_pages == 1 or self.kind == "file", "only files have folios of 512 pages")
-        _demand(not self.writes_bytes_per_second or self.kind == "file", "only files are written to")
-        _demand(self.ceiling_bytes is None or self.ceiling_bytes >= self.size_bytes, "ceiling_bytes is below size_bytes")
+        _demand(
+            not self.writes_bytes_per_second or self.kind == "file", "only files are written to"
+        )
+        _demand(
+            self.ceiling_bytes is None or self.ceiling_bytes >= self.size_bytes,
+            "ceiling_bytes is below size_bytes",
+        )
         seconds = [second for second, _ in self.trace]
-        _demand(seconds == sorted(seconds) and seconds[:1] in ([], [0]), "a trace begins at 0 and goes forward in time")
+        _demand(
+            seconds == sorted(seconds) and seconds[:1] in ([], [0]),
+            "a trace begins at 0 and goes forward in time",
+        )
         return self
 
     @functools.cached_property
@@ -170,7 +191,10 @@ class Workload(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         kinds = [(memory.kind, memory.heat_seconds, memory.folio_pages) for memory in self.memory]
-        _demand(len(kinds) == len(set(kinds)), "two pieces of memory are of one kind and one heat, which are one piece")
+        _demand(
+            len(kinds) == len(set(kinds)),
+            "two pieces of memory are of one kind and one heat, which are one piece",
+        )
         return self
 
 
@@ -204,7 +228,15 @@ class _Piece:
             self._page_us += wanted * run_us
         else:
             wanted = memory.size_bytes // PAGE_BYTES
-        more = wanted - area.active - area.inactive - area.dirty - area.writeback - out - self._held_elsewhere()
+        more = (
+            wanted
+            - area.active
+            - area.inactive
+            - area.dirty
+            - area.writeback
+            - out
+            - self._held_elsewhere()
+        )
         self.more = more = min(_MOST_A_TICK, more)
         return self.back + more if more > 0 else self.back
 
@@ -226,7 +258,10 @@ class _Piece:
         """How often a page was used, or written to, by a process that was awake for so long."""
         memory = self.memory
         page_us = self._page_us if memory.changes else memory.size_bytes // PAGE_BYTES * awake_us
-        return page_us / 1e6 / memory.heat_seconds + memory.writes_bytes_per_second / PAGE_BYTES * awake_us / 1e6
+        return (
+            page_us / 1e6 / memory.heat_seconds
+            + memory.writes_bytes_per_second / PAGE_BYTES * awake_us / 1e6
+        )
 
     def is_still(self) -> bool:
         """Whether nothing will happen here until somebody reclaims."""
@@ -245,9 +280,13 @@ class _Piece:
         return back
 
     def _grow(self, machine: Machine, process: Process, ends_us: int) -> None:
-        if self.area.cgroup is not process.cgroup:  # it was moved, and charges its new group from now on
+        if (
+            self.area.cgroup is not process.cgroup
+        ):  # it was moved, and charges its new group from now on
             self.left.append(self.area)
-            self.area = process.area(self.memory.kind, self.memory.heat_seconds, self.memory.folio_pages)
+            self.area = process.area(
+                self.memory.kind, self.memory.heat_seconds, self.memory.folio_pages
+            )
         more = self.more
         while more > 0 and process.wakes_us < ends_us:
             part = machine.paced(self.area.cgroup, more)
@@ -273,7 +312,9 @@ class Running:
     _exits_after: float = math.inf
 
     def __post_init__(self) -> None:
-        always_moves = any(memory.changes or memory.writes_bytes_per_second for memory in self.workload.memory)
+        always_moves = any(
+            memory.changes or memory.writes_bytes_per_second for memory in self.workload.memory
+        )
         self._exits_after = self.workload.exits_after_seconds or math.inf
         self._may_stand_still = self.workload.exits_after_seconds is None and not always_moves
 
@@ -299,10 +340,16 @@ class Running:
         if needed:
             machine.make_room(process, needed)
         for piece in self._pieces:
-            if (piece.back or piece.more or piece.memory.writes_bytes_per_second) and process.pid in machine.processes:
+            if (
+                piece.back or piece.more or piece.memory.writes_bytes_per_second
+            ) and process.pid in machine.processes:
                 piece.act(machine, process, run_us)
         if self._may_stand_still:
-            self._still_at = self.cgroup.counts.reclaimed if all(piece.is_still() for piece in self._pieces) else -1
+            self._still_at = (
+                self.cgroup.counts.reclaimed
+                if all(piece.is_still() for piece in self._pieces)
+                else -1
+            )
 
     def start(self, machine: Machine) -> None:
         """Start the process, with all of its first memory."""
@@ -335,7 +382,10 @@ class Running:
     def _wait(self, machine: Machine, elapsed_us: int) -> None:
         if self._ended_us is None:
             self._ended_us = machine.now_us
-        if machine.now_us + elapsed_us - self._ended_us >= self.workload.restarts_after_seconds * 1e6:
+        if (
+            machine.now_us + elapsed_us - self._ended_us
+            >= self.workload.restarts_after_seconds * 1e6
+        ):
             self.start(machine)
 
 
