@@ -1,8 +1,11 @@
-"""Ours and the published laws on the same simulated groups: what was saved of what could be, what it cost, and how soon.
+"""Ours and the published laws on the same simulated groups.
 
-A cell is one group for an hour: the gallery's, on which pressure was tuned, and groups drawn from seeds, on which nothing was.
-What could be saved is what somebody who knows every page's heat would keep out of memory: the pages that cost the least stall
-for what they free, as many as the target of `pressure` pays for if each came back whenever it is used. All laws have one floor.
+What was saved of what could be, what it cost, and how soon.
+
+A cell is one group for an hour: the gallery's, on which pressure was tuned, and groups drawn from
+seeds, on which nothing was. What could be saved is what somebody who knows every page's heat would
+keep out of memory: the pages that cost the least stall for what they free, as many as the target of
+`pressure` pays for if each came back whenever it is used. All laws have one floor.
 """
 
 import math
@@ -117,7 +120,10 @@ class Result:
 
 
 def gallery() -> Iterator[Cell]:
-    """The groups that pressure was tuned on. The scanner is left out: it stalls at its limit by itself, whatever one does."""
+    """The groups that pressure was tuned on.
+
+    The scanner is left out: it stalls at its limit by itself, whatever one does.
+    """
     for name in ("heat", "heat-on-disk"):
         scenario = scenarios.load_scenario(name)
         for place in scenario.groups:
@@ -128,7 +134,11 @@ def gallery() -> Iterator[Cell]:
 
 
 def drawn() -> Iterator[Cell]:
-    """Groups from seeds, each on zram and on a disk's swap, with files on a fast disk and on a slow one; every other has bursts."""
+    """Groups from seeds, each on zram and on a disk's swap, with files on a fast disk and on a slow
+    one.
+
+    Every other has bursts.
+    """
     for seed, swap_us, file_us in product(_SEEDS, (10, 150), (100, 400)):
         scenario = {
             "profile": "v2",
@@ -277,7 +287,9 @@ def _pressure_rows(results: Mapping[str, Sequence[Result]]) -> Iterator[Row]:
 
 
 def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
-    """The same under the whole engine, which decides when to look and how fast a grant goes, as /v1/simulations does it."""
+    """The same under the whole engine, which decides when to look and how fast a grant goes, as
+    /v1/simulations does it.
+    """
     policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}}
     saved, means = [], []
     for cell in cells:
@@ -398,7 +410,10 @@ def _writer(speed: str) -> scenarios.Scenario:
 
 
 def _watermark_rows(extent: Extent) -> Iterator[Row]:
-    """With usage that wakes, as on v1, and without, as on v2; the gallery's for 10 minutes, writers of cache for 15 s."""
+    """With usage that wakes, as on v1, and without, as on v2.
+
+    The gallery's for 10 minutes, writers of cache for 15 s.
+    """
     spikes = scenarios.load_scenario("spikes")
     tried_on = [(spikes, path, 600) for path in ("bursty", "writer", "recorded", "leak")]
     tried_on += [(_writer(speed), speed, 15) for speed in ("64M", "256M")]

@@ -1,7 +1,10 @@
-"""Pressure on a real v2 kernel with zram, beside senpai's and oomd's laws: the same workload three times over, at once, on one machine.
+"""Pressure on a real v2 kernel with zram, beside senpai's and oomd's laws.
 
-Each group touches some of its memory all the time, some now and then, and the rest never. A law that knew would take the
-rest and nothing else; how near it comes, how soon, and what the group suffers for it by the kernel's own account is the result.
+The same workload three times over, at once, on one machine.
+
+Each group touches some of its memory all the time, some now and then, and the rest never. A law
+that knew would take the rest and nothing else; how near it comes, how soon, and what the group
+suffers for it by the kernel's own account is the result.
 """
 
 import os
@@ -60,7 +63,10 @@ while True:
 
 @dataclass(slots=True)
 class _Law:
-    """A published law at work on one group, as its own daemon would be: it reads, decides, and writes the control file itself."""
+    """A published law at work on one group, as its own daemon would be.
+
+    It reads, decides, and writes the control file itself.
+    """
 
     kind: Kind
     group: Group
@@ -86,7 +92,10 @@ class _Law:
 
 @dataclass(slots=True)
 class _Course:
-    """What a group lived through: usage in bytes and its total stall in microseconds, once a second."""
+    """What a group lived through.
+
+    Usage in bytes and its total stall in microseconds, once a second.
+    """
 
     seconds: list[float] = field(default_factory=list)
     usage_bytes: list[int] = field(default_factory=list)

@@ -1,8 +1,10 @@
-"""The laws that others published for what pressure and balance decide here, each as a pure function of its formula.
+"""The laws that others published for what pressure and balance decide here, each as a pure function
+of its formula.
 
-From documentation, papers and constants alone, no code taken: senpai and oomd are GPL. Each has the defaults that its project
-documents, except the floor, which is the same for all: usage is never asked to go below what the policy and the kernel keep.
-A law that goes by I/O pressure as well goes by memory's alone: what waits for a file that was reclaimed is in it already.
+From documentation, papers and constants alone, no code taken: senpai and oomd are GPL. Each has the
+defaults that its project documents, except the floor, which is the same for all: usage is never
+asked to go below what the policy and the kernel keep. A law that goes by I/O pressure as well goes
+by memory's alone: what waits for a file that was reclaimed is in it already.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +58,10 @@ def largest_first(rooms: Sequence[int], need: int) -> Sequence[int]:
 
 
 def splitting(split: Split) -> Kind:
-    """A law without a memory as a kind with the spec of balance: over the budget, down to release, in the same steps."""
+    """A law without a memory as a kind with the spec of balance.
+
+    Over the budget, down to release, in the same steps.
+    """
 
     def decide(
         spec: Balance, state: Nothing, observation: Observation
@@ -103,13 +108,17 @@ def _take(member: Member, size: float, look_seconds: float) -> list[Decision]:
 
 
 def _averages(member: Member) -> tuple[float, float]:
-    """The some line's percent of the last 10 and of the last 60 seconds, as memory.pressure prints them."""
+    """The some line's percent of the last 10 and of the last 60 seconds, as memory.pressure prints
+    them.
+    """
     pressure = member.stat.pressure
     return (pressure.some.avg10_percent, pressure.some.avg60_percent) if pressure else (0.0, 0.0)
 
 
 class Senpai(Strict):
-    """senpai.py's options, by their names and with their defaults (github.com/facebookincubator/senpai)."""
+    """senpai.py's options, by their names and with their defaults
+    (github.com/facebookincubator/senpai).
+    """
 
     interval: int = 6
     pressure: int = 10_000
@@ -121,7 +130,9 @@ class Senpai(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The memory.high that senpai holds, the stall since it last moved, and for how many seconds it will not tighten."""
+    """The memory.high that senpai holds, the stall since it last moved, and for how many seconds it
+    will not tighten.
+    """
 
     limit_bytes: int = 0
     """0: it has not begun."""
@@ -131,10 +142,13 @@ class Held:
 
 
 def _senpai(spec: Senpai, state: Held, observation: Observation) -> tuple[Held, list[Decision]]:
-    """Each second: I = stall since memory.high last moved, in microseconds, against P = 10,000 of them.
+    """Each second.
 
-    I > P: high · (1 + min((I/P / 20)², 1)). Else, 6 s after the last move: high · (1 - min((P/I / 10)² · 1 %, 1 %)). It begins at
-    usage, and is held: who grows against it stalls. (senpai.py of facebookincubator/senpai)
+    I = stall since memory.high last moved, in microseconds, against P = 10,000 of them.
+
+    I > P: high · (1 + min((I/P / 20)², 1)). Else, 6 s after the last move: high · (1 - min((P/I /
+    10)² · 1 %, 1 %)). It begins at usage, and is held: who grows against it stalls. (senpai.py of
+    facebookincubator/senpai)
     """
     (member,) = observation.members
     total = member.stat.pressure.some.total_microseconds if member.stat.pressure else 0
@@ -158,14 +172,17 @@ def _held(member: Member, high: float, total: int, grace: int) -> tuple[Held, li
 
 
 class Oomd(Strict):
-    """The senpai plugin of oomd with immediate_backoff (github.com/facebookincubator/oomd, src/oomd/plugins/Senpai)."""
+    """The senpai plugin of oomd with immediate_backoff (github.com/facebookincubator/oomd,
+    src/oomd/plugins/Senpai).
+    """
 
     interval: int = 6
     """Rounds that it leaves out after a reclaim."""
     mem_pressure_pct: float = 0.1
     max_probe: float = 0.01
     round_seconds: float = 1.0
-    """oomd's own -i. Its default is 5; its demonstration runs at 1, with which this law is five times as fast."""
+    """oomd's own -i. Its default is 5; its demonstration runs at 1, with which this law is five
+    times as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +193,10 @@ class Counted:
 
 
 def _oomd(spec: Oomd, state: Counted, observation: Observation) -> tuple[Counted, list[Decision]]:
-    """max(avg10, avg60) < 0.1 %: 1 % of what is above the floor, then 6 rounds of rest; else look again in the next round."""
+    """max(avg10, avg60) < 0.1 %: 1 % of what is above the floor, then 6 rounds of rest.
+
+    Else look again in the next round.
+    """
     (member,) = observation.members
     ticks = spec.interval if state.ticks is None else state.ticks
     if ticks:
@@ -198,10 +218,12 @@ class Tmo(Strict):
 
 
 def _tmo(spec: Tmo, state: Nothing, observation: Observation) -> tuple[Nothing, list[Decision]]:
-    """Usage · 0.0005 · max(0, 1 - PSI_some / 0.1 %), every 6 s; no more than 1 % at once, which that never comes to.
+    """Usage · 0.0005 · max(0, 1 - PSI_some / 0.1 %), every 6 s.
 
-    Weiner et al., TMO: Transparent Memory Offloading in Datacenters, ASPLOS 2022. Over what time PSI_some is taken it does not say:
-    avg10 here, the shortest that the kernel prints.
+    No more than 1 % at once, which that never comes to.
+
+    Weiner et al., TMO: Transparent Memory Offloading in Datacenters, ASPLOS 2022. Over what time
+    PSI_some is taken it does not say: avg10 here, the shortest that the kernel prints.
     """
     (member,) = observation.members
     share = spec.reclaim_ratio * max(0.0, 1 - _averages(member)[0] / spec.psi_threshold_percent)
@@ -209,7 +231,9 @@ def _tmo(spec: Tmo, state: Nothing, observation: Observation) -> tuple[Nothing, 
 
 
 class Katalyst(Strict):
-    """The defaults of katalyst's TMO, policy PSI (kubewharf/katalyst-core, pkg/config/agent/dynamic/tmo/tmo_base.go)."""
+    """The defaults of katalyst's TMO, policy PSI (kubewharf/katalyst-core,
+    pkg/config/agent/dynamic/tmo/tmo_base.go).
+    """
 
     max_probe: float = 0.005
     psi_avg60_threshold: float = 0.1
@@ -221,7 +245,8 @@ def _katalyst(
 ) -> tuple[Nothing, list[Decision]]:
     """max(0, 1 - avg60 / 0.1) · 0.5 % of usage every 30 s, no more than there is page cache.
 
-    kubewharf/katalyst-core, sysadvisor's memory_offloading.go. It is off by default, and so is swap with it; here both are on.
+    kubewharf/katalyst-core, sysadvisor's memory_offloading.go. It is off by default, and so is swap
+    with it; here both are on.
     """
     (member,) = observation.members
     share = spec.max_probe * max(0.0, 1 - _averages(member)[1] / spec.psi_avg60_threshold)
@@ -232,7 +257,10 @@ def _katalyst(
 
 
 class Etmem(Strict):
-    """The options of etmem's PSI engine by their names, with the documented defaults; interval is that of its example."""
+    """The options of etmem's PSI engine by their names, with the documented defaults.
+
+    Interval is that of its example.
+    """
 
     interval: float = 6
     pressure: float = 0.1
@@ -247,7 +275,10 @@ _UPGRADE, _DOWNGRADE, _STRIDE = 5, -2, 0.01
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The rate as it is now (0: as the spec has it), and how many rounds in a row were good (> 0) or bad."""
+    """The rate as it is now (0.
+
+    As the spec has it), and how many rounds in a row were good (> 0) or bad.
+    """
 
     reclaim_rate: float = 0.0
     gather: int = 0
@@ -256,10 +287,13 @@ class Gathered:
 def _etmem(
     spec: Etmem, state: Gathered, observation: Observation
 ) -> tuple[Gathered, list[Decision]]:
-    """max(avg10, avg60) < 0.1 %: the rate, 5 % at first, of what is above the floor, at most 1 GiB, every 6 s; else nothing.
+    """max(avg10, avg60) < 0.1 %.
 
-    The rate rises by 0.01 after five such rounds in a row and falls by as much after two of the others, within 0.01 and 0.5; who
-    interrupts a count ends it. openEuler etmem, README, section on PSI; the counts are constants of etmemd_psi.c.
+    The rate, 5 % at first, of what is above the floor, at most 1 GiB, every 6 s; else nothing.
+
+    The rate rises by 0.01 after five such rounds in a row and falls by as much after two of the
+    others, within 0.01 and 0.5; who interrupts a count ends it. openEuler etmem, README, section on
+    PSI; the counts are constants of etmemd_psi.c.
     """
     (member,) = observation.members
     rate, is_low = state.reclaim_rate or spec.reclaim_rate, max(_averages(member)) < spec.pressure

@@ -1,7 +1,10 @@
-"""Policies closed over the simulated machine: decide, reclaim, let time pass; what was saved, and what it cost in pressure.
+"""Policies closed over the simulated machine.
 
-A virtual clock and no thread: an hour of one group is a second or less here. Beside the kinds of the daemon anything with their
-signature can be run: laws.py has those that others published. Some of these hold memory.high, which is what Resize means here.
+Decide, reclaim, let time pass; what was saved, and what it cost in pressure.
+
+A virtual clock and no thread: an hour of one group is a second or less here. Beside the kinds of
+the daemon anything with their signature can be run: laws.py has those that others published. Some
+of these hold memory.high, which is what Resize means here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,10 @@
-"""Policies on a real kernel: whether a watermark keeps writers off their limit, and what a thousand watched groups cost that do nothing.
+"""Policies on a real kernel.
 
-The daemon is a process of its own, as an operator starts it; its CPU time is what the kernel says of that process.
+Whether a watermark keeps writers off their limit, and what a thousand watched groups cost that do
+nothing.
+
+The daemon is a process of its own, as an operator starts it; its CPU time is what the kernel says
+of that process.
 """
 
 import os
@@ -52,7 +56,10 @@ def measure_idle(folder: Path, extent: Extent) -> Tables:
 
 @dataclass(frozen=True, slots=True)
 class _Writing:
-    """A writer of page cache under a watermark: MiB/s, where the watermark begins, how the cache comes, and whether the CPUs are apart."""
+    """A writer of page cache under a watermark.
+
+    MiB/s, where the watermark begins, how the cache comes, and whether the CPUs are apart.
+    """
 
     rate: int
     low: str
@@ -61,7 +68,9 @@ class _Writing:
 
     @property
     def is_by_page(self) -> bool:
-        """As reclaim itself is 35 times as dear as in large folios, which readahead and writes make, there is no goal for the CPU."""
+        """As reclaim itself is 35 times as dear as in large folios, which readahead and writes
+        make, there is no goal for the CPU.
+        """
         return self.advice == "RANDOM"
 
 
@@ -99,10 +108,11 @@ def _watermarks(folder: Path, extent: Extent) -> Iterator[Row]:
 def _fill(
     folder: Path, extent: Extent, writing: _Writing, *, has_policy: bool
 ) -> tuple[int, float, float]:
-    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read in milliseconds.
+    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read
+    in milliseconds.
 
-    `apart` gives the writer the first CPU and the daemon the others. On one CPU the kernel books on the daemon what the writer
-    still does in the read that woke it: 1.8 ms of a read of 1 MiB.
+    `apart` gives the writer the first CPU and the daemon the others. On one CPU the kernel books on
+    the daemon what the writer still does in the read that woke it: 1.8 ms of a read of 1 MiB.
     """
     seconds, rate = extent.seconds(_SECONDS, least=0.5), writing.rate
     with ExitStack() as stack:
@@ -155,7 +165,10 @@ def _fill(
 
 
 def _idle(folder: Path, extent: Extent) -> Iterator[Row]:
-    """A thousand groups of which each has a little memory, under a watermark and a pressure policy; beside a plain poll of them."""
+    """A thousand groups of which each has a little memory, under a watermark and a pressure policy.
+
+    Beside a plain poll of them.
+    """
     groups, seconds = extent.count(1000), extent.seconds(_IDLE_SECONDS, least=0.5)
     with ExitStack() as stack:
         top = stack.enter_context(_group(f"shrinkd-idle-{os.getpid()}"))

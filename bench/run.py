@@ -1,7 +1,10 @@
-"""All benchmarks, one after the other: `make bench`. Each prints its table as it ends, and one that fails stops no other.
+"""All benchmarks, one after the other.
 
-The simulator anywhere; as root, cgroup v1 where that is here, and the shrinks on cgroup v2: here, or in the VM of tests/vm.
-Ends with 0, with 1 when a goal was missed, and with 2 when a benchmark failed.
+`make bench`. Each prints its table as it ends, and one that fails stops no other.
+
+The simulator anywhere; as root, cgroup v1 where that is here, and the shrinks on cgroup v2: here,
+or in the VM of tests/vm. Ends with 0, with 1 when a goal was missed, and with 2 when a benchmark
+failed.
 """
 
 import argparse
@@ -63,7 +66,7 @@ def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 tables = benchmark.measure(Path(folder), extent)
-        except Exception:  # noqa: BLE001  # whatever it was, the others have nothing to do with it
+        except Exception:  # whatever it was, the others have nothing to do with it
             failed.append(name)
             print(f"\n{name} FAILED:\n{traceback.format_exc()}", flush=True)
             continue

@@ -1,4 +1,7 @@
-"""The API on real cgroup v1: one group's stats beside a bare Starlette route, all groups' beside a C loop over the same files."""
+"""The API on real cgroup v1.
+
+One group's stats beside a bare Starlette route, all groups' beside a C loop over the same files.
+"""
 
 import asyncio
 import os

@@ -1,7 +1,9 @@
-"""Shrinks on a real controller: overshoot, throughput beside one bare write of the same reclaim, cancel latency.
+"""Shrinks on a real controller.
 
-Every round does the bare writes and the shrink on the same refilled page cache, in changing order, and takes the ratio
-inside of the round: the neighbours' load falls on both.
+Overshoot, throughput beside one bare write of the same reclaim, cancel latency.
+
+Every round does the bare writes and the shrink on the same refilled page cache, in changing order,
+and takes the ratio inside of the round: the neighbours' load falls on both.
 """
 
 import os
@@ -30,7 +32,8 @@ _BARE: dict[str, dict[str, Callable[[int], int]]] = {
     "v1": {"memory.limit_in_bytes": lambda target: target},
     "v2": {"memory.reclaim": lambda _: _TAKEN, "memory.max": lambda target: target},
 }
-"""What an operator would write instead, and the number in it for a target; the first is the one to be measured by."""
+"""What an operator would write instead, and the number in it for a target; the first is the one to
+be measured by."""
 
 
 @dataclass(slots=True)
@@ -98,7 +101,9 @@ class _Bench:
         host.charge(self._group, anon=_ANON)
 
     def fill(self) -> int:
-        """Bring the page cache up to where every measurement starts, and answer the target that takes 400 MiB away."""
+        """Bring the page cache up to where every measurement starts, and answer the target that
+        takes 400 MiB away.
+        """
         self._write(*self._emptying)
         self._host.charge(self._group, cache=_CACHE, large_folios=self._large).stop()
         return self._host.backend.usage(self._group) - _TAKEN
@@ -120,7 +125,9 @@ class _Bench:
             os.close(file)
 
     def primitive(self, seconds: float) -> float:
-        """Bytes per second of memory.force_empty, left to itself for as long as the bare echo took, as a ratio to that."""
+        """Bytes per second of memory.force_empty, left to itself for as long as the bare echo took,
+        as a ratio to that.
+        """
         before = self.fill() + _TAKEN
         name, text = self._emptying
         file = os.open(self._folder / name, os.O_WRONLY)

@@ -1,7 +1,10 @@
-"""The simulated machine at speed: a thousand groups of 1 GiB, a virtual hour of a mixed workload in ticks of a second.
+"""The simulated machine at speed.
 
-One core, no numerical library. What a group costs depends on whether anything happens in it. Of ten of these three are steady,
-three write to their files, two have bursts that cost them cache, one grows into its limit and swaps, and one lives above its high.
+A thousand groups of 1 GiB, a virtual hour of a mixed workload in ticks of a second.
+
+One core, no numerical library. What a group costs depends on whether anything happens in it. Of ten
+of these three are steady, three write to their files, two have bursts that cost them cache, one
+grows into its limit and swaps, and one lives above its high.
 """
 
 import resource

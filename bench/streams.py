@@ -1,4 +1,7 @@
-"""What streams cost: the CPU of 200 that follow one group every second, beside that of one, and beside as many that ask."""
+"""What streams cost.
+
+The CPU of 200 that follow one group every second, beside that of one, and beside as many that ask.
+"""
 
 import math
 import os

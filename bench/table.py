@@ -9,7 +9,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of one run. `goal` is a bound in the figure's own unit; None is a figure that only informs."""
+    """One figure of one run.
+
+    `goal` is a bound in the figure's own unit; None is a figure that only informs.
+    """
 
     name: str
     value: float
@@ -35,7 +38,8 @@ class Extent:
 
     rounds: int = 15
     share: float = 1.0
-    """Of the groups, the connections and the seconds of a whole benchmark; below 1 the figures say nothing, but that it runs."""
+    """Of the groups, the connections and the seconds of a whole benchmark; below 1 the figures say
+    nothing, but that it runs."""
 
     @property
     def is_whole(self) -> bool:

@@ -1,4 +1,7 @@
-"""Alembic's entry: the daemon hands its connection over; a developer's `alembic` takes SHRINKD_DATABASE_URL."""
+"""Alembic's entry.
+
+The daemon hands its connection over; a developer's `alembic` takes SHRINKD_DATABASE_URL.
+"""
 
 import os
 

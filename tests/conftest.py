@@ -1,4 +1,7 @@
-"""What holds for every test: one live server, a daemon that can be killed, and no silent skip where everything is wanted."""
+"""What holds for every test.
+
+One live server, a daemon that can be killed, and no silent skip where everything is wanted.
+"""
 
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -29,7 +32,10 @@ hypothesis.settings.load_profile("shrinkd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests marked v2 run here if they can, and if not in the VM; in there they report to the host."""
+    """Tests marked v2 run here if they can, and if not in the VM.
+
+    In there they report to the host.
+    """
     if path := os.environ.get("SHRINKD_TEST_REPORTS"):
         config.pluginmanager.register(Reporter(config, path))
     elif no_v2 := v2_host.absent():
@@ -53,7 +59,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What daemons are forks of is started before the first test, whose own it is not, and imports while others run."""
+    """What daemons are forks of is started before the first test, whose own it is not, and imports
+    while others run.
+    """
     if not session.config.option.collectonly and any(
         _is_with_daemons(item) for item in session.items
     ):
@@ -68,7 +76,10 @@ def _is_with_daemons(item: pytest.Item) -> bool:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_open() -> Iterator[None]:
-    """A test leaves no thread and no descriptor behind. Where a server outlives it, the server's fixture sees to that."""
+    """A test leaves no thread and no descriptor behind.
+
+    Where a server outlives it, the server's fixture sees to that.
+    """
     with nothing_stays_open() if not Live.alive else nullcontext():
         yield
 
@@ -90,7 +101,10 @@ def server(settings: Settings) -> Iterator[Live]:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Start daemons; keywords are settings. A second call finds the database of the first, as a restart does."""
+    """Start daemons.
+
+    Keywords are settings. A second call finds the database of the first, as a restart does.
+    """
     with ExitStack() as stack:
 
         def start(**settings: str) -> Daemon:

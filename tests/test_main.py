@@ -1,4 +1,7 @@
-"""The daemon as a process: how it starts, or says why not in one line; how it ends, and what the next one finds."""
+"""The daemon as a process.
+
+How it starts, or says why not in one line; how it ends, and what the next one finds.
+"""
 
 import json
 import os

@@ -1,7 +1,9 @@
-"""The four routines against the simulator: the contract of the 2008 mails, and the slips of the posted code that are not kept.
+"""The four routines against the simulator.
 
-Races are scripted, not waited for: a task's cond_resched() runs what a test wants to happen between two passes, and a clock
-read inside a verb what it wants to happen between two verbs.
+The contract of the 2008 mails, and the slips of the posted code that are not kept.
+
+Races are scripted, not waited for: a task's cond_resched() runs what a test wants to happen between
+two passes, and a clock read inside a verb what it wants to happen between two verbs.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,7 +62,10 @@ class Bench:
         self.memcg = Memcg(self.simulator, self.group)
 
     def _tick(self) -> float:
-        """Stand still, and let happen what is written for this verb; every verb looks at the clock once, first of all."""
+        """Stand still, and let happen what is written for this verb.
+
+        Every verb looks at the clock once, first of all.
+        """
         self.verbs += 1
         self.at_verb.pop(self.verbs, lambda: None)()
         return 0.0
@@ -199,7 +204,10 @@ def test_other_refusals_of_the_controller_pass_unchanged(
 
 
 class Cautious(Simulator):
-    """A controller that wants a MiB of room below a maximum for a group that grows; here all of them do."""
+    """A controller that wants a MiB of room below a maximum for a group that grows.
+
+    Here all of them do.
+    """
 
     def set_limits(
         self,

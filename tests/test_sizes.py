@@ -1,4 +1,7 @@
-"""Sizes in and out: the whole grammar of api.md, "Bytes in", and what the kernel would have made of the rest."""
+"""Sizes in and out.
+
+The whole grammar of api.md, "Bytes in", and what the kernel would have made of the rest.
+"""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,7 @@
-"""Text for a terminal: everything that it would obey or hide is an escape, and all else is as it was."""
+"""Text for a terminal.
+
+Everything that it would obey or hide is an escape, and all else is as it was.
+"""
 
 import contextlib
 import io

@@ -58,7 +58,8 @@ def commands() -> list[Command]:
     return list(_walk(typer.main.get_command(program.cli), "shrinkd", None))
 
 
-def _walk(command: Any, name: str, parent: Any) -> Iterator[Command]:  # noqa: ANN401  # private classes of typer
+# private classes of typer
+def _walk(command: Any, name: str, parent: Any) -> Iterator[Command]:
     context = command.make_context(
         name.rpartition(" ")[2], [], parent=parent, resilient_parsing=True
     )
@@ -80,12 +81,12 @@ def _walk(command: Any, name: str, parent: Any) -> Iterator[Command]:  # noqa: A
         yield from _walk(inner, f"{name} {inner.name}", context)
 
 
-def _argument(param: Any) -> str:  # noqa: ANN401
+def _argument(param: Any) -> str:
     word = (param.metavar or param.name.upper()).strip("[]")
     return word if param.required else f"[{word}]"
 
 
-def _row(option: Any, context: Any) -> tuple[str, str]:  # noqa: ANN401
+def _row(option: Any, context: Any) -> tuple[str, str]:
     form, text = option.get_help_record(context)
     return re.sub(r"<(\w+)>", lambda kind: kind[1].upper(), form), " ".join(text.split())
 

@@ -61,8 +61,8 @@
     └── SettingsError         EINVAL      at start: exit code 2
 
 An error changes its language twice and nowhere else: `map_oserror` on the way in (the kernel's
-errno becomes a class), `app/shrinkd/api/http/problems.py` on the way out (the class becomes a status).
-Whoever reads many groups asks `failure_of` what an error says about the one that it met.
+errno becomes a class), `app/shrinkd/api/http/problems.py` on the way out (the class becomes a
+status). Whoever reads many groups asks `failure_of` what an error says about the one that it met.
 """
 
 import errno
@@ -201,7 +201,9 @@ class Busy(ShrinkdError):
 
     @property
     def room_bytes(self) -> int:
-        """How far below a refused limit usage has to be: 1, unless the group grows too fast to be limited so closely."""
+        """How far below a refused limit usage has to be: 1, unless the group grows too fast to be
+        limited so closely.
+        """
         return int(str(self.members.get("room_bytes", 1)))
 
 
@@ -330,7 +332,10 @@ class SettingsError(ShrinkdError):
 
 
 def errname_of(error: BaseException) -> str:
-    """The symbol of the errno behind any error; EIO, that of a fault of this daemon, where there is none."""
+    """The symbol of the errno behind any error.
+
+    EIO, that of a fault of this daemon, where there is none.
+    """
     if isinstance(error, ShrinkdError):
         return error.errname
     number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
@@ -342,7 +347,10 @@ def words_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-_LACKING = "This daemon or this kernel is short of something ({symbol}) and could not look at {group!a}: try again."
+_LACKING = (
+    "This daemon or this kernel is short of something ({symbol}) and could not look at "
+    "{group!a}: try again."
+)
 _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.ENOENT: (GroupNotFound, "There is no group {group!a}."),
     errno.ENOTDIR: (GroupNotFound, "There is no group {group!a}."),
@@ -363,11 +371,17 @@ _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
     errno.ESRCH: (ProcessNotFound, "There is no such process."),
     errno.EACCES: (
         NotWritable,
-        "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write.",
+        (
+            "This daemon may not write to {group!a}: run it as root, with the controller mounted "
+            "read-write."
+        ),
     ),
     errno.EPERM: (
         NotWritable,
-        "This daemon may not write to {group!a}: run it as root, with the controller mounted read-write.",
+        (
+            "This daemon may not write to {group!a}: run it as root, with the controller mounted "
+            "read-write."
+        ),
     ),
     errno.EROFS: (
         NotWritable,
@@ -396,9 +410,11 @@ class Failure(StrEnum):
     GONE = "gone"
     """It was removed, or a process of it has ended."""
     UNREADABLE = "unreadable"
-    """It cannot be read because of what it is, and trying again changes nothing: its path is too long, its owner forbids it."""
+    """It cannot be read because of what it is, and trying again changes nothing: its path is too
+    long, its owner forbids it."""
     UNKNOWN = "unknown"
-    """Nothing: this daemon was short of something, or the kernel gave an answer that nobody expected. The group may be there."""
+    """Nothing: this daemon was short of something, or the kernel gave an answer that nobody
+    expected. The group may be there."""
 
 
 _GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ESRCH))
@@ -414,13 +430,19 @@ _FAILURES = {_SYMBOLS[number]: Failure.GONE for number in _GONE} | {
 
 
 def failure_of(error: OSError | ShrinkdError) -> Failure:
-    """Classify an error that was met in reading one of many groups. Every errno that is not listed is UNKNOWN."""
+    """Classify an error that was met in reading one of many groups.
+
+    Every errno that is not listed is UNKNOWN.
+    """
     return _FAILURES.get(errname_of(error), Failure.UNKNOWN)
 
 
 @contextmanager
 def leaving_out() -> Iterator[None]:
-    """Suppress what is wrong with one of many groups, that it is gone or unreadable; raise what says nothing about it."""
+    """Suppress what is wrong with one of many groups, that it is gone or unreadable.
+
+    Raise what says nothing about it.
+    """
     try:
         yield
     except (ShrinkdError, OSError) as error:

@@ -1,6 +1,9 @@
-"""Log lines for people on a terminal, JSON for machines elsewhere; uvicorn, SQLAlchemy and Alembic log through it.
+"""Log lines for people on a terminal, JSON for machines elsewhere.
 
-What a record brings along was often sent by somebody: no line has more in it than a terminal shows, and no record looks like two.
+Uvicorn, SQLAlchemy and Alembic log through it.
+
+What a record brings along was often sent by somebody: no line has more in it than a terminal shows,
+and no record looks like two.
 """
 
 import logging
@@ -16,7 +19,10 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the fields that the record carries."""
+    """One JSON object a line.
+
+    Time, level, logger, message, and the fields that the record carries.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -36,15 +42,19 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """A line for each record: time, level, message. A fault follows on lines that are indented, as no record is."""
+    """A line for each record.
+
+    Time, level, message. A fault follows on lines that are indented, as no record is.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
+    # the name is logging's
+    def formatMessage(self, record: logging.LogRecord) -> str:
         return shown(super().formatMessage(record))
 
-    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802  # as logging has it
+    def formatException(self, ei: Any) -> str:  # as logging has it
         return "\n".join(f"    {shown(line)}" for line in super().formatException(ei).split("\n"))
 
 

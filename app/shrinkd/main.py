@@ -1,4 +1,7 @@
-"""The composition root: from settings to parts, from parts to an application. Nothing is made at import."""
+"""The composition root.
+
+From settings to parts, from parts to an application. Nothing is made at import.
+"""
 
 import asyncio
 import importlib.util
@@ -33,11 +36,12 @@ log = logging.getLogger(__name__)
 def create_app(
     settings: Settings, make_backend: Callable[[Settings], Backend] | None = None
 ) -> FastAPI:
-    """Open the controller and the database, settle what a dead daemon left, and wire the application.
+    """Open the controller and the database, settle what a dead daemon left, and wire the
+    application.
 
-    `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of theirs; without policies
-    nothing reads that but what they ask for.
-    Raises BackendUnavailable, SettingsError or StoreUnavailable before anything listens; the lifespan closes what this opens.
+    `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of
+    theirs; without policies nothing reads that but what they ask for. Raises BackendUnavailable,
+    SettingsError or StoreUnavailable before anything listens; the lifespan closes what this opens.
     """
     _raise_file_limit()
     tokens = None if settings.tokens is None else Tokens(settings.tokens, time.time)
@@ -95,7 +99,10 @@ def create_app(
 
 
 def _wants_traces() -> bool:
-    """Whether OpenTelemetry's own variables name a collector; SettingsError where nothing is installed that could speak to it."""
+    """Whether OpenTelemetry's own variables name a collector.
+
+    SettingsError where nothing is installed that could speak to it.
+    """
     named = [
         name
         for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -103,13 +110,17 @@ def _wants_traces() -> bool:
     ]
     if named and importlib.util.find_spec("opentelemetry.exporter") is None:
         raise SettingsError(
-            f"{named[0]} is set, and what sends traces is not installed: pip install 'shrinkd[traces]', or unset it."
+            f"{named[0]} is set, and what sends traces is not installed: pip install "
+            "'shrinkd[traces]', or unset it."
         )
     return bool(named)
 
 
 def _raise_file_limit() -> None:
-    """Take all the open files that the hard limit allows: the soft one is low for select(2), which nothing here calls."""
+    """Take all the open files that the hard limit allows.
+
+    The soft one is low for select(2), which nothing here calls.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -142,7 +153,10 @@ def _ring(loop: asyncio.AbstractEventLoop, wiring: Wiring) -> None:
 
 
 def _clock_of(backend: Backend) -> Clock:
-    """The time that the policies live in: on a simulated machine its own, for what they measure passes in that."""
+    """The time that the policies live in.
+
+    On a simulated machine its own, for what they measure passes in that.
+    """
     if not backend.is_simulated:
         return Clock()
     simulator_time = simulated(backend).time
@@ -150,7 +164,10 @@ def _clock_of(backend: Backend) -> Clock:
 
 
 def choose_backend(settings: Settings) -> Backend:
-    """Make the backend of the settings; `auto` takes the memory controller that this host has, and says which."""
+    """Make the backend of the settings.
+
+    `auto` takes the memory controller that this host has, and says which.
+    """
     if settings.backend != "auto":
         return load(settings.backend)(settings)
     reasons = []
@@ -163,5 +180,6 @@ def choose_backend(settings: Settings) -> Backend:
         log.info("the backend is cgroup %s, at %s", name, backend.node().root)
         return backend
     raise BackendUnavailable(
-        f"This host has no memory controller to use ({' '.join(reasons)}); SHRINKD_BACKEND=simulator needs none."
+        f"This host has no memory controller to use ({' '.join(reasons)}); "
+        "SHRINKD_BACKEND=simulator needs none."
     )

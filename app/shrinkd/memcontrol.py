@@ -1,11 +1,15 @@
-"""How to shrink: four routines of mm/memcontrol.c and res_counter.h as KAMEZAWA Hiroyuki posted them on 18 July 2008.
+"""How to shrink.
 
-The names and their order are those of the mails. A memcg is a Group of a backend; `current` is the job that runs
-the routine, as it was the task that wrote to memory.shrink_in_bytes; -EBUSY and -EINTR are exceptions of that errno.
+Four routines of mm/memcontrol.c and res_counter.h as KAMEZAWA Hiroyuki posted them on 18 July 2008.
 
-Semantics that are kept: the target is strict (usage < val); success is tested first, so a signal that arrives with the
-work done changes nothing; then -EINTR; then -EBUSY, after five fruitless passes that no progress in between forgives;
-a failed shrink keeps what it reclaimed and moves no limit. A deadline is a second kind of pending signal.
+The names and their order are those of the mails. A memcg is a Group of a backend; `current` is the
+job that runs the routine, as it was the task that wrote to memory.shrink_in_bytes; -EBUSY and
+-EINTR are exceptions of that errno.
+
+Semantics that are kept: the target is strict (usage < val); success is tested first, so a signal
+that arrives with the work done changes nothing; then -EINTR; then -EBUSY, after five fruitless
+passes that no progress in between forgives; a failed shrink keeps what it reclaimed and moves no
+limit. A deadline is a second kind of pending signal.
 
 Slips of the posted code that are not kept:
  1. mem_cgroup_shrink_usage_to() assigns ret and ends in `return 0`: its errors never reach the writer.
@@ -38,7 +42,9 @@ class Current(Protocol):
         """Answer how much of the excess the next pass may free."""
 
     def cond_resched(self, usage_bytes: int, progress: int, retry_count: int) -> None:
-        """Note how far a pass came, and wait as long as the task's rate and the group's pressure want."""
+        """Note how far a pass came, and wait as long as the task's rate and the group's pressure
+        want.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,12 @@ class Memcg:
 
 
 def set_limit(memcg: Memcg, limit: int) -> None:
-    """Make `limit` (whole pages) the maximum if usage is below it (patch 1/4), else LimitBelowUsage and nothing changed.
+    """Make `limit` (whole pages) the maximum if usage is below it (patch 1/4), else LimitBelowUsage
+    and nothing changed.
 
-    Compare first: a v1 kernel that refuses has thrown the page cache away before it says -EBUSY, and a v2 kernel does
-    not refuse. The backend's own -EBUSY is the second line, against a charge between our reading and its write.
+    Compare first: a v1 kernel that refuses has thrown the page cache away before it says -EBUSY,
+    and a v2 kernel does not refuse. The backend's own -EBUSY is the second line, against a charge
+    between our reading and its write.
     """
     set_limits(memcg, {"max_bytes": limit})
 
@@ -74,7 +82,10 @@ def set_limit(memcg: Memcg, limit: int) -> None:
 def set_limits(
     memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run: bool = False
 ) -> Limits:
-    """As set_limit, with other limits of the group in the same step: all of them, or none. Answers what they then are."""
+    """As set_limit, with other limits of the group in the same step.
+
+    All of them, or none. Answers what they then are.
+    """
     limit = changes.get("max_bytes")
     if limit is not None and not check_under_val(memcg, limit):
         raise memcg.below_usage(limit)
@@ -94,7 +105,10 @@ def check_under_val(memcg: Memcg, val: int) -> bool:
 def shrink_usage_to(
     memcg: Memcg, val: int, current: Current, retry_count: int = MEM_CGROUP_RECLAIM_RETRIES
 ) -> int:
-    """Bring usage below val (patches 3/4 and 4/4) and answer the retries left, or raise; no limit moves either way."""
+    """Bring usage below val (patches 3/4 and 4/4) and answer the retries left, or raise.
+
+    No limit moves either way.
+    """
     while not check_under_val(memcg, val):
         if signal := current.signal_pending():
             raise signal
@@ -110,7 +124,10 @@ def shrink_usage_to(
 
 
 def resize_limit(memcg: Memcg, limit: int, current: Current) -> None:
-    """Shrink below `limit` (whole pages), then make it the maximum; shrink again, and as far as that wants, when a charge came between."""
+    """Shrink below `limit` (whole pages), then make it the maximum.
+
+    Shrink again, and as far as that wants, when a charge came between.
+    """
     retry_count, target = MEM_CGROUP_RECLAIM_RETRIES, limit
     while True:
         retry_count = shrink_usage_to(memcg, target, current, retry_count)

@@ -6,14 +6,21 @@ from shrinkd.sizes import format_size
 
 
 def limit_below_usage(group: Group, stat: MemStat, limit: int, room: int = 1) -> LimitBelowUsage:
-    """A limit that cannot hold, or not safely: usage has to be `room` bytes below it, and the shortfall is what it lacks of that.
+    """A limit that cannot hold, or not safely.
 
-    It is 1 for a group that may stand still, since the limit is strict, and what a race could charge for one that grows.
+    Usage has to be `room` bytes below it, and the shortfall is what it lacks of that.
+
+    It is 1 for a group that may stand still, since the limit is strict, and what a race could
+    charge for one that grows.
     """
     usage = stat.usage_bytes
     reason = f"the group uses {usage} bytes ({format_size(usage)})"
     if usage < limit and room > 1:
-        reason += f" and grows too fast to be limited so closely: {room} bytes of room are wanted. Set a higher limit, or shrink it first"
+        reason += (
+            f" and grows too fast to be limited so closely: {room} bytes of room are "
+            "wanted. "
+            "Set a higher limit, or shrink it first"
+        )
     return LimitBelowUsage(
         f"Cannot set max_bytes to {limit} ({format_size(limit)}): {reason}.",
         group=group,
@@ -29,10 +36,14 @@ def limit_below_usage(group: Group, stat: MemStat, limit: int, room: int = 1) ->
 
 
 def shrink_stalled(group: Group, stat: MemStat, target: int, passes: int) -> ShrinkStalled:
-    """A target that cannot be reached: what is left is not reclaimable, or charged as fast as it is reclaimed."""
+    """A target that cannot be reached.
+
+    What is left is not reclaimable, or charged as fast as it is reclaimed.
+    """
     usage = stat.usage_bytes
     return ShrinkStalled(
-        f"Usage stands at {usage} bytes ({format_size(usage)}) and is not below {target} after {passes} passes without progress; "
+        f"Usage stands at {usage} bytes ({format_size(usage)}) and is not below {target} after "
+        f"{passes} passes without progress; "
         "what was reclaimed stays so, and no limit was changed.",
         group=group,
         target_bytes=target,

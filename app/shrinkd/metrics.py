@@ -1,7 +1,9 @@
-"""What this daemon and its groups do, as numbers for Prometheus: counted cheaply while it happens, gathered when somebody asks.
+"""What this daemon and its groups do, as numbers for Prometheus.
 
-Labels are operations, states and subtrees: their number is bounded. A subtree is named by its path, where people and Prometheus
-can tell that from every other.
+Counted cheaply while it happens, gathered when somebody asks.
+
+Labels are operations, states and subtrees: their number is bounded. A subtree is named by its path,
+where people and Prometheus can tell that from every other.
 """
 
 from bisect import bisect_left
@@ -61,7 +63,8 @@ class Gathering(Collector):
         yield from self._walk()
         with suppress(
             ShrinkdError
-        ):  # the tree cannot be looked at now, as the walk tells: no number is better than a wrong one
+            # the tree cannot be looked at now, as the walk tells: no number is better than a wrong one
+        ):
             yield from self._groups()
 
     def _latencies(self) -> Metric:
@@ -141,7 +144,10 @@ class Gathering(Collector):
         )
 
     def _groups(self) -> list[Metric]:
-        """Usage and limit of the groups directly below the root; where there are many, the smallest are one."""
+        """Usage and limit of the groups directly below the root.
+
+        Where there are many, the smallest are one.
+        """
         usage = GaugeMetricFamily(
             "shrinkd_subtree_usage_bytes",
             "Usage of a top group, what is inside included.",
@@ -173,7 +179,10 @@ class Gathering(Collector):
         return [usage, limit, stalled]
 
     def _largest(self) -> tuple[list[Group], int | None]:
-        """The groups to tell apart, and the usage of all the others together; None where there are none."""
+        """The groups to tell apart, and the usage of all the others together.
+
+        None where there are none.
+        """
         sizes: dict[Group, int] = {}
         for group in self._backend.groups(depth=1)[1:]:
             with leaving_out():
@@ -186,7 +195,8 @@ class Gathering(Collector):
 
 
 def _label(group: Group) -> str:
-    """A group's path, or id:… where that path has in it what no terminal shows, or is what another group is called here.
+    """A group's path, or id:… where that path has in it what no terminal shows, or is what another
+    group is called here.
 
     Two series of one name would make Prometheus refuse all the others, too.
     """
@@ -197,7 +207,9 @@ def _label(group: Group) -> str:
 
 
 def registry_of(collector: Collector) -> CollectorRegistry:
-    """A registry of its own for one daemon, with what prometheus-client knows of the process and of Python."""
+    """A registry of its own for one daemon, with what prometheus-client knows of the process and of
+    Python.
+    """
     registry = CollectorRegistry(auto_describe=False)
     collect: Callable[[Collector], None] = registry.register
     for each in (collector, GC_COLLECTOR, PLATFORM_COLLECTOR):

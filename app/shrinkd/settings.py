@@ -1,4 +1,7 @@
-"""What the operator decides: SHRINKD_* variables become one frozen Settings, passed along and never global."""
+"""What the operator decides.
+
+SHRINKD_* variables become one frozen Settings, passed along and never global.
+"""
 
 import os
 from collections.abc import Mapping
@@ -27,7 +30,8 @@ class Settings(BaseModel):
     listen: tuple[str, ...] = ()
     """Comma list of unix:PATH and tcp:HOST:PORT; empty takes the backend's own default."""
     hosts: tuple[str, ...] = ()
-    """Comma list of the names that clients reach a tcp: address by; localhost, and every address, need none."""
+    """Comma list of the names that clients reach a tcp: address by; localhost, and every address,
+    need none."""
     database_url: str = "sqlite:////var/lib/shrinkd/shrinkd.db"
     cgroup_root: str | None = None
     """The directory that groups are named relative to; None is the mounted memory controller."""
@@ -75,7 +79,10 @@ class Settings(BaseModel):
 
     @cached_property
     def host_names(self) -> frozenset[str]:
-        """The names, in lower case, that a request for this daemon may be addressed to; "" stands for any IP address."""
+        """The names, in lower case, that a request for this daemon may be addressed to.
+
+        "" stands for any IP address.
+        """
         listen = (
             address.removeprefix("tcp:").rpartition(":")[0]
             for address in self.listen
@@ -106,5 +113,6 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(
-            f"{_PREFIX}{str(first['loc'][0]).upper()}: {first['msg'].removeprefix('Value error, ')}."
+            f"{_PREFIX}{str(first['loc'][0]).upper()}: "
+            f"{first['msg'].removeprefix('Value error, ')}."
         ) from None

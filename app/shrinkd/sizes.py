@@ -1,8 +1,8 @@
 """Sizes between people and the kernel: "400M" to bytes, bytes to "400.0 MiB", bytes to whole pages.
 
-The kernel's own memparse() is no grammar to expose: it reads "010M" as octal 8 MiB, "K" and "16E" as 0,
-and an empty line as 0, which on cgroup v2 kills every process of the group. So what a client says is
-parsed here, and only decimal integers that we printed ourselves ever reach a control file.
+The kernel's own memparse() is no grammar to expose: it reads "010M" as octal 8 MiB, "K" and "16E"
+as 0, and an empty line as 0, which on cgroup v2 kills every process of the group. So what a client
+says is parsed here, and only decimal integers that we printed ourselves ever reach a control file.
 """
 
 import mmap
@@ -11,7 +11,8 @@ from typing import Literal
 
 PAGE_BYTES = mmap.PAGESIZE
 UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES
-"""No limit, as a number: PAGE_COUNTER_MAX, include/linux/page_counter.h. v1 prints it, v2 says "max" for it."""
+"""No limit, as a number: PAGE_COUNTER_MAX, include/linux/page_counter.h. v1 prints it, v2 says
+"max" for it."""
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,18})(?:([KMGTP])(?:I|IB)?)?", re.IGNORECASE | re.ASCII)
 _DECIMAL = re.compile(r"[0-9]+[KMGTPE]B", re.IGNORECASE | re.ASCII)
@@ -19,7 +20,10 @@ _TOO_LARGE = 2**63
 
 
 def parse_size(value: object) -> int:
-    """Bytes of a JSON integer or a string such as "400M" or "1GiB" (always binary); ValueError says what is wrong."""
+    """Bytes of a JSON integer or a string such as "400M" or "1GiB" (always binary).
+
+    ValueError says what is wrong.
+    """
     if isinstance(value, str):
         size = _parse_text(value)
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -39,14 +43,20 @@ def parse_limit(value: object) -> int | None:
 
 
 def parse_protection(value: object) -> int:
-    """As parse_size, and None for a protection that was never set, which is 0; UNLIMITED for "max", which is infinite."""
+    """As parse_size, and None for a protection that was never set, which is 0.
+
+    UNLIMITED for "max", which is infinite.
+    """
     if value is None:
         return 0
     return UNLIMITED if value == "max" else min(parse_size(value), UNLIMITED)
 
 
 def told_protection(size: int | None) -> int | Literal["max"] | None:
-    """A protection as JSON says it, the inverse of parse_protection(): "max" where it is infinite. None stays None."""
+    """A protection as JSON says it, the inverse of parse_protection().
+
+    "max" where it is infinite. None stays None.
+    """
     return "max" if size is not None and size >= UNLIMITED else size
 
 
@@ -58,7 +68,8 @@ def _parse_text(text: str) -> int:
             f"{text[-2:]} can mean powers of 1000 or of 1024: write {text[-2:-1]}iB, or bytes"
         )
     raise ValueError(
-        'a size is decimal digits and one of K M G T P, such as "400M": no sign, point, space, leading zero or hex'
+        'a size is decimal digits and one of K M G T P, such as "400M": no sign, point, space, '
+        "leading zero or hex"
     )
 
 
@@ -83,7 +94,10 @@ def or_unlimited(limit: int | None) -> int:
 
 
 def format_size(size: int) -> str:
-    """A size for people, such as "60.4 MiB"; the exact number stands beside it wherever this is shown."""
+    """A size for people, such as "60.4 MiB".
+
+    The exact number stands beside it wherever this is shown.
+    """
     scaled, unit = float(size), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
         if scaled < 1024:

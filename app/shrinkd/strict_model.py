@@ -1,4 +1,8 @@
-"""Closed models: what JSON may say, in a body or in a scenario, with one grammar for sizes and one way to name a place."""
+"""Closed models.
+
+What JSON may say, in a body or in a scenario, with one grammar for sizes and one way to name a
+place.
+"""
 
 import re
 from collections.abc import Iterable
@@ -28,7 +32,8 @@ def size_schema(largest: int, smallest: int = 0) -> dict[str, Any]:
                 "examples": ["400M"],
             },
         ],
-        "description": 'Bytes, or a string in the kernel\'s notation such as "400M" (always binary).',
+        "description": 'Bytes, or a string in the kernel\'s notation such as "400M" (always '
+        "binary).",
     }
 
 
@@ -58,7 +63,8 @@ Protection = Annotated[
         }
     ),
 ]
-"""What reclaim leaves a group, in bytes: UNLIMITED is infinite. None only where the field is absent: null is 0."""
+"""What reclaim leaves a group, in bytes: UNLIMITED is infinite. None only where the field is
+absent: null is 0."""
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", re.ASCII)
 
 

@@ -1,9 +1,13 @@
-r"""Text from elsewhere on its way to a terminal, a log or a shell: a group is named by whoever can make a directory.
+r"""Text from elsewhere on its way to a terminal, a log or a shell.
 
-Shown as an escape are all characters that are not printable in the Unicode of this Python: controls (C0, DEL, C1), format
-characters (the marks of direction among them), separators of lines and paragraphs, every space but U+0020, lone surrogates, and
-what is private or not assigned, for a newer terminal may know more of those. So are characters that are printable and invisible.
-A backslash stays as it is, for systemd's names are full of them: "\x1b" in what people read may be four letters. JSON tells.
+A group is named by whoever can make a directory.
+
+Shown as an escape are all characters that are not printable in the Unicode of this Python: controls
+(C0, DEL, C1), format characters (the marks of direction among them), separators of lines and
+paragraphs, every space but U+0020, lone surrogates, and what is private or not assigned, for a
+newer terminal may know more of those. So are characters that are printable and invisible. A
+backslash stays as it is, for systemd's names are full of them: "\x1b" in what people read may be
+four letters. JSON tells.
 """
 
 import json
@@ -21,7 +25,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@/+,][A-Za-z0-9_.:@/+,=-]*")
 
 
 def shown(text: str) -> str:
-    r"""The text with nothing in it that a terminal obeys or hides: an escape such as "\x1b" or "\u202e" stands for each of those.
+    r"""The text with nothing in it that a terminal obeys or hides.
+
+    An escape such as "\x1b" or "\u202e" stands for each of those.
 
     Text that was shown before comes out as it is.
     """
@@ -47,25 +53,33 @@ def is_shown_as_it_is(text: str) -> bool:
 
 
 def is_plain(word: str) -> bool:
-    """Whether a word is itself to every shell without quotes, and no option to a command: what completion may offer.
+    """Whether a word is itself to every shell without quotes, and no option to a command.
+
+    What completion may offer.
 
     zsh evaluates what is completed, and bash splits and expands it, and has it run at Enter.
     """
     return bool(_PLAIN.fullmatch(word))
 
 
-def json_line(value: Any) -> str:  # noqa: ANN401  # whatever JSON can say
+def json_line(value: Any) -> str:  # whatever JSON can say
     """JSON in one line of printable ASCII."""
     return json.dumps(value).replace("\x7f", "\\u007f")  # which JSON lets through, in strings alone
 
 
 def say(*texts: str, sep: str = " ", file: TextIO | None = None) -> None:
-    """Print a line, at once, each of the texts as it can be shown. Everything that a command says is said here."""
+    """Print a line, at once, each of the texts as it can be shown.
+
+    Everything that a command says is said here.
+    """
     print(*map(shown, texts), sep=sep, file=file, flush=True)
 
 
 def overwrite(text: str) -> None:
-    """Put a text in the place of the last line on the terminal of stderr: the one thing that is told to a terminal and not shown by it."""
+    """Put a text in the place of the last line on the terminal of stderr.
+
+    The one thing that is told to a terminal and not shown by it.
+    """
     stream = sys.stderr
     print(
         f"\r\033[K{shown(text)}",
@@ -76,7 +90,10 @@ def overwrite(text: str) -> None:
 
 
 class _Shown:
-    """A stream of text that shows what is written to it; line breaks and tabs stay, for they are layout."""
+    """A stream of text that shows what is written to it.
+
+    Line breaks and tabs stay, for they are layout.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -91,12 +108,15 @@ class _Shown:
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # all else is the stream's
+    def __getattr__(self, name: str) -> Any:  # all else is the stream's
         return getattr(self.stream, name)
 
 
 def guard() -> None:
-    """Have stdout and stderr show whatever is written to them from now on: usage errors, faults and warnings quote it, too."""
+    """Have stdout and stderr show whatever is written to them from now on.
+
+    Usage errors, faults and warnings quote it, too.
+    """
     for name in ("stdout", "stderr"):
         if (
             stream := getattr(sys, name)

@@ -1,4 +1,7 @@
-"""Hand work to a pool of threads so that it is begun once, or refused: never refused and begun all the same."""
+"""Hand work to a pool of threads so that it is begun once, or refused.
+
+Never refused and begun all the same.
+"""
 
 import threading
 from collections.abc import Callable
@@ -13,9 +16,13 @@ P = ParamSpec("P")
 def hand_over(
     pool: ThreadPoolExecutor, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs
 ) -> Future[None]:
-    """Submit work. NotReady when no thread can be started for it, or the pool is closed: then it is not done later either.
+    """Submit work.
 
-    ThreadPoolExecutor.submit() queues the work before it starts the thread, so that what it refuses would be done by the next thread.
+    NotReady when no thread can be started for it, or the pool is closed: then it is not done later
+    either.
+
+    ThreadPoolExecutor.submit() queues the work before it starts the thread, so that what it refuses
+    would be done by the next thread.
     """
     taken = threading.Lock()
 

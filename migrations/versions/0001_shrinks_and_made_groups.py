@@ -1,7 +1,8 @@
 """Shrinks and the groups made through the API.
 
-`if_not_exists`, here and up to 0006: these were made when each CREATE on SQLite was committed by itself, and a start that died
-between two of them left some. A newer revision is made as a whole or not at all, and needs no such thing.
+`if_not_exists`, here and up to 0006: these were made when each CREATE on SQLite was committed by
+itself, and a start that died between two of them left some. A newer revision is made as a whole or
+not at all, and needs no such thing.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,7 @@
-"""A server for a whole module, on a simulator whose time stands still: for tests that leave nothing behind."""
+"""A server for a whole module, on a simulator whose time stands still.
+
+For tests that leave nothing behind.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

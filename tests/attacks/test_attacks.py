@@ -1,4 +1,6 @@
-"""The daemon withstands each attack of the table in docs/explanation/what-it-withstands.md, whose rows are how the tests' names begin."""
+"""The daemon withstands each attack of the table in docs/explanation/what-it-withstands.md, whose
+rows are how the tests' names begin.
+"""
 
 import ast
 import ctypes
@@ -161,7 +163,7 @@ def test_a_symlink_that_is_swapped_in_during_the_request_leads_nowhere(tmp_path:
                 told.add(tree.read_at("shop/web", "file"))
             with suppress(InvalidGroupName, GroupGone, GroupNotFound):
                 group = tree.find("shop/web")
-                tree._forget(group)  # noqa: SLF001  # or it would be looked up once
+                tree._forget(group)  # or it would be looked up once
                 with tree.opened(group, "file") as file:
                     os.write(file, b"ours")
             with suppress(InvalidGroupName, GroupGone, GroupNotFound):
@@ -231,7 +233,8 @@ WRITES = {
     'b"%d" % asked + (b"" if swappiness is None else b" swappiness=%d" % swappiness)',
     "text_of(limit)",
 }
-"""All that is ever written to the kernel: numbers, and words of our own. `argument` is a number or one of v1's levels."""
+"""All that is ever written to the kernel: numbers, and words of our own. `argument` is a number or
+one of v1's levels."""
 
 
 def test_a_string_of_a_client_reaches_no_control_file() -> None:
@@ -329,7 +332,8 @@ def test_a_number_of_any_length_is_too_large_at_once(target: Target) -> None:
 SECOND = b"DELETE /v1/groups/web HTTP/1.1\r\n" + HOST + b"\r\n"
 SMUGGLING = {
     "both lengths": b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "both lengths, the other way": b"Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n",
+    "both lengths, the other way": b"Transfer-Encoding: chunked\r\nContent-Length: "
+    b"6\r\n\r\n0\r\n\r\n",
     "two lengths": b"Content-Length: 0\r\nContent-Length: 5\r\n\r\n",
     "a list of lengths": b"Content-Length: 0, 5\r\n\r\n",
     "a negative length": b"Content-Length: -1\r\n\r\n",

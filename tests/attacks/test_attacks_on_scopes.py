@@ -81,7 +81,9 @@ def stranger(fenced: Still) -> Bearer:
 
 
 def told(answer: httpx.Response, reference: str) -> tuple[int, dict[str, str], str]:
-    """All of an answer that could tell something, without the reference that was sent and what every request has of its own."""
+    """All of an answer that could tell something, without the reference that was sent and what
+    every request has of its own.
+    """
     own = {"request-id", "date", "content-length"}
     headers = {name: value for name, value in answer.headers.items() if name not in own}
     sent = re.escape(httpx.URL(f"http://x/{reference}").path[1:])

@@ -1,4 +1,7 @@
-"""Many clients on one group, and clients on a bad network: what they are told is true together, and nothing happens twice."""
+"""Many clients on one group, and clients on a bad network.
+
+What they are told is true together, and nothing happens twice.
+"""
 
 import random
 import threading
@@ -188,7 +191,10 @@ class Race:
 
 
 def raced(client: httpx.Client) -> list[int]:
-    """Let all race, and answer the order that explains them; the last value is what the kernel says that it holds."""
+    """Let all race, and answer the order that explains them.
+
+    The last value is what the kernel says that it holds.
+    """
     race = Race(client)
     first = client.patch("/v1/groups/web/limits", json={"max_bytes": BASE}).raise_for_status()
     race.tagged(first)

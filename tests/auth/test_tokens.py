@@ -1,4 +1,8 @@
-"""Tokens: a secret is shown once and kept as its hash, in a file that is ours alone, whole at any moment, and read again on demand."""
+"""Tokens.
+
+A secret is shown once and kept as its hash, in a file that is ours alone, whole at any moment, and
+read again on demand.
+"""
 
 import json
 import logging
@@ -197,14 +201,20 @@ def test_a_file_that_others_could_read_or_write_is_refused(path: Path, mode: int
 
 SPOILT = {
     "no JSON": "nonsense",
-    "unknown name": '{"name": "ci", "scopes": ["read"], "sha256": "SHA", "expires_at": "2030-01-01T00:00:00Z", "more": 1}',
+    "unknown name": '{"name": "ci", "scopes": ["read"], "sha256": "SHA", "expires_at": '
+    '"2030-01-01T00:00:00Z", "more": 1}',
     "no hash": '{"name": "ci", "scopes": ["read"], "expires_at": "2030-01-01T00:00:00Z"}',
     "no expiry": '{"name": "ci", "scopes": ["read"], "sha256": "SHA"}',
-    "no scope": '{"name": "ci", "scopes": [], "sha256": "SHA", "expires_at": "2030-01-01T00:00:00Z"}',
-    "wrong scope": '{"name": "ci", "scopes": ["root"], "sha256": "SHA", "expires_at": "2030-01-01T00:00:00Z"}',
-    "wrong hash": '{"name": "ci", "scopes": ["read"], "sha256": "abc", "expires_at": "2030-01-01T00:00:00Z"}',
-    "a time of nowhere": '{"name": "ci", "scopes": ["read"], "sha256": "SHA", "expires_at": "2030-01-01T00:00:00"}',
-    "a certificate with a hash": '{"name": "certificate:x", "scopes": ["read"], "sha256": "SHA", "expires_at": "2030-01-01T00:00:00Z"}',
+    "no scope": '{"name": "ci", "scopes": [], "sha256": "SHA", "expires_at": '
+    '"2030-01-01T00:00:00Z"}',
+    "wrong scope": '{"name": "ci", "scopes": ["root"], "sha256": "SHA", "expires_at": '
+    '"2030-01-01T00:00:00Z"}',
+    "wrong hash": '{"name": "ci", "scopes": ["read"], "sha256": "abc", "expires_at": '
+    '"2030-01-01T00:00:00Z"}',
+    "a time of nowhere": '{"name": "ci", "scopes": ["read"], "sha256": "SHA", "expires_at": '
+    '"2030-01-01T00:00:00"}',
+    "a certificate with a hash": '{"name": "certificate:x", "scopes": ["read"], "sha256": "SHA", '
+    '"expires_at": "2030-01-01T00:00:00Z"}',
     "an empty line": "\n",
     "a name twice": "FIRST",
 }

@@ -1,4 +1,7 @@
-"""The hosts that the conformance suite runs on: every *_host.py beside this file, each a parameter of `host`."""
+"""The hosts that the conformance suite runs on.
+
+Every *_host.py beside this file, each a parameter of `host`.
+"""
 
 from collections.abc import Iterator
 

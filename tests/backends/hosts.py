@@ -1,13 +1,17 @@
-"""What the conformance suite asks of a host: a backend to test, fresh groups on it, and processes that use memory there.
+"""What the conformance suite asks of a host.
 
-A host is a module `tests/backends/<name>_host.py`, found by being there, with a table and two functions:
+A backend to test, fresh groups on it, and processes that use memory there.
+
+A host is a module `tests/backends/<name>_host.py`, found by being there, with a table and two
+functions:
 
     OFFERS: frozenset[Offer]                     what it has of that which not every host has
     absent() -> str | None                       why this host cannot be had here, as a sentence, or None
     open_host() -> AbstractContextManager[Host]  one host for one test; it leaves no group and no process behind
 
-A test of what only some hosts have is marked `@on("high_bytes")`: it exists for those alone. So it neither passes untested
-on the others nor is it skipped there, and what the others do instead, they refuse, is a test of its own.
+A test of what only some hosts have is marked `@on("high_bytes")`: it exists for those alone. So it
+neither passes untested on the others nor is it skipped there, and what the others do instead, they
+refuse, is a test of its own.
 """
 
 import importlib
@@ -23,8 +27,8 @@ from shrinkd.backends import Backend, Group, LimitName
 Offer = Literal[
     "high_bytes", "low_bytes", "min_bytes", "swap", "usage_watch", "stall_watch", "activity"
 ]
-"""Limits that the backend takes; swap: SwapHost, whose backend limits it; what the backend can watch; activity: told of a
-twinned_group(), where the backend wants such a thing."""
+"""Limits that the backend takes; swap: SwapHost, whose backend limits it; what the backend can
+watch; activity: told of a twinned_group(), where the backend wants such a thing."""
 MIB = 2**20
 HOST_NAMES = sorted(
     path.stem.removesuffix("_host") for path in Path(__file__).parent.glob("*_host.py")
@@ -32,7 +36,10 @@ HOST_NAMES = sorted(
 
 
 class Worker(Protocol):
-    """A process of the host in one of its groups. Each step is done, and charged, when the call is back."""
+    """A process of the host in one of its groups.
+
+    Each step is done, and charged, when the call is back.
+    """
 
     @property
     def pid(self) -> int:
@@ -48,13 +55,19 @@ class Worker(Protocol):
         """As grow, of shared memory, mapped: it stays when the process has ended."""
 
     def read_file(self, size: int) -> None:
-        """Read so many bytes of a file that nobody has read before, in small folios: clean page cache of its group."""
+        """Read so many bytes of a file that nobody has read before, in small folios.
+
+        Clean page cache of its group.
+        """
 
     def alive(self) -> bool:
         """Whether it still runs."""
 
     def stop(self) -> None:
-        """End it and wait until it is gone. Its page cache stays charged. Does nothing when it is gone already."""
+        """End it and wait until it is gone.
+
+        Its page cache stays charged. Does nothing when it is gone already.
+        """
 
 
 class Host(Protocol):
@@ -66,7 +79,10 @@ class Host(Protocol):
 
     @property
     def slack_bytes(self) -> int:
-        """How far a reading may be off: page tables, counters in batches per CPU, a kernel thread that reclaims on its own."""
+        """How far a reading may be off.
+
+        Page tables, counters in batches per CPU, a kernel thread that reclaims on its own.
+        """
 
     def group(self, parent: Group | None = None) -> Group:
         """Make an empty group that is removed after the test, with whatever is still in it."""
@@ -75,7 +91,10 @@ class Host(Protocol):
         """Make a group whose pressure and activity are told, if the backend tells any."""
 
     def charge(self, group: Group, *, anon: int = 0, cache: int = 0, locked: int = 0) -> Worker:
-        """Start a process in a group: bytes of anonymous memory, of clean page cache, and of anonymous memory under mlock."""
+        """Start a process in a group.
+
+        Bytes of anonymous memory, of clean page cache, and of anonymous memory under mlock.
+        """
 
 
 class SwapHost(Host, Protocol):
@@ -98,13 +117,20 @@ def offers(host_name: str) -> frozenset[Offer]:
 
 
 def is_close(left: int | None, right: int, percent: int) -> bool:
-    """Compare as values_close() of the kernel's selftests does: the tolerance is a share of the sum of both."""
+    """Compare as values_close() of the kernel's selftests does.
+
+    The tolerance is a share of the sum of both.
+    """
     return left is not None and abs(left - right) <= (left + right) * percent / 100
 
 
 @contextmanager
 def opened(name: str) -> Iterator[Any]:
-    """The host of that name. An absent one is a visible skip, which tests/conftest.py makes a failure where CI wants them all."""
+    """The host of that name.
+
+    An absent one is a visible skip, which tests/conftest.py makes a failure where CI wants them
+    all.
+    """
     module = importlib.import_module(f"tests.backends.{name}_host")
     if reason := module.absent():
         pytest.skip(f"the host {name} is absent: {reason}")
@@ -132,7 +158,10 @@ def failures_of(host: Host, group: Group) -> int:
 
 
 def limit_without_swap(host: Host, group: Group, size: int) -> None:
-    """Set a maximum that no swap widens, as the kernel's tests do: where there is swap, growth beyond a bare one is no death."""
+    """Set a maximum that no swap widens, as the kernel's tests do.
+
+    Where there is swap, growth beyond a bare one is no death.
+    """
     changes: dict[LimitName, int | None] = {"max_bytes": size}
     if host.backend.node().swap_total_bytes:
         changes["swap_max_bytes"] = 0

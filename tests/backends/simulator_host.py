@@ -1,4 +1,8 @@
-"""The simulated host, on v1: its processes are entries of the machine's table, and time passes for as long as they wait for memory."""
+"""The simulated host, on v1.
+
+Its processes are entries of the machine's table, and time passes for as long as they wait for
+memory.
+"""
 
 import json
 import math

@@ -1,4 +1,6 @@
-"""A simulated host that follows cgroup v2 before 6.16, where a write to memory.max reclaims and kills whatever its flags."""
+"""A simulated host that follows cgroup v2 before 6.16, where a write to memory.max reclaims and
+kills whatever its flags.
+"""
 
 from contextlib import AbstractContextManager
 

@@ -1,4 +1,7 @@
-"""A simulated host that follows cgroup v2 of Linux 6.18: O_NONBLOCK stores a maximum, and nothing else happens."""
+"""A simulated host that follows cgroup v2 of Linux 6.18.
+
+O_NONBLOCK stores a maximum, and nothing else happens.
+"""
 
 from contextlib import AbstractContextManager
 

@@ -1,7 +1,8 @@
 """What every backend promises of groups and processes, tried on every host.
 
-This suite names no backend: what differs is asked of its capabilities, and sizes are compared within the slack of the host.
-The same holds for test_conformance_memory.py and test_conformance_shrink.py beside it.
+This suite names no backend: what differs is asked of its capabilities, and sizes are compared
+within the slack of the host. The same holds for test_conformance_memory.py and
+test_conformance_shrink.py beside it.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""What every backend promises of the activity of groups: CPU time that only grows, counted in the group and all around it."""
+"""What every backend promises of the activity of groups.
+
+CPU time that only grows, counted in the group and all around it.
+"""
 
 from shrinkd.backends import Activity, Group
 from tests.backends.hosts import MIB, Host, on

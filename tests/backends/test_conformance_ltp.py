@@ -1,7 +1,9 @@
-"""What the Linux Test Project expects of the controller, asked of every backend on every host that has what it is about.
+"""What the Linux Test Project expects of the controller, asked of every backend on every host that
+has what it is about.
 
-The scenarios are those of testcases/kernel/controllers/memcg, whose tests are named beside ours. They are written for v1
-and hold on every controller, but for what is v1's alone: resetting a count, writing "1xx", charges that move along.
+The scenarios are those of testcases/kernel/controllers/memcg, whose tests are named beside ours.
+They are written for v1 and hold on every controller, but for what is v1's alone: resetting a count,
+writing "1xx", charges that move along.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """What every backend promises of readings, limits and passes, tried on every host.
 
-Scenarios marked LTP and selftests are those of the kernel's own tests (testcases/kernel/controllers/memcg,
-tools/testing/selftests/cgroup/test_memcontrol.c). No test expects usage to stand still.
+Scenarios marked LTP and selftests are those of the kernel's own tests
+(testcases/kernel/controllers/memcg, tools/testing/selftests/cgroup/test_memcontrol.c). No test
+expects usage to stand still.
 """
 
 import statistics

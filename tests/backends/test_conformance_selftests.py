@@ -1,7 +1,9 @@
-"""What the kernel's own test of the controller expects, asked of every backend on every host that has what it is about.
+"""What the kernel's own test of the controller expects, asked of every backend on every host that
+has what it is about.
 
-The scenarios and figures are those of tools/testing/selftests/cgroup/test_memcontrol.c in Linux 6.12, whose tests are named
-beside ours; sizes of trees are halved. Not here: sock, of which no reading tells, and what a descriptor of a peak resets.
+The scenarios and figures are those of tools/testing/selftests/cgroup/test_memcontrol.c in Linux
+6.12, whose tests are named beside ours; sizes of trees are halved. Not here: sock, of which no
+reading tells, and what a descriptor of a peak resets.
 """
 
 from dataclasses import dataclass
@@ -26,7 +28,10 @@ from tests.backends.hosts import (
 
 
 def reclaim_until(host: Host, group: Group, size: int) -> list[int]:
-    """Make passes until usage is at most `size`, and answer theirs; one that frees nothing is a failure."""
+    """Make passes until usage is at most `size`, and answer theirs.
+
+    One that frees nothing is a failure.
+    """
     freed = []
     while (usage := host.backend.usage(group)) > size:
         freed.append(host.backend.reclaim(group, usage - size))
@@ -83,9 +88,12 @@ def test_a_peak_stands_while_usage_comes_and_goes_below_it(host: Host) -> None: 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """100 MiB for two groups: `shielded`, of which 25 are protected, and `hungry`, of which nothing is.
+    """100 MiB for two groups.
 
-    `sharing` are four in the shielded one: they protect 37.5, 12.5, 0 and 250 MiB, and have 25, 25, 25 and 0 of page cache.
+    `shielded`, of which 25 are protected, and `hungry`, of which nothing is.
+
+    `sharing` are four in the shielded one: they protect 37.5, 12.5, 0 and 250 MiB, and have 25, 25,
+    25 and 0 of page cache.
     """
 
     outer: Group
@@ -113,7 +121,9 @@ def grow_tree(host: Host, protection: LimitName) -> Tree:
 
 
 def assert_shared_out(host: Host, tree: Tree) -> None:
-    """Those that claim a protection have it in proportion to what they use of their claim, and the others nothing."""
+    """Those that claim a protection have it in proportion to what they use of their claim, and the
+    others nothing.
+    """
     usages = [host.backend.usage(group) for group in tree.sharing]
     assert is_close(host.backend.usage(tree.shielded), 25 * MIB, 3)
     assert is_close(usages[0], 29 * MIB // 2, 10)

@@ -1,4 +1,7 @@
-"""What the routines of memcontrol promise, tried on every host: the contract of the 2008 mails on a controller of today."""
+"""What the routines of memcontrol promise, tried on every host.
+
+The contract of the 2008 mails on a controller of today.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""A daemon that is killed between any two steps of a change of limits, on each kernel there is, and the start after it."""
+"""A daemon that is killed between any two steps of a change of limits, on each kernel there is, and
+the start after it.
+"""
 
 import itertools
 import os
@@ -35,7 +37,9 @@ class Fate:
 
 
 class Mortal(Tree):
-    """A controller whose daemon may die before it reads a control file, and before and behind each write."""
+    """A controller whose daemon may die before it reads a control file, and before and behind each
+    write.
+    """
 
     fate = Fate()
 
@@ -74,7 +78,10 @@ class MortalStore(Store):
 
 
 class Daemons:
-    """Daemons one after the other, with one database, one group and one kernel; each is killed at a step, or none is named."""
+    """Daemons one after the other, with one database, one group and one kernel.
+
+    Each is killed at a step, or none is named.
+    """
 
     def __init__(self, backend: Backend, group: Group, folder: Path) -> None:
         self.group = group
@@ -82,7 +89,9 @@ class Daemons:
         self._names = backend.settable_limits
         self._url = f"sqlite:///{folder}/shrinkd.db"
         with closing(Store(self._url)) as store:
-            store.open()  # once: no daemon here has to claim what another one holds, and migrating is most of a start
+            # once: no daemon here has to claim what another one holds, and migrating is most of a
+            # start
+            store.open()
 
     def every(self, size: int) -> dict[LimitName, int | None]:
         return dict.fromkeys(self._names, size)

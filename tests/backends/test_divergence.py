@@ -1,7 +1,9 @@
-"""The simulated machine is held against the kernel whose rules it follows: the same random things are done in both, and compared.
+"""The simulated machine is held against the kernel whose rules it follows.
 
-Steps that lie on an edge, as a limit within EDGE of what is held, are not tried: there the pages of the process's own, which
-the machine does not have, decide.
+The same random things are done in both, and compared.
+
+Steps that lie on an edge, as a limit within EDGE of what is held, are not tried: there the pages of
+the process's own, which the machine does not have, decide.
 """
 
 import itertools
@@ -73,7 +75,8 @@ SPELLINGS: tuple[Callable[[int], str], ...] = (
 class Histories(Comparison):
     """What may happen there, as one seed of hypothesis decides.
 
-    If it drew each step, most would be the same: it turns most rules off, and tries what it has tried with a step twice.
+    If it drew each step, most would be the same: it turns most rules off, and tries what it has
+    tried with a step twice.
     """
 
     random: Random
@@ -211,7 +214,10 @@ class Histories(Comparison):
         )
 
     def part_memory_from_memory_and_swap(self) -> None:
-        """v1 keeps memory <= memory and swap: each of the two limits is refused what would end that, whoever sets it."""
+        """v1 keeps memory <= memory and swap.
+
+        Each of the two limits is refused what would end that, whoever sets it.
+        """
         if self.version != "v1":
             return
         path, swap, beyond = self.path(), self.size(), self.size()
@@ -254,7 +260,11 @@ class Histories(Comparison):
             self.write(path, "memory.reclaim", str(size))
 
     def reclaim(self) -> None:
-        """By passes, for one is cut off by its time, until that is had or so many have freed nothing: a busy CPU cuts some unbegun."""
+        """By passes, for one is cut off by its time, until that is had or so many have freed
+        nothing.
+
+        A busy CPU cuts some unbegun.
+        """
         path, size = self.path(), self.size()
         self.reclaims_by_passes(path)
 
@@ -268,7 +278,10 @@ class Histories(Comparison):
         self.log.append(f"freed {self.both(run, path)}")
 
     def shrink(self) -> None:
-        """To a target, or until it is cancelled on the way to one that nothing reaches; the limits stay as they are."""
+        """To a target, or until it is cancelled on the way to one that nothing reaches.
+
+        The limits stay as they are.
+        """
         path, passes = self.path(), self.random.choice((0, 0, 1, 2))
         held, size = self.held(path), self.amount(path)
         if passes:
@@ -349,7 +362,10 @@ def release() -> tuple[int, ...]:
 
 
 def how_many(version: str) -> settings:
-    """The same histories every time; SHRINKD_TEST_EXAMPLES is a number of random ones, of which v2 gets a fifth."""
+    """The same histories every time.
+
+    SHRINKD_TEST_EXAMPLES is a number of random ones, of which v2 gets a fifth.
+    """
     everyday, all_of_them = EXAMPLES[version]
     chosen = int(os.environ.get("SHRINKD_TEST_EXAMPLES", "0"))
     is_thorough = (
@@ -392,7 +408,11 @@ def test_the_machine_does_as_the_kernel_does(
 def test_what_a_group_was_off_by_before_a_step_is_not_held_against_the_step(
     before: int, more: int, *, agrees: bool
 ) -> None:
-    """Both in KiB: what was left apart, and pages that are charged ahead, once made 1,236,992 bytes of 0 where 1 MiB is let pass."""
+    """Both in KiB.
+
+    What was left apart, and pages that are charged ahead, once made 1,236,992 bytes of 0 where 1
+    MiB is let pass.
+    """
     with opened("v1") as kernel, simulator_host.on("v1", os.cpu_count() or 1) as machine:
         real = RealWorld(kernel)
         history = Histories(real, SimulatedWorld(machine), f"shrinkd-test-{os.getpid()}-apart", [])

@@ -1,4 +1,7 @@
-"""Lowering a maximum on a kernel that never refuses one: a number that is charged, and what happens between two steps."""
+"""Lowering a maximum on a kernel that never refuses one.
+
+A number that is charged, and what happens between two steps.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +13,10 @@ from shrinkd.backends.lower_max import Maximum, Refusal
 
 @dataclass
 class Kernel:
-    """A group whose n-th verb has something happen before it. It stores what it is told; what it does then is for its kind."""
+    """A group whose n-th verb has something happen before it.
+
+    It stores what it is told; what it does then is for its kind.
+    """
 
     used: int = 50
     maximum: int = 100
@@ -32,7 +38,10 @@ class Kernel:
         return lambda: setattr(self, "maximum", maximum)
 
     def make_true(self) -> None:
-        """O_NONBLOCK since Linux 6.16: nothing, memory_max_write() returns once the value is stored."""
+        """O_NONBLOCK since Linux 6.16.
+
+        Nothing, memory_max_write() returns once the value is stored.
+        """
 
     def _step(self) -> None:
         self.verbs += 1
@@ -55,7 +64,11 @@ class Kernel:
 
 @dataclass
 class OldKernel(Kernel):
-    """Before Linux 6.16: memory_max_write() reclaims, and kills after 16 fruitless rounds, until it fits or a signal is pending."""
+    """Before Linux 6.16.
+
+    Memory_max_write() reclaims, and kills after 16 fruitless rounds, until it fits or a signal is
+    pending.
+    """
 
     signal_after: int = 3
     """Rounds that fit into the time of the timer."""

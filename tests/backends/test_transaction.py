@@ -14,7 +14,9 @@ WRITES: list[tuple[LimitName, int]] = [("max_bytes", 10), ("high_bytes", 20), ("
 
 
 class Files:
-    """Limits that refuse a value of `refused`, and write down all that happens to them and their intent."""
+    """Limits that refuse a value of `refused`, and write down all that happens to them and their
+    intent.
+    """
 
     def __init__(self, *refused: int, sticks: bool = False) -> None:
         self.values = dict(HELD)

@@ -1,4 +1,8 @@
-"""The v2 host: a unified hierarchy with the memory controller, where there is one and we are root. The VM of tests/vm has it."""
+"""The v2 host.
+
+A unified hierarchy with the memory controller, where there is one and we are root. The VM of
+tests/vm has it.
+"""
 
 import os
 from contextlib import AbstractContextManager

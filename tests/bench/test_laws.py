@@ -166,7 +166,8 @@ def test_the_optimum_takes_what_is_idle_and_then_what_the_target_pays_for() -> N
         ("file", "256M", "hot"),
     ]
     cell = Cell("by hand", house({"web": pieces}, 10))
-    # 256 MiB of 10 us each 100 s are 6553.6 us a second, of which the target pays 1000; the hot ones cost most and come last
+    # 256 MiB of 10 us each 100 s are 6553.6 us a second, of which the target pays 1000; the hot
+    # ones cost most and come last
     assert cell.optimum_bytes == pytest.approx(512 * MIB + 1000 / (10 / 100) * 4096)
     spared = Cell("all of it idle", house({"web": [("anon", "512M", "idle")]}, 10))
     assert spared.optimum_bytes == 512 * MIB - FLOOR

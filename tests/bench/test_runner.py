@@ -1,4 +1,7 @@
-"""Benchmarks run, each by itself in its smallest form; one that fails is reported, and stops no other."""
+"""Benchmarks run, each by itself in its smallest form.
+
+One that fails is reported, and stops no other.
+"""
 
 import os
 import subprocess

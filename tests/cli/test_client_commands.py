@@ -34,7 +34,10 @@ class Shell:
         }
 
     def __call__(self, *words: str, says: str = "", code: int = 0) -> str:
-        """Run a command to its end, and answer what it printed; with a code that is not 0, what it said on stderr."""
+        """Run a command to its end, and answer what it printed.
+
+        With a code that is not 0, what it said on stderr.
+        """
         ended = self.run(*words, says=says)
         assert ended.exit_code == code, ended.output
         return ended.stderr if code else ended.stdout
@@ -317,7 +320,10 @@ def test_a_daemon_that_does_not_answer_completes_nothing_in_silence(shrinkd: She
 
 
 def test_help_waits_for_no_client_and_no_server() -> None:
-    told = "import sys, shrinkd.cli.daemon_commands; print(*{name.partition('.')[0] for name in sys.modules})"
+    told = (
+        "import sys, shrinkd.cli.daemon_commands; print(*{name.partition('.')[0] for name in "
+        "sys.modules})"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -97,7 +97,10 @@ class Shells:
         }
 
     def offered(self, shell: str, typed: str) -> list[str]:
-        """What a shell makes of Tab behind `shrinkd limit` and what was typed; each of these run as one word of a command, as by Enter."""
+        """What a shell makes of Tab behind `shrinkd limit` and what was typed.
+
+        Each of these run as one word of a command, as by Enter.
+        """
         begin = {
             "bash": ["bash", "--norc", "-c", BASH, "bash", typed],
             "fish": ["fish", "--no-config", "-c", FISH, typed],

@@ -1,4 +1,7 @@
-"""Names of groups are text: no command lets one speak to a terminal or look like lines of ours, and its advice can be copied."""
+"""Names of groups are text.
+
+No command lets one speak to a terminal or look like lines of ours, and its advice can be copied.
+"""
 
 import contextlib
 import io

@@ -1,4 +1,7 @@
-"""Nothing that lies in the directory in which a daemon is started is run or read: it is root, and the directory may be anybody's."""
+"""Nothing that lies in the directory in which a daemon is started is run or read.
+
+It is root, and the directory may be anybody's.
+"""
 
 import ast
 import os
@@ -43,7 +46,10 @@ STARTS_PROCESSES = (
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A directory in which every name is taken that Python, Alembic or we could look for; what is run there leaves the file `ran`."""
+    """A directory in which every name is taken that Python, Alembic or we could look for.
+
+    What is run there leaves the file `ran`.
+    """
     folder = tmp_path / "hostile"
     left = f"open({str(folder / 'ran')!r}, 'a').write(__name__ + ' ')\n"
     packages = (PACKAGE, "app", "shrinkd", "migrations", "httptools")

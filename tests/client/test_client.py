@@ -1,4 +1,8 @@
-"""The client: what it asks, what it makes of answers, when it tries again; blocking and awaiting, from one description."""
+"""The client.
+
+What it asks, what it makes of answers, when it tries again; blocking and awaiting, from one
+description.
+"""
 
 import asyncio
 import json
@@ -79,7 +83,10 @@ Scripted = Callable[..., Client]
 
 @pytest.fixture
 def scripted(clock: Clock, asked: list[httpx.Request]) -> Iterator[Scripted]:
-    """Make a client that is answered with these, one after the other, the last one for ever; an exception is a connection that fails."""
+    """Make a client that is answered with these, one after the other, the last one for ever.
+
+    An exception is a connection that fails.
+    """
     made: list[Client] = []
 
     def script(*answers: httpx.Response | Exception, **terms: Any) -> Client:
@@ -329,7 +336,10 @@ def test_pages_are_fetched_as_they_are_needed(
     ] == [("a", None), ("a", "t")]
 
 
-SAID = 'id: 7\nevent: state\ndata: {"a":\ndata: 1}\nother: x\n\n: a comment\n\ndata:b\u2028c\r\n\r\nid\ndata\r\rdata: cut'
+SAID = (
+    'id: 7\nevent: state\ndata: {"a":\ndata: 1}\nother: x\n\n: a '
+    "comment\n\ndata:b\u2028c\r\n\r\nid\ndata\r\rdata: cut"
+)
 HEARD = [
     ServerEvent("state", '{"a":\n1}', "7"),
     ServerEvent("message", "b\u2028c", "7"),
@@ -620,7 +630,10 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def kinds_of(schema: dict[str, Any]) -> set[str]:
-    """What a schema lets through, in a word each; what a value has to be beside its type is left out, but for a closed list."""
+    """What a schema lets through, in a word each.
+
+    What a value has to be beside its type is left out, but for a closed list.
+    """
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2].removesuffix("-Output").removesuffix("Body")
         return {name} if name in BODIES else kinds_of(SCHEMAS[name])

@@ -1,4 +1,7 @@
-"""Where a token goes: to whom somebody named, and to nobody else who happens to listen, to forward or to redirect."""
+"""Where a token goes.
+
+To whom somebody named, and to nobody else who happens to listen, to forward or to redirect.
+"""
 
 import asyncio
 import json
@@ -29,7 +32,10 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another 
 
 
 class Listener:
-    """Somebody who listens, and what was said to it: the path and the Authorization of each request."""
+    """Somebody who listens, and what was said to it.
+
+    The path and the Authorization of each request.
+    """
 
     def __init__(self, path: Path | None = None, onward: str = "") -> None:
         heard: list[tuple[str, str | None]] = []
@@ -44,7 +50,7 @@ class Listener:
                 self.end_headers()
                 self.wfile.write(PAGE)
 
-            do_CONNECT = do_PATCH = do_GET  # noqa: N815  # as http.server has them
+            do_CONNECT = do_PATCH = do_GET  # as http.server has them
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""
@@ -88,7 +94,10 @@ def listen() -> Iterator[Callable[..., Listener]]:
 
 @pytest.fixture
 def unnamed(listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch) -> Listener:
-    """Where a client comes by itself: it stands for the port of the simulator, which this host may have in use."""
+    """Where a client comes by itself.
+
+    It stands for the port of the simulator, which this host may have in use.
+    """
     listener = listen()
     monkeypatch.delenv("SHRINKD_URL", raising=False)
     monkeypatch.setenv("SHRINKD_LISTEN", listener.address.replace("http://", "tcp:"))
@@ -159,7 +168,8 @@ def test_a_command_asks_a_stranger_without_the_token_and_says_so(unnamed: Listen
     said = shrinkd("groups", "--json").stderr
     assert (
         said.strip()
-        == f"SHRINKD_TOKEN is not sent to {unnamed.address}, where anybody may listen: set SHRINKD_URL if it belongs there"
+        == f"SHRINKD_TOKEN is not sent to {unnamed.address}, where anybody may listen: set "
+        "SHRINKD_URL if it belongs there"
     )
     assert unnamed.tokens == [None]
 
@@ -204,7 +214,11 @@ with socket.socket(socket.AF_UNIX) as bound:
 
 @pytest.fixture
 def anothers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The socket of another user at the place where a client looks by itself, and who listens there: it prints what it hears."""
+    """The socket of another user at the place where a client looks by itself, and who listens
+    there.
+
+    It prints what it hears.
+    """
     monkeypatch.delenv("SHRINKD_URL", raising=False)
     monkeypatch.setenv("SHRINKD_TOKEN", SECRET)
     with tempfile.TemporaryDirectory(prefix="shrinkd-") as folder:
@@ -331,7 +345,10 @@ exit 7
 
 @pytest.fixture
 def curl(tmp_path: Path) -> Callable[..., tuple[str, str, str]]:
-    """Run a script with a curl that sends nothing. Answer the words that it was called with, its configuration, and what was said."""
+    """Run a script with a curl that sends nothing.
+
+    Answer the words that it was called with, its configuration, and what was said.
+    """
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "curl").write_text(CURL)
     (tmp_path / "bin" / "curl").chmod(0o755)

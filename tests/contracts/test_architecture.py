@@ -124,7 +124,10 @@ def length(function: _Function) -> int:
 
 
 def depth(node: ast.AST) -> int:
-    """How many blocks stand in each other; an elif is no deeper than its if, and a function inside begins anew."""
+    """How many blocks stand in each other.
+
+    An elif is no deeper than its if, and a function inside begins anew.
+    """
     deepest = 0
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _Function | ast.ClassDef | ast.Lambda):
@@ -215,7 +218,11 @@ def test_app_has_at_most_five_folders() -> None:
 
 
 def test_everything_is_caught_at_supervised_boundaries_alone() -> None:
-    """A job; one policy's look; a round, what it grants, and the writing behind it, each on a thread where nobody else would see it."""
+    """A job.
+
+    One policy's look; a round, what it grants, and the writing behind it, each on a thread where
+    nobody else would see it.
+    """
     handlers = (
         (module.name, node)
         for module in MODULES

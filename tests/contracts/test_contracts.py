@@ -1,4 +1,7 @@
-"""What is written beside the code stays true: the changelog, the table of problems, and the files that are committed."""
+"""What is written beside the code stays true.
+
+The changelog, the table of problems, and the files that are committed.
+"""
 
 import inspect
 import re
@@ -31,7 +34,10 @@ _PLACES = ("/" + "work/", "/" + "opt/pypi", "/" + "opt/wheels", "/" + "root/", "
 
 
 def committed() -> list[Path]:
-    """The files of the repository, those included that will be committed next; no list where there is no git."""
+    """The files of the repository, those included that will be committed next.
+
+    No list where there is no git.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=ROOT,

@@ -76,7 +76,9 @@ def in_group(folder: str, name: str, **where: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def real(kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]) -> Daemon:
-    """A daemon at home in a group of ours, with the two groups of the demo that the scripts are about, a process in each, and `shell`."""
+    """A daemon at home in a group of ours, with the two groups of the demo that the scripts are
+    about, a process in each, and `shell`.
+    """
     home = kernel.group()
     kernel.backend.make(f"{home.path}/shell")
     kernel.charge(kernel.backend.make(f"{home.path}/web"), anon=96 * MIB, cache=256 * MIB)

@@ -1,6 +1,9 @@
-"""The API against its own document: schemathesis sends what fits it and what does not, and makes every check of each answer.
+"""The API against its own document.
 
-SHRINKD_TEST_FUZZ_SECONDS=1800 .venv/bin/python -m pytest --timeout 0 tests/contracts/test_fuzz.py fuzzes for half an hour.
+Schemathesis sends what fits it and what does not, and makes every check of each answer.
+
+SHRINKD_TEST_FUZZ_SECONDS=1800 .venv/bin/python -m pytest --timeout 0 tests/contracts/test_fuzz.py
+fuzzes for half an hour.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""A client made from openapi/openapi.json by somebody else's program: it is complete, it can be imported, and it works."""
+"""A client made from openapi/openapi.json by somebody else's program.
+
+It is complete, it can be imported, and it works.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,6 @@
-"""The OpenAPI document is valid, says all that a client needs, and is the one in openapi/openapi.json."""
+"""The OpenAPI document is valid, says all that a client needs, and is the one in
+openapi/openapi.json.
+"""
 
 import json
 from collections.abc import Iterator

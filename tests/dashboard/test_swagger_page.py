@@ -1,4 +1,6 @@
-"""The documentation page in a real browser, with no network but the daemon, and our copy of Swagger UI behind it."""
+"""The documentation page in a real browser, with no network but the daemon, and our copy of Swagger
+UI behind it.
+"""
 
 import hashlib
 import shutil
@@ -17,8 +19,14 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not in
 
 
 def look_at(url: str, profile: Path) -> subprocess.CompletedProcess[str]:
-    """Render a page with every host but the loopback unknown: stdout is the DOM, stderr has what went to the console."""
-    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
+    """Render a page with every host but the loopback unknown.
+
+    Stdout is the DOM, stderr has what went to the console.
+    """
+    flags = (
+        "headless=new no-sandbox disable-gpu disable-quic no-first-run "
+        "disable-background-networking disable-component-update disable-sync"
+    )
     command = [
         CHROMIUM or "",
         *(f"--{flag}" for flag in flags.split()),

@@ -1,4 +1,7 @@
-"""The audit's writer: durable before, complete after, bounded, and never in the way of its own end."""
+"""The audit's writer.
+
+Durable before, complete after, bounded, and never in the way of its own end.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

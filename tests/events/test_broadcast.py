@@ -1,4 +1,7 @@
-"""Feeds and the count of streams: one who tells for all who listen, and nobody's slowness is another's."""
+"""Feeds and the count of streams.
+
+One who tells for all who listen, and nobody's slowness is another's.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""The event log: in the order of what happened, counted without a hole, and honest about what is missing."""
+"""The event log.
+
+In the order of what happened, counted without a hole, and honest about what is missing.
+"""
 
 import threading
 import time

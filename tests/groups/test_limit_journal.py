@@ -1,4 +1,8 @@
-"""Intents: a row around a change, never one that outlives it unseen, and what a start makes of one that was left."""
+"""Intents.
+
+A row around a change, never one that outlives it unseen, and what a start makes of one that was
+left.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -105,7 +109,10 @@ def test_a_change_that_cannot_be_written_down_does_not_begin(scene: Scene) -> No
 
 @contextmanager
 def left(scene: Scene) -> Iterator[dict[str, int]]:
-    """A change whose row could not be deleted, with the database still locked; yields the limits that it was to write."""
+    """A change whose row could not be deleted, with the database still locked.
+
+    Yields the limits that it was to write.
+    """
     held = {"max_bytes": 64}
     now = dict(held)
     with ExitStack() as lock:
@@ -251,7 +258,9 @@ def test_an_infinite_protection_is_put_back_whichever_version_wrote_it_down(
 
 
 class Stubborn(Simulator):
-    """A controller that cannot be written to after so many writes, as one that is mounted read-only at last."""
+    """A controller that cannot be written to after so many writes, as one that is mounted read-only
+    at last.
+    """
 
     writes = 0
 

@@ -1,4 +1,7 @@
-"""What the groups used lately: a sample of each in a slot, for an hour, of as many groups as there is room for."""
+"""What the groups used lately.
+
+A sample of each in a slot, for an hour, of as many groups as there is room for.
+"""
 
 import tracemalloc
 from collections.abc import Callable, Iterator

@@ -1,8 +1,11 @@
-"""Lowering the limit of a process that keeps growing, on a real controller: a kill is the limit's doing, never its setting's.
+"""Lowering the limit of a process that keeps growing, on a real controller.
 
-What is charged under a limit stays below it. So a group whose peak is not above its new limit was below it when that was
-written, and its process may meet it later on; one that was above it has to keep the old limit, and its process. But for
-what its CPUs had charged ahead: v1 gives that back before it looks, so usage may have been above the limit by so much.
+A kill is the limit's doing, never its setting's.
+
+What is charged under a limit stays below it. So a group whose peak is not above its new limit was
+below it when that was written, and its process may meet it later on; one that was above it has to
+keep the old limit, and its process. But for what its CPUs had charged ahead: v1 gives that back
+before it looks, so usage may have been above the limit by so much.
 """
 
 import random
@@ -27,11 +30,15 @@ OLD_LIMIT, REGION, ENOUGH = 1024 * MIB, 512 * MIB, 384 * MIB
 HEADROOMS = tuple(4096 << doubled for doubled in range(12))
 """From one page to 8 MiB: what a process takes while it is looked at, and more."""
 BARE_WRITES = 2000
-"""At most: of those at 16 KiB nearly all kill, but where the machine is shared the process may not run in just these moments."""
+"""At most: of those at 16 KiB nearly all kill, but where the machine is shared the process may not
+run in just these moments."""
 
 
 class Grower:
-    """A process that takes page after page while it is let, in a group of its own; a fresh one when it has had enough, or died."""
+    """A process that takes page after page while it is let, in a group of its own.
+
+    A fresh one when it has had enough, or died.
+    """
 
     def __init__(self, kernel: CgroupHost[Backend], *, in_spurts: bool) -> None:
         self._kernel = kernel
@@ -51,7 +58,10 @@ class Grower:
 
     @contextmanager
     def growing(self) -> Iterator[None]:
-        """Let it grow, from its first new page to the end of the block; then it stands still or is dead."""
+        """Let it grow, from its first new page to the end of the block.
+
+        Then it stands still or is dead.
+        """
         if self.peak > ENOUGH or not self.lives:
             self._worker.stop()
             self._begin()

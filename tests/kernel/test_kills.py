@@ -1,6 +1,10 @@
-"""Shrinks that are cancelled and daemons that are killed, a hundred times each, on a real controller: no limit is ever wrong.
+"""Shrinks that are cancelled and daemons that are killed, a hundred times each, on a real
+controller.
 
-Right is the old limit or the new one, as the daemon has said if it came to that, and usage is not above it.
+No limit is ever wrong.
+
+Right is the old limit or the new one, as the daemon has said if it came to that, and usage is not
+above it.
 """
 
 import random
@@ -37,7 +41,9 @@ Asked = tuple[str, str, Any]
 
 
 class Scene:
-    """A group `web` with a process that owns 8 MiB, and one that fills it with page cache up to 32 MiB, or goes on."""
+    """A group `web` with a process that owns 8 MiB, and one that fills it with page cache up to 32
+    MiB, or goes on.
+    """
 
     def __init__(self, kernel: CgroupHost[Backend]) -> None:
         self.kernel = kernel

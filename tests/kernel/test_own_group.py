@@ -1,4 +1,7 @@
-"""The whole daemon on a real kernel, in a container as Docker makes them: nobody squeezes or moves it, not even a policy of its own."""
+"""The whole daemon on a real kernel, in a container as Docker makes them.
+
+Nobody squeezes or moves it, not even a policy of its own.
+"""
 
 import os
 import subprocess
@@ -18,7 +21,8 @@ from tests.support.live_server import Daemon, Process
 from tests.support.polling import until
 from tests.support.problem_checks import problem
 
-# The host's hierarchy on top of the one that a container has of itself, in a cgroup namespace; and a stick of an unusual name.
+# The host's hierarchy on top of the one that a container has of itself, in a cgroup namespace; and
+# a stick of an unusual name.
 CONTAINER = r"""
 mount --make-rprivate /
 mkdir "$TMP/host" "$TMP/$STICK"
@@ -34,7 +38,10 @@ LIMIT = {"max_bytes": "1G"}
 
 @dataclass
 class Ship:
-    """A daemon that is in `own`, which manages the groups of `top`; in `other` and `free` is nobody yet."""
+    """A daemon that is in `own`, which manages the groups of `top`.
+
+    In `other` and `free` is nobody yet.
+    """
 
     daemon: Daemon
     kernel: CgroupHost[Backend]

@@ -1,4 +1,7 @@
-"""Policies on a real memory controller: a watermark keeps a reader off its limit, and a daemon that dies leaves no group throttled."""
+"""Policies on a real memory controller.
+
+A watermark keeps a reader off its limit, and a daemon that dies leaves no group throttled.
+"""
 
 import os
 import random
@@ -26,7 +29,8 @@ pytestmark = pytest.mark.long
 ROUNDS = {"v1": 30 if os.environ.get("SHRINKD_TEST_REQUIRE_ALL") == "1" else 4, "v2": 3}
 """Fewer in the VM: an emulated machine takes a quarter of a minute for one."""
 STEPS, STEP_BYTES = 100, MIB
-"""Some 5 s of a reader at 20 MiB/s at the most: a daemon in the VM, which is emulated, is many times slower than its kernel."""
+"""Some 5 s of a reader at 20 MiB/s at the most: a daemon in the VM, which is emulated, is many
+times slower than its kernel."""
 LIMIT = 64 * MIB
 _REST_SECONDS = 0.05
 _TELLING = (

@@ -1,4 +1,7 @@
-"""The whole daemon on a real memory controller: the story of the tutorial, what a bare write does instead, and what survives kill -9."""
+"""The whole daemon on a real memory controller.
+
+The story of the tutorial, what a bare write does instead, and what survives kill -9.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +21,9 @@ ANON, CACHE = 100 * MIB, 256 * MIB
 
 @dataclass(slots=True)
 class Story:
-    """A daemon whose root is a group of ours, and in it `web`, with 100 MiB of anonymous memory and 256 MiB of page cache."""
+    """A daemon whose root is a group of ours, and in it `web`, with 100 MiB of anonymous memory and
+    256 MiB of page cache.
+    """
 
     start: Callable[[], Daemon]
     host: CgroupHost[Backend]

@@ -1,6 +1,8 @@
-"""A daemon on a tree in which somebody has made what nobody can read, and one that lacks what it takes to look at its tree.
+"""A daemon on a tree in which somebody has made what nobody can read, and one that lacks what it
+takes to look at its tree.
 
-The first is served as if those groups were not there, but for the node and a metric, which tell of them; the second keeps what it knew.
+The first is served as if those groups were not there, but for the node and a metric, which tell of
+them; the second keeps what it knew.
 """
 
 import errno
@@ -178,7 +180,9 @@ def test_a_daemon_that_may_not_read_what_others_forbid_serves_all_else(
 
 
 class Short:
-    """A daemon on a simulated machine, whose groups are kept to 1 GiB, and what its kernel says next."""
+    """A daemon on a simulated machine, whose groups are kept to 1 GiB, and what its kernel says
+    next.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.stage = Stage()
@@ -187,7 +191,10 @@ class Short:
         self.faults = self.stage.simulator.faults
 
     def fail(self, verb: Any, error: Any, group: str | None = None) -> None:
-        """From now on, of one group or of all; "" is the whole tree, of which no client of the faults can say that it is meant alone."""
+        """From now on, of one group or of all.
+
+        "" is the whole tree, of which no client of the faults can say that it is meant alone.
+        """
         self.faults.plan(Fault.model_construct(verb=verb, error=error, group=group, lasts=True))
 
 
@@ -310,7 +317,8 @@ def test_the_thread_of_the_history_outlives_whatever_a_walk_raises(
     )  # a hundredth of a second before the next slot, for ever
     sampler = Sampler(machine, history)
     with suppress(OSError):
-        sampler.sample()  # a sampler that has made a pass waits for the end of a slot, and no ten seconds
+        # a sampler that has made a pass waits for the end of a slot, and no ten seconds
+        sampler.sample()
     sampler.start()
     try:
         until(lambda: machine.walks > 2 and history.lacks(machine.groups("web")[0].id) != "all")

@@ -1,4 +1,8 @@
-"""Policies in memory: what the database has and nothing else, one change at a time, and no two that would be in each other's way."""
+"""Policies in memory.
+
+What the database has and nothing else, one change at a time, and no two that would be in each
+other's way.
+"""
 
 import logging
 from collections.abc import Callable, Iterator

@@ -1,6 +1,9 @@
-"""The policy daemon on a simulated machine: what it does is an ordinary shrink, it gives way, and nothing that fails or hangs holds it up.
+"""The policy daemon on a simulated machine.
 
-A pass hangs here until the test lets go; everything else takes as long as it takes, and is asked for until it is so.
+What it does is an ordinary shrink, it gives way, and nothing that fails or hangs holds it up.
+
+A pass hangs here until the test lets go; everything else takes as long as it takes, and is asked
+for until it is so.
 """
 
 import errno
@@ -60,7 +63,9 @@ def differs(told: Callable[[], object], before: object) -> bool:
 
 
 class Machine(Simulator):
-    """A simulator that knows of a daemon in one of its groups, and of what its host may be short of."""
+    """A simulator that knows of a daemon in one of its groups, and of what its host may be short
+    of.
+    """
 
     own_path: str | None = None
 
@@ -88,7 +93,10 @@ class Machine(Simulator):
 
 
 class House:
-    """A machine, a database and all that is between them. Ended and begun again it is as after a restart, on the same machine."""
+    """A machine, a database and all that is between them.
+
+    Ended and begun again it is as after a restart, on the same machine.
+    """
 
     def __init__(
         self,

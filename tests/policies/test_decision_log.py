@@ -1,4 +1,7 @@
-"""Decisions on their way into the database: what is new at once, what stays the same once a minute, and nothing lost on the way."""
+"""Decisions on their way into the database.
+
+What is new at once, what stays the same once a minute, and nothing lost on the way.
+"""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""The engine: who is looked at when, what comes of it, and that one group or policy that fails holds up no other."""
+"""The engine.
+
+Who is looked at when, what comes of it, and that one group or policy that fails holds up no other.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -54,7 +57,8 @@ class House:
         return self.machine.groups(path)[0]
 
     def uses(self, verb: str) -> int:
-        return self.machine.faults.uses().get(verb, 0)  # type: ignore[call-overload, no-any-return]  # any verb is a key
+        # any verb is a key
+        return self.machine.faults.uses().get(verb, 0)  # type: ignore[call-overload, no-any-return]
 
 
 def verdicts(looked: Looked) -> dict[str, tuple[Verdict, Reason]]:

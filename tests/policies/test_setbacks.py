@@ -1,4 +1,7 @@
-"""A round of policies that is cut short: an error of any call that it makes, once, and every kind acts again behind it."""
+"""A round of policies that is cut short.
+
+An error of any call that it makes, once, and every kind acts again behind it.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -62,7 +65,10 @@ class Case:
 
 
 def used(house: House, path: str = "web") -> int:
-    """What a group uses, as the kernel of the machine has it: no verb is used for it that a fault may wait for."""
+    """What a group uses, as the kernel of the machine has it.
+
+    No verb is used for it that a fault may wait for.
+    """
     with house.machine.machine() as machine:
         return machine.cgroups[path].usage * PAGE_BYTES
 
@@ -279,13 +285,13 @@ def test_a_pool_that_is_closed_refuses() -> None:
 
 def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(build: Build) -> None:
     house = build({"web": FULL})
-    house.jobs._workers = Crowded(1)  # noqa: SLF001  # the host's doing
+    house.jobs._workers = Crowded(1)  # the host's doing
     with pytest.raises(NotReady):
         house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     assert (house.jobs.busy(), house.shrinks("web", "queued", "running")) == (set(), [])
     (row,) = house.shrinks("web")
     assert (row["state"], "could not begin" in row["error"]["detail"]) == ("interrupted", True)
-    house.jobs._workers.is_full = False  # noqa: SLF001
+    house.jobs._workers.is_full = False
     job = house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     job.finished.result(60)
     assert used(house) < GIB

@@ -1,4 +1,7 @@
-"""What wakes the daemon: a bell, and a watch for each post, as many as there are descriptors for."""
+"""What wakes the daemon.
+
+A bell, and a watch for each post, as many as there are descriptors for.
+"""
 
 import resource
 import threading

@@ -1,4 +1,8 @@
-"""A connection: it ends by itself when nothing comes of it, takes no more than its share, and is cheap as long as it behaves."""
+"""A connection.
+
+It ends by itself when nothing comes of it, takes no more than its share, and is cheap as long as it
+behaves.
+"""
 
 import select
 import time
@@ -14,7 +18,10 @@ from tests.support.problem_checks import problem
 from tests.support.raw_socket import answers, connected, received, said
 
 HEAD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
-BODY = b'POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"path'
+BODY = (
+    b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+    b'application/json\r\nContent-Length: 20\r\n\r\n{"path'
+)
 SOON = 0.05
 
 
@@ -65,7 +72,10 @@ def test_who_is_waited_for_by_the_daemon_is_not_late(open_with: Callable[..., Li
         "/v1/groups/web/shrinks",
         json={"target_bytes": 0, "timeout_seconds": 60, "max_bytes_per_second": 1},
     ).json()
-    request = f"GET {shrink['links']['self']} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=1\r\nConnection: close\r\n\r\n"
+    request = (
+        f"GET {shrink['links']['self']} HTTP/1.1\r\nHost: localhost\r\nPrefer: "
+        "wait=1\r\nConnection: close\r\n\r\n"
+    )
     (answer,) = said(live, request.encode())
     assert answer.status_code == 200
 
@@ -137,7 +147,10 @@ def test_behind_the_one_that_is_answered_sixteen_may_wait_and_the_others_are_not
 def test_nonsense_behind_a_request_is_not_taken_for_its_answer(
     open_with: Callable[..., Live],
 ) -> None:
-    made = b'POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"path":"made"}'
+    made = (
+        b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+        b'application/json\r\nContent-Length: 14\r\n\r\n{"path":"made"}'
+    )
     made = made.replace(b": 14", b": %d" % len(b'{"path":"made"}'))
     assert [answer.status_code for answer in said(open_with(), made + b"nonsense\r\n\r\n")] == [201]
 

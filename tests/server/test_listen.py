@@ -1,4 +1,7 @@
-"""Sockets: bound by the daemon itself, safely or not at all, and nothing of anybody else's is taken away."""
+"""Sockets.
+
+Bound by the daemon itself, safely or not at all, and nothing of anybody else's is taken away.
+"""
 
 import os
 import socket
@@ -33,7 +36,8 @@ def path(tmp_path: Path) -> Path:
 def test_an_address_that_others_can_reach_is_refused_even_to_a_simulator(address: str) -> None:
     with pytest.raises(
         SettingsError,
-        match="reachable from elsewhere: set SHRINKD_TOKENS and SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY",
+        match="reachable from elsewhere: set SHRINKD_TOKENS and SHRINKD_TLS_CERTIFICATE and "
+        "SHRINKD_TLS_KEY",
     ):
         check_listen((address,), Settings(), simulated=True)
 

@@ -1,4 +1,7 @@
-"""The other end of a connection: a user by the kernel's word on a unix socket, a name by a certificate on TLS."""
+"""The other end of a connection.
+
+A user by the kernel's word on a unix socket, a name by a certificate on TLS.
+"""
 
 import os
 import shutil

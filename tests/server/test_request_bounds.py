@@ -1,4 +1,7 @@
-"""What a client can make the daemon hold: every buffer between a socket and a handler has a bound, which docs/explanation lists."""
+"""What a client can make the daemon hold.
+
+Every buffer between a socket and a handler has a bound, which docs/explanation lists.
+"""
 
 import importlib
 import re
@@ -42,7 +45,10 @@ needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl is not insta
 
 @pytest.fixture(scope="module")
 def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon as people start it, warm: what it needs once for a request and for a refusal, it has."""
+    """A daemon as people start it, warm.
+
+    What it needs once for a request and for a refusal, it has.
+    """
     with closing(Daemon(tmp_path_factory.mktemp("flooded"))) as daemon:
         for line in ("/v1/groups", "/nowhere", "/openapi.json"):
             daemon.client.get(line)
@@ -51,7 +57,10 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def flood(daemon: Daemon, begin: bytes, more: bytes, size: int = FLOOD_BYTES) -> bytes:
-    """Send a begin, and more and more behind it while the daemon takes it. Answer what it said; fail when it grows meanwhile."""
+    """Send a begin, and more and more behind it while the daemon takes it.
+
+    Answer what it said; fail when it grows meanwhile.
+    """
     before = largest = memory(daemon.pid)
     more *= max(65536 // len(more), 1)
     with socket.socket(socket.AF_UNIX) as connection:
@@ -302,7 +311,10 @@ def test_a_connection_ends_also_while_its_client_leaves_a_little_of_the_last_ans
 
 
 def ask_once(live: Live, connection: socket.socket) -> None:
-    """Have one answer made that is not read; when this returns, the kernel has taken what it takes of it."""
+    """Have one answer made that is not read.
+
+    When this returns, the kernel has taken what it takes of it.
+    """
     before = live.server.server_state.total_requests
     connection.sendall(b"GET /problems HTTP/1.1\r\n" + HOST + b"\r\n")
     until(lambda: live.server.server_state.total_requests > before)
@@ -444,7 +456,10 @@ def test_every_constant_that_the_page_names_has_the_value_that_it_tells() -> Non
 
 
 def value_of(name: str) -> float:
-    """A constant of ours, by its name below the package; of uvicorn; or of uvloop, which was compiled with those of a file beside it."""
+    """A constant of ours, by its name below the package.
+
+    Of uvicorn; or of uvloop, which was compiled with those of a file beside it.
+    """
     package = TlsListener.__module__.partition(".")[0]
     if name.startswith("uvloop."):
         text = (Path(uvloop.__file__).parent / "includes" / "consts.pxi").read_text()

@@ -1,4 +1,8 @@
-"""Jobs: one final state each, whoever races for it, and the database and the answer never say different things."""
+"""Jobs.
+
+One final state each, whoever races for it, and the database and the answer never say different
+things.
+"""
 
 import threading
 import time

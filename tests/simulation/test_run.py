@@ -1,4 +1,7 @@
-"""Policies on a simulated machine: decided by the plan alone, beside the same machine without them, and what each ask comes to there."""
+"""Policies on a simulated machine.
+
+Decided by the plan alone, beside the same machine without them, and what each ask comes to there.
+"""
 
 from typing import Any
 

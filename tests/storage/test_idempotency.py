@@ -1,4 +1,8 @@
-"""Keys: a request takes effect once, whoever repeats it, whenever the daemon dies, and whatever the database does."""
+"""Keys.
+
+A request takes effect once, whoever repeats it, whenever the daemon dies, and whatever the database
+does.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress

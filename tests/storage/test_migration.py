@@ -1,4 +1,8 @@
-"""Migrations: a start that ends at any moment leaves nothing half done, and what older ones left half done is completed."""
+"""Migrations.
+
+A start that ends at any moment leaves nothing half done, and what older ones left half done is
+completed.
+"""
 
 import ctypes
 import itertools
@@ -91,7 +95,9 @@ def sample(table: str) -> dict[str, Any]:
 
 
 def assert_sound(url: str, revision: str | None) -> None:
-    """It is at the newest revision, has the tables of the code, and every row that it had at that one."""
+    """It is at the newest revision, has the tables of the code, and every row that it had at that
+    one.
+    """
     with engine_of(url).connect() as connection:
         context = MigrationContext.configure(connection)
         assert context.get_current_heads() == (HEAD,)
@@ -117,7 +123,9 @@ def opened(url: str) -> None:
 
 
 def lives(work: Callable[[], object], dies_at: int) -> bool:
-    """Do it in a process that gets a kill -9 at the n-th step of a migration, and answer whether that came to its end."""
+    """Do it in a process that gets a kill -9 at the n-th step of a migration, and answer whether
+    that came to its end.
+    """
     pid = os.fork()
     if not pid:
         status = 1
@@ -132,7 +140,11 @@ def lives(work: Callable[[], object], dies_at: int) -> bool:
 
 
 def _count_steps(dies_at: int) -> None:
-    """Steps are: each statement that writes to the file, the commit, and each line of the copy; it dies before one of them."""
+    """Steps are.
+
+    Each statement that writes to the file, the commit, and each line of the copy; it dies before
+    one of them.
+    """
     steps = itertools.count(1)
 
     def step(*_: object) -> None:
@@ -216,7 +228,9 @@ def _mount(folder: Path, size: int, flags: int = 0) -> None:
 
 
 def on_small_disks(folder: Path, tried: Callable[[Callable[[int], None]], object]) -> None:
-    """Call it in a process with mounts of its own, with a function that makes the folder an empty disk of so many bytes."""
+    """Call it in a process with mounts of its own, with a function that makes the folder an empty
+    disk of so many bytes.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -232,7 +246,7 @@ def on_small_disks(folder: Path, tried: Callable[[Callable[[int], None]], object
                 _mount(folder, size)
 
             tried(renew)
-        except BaseException as error:  # noqa: BLE001  # the rest of the tests is its parent's, which is told
+        except BaseException as error:  # the rest of the tests is its parent's, which is told
             os.write(writer, f"{type(error).__name__}: {error}".encode()[:4000])
         os._exit(0)
     os.close(writer)
@@ -250,7 +264,8 @@ def starts(url: str) -> bool:
         try:
             store.open()
         except StoreUnavailable as error:
-            assert "Make room" in str(error), error  # noqa: PT017  # the tests are about where it is raised first, and how
+            # the tests are about where it is raised first, and how
+            assert "Make room" in str(error), error
             return False
     return True
 
@@ -310,7 +325,9 @@ def test_a_command_that_finds_the_disk_full_ends_with_2_and_one_line_that_says_w
 
 
 def _statements() -> list[tuple[str | None, str]]:
-    """What a first start of those releases sent, each committed by itself, and which revision was recorded before each."""
+    """What a first start of those releases sent, each committed by itself, and which revision was
+    recorded before each.
+    """
     sent: list[tuple[str | None, str]] = []
     engine = sa.create_engine("sqlite://")
 
@@ -335,7 +352,10 @@ STATEMENTS = _statements()
 
 
 def half_made(path: Path, statements: int) -> str | None:
-    """Make what was there when one of those releases died behind so many statements, with rows; answer the revision that is recorded."""
+    """Make what was there when one of those releases died behind so many statements, with rows.
+
+    Answer the revision that is recorded.
+    """
     recorded = STATEMENTS[statements][0]
     made(f"sqlite:///{path}", recorded)
     with closing(sqlite3.connect(path, isolation_level=None)) as database:

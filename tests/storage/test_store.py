@@ -1,4 +1,7 @@
-"""The store, on SQLite and on PostgreSQL: what is written stays, states change by compare-and-set, and a refusal has a name."""
+"""The store, on SQLite and on PostgreSQL.
+
+What is written stays, states change by compare-and-set, and a refusal has a name.
+"""
 
 import collections
 import os

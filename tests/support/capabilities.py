@@ -1,4 +1,7 @@
-"""Root without its right to read what nobody may: in one thread, and in those that it starts meanwhile."""
+"""Root without its right to read what nobody may.
+
+In one thread, and in those that it starts meanwhile.
+"""
 
 import ctypes
 import os

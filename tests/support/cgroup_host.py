@@ -1,4 +1,6 @@
-"""What the hosts with a kernel share, whichever version of cgroupfs they have: groups of our own, and children in them.
+"""What the hosts with a kernel share, whichever version of cgroupfs they have.
+
+Groups of our own, and children in them.
 
 Groups are shrinkd-test-<pid>-<n> directly below the mount and what is inside of those.
 """
@@ -76,7 +78,10 @@ for verb in (
 
 
 class CgroupWorker:
-    """A child that was moved into a group before it was asked for anything; it ends with its stdin, should we die first."""
+    """A child that was moved into a group before it was asked for anything.
+
+    It ends with its stdin, should we die first.
+    """
 
     def __init__(self, *procs: Path) -> None:
         self._child = subprocess.Popen(
@@ -97,7 +102,10 @@ class CgroupWorker:
         return self._ask("grow", size)
 
     def keep_growing(self, size: int, *, in_spurts: bool) -> None:
-        """Go on to grow by so much, without a break or with one of up to 16 ms now and then. It begins paused."""
+        """Go on to grow by so much, without a break or with one of up to 16 ms now and then.
+
+        It begins paused.
+        """
         self.pause()
         self._tell("spurt" if in_spurts else "grow", size)
 
@@ -126,7 +134,10 @@ class CgroupWorker:
         return self._ask("share", size, self._lend(os.memfd_create("shrinkd-test"), size))
 
     def read_file(self, size: int, *, large_folios: bool = False) -> None:
-        """Read a file of holes: page cache like any other, without a disk and without a dirty page in the group."""
+        """Read a file of holes.
+
+        Page cache like any other, without a disk and without a dirty page in the group.
+        """
         self._ask("readahead" if large_folios else "read", size, self._lend(_file_of_holes(), size))
 
     def drop(self, pieces: int) -> bool:
@@ -157,7 +168,10 @@ class CgroupWorker:
         self.drop_files()
 
     def _lend(self, file: int, size: int) -> str:
-        """Say where the child finds a file that has no name. It stays open here, since its pages would go with it."""
+        """Say where the child finds a file that has no name.
+
+        It stays open here, since its pages would go with it.
+        """
         self._files.callback(os.close, file)
         os.ftruncate(file, size)
         return f"/proc/{os.getpid()}/fd/{file}"
@@ -178,9 +192,13 @@ class CgroupWorker:
 
 
 def dig(top: Path, levels: int, name: str = "d" * 250, file: str = "", text: str = "") -> int:
-    """Make a directory in a directory in a directory, and write to a file of each that one is made in; answers the length of the path.
+    """Make a directory in a directory in a directory, and write to a file of each that one is made
+    in.
 
-    A path of more than 4095 bytes is none that the kernel resolves, but nobody needs one to go there step by step.
+    Answers the length of the path.
+
+    A path of more than 4095 bytes is none that the kernel resolves, but nobody needs one to go
+    there step by step.
     """
     here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     for _ in range(levels):
@@ -197,7 +215,10 @@ def dig(top: Path, levels: int, name: str = "d" * 250, file: str = "", text: str
 
 @contextmanager
 def swap_for_tests() -> Iterator[bool]:
-    """Swap that was made for tests and left off: only the VM names it, so that no other machine's is ever turned on."""
+    """Swap that was made for tests and left off.
+
+    Only the VM names it, so that no other machine's is ever turned on.
+    """
     if not (device := os.environ.get("SHRINKD_TEST_SWAP")):
         yield False
         return
@@ -213,7 +234,9 @@ def _file_of_holes() -> int:
 
 
 class CgroupHost(Generic[SomeBackend]):
-    """See Host; `charge` can also fill a group with large folios, which reclaim frees 35 times as fast.
+    """See Host.
+
+    `charge` can also fill a group with large folios, which reclaim frees 35 times as fast.
 
     `twins` is where groups of the same paths tell pressure and activity, if not in the root itself.
     """
@@ -323,7 +346,10 @@ def _remove_tree(top: Path) -> None:
 
 
 def remove_below(above: int, name: str) -> None:
-    """Remove a directory with those in it; a process that just ended may hold one for a moment longer."""
+    """Remove a directory with those in it.
+
+    A process that just ended may hold one for a moment longer.
+    """
     directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
     try:
         with os.scandir(directory) as entries:

@@ -1,8 +1,11 @@
-"""Two worlds side by side: a step is done in both, what comes of it is held against each other, and the simulated one goes on from there.
+"""Two worlds side by side.
 
-What has to be equal, is: errors by class and errno, limits, who lives. What cannot be, is within a tolerance below. What a step
-leaves to chance (who of several groups gives how much cache) is compared, and then taken over from the kernel, so that
-no difference adds to another.
+A step is done in both, what comes of it is held against each other, and the simulated one goes on
+from there.
+
+What has to be equal, is: errors by class and errno, limits, who lives. What cannot be, is within a
+tolerance below. What a step leaves to chance (who of several groups gives how much cache) is
+compared, and then taken over from the kernel, so that no difference adds to another.
 """
 
 from collections.abc import Callable
@@ -19,19 +22,23 @@ from tests.support.paired_worlds import Memory, RealHand, RealWorld, SimulatedHa
 
 # The tolerances: docs/explanation/simulator-accuracy.md says the same.
 USAGE = 1 * MIB
-"""What a group uses itself: 64 pages that each CPU charges ahead for it, page tables, pages of its processes' own."""
+"""What a group uses itself: 64 pages that each CPU charges ahead for it, page tables, pages of its
+processes' own."""
 ROOM = 1 * MIB
 """What a charge that makes room, or a write that reclaims, frees too much or too little: batches."""
 PASS = {"v1": 1024 * MIB, "v2": 2 * MIB}
-"""What passes free too much. v1's are cut by a timer, and free all there is where it comes 20 ms late. v2 knows an amount."""
+"""What passes free too much. v1's are cut by a timer, and free all there is where it comes 20 ms
+late. v2 knows an amount."""
 LITTLE = 2 * MIB
 """What passes free too little."""
 MOSTLY = 0.75
 """The share of passes that are off by no more than USAGE for each group."""
 SPLIT = {"v1": 2 * MIB, "v2": 5 * MIB}
-"""Who of several groups gives it. Of v2's generations it is the first groups, by whole batches: the machine shares out evenly."""
+"""Who of several groups gives it. Of v2's generations it is the first groups, by whole batches: the
+machine shares out evenly."""
 EDGE = 2 * MIB
-"""How close to where a kernel changes its mind no step is tried: USAGE of the group, and of one inside."""
+"""How close to where a kernel changes its mind no step is tried: USAGE of the group, and of one
+inside."""
 
 
 @dataclass(eq=False)
@@ -52,7 +59,10 @@ class Comparison(RuleBasedStateMachine):
     def __init__(
         self, kernel: RealWorld, simulated: SimulatedWorld, name: str, passes: list[bool]
     ) -> None:
-        """`passes` gets a line for each step that is one: whether it was off by no more than USAGE for each group."""
+        """`passes` gets a line for each step that is one.
+
+        Whether it was off by no more than USAGE for each group.
+        """
         super().__init__()
         self.real, self.simulated, self.name, self.passes = kernel, simulated, name, passes
         self.version = kernel.backend.name
@@ -63,7 +73,8 @@ class Comparison(RuleBasedStateMachine):
         self.within: dict[str, int] = {}
         self.before: dict[str, int] = {}
         self.apart: dict[str, int] = {}
-        """What each group used of its own beyond the simulated one behind the last step, at most half of USAGE: see adopt_cache()."""
+        """What each group used of its own beyond the simulated one behind the last step, at most
+        half of USAGE: see adopt_cache()."""
         self.is_pass = False
 
     def teardown(self) -> None:
@@ -118,7 +129,10 @@ class Comparison(RuleBasedStateMachine):
         return not errnos[0]
 
     def change(self, path: str, action: Callable[[], bool]) -> None:
-        """Do what sets limits: refused, it has changed none; taken by v1, usage is not above the maximum at that moment."""
+        """Do what sets limits.
+
+        Refused, it has changed none; taken by v1, usage is not above the maximum at that moment.
+        """
         before = self.limits()
         if not action():
             self.agree("limits behind a refusal", self.limits(), before)
@@ -208,7 +222,10 @@ class Comparison(RuleBasedStateMachine):
         )
 
     def reclaims(self, path: str, tolerance: int) -> None:
-        """From here on something may be reclaimed in a group: so much more or less, and from whichever group inside."""
+        """From here on something may be reclaimed in a group.
+
+        So much more or less, and from whichever group inside.
+        """
         self.before = {path: tolerance}
         for inner in self.inside(path):
             self.within[inner] = (
@@ -220,7 +237,10 @@ class Comparison(RuleBasedStateMachine):
         self.is_pass = True
 
     def excess(self, path: str, size: int) -> int:
-        """How much a limit that is written may free too much: v2 asks for all at once, and looks between priorities at what it has."""
+        """How much a limit that is written may free too much.
+
+        V2 asks for all at once, and looks between priorities at what it has.
+        """
         return ROOM + (max(self.usage(path) - size, 0) if self.version == "v2" else 0)
 
     # -- what is compared ---------------------------------------------------------------------------------------
@@ -235,7 +255,9 @@ class Comparison(RuleBasedStateMachine):
 
     @invariant()
     def they_are_alike(self) -> None:
-        """That comes first by which a process that is being killed has ended, and given back what it used."""
+        """That comes first by which a process that is being killed has ended, and given back what
+        it used.
+        """
         self.the_same_live()
         self.limits_are_equal_and_usage_about_so()
 
@@ -259,7 +281,8 @@ class Comparison(RuleBasedStateMachine):
                 f"whether {path} is at least the sum of what is inside", own >= 0, expected >= 0
             )
             assert expected >= 0
-            # a step is held against what it changed: the half of USAGE that was left apart before it is not spent on it
+            # a step is held against what it changed: the half of USAGE that was left apart before
+            # it is not spent on it
             self.agree(
                 f"own usage of {path}",
                 own - self.apart.get(path, 0),
@@ -294,7 +317,9 @@ class Comparison(RuleBasedStateMachine):
         self.within, self.before, self.is_pass = {}, {}, False
 
     def _left_apart(self, path: str, own: int) -> int:
-        """How much more a group uses of its own than the machine's now does, as far as that may be left so."""
+        """How much more a group uses of its own than the machine's now does, as far as that may be
+        left so.
+        """
         children = (other for other in self.groups if other.rpartition("/")[0] == path)
         expected = self.usage(path) - sum(map(self.usage, children))
         return min(max(own - expected, 0), USAGE // 2)

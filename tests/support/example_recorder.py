@@ -1,4 +1,7 @@
-"""The examples of answers in the document are what the simulator answers to the curl scripts: `make examples` writes them down anew."""
+"""The examples of answers in the document are what the simulator answers to the curl scripts.
+
+`make examples` writes them down anew.
+"""
 
 import json
 import sys
@@ -43,7 +46,10 @@ class Recorder:
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """One answer for each operation and status: the fullest of those that are not too long, and a dry run only where there is no other."""
+    """One answer for each operation and status.
+
+    The fullest of those that are not too long, and a dry run only where there is no other.
+    """
     kept: list[tuple[str, str, str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(

@@ -1,4 +1,6 @@
-"""Daemons that begin as forks of one process, which has imported the application once: that takes 2 s here, and half a minute in the VM.
+"""Daemons that begin as forks of one process, which has imported the application once.
+
+That takes 2 s here, and half a minute in the VM.
 
 How a daemon is started as people do it, by its command, is for tests/test_main.py.
 """
@@ -15,7 +17,10 @@ FORKS = multiprocessing.get_context("forkserver")
 
 
 class Fork:
-    """`shrinkd serve` in a fork, to be used as the subprocess.Popen of that command. Once its end is known, nothing of it is open here."""
+    """`shrinkd serve` in a fork, to be used as the subprocess.Popen of that command.
+
+    Once its end is known, nothing of it is open here.
+    """
 
     def __init__(self, environ: Mapping[str, str], log: Path) -> None:
         self._process = FORKS.Process(target=_serve, args=(dict(environ), log))
@@ -47,7 +52,10 @@ class Fork:
 
 
 def prepare() -> None:
-    """Start what is forked. It imports while others run, and has two descriptors here until this process ends."""
+    """Start what is forked.
+
+    It imports while others run, and has two descriptors here until this process ends.
+    """
     FORKS.set_forkserver_preload(
         [
             "shrinkd.cli.daemon_commands",

@@ -1,4 +1,7 @@
-"""What schemathesis has to know beside the document: which refusals of a request that fits its schema are no failure, and why."""
+"""What schemathesis has to know beside the document.
+
+Which refusals of a request that fits its schema are no failure, and why.
+"""
 
 import json
 import re
@@ -17,16 +20,21 @@ WORDS_OF_A_BOUND = (
     "a size is",
     "a time is",
 )
-"""How a refusal begins that is about a type, a bound or a pattern: the document has to state each of these.
+"""How a refusal begins that is about a type, a bound or a pattern: the document has to state each
+of these.
 
-Our other words are for rules that no schema states: exactly one of several members (as a oneOf it would be a union of models to every
-generated client), one member that bounds another, a page token that this list gave out, a grammar such as cron's.
-"""
+Our other words are for rules that no schema states: exactly one of several members (as a oneOf it
+would be a union of models to every generated client), one member that bounds another, a page token
+that this list gave out, a grammar such as cron's."""
 
 
 @schemathesis.hook
 def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Keep what is a failure. A refusal that the document names for this operation is an answer to a request that fits its schema."""
+    """Keep what is a failure.
+
+    A refusal that the document names for this operation is an answer to a request that fits its
+    schema.
+    """
     if type(failure).__name__ != "RejectedPositiveData":
         return True
     problem = json.loads(response.content)
@@ -44,14 +52,20 @@ def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> boo
 
 
 def _is_about_a_bound(problem: dict[str, Any]) -> bool:
-    """Nothing but that: where a member is a union, what the half that was not meant says of it stands beside the other."""
+    """Nothing but that.
+
+    Where a member is a union, what the half that was not meant says of it stands beside the other.
+    """
     return all(
         error["detail"].startswith(WORDS_OF_A_BOUND) for error in problem.get("errors", [problem])
     )
 
 
 def _has_number_beyond_a_schema(value: object) -> bool:
-    """JSON Schema takes 1.0 for an integer, where here a float is no number of bytes; and it bounds no number in a string."""
+    """JSON Schema takes 1.0 for an integer, where here a float is no number of bytes.
+
+    And it bounds no number in a string.
+    """
     if isinstance(value, dict | list):
         return any(
             map(_has_number_beyond_a_schema, value.values() if isinstance(value, dict) else value)

@@ -32,7 +32,10 @@ def seen(
 
 
 class Looks:
-    """One group under one policy: each look goes by the state that the last one left, as it comes back from JSON."""
+    """One group under one policy.
+
+    Each look goes by the state that the last one left, as it comes back from JSON.
+    """
 
     def __init__(self, kind: Kind, **spec: Any) -> None:
         self.kind = kind

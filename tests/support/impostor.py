@@ -28,7 +28,11 @@ _SHRINK = "/v1/shrinks/1"
 
 
 class Anybody:
-    """A server on the loopback. Use as a context manager. `name` is what it answers; `problem` is the slug of what it refuses with."""
+    """A server on the loopback.
+
+    Use as a context manager. `name` is what it answers; `problem` is the slug of what it refuses
+    with.
+    """
 
     def __init__(self) -> None:
         self.name, self.problem = "web", ""
@@ -105,7 +109,8 @@ class _Answering(BaseHTTPRequestHandler):
         else:
             self._send(200, "application/json", json.dumps(self.whose.body()))
 
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _answer  # noqa: N815  # the names are http.server's
+    # the names are http.server's
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _answer
 
     def _send(self, status: int, kind: str, text: str) -> None:
         self.send_response(status)

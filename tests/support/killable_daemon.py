@@ -1,4 +1,6 @@
-"""Daemons to be killed by the hundred: each is a fork of one process that has imported everything, and has no port to listen on.
+"""Daemons to be killed by the hundred.
+
+Each is a fork of one process that has imported everything, and has no port to listen on.
 
 The first that a daemon says comes when it has recovered.
 """
@@ -37,7 +39,9 @@ _WATCHED = tuple(
 
 
 class Answer(NamedTuple):
-    """What a daemon answered, and how many lines of the watched code that took, if somebody counted."""
+    """What a daemon answered, and how many lines of the watched code that took, if somebody
+    counted.
+    """
 
     status: int
     body: Any
@@ -58,7 +62,9 @@ class Mortal:
         self._pid = 0
 
     def begin(self) -> list[str]:
-        """Start a daemon, wait until it has settled what the last one left, and answer in which state the newest shrink is."""
+        """Start a daemon, wait until it has settled what the last one left, and answer in which
+        state the newest shrink is.
+        """
         self._line.send("begin")
         self._pid, states = self._line.recv()
         return list(states)
@@ -74,8 +80,9 @@ class Mortal:
     ) -> Answer | None:
         """Send the one request that a daemon takes; None when it dies over it.
 
-        It gets a kill -9 after so many seconds, or right before so many lines of its code, and lives on if it was faster.
-        A negative number of lines is never reached, and they are counted.
+        It gets a kill -9 after so many seconds, or right before so many lines of its code, and
+        lives on if it was faster. A negative number of lines is never reached, and they are
+        counted.
         """
         self._line.send((method, path, body, lines))
         self._line.recv()  # that it has heard: what a dead one has not read, the next would
@@ -129,7 +136,11 @@ async def _request(app: Any, method: str, path: str, body: Any) -> tuple[int, An
 
 @contextmanager
 def _counted(dies_at: int) -> Iterator[Iterator[int]]:
-    """Count the lines of the watched code, in this thread and in new ones, and die before one of them. 0: run as fast as ever."""
+    """Count the lines of the watched code, in this thread and in new ones, and die before one of
+    them. 0.
+
+    Run as fast as ever.
+    """
     lines = itertools.count(1)
 
     def on_line(_frame: FrameType, event: str, _argument: Any) -> Any:

@@ -14,7 +14,8 @@ _LAST_STEPS_SECONDS = 10  # a thread that was told to end may still be on its wa
 @contextmanager
 def nothing_stays_open() -> Iterator[None]:
     """Fail when more threads or descriptors are open at the end than at the begin."""
-    uvloop.new_event_loop().close()  # the first one in a process opens a pipe for signals that libuv keeps for ever
+    # the first one in a process opens a pipe for signals that libuv keeps for ever
+    uvloop.new_event_loop().close()
     threads, descriptors = set(threading.enumerate()), _descriptors()
     yield
     for thread in set(threading.enumerate()) - threads:
@@ -26,7 +27,10 @@ def nothing_stays_open() -> Iterator[None]:
 
 
 def _descriptors() -> set[tuple[int, str]]:
-    """Each open descriptor, with what it is of; the one that the listing takes is gone when it is looked at."""
+    """Each open descriptor, with what it is of.
+
+    The one that the listing takes is gone when it is looked at.
+    """
     found = set()
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):

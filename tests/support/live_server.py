@@ -1,4 +1,7 @@
-"""Live servers for tests: the application on uvicorn in a thread, and the real daemon as a process that can be killed."""
+"""Live servers for tests.
+
+The application on uvicorn in a thread, and the real daemon as a process that can be killed.
+"""
 
 import os
 import signal
@@ -22,7 +25,10 @@ _POLL_SECONDS = 0.01
 
 
 class OwnConnections(httpx.BaseTransport):
-    """Connections of each thread's own: a pool that threads share may close what it took for idle while another thread takes it up."""
+    """Connections of each thread's own.
+
+    A pool that threads share may close what it took for idle while another thread takes it up.
+    """
 
     def __init__(self, uds: str | None = None) -> None:
         self._uds = uds
@@ -42,9 +48,12 @@ class OwnConnections(httpx.BaseTransport):
 
 
 class Live:
-    """An application that listens on an ephemeral port of the loopback, with a client of it. Use as a context manager, or stop().
+    """An application that listens on an ephemeral port of the loopback, with a client of it.
 
-    `beside` has more addresses. With TLS in its settings, the client is of no use, and the url begins with https.
+    Use as a context manager, or stop().
+
+    `beside` has more addresses. With TLS in its settings, the client is of no use, and the url
+    begins with https.
     """
 
     alive: ClassVar[set["Live"]] = set()
@@ -57,7 +66,10 @@ class Live:
         middleware: Callable[..., Any] | None = None,
         **limits: object,
     ) -> None:
-        """`beside` are addresses to listen on, too; `limits` are those of shrinkd.server.connection.Protocol, by name."""
+        """`beside` are addresses to listen on, too.
+
+        `limits` are those of shrinkd.server.connection.Protocol, by name.
+        """
         from shrinkd.main import create_app
         from shrinkd.server.connection import Protocol
         from shrinkd.server.listen import Server, listening
@@ -83,7 +95,10 @@ class Live:
         return len(self.server.server_state.connections)
 
     def stop(self) -> None:
-        """Stop as a signal does: streams end, shrinks end, everything is closed. Does nothing the second time."""
+        """Stop as a signal does.
+
+        Streams end, shrinks end, everything is closed. Does nothing the second time.
+        """
         self.alive.discard(self)
         self.client.close()
         self.server.end()
@@ -131,7 +146,10 @@ def command(environ: Mapping[str, str], log: Path) -> Process:
 
 
 class Daemon:
-    """`shrinkd serve` as a process of its own, on a unix socket in `folder`; it has answered once when this is made."""
+    """`shrinkd serve` as a process of its own, on a unix socket in `folder`.
+
+    It has answered once when this is made.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""A network that loses things: a proxy on the loopback that carries one request a connection, and hangs up on some of them."""
+"""A network that loses things.
+
+A proxy on the loopback that carries one request a connection, and hangs up on some of them.
+"""
 
 import random
 import socket
@@ -12,10 +15,15 @@ _READ_BYTES = 65536
 
 
 class Dropping:
-    """Use as a context manager: `url` leads to the server at `target`, for clients that open a connection for each request."""
+    """Use as a context manager.
+
+    `url` leads to the server at `target`, for clients that open a connection for each request.
+    """
 
     def __init__(self, target: str, lost: float, seed: int) -> None:
-        """Of all requests, `lost` (0 to 1) are lost on the way there, or their answers on the way back, or the client while it waits."""
+        """Of all requests, `lost` (0 to 1) are lost on the way there, or their answers on the way
+        back, or the client while it waits.
+        """
         there = urlsplit(target)
         self._target = there.hostname or "", there.port or 0
         self._lost, self._chance = lost, random.Random(seed)
@@ -68,7 +76,10 @@ class Dropping:
 
 
 def _read_request(client: socket.socket) -> bytes:
-    """A request to its end, which its Content-Length tells; it is told to be the last of its connection."""
+    """A request to its end, which its Content-Length tells.
+
+    It is told to be the last of its connection.
+    """
     read = b""
     while b"\r\n\r\n" not in read:
         if not (more := client.recv(_READ_BYTES)):

@@ -1,4 +1,6 @@
-"""A process that asks a backend about itself, in namespaces and among mounts of its own, so that no mount of the machine is touched."""
+"""A process that asks a backend about itself, in namespaces and among mounts of its own, so that no
+mount of the machine is touched.
+"""
 
 import ctypes
 import json
@@ -9,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +26,18 @@ _NAMESPACES = {
     "pid": 0x20000000,
 }  # include/uapi/linux/sched.h
 _UNUSUAL = "usb\u2028\x1c\x85\udce9 \\a\nb"
-"""What str.splitlines() takes for the end of a line, a byte that is no UTF-8, and what the kernel escapes."""
+"""What str.splitlines() takes for the end of a line, a byte that is no UTF-8, and what the kernel
+escapes."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Namespaces that a process has for itself beside that of its mounts, what is mounted in there, and where it finds the hierarchy.
+    """Namespaces that a process has for itself beside that of its mounts, what is mounted in there,
+    and where it finds the hierarchy.
 
-    `mounting` is for sh(1), which has the variables root, own, tmp and unusual: the hierarchy, the group of the process in it, an empty
-    folder, and a path in that which is not there yet.
+    `mounting` is for sh(1), which has the variables root, own, tmp and unusual: the hierarchy, the
+    group of the process in it, an empty folder, and a path in that which is not there yet.
     """
 
     name: str
@@ -45,7 +50,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Question:
-    """What a process in the group `own` is to do: find itself, try on trial what is not to be done there, and move to `other`."""
+    """What a process in the group `own` is to do.
+
+    Find itself, try on trial what is not to be done there, and move to `other`.
+    """
 
     setting: Setting
     backend: str
@@ -80,7 +88,7 @@ def _answer(question: Question) -> None:
         return
     try:
         told = _found(question)
-    except BaseException:  # noqa: BLE001  # the test shows it
+    except BaseException:  # the test shows it
         told = {"met": traceback.format_exc()}
     (question.folder / "told").write_text(json.dumps(told))
     if "pid" in question.setting.namespaces:
@@ -138,7 +146,9 @@ def _refusals(backend: Backend, group: Group) -> dict[str, str]:
 
 
 def _moves(backend: Backend, group: Group, stranger: int) -> dict[str, str]:
-    """What becomes of moving us, a thread of ours, and somebody who is in our group, to another group, on trial."""
+    """What becomes of moving us, a thread of ours, and somebody who is in our group, to another
+    group, on trial.
+    """
     thread = threading.Thread(target=(ended := threading.Event()).wait)
     thread.start()
     pids = {
@@ -148,9 +158,8 @@ def _moves(backend: Backend, group: Group, stranger: int) -> dict[str, str]:
         "nobody": 4194305,
     }
     answers = {
-        who: _told(lambda pid=pid: backend.attach(group, pid, dry_run=True))
-        for who, pid in pids.items()
-    }  # type: ignore[misc]
+        who: _told(partial(backend.attach, group, pid, dry_run=True)) for who, pid in pids.items()
+    }
     ended.set()
     thread.join()
     return answers

@@ -1,6 +1,9 @@
-"""Two worlds in which the same is done: a kernel, and the simulated machine with that kernel's rules.
+"""Two worlds in which the same is done.
 
-Sizes are bytes. What a world does is what its kernel does: no call here looks first, and none corrects anything after.
+A kernel, and the simulated machine with that kernel's rules.
+
+Sizes are bytes. What a world does is what its kernel does: no call here looks first, and none
+corrects anything after.
 """
 
 import ctypes
@@ -112,7 +115,10 @@ class RealWorld:
 
     @staticmethod
     def _on_one_cpu(worker: CgroupWorker) -> CgroupWorker:
-        """Each CPU keeps 64 pages charged ahead for a group: on a busy host a process would leave them on all, on a quiet one on one."""
+        """Each CPU keeps 64 pages charged ahead for a group.
+
+        On a busy host a process would leave them on all, on a quiet one on one.
+        """
         os.sched_setaffinity(worker.pid, {min(os.sched_getaffinity(0))})
         return worker
 
@@ -164,7 +170,10 @@ class SimulatedHand:
 
 @contextmanager
 def _small_pages() -> Iterator[None]:
-    """Start processes that have no page of 2 MiB: khugepaged makes them minutes later, and charges each before it frees the small ones."""
+    """Start processes that have no page of 2 MiB.
+
+    Khugepaged makes them minutes later, and charges each before it frees the small ones.
+    """
     disabled = _libc.prctl(_PR_GET_THP_DISABLE, 0, 0, 0, 0)
     assert _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
     try:
@@ -208,7 +217,9 @@ class SimulatedWorld:
         return sum(area.resident() for area in areas if area.kind in kinds) * PAGE_BYTES
 
     def adopt_cache(self, group: Group, used: int, own: int) -> None:
-        """Go on from as much page cache in a group as it can have in the other world, by what it uses itself and up to `own` beside."""
+        """Go on from as much page cache in a group as it can have in the other world, by what it
+        uses itself and up to `own` beside.
+        """
         cgroup = self.cgroup(group)
         area: Area = cgroup.area("file")
         kept = sum(other.resident() for other in cgroup.areas if other is not area)

@@ -1,4 +1,7 @@
-"""What the tests of guards, arbiter and engine are made of: policies of a kind that wants what it is told, readings, and hosts."""
+"""What the tests of guards, arbiter and engine are made of.
+
+Policies of a kind that wants what it is told, readings, and hosts.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,7 +83,7 @@ def policy(name: str = "p", **given: Any) -> Envelope:
     return Envelope.model_construct(**(Envelope(name=name, **told).__dict__ | given))
 
 
-def wish(  # noqa: PLR0913  # each with a default, and all but one by name
+def wish(  # each with a default, and all but one by name
     path: str = "web",
     amount: int = 64 * MIB,
     *,

@@ -1,4 +1,7 @@
-"""A PostgreSQL server for tests: a cluster in a folder that goes with it, on a unix socket alone."""
+"""A PostgreSQL server for tests.
+
+A cluster in a folder that goes with it, on a unix socket alone.
+"""
 
 import os
 import shutil
@@ -43,7 +46,10 @@ def absent() -> str | None:
 
 
 def _program(name: str) -> str | None:
-    """Find a program of the server: Debian keeps them off the PATH, in a folder for each version."""
+    """Find a program of the server.
+
+    Debian keeps them off the PATH, in a folder for each version.
+    """
     folders = [
         os.environ.get("PATH", ""),
         *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),

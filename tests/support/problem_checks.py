@@ -1,4 +1,7 @@
-"""What every test says about a problem: one check of all that RFC 9457 and the contract want of it."""
+"""What every test says about a problem.
+
+One check of all that RFC 9457 and the contract want of it.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""A simulator for tests: its time stands still unless they move it, and what is to happen between two verbs is written down."""
+"""A simulator for tests.
+
+Its time stands still unless they move it, and what is to happen between two verbs is written down.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -13,7 +16,10 @@ MIB = 2**20
 
 
 class Stage:
-    """Hand `make_backend` to create_app(). `at` says what happens at which verb from then on; no pass of a reclaim takes time."""
+    """Hand `make_backend` to create_app().
+
+    `at` says what happens at which verb from then on; no pass of a reclaim takes time.
+    """
 
     simulator: Simulator
 
@@ -27,7 +33,10 @@ class Stage:
         return self.simulator
 
     def at(self, verb: int, happens: Callable[[], object]) -> None:
-        """Let something happen inside the n-th verb from now, before it does anything; it must not call verbs itself."""
+        """Let something happen inside the n-th verb from now, before it does anything.
+
+        It must not call verbs itself.
+        """
         self._happens = {self._verbs + verb: happens}
 
     def did_happen(self) -> bool:
@@ -41,7 +50,9 @@ class Stage:
         return self.seconds
 
     def group(self, path: str, *, anon: int = 0, cache: int = 0) -> Group:
-        """Make a group with a process in it that has so many bytes of anonymous memory and clean page cache."""
+        """Make a group with a process in it that has so many bytes of anonymous memory and clean
+        page cache.
+        """
         group = self.simulator.make(path)
         self.charge(path, "anon", anon)
         self.charge(path, "file", cache)
@@ -52,8 +63,12 @@ class Stage:
             machine.charge(machine.start(machine.cgroups[path]), kind, size // PAGE_BYTES)
 
     def vanish(self, path: str) -> None:
-        """Remove a group with all that is in it, as somebody else on the machine would; callable within a verb."""
-        machine = self.simulator._machine  # noqa: SLF001  # the lock is held by the verb that this happens in
+        """Remove a group with all that is in it, as somebody else on the machine would.
+
+        Callable within a verb.
+        """
+        # the lock is held by the verb that this happens in
+        machine = self.simulator._machine
         machine.reclaim(
             machine.cgroups[path], UNLIMITED
         )  # or else its cache would be the root's, and the machine fill up

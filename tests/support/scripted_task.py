@@ -1,4 +1,7 @@
-"""Tasks that run the routines of memcontrol in tests: what happens to them between two passes is written down beforehand."""
+"""Tasks that run the routines of memcontrol in tests.
+
+What happens to them between two passes is written down beforehand.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,9 +1,11 @@
-"""Whether a history of one register, with many clients at once, is explained by one serial order of what they did.
+"""Whether a history of one register, with many clients at once, is explained by one serial order of
+what they did.
 
-Every write has a value of its own, so a read tells whose it saw. Then a value with all who saw it is a block, and one block goes
-before another if somebody of the one was done before somebody of the other began: there is an order if these do not go in circles
-(Gibbons and Korach, "Testing Shared Memories", 1997). A conditional write saw its predecessor in the very moment of its own, so
-nothing fits between the two, and their blocks are one.
+Every write has a value of its own, so a read tells whose it saw. Then a value with all who saw it
+is a block, and one block goes before another if somebody of the one was done before somebody of the
+other began: there is an order if these do not go in circles (Gibbons and Korach, "Testing Shared
+Memories", 1997). A conditional write saw its predecessor in the very moment of its own, so nothing
+fits between the two, and their blocks are one.
 """
 
 import math
@@ -20,7 +22,10 @@ class Unexplained(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a client did to the register between two moments: it wrote, if what it saw was what it wanted to see, or only saw."""
+    """What a client did to the register between two moments.
+
+    It wrote, if what it saw was what it wanted to see, or only saw.
+    """
 
     began: float
     ended: float

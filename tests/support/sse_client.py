@@ -1,4 +1,7 @@
-"""Server-sent events as a client reads them, and clients on bare sockets: one that does not read, and many that do."""
+"""Server-sent events as a client reads them, and clients on bare sockets.
+
+One that does not read, and many that do.
+"""
 
 import json
 import re
@@ -41,7 +44,10 @@ def frames(answer: httpx.Response) -> Iterator[Frame]:
 
 
 class Follower:
-    """A client on a socket of its own with a small buffer, which reads when it is told to. Keeps only the ids and the names."""
+    """A client on a socket of its own with a small buffer, which reads when it is told to.
+
+    Keeps only the ids and the names.
+    """
 
     def __init__(self, server: Live | Daemon, path: str) -> None:
         self.socket = socket.socket() if isinstance(server, Live) else socket.socket(socket.AF_UNIX)

@@ -1,4 +1,7 @@
-"""How tests wait for a watch: in short looks, so that one that never fires is a failure and not a hang."""
+"""How tests wait for a watch.
+
+In short looks, so that one that never fires is a failure and not a hang.
+"""
 
 import select
 
@@ -29,6 +32,9 @@ def told(watch: Watch, looks: int = 400) -> frozenset[Trigger]:
 
 
 def thrash(host: Host, group: Group) -> None:
-    """Read four times as much as a limit of 16 MiB holds: charges fail, reclaim stalls the reader, nobody is killed."""
+    """Read four times as much as a limit of 16 MiB holds.
+
+    Charges fail, reclaim stalls the reader, nobody is killed.
+    """
     host.backend.set_limits(group, {"max_bytes": 16 * MIB})
     host.charge(group, cache=64 * MIB)

@@ -1,4 +1,7 @@
-"""What needs cgroup v2, on a host without it: collected here, run in the VM while the others run here, and reported test by test."""
+"""What needs cgroup v2, on a host without it.
+
+Collected here, run in the VM while the others run here, and reported test by test.
+"""
 
 import json
 import os
@@ -17,10 +20,15 @@ _VM = (sys.executable, "-m", "tests.vm.vm", "--shared")
 
 
 class InTheVm:
-    """Runs the selected tests that are marked v2 in one VM. It starts when all are collected, and is waited for at the end."""
+    """Runs the selected tests that are marked v2 in one VM.
+
+    It starts when all are collected, and is waited for at the end.
+    """
 
     def __init__(self, config: pytest.Config, run_in: tuple[str, ...] = _VM) -> None:
-        """`run_in` is a command that takes a directory, which is shared with the machine, and what to run there."""
+        """`run_in` is a command that takes a directory, which is shared with the machine, and what
+        to run there.
+        """
         self._config = config
         self._run_in = run_in
         self._folder = tempfile.TemporaryDirectory(prefix="shrinkd-vm-")
@@ -31,7 +39,10 @@ class InTheVm:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """What is in the VM comes last, or it would be waited for; and for waiting there is no timeout but the VM's own."""
+        """What is in the VM comes last, or it would be waited for.
+
+        And for waiting there is no timeout but the VM's own.
+        """
         items.sort(key=_is_for_v2)
         for item in filter(_is_for_v2, items):
             item.add_marker(pytest.mark.timeout(0), append=False)  # before one of its own
@@ -143,7 +154,10 @@ class NotHere:
 
 
 def _wanted_here() -> Iterator[str]:
-    """How much is to be tried. In the VM SHRINKD_TEST_REQUIRE_ALL is ever 1, so this host's own is told by another name."""
+    """How much is to be tried.
+
+    In the VM SHRINKD_TEST_REQUIRE_ALL is ever 1, so this host's own is told by another name.
+    """
     yield f"SHRINKD_TEST_THOROUGH={os.environ.get('SHRINKD_TEST_REQUIRE_ALL', '')}"
     yield f"SHRINKD_TEST_EXAMPLES={os.environ.get('SHRINKD_TEST_EXAMPLES', '0')}"
 

@@ -1,4 +1,7 @@
-"""What runs in the VM is told here as if it had run here; the "VM" of these tests is a process beside."""
+"""What runs in the VM is told here as if it had run here.
+
+The "VM" of these tests is a process beside.
+"""
 
 import os
 import subprocess

@@ -1,9 +1,12 @@
-"""One virtual machine: Debian's kernel on this host's files, which it cannot change, for the length of one command.
+"""One virtual machine.
+
+Debian's kernel on this host's files, which it cannot change, for the length of one command.
 
     python -m tests.vm.vm COMMAND…
 
-QEMU emulates (a nested /dev/kvm may be there and only spin), so everything is 5 to 30 times slower than here: compare
-ratios, never times. The kernel comes from tests/vm/fetch-kernel; tests/vm/init and tests/vm/guest are what runs on it.
+QEMU emulates (a nested /dev/kvm may be there and only spin), so everything is 5 to 30 times slower
+than here: compare ratios, never times. The kernel comes from tests/vm/fetch-kernel; tests/vm/init
+and tests/vm/guest are what runs on it.
 """
 
 import argparse
@@ -44,7 +47,10 @@ _SECONDS = 2400
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a command. `status` is None when it did not come to its end, and then the console says why."""
+    """What became of a command.
+
+    `status` is None when it did not come to its end, and then the console says why.
+    """
 
     status: int | None
     output: str
@@ -62,7 +68,9 @@ def absent() -> str | None:
 
 
 def run(command: list[str], shared: Path) -> Outcome:
-    """Boot, run one command in the repository, as root, and power off; it can change what is in `shared`, and nothing else.
+    """Boot, run one command in the repository, as root, and power off.
+
+    It can change what is in `shared`, and nothing else.
 
     Waits its turn: there is one VM at a time.
     """
@@ -73,7 +81,10 @@ def run(command: list[str], shared: Path) -> Outcome:
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Through files: the console has the kernel's messages among the lines.
-        inner = f"cd {shlex.quote(str(REPOSITORY))}; sh tests/vm/guest {shlex.join(command)} >{shared}/output 2>&1; echo $? >{shared}/status"
+        inner = (
+            f"cd {shlex.quote(str(REPOSITORY))}; sh tests/vm/guest {shlex.join(command)} "
+            f">{shared}/output 2>&1; echo $? >{shared}/status"
+        )
         (shared / "command").write_text(inner)
         console = _boot(_initrd(Path(scratch)), shared, lock.fileno())
     status, output = shared / "status", shared / "output"
@@ -85,7 +96,10 @@ def run(command: list[str], shared: Path) -> Outcome:
 
 
 def _initrd(scratch: Path) -> Path:
-    """What the kernel needs before it has the host's files: their filesystem's modules, in the order of loading, and a shell."""
+    """What the kernel needs before it has the host's files.
+
+    Their filesystem's modules, in the order of loading, and a shell.
+    """
     kernel = str(_kernel()).partition("vmlinuz-")[2]
     wanted = ["modprobe", "-d", str(CACHE), "-S", kernel, "--show-depends", "-a", *_MODULES]
     listed = subprocess.run(
@@ -113,7 +127,10 @@ def _initrd(scratch: Path) -> Path:
 
 
 def _boot(initrd: Path, shared: Path, lock: int) -> str:
-    kernel_line = f"console=ttyS0 panic=-1 cgroup_no_v1=all quiet loglevel=4 repository={REPOSITORY} shared={shared}"
+    kernel_line = (
+        "console=ttyS0 panic=-1 cgroup_no_v1=all quiet loglevel=4 "
+        f"repository={REPOSITORY} shared={shared}"
+    )
     machine = subprocess.Popen(
         [
             *("nice", "-n", "19", "qemu-system-x86_64", *_MACHINE),

@@ -34,7 +34,8 @@ from shrinkd.api.routes import (
     streams,
 )
 
-# First the reads that clients repeat, since routes are tried in order; a group's own address last, since it matches every suffix.
+# First the reads that clients repeat, since routes are tried in order; a group's own address last,
+# since it matches every suffix.
 _ROUTERS = (
     stats.router,
     history.router,
@@ -57,7 +58,9 @@ _ROUTERS = (
 
 
 class Api(FastAPI):
-    """FastAPI with our document, which is its own completed, and with our middleware around its own."""
+    """FastAPI with our document, which is its own completed, and with our middleware around its
+    own.
+    """
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put ours around all of theirs: a fault that theirs answers has a request id too."""
@@ -68,7 +71,9 @@ class Api(FastAPI):
 
 
 def build(*, traces: bool = False) -> FastAPI:
-    """Make the application without its parts: enough for the OpenAPI document. The composition root wires the rest.
+    """Make the application without its parts.
+
+    Enough for the OpenAPI document. The composition root wires the rest.
 
     `traces`: as FastAPI itself makes them, to where OpenTelemetry's own variables say.
     """
@@ -80,14 +85,16 @@ def build(*, traces: bool = False) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Off unless wanted, for it is asked anew on every request, at 5 us; metrics and logs are our own.
+        # Off unless wanted, for it is asked anew on every request, at 5 us; metrics and logs are
+        # our own.
         telemetry={"tracing": traces, "metrics": False, "logs": False, "auto_configure": traces},
     )
     for router in _ROUTERS:
         # Not include_router: since FastAPI 0.137 an included router is matched live and twice.
         app.router.routes.extend(router.routes)
     app.mount("/ui", docs.Files(directory=docs.UI_FILES), name="ui")
-    # The last is the outermost: the lane asks for its caller, too, and is around what only those need who wait.
+    # The last is the outermost: the lane asks for its caller, too, and is around what only those
+    # need who wait.
     app.add_middleware(Waiting)
     app.add_middleware(StatsLane)
     app.add_middleware(Access)

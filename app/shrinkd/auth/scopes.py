@@ -20,18 +20,26 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A scope as it is written, "write@kubepods.slice": the level, and the group at and below which it holds; "" is everywhere."""
+    """A scope as it is written, "write@kubepods.slice".
+
+    The level, and the group at and below which it holds; "" is everywhere.
+    """
 
     level: Level
     subtree: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `read`, `write` or `admin`, with @ and the path of a group behind it where it is for that alone. ValueError."""
+        """Read `read`, `write` or `admin`, with @ and the path of a group behind it where it is for
+        that alone.
+
+        ValueError.
+        """
         name, at, subtree = text.strip().partition("@")
         if name.upper() not in Level.__members__ or (at and not subtree):
             raise ValueError(
-                f"{text!a} is no scope: write read, write or admin, and @ with the path of a group for that subtree alone"
+                f"{text!a} is no scope: write read, write or admin, and @ with the path of a group "
+                "for that subtree alone"
             )
         return cls(Level[name.upper()], subtree.strip("/"))
 
@@ -45,14 +53,20 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who was let in: a name for the audit and for what is kept for each caller, and the scopes."""
+    """Somebody who was let in.
+
+    A name for the audit and for what is kept for each caller, and the scopes.
+    """
 
     name: str
     """Such as "uid:1000", "token:ci" or "certificate:orchestrator"; who asks nobody is "anyone"."""
     grants: tuple[Grant, ...]
 
     def may(self, level: Level, path: str | None = None) -> bool:
-        """Tell whether the caller may do what needs `level` at the group of a path; None is the whole node."""
+        """Tell whether the caller may do what needs `level` at the group of a path.
+
+        None is the whole node.
+        """
         return any(
             grant.level >= level and (not grant.subtree if path is None else grant.holds_at(path))
             for grant in self.grants

@@ -1,6 +1,9 @@
-"""Who may do what, as a file says it: a line of JSON for each token, known by its hash, and for each client certificate.
+"""Who may do what, as a file says it.
 
-A secret is 256 random bits, so its bare SHA-256 cannot be turned round: slow hashes are for what people can remember.
+A line of JSON for each token, known by its hash, and for each client certificate.
+
+A secret is 256 random bits, so its bare SHA-256 cannot be turned round: slow hashes are for what
+people can remember.
 """
 
 import fcntl
@@ -38,7 +41,10 @@ log = logging.getLogger("shrinkd")
 
 
 class Entry(Strict):
-    """A line of the file: what the bearer of a token, or of a certificate with this common name, may do."""
+    """A line of the file.
+
+    What the bearer of a token, or of a certificate with this common name, may do.
+    """
 
     name: str
     """As the operator calls the token, or "certificate:" and a common name."""
@@ -52,7 +58,8 @@ class Entry(Strict):
     def _check(self) -> Self:
         if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"{self.name!a} is no name: write letters, digits, '.', '_' and '-', or certificate: and a common name"
+                f"{self.name!a} is no name: write letters, digits, '.', '_' and '-', or "
+                "certificate: and a common name"
             )
         if not self.scopes:
             raise ValueError(f"{self.name!a} has no scope, so it could do nothing")
@@ -65,7 +72,8 @@ class Entry(Strict):
         is_bare = self.sha256 is None and self.expires_at is None
         if not (is_bare if self.is_certificate else is_token):
             raise ValueError(
-                f"{self.name!a} needs sha256 and expires_at if it is a token, and neither if it is a certificate"
+                f"{self.name!a} needs sha256 and expires_at if it is a token, and neither if it is "
+                "a certificate"
             )
         return self
 
@@ -83,10 +91,16 @@ class Entry(Strict):
 
 
 class Tokens:
-    """The lines of one file as they were read last. Read by any thread while another reads the file again."""
+    """The lines of one file as they were read last.
+
+    Read by any thread while another reads the file again.
+    """
 
     def __init__(self, path: str, clock: Callable[[], float]) -> None:
-        """`clock` tells seconds since the epoch. SettingsError for a file that is not there, not ours alone, empty or not understood."""
+        """`clock` tells seconds since the epoch.
+
+        SettingsError for a file that is not there, not ours alone, empty or not understood.
+        """
         self._path, self._clock = Path(path), clock
         self._bearers: dict[str, tuple[Entry, Caller]] = {}
         self._certificates: dict[str, Caller] = {}
@@ -94,16 +108,24 @@ class Tokens:
             raise SettingsError(f"{path} has no token in it: make one with `shrinkd token make`.")
 
     def reload(self) -> None:
-        """Read the file again. One that is not understood changes nothing, and the log says why; one without lines is the last revoked."""
+        """Read the file again.
+
+        One that is not understood changes nothing, and the log says why; one without lines is the
+        last revoked.
+        """
         try:
             count = self._take(read_entries(self._path))
         except SettingsError as error:
-            log.error("the tokens stay as they were: %s", error)  # noqa: TRY400  # where in the code is nobody's question
+            # where in the code is nobody's question
+            log.error("the tokens stay as they were: %s", error)
         else:
             log.info("%d tokens and certificates were read from %s", count, self._path)
 
     def bearer(self, secret: bytes) -> Caller:
-        """Who sends this token. TokenRefused for one that is unknown, and just so for one that has expired."""
+        """Who sends this token.
+
+        TokenRefused for one that is unknown, and just so for one that has expired.
+        """
         digest = hashlib.sha256(secret).hexdigest()
         entry, caller = self._bearers.get(digest[:_INDEXED], (None, None))
         if (
@@ -130,7 +152,10 @@ class Tokens:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The lines of a file that nobody else can read or write. SettingsError says which line is wrong, and nothing of what is in it."""
+    """The lines of a file that nobody else can read or write.
+
+    SettingsError says which line is wrong, and nothing of what is in it.
+    """
     entries: dict[str, Entry] = {}
     for number, line in enumerate(_read(path).splitlines(), start=1):
         try:
@@ -146,7 +171,10 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def make(path: Path, name: str, scopes: list[str], span: str) -> str | None:
-    """Add a line, and answer the secret of the token: it is nowhere else. None for a certificate, which has none of ours."""
+    """Add a line, and answer the secret of the token.
+
+    It is nowhere else. None for a certificate, which has none of ours.
+    """
     secret = None if name.startswith(_CERTIFICATE) else PREFIX + secrets.token_urlsafe(32)
     draft: dict[str, object] = {"name": name, "scopes": tuple(scopes)}
     if secret is not None:
@@ -179,7 +207,8 @@ def _span(text: str) -> timedelta:
     match = _SPAN.fullmatch(text)
     if match is None:
         raise SettingsError(
-            f"{text!a} is no time that a token can hold: write a number and m, h, d or w, such as 90d."
+            f"{text!a} is no time that a token can hold: write a number and m, h, d or w, such as "
+            "90d."
         )
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
@@ -193,7 +222,8 @@ def _read(path: Path) -> str:
             found = os.fstat(descriptor)
             if not S_ISREG(found.st_mode) or found.st_mode & 0o077:
                 raise SettingsError(
-                    f"{path} has to be a file that its owner alone can read and write: chmod 600 {path}."
+                    f"{path} has to be a file that its owner alone can read and write: chmod 600 "
+                    f"{path}."
                 )
             return file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -205,7 +235,10 @@ def _read(path: Path) -> str:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[list[Entry]]:
-    """The lines, to be changed by one writer at a time and put in the place of those before: whoever reads sees all or nothing of it."""
+    """The lines, to be changed by one writer at a time and put in the place of those before.
+
+    Whoever reads sees all or nothing of it.
+    """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -1,7 +1,10 @@
-"""Lowering a maximum where the kernel never refuses one: it stores the value first, and makes it true by killing.
+"""Lowering a maximum where the kernel never refuses one.
 
-memory_max_write() of cgroup v2 stores the maximum, then loops: done if usage fits, done if a signal is pending, else reclaim;
-after 16 fruitless rounds it kills. v1 refused with -EBUSY instead, and so do we, in three steps that hang on no version:
+It stores the value first, and makes it true by killing.
+
+memory_max_write() of cgroup v2 stores the maximum, then loops: done if usage fits, done if a signal
+is pending, else reclaim; after 16 fruitless rounds it kills. v1 refused with -EBUSY instead, and so
+do we, in three steps that hang on no version:
 
 - Usage is compared first, so the kernel has something to do only where a charge came between our reading and its write.
 - Between the two the kernel's answer to a charge is the new maximum's. So a group that is near is looked at for some
@@ -11,7 +14,8 @@ after 16 fruitless rounds it kills. v1 refused with -EBUSY instead, and so do we
   the writer, by which an older one mostly leaves the loop before its 16th round. In both cases the value stands, so usage
   is read again, and what is above the new maximum gets the old one back.
 
-What is left is a group that stood still while it was looked at, and begins to grow in the microseconds of the write.
+What is left is a group that stood still while it was looked at, and begins to grow in the
+microseconds of the write.
 """
 
 import time
@@ -20,7 +24,8 @@ from dataclasses import dataclass
 
 _LOOK_SECONDS = 2e-3
 _LOOKS = 50
-"""In all, 100 ms: a process that fills one huge page after the other is charged no more often than that on a slow machine."""
+"""In all, 100 ms: a process that fills one huge page after the other is charged no more often than
+that on a slow machine."""
 _FIRST_LOOKS, _RATE_LOOKS = 2, 10
 """Enough for a group that is not close, if nothing grows in them; and to tell how fast it grows."""
 _FAR = 128
@@ -37,7 +42,9 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Maximum:
-    """The maximum of one group: `read` and `store` it, beside the `usage` it is for. A store reclaims a few pages at most.
+    """The maximum of one group.
+
+    `read` and `store` it, beside the `usage` it is for. A store reclaims a few pages at most.
 
     `slack` is what may be charged at once, between our reading and the write.
     """
@@ -49,9 +56,12 @@ class Maximum:
     sleep: Callable[[float], None] = time.sleep
 
     def commit(self, value: int) -> Refusal | None:
-        """Make `value` the maximum if usage is below it. Answers None, or what is in its way, and then nothing has changed.
+        """Make `value` the maximum if usage is below it.
 
-        Strictly below at first, as the seed compares; at the end usage may have come up to the value, which is then felt as a limit.
+        Answers None, or what is in its way, and then nothing has changed.
+
+        Strictly below at first, as the seed compares; at the end usage may have come up to the
+        value, which is then felt as a limit.
         """
         before, used = (
             self.read(),

@@ -1,4 +1,6 @@
-"""What a daemon knows of its own place among the groups, and what it refuses to do there and around it."""
+"""What a daemon knows of its own place among the groups, and what it refuses to do there and around
+it.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,9 +19,11 @@ class OwnGroup:
     """
 
     path: str | None = None
-    """Its group, "" for the managed root; None where it is in none of these, or in one that was not found."""
+    """Its group, "" for the managed root; None where it is in none of these, or in one that was not
+    found."""
     suspects: tuple[str, ...] = ()
-    """Where it was not found: the groups that could not be looked into, so that it may be in each of them or below."""
+    """Where it was not found: the groups that could not be looked into, so that it may be in each
+    of them or below."""
 
     @property
     def shortcoming(self) -> str | None:
@@ -30,8 +34,10 @@ class OwnGroup:
             ", …" if len(self.suspects) > 10 else ""
         )
         return (
-            f"This daemon cannot tell which group it is in, for /proc does not name it and it may not look into {listed}: "
-            "so these, those around them and those below are not changed. Run it as root, with /proc and all of the controller mounted."
+            "This daemon cannot tell which group it is in, for /proc does not name it and it may "
+            f"not look into {listed}: "
+            "so these, those around them and those below are not changed. Run it as root, with "
+            "/proc and all of the controller mounted."
         )
 
     def is_around_us(self, path: str) -> bool:
@@ -42,7 +48,11 @@ class OwnGroup:
         return is_near or (self.path is not None and _is_within(self.path, path))
 
     def is_inside(self, path: str) -> bool:
-        """Tell whether what the group of a path uses is, or may be, charged to this daemon's own group; all is to the managed root."""
+        """Tell whether what the group of a path uses is, or may be, charged to this daemon's own
+        group.
+
+        All is to the managed root.
+        """
         return any(_is_within(path, suspect) for suspect in self.suspects) or (
             bool(self.path) and _is_within(path, str(self.path))
         )
@@ -56,14 +66,26 @@ class OwnGroup:
             raise ProtectedGroup(self.doubt(group.path) or sentence, group=group)
 
     def check_outside(self, path: str) -> None:
-        """Raise ProtectedGroup for the path of what is to use memory, where this daemon would have to share its own with it."""
+        """Raise ProtectedGroup for the path of what is to use memory, where this daemon would have
+        to share its own with it.
+        """
         if self.is_inside(path):
-            sentence = f"This daemon runs in {self.path!a}, and would share its memory with what is in {path!a}: take a group beside it."
+            sentence = (
+                f"This daemon runs in {self.path!a}, and would share its memory with what "
+                f"is in {path!a}: take a group beside it."
+            )
             raise ProtectedGroup(self.doubt(path) or sentence)
 
     def doubt(self, path: str) -> str | None:
-        """Say to who asks for a change at a path why it is not made, without the names of other groups; None where all is known."""
-        sentence = f"This daemon cannot tell which group it is in, and it may be near {path!a}: `own_group` of /v1/node says what it lacks."
+        """Say to who asks for a change at a path why it is not made, without the names of other
+        groups.
+
+        None where all is known.
+        """
+        sentence = (
+            f"This daemon cannot tell which group it is in, and it may be near {path!a}: "
+            "`own_group` of /v1/node says what it lacks."
+        )
         return sentence if self.suspects else None
 
 

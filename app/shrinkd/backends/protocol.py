@@ -1,4 +1,7 @@
-"""Where the memory controller is: the Backend protocol, the one vocabulary of its answers, and how a backend is found."""
+"""Where the memory controller is.
+
+The Backend protocol, the one vocabulary of its answers, and how a backend is found.
+"""
 
 import importlib
 import math
@@ -19,18 +22,21 @@ LimitName = Literal[
 ]
 LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
 PROTECTIONS: frozenset[LimitName] = frozenset({"low_bytes", "min_bytes"})
-"""The limits that say what reclaim leaves a group, not what the group may use: one that was never set is 0, not infinite."""
+"""The limits that say what reclaim leaves a group, not what the group may use: one that was never
+set is 0, not infinite."""
 BACKEND_NAMES = ("v1", "v2", "simulator")
 
-# What a reading is made of is not frozen: that would be a tenth of its cost, a thousand times a sweep.
+# What a reading is made of is not frozen: that would be a tenth of its cost, a thousand times a
+# sweep.
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """One incarnation of a control group.
 
-    `path` is below the managed root, without a leading slash ("" is the root itself); `id` is the inode of its
-    directory, which no later group of the same path shares. Every verb acts on this incarnation or raises GroupGone.
+    `path` is below the managed root, without a leading slash ("" is the root itself); `id` is the
+    inode of its directory, which no later group of the same path shares. Every verb acts on this
+    incarnation or raises GroupGone.
     """
 
     path: str
@@ -39,9 +45,12 @@ class Group:
 
 @dataclass(slots=True)
 class Limits:
-    """The limits of a group in bytes as the kernel holds them; None is no limit, or a limit in `unsupported`.
+    """The limits of a group in bytes as the kernel holds them.
 
-    A protection (low_bytes, min_bytes) that this kernel has is never None: it is 0 where it was never set, UNLIMITED where it is infinite.
+    None is no limit, or a limit in `unsupported`.
+
+    A protection (low_bytes, min_bytes) that this kernel has is never None: it is 0 where it was
+    never set, UNLIMITED where it is infinite.
     """
 
     max_bytes: int | None
@@ -73,8 +82,9 @@ class Counters:
 class Events:
     """How often a limit was felt. v2: memory.events; `limit_failures` is v1's memory.failcnt.
 
-    Two things v1 does not tell: failures of a maximum that memory and swap together have as well (that sum is charged first,
-    and memory.memsw.failcnt of Linux 6.18 stays 0), and kills in the groups inside.
+    Two things v1 does not tell: failures of a maximum that memory and swap together have as well
+    (that sum is charged first, and memory.memsw.failcnt of Linux 6.18 stays 0), and kills in the
+    groups inside.
     """
 
     low: int | None = None
@@ -97,7 +107,10 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """PSI: `some` is the time in which at least one task stalled for memory, `full` in which all did."""
+    """PSI.
+
+    `some` is the time in which at least one task stalled for memory, `full` in which all did.
+    """
 
     some: Stall
     full: Stall
@@ -105,7 +118,10 @@ class Pressure:
 
 @dataclass(slots=True)
 class MemStat:
-    """One reading of a group, hierarchical (its descendants are in it), in bytes; None where the kernel does not tell."""
+    """One reading of a group, hierarchical (its descendants are in it), in bytes.
+
+    None where the kernel does not tell.
+    """
 
     usage_bytes: int
     limits: Limits
@@ -113,10 +129,11 @@ class MemStat:
     working_set_bytes: int | None = None
     """Usage less the inactive file cache: what the kubelet evicts by."""
     reclaimable_estimate_bytes: int | None = None
-    """What reclaim could free at best: file LRU, reclaimable slab, and anonymous memory for which swap has room.
+    """What reclaim could free at best: file LRU, reclaimable slab, and anonymous memory for which
+    swap has room.
 
-    An estimate: dirty pages are slow, mapped or hot ones are reluctant, and the LRU counters lag by batches.
-    """
+    An estimate: dirty pages are slow, mapped or hot ones are reluctant, and the LRU counters lag by
+    batches."""
     anon_bytes: int | None = None
     file_bytes: int | None = None
     shmem_bytes: int | None = None
@@ -159,12 +176,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """How the last walk of the whole tree ended. One that failed says nothing about any group, and leaves `unreadable` as it was."""
+    """How the last walk of the whole tree ended.
+
+    One that failed says nothing about any group, and leaves `unreadable` as it was.
+    """
 
     ended_at: float = -math.inf
     """By time.monotonic(); before all time where there was none."""
     unreadable: Mapping[str, int] = field(default_factory=dict)
-    """How many entries it left out since they cannot be read, by the symbol of the errno that says why. What is in them is not counted."""
+    """How many entries it left out since they cannot be read, by the symbol of the errno that says
+    why. What is in them is not counted."""
     named: tuple[tuple[str, str], ...] = ()
     """The first few of them: path and symbol. A name that is no Unicode has backslashes in it."""
     failure: str | None = None
@@ -178,20 +199,22 @@ class Activity:
     """What a group does beside using memory, its descendants included."""
 
     cpu_seconds: float
-    """CPU time that it has used since it was made, or since it is counted: only a difference says something, and one below 0 nothing."""
+    """CPU time that it has used since it was made, or since it is counted: only a difference says
+    something, and one below 0 nothing."""
     is_frozen: bool = False
     """The freezer holds all of it still."""
 
 
 Steps = Sequence[Mapping[LimitName, int | None]]
-"""The values that limits pass through in one change, from those held to those wanted, one write between any two."""
+"""The values that limits pass through in one change, from those held to those wanted, one write
+between any two."""
 Intent = Callable[[Group, Steps], AbstractContextManager[Callable[[], None]]]
 """Who remembers a change that the death of this process could leave half made.
 
-A context around every change, from before its first write until behind the last undo. `steps` is empty where the writes
-decide by themselves: one that the kernel takes or refuses. What it yields is called behind the last check: when that
-raises, the change is not to stand and is undone. Entering may raise too, with nothing changed.
-"""
+A context around every change, from before its first write until behind the last undo. `steps` is
+empty where the writes decide by themselves: one that the kernel takes or refuses. What it yields is
+called behind the last check: when that raises, the change is not to stand and is undone. Entering
+may raise too, with nothing changed."""
 
 
 @contextmanager
@@ -202,7 +225,10 @@ def unrecorded(_group: Group, _steps: Steps) -> Iterator[Callable[[], None]]:
 
 @dataclass(frozen=True, slots=True)
 class UsageCrosses:
-    """Usage rose to a value, or fell below it. Told late: usage may be about 1 MiB beyond (v1 looks every 128 pages a CPU)."""
+    """Usage rose to a value, or fell below it.
+
+    Told late: usage may be about 1 MiB beyond (v1 looks every 128 pages a CPU).
+    """
 
     usage_bytes: int
 
@@ -211,14 +237,17 @@ class UsageCrosses:
 class EventsMove:
     """A counter of MemStat.events moved.
 
-    v1 wakes for an OOM, before its kill is counted, and for the group's own reclaim, in steps of 2 MiB scanned; a charge
-    that failed with less reclaim than that is told with the next one.
+    v1 wakes for an OOM, before its kill is counted, and for the group's own reclaim, in steps of 2
+    MiB scanned; a charge that failed with less reclaim than that is told with the next one.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """Tasks of the group stalled for memory for so long within a window of at most 10 s: `some` of them, or all (`full`)."""
+    """Tasks of the group stalled for memory for so long within a window of at most 10 s.
+
+    `some` of them, or all (`full`).
+    """
 
     line: Literal["some", "full"]
     stall_microseconds: int
@@ -229,7 +258,8 @@ class Stalled:
             not 0 < self.stall_microseconds <= self.window_microseconds <= 10_000_000
         ):  # WINDOW_MAX_US, kernel/sched/psi.c
             raise InvalidRequest(
-                "A stall is longer than nothing and no longer than its window, which is at most 10 s."
+                "A stall is longer than nothing and no longer than its window, which is at most 10 "
+                "s."
             )
 
 
@@ -237,17 +267,26 @@ Trigger = UsageCrosses | EventsMove | Stalled
 
 
 class Watch(Protocol):
-    """One descriptor for all the triggers of one group, for select, epoll or a loop's add_reader. Safe between threads."""
+    """One descriptor for all the triggers of one group, for select, epoll or a loop's add_reader.
+
+    Safe between threads.
+    """
 
     def fileno(self) -> int:
-        """Answer the descriptor: readable from when a trigger fires until read(), and never while the group is quiet."""
+        """Answer the descriptor.
+
+        Readable from when a trigger fires until read(), and never while the group is quiet.
+        """
 
     def read(self) -> frozenset[Trigger]:
-        """Tell what fired since the last read, which may be nothing after all, and wait for the next; never blocks.
+        """Tell what fired since the last read, which may be nothing after all, and wait for the
+        next.
 
-        A trigger that fired often is told once, so who reads late reads less. GroupGone, from then on, when the group was
-        removed: the descriptor falls silent with it. Every read sees a removal, but not every kernel wakes for one: v1's does,
-        v2's for Stalled alone.
+        Never blocks.
+
+        A trigger that fired often is told once, so who reads late reads less. GroupGone, from then
+        on, when the group was removed: the descriptor falls silent with it. Every read sees a
+        removal, but not every kernel wakes for one: v1's does, v2's for Stalled alone.
         """
 
     def close(self) -> None:
@@ -261,12 +300,15 @@ class Watch(Protocol):
 
 
 class Backend(Protocol):
-    """A memory controller. Synchronous, and callable from any thread; two calls for one group never corrupt each other.
+    """A memory controller.
 
-    What differs between controllers is a capability below; nobody asks a backend for its name to decide something.
-    Every verb raises GroupNotFound (no such path), GroupGone (this incarnation was removed) or NotWritable where
-    that can happen, and leaves the group as it was when it raises. `dry_run` makes every check and changes nothing.
-    A group that was only tried has the id 0: to usage, stat and a trial of set_limits it is one that was just made.
+    Synchronous, and callable from any thread; two calls for one group never corrupt each other.
+
+    What differs between controllers is a capability below; nobody asks a backend for its name to
+    decide something. Every verb raises GroupNotFound (no such path), GroupGone (this incarnation
+    was removed) or NotWritable where that can happen, and leaves the group as it was when it
+    raises. `dry_run` makes every check and changes nothing. A group that was only tried has the id
+    0: to usage, stat and a trial of set_limits it is one that was just made.
     """
 
     name: ClassVar[str]
@@ -282,30 +324,41 @@ class Backend(Protocol):
     """The triggers that watch() takes here; for the others a caller polls."""
 
     def __init__(self, settings: Settings) -> None:
-        """Find and probe the controller without changing it; BackendUnavailable says what is missing."""
+        """Find and probe the controller without changing it.
+
+        BackendUnavailable says what is missing.
+        """
 
     def node(self) -> Node:
         """Tell the facts of this machine."""
 
     def own(self) -> OwnGroup:
-        """Find the group that this daemon is in: cheap, and true now, for it may have been moved since the last call.
+        """Find the group that this daemon is in.
 
-        A verb that changes a group asks by itself, and raises ProtectedGroup where the daemon is in that group or below.
+        Cheap, and true now, for it may have been moved since the last call.
+
+        A verb that changes a group asks by itself, and raises ProtectedGroup where the daemon is in
+        that group or below.
         """
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
-        """List the group at a path, then its descendants to a depth (None: all of them), parents before children.
+        """List the group at a path, then its descendants to a depth (None.
 
-        Groups that go while the tree is walked are left out; GroupNotFound is for the path itself. Those that cannot be read, for
-        what they are, are left out with all that is in them (see walked()); the last level that was asked for is looked at by its
-        names alone. What fails since this host is short of something raises: a group that is missing here is never one that is there.
+        All of them), parents before children.
+
+        Groups that go while the tree is walked are left out; GroupNotFound is for the path itself.
+        Those that cannot be read, for what they are, are left out with all that is in them (see
+        walked()); the last level that was asked for is looked at by its names alone. What fails
+        since this host is short of something raises: a group that is missing here is never one that
+        is there.
         """
 
     def walked(self) -> Walk:
         """Tell how the last groups() of the whole tree ended. Costs nothing."""
 
     def group_of(self, pid: int) -> Group:
-        """Find the group that a process is in, which may be the root, by its number in the daemon's pid namespace.
+        """Find the group that a process is in, which may be the root, by its number in the daemon's
+        pid namespace.
 
         GroupNotFound when it is in none of these, or has ended.
         """
@@ -319,9 +372,10 @@ class Backend(Protocol):
     def activity(self, group: Group) -> Activity | None:
         """Read how much CPU time a group has used, and whether it is frozen.
 
-        None where this kernel does not tell it of this group. v1's memory controller tells neither: that is up to the group's twins,
-        the directories of its path in the cgroup2 mount, in cpuacct and in the freezer, and one that lacks a process of it tells
-        nothing. Not for every sweep: 25 us on v2; on v1 200 us, and more with the groups inside.
+        None where this kernel does not tell it of this group. v1's memory controller tells neither:
+        that is up to the group's twins, the directories of its path in the cgroup2 mount, in
+        cpuacct and in the freezer, and one that lacks a process of it tells nothing. Not for every
+        sweep: 25 us on v2; on v1 200 us, and more with the groups inside.
         """
 
     def set_limits(
@@ -332,24 +386,33 @@ class Backend(Protocol):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """Write limits, all or none: in the order that the controller wants, put back when a later one is refused.
+        """Write limits, all or none.
 
-        Values are whole pages, or None for a limit as if it was never set: no limit, and no protection. Answers the limits as read
-        back, or as a trial would leave them. Busy when usage is not below a new maximum, or grows above it: then at most the few
-        pages of one race were reclaimed; its member `room_bytes` is how far below the maximum usage would have to be, where being
-        below it is not enough. LimitOrder when a limit contradicts one that was not named.
+        In the order that the controller wants, put back when a later one is refused.
+
+        Values are whole pages, or None for a limit as if it was never set: no limit, and no
+        protection. Answers the limits as read back, or as a trial would leave them. Busy when usage
+        is not below a new maximum, or grows above it: then at most the few pages of one race were
+        reclaimed; its member `room_bytes` is how far below the maximum usage would have to be,
+        where being below it is not enough. LimitOrder when a limit contradicts one that was not
+        named.
         """
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
-        """Make one pass: free about `goal_bytes`, rarely more than 2 MiB beyond, in at most about 50 ms.
+        """Make one pass.
 
-        Answers by how many bytes usage fell (0 when it did not): what usage says is the only progress there is, since
-        Linux 2.6.29 (81d39c20f5ee). A pass that answers 0 was a fair attempt on everything reclaimable. No limit moves,
-        and nothing is left behind when this process dies in it.
+        Free about `goal_bytes`, rarely more than 2 MiB beyond, in at most about 50 ms.
+
+        Answers by how many bytes usage fell (0 when it did not): what usage says is the only
+        progress there is, since Linux 2.6.29 (81d39c20f5ee). A pass that answers 0 was a fair
+        attempt on everything reclaimable. No limit moves, and nothing is left behind when this
+        process dies in it.
         """
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
-        """Make a group below an existing one. GroupExists; GroupNotFound names the missing parent; ProtectedGroup in the daemon's own.
+        """Make a group below an existing one.
+
+        GroupExists; GroupNotFound names the missing parent; ProtectedGroup in the daemon's own.
 
         InvalidGroupName for a path that is too long for the kernel to open its control files.
         """
@@ -358,22 +421,28 @@ class Backend(Protocol):
         """Remove a group. GroupNotEmpty while it has processes or groups inside."""
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
-        """Move a process in, by its number in the daemon's pid namespace. Memory charged before stays with its old group.
+        """Move a process in, by its number in the daemon's pid namespace.
 
-        ProcessNotFound, also for one that is in none of these groups; GroupBusy; ProtectedGroup for the daemon and for what is in
-        its own group, or is to be moved there or inside of it.
+        Memory charged before stays with its old group.
+
+        ProcessNotFound, also for one that is in none of these groups; GroupBusy; ProtectedGroup for
+        the daemon and for what is in its own group, or is to be moved there or inside of it.
         """
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
         """Wake a caller when something happens to a group, without one wake-up while nothing does.
 
-        What is so already fires nothing: read usage when the watch is there. Unsupported for a trigger that is not
-        `watchable`, or not in this group; UnsupportedOption for a window that this kernel does not take. Costs a descriptor
-        and one for each trigger; on v1 11 ms for each UsageCrosses, and for Stalled a thread of the kernel a group.
+        What is so already fires nothing: read usage when the watch is there. Unsupported for a
+        trigger that is not `watchable`, or not in this group; UnsupportedOption for a window that
+        this kernel does not take. Costs a descriptor and one for each trigger; on v1 11 ms for each
+        UsageCrosses, and for Stalled a thread of the kernel a group.
         """
 
     def close(self) -> None:
-        """Give back every descriptor, but those of watches that are still open. The groups stay as they are."""
+        """Give back every descriptor, but those of watches that are still open.
+
+        The groups stay as they are.
+        """
 
 
 def to_kernel(name: LimitName, value: int | None) -> int:
@@ -384,12 +453,18 @@ def to_kernel(name: LimitName, value: int | None) -> int:
 
 
 def from_kernel(name: LimitName, number: int) -> int | None:
-    """The inverse of to_kernel(), in bytes: None where a limit is none. A protection stays a number."""
+    """The inverse of to_kernel(), in bytes.
+
+    None where a limit is none. A protection stays a number.
+    """
     return number if name in PROTECTIONS else or_none(number)
 
 
 def in_pages(name: LimitName, value: int | None) -> int | None:
-    """A limit as the kernel will have it: in whole pages, and None where that is its word for no limit."""
+    """A limit as the kernel will have it.
+
+    In whole pages, and None where that is its word for no limit.
+    """
     return from_kernel(name, to_kernel(name, None if value is None else page_floor(value)))
 
 
@@ -417,12 +492,18 @@ def load(name: str) -> type[Backend]:
 
 
 def shown(path: str) -> str:
-    """Answer a path of this host as text that UTF-8 can encode: each byte that is no part of a character as an escape sequence."""
+    """Answer a path of this host as text that UTF-8 can encode.
+
+    Each byte that is no part of a character as an escape sequence.
+    """
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def last_walk(backend: Backend, seconds: float = 5.0) -> Walk:
-    """Tell how the tree is walked through: by the last walk that anybody made, or by one made for this where that is too long ago."""
+    """Tell how the tree is walked through.
+
+    By the last walk that anybody made, or by one made for this where that is too long ago.
+    """
     if time.monotonic() - backend.walked().ended_at >= seconds:
         with suppress(ShrinkdError):  # which the walk tells
             backend.groups()
@@ -430,7 +511,10 @@ def last_walk(backend: Backend, seconds: float = 5.0) -> Walk:
 
 
 def check_group_path(path: str) -> str:
-    """Answer a path as it stands, or raise InvalidGroupName: checked in this one place before any file is opened."""
+    """Answer a path as it stands, or raise InvalidGroupName.
+
+    Checked in this one place before any file is opened.
+    """
     for component in path.split("/"):
         reason = _wrong_with(component)
         if reason:

@@ -1,4 +1,7 @@
-"""Several writes as one: all of them or none, whichever of them is refused and whenever this process dies."""
+"""Several writes as one.
+
+All of them or none, whichever of them is refused and whenever this process dies.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -16,7 +19,10 @@ def way_stations(
     writes: Sequence[tuple[Name, int]],
     named: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
 ) -> Steps:
-    """Answer what the limits that change are before the writes and behind each of them; the others are left to others."""
+    """Answer what the limits that change are before the writes and behind each of them.
+
+    The others are left to others.
+    """
     steps = list(
         map(
             named,
@@ -33,10 +39,13 @@ def write_all(
     commit: Callable[[Name, int], None],
     intent: AbstractContextManager[Callable[[], None]],
 ) -> None:
-    """Commit the writes in their order; when one raises, those before it get back what was held, the last one first.
+    """Commit the writes in their order.
 
-    An intent that is still written down at the end would undo the change later, at a start of the daemon. So it is settled
-    while everything can still be put back, and a refusal here is one like any other.
+    When one raises, those before it get back what was held, the last one first.
+
+    An intent that is still written down at the end would undo the change later, at a start of the
+    daemon. So it is settled while everything can still be put back, and a refusal here is one like
+    any other.
     """
     with intent as settle, ExitStack() as undo:
         for name, value in writes:
@@ -47,6 +56,9 @@ def write_all(
 
 
 def _put_back(commit: Callable[[Name, int], None], name: Name, value: int) -> None:
-    """What was refused is the answer. A group that grew above its old limit meanwhile keeps the new one."""
+    """What was refused is the answer.
+
+    A group that grew above its old limit meanwhile keeps the new one.
+    """
     with suppress(ShrinkdError):
         commit(name, value)

@@ -1,4 +1,7 @@
-"""What walks of a tree came to: which entries were left out since they cannot be read, and since when no walk has come to its end."""
+"""What walks of a tree came to.
+
+Which entries were left out since they cannot be read, and since when no walk has come to its end.
+"""
 
 import math
 import time
@@ -18,9 +21,11 @@ from shrinkd.errors import (
 )
 
 MOST_NAMED = 10
-"""Entries that are named; the others are only counted, since anybody who may make a group may make thousands."""
+"""Entries that are named; the others are only counted, since anybody who may make a group may make
+thousands."""
 LONGEST_PATH_BYTES = 4095
-"""PATH_MAX less its NUL, include/uapi/linux/limits.h: the kernel resolves no longer path, though a deeper directory can be made."""
+"""PATH_MAX less its NUL, include/uapi/linux/limits.h: the kernel resolves no longer path, though a
+deeper directory can be made."""
 _LONGEST_FILE_BYTES = 98
 """CGROUP_FILE_NAME_MAX, kernel/cgroup/cgroup.c: the longest name of a control file."""
 
@@ -44,7 +49,10 @@ class LeftOut:
         self.named += other.named[: MOST_NAMED - len(self.named)]
 
     def meet(self, path: str, error: OSError | ShrinkdError) -> None:
-        """Note a group that cannot be read, and pass over one that is gone; raise an error that says nothing about it."""
+        """Note a group that cannot be read, and pass over one that is gone.
+
+        Raise an error that says nothing about it.
+        """
         failure = failure_of(error)
         if failure is Failure.UNREADABLE:
             self.add(path, errname_of(error))
@@ -54,7 +62,10 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is in one group: the groups, and the entries that can be none since their names or paths cannot be used."""
+    """What is in one group.
+
+    The groups, and the entries that can be none since their names or paths cannot be used.
+    """
 
     groups: list[Group] = field(default_factory=list)
     left_out: LeftOut | None = None
@@ -64,14 +75,20 @@ class Listing:
 
 
 class Walks:
-    """The last walk of the whole tree. Thread-safe: of two walks at the same time the one that ends last counts."""
+    """The last walk of the whole tree.
+
+    Thread-safe: of two walks at the same time the one that ends last counts.
+    """
 
     def __init__(self) -> None:
         self.last = Walk()
 
     @contextmanager
     def begun(self, *, is_whole: bool) -> Iterator[LeftOut]:
-        """Note how a walk ends, if it is one of the whole tree. Around what turns every OSError into a ShrinkdError."""
+        """Note how a walk ends, if it is one of the whole tree.
+
+        Around what turns every OSError into a ShrinkdError.
+        """
         left_out = LeftOut()
         try:
             yield left_out
@@ -88,7 +105,10 @@ class Walks:
 def walk(
     top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: LeftOut
 ) -> list[Group]:
-    """List a group and what is below it, parents first. What is wrong with the top raises; any other group is left out for it."""
+    """List a group and what is below it, parents first.
+
+    What is wrong with the top raises; any other group is left out for it.
+    """
     found: list[Group] = []
     level, levels = [top], math.inf if depth is None else depth
     while level and levels:
@@ -119,12 +139,16 @@ def _inside(
 
 
 def check_length(path: str, root: str) -> None:
-    """Raise InvalidGroupName for a group whose control files nobody could open by their paths from the root of all."""
+    """Raise InvalidGroupName for a group whose control files nobody could open by their paths from
+    the root of all.
+    """
     length = (
         len(root.encode(errors="surrogateescape")) + len(path.encode()) + _LONGEST_FILE_BYTES + 2
     )
     if length > LONGEST_PATH_BYTES:
         raise InvalidGroupName(
-            f"{path[:80]!a}… is too long: with {root!a} before it and the name of a control file behind it, it has {length} bytes, "
-            f"and the kernel opens no path of more than {LONGEST_PATH_BYTES}. Give the group, or those around it, shorter names."
+            f"{path[:80]!a}… is too long: with {root!a} before it and the name of a control file "
+            f"behind it, it has {length} bytes, "
+            f"and the kernel opens no path of more than {LONGEST_PATH_BYTES}. Give the group, or "
+            "those around it, shorter names."
         )

@@ -1,7 +1,10 @@
-"""One descriptor that wakes whoever waits for a group: an epoll around one descriptor for each trigger.
+"""One descriptor that wakes whoever waits for a group.
 
-What wakes is not what is told. A PSI trigger forgets its event when anybody polls it, and a loop that polls this epoll does;
-v1 rings every eventfd when a group goes. So each source keeps what it knew, and read() asks all of them.
+An epoll around one descriptor for each trigger.
+
+What wakes is not what is told. A PSI trigger forgets its event when anybody polls it, and a loop
+that polls this epoll does; v1 rings every eventfd when a group goes. So each source keeps what it
+knew, and read() asks all of them.
 """
 
 import os
@@ -28,7 +31,10 @@ class Source(Protocol):
         """Begin: what happens from here on fires."""
 
     def has_fired(self) -> bool:
-        """Tell whether it fired since the last time, and wait for the next; never blocks. GroupGone when there is no next."""
+        """Tell whether it fired since the last time, and wait for the next.
+
+        Never blocks. GroupGone when there is no next.
+        """
 
     def close(self) -> None:
         """Give back the descriptor."""
@@ -115,7 +121,8 @@ def open_watch(
     for trigger in triggers:
         if type(trigger) not in backend.watchable:
             raise Unsupported(
-                f"This kernel has nothing that wakes for {type(trigger).__name__}: read the group now and then.",
+                f"This kernel has nothing that wakes for {type(trigger).__name__}: read the group "
+                "now and then.",
                 group=group,
             )
     backend.usage(group)
@@ -128,7 +135,10 @@ def open_watch(
             raise map_oserror(error, group.path) from error
         except (GroupGone, GroupNotFound) as error:  # a file that is not there: is the group?
             backend.usage(group)
-            sentence = f"{group.path or '/'!a} has no file that wakes for {type(trigger).__name__}: read it now and then."
+            sentence = (
+                f"{group.path or '/'!a} has no file that wakes for "
+                f"{type(trigger).__name__}: read it now and then."
+            )
             raise Unsupported(sentence, group=group) from error
         undo.pop_all()
     return watch

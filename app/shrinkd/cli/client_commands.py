@@ -1,4 +1,6 @@
-"""The commands that talk to a daemon: groups, stats, limit, shrink, cancel, policies, events. Each ends with one of these.
+"""The commands that talk to a daemon.
+
+Groups, stats, limit, shrink, cancel, policies, events. Each ends with one of these.
 
 0    done
 1    failed: the daemon said no, or the shrink did not get there
@@ -45,7 +47,10 @@ class State(StrEnum):
 
 
 def _checker(parse: Callable[[object], object]) -> Callable[[str], str]:
-    """Let through, as it was written, what the daemon will read as a size: a slip is told before anybody is asked."""
+    """Let through, as it was written, what the daemon will read as a size.
+
+    A slip is told before anybody is asked.
+    """
 
     def checked(text: str) -> str:
         try:
@@ -58,7 +63,9 @@ def _checker(parse: Callable[[object], object]) -> Callable[[str], str]:
 
 
 def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
-    """Ask the daemon, and no stranger; a shell that completes wants no explanation why there is none.
+    """Ask the daemon, and no stranger.
+
+    A shell that completes wants no explanation why there is none.
 
     Nor is a name offered that would have to be quoted: a shell may run it.
     """
@@ -77,7 +84,11 @@ def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _leave_to_the_shell(_incomplete: str) -> list[str]:
-    """Offer nothing: then a shell completes the names of files itself, and quotes them. Typer would offer what was typed, unquoted."""
+    """Offer nothing.
+
+    Then a shell completes the names of files itself, and quotes them. Typer would offer what was
+    typed, unquoted.
+    """
     return []
 
 
@@ -107,7 +118,8 @@ AsJson = Annotated[
 Url = Annotated[
     str | None,
     typer.Option(
-        help="Where the daemon is: unix:/PATH or http://HOST:PORT. Absent: SHRINKD_URL, or this host's."
+        help="Where the daemon is: unix:/PATH or http://HOST:PORT. Absent: SHRINKD_URL, or this "
+        "host's."
     ),
 ]
 TokenFile = Annotated[
@@ -200,7 +212,10 @@ def limit(
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Set limits at once, all or nothing; or show them. A limit below usage is refused, and costs nothing."""
+    """Set limits at once, all or nothing.
+
+    Or show them. A limit below usage is refused, and costs nothing.
+    """
     named = {
         "max": maximum,
         "high": high,
@@ -243,7 +258,10 @@ def shrink(
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Shrink a group, and show how far it is until it is done. Ctrl-C cancels it; what was reclaimed stays reclaimed."""
+    """Shrink a group, and show how far it is until it is done.
+
+    Ctrl-C cancels it; what was reclaimed stays reclaimed.
+    """
     if (to is None) == (by is None):
         raise typer.BadParameter("say either --to SIZE or --by SIZE")
     if set_limit and to is None:
@@ -473,7 +491,10 @@ def _advice(error: "ClientError") -> str:
         return "Is the daemon running? --url or SHRINKD_URL says where."
     if isinstance(error, LimitBelowUsage) and "next" in error.members:
         size = output.exact(error.members["next"]["body"]["target_bytes"])
-        return f"To shrink it first: {output.command('shrink', output.named(error.members['group']), '--to', size, '--set-limit')}"
+        return (
+            "To shrink it first: "
+            f"{output.command('shrink', output.named(error.members['group']), '--to', size, '--set-limit')}"
+        )
     if isinstance(error, ShrinkInProgress) and "shrink" in error.members:
         return f"To stop that: {output.command('cancel', error.members['shrink']['id'])}"
     return (
@@ -493,7 +514,10 @@ def _list(items: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json
 
 
 def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
-    """Show a shrink until it is done; the steps on stderr, so that stdout has the outcome alone, or with --json each on stdout."""
+    """Show a shrink until it is done.
+
+    The steps on stderr, so that stdout has the outcome alone, or with --json each on stdout.
+    """
     is_terminal = sys.stderr.isatty()
     try:
         for now in handle:
@@ -512,7 +536,8 @@ def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
     now = handle.wait()
     if not as_json:
         say(
-            f"{now['group']['path']} uses {output.told('_bytes', now['progress']['usage_bytes'])} now."
+            f"{now['group']['path']} uses {output.told('_bytes', now['progress']['usage_bytes'])} "
+            "now."
         )
 
 

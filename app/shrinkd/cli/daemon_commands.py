@@ -30,7 +30,8 @@ cli.add_typer(db, name="db")
 token = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Who may call: the lines of the file of SHRINKD_TOKENS. A running daemon reads it at SIGHUP.",
+    help="Who may call: the lines of the file of SHRINKD_TOKENS. A running daemon reads it at "
+    "SIGHUP.",
 )
 cli.add_typer(token, name="token")
 
@@ -46,7 +47,8 @@ def serve() -> None:
     try:
         settings = read_settings()
         logs.configure(settings.log)
-        # Here and not above: the other commands need no server, and neither --help nor a wrong setting should wait for one.
+        # Here and not above: the other commands need no server, and neither --help nor a wrong
+        # setting should wait for one.
         from shrinkd import main
         from shrinkd.server import listen
 
@@ -80,14 +82,18 @@ def make_token(
     scope: Annotated[
         list[str],
         typer.Option(
-            help="read, write or admin, with @ and a group's path for that subtree; may be repeated."
+            help="read, write or admin, with @ and a group's path for that subtree; may be "
+            "repeated."
         ),
     ],
     expires: Annotated[
         str, typer.Option(help="How long a token holds: a number and m, h, d or w.")
     ] = "90d",
 ) -> None:
-    """Make a token, and print its secret, which is kept nowhere. A certificate gets its scopes, and has no secret of ours."""
+    """Make a token, and print its secret, which is kept nowhere.
+
+    A certificate gets its scopes, and has no secret of ours.
+    """
     from shrinkd.auth import tokens
 
     try:
@@ -148,7 +154,9 @@ def openapi() -> None:
 
 @cli.command()
 def simulate() -> None:
-    """Read a plan (the body of POST /v1/simulations) from standard input, and print its progress and its report as JSON lines."""
+    """Read a plan (the body of POST /v1/simulations) from standard input, and print its progress
+    and its report as JSON lines.
+    """
     from shrinkd.simulation import lines
 
     try:
@@ -165,7 +173,9 @@ def version() -> None:
 
 
 def fail(error: ShrinkdError) -> NoReturn:
-    """End with 3 for a backend that cannot be used and 2 for anything else at start, and one line that says what to do."""
+    """End with 3 for a backend that cannot be used and 2 for anything else at start, and one line
+    that says what to do.
+    """
     say(f"shrinkd: {one_line(error.detail)}", file=sys.stderr)
     sys.exit(3 if isinstance(error, BackendUnavailable) else 2)
 

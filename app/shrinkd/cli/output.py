@@ -1,4 +1,7 @@
-"""What the commands show to people: sizes that can be read, tables, facts, and the one line of a shrink's progress."""
+"""What the commands show to people.
+
+Sizes that can be read, tables, facts, and the one line of a shrink's progress.
+"""
 
 import json
 import re
@@ -14,7 +17,8 @@ _NOTHING = "-"
 _SUFFIX = "_bytes"
 _BAR_COLUMNS = 24
 _MISREAD = re.compile(r"^-|^[a-z]+:|['\\]")
-"""An option, a reference of another kind, and what fish reads otherwise than other shells between quotes."""
+"""An option, a reference of another kind, and what fish reads otherwise than other shells between
+quotes."""
 
 
 def told(name: str, value: object) -> str:
@@ -40,7 +44,10 @@ def one_line(text: str) -> str:
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    """The lines of a table with a heading; a column is a name, or some with dots between: group.path. Sizes stand to the right."""
+    """The lines of a table with a heading.
+
+    A column is a name, or some with dots between: group.path. Sizes stand to the right.
+    """
     cells = [[told(column, _part(row, column)) for column in columns] for row in rows]
     heading = [
         column.rpartition(".")[2].removesuffix(_SUFFIX).replace("_", " ").upper()
@@ -63,7 +70,10 @@ def _part(row: Mapping[str, Any], column: str) -> object:
 
 
 def facts(body: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of one thing, a name and a value on each; what is inside of it has a dot in its name. Addresses are left out."""
+    """The lines of one thing, a name and a value on each.
+
+    What is inside of it has a dot in its name. Addresses are left out.
+    """
     flat = {shown(name): value for name, value in _flat(body)}
     width = max(len(name) for name in flat)
     for name, value in flat.items():
@@ -99,7 +109,11 @@ def command(*words: str) -> str:
 
 
 def named(group: Mapping[str, Any]) -> str:
-    """A group for such a command: its path, or its id where people would not copy all of that, or a shell or we would read it otherwise."""
+    """A group for such a command.
+
+    Its path, or its id where people would not copy all of that, or a shell or we would read it
+    otherwise.
+    """
     path = str(group["path"])
     return path if is_shown_as_it_is(path) and not _MISREAD.search(path) else f"id:{group['id']}"
 
@@ -119,7 +133,8 @@ def step_line(shrink: Mapping[str, Any]) -> str:
     progress = shrink["progress"]
     eta = "" if progress["eta_seconds"] is None else f", {progress['eta_seconds']:.0f} s left"
     return (
-        f"{shown(shrink['state'])}: {format_size(progress['usage_bytes'])}, to be below {format_size(progress['target_bytes'])}"
+        f"{shown(shrink['state'])}: {format_size(progress['usage_bytes'])}, to be below "
+        f"{format_size(progress['target_bytes'])}"
         f" ({format_size(progress['bytes_per_second'])}/s{eta})"
     )
 

@@ -1,4 +1,6 @@
-"""A client of the daemon, in Python: Client, and AsyncClient for who awaits. It needs httpx, and nothing else of shrinkd.
+"""A client of the daemon, in Python.
+
+Client, and AsyncClient for who awaits. It needs httpx, and nothing else of shrinkd.
 
 with Client() as shrinkd:
     shrinkd.set_limits("web", max_bytes="400M")
@@ -99,15 +101,23 @@ _TERMS = Terms()
 
 
 def address_of(url: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """Where the daemon is: what is given, or SHRINKD_URL, or where SHRINKD_LISTEN has it listen, or where it does by default.
+    """Where the daemon is.
 
-    That is unix:/run/shrinkd/api.sock where it exists, and otherwise where a simulator listens. ValueError for what is no address.
+    What is given, or SHRINKD_URL, or where SHRINKD_LISTEN has it listen, or where it does by
+    default.
+
+    That is unix:/run/shrinkd/api.sock where it exists, and otherwise where a simulator listens.
+    ValueError for what is no address.
     """
     return find_address(url, environ).url
 
 
 def is_stranger(url: str | None = None, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether address_of() finds a TCP port that nobody named, on which any user of this host may listen. ValueError as there."""
+    """Tell whether address_of() finds a TCP port that nobody named, on which any user of this host
+    may listen.
+
+    ValueError as there.
+    """
     address = find_address(url, environ)
     return not address.is_named and address.socket is None
 
@@ -137,11 +147,14 @@ class Client(Operations, Blocking):
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Connect to what address_of() finds. The token, else SHRINKD_TOKEN, is sent and never shown.
+        """Connect to what address_of() finds.
 
-        It goes to an address that is given or that SHRINKD_URL names, else to root or the own user on a unix socket, and never in the
-        clear beyond this host: ValueError, or NotTrusted from the first call. No proxy, no redirect and no netrc has a part in it.
-        A transport of one's own, such as one with a client certificate, is used as it is, with the token.
+        The token, else SHRINKD_TOKEN, is sent and never shown.
+
+        It goes to an address that is given or that SHRINKD_URL names, else to root or the own user
+        on a unix socket, and never in the clear beyond this host: ValueError, or NotTrusted from
+        the first call. No proxy, no redirect and no netrc has a part in it. A transport of one's
+        own, such as one with a client certificate, is used as it is, with the token.
         """
         address = find_address(url)
         known = (
@@ -178,7 +191,10 @@ class Client(Operations, Blocking):
 
 
 class AsyncClient(Operations, Awaiting):
-    """The daemon, from code that awaits. Use it as an asynchronous context manager, or aclose() it."""
+    """The daemon, from code that awaits.
+
+    Use it as an asynchronous context manager, or aclose() it.
+    """
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """Where the daemon is, and whether a token may go there.
 
-A token goes to an address that somebody named: the argument, or SHRINKD_URL. On the unix socket where a daemon listens by default it
-goes to root or to the user who has it, which the kernel tells. Everything else that answers, such as on the port where a simulator
-listens by default, could be anybody of this host, and gets none.
+A token goes to an address that somebody named: the argument, or SHRINKD_URL. On the unix socket
+where a daemon listens by default it goes to root or to the user who has it, which the kernel tells.
+Everything else that answers, such as on the port where a simulator listens by default, could be
+anybody of this host, and gets none.
 """
 
 import ipaddress
@@ -23,7 +24,8 @@ from shrinkd.client.errors import NotTrusted
 _SOCKET = "/run/shrinkd/api.sock"
 _SIMULATOR = "http://127.0.0.1:8080"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_CONNECTED = "connection.connect_unix_socket.complete"  # an event of httpcore's "trace": nothing has been sent by then
+# an event of httpcore's "trace": nothing has been sent by then
+_CONNECTED = "connection.connect_unix_socket.complete"
 
 log = logging.getLogger("shrinkd.client")
 
@@ -48,9 +50,11 @@ class Address:
 
 
 def find_address(url: str | None = None, environ: Mapping[str, str] = os.environ) -> Address:
-    """What is given, or SHRINKD_URL, or where SHRINKD_LISTEN has the daemon listen, or where it does by default.
+    """What is given, or SHRINKD_URL, or where SHRINKD_LISTEN has the daemon listen, or where it
+    does by default.
 
-    That is unix:/run/shrinkd/api.sock where it exists, and otherwise where a simulator listens. ValueError for what is no address.
+    That is unix:/run/shrinkd/api.sock where it exists, and otherwise where a simulator listens.
+    ValueError for what is no address.
     """
     named = url or environ.get("SHRINKD_URL")
     listens = environ.get("SHRINKD_LISTEN", "").partition(",")[0].strip()
@@ -66,25 +70,31 @@ def find_address(url: str | None = None, environ: Mapping[str, str] = os.environ
 def token_for(
     address: Address, given: str | None, environ: Mapping[str, str] = os.environ
 ) -> str | None:
-    """The token to send to an address: what is given, else SHRINKD_TOKEN, which stays here where nobody named the address.
+    """The token to send to an address.
 
-    ValueError where one that is given must not go there, and for any that others could read on its way.
+    What is given, else SHRINKD_TOKEN, which stays here where nobody named the address.
+
+    ValueError where one that is given must not go there, and for any that others could read on its
+    way.
     """
     token = given or environ.get("SHRINKD_TOKEN")
     if not token:
         return None
     if address.is_clear:
         raise ValueError(
-            f"{address.url} would have the token sent in the clear, for others to read: use https, or unix:/PATH"
+            f"{address.url} would have the token sent in the clear, for others to read: use https, "
+            "or unix:/PATH"
         )
     if address.is_named or address.socket:
         return token
     if given:
         raise ValueError(
-            f"the token stays here, since nobody said that {address.url} is where it belongs: give the url, or SHRINKD_URL"
+            f"the token stays here, since nobody said that {address.url} is where it belongs: give "
+            "the url, or SHRINKD_URL"
         )
     log.warning(
-        "SHRINKD_TOKEN is not sent to %s, where anybody may listen: set SHRINKD_URL if it belongs there",
+        "SHRINKD_TOKEN is not sent to %s, where anybody may listen: set SHRINKD_URL if it belongs "
+        "there",
         address.url,
     )
     return None
@@ -98,7 +108,10 @@ def _is_loopback(host: str) -> bool:
 
 
 class OwnedTransport(httpx.HTTPTransport):
-    """To a unix socket, and only while root or our own user listens there. NotTrusted before anything is sent to another."""
+    """To a unix socket, and only while root or our own user listens there.
+
+    NotTrusted before anything is sent to another.
+    """
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.extensions = {**request.extensions, "trace": _check_peer}
@@ -136,6 +149,7 @@ def _refusal(event: str, info: Mapping[str, Any]) -> NotTrusted | None:
     if uid in {0, os.geteuid()}:
         return None
     return NotTrusted(
-        f"The user {uid} listens on {connection.getpeername()}, who is neither root nor you: no token is sent there unless SHRINKD_URL, "
+        f"The user {uid} listens on {connection.getpeername()}, who is neither root nor you: no "
+        "token is sent there unless SHRINKD_URL, "
         "or the url that is given, names that socket."
     )

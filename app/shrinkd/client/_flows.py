@@ -1,7 +1,11 @@
-"""The core: a conversation with the daemon as a generator of steps, which does no I/O and reads no clock of its own.
+"""The core.
 
-A flow yields a step, and is sent what came of it. So every rule (what is tried again, how long, how a stream is taken up
-where it broke off) is here once, and whoever carries the steps out, at once or with await, has nothing left to decide.
+A conversation with the daemon as a generator of steps, which does no I/O and reads no clock of its
+own.
+
+A flow yields a step, and is sent what came of it. So every rule (what is tried again, how long, how
+a stream is taken up where it broke off) is here once, and whoever carries the steps out, at once or
+with await, has nothing left to decide.
 """
 
 import json
@@ -39,7 +43,10 @@ class Question:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether it takes effect once, however often it arrives: by its method, its condition or its key."""
+        """Whether it takes effect once, however often it arrives.
+
+        By its method, its condition or its key.
+        """
         return self.method in _REPEATABLE or not self.header.keys().isdisjoint(
             {"If-Match", "Idempotency-Key"}
         )
@@ -60,17 +67,26 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """A step: as Send, but of an answer that is a stream only the header is awaited; the rest comes by NextPart."""
+    """A step.
+
+    As Send, but of an answer that is a stream only the header is awaited; the rest comes by
+    NextPart.
+    """
 
     question: Question
     timeout_seconds: float
     quiet_seconds: float = 60
-    """A stream from which nothing came for so long, not even a comment, is dead: the daemon sends one every 15 s."""
+    """A stream from which nothing came for so long, not even a comment, is dead: the daemon sends
+    one every 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextPart:
-    """A step: some more of the stream that was opened last. What comes of it is bytes, none at its end, or Lost."""
+    """A step.
+
+    Some more of the stream that was opened last. What comes of it is bytes, none at its end, or
+    Lost.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +139,18 @@ class Terms:
     """How patient a client is, and the clock and the dice that it goes by."""
 
     timeout_seconds: float = 30
-    """For one call in all, with what is tried again; of a stream, for being taken up again after it broke off."""
+    """For one call in all, with what is tried again; of a stream, for being taken up again after it
+    broke off."""
     attempts: int = 4
     clock: Callable[[], float] = time.monotonic
     dice: Callable[[], float] = random.random
     """From 0 to below 1: of the back-off, which part is waited."""
 
     def pause_seconds(self, attempt: int, outcome: Outcome = None) -> float:
-        """Wait so long after an attempt, counted from 0: what the answer asks for, or else a back-off with full jitter."""
+        """Wait so long after an attempt, counted from 0.
+
+        What the answer asks for, or else a back-off with full jitter.
+        """
         asked = outcome.header.get("retry-after", "") if isinstance(outcome, Answer) else ""
         if asked.isascii() and asked.isdigit():
             return float(asked)
@@ -139,15 +159,20 @@ class Terms:
         )
 
     def patient(self) -> "Terms":
-        """The same, but with as many attempts as fit into the time: for who has begun to wait, and lives through a restart."""
+        """The same, but with as many attempts as fit into the time.
+
+        For who has begun to wait, and lives through a restart.
+        """
         return replace(self, attempts=sys.maxsize)
 
 
 def ask(terms: Terms, question: Question, step: type[Send | Listen] = Send) -> Flow[Answer]:
-    """Put a question until it is answered, as often as that is safe. Raises what the answer says is wrong.
+    """Put a question until it is answered, as often as that is safe.
 
-    A request that cannot have arrived is safe to repeat, and one that takes effect once. A 409 is never tried again: it is about
-    the state of things, and its sender has to look at that.
+    Raises what the answer says is wrong.
+
+    A request that cannot have arrived is safe to repeat, and one that takes effect once. A 409 is
+    never tried again: it is about the state of things, and its sender has to look at that.
     """
     ends = terms.clock() + terms.timeout_seconds + question.holds_seconds
     attempt = 0
@@ -174,7 +199,8 @@ def _settled(question: Question, outcome: Answer | Lost, *, is_late: bool) -> An
         raise problem_from(outcome.status, outcome.content, outcome.header.get("request-id"))
     if "location" in outcome.header and outcome.status in _ELSEWHERE:
         raise NotUnderstood(
-            f"{question.method} {question.path} was sent on to elsewhere, which no daemon does and is not followed."
+            f"{question.method} {question.path} was sent on to elsewhere, which no daemon does and "
+            "is not followed."
         )
     return outcome
 
@@ -186,7 +212,10 @@ def ask_json(terms: Terms, question: Question) -> Flow[Any]:
 
 
 def parsed(question: Question, answer: Answer) -> Any:
-    """The JSON of an answer, with its ETag as a member where it has one; None where there is no body."""
+    """The JSON of an answer, with its ETag as a member where it has one.
+
+    None where there is no body.
+    """
     if not answer.content:
         return None
     try:

@@ -1,4 +1,7 @@
-"""Every operation of a client, once: what is asked and what the answer is. Client and AsyncClient are this in two shells."""
+"""Every operation of a client, once.
+
+What is asked and what the answer is. Client and AsyncClient are this in two shells.
+"""
 
 import json
 from collections.abc import Mapping
@@ -39,10 +42,13 @@ from shrinkd.client.types import (
 
 
 class Operations:
-    """The API in Python. A group is named as everywhere: a path, or id:…, container:…, pod:…, unit:….
+    """The API in Python.
 
-    `if_match` makes a change only if the thing is still as it was read: it is the `etag` of what was read. `dry_run` changes nothing.
-    All of it raises Problem where the daemon says no, and Unreachable or TooLate where it does not answer.
+    A group is named as everywhere: a path, or id:…, container:…, pod:…, unit:….
+
+    `if_match` makes a change only if the thing is still as it was read: it is the `etag` of what
+    was read. `dry_run` changes nothing. All of it raises Problem where the daemon says no, and
+    Unreachable or TooLate where it does not answer.
     """
 
     terms: Terms
@@ -66,7 +72,10 @@ class Operations:
         order_by: str | None = None,
         fields: str | None = None,
     ) -> Items[dict[str, Any]]:
-        """Give the groups, in the order of their paths or of a number ("-usage_bytes": the largest first), with the fields asked for."""
+        """Give the groups, in the order of their paths or of a number ("-usage_bytes".
+
+        The largest first), with the fields asked for.
+        """
         params = {"parent": parent, "depth": depth, "order_by": order_by, "fields": fields}
         return ask_pages(self.terms, Question("GET", "/v1/groups", params))
 
@@ -116,9 +125,12 @@ class Operations:
         dry_run: bool = False,
         **limits: Unpack[LimitsPatch],
     ) -> Flow[Limits]:
-        """Set limits at once, all or nothing: LimitBelowUsage where the group uses more, and then not one page was dropped.
+        """Set limits at once, all or nothing.
 
-        It is tried again by itself only with `if_match`: without, a second time might undo what somebody set between the two.
+        LimitBelowUsage where the group uses more, and then not one page was dropped.
+
+        It is tried again by itself only with `if_match`: without, a second time might undo what
+        somebody set between the two.
         """
         return ask_json(
             self.terms,
@@ -234,7 +246,10 @@ class Operations:
         verdict: list[str] | None = None,
         since: str | None = None,
     ) -> Items[Decision]:
-        """Give what a policy decided, or what policies decided for a group, the newest first. ValueError unless it is one of the two."""
+        """Give what a policy decided, or what policies decided for a group, the newest first.
+
+        ValueError unless it is one of the two.
+        """
         if (policy is None) == (group is None):
             raise ValueError("decisions are of a policy or of a group: name one of the two")
         owner = _policy_at(policy) if policy is not None else group_at(group or "")
@@ -246,7 +261,10 @@ class Operations:
     def events(
         self, *, of_type: str | None = None, group: str | None = None, after: str | None = None
     ) -> Items[Event]:
-        """Give what happens on the node, as it happens, without an end; `after` is the id of the last event that is known."""
+        """Give what happens on the node, as it happens, without an end.
+
+        `after` is the id of the last event that is known.
+        """
         outcome: Outcome = None
         listening = listen(
             self.terms,
@@ -263,7 +281,10 @@ class Operations:
 
 
 def group_at(group: str) -> str:
-    """The address of a group. Dots are hidden from those who would resolve them: the daemon refuses such a name, and says why."""
+    """The address of a group.
+
+    Dots are hidden from those who would resolve them: the daemon refuses such a name, and says why.
+    """
     parts = (
         part.replace(".", "%2E") if part in {".", ".."} else quote(part, safe=":@")
         for part in group.split("/")

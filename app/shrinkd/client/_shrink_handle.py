@@ -1,4 +1,7 @@
-"""A shrink that is under way, to be waited for, watched or cancelled; and the handles that hold one."""
+"""A shrink that is under way, to be waited for, watched or cancelled.
+
+And the handles that hold one.
+"""
 
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -35,9 +38,12 @@ class Shrinking:
 
     @one
     def wait(self, within_seconds: float | None = None) -> Flow[Shrink]:
-        """Wait until it has succeeded. Raises ShrinkFailed when it ends in another way, and TooLate when it is not done in time.
+        """Wait until it has succeeded.
 
-        Lives through a restart of the daemon, which leaves a shrink `interrupted`; a limit in time ends the waiting, not the shrink.
+        Raises ShrinkFailed when it ends in another way, and TooLate when it is not done in time.
+
+        Lives through a restart of the daemon, which leaves a shrink `interrupted`; a limit in time
+        ends the waiting, not the shrink.
         """
         ends = None if within_seconds is None else self.terms.clock() + within_seconds
         while not self.now["done"]:
@@ -60,9 +66,12 @@ class Shrinking:
 
     @many
     def progress(self) -> Items[Shrink]:
-        """Give it as it is, whenever that changes, until it is done; how it ended is for the caller to see, or for wait() to raise.
+        """Give it as it is, whenever that changes, until it is done.
 
-        By its stream of events, taken up again where that breaks off; where somebody on the way lets no stream through, by asking.
+        How it ended is for the caller to see, or for wait() to raise.
+
+        By its stream of events, taken up again where that breaks off; where somebody on the way
+        lets no stream through, by asking.
         """
         try:
             yield from _stepwise(
@@ -73,7 +82,11 @@ class Shrinking:
 
     @one
     def cancel(self) -> Flow[Shrink]:
-        """Ask it to stop; what was reclaimed stays reclaimed. Answers without waiting for the end: `state` may be `cancelling`."""
+        """Ask it to stop.
+
+        What was reclaimed stays reclaimed. Answers without waiting for the end: `state` may be
+        `cancelling`.
+        """
         self.now = yield from ask_json(self.terms, posted(self.now["links"]["cancel"]))
         return self.now
 
@@ -99,7 +112,10 @@ def _asking(shrinking: Shrinking) -> Items[Shrink]:
 
 
 def _stepwise(shrinking: Shrinking, listening: Listening) -> Items[Shrink]:
-    """Make a shrink of every event; the stream begins with its state, also when it is taken up again."""
+    """Make a shrink of every event.
+
+    The stream begins with its state, also when it is taken up again.
+    """
     outcome: Outcome = None
     while True:
         step = listening.send(outcome)
@@ -171,5 +187,8 @@ class _Started(Generic[_P]):
 
 
 def started(flow: Callable[Concatenate[Any, _P], Flow[Shrink]]) -> _Started[_P]:
-    """Make a method of both shells from a flow that answers a shrink: the method answers a handle of it."""
+    """Make a method of both shells from a flow that answers a shrink.
+
+    The method answers a handle of it.
+    """
     return _Started(flow)

@@ -40,7 +40,10 @@ class Reader:
         self._rest, self._id, self._type, self._lines = b"", self.last_id, "", []
 
     def read(self, part: bytes) -> Iterator[ServerEvent]:
-        """Take some bytes, cut anywhere. Comments and unknown fields are passed over, and events without data."""
+        """Take some bytes, cut anywhere.
+
+        Comments and unknown fields are passed over, and events without data.
+        """
         *lines, self._rest = _LINE_END.split(self._rest + part)
         for line in lines:
             if line:
@@ -67,13 +70,17 @@ class Reader:
 
 
 Listening = Generator[Step | ServerEvent, Any, None]
-"""A flow with events among its steps: who uses it makes something of those, and passes the steps on."""
+"""A flow with events among its steps: who uses it makes something of those, and passes the steps
+on."""
 
 
 def listen(terms: Terms, question: Question, last_id: str = "") -> Listening:
-    """Yield the events of a stream without an end. It is left by closing it, or by what is wrong: a problem, or nobody there.
+    """Yield the events of a stream without an end.
 
-    A stream that breaks off, or ends, is taken up again behind its last event. The patience for that begins anew with all that comes.
+    It is left by closing it, or by what is wrong: a problem, or nobody there.
+
+    A stream that breaks off, or ends, is taken up again behind its last event. The patience for
+    that begins anew with all that comes.
     """
     reader = Reader(last_id)
     heard, attempt = terms.clock(), 0

@@ -1,6 +1,7 @@
 """The I/O, twice: the steps of a flow carried out at once, and with await. Nothing is decided here.
 
-A method marked `one` or `many` is written once, as the flow that it is, and each shell makes its own of it:
+A method marked `one` or `many` is written once, as the flow that it is, and each shell makes its
+own of it:
 
               on a Blocking      on an Awaiting
     one       T                  a coroutine of T

@@ -1,4 +1,6 @@
-"""What goes wrong between a client and the daemon, in one tree; a class of its own for what a caller decides by.
+"""What goes wrong between a client and the daemon, in one tree.
+
+A class of its own for what a caller decides by.
 
 ClientError
 ├── Problem              the daemon said no, and why (RFC 9457)

@@ -1,4 +1,7 @@
-"""What is said to the daemon and what it says, as JSON has it: openapi.json with types, and tests hold the two together."""
+"""What is said to the daemon and what it says, as JSON has it.
+
+Openapi.json with types, and tests hold the two together.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +15,11 @@ State = Literal[
 
 
 class LimitsPatch(TypedDict, total=False):
-    """Limits to set: what is absent stays as it is, None is as if never set: no limit, and of low and min, where "max" is infinite, 0."""
+    """Limits to set.
+
+    What is absent stays as it is, None is as if never set: no limit, and of low and min, where
+    "max" is infinite, 0.
+    """
 
     max_bytes: Size | None
     high_bytes: Size | None

@@ -1,8 +1,11 @@
-"""Who tried to change what, and what came of it: written down before it is done, and completed after.
+"""Who tried to change what, and what came of it.
 
-One thread writes for everybody, and at once all that has gathered meanwhile: so a change pays for a part of one durable write.
-What changed nothing (refused, or a dry run) is told after the fact, and equal ones of a second are one row that counts them:
-who may not call cannot fill the disk. A database that is full or locked does not keep anybody from raising a limit.
+Written down before it is done, and completed after.
+
+One thread writes for everybody, and at once all that has gathered meanwhile: so a change pays for a
+part of one durable write. What changed nothing (refused, or a dry run) is told after the fact, and
+equal ones of a second are one row that counts them: who may not call cannot fill the disk. A
+database that is full or locked does not keep anybody from raising a limit.
 """
 
 import logging
@@ -30,7 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class Audit:
-    """Writes attempts down. Thread-safe; its thread begins with the first one and ends with close()."""
+    """Writes attempts down.
+
+    Thread-safe; its thread begins with the first one and ends with close().
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,7 +53,8 @@ class Audit:
     def begin(self, row: Row) -> Future[None]:
         """Write an attempt down before it is made: done when it cannot be lost any more.
 
-        Where the database cannot be written the log has the attempt, the audit has it later, and nobody waits for that.
+        Where the database cannot be written the log has the attempt, the audit has it later, and
+        nobody waits for that.
         """
         written: Future[None] = Future()
         with self._changed:
@@ -67,7 +74,10 @@ class Audit:
             self._wake()
 
     def note(self, row: Row) -> None:
-        """Keep an attempt that has changed nothing, with its outcome: equal ones of a second as one."""
+        """Keep an attempt that has changed nothing, with its outcome.
+
+        Equal ones of a second as one.
+        """
         kind: _Sort = (
             row["caller"],
             row["method"],

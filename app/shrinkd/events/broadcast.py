@@ -1,7 +1,7 @@
 """Endless answers: how many may be open, and what many of them listen to, made once for all.
 
-A feed holds the newest thing that was told and how many there were, so who is slow misses some and knows how many; nobody has a
-queue that could grow. All of it lives on the event loop's thread.
+A feed holds the newest thing that was told and how many there were, so who is slow misses some and
+knows how many; nobody has a queue that could grow. All of it lives on the event loop's thread.
 """
 
 import asyncio
@@ -49,12 +49,18 @@ class Feed(Generic[Told]):
         self._bell.ring()
 
     def end(self, error: ShrinkdError | None = None) -> None:
-        """Let the listeners go when they have heard the last; the error is raised to each of them."""
+        """Let the listeners go when they have heard the last.
+
+        The error is raised to each of them.
+        """
         self._error, self._has_ended = error, True
         self._bell.ring()
 
     async def hear(self) -> AsyncGenerator[tuple[Told, int]]:
-        """The newest thing, then each as it comes, with how many were missed before it; until there is no more to come."""
+        """The newest thing, then each as it comes, with how many were missed before it.
+
+        Until there is no more to come.
+        """
         heard = 0
         while True:
             if self._newest is not None and self._count > heard:
@@ -91,7 +97,8 @@ class Streams:
         count, of_caller = self._open.total(), self._open[caller]
         if count >= self._most or of_caller >= self._most_of_a_caller:
             raise TooManyStreams(
-                f"{count} streams are open, {of_caller} of them yours: at most {self._most} may be, and {self._most_of_a_caller} of one.",
+                f"{count} streams are open, {of_caller} of them yours: at most {self._most} may "
+                f"be, and {self._most_of_a_caller} of one.",
                 open=count,
                 yours=of_caller,
                 most=self._most,

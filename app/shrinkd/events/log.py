@@ -1,10 +1,14 @@
-"""What has happened, in the order in which it did: written down in batches by one thread, and then read by whoever follows.
+"""What has happened, in the order in which it did.
 
-Ids count up by one, over restarts too, so a reader is no more than the last id that it has seen: what came behind that is in
-memory if it is recent, in the database if it is not, and told to be missing if it is in neither. Nobody has a queue.
+Written down in batches by one thread, and then read by whoever follows.
 
-An event is published when the kernel and the database hold what it tells of; that costs an append, and waits for no database.
-A death of the daemon can take the last ones with it, which is why `daemon.started` is one.
+Ids count up by one, over restarts too, so a reader is no more than the last id that it has seen:
+what came behind that is in memory if it is recent, in the database if it is not, and told to be
+missing if it is in neither. Nobody has a queue.
+
+An event is published when the kernel and the database hold what it tells of; that costs an append,
+and waits for no database. A death of the daemon can take the last ones with it, which is why
+`daemon.started` is one.
 """
 
 import logging
@@ -29,7 +33,8 @@ _BATCH = 500
 _REST_SECONDS = 0.25
 """Between two batches: what comes meanwhile shares one commit."""
 _ROUTINE_SECONDS = 1.0
-"""The same, where policies alone have something to tell: beside a fast writer they have it twenty times a second."""
+"""The same, where policies alone have something to tell: beside a fast writer they have it twenty
+times a second."""
 _RETRY_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0
 
@@ -40,7 +45,8 @@ class EventType(StrEnum):
     """What an event can tell of, with what is in its data."""
 
     DAEMON_STARTED = "daemon.started"
-    """version, interrupted_shrinks: what was queued or running when the daemon ended is interrupted now."""
+    """version, interrupted_shrinks: what was queued or running when the daemon ended is interrupted
+    now."""
     GROUP_MADE = "group.made"
     """Through this API; with the limits that it was given."""
     GROUP_REMOVED = "group.removed"
@@ -49,17 +55,20 @@ class EventType(StrEnum):
     LIMITS_CHANGED = "limits.changed"
     """The limits that were set, as read back; policy or shrink_id where one of those did it."""
     SHRINK_STATE = "shrink.state"
-    """shrink_id, state, policy, errno, reclaimed_bytes; of a policy's shrink that sets no limit, only how it ended."""
+    """shrink_id, state, policy, errno, reclaimed_bytes; of a policy's shrink that sets no limit,
+    only how it ended."""
     POLICY_CHANGED = "policy.changed"
     """name, kind, generation, enabled: it was made, changed or switched."""
     POLICY_DELETED = "policy.deleted"
     """name."""
     DECISION = "decision"
-    """policy, generation, mode, verdict, reason, asked_bytes, granted_bytes: an act, or a change of mind."""
+    """policy, generation, mode, verdict, reason, asked_bytes, granted_bytes: an act, or a change of
+    mind."""
     SIMULATION_STATE = "simulation.state"
     """simulation_id, state."""
     GAP = "gap"
-    """dropped: so many events are missing here, since the database stayed away for too long. Whatever is asked for, it is told."""
+    """dropped: so many events are missing here, since the database stayed away for too long.
+    Whatever is asked for, it is told."""
 
 
 _ROUTINE = frozenset((EventType.DECISION, EventType.SHRINK_STATE))
@@ -68,7 +77,10 @@ _ROUTINE = frozenset((EventType.DECISION, EventType.SHRINK_STATE))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """One thing that happened, `at` microseconds since the epoch; a group of None is the whole node."""
+    """One thing that happened, `at` microseconds since the epoch.
+
+    A group of None is the whole node.
+    """
 
     id: int
     at: int
@@ -83,7 +95,10 @@ def _at_or_below(path: str, tops: frozenset[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events: of these types (none given: all), and at or below one path of each of `within`."""
+    """Which events.
+
+    Of these types (none given: all), and at or below one path of each of `within`.
+    """
 
     types: frozenset[EventType] = frozenset()
     within: tuple[frozenset[str], ...] = ()
@@ -140,7 +155,10 @@ class Events:
             self._thread.join()
 
     def publish(self, what: EventType, group: Group | None = None, /, **data: object) -> None:
-        """Tell what has happened. Of more than 10 000 that wait for the database the later ones are dropped, and counted."""
+        """Tell what has happened.
+
+        Of more than 10 000 that wait for the database the later ones are dropped, and counted.
+        """
         with self._changed:
             self._own_up()
             if len(self._waiting) >= self._most_waiting:
@@ -153,7 +171,10 @@ class Events:
                 self._changed.notify()
 
     def recent(self, after: int, most: int) -> list[Event] | None:
-        """Events behind an id, whatever they tell of, from memory alone; None where that does not reach back so far."""
+        """Events behind an id, whatever they tell of, from memory alone.
+
+        None where that does not reach back so far.
+        """
         with self._changed:
             if after == self.newest:
                 return []
@@ -163,7 +184,9 @@ class Events:
             return [self._recent[-back] for back in range(missing, max(missing - most, 0), -1)]
 
     def read(self, after: int, most: int, wanted: Selection) -> tuple[list[Event], int]:
-        """Events behind an id, the oldest first, from the database; and the id up to which these are all that are wanted.
+        """Events behind an id, the oldest first, from the database.
+
+        And the id up to which these are all that are wanted.
 
         EventsExpired for an id whose successor is not kept any more, or that was never given out.
         """
@@ -223,7 +246,10 @@ class Events:
             self._stopping.wait(_REST_SECONDS)
 
     def write(self) -> None:
-        """Write down all that waits, and tell whoever follows. StoreUnavailable, and then it waits for the next time."""
+        """Write down all that waits, and tell whoever follows.
+
+        StoreUnavailable, and then it waits for the next time.
+        """
         while self._waiting:
             with self._changed:
                 batch = list(islice(self._waiting, _BATCH))

@@ -1,9 +1,12 @@
-"""What makes a change of limits safe against the death of the daemon: a row around it, and a settling of the row that was left.
+"""What makes a change of limits safe against the death of the daemon.
 
-The row is committed before the first write and deleted behind the last check, so a row that a start finds is of a change
-that the daemon died in. A row that outlives its change would be dangerous: its steps may one day be the limits of somebody
-who wants them. So a change whose row cannot be deleted does not stand (the backend puts it back, the client hears 503),
-and a row that was left is deleted or replaced before the next change of its group, or that one is refused.
+A row around it, and a settling of the row that was left.
+
+The row is committed before the first write and deleted behind the last check, so a row that a start
+finds is of a change that the daemon died in. A row that outlives its change would be dangerous: its
+steps may one day be the limits of somebody who wants them. So a change whose row cannot be deleted
+does not stand (the backend puts it back, the client hears 503), and a row that was left is deleted
+or replaced before the next change of its group, or that one is refused.
 """
 
 import logging
@@ -19,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Intents:
-    """The changes of one daemon, as an Intent of the backends; one at a time for each group, which Jobs sees to."""
+    """The changes of one daemon, as an Intent of the backends.
+
+    One at a time for each group, which Jobs sees to.
+    """
 
     def __init__(self, backend: Backend, store: Store) -> None:
         self._backend = backend
@@ -49,7 +55,10 @@ class Intents:
                 self._forget(group)
 
     def settle(self) -> None:
-        """Finish what a daemon that died left half made: before the first answer. What cannot be written now waits for the next start."""
+        """Finish what a daemon that died left half made.
+
+        Before the first answer. What cannot be written now waits for the next start.
+        """
         for row in self._store.list_intents(self._boot_id):
             group = Group(row["path"], row["group_id"])
             self._left.add(group.id)
@@ -59,7 +68,8 @@ class Intents:
                 outcome = "the group is gone"
             except ShrinkdError as error:
                 log.warning(
-                    "the daemon died in a change of the limits of %a, and the next start has to settle it: %s",
+                    "the daemon died in a change of the limits of %a, and the next start has to "
+                    "settle it: %s",
                     group.path,
                     error,
                 )
@@ -83,7 +93,10 @@ class Intents:
         return f"they are {dict(steps[0])}, as before it"
 
     def _walk(self, group: Group, steps: Steps) -> None:
-        """Go the steps one by one: dying in between leaves one of them again, and so the same row for the next start."""
+        """Go the steps one by one.
+
+        Dying in between leaves one of them again, and so the same row for the next start.
+        """
         for step in steps:
             self._backend.set_limits(group, step)
 
@@ -94,7 +107,10 @@ class Intents:
 
 
 def _as_now(step: Mapping[LimitName, int | None]) -> dict[LimitName, int | None]:
-    """A step as this version writes it: until 0.2.0 a protection that was infinite was None. Can go when no such row can be left."""
+    """A step as this version writes it.
+
+    Until 0.2.0 a protection that was infinite was None. Can go when no such row can be left.
+    """
     return {
         name: UNLIMITED if value is None and name in PROTECTIONS else value
         for name, value in step.items()

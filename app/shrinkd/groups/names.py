@@ -1,4 +1,7 @@
-"""Groups by their paths: the names by which people know them, of a container, a pod or a systemd unit, and globs over them."""
+"""Groups by their paths.
+
+The names by which people know them, of a container, a pod or a systemd unit, and globs over them.
+"""
 
 import re
 from fnmatch import fnmatchcase
@@ -32,7 +35,10 @@ def matches(pattern: str, path: str) -> bool:
 
 @lru_cache(maxsize=8192)  # a tree is walked again and again
 def covers(patterns: tuple[str, ...], path: str) -> bool:
-    """Whether one of the globs names this path or one above it; "/" covers all, and so do no globs at all."""
+    """Whether one of the globs names this path or one above it.
+
+    "/" covers all, and so do no globs at all.
+    """
     return not patterns or any(_is_below(pattern.strip("/"), path) for pattern in patterns)
 
 

@@ -1,8 +1,9 @@
 """What the groups used lately: a sample of each in every 10 s, for an hour, in memory alone.
 
-Two feed it: what the policies read anyway, and a light sampling of the groups that none of them reads. Nothing of it is written
-down: it is forgotten with the daemon's end, as what is older than an hour is. A group takes 2 KiB while only its usage is
-known, 9 KiB when all of it is, and 12 KiB where the kernel tells of pressure; so 48 MiB are the most that 4096 groups take.
+Two feed it: what the policies read anyway, and a light sampling of the groups that none of them
+reads. Nothing of it is written down: it is forgotten with the daemon's end, as what is older than
+an hour is. A group takes 2 KiB while only its usage is known, 9 KiB when all of it is, and 12 KiB
+where the kernel tells of pressure; so 48 MiB are the most that 4096 groups take.
 """
 
 import logging
@@ -25,13 +26,15 @@ MOST_GROUPS = 4096
 _SIZES = ("usage_bytes", "anon_bytes", "file_bytes", "swap_bytes", "working_set_bytes")
 _STALLED = "some_total_microseconds"
 FIELDS = (*_SIZES, _STALLED)
-"""Sizes, to the page; and how long tasks have stalled for memory since the group was made, as PSI counts it."""
+"""Sizes, to the page; and how long tasks have stalled for memory since the group was made, as PSI
+counts it."""
 _UNKNOWN_PAGES, _UNKNOWN_MICROSECONDS = 2**32 - 1, 2**64 - 1
 _SLICE = 50
 """Groups that are sampled between two rests: 3 ms when all of each is read, 0.4 ms as a rule."""
 _REST_SECONDS = 0.01
 _WHOLE_SLOTS = 12
-"""All of a group is read every two minutes: ten times as dear as its usage, and it tells what that is made of."""
+"""All of a group is read every two minutes: ten times as dear as its usage, and it tells what that
+is made of."""
 _WALK_SLOTS = 3
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,10 @@ Samples = tuple[list[int], dict[str, list[int | None]]]
 
 @dataclass(slots=True)
 class _Ring:
-    """The samples of one group, each at its slot modulo SLOTS; a field has a column once it is known."""
+    """The samples of one group, each at its slot modulo SLOTS.
+
+    A field has a column once it is known.
+    """
 
     slot: int
     """The newest one. Slots are counted from the epoch."""
@@ -79,10 +85,13 @@ def _unknown(name: str) -> int:
 
 
 class History:
-    """The samples of all groups, each by its id: a group that comes again at a path is another one. Thread-safe.
+    """The samples of all groups, each by its id.
 
-    Who was neither seen nor asked for longest makes room when there are too many. `clock` answers seconds since the epoch;
-    where it is set back, what was known is of a time to come, and the group begins anew.
+    A group that comes again at a path is another one. Thread-safe.
+
+    Who was neither seen nor asked for longest makes room when there are too many. `clock` answers
+    seconds since the epoch; where it is set back, what was known is of a time to come, and the
+    group begins anew.
     """
 
     def __init__(
@@ -112,7 +121,10 @@ class History:
                     self._keep(self._at(group_id, slot), stat)
 
     def lacks(self, group_id: int) -> Literal["nothing", "usage", "all"]:
-        """What is to be read of a group now: all of it where that is two minutes ago, and nothing that is known of this slot."""
+        """What is to be read of a group now.
+
+        All of it where that is two minutes ago, and nothing that is known of this slot.
+        """
         with self._lock:
             slot, ring = self._slot(), self._rings.get(group_id)
             if ring is None or slot - ring.whole >= _WHOLE_SLOTS:
@@ -146,9 +158,12 @@ class History:
         span: tuple[float, float],
         step_seconds: int = SLOT_SECONDS,
     ) -> Samples:
-        """The samples whose slots begin within the span, its end left out: of each step the last that is known.
+        """The samples whose slots begin within the span, its end left out.
 
-        Times are multiples of the step, and only those of which something is known. A null is what was not read then.
+        Of each step the last that is known.
+
+        Times are multiples of the step, and only those of which something is known. A null is what
+        was not read then.
         """
         begins, ends = span
         with self._lock:
@@ -198,7 +213,10 @@ class History:
 
 
 class Sampler:
-    """Reads the groups that nobody else has read, on a thread of its own: the first time when it has run for 10 s."""
+    """Reads the groups that nobody else has read, on a thread of its own.
+
+    The first time when it has run for 10 s.
+    """
 
     def __init__(self, backend: Backend, history: History) -> None:
         self._backend, self._history = backend, history

@@ -1,4 +1,7 @@
-"""Who may do what he wants: the wishes of one look held against the guards, and one of them let through in a chain of groups."""
+"""Who may do what he wants.
+
+The wishes of one look held against the guards, and one of them let through in a chain of groups.
+"""
 
 import math
 from collections.abc import Collection, Iterable
@@ -32,7 +35,10 @@ Key = tuple[str, int]
 
 @dataclass(slots=True)
 class Post:
-    """Where a policy watches a group, or all of its groups together. Times are of the engine's clock."""
+    """Where a policy watches a group, or all of its groups together.
+
+    Times are of the engine's clock.
+    """
 
     policy: Envelope
     generation: int
@@ -63,7 +69,10 @@ class Post:
 
 @dataclass(slots=True)
 class Wish:
-    """A decision on its way to a grant; verdict and reason are the decision's until something stands against it."""
+    """A decision on its way to a grant.
+
+    Verdict and reason are the decision's until something stands against it.
+    """
 
     post: Post
     decision: Decision
@@ -74,7 +83,8 @@ class Wish:
     """What it asks to reclaim, in bytes, less what would go below its floor."""
     granted: int = 0
     floor: int = 0
-    """What usage is not to be brought below: its own, or a higher one of somebody who wanted the same."""
+    """What usage is not to be brought below: its own, or a higher one of somebody who wanted the
+    same."""
     swappiness: int | None = None
     put_off_seconds: float = 0.0
     """How long nothing can come of asking again."""
@@ -100,7 +110,9 @@ class Moment:
 def arbitrate(
     wishes: Iterable[Wish], guards: Guards, moment: Moment, busy: Collection[str]
 ) -> list[Wish]:
-    """Answer the wishes that are granted: manual work first, then by rank, priority and name. The others are told why not.
+    """Answer the wishes that are granted.
+
+    Manual work first, then by rank, priority and name. The others are told why not.
 
     `busy` are the paths of the groups that something is being done to.
     """
@@ -158,7 +170,10 @@ def _measure(wish: Wish, ask: Reclaim | Resize, guards: Guards, moment: Moment) 
 
 
 def _hold_back(wish: Wish, ask: Reclaim, guards: Guards, now: float) -> None:
-    """Grant what the rates allow now; what is one pass is all or nothing, for it keeps to its group's rate by itself."""
+    """Grant what the rates allow now.
+
+    What is one pass is all or nothing, for it keeps to its group's rate by itself.
+    """
     allowance = wish.amount if wish.post.kind.is_urgent else guards.allowance(wish.group, now)
     wish.granted = min(wish.amount, allowance)
     if wish.amount < MIN_ASK_BYTES:
@@ -183,7 +198,10 @@ def _place(wish: Wish, taken: dict[str, Wish], busy: Collection[str]) -> None:
 
 
 def _join(rival: Wish, wish: Wish) -> None:
-    """Let one wish do for two: the larger amount, above the higher floor, by the stricter rule for swap."""
+    """Let one wish do for two.
+
+    The larger amount, above the higher floor, by the stricter rule for swap.
+    """
     rival.floor = max(rival.floor, wish.floor)
     if rival.swappiness is None:
         rival.swappiness = wish.swappiness

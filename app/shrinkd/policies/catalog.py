@@ -1,4 +1,7 @@
-"""The policies of one daemon: in memory for who looks, and in the database before anybody hears of a change."""
+"""The policies of one daemon.
+
+In memory for who looks, and in the database before anybody hears of a change.
+"""
 
 import logging
 import threading
@@ -29,7 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A policy as it is kept. Its generation grows by one with each change; times as the store keeps them."""
+    """A policy as it is kept.
+
+    Its generation grows by one with each change; times as the store keeps them.
+    """
 
     policy: Envelope
     generation: int
@@ -39,7 +45,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A policy that another version of this daemon wrote: kept as it is, and carried out by nobody here."""
+    """A policy that another version of this daemon wrote.
+
+    Kept as it is, and carried out by nobody here.
+    """
 
     name: str
     kind: str
@@ -48,11 +57,16 @@ class Unreadable:
 
 
 Check = Callable[[Kept | None], None]
-"""Is shown what is there before a change is made (None: nothing), and raises PreconditionFailed or PolicyExists against it."""
+"""Is shown what is there before a change is made (None: nothing), and raises PreconditionFailed or
+PolicyExists against it."""
 
 
 def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
-    """The root and all groups that this daemon may change, but the one that it is in and those around it: it would suffer first."""
+    """The root and all groups that this daemon may change, but the one that it is in and those
+    around it.
+
+    It would suffer first.
+    """
     own = backend.own()
     return [
         group
@@ -62,7 +76,10 @@ def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
 
 
 class Policies:
-    """All policies, read without a lock; one change at a time, which the database has before memory."""
+    """All policies, read without a lock.
+
+    One change at a time, which the database has before memory.
+    """
 
     def __init__(
         self,
@@ -106,9 +123,12 @@ class Policies:
         ]
 
     def put(self, policy: Envelope, check: Check, *, dry_run: bool = False) -> Kept:
-        """Write a policy down under its name, in the place of the one that is there; one that means the same leaves that as it is.
+        """Write a policy down under its name, in the place of the one that is there.
 
-        PolicyConflict when another one of its kind has one of its groups at its priority, InvalidRequest when it cannot mean anything.
+        One that means the same leaves that as it is.
+
+        PolicyConflict when another one of its kind has one of its groups at its priority,
+        InvalidRequest when it cannot mean anything.
         """
         with self._changing():
             self._check_readable(policy.name)
@@ -130,7 +150,10 @@ class Policies:
             )
 
     def delete(self, name: str, check: Check, *, dry_run: bool = False) -> None:
-        """Forget a policy and what it remembers; also one that cannot be read, of which `check` sees nothing. PolicyNotFound."""
+        """Forget a policy and what it remembers.
+
+        Also one that cannot be read, of which `check` sees nothing. PolicyNotFound.
+        """
         with self._changing():
             unreadable = self._unreadable.get(name)
             kept = None if unreadable else self.get(name)
@@ -170,10 +193,14 @@ class Policies:
         return kept
 
     def _read_anew(self, name: str) -> None:
-        """The database and memory have parted: by another hand, or since a commit succeeded and its answer was lost."""
+        """The database and memory have parted.
+
+        By another hand, or since a commit succeeded and its answer was lost.
+        """
         self._load()
         raise PreconditionFailed(
-            f"The policy {name!a} was another one in the database than here, and was read anew: look at it, and decide anew."
+            f"The policy {name!a} was another one in the database than here, and was read anew: "
+            "look at it, and decide anew."
         )
 
     def _load(self) -> None:
@@ -188,7 +215,8 @@ class Policies:
             except PolicyUnreadable as error:
                 unreadable[name] = Unreadable(name, row["kind"], row["generation"], error.detail)
                 log.warning(
-                    "the policy %s, of the kind %s, is kept and not carried out, since it cannot be read: %s",
+                    "the policy %s, of the kind %s, is kept and not carried out, since it cannot "
+                    "be read: %s",
                     name,
                     row["kind"],
                     error,
@@ -239,7 +267,8 @@ def _check_apart(
     listed = sorted(shared, key=lambda group: group.path)[:_MOST_NAMED]
     example = f", such as {listed[0].path!a}" if listed else " now, and all later ones"
     raise PolicyConflict(
-        f"{policy.name} and {other.name} are both of the kind {policy.kind}, with priority {policy.priority}, "
+        f"{policy.name} and {other.name} are both of the kind {policy.kind}, with priority "
+        f"{policy.priority}, "
         f"and share {len(shared)} groups{example}.",
         policies=[policy.name, other.name],
         kind=policy.kind,

@@ -45,7 +45,10 @@ def conditions_of(posts: Sequence[Post], moment: float, wall: datetime) -> tuple
     if failing := [post for post in posts if post.setback.times]:
         since = _since(min(post.setback.began_at for post in failing), moment)
         latest = max(failing, key=lambda post: post.setback.until)
-        detail = f"It was cut short, and tries again within a minute, at {_places(failing)}: {latest.setback.detail}"
+        detail = (
+            f"It was cut short, and tries again within a minute, at {_places(failing)}: "
+            f"{latest.setback.detail}"
+        )
         conditions.append(Condition("failing", since, detail))
     if posts and (hours := posts[0].policy.active) and not hours.covers(wall):
         conditions.append(
@@ -59,5 +62,8 @@ def _places(posts: Sequence[Post]) -> str:
 
 
 def _since(began_at: float, moment: float) -> int | None:
-    """Microseconds since the epoch of a moment of the policies' clock; None where it was over in this instant."""
+    """Microseconds since the epoch of a moment of the policies' clock.
+
+    None where it was over in this instant.
+    """
     return None if began_at == math.inf else now() - int((moment - began_at) * 1e6)

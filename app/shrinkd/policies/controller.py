@@ -1,4 +1,8 @@
-"""When to act: one thread that waits for the groups' events and for the next look, and carries out what the engine grants."""
+"""When to act.
+
+One thread that waits for the groups' events and for the next look, and carries out what the engine
+grants.
+"""
 
 import logging
 import math
@@ -69,7 +73,11 @@ class Scope:
 
 
 class Daemon:
-    """Carries the policies out. start() begins, close() ends it; nothing of what it has done is undone by that, nor by its death."""
+    """Carries the policies out.
+
+    start() begins, close() ends it; nothing of what it has done is undone by that, nor by its
+    death.
+    """
 
     def __init__(
         self, backend: Backend, store: Store, policies: Policies, jobs: Jobs, scope: Scope
@@ -128,7 +136,10 @@ class Daemon:
             self._thread.join()
 
     def close(self) -> None:
-        """Write down what is known, and give everything back. When the jobs are closed: how they ended is told, too."""
+        """Write down what is known, and give everything back.
+
+        When the jobs are closed: how they ended is told, too.
+        """
         self.stop()
         self._policies.on_change, self._jobs.on_limits = lambda: None, lambda _: None
         self._wakes.stop()
@@ -149,13 +160,15 @@ class Daemon:
         """Prove that policies are carried out, or raise NotReady."""
         if not self.is_alive:
             raise NotReady(
-                "The policies are not carried out any more, for a reason that the log has: restart the daemon."
+                "The policies are not carried out any more, for a reason that the log has: restart "
+                "the daemon."
             )
         if (failing := self._failing) and (
             seconds := time.monotonic() - failing[0]
         ) > _PATIENCE_SECONDS:
             raise NotReady(
-                f"The policies have not been carried out for {seconds:.0f} s, and are tried each second: {failing[1]}"
+                f"The policies have not been carried out for {seconds:.0f} s, and are tried each "
+                f"second: {failing[1]}"
             )
 
     def errors(self) -> Counter[tuple[str, str]]:
@@ -163,7 +176,10 @@ class Daemon:
         return self._engine.errors.copy()
 
     def status(self, name: str) -> Status:
-        """What the daemon makes of a policy. Waits for no look: a list of policies would wait for one look for each of them."""
+        """What the daemon makes of a policy.
+
+        Waits for no look: a list of policies would wait for one look for each of them.
+        """
         posts = self._engine.posts(name)
         conditions = conditions_of(posts, self._clock.now(), datetime.now(UTC))
         generation = posts[0].generation if posts else 0
@@ -175,7 +191,10 @@ class Daemon:
         )
 
     def evaluate(self, kept: Kept) -> list[Record]:
-        """Say what a policy would do now to each group that it selects, and why or why not. Never acts."""
+        """Say what a policy would do now to each group that it selects, and why or why not.
+
+        Never acts.
+        """
         groups = selectable(self._backend, self._subtrees)
         with self._lock:
             return self._engine.evaluate(
@@ -191,13 +210,18 @@ class Daemon:
                 with self._lock:
                     self._round(fired)
                 self._failing = None
-            except Exception as error:  # noqa: BLE001  # supervised: the thread goes on, and what it held is where it was
+            except (
+                Exception
+            ) as error:  # supervised: the thread goes on, and what it held is where it was
                 self._note_cut_short(error)
                 self._stopping.wait(_RETRY_SECONDS)
                 self._wakes.ring()
 
     def _note_cut_short(self, error: Exception) -> None:
-        """Say why a round ended early. What it had taken is put back, so the next round meets it again."""
+        """Say why a round ended early.
+
+        What it had taken is put back, so the next round meets it again.
+        """
         self.round_errors[errname_of(error)] += 1
         self._failing = self._failing[0] if self._failing else time.monotonic(), words_of(error)
         is_bug = not isinstance(error, ShrinkdError | OSError | MemoryError)
@@ -272,9 +296,12 @@ class Daemon:
         self._walk_at = time.monotonic() + _WALK_SECONDS if enabled else math.inf
 
     def _walk(self) -> list[Group] | None:
-        """The groups that policies may select; where the tree cannot be walked those of the last walk, None where there was none.
+        """The groups that policies may select.
 
-        A group is never taken for gone because we could not look: its policies would forget what they know of it.
+        Where the tree cannot be walked those of the last walk, None where there was none.
+
+        A group is never taken for gone because we could not look: its policies would forget what
+        they know of it.
         """
         try:
             self._tree = selectable(self._backend, self._subtrees)
@@ -282,7 +309,8 @@ class Daemon:
         except (ShrinkdError, OSError) as error:
             if not self._is_lost:
                 log.warning(
-                    "the groups could not be looked for, and will be again; policies go on with those of the last time: %s",
+                    "the groups could not be looked for, and will be again; policies go on with "
+                    "those of the last time: %s",
                     error,
                 )
             self._is_lost = True
@@ -304,7 +332,10 @@ class Daemon:
                 self._engine.finish(grant.key, grant.group, outcome, moment)
 
     def _write(self) -> None:
-        """Have somebody write down what is new: a database that is locked must not hold the looks."""
+        """Have somebody write down what is new.
+
+        A database that is locked must not hold the looks.
+        """
         if time.monotonic() < self._write_at or (self._writing and not self._writing.done()):
             return
         if time.monotonic() >= self._save_at:
@@ -322,7 +353,9 @@ class Daemon:
                 if must_sweep:
                     self._store.forget_decisions(now())
                     self._sweep_at = time.monotonic() + _SWEEP_SECONDS
-            except Exception as error:  # noqa: BLE001  # a worker's end, where nobody would see it: the next writing tries again
+            except (
+                Exception
+            ) as error:  # a worker's end, where nobody would see it: the next writing tries again
                 say_not_written(error)
 
         def say_not_written(error: Exception) -> None:
@@ -351,7 +384,10 @@ class Daemon:
 
     @contextmanager
     def _to_its_end(self, grant: Grant, shrink: Job | None = None) -> Iterator[None]:
-        """Around each part of carrying a grant out: whatever ends it early is told as its end, since nobody else would tell one."""
+        """Around each part of carrying a grant out.
+
+        Whatever ends it early is told as its end, since nobody else would tell one.
+        """
         began = time.monotonic()
         try:
             yield
@@ -410,13 +446,16 @@ class Daemon:
         self._go_round()
 
     def _go_round(self) -> None:
-        """Do a round here and now, unless one goes on: where caches are cold, to wake the thread for it costs more than the round."""
+        """Do a round here and now, unless one goes on.
+
+        Where caches are cold, to wake the thread for it costs more than the round.
+        """
         is_done = False
         if self._lock.acquire(blocking=False):
             try:
                 self._round([])
                 is_done = self._next_round() >= self._waits_until
-            except Exception as error:  # noqa: BLE001  # a worker of the jobs, which goes on; the policies' thread does the next round
+            except Exception as error:  # a worker of the jobs, which goes on; the policies' thread does the next round
                 self._note_cut_short(error)
             finally:
                 self._lock.release()
@@ -428,7 +467,10 @@ class Daemon:
         self._wakes.ring()
 
     def _change(self, grant: Grant, shrink: Job | None = None) -> None:
-        """Switch another policy, or set limits, behind the shrink that those needed; on a thread of its own: both may take their time."""
+        """Switch another policy, or set limits, behind the shrink that those needed.
+
+        On a thread of its own: both may take their time.
+        """
         began = time.monotonic()
         with self._to_its_end(grant, shrink):
             if isinstance(grant.ask, Switch):
@@ -443,7 +485,10 @@ class Daemon:
             )
 
     def _is_shrunk_first(self, grant: Grant, ask: Resize) -> bool:
-        """Begin the shrink that a maximum below usage wants. Nobody waits for it: the limits follow when it ends."""
+        """Begin the shrink that a maximum below usage wants.
+
+        Nobody waits for it: the limits follow when it ends.
+        """
         maximum = ask.limits.get("max_bytes")
         if maximum is None or self._backend.usage(grant.group) < maximum:
             return False
@@ -467,7 +512,11 @@ class Daemon:
 
 
 def _fault(error: Exception) -> str | None:
-    """What broke, in words; None where the answer is one that a policy has to expect: a group that is busy, gone, or not to be shrunk."""
+    """What broke, in words.
+
+    None where the answer is one that a policy has to expect: a group that is busy, gone, or not to
+    be shrunk.
+    """
     if isinstance(error, ShrinkdError) and not isinstance(
         error, KernelRefused | StoreUnavailable | InternalError | NotReady
     ):

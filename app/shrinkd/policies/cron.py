@@ -1,4 +1,7 @@
-"""Moments of the calendar: cron expressions of five fields and time zones, read by a library that knows about summer time."""
+"""Moments of the calendar.
+
+Cron expressions of five fields and time zones, read by a library that knows about summer time.
+"""
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -8,7 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field
 
-_ANY_TIME = datetime(2000, 1, 1)  # noqa: DTZ001  # only to see whether an expression can be read
+_ANY_TIME = datetime(2000, 1, 1)  # only to see whether an expression can be read
 _MINUTE = timedelta(minutes=1)
 
 
@@ -48,10 +51,13 @@ Timezone = Annotated[str, AfterValidator(_check_timezone), Field(examples=["UTC"
 
 
 def next_moment(expression: str, timezone: str, after: datetime) -> datetime | None:
-    """Tell the first moment, in UTC, that an expression names after this (aware) one; None where it names none in 50 years.
+    """Tell the first moment, in UTC, that an expression names after this (aware) one.
 
-    As Debian's cron has it: a fixed hour that summer time skips is made up for when the clock has gone forward, and one
-    that comes twice counts once; an hour with a star goes by the clock of the wall.
+    None where it names none in 50 years.
+
+    As Debian's cron has it: a fixed hour that summer time skips is made up for when the clock has
+    gone forward, and one that comes twice counts once; an hour with a star goes by the clock of the
+    wall.
     """
     moments = (
         moment.astimezone(UTC) for moment in CronSim(expression, after.astimezone(_zone(timezone)))
@@ -61,6 +67,8 @@ def next_moment(expression: str, timezone: str, after: datetime) -> datetime | N
 
 
 def names(expression: str, timezone: str, moment: datetime) -> bool:
-    """Whether an expression names the minute that a clock on the wall of this time zone shows at an (aware) moment."""
+    """Whether an expression names the minute that a clock on the wall of this time zone shows at an
+    (aware) moment.
+    """
     shown = moment.astimezone(_zone(timezone)).replace(tzinfo=None, second=0, microsecond=0)
     return next(CronSim(expression, shown - _MINUTE), None) == shown

@@ -1,4 +1,7 @@
-"""What the policies decided, on its way into the database: acts and changes of mind at once, what stays the same once a minute."""
+"""What the policies decided, on its way into the database.
+
+Acts and changes of mind at once, what stays the same once a minute.
+"""
 
 import threading
 from collections import Counter
@@ -31,7 +34,10 @@ class _Line:
 
 
 class Decisions:
-    """Folds, remembers the last decision of each post, and writes. Thread-safe; no database is touched but in write()."""
+    """Folds, remembers the last decision of each post, and writes.
+
+    Thread-safe; no database is touched but in write().
+    """
 
     def __init__(self, store: Store, most_unwritten: int = _MOST_UNWRITTEN) -> None:
         self._store = store
@@ -40,7 +46,8 @@ class Decisions:
         self._writing = threading.Lock()
         self._lines: dict[tuple[str, int], _Line] = {}
         self._acts: dict[tuple[str, int], _Line] = {}
-        """Those whose end is not known yet: a policy that looks at its groups together decides anew meanwhile, and one may be deleted."""
+        """Those whose end is not known yet: a policy that looks at its groups together decides anew
+        meanwhile, and one may be deleted."""
         self._last: dict[str, Record] = {}
         self.verdicts: Counter[str] = Counter()
         """How many decisions there were since the start, by verdict."""
@@ -99,7 +106,9 @@ class Decisions:
         return self._last.get(policy)
 
     def forget(self, live: Collection[tuple[str, int]]) -> None:
-        """Drop what is remembered of policies and groups that are no more, but for what is still to be written, or to end."""
+        """Drop what is remembered of policies and groups that are no more, but for what is still to
+        be written, or to end.
+        """
         with self._lock:
             for key, line in self._lines.items():
                 if key not in live and line.record.times > 1:

@@ -1,7 +1,8 @@
 """One look at the policies that are due: readings, decisions, and what the arbiter grants of them.
 
-The engine reads and decides; it changes nothing and has no clock. Who drives it (the daemon with the host's time, a
-simulation with its machine's) tells it the groups, the policies and what became of its grants. Not thread-safe.
+The engine reads and decides; it changes nothing and has no clock. Who drives it (the daemon with
+the host's time, a simulation with its machine's) tells it the groups, the policies and what became
+of its grants. Not thread-safe.
 """
 
 import heapq
@@ -32,8 +33,9 @@ _POSTS_A_LOOK = 64
 _UNHURRIED_SECONDS = 60.0
 """A group whose usage alone matters is read whole so often; in between one file tells."""
 _UNTOLD_BYTES = 192 * PAGE_BYTES * (os.cpu_count() or 1)
-"""How far usage may be below a mark of v1 while the kernel, which looks every 128 pages of each CPU, has it above still, and will
-not tell that it crosses; and 64 pages of each are charged ahead."""
+"""How far usage may be below a mark of v1 while the kernel, which looks every 128 pages of each
+CPU, has it above still, and will not tell that it crosses; and 64 pages of each are charged
+ahead."""
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,10 @@ class _Readings:
         """Of those who could not be looked at."""
 
     def members(self, post: Post) -> dict[int, Member]:
-        """Read the groups of a post that are there and can be read. GroupNotFound where there is none."""
+        """Read the groups of a post that are there and can be read.
+
+        GroupNotFound where there is none.
+        """
         found: dict[int, Member] = {}
         for group in post.groups:
             with leaving_out():
@@ -91,7 +96,8 @@ class Engine:
         self._guards = guards
         self._posts: dict[Key, Post] = {}
         self._posts_by_policy: dict[str, list[Post]] = {}
-        """Never changed, but replaced: whoever asks, on any thread, has the posts of one assignment."""
+        """Never changed, but replaced: whoever asks, on any thread, has the posts of one
+        assignment."""
         self._queue: list[tuple[float, Key]] = []
         self._restored = dict(restored or {})
         """The states of an earlier life, as states() gave them."""
@@ -110,7 +116,11 @@ class Engine:
     def assign(
         self, policies: Iterable[tuple[Envelope, int]], groups: list[Group], now: float
     ) -> None:
-        """Give each enabled policy a post at each group that it selects (`groups` are all there are); a post that is there goes on."""
+        """Give each enabled policy a post at each group that it selects (`groups` are all there
+        are).
+
+        A post that is there goes on.
+        """
         wanted: dict[Key, Post] = {}
         for policy, generation in policies:
             if policy.enabled:
@@ -163,7 +173,7 @@ class Engine:
                 )
             yield fresh
 
-    def _restore(self, post: Post) -> Any:  # noqa: ANN401  # a kind's own state
+    def _restore(self, post: Post) -> Any:  # a kind's own state
         known = self._restored.get(post.key, {})
         try:
             return post.kind.state(**known)
@@ -201,7 +211,10 @@ class Engine:
         return self._queue[0][0] if self._queue else math.inf
 
     def wake(self, key: Key, now: float) -> None:
-        """Look at a post at once, and whole: something has happened there. In what is carried out something always does."""
+        """Look at a post at once, and whole.
+
+        Something has happened there. In what is carried out something always does.
+        """
         if (post := self._posts.get(key)) and _is_free(post):
             post.read_at = -math.inf
             self._schedule(post, now)
@@ -213,9 +226,12 @@ class Engine:
                 self.wake(post.key, now)
 
     def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:
-        """Tell what became of a grant, once for each: until then nothing more is granted to its post there.
+        """Tell what became of a grant, once for each.
 
-        The post is looked at again at once where that is urgent; others go by what they see meanwhile, and all wait behind a fault.
+        Until then nothing more is granted to its post there.
+
+        The post is looked at again at once where that is urgent; others go by what they see
+        meanwhile, and all wait behind a fault.
         """
         post = self._posts.get(key)
         self._guards.took(outcome.seconds, now, is_urgent=post is not None and post.kind.is_urgent)
@@ -247,7 +263,7 @@ class Engine:
         now: float,
         *,
         is_act: bool,
-    ) -> None:  # noqa: PLR0913
+    ) -> None:
         """Note what broke for a post, so that it waits, and say it once for each time."""
         post.setback.tell(errname, detail, now, is_act=is_act)
         self.errors[post.policy.name, errname] += 1
@@ -281,7 +297,11 @@ class Engine:
     # -- a look -------------------------------------------------------------------------------------------------
 
     def look(self, now: float, wall: datetime, busy: Collection[str] = ()) -> Looked:
-        """Look at what is due. `busy` are the paths of the groups that something is being done to, grants of this engine included."""
+        """Look at what is due.
+
+        `busy` are the paths of the groups that something is being done to, grants of this engine
+        included.
+        """
         if self.next_look() > now and not self._gone:
             return Looked()
         moment, readings = (
@@ -312,7 +332,8 @@ class Engine:
     def _taken_out(self, now: float) -> Iterator[tuple[list[Post], list[Post]]]:
         """The posts that are due and those whose group is gone, out of where they were kept.
 
-        However this ends, each that is due has its next look behind it, and of those that are gone none is forgotten before it was told.
+        However this ends, each that is due has its next look behind it, and of those that are gone
+        none is forgotten before it was told.
         """
         gone, self._gone = self._gone, []
         due: list[Post] = []
@@ -336,7 +357,10 @@ class Engine:
     def evaluate(
         self, policy: Envelope, generation: int, groups: list[Group], now: float, wall: datetime
     ) -> list[Record]:
-        """Say what a policy would do now to each group that it selects, and why or why not; nothing is remembered or done."""
+        """Say what a policy would do now to each group that it selects, and why or why not.
+
+        Nothing is remembered or done.
+        """
         moment, readings = Moment(now, wall, host_of(self._backend)), _Readings(self._backend)
         observing = policy.model_copy(update={"mode": "observe"})
         trial = Engine(self._backend, self._guards, is_trial=True)
@@ -358,7 +382,10 @@ class Engine:
         ]
 
     def _is_quiet(self, post: Post, now: float) -> bool:
-        """One cheap reading instead of a whole one: of a group that waits for its usage to rise, and has not come half the way."""
+        """One cheap reading instead of a whole one.
+
+        Of a group that waits for its usage to rise, and has not come half the way.
+        """
         mark = self._waits_for(post)
         if mark is None or now >= post.read_at + _UNHURRIED_SECONDS:
             return False
@@ -372,14 +399,20 @@ class Engine:
         return True
 
     def _look_seconds(self, post: Post) -> float:
-        """When to look again: seldom, where somebody watches for what it waits for, and will be told."""
+        """When to look again.
+
+        Seldom, where somebody watches for what it waits for, and will be told.
+        """
         mark = self._waits_for(post) if post.key in self.armed else None
         if mark is not None and mark - post.usage_bytes > _UNTOLD_BYTES:
             return _UNHURRIED_SECONDS
         return max(min((decision.look_seconds for decision in post.decisions), default=0.0), 0.0)
 
     def _waits_for(self, post: Post) -> int | None:
-        """The usage that a post waits for and that is all it waits for; None where it wants something, or waits for more."""
+        """The usage that a post waits for and that is all it waits for.
+
+        None where it wants something, or waits for more.
+        """
         if len(post.decisions) != 1:
             return None
         (decision,) = post.decisions
@@ -433,7 +466,9 @@ class Engine:
         ]
 
     def _settle(self, wish: Wish, now: float) -> None:
-        """Let a post whose ask came to nothing go on as if it had not asked, and not before asking is of use again."""
+        """Let a post whose ask came to nothing go on as if it had not asked, and not before asking
+        is of use again.
+        """
         post = wish.post
         if wish.decision.ask is None or post.kind.together:
             return

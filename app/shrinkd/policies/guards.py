@@ -1,4 +1,7 @@
-"""What no policy may do: harm a host that suffers, take more than its rate, or try for ever what fails."""
+"""What no policy may do.
+
+Harm a host that suffers, take more than its rate, or try for ever what fails.
+"""
 
 import math
 from collections.abc import Callable
@@ -23,13 +26,17 @@ MANUAL_SECONDS = 30.0
 _HARD_ERRORS = 3
 _OPEN_SECONDS = (60.0, 3600.0)
 _SOFT = frozenset(("EINTR", "ETIMEDOUT", "EBUSY", "EAGAIN", "ENOMEM", "EMFILE", "ENFILE"))
-"""What opens no breaker: a pass that was cut short, freed too little or came at a bad time, and what this process is short of."""
+"""What opens no breaker: a pass that was cut short, freed too little or came at a bad time, and
+what this process is short of."""
 _SETBACK_SECONDS = (1.0, 60.0)
 
 
 @dataclass(slots=True)
 class Bucket:
-    """So much a second, and at most a second's worth at once. It may be overdrawn: what was spent is known only behind the pass."""
+    """So much a second, and at most a second's worth at once.
+
+    It may be overdrawn: what was spent is known only behind the pass.
+    """
 
     per_second: float
     level: float = math.nan
@@ -46,7 +53,11 @@ class Bucket:
         return self.level
 
     def take(self, amount: float, now: float, *, is_urgent: bool = False) -> None:
-        """Note what was spent. What is urgent takes what there is, and owes nothing: it asked nobody, and the others have their turn."""
+        """Note what was spent.
+
+        What is urgent takes what there is, and owes nothing: it asked nobody, and the others have
+        their turn.
+        """
         level = self.available(now)
         self.level = max(
             level - amount, min(level, 0.0) if is_urgent else -_DEBT_SECONDS * self.per_second
@@ -55,7 +66,9 @@ class Bucket:
 
 @dataclass(slots=True)
 class Breaker:
-    """Of one policy for one group: three hard errors in a row open it for a minute, each time twice as long up to an hour.
+    """Of one policy for one group.
+
+    Three hard errors in a row open it for a minute, each time twice as long up to an hour.
 
     Then one attempt is let through, and decides.
     """
@@ -86,7 +99,9 @@ class Breaker:
 
 @dataclass(slots=True)
 class Setback:
-    """Errors in a row that nobody expects of a policy at one group: after each of them it waits twice as long, up to a minute.
+    """Errors in a row that nobody expects of a policy at one group.
+
+    After each of them it waits twice as long, up to a minute.
 
     A look that failed is made good by a look, an act by an act: `is_act` says which it was.
     """
@@ -107,7 +122,10 @@ class Setback:
         self.errname, self.detail, self.is_act = errname, detail, is_act
 
     def is_over(self, *, is_act: bool) -> bool:
-        """Note that a look, or an act, went as it should; answers whether that ends a row of errors."""
+        """Note that a look, or an act, went as it should.
+
+        Answers whether that ends a row of errors.
+        """
         if not self.times or self.is_act != is_act:
             return False
         self.times, self.began_at, self.until = 0, math.inf, -math.inf
@@ -181,7 +199,10 @@ class Guards:
         self._seconds.take(seconds, now, is_urgent=is_urgent)
 
     def swappiness(self, policy: Envelope, stat: MemStat, host: Host) -> "int | Reason | None":
-        """The swappiness of a pass: None for the group's own, or the reason why there can be no such pass."""
+        """The swappiness of a pass.
+
+        None for the group's own, or the reason why there can be no such pass.
+        """
         anon_allowed = policy.swap != "file_only" and not _swap_is_scarce(stat, host)
         if policy.swap == "anon_only":
             if not anon_allowed or host.swap_total_bytes == 0:
@@ -205,9 +226,12 @@ def _swap_is_scarce(stat: MemStat, host: Host) -> bool:
 
 
 def floor_of(policy: Envelope, stat: MemStat) -> int:
-    """What usage must not be brought below, in bytes: the policy's own floor beside what cannot be reclaimed, or what protects the group.
+    """What usage must not be brought below, in bytes.
 
-    The greater of the two: a protection covers all usage, so nothing is added to it. One that is infinite leaves nothing to take.
+    The policy's own floor beside what cannot be reclaimed, or what protects the group.
+
+    The greater of the two: a protection covers all usage, so nothing is added to it. One that is
+    infinite leaves nothing to take.
     """
     limits = stat.limits
     own = max(

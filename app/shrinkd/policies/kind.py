@@ -1,8 +1,11 @@
-"""What a group's memory ought to be: the vocabulary of group policies, and how a kind of them is found.
+"""What a group's memory ought to be.
 
-A kind is one file of this folder, found by being there; it ends in `kind = Kind(…)`. Its `decide` is pure: no I/O, no clock,
-no chance, no logging. Time and everything else that it may know is in the Observation, so the same code runs live, in
-observe mode, in evaluate, over a recorded trace and on the simulator.
+The vocabulary of group policies, and how a kind of them is found.
+
+A kind is one file of this folder, found by being there; it ends in `kind = Kind(…)`. Its `decide`
+is pure: no I/O, no clock, no chance, no logging. Time and everything else that it may know is in
+the Observation, so the same code runs live, in observe mode, in evaluate, over a recorded trace and
+on the simulator.
 
     decide(spec, state, observation) -> state', one Decision for each member
 """
@@ -24,7 +27,8 @@ NAME = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"
 """What a policy may be called: 63 characters at most, as in a DNS name."""
 Swap = Literal["allow", "file_only", "anon_only"]
 MIN_ASK_BYTES = 1 << 20
-"""Less is not asked for: near the floor v2 answered asks of 0.26, 0.01 and 2.95 MiB with 26.6, 13.9 and 37.4 MiB (kernel 6.12)."""
+"""Less is not asked for: near the floor v2 answered asks of 0.26, 0.01 and 2.95 MiB with 26.6, 13.9
+and 37.4 MiB (kernel 6.12)."""
 
 
 class Verdict(StrEnum):
@@ -100,7 +104,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the last grant, told once. Sizes in bytes; `asked_bytes` was granted, `freed_bytes` is what usage fell by."""
+    """What became of the last grant, told once.
+
+    Sizes in bytes; `asked_bytes` was granted, `freed_bytes` is what usage fell by.
+    """
 
     asked_bytes: int
     freed_bytes: int
@@ -108,7 +115,8 @@ class Outcome:
     errname: str | None = None
     """The errno's symbol when it failed; None for a pass that made it."""
     fault: str | None = None
-    """What broke, where nobody expects that of a grant: not the kernel's answer to it, nor that of somebody who goes first."""
+    """What broke, where nobody expects that of a grant: not the kernel's answer to it, nor that of
+    somebody who goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,8 @@ class Member:
     group: Group
     stat: MemStat
     floor_bytes: int = 0
-    """What usage is never to be brought below: the greatest of the policy's floor, memory.min and memory.low, and what cannot go."""
+    """What usage is never to be brought below: the greatest of the policy's floor, memory.min and
+    memory.low, and what cannot go."""
     activity: Activity | None = None
     """Only for the kinds that ask for it."""
     outcome: Outcome | None = None
@@ -137,7 +146,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that a decision may know. `now_seconds` is monotonic and never jumps; `wall` (aware) is for calendars alone."""
+    """All that a decision may know.
+
+    `now_seconds` is monotonic and never jumps; `wall` (aware) is for calendars alone.
+    """
 
     now_seconds: float
     wall: datetime
@@ -177,7 +189,10 @@ Ask = Reclaim | Resize | Switch
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a kind wants for one group. It may not come to it: the daemon's guards and its arbiter have the last word."""
+    """What a kind wants for one group.
+
+    It may not come to it: the daemon's guards and its arbiter have the last word.
+    """
 
     group: Group
     verdict: Verdict
@@ -199,7 +214,8 @@ class Kind:
     spec: type[Strict]
     """Its part of a policy's JSON."""
     state: type[Any]
-    """A frozen dataclass of JSON values that starts empty: what it remembers between two looks, and over a restart."""
+    """A frozen dataclass of JSON values that starts empty: what it remembers between two looks, and
+    over a restart."""
     decide: Callable[[Any, Any, Observation], tuple[Any, Sequence[Decision]]]
     together: bool = False
     """One decision over all groups of the policy, instead of one for each."""
@@ -209,7 +225,8 @@ class Kind:
     is_urgent: bool = False
     """What it does not reclaim now the kernel will, from the group's own tasks: no rate holds it."""
     check: Callable[[Any, MemStat, int], None] = lambda _spec, _stat, _total_bytes: None
-    """When a policy is written, of each selected group and the host's memory: ValueError says why its spec means nothing there."""
+    """When a policy is written, of each selected group and the host's memory: ValueError says why
+    its spec means nothing there."""
     switches: Callable[[Any], Collection[str]] = lambda _spec: ()
     """The policies that a spec enables and disables, by their names: there when it is written."""
 

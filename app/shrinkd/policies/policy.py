@@ -19,9 +19,12 @@ _GLOB = re.compile(r"[*?[]")
 
 
 class Selector(Strict):
-    """Which groups: exactly one of group, parent and alias finds some, and scope says what is meant by them.
+    """Which groups.
 
-    A group that appears later is selected when it appears. The root, and the daemon's own groups, never are.
+    Exactly one of group, parent and alias finds some, and scope says what is meant by them.
+
+    A group that appears later is selected when it appears. The root, and the daemon's own groups,
+    never are.
     """
 
     group: str | None = Field(
@@ -29,13 +32,15 @@ class Selector(Strict):
     )
     """A path as a glob, component by component: a * does not cross a slash."""
     parent: str | None = Field(default=None, max_length=4096, examples=["kubepods.slice", ""])
-    """A path: the groups right below it ("" is the root), or with the scope leaves all below it that have no groups inside."""
+    """A path: the groups right below it ("" is the root), or with the scope leaves all below it
+    that have no groups inside."""
     alias: str | None = Field(
         default=None, min_length=1, max_length=4096, examples=["unit:nginx*.service"]
     )
     """A glob over the aliases of a group, such as container:…, pod:… and unit:…."""
     scope: Scope = "self"
-    """What was found itself, the groups right below it, or those below it, itself included, that have no groups inside."""
+    """What was found itself, the groups right below it, or those below it, itself included, that
+    have no groups inside."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -45,14 +50,19 @@ class Selector(Strict):
 
     @property
     def reach(self) -> str:
-        """The path of a group that all it can ever select is below or at; "" where nothing narrower is sure."""
+        """The path of a group that all it can ever select is below or at.
+
+        "" where nothing narrower is sure.
+        """
         if self.parent is not None:
             return self.parent.strip("/")
         components = (self.group or "*").strip("/").split("/")
         return "/".join(takewhile(lambda component: not _GLOB.search(component), components))
 
     def select(self, groups: list[Group]) -> list[Group]:
-        """Those that are meant, of all groups that there are (parents before children, the root among them)."""
+        """Those that are meant, of all groups that there are (parents before children, the root
+        among them).
+        """
         found = {group.path for group in groups if self._finds(group.path)}
         scope = "children" if self.parent is not None and self.scope == "self" else self.scope
         if scope == "self":
@@ -106,7 +116,10 @@ class Active(Strict):
 
 
 class Draft(Strict):
-    """A policy whose name may stand elsewhere: which groups, how far, when, and what of its kind."""
+    """A policy whose name may stand elsewhere.
+
+    Which groups, how far, when, and what of its kind.
+    """
 
     name: str | None = Field(None, pattern=NAME, examples=["keep-headroom"])
     kind: str
@@ -118,7 +131,8 @@ class Draft(Strict):
     selector: Selector
     floor: Floor = Floor()
     swap: Swap = "allow"
-    """Whether reclaim may take anonymous memory, or file cache, or both: where the kernel takes a swappiness, or swap is off."""
+    """Whether reclaim may take anonymous memory, or file cache, or both: where the kernel takes a
+    swappiness, or swap is off."""
     active: Active | None = None
     spec: Any
 
@@ -142,9 +156,11 @@ def _of_kind(name: str, base: type[Draft] = Envelope) -> type[Draft]:
     return create_model(title, __base__=base, __doc__=base.__doc__, **fields)
 
 
-def _of_any_kind(base: type[Draft]) -> Any:  # noqa: ANN401  # a union, which is no type to a checker
+# a union, which is no type to a checker
+def _of_any_kind(base: type[Draft]) -> Any:
     models = tuple(_of_kind(name, base) for name in kinds())
-    return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007  # X | Y takes no tuple
+    # X | Y takes no tuple
+    return Annotated[Union[models], Field(discriminator="kind")]
 
 
 if TYPE_CHECKING:
@@ -162,7 +178,10 @@ def parse(value: object) -> Envelope:
 
 
 def restore(value: object) -> Envelope:
-    """As parse, for a row that another version of this daemon may have written: PolicyUnreadable says in a line what is wrong with it."""
+    """As parse, for a row that another version of this daemon may have written.
+
+    PolicyUnreadable says in a line what is wrong with it.
+    """
     try:
         return parse(value)
     except ValidationError as error:
@@ -174,7 +193,10 @@ def restore(value: object) -> Envelope:
 
 
 def written(policy: Envelope) -> dict[str, Any]:
-    """A policy as it was written, in JSON values: what was left out is left out, so that a later version may have another default."""
+    """A policy as it was written, in JSON values.
+
+    What was left out is left out, so that a later version may have another default.
+    """
     return policy.model_dump(mode="json", exclude_unset=True)
 
 

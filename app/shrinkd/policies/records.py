@@ -1,4 +1,7 @@
-"""What comes of one look at the policies: decisions as they are remembered and shown, and what is granted of them."""
+"""What comes of one look at the policies.
+
+Decisions as they are remembered and shown, and what is granted of them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +15,10 @@ from shrinkd.policies.policy import Envelope
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A decision as it is remembered and shown. `at` in microseconds since the epoch; sizes in bytes."""
+    """A decision as it is remembered and shown.
+
+    `at` in microseconds since the epoch; sizes in bytes.
+    """
 
     at: int
     policy: str
@@ -33,7 +39,8 @@ class Record:
     errno: str | None = None
     """What the kernel or a guard of the daemon answered, as a symbol."""
     times: int = 1
-    """How many equal decisions, one after another, are folded into this one; `at` is that of the last."""
+    """How many equal decisions, one after another, are folded into this one; `at` is that of the
+    last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Looked:
 
 def grant_of(wish: Wish) -> Grant:
     ask = wish.decision.ask
-    assert ask is not None  # noqa: S101  # the arbiter grants nothing else
+    assert ask is not None  # the arbiter grants nothing else
     is_whole = (
         isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
     )

@@ -1,4 +1,7 @@
-"""What wakes the daemon: a bell that anybody may ring, and, where the backend can watch a group, what a post waits for there."""
+"""What wakes the daemon.
+
+A bell that anybody may ring, and, where the backend can watch a group, what a post waits for there.
+"""
 
 import logging
 import math
@@ -37,7 +40,10 @@ class _Armed:
 
 
 class Wakes:
-    """One thing to wait for. `lock` is over the engine, and over all of this but wait() and ring()."""
+    """One thing to wait for.
+
+    `lock` is over the engine, and over all of this but wait() and ring().
+    """
 
     def __init__(
         self, backend: Backend, engine: Engine, clock: Callable[[], float], lock: threading.Lock
@@ -45,7 +51,8 @@ class Wakes:
         self._backend, self._engine, self._clock, self._lock = backend, engine, clock, lock
         self._watches: dict[Key, _Armed] = {}
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 24
-        """Each has up to three descriptors, and half of all are for control files, a quarter for connections."""
+        """Each has up to three descriptors, and half of all are for control files, a quarter for
+        connections."""
         self._by_descriptor: dict[int, Key] = {}
         self._is_closing = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -58,7 +65,10 @@ class Wakes:
         os.eventfd_write(self._bell, 1)
 
     def wait(self, seconds: float | None) -> list[Key]:
-        """Wait for so long, or until something wakes; answer the posts whose watch did, to be heard."""
+        """Wait for so long, or until something wakes.
+
+        Answer the posts whose watch did, to be heard.
+        """
         rung = {descriptor for descriptor, _ in self._epoll.poll(seconds)}
         if self._bell in rung:
             os.eventfd_read(self._bell)
@@ -67,7 +77,10 @@ class Wakes:
         ]  # which others may change meanwhile
 
     def hear(self, key: Key, moment: float) -> bool:
-        """Wake a post if something has fired; answers whether its group is still there, as far as we are told."""
+        """Wake a post if something has fired.
+
+        Answers whether its group is still there, as far as we are told.
+        """
         armed = self._watches.get(key)
         if armed is None or armed.watch is None:
             return True
@@ -86,11 +99,17 @@ class Wakes:
         return True
 
     def mute(self, key: Key) -> None:
-        """Do not wake for a post while something is done to its group: its usage moves then, and nobody would look."""
+        """Do not wake for a post while something is done to its group.
+
+        Its usage moves then, and nobody would look.
+        """
         self._listen(key, 0)
 
     def unmute(self, key: Key, moment: float) -> bool:
-        """Hear what has fired, and wake for the next; answers as hear(). Before its end is told, which brings a look at it."""
+        """Hear what has fired, and wake for the next.
+
+        Answers as hear(). Before its end is told, which brings a look at it.
+        """
         is_there = self.hear(key, moment)
         self._listen(key, select.EPOLLIN)
         return is_there
@@ -185,7 +204,8 @@ class Wakes:
         """Leave a post to be polled until what we lacked for its watch may be there again."""
         armed.retry_at = time.monotonic() + _RETRY_SECONDS
         log.warning(
-            "the policy %s polls a group for %g s, for nothing could be opened that wakes for it: %s",
+            "the policy %s polls a group for %g s, for nothing could be opened that wakes for it: "
+            "%s",
             key[0],
             _RETRY_SECONDS,
             error,

@@ -1,1 +1,4 @@
-"""Sockets, TLS and each connection's bounds: what stands between the network and the application."""
+"""Sockets, TLS and each connection's bounds.
+
+What stands between the network and the application.
+"""

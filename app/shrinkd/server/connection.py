@@ -1,7 +1,10 @@
-"""One connection: uvicorn's protocol within bounds of time, size and number, so that no client holds what others need.
+"""One connection.
 
-A request that arrives whole, as nearly all do, costs no timer. Whatever is refused here never became a request, and is
-answered with a problem all the same, unless another answer would be torn apart by it.
+Uvicorn's protocol within bounds of time, size and number, so that no client holds what others need.
+
+A request that arrives whole, as nearly all do, costs no timer. Whatever is refused here never
+became a request, and is answered with a problem all the same, unless another answer would be torn
+apart by it.
 """
 
 import asyncio
@@ -15,7 +18,8 @@ from shrinkd.server.peer_identity import peer_of
 
 _LAST_WORDS_SECONDS = 0.5
 LARGEST_HEAD_BYTES = 64 << 10
-"""Of a request line with its header, and of what may come between two bytes of a body or behind the last: chunk sizes, trailers."""
+"""Of a request line with its header, and of what may come between two bytes of a body or behind the
+last: chunk sizes, trailers."""
 MOST_HEADER_FIELDS = 128
 """A field of four bytes takes a hundred and fifty when it is kept, so bytes alone are no bound."""
 MOST_CONNECTIONS = 2048
@@ -23,15 +27,22 @@ _ANNOUNCE_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
 def most_connections() -> int:
-    """How many may be open at once: a quarter of the files of this process, for control files take half, and no more than 2048."""
+    """How many may be open at once.
+
+    A quarter of the files of this process, for control files take half, and no more than 2048.
+    """
     return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, MOST_CONNECTIONS)
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with an end to everything that it waits for. What the limits are is for who starts it, as tests do, to change."""
+    """uvicorn's, with an end to everything that it waits for.
+
+    What the limits are is for who starts it, as tests do, to change.
+    """
 
     arrival_seconds = 10.0
-    """From the first byte of a request to its last, and from the begin of a connection to the first."""
+    """From the first byte of a request to its last, and from the begin of a connection to the
+    first."""
     taking_seconds = 30.0
     """For how long a client may take nothing of an answer that it is sent."""
     most_pipelined = 16
@@ -52,7 +63,8 @@ class Protocol(HttpToolsProtocol):
     _arrival: asyncio.TimerHandle | None = None
     _taking: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+    # as uvicorn's own
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._caller = peer_of(transport)
         self.peer = (
@@ -104,7 +116,11 @@ class Protocol(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of the header. One of the trailers is dropped: it must not change who sends the request, or what it asks for."""
+        """Take a field of the header.
+
+        One of the trailers is dropped: it must not change who sends the request, or what it asks
+        for.
+        """
         if self._in_head:
             super().on_header(name, value)
             self._count(len(name) + len(value) + len(": \r\n"))
@@ -177,7 +193,9 @@ class Protocol(HttpToolsProtocol):
         self._watch_leaving()
 
     def _watch_leaving(self) -> None:
-        """A connection that was closed stays until its last answer is taken, and that may be too small to be paused for."""
+        """A connection that was closed stays until its last answer is taken, and that may be too
+        small to be paused for.
+        """
         if self.transport.is_closing():
             self._watch_taking()
 
@@ -201,7 +219,11 @@ class Protocol(HttpToolsProtocol):
     # -- what ends --------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Begin to end. A stream that is still there after a moment has a client that does not read, and would hold everything up."""
+        """Begin to end.
+
+        A stream that is still there after a moment has a client that does not read, and would hold
+        everything up.
+        """
         super().shutdown()
         self.loop.call_later(_LAST_WORDS_SECONDS, self._abort_stream)
 
@@ -213,11 +235,14 @@ class Protocol(HttpToolsProtocol):
 
     # -- what is refused --------------------------------------------------------------------------------------------
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # the caller has logged it
+    def send_400_response(self, msg: str) -> None:  # the caller has logged it
         self._refuse(self._verdict)
 
     def _refuse(self, status: int) -> None:
-        """Answer with a problem and close. What came before goes first; what is being answered already ends where it is."""
+        """Answer with a problem and close.
+
+        What came before goes first; what is being answered already ends where it is.
+        """
         self._stop_clock()
         if not self._in_body and not self._is_at_rest():
             self.cycle.keep_alive = False

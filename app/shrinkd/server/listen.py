@@ -1,4 +1,7 @@
-"""Sockets and the server on them: bound by the daemon itself, and ended by a signal within seconds."""
+"""Sockets and the server on them.
+
+Bound by the daemon itself, and ended by a signal within seconds.
+"""
 
 import asyncio
 import ipaddress
@@ -41,15 +44,16 @@ log = logging.getLogger("shrinkd")
 class Server(uvicorn.Server):
     """uvicorn, with some differences.
 
-    Unix sockets stay in the clear beside TLS, SIGHUP reads the tokens and the certificate again, endless answers are told to end, and a
-    signal that it obeyed is not raised again.
+    Unix sockets stay in the clear beside TLS, SIGHUP reads the tokens and the certificate again,
+    endless answers are told to end, and a signal that it obeyed is not raised again.
     """
 
     def __init__(self, app: FastAPI, protocol: type[Protocol] = Protocol) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,  # httptools: "auto" falls back to h11 in silence, at 3.6 times the CPU
+                # httptools: "auto" falls back to h11 in silence, at 3.6 times the CPU
+                http=protocol,
                 ws="none",
                 loop="uvloop",
                 lifespan="on",
@@ -57,7 +61,8 @@ class Server(uvicorn.Server):
                 access_log=False,  # ours costs less and carries the request id
                 server_header=False,
                 proxy_headers=False,  # nobody in front is trusted to say who calls
-                timeout_keep_alive=IDLE_SECONDS,  # longer than clients keep one: theirs to close, so that no POST meets the end
+                # longer than clients keep one: theirs to close, so that no POST meets the end
+                timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
@@ -83,7 +88,10 @@ class Server(uvicorn.Server):
         return listener
 
     async def main_loop(self) -> None:
-        """Keep the date of the answers until the end. uvicorn's own asks ten times a second whether that has come."""
+        """Keep the date of the answers until the end.
+
+        uvicorn's own asks ten times a second whether that has come.
+        """
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._told_to_end.wait(), _DATE_SECONDS)
@@ -99,14 +107,18 @@ class Server(uvicorn.Server):
         self.end()
 
     def reload(self) -> None:
-        """Read the files again that say who may come in and who we are; one that cannot be used changes nothing, and the log says why."""
+        """Read the files again that say who may come in and who we are.
+
+        One that cannot be used changes nothing, and the log says why.
+        """
         if self._wiring.tokens:
             self._wiring.tokens.reload()
         if self._tls:
             try:
                 renew(self._tls, self._wiring.settings)
             except SettingsError as error:
-                log.error("the certificate stays as it was: %s", error)  # noqa: TRY400  # where in the code is nobody's question
+                # where in the code is nobody's question
+                log.error("the certificate stays as it was: %s", error)
             else:
                 log.info("the certificate was read from %s", self._wiring.settings.tls_certificate)
 
@@ -124,7 +136,10 @@ class Server(uvicorn.Server):
 
 
 def run(app: FastAPI, settings: Settings) -> None:
-    """Serve until a signal. SettingsError for an address that is unsafe or cannot be had, before anything is open."""
+    """Serve until a signal.
+
+    SettingsError for an address that is unsafe or cannot be had, before anything is open.
+    """
     backend = app.state.wiring.backend
     addresses = settings.listen or (_DEFAULT_SIMULATED if backend.is_simulated else _DEFAULT)
     check_listen(addresses, settings, simulated=backend.is_simulated)
@@ -136,13 +151,17 @@ def run(app: FastAPI, settings: Settings) -> None:
 
 
 def check_listen(addresses: tuple[str, ...], settings: Settings, *, simulated: bool) -> None:
-    """Refuse to offer a memory controller to whoever can reach a TCP port: SettingsError says what to set."""
+    """Refuse to offer a memory controller to whoever can reach a TCP port.
+
+    SettingsError says what to set.
+    """
     for address in addresses:
         if not address.startswith("tcp:"):
             continue
         if not simulated and not settings.tokens:
             raise SettingsError(
-                f"SHRINKD_LISTEN={address} would let every user of this host change real limits: set SHRINKD_TOKENS, or use unix:/PATH."
+                f"SHRINKD_LISTEN={address} would let every user of this host change real limits: "
+                "set SHRINKD_TOKENS, or use unix:/PATH."
             )
         wanted = {
             "TOKENS": settings.tokens,
@@ -152,7 +171,8 @@ def check_listen(addresses: tuple[str, ...], settings: Settings, *, simulated: b
         missing = [f"SHRINKD_{name}" for name, value in wanted.items() if not value]
         if missing and not _is_loopback(address):
             raise SettingsError(
-                f"SHRINKD_LISTEN={address} is reachable from elsewhere: set {' and '.join(missing)}, or use a loopback address."
+                f"SHRINKD_LISTEN={address} is reachable from elsewhere: set "
+                f"{' and '.join(missing)}, or use a loopback address."
             )
 
 
@@ -171,7 +191,10 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 @contextmanager
 def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
-    """Bind every address, and take the unix sockets away again at the end. SettingsError names the one that cannot be had."""
+    """Bind every address, and take the unix sockets away again at the end.
+
+    SettingsError names the one that cannot be had.
+    """
     sockets: list[socket.socket] = []
     with ExitStack() as stack:
         for address in addresses:
@@ -193,7 +216,9 @@ def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
 
 
 def _take_away(path: Path, ours: int) -> None:
-    """Take our socket away, unless its name leads to that of another daemon by now: it could start when we had stopped to listen.
+    """Take our socket away, unless its name leads to that of another daemon by now.
+
+    It could start when we had stopped to listen.
 
     `ours` is open, or else the number of its inode might be that of the other's.
     """
@@ -204,7 +229,10 @@ def _take_away(path: Path, ours: int) -> None:
 
 
 def _bind_tcp(address: str) -> socket.socket:
-    """Bind, with buffers of a fixed size, which each connection inherits: the kernel's own would grow to megabytes for each."""
+    """Bind, with buffers of a fixed size, which each connection inherits.
+
+    The kernel's own would grow to megabytes for each.
+    """
     bound = socket.create_server(
         _host_and_port(address),
         family=socket.AF_INET6 if "[" in address else socket.AF_INET,
@@ -216,7 +244,10 @@ def _bind_tcp(address: str) -> socket.socket:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """Bind at 0660: group members may connect, others may not. Nobody can before listen(), so chmod comes in time."""
+    """Bind at 0660.
+
+    Group members may connect, others may not. Nobody can before listen(), so chmod comes in time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or path.exists():
         _remove_stale(path)
@@ -230,7 +261,10 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Take away the socket that a killed daemon left; never a file, never a socket that somebody answers on."""
+    """Take away the socket that a killed daemon left.
+
+    Never a file, never a socket that somebody answers on.
+    """
     if not S_ISSOCK(path.lstat().st_mode):
         raise SettingsError(f"{path} is there and is no socket: move it, or listen elsewhere.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -1,4 +1,7 @@
-"""Who is at the other end of a connection: by the kernel's word on a unix socket, by a certificate on TLS."""
+"""Who is at the other end of a connection.
+
+By the kernel's word on a unix socket, by a certificate on TLS.
+"""
 
 import socket
 import ssl
@@ -13,7 +16,9 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 def peer_of(transport: BaseTransport) -> Caller | None:
-    """The other end of a connection, or None where nothing tells. A certificate names a caller; the scopes are the tokens file's to say.
+    """The other end of a connection, or None where nothing tells.
+
+    A certificate names a caller; the scopes are the tokens file's to say.
 
     Who can connect to a unix socket of ours is root or of its group, and may do everything.
     """
@@ -29,7 +34,11 @@ def peer_of(transport: BaseTransport) -> Caller | None:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """What tcp: addresses are served with; None is in the clear. SettingsError for what is missing or cannot be read."""
+    """What tcp.
+
+    Addresses are served with; None is in the clear. SettingsError for what is missing or cannot be
+    read.
+    """
     if not settings.tls_certificate and not settings.tls_key and not settings.tls_client_ca:
         return None
     if not settings.tls_certificate or not settings.tls_key:
@@ -53,7 +62,9 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def renew(context: ssl.SSLContext, settings: Settings) -> None:
-    """Have the handshakes to come show the certificate that the files hold now; SettingsError, and nothing changed, if it cannot be used.
+    """Have the handshakes to come show the certificate that the files hold now.
+
+    SettingsError, and nothing changed, if it cannot be used.
 
     Authorities are only added: one that is to be trusted no more takes a new start.
     """
@@ -70,7 +81,8 @@ def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
         context.load_cert_chain(certificate, key, password=_refuse_password)
     except OSError as error:
         raise SettingsError(
-            f"SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY cannot be used: {error.strerror or error}."
+            "SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY cannot be used: "
+            f"{error.strerror or error}."
         ) from None
 
 

@@ -1,4 +1,7 @@
-"""Accept TLS connections, and bound those whose handshake has not ended: until then, no protocol knows of them and could count them."""
+"""Accept TLS connections, and bound those whose handshake has not ended.
+
+Until then, no protocol knows of them and could count them.
+"""
 
 import asyncio
 import logging
@@ -15,7 +18,11 @@ log = logging.getLogger("shrinkd")
 
 
 class TlsListener:
-    """Listens on a bound socket. A connection beyond `most` handshakes at once, or half of that from one address, is closed unheard."""
+    """Listens on a bound socket.
+
+    A connection beyond `most` handshakes at once, or half of that from one address, is closed
+    unheard.
+    """
 
     def __init__(
         self,

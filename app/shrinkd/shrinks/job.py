@@ -1,7 +1,11 @@
-"""One shrink: what was asked for, how far it is, and where it stands; to memcontrol it is the `current` that runs the routine.
+"""One shrink.
 
-Its signal_pending() is the cancel flag and the deadline, its allowance() the rate limit, its cond_resched() the progress
-report. Time between two moments is monotonic; the wall clock, which may jump, only labels them.
+What was asked for, how far it is, and where it stands; to memcontrol it is the `current` that runs
+the routine.
+
+Its signal_pending() is the cancel flag and the deadline, its allowance() the rate limit, its
+cond_resched() the progress report. Time between two moments is monotonic; the wall clock, which may
+jump, only labels them.
 """
 
 import math
@@ -43,7 +47,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client or a policy wants; sizes in bytes. Exactly one of target_bytes and reclaim_bytes is given."""
+    """What a client or a policy wants.
+
+    Sizes in bytes. Exactly one of target_bytes and reclaim_bytes is given.
+    """
 
     timeout_seconds: float
     target_bytes: int | None = None
@@ -74,7 +81,10 @@ _REQUESTED, _TOLD = (
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a shrink stands: one value, so that whoever looks never sees half of a move. Times as the store keeps them."""
+    """Where a shrink stands.
+
+    One value, so that whoever looks never sees half of a move. Times as the store keeps them.
+    """
 
     state: State = State.QUEUED
     started_at: int | None = None
@@ -83,7 +93,11 @@ class Standing:
 
 
 class Job:
-    """One shrink. Its worker thread alone moves `progress`; `kill` comes from any thread, and so does a look at row()."""
+    """One shrink.
+
+    Its worker thread alone moves `progress`; `kill` comes from any thread, and so does a look at
+    row().
+    """
 
     def __init__(
         self,
@@ -108,12 +122,14 @@ class Job:
         self.owner = ""
         """The name of the caller who asked for it."""
         self.lock = threading.Lock()
-        """Held by who moves the shrink, from the look at `standing` until the store has its successor."""
+        """Held by who moves the shrink, from the look at `standing` until the store has its
+        successor."""
         self.progress = Progress(start_bytes=usage, usage_bytes=usage, target_bytes=target)
         self.standing = Standing()
         self.created_at = now()
         self.finished: Future[None] = Future()
-        self.finished.set_running_or_notify_cancel()  # waiters that give up must not cancel it for the others
+        # waiters that give up must not cancel it for the others
+        self.finished.set_running_or_notify_cancel()
         self._signal: ShrinkdError | None = None
         self._signalled = threading.Event()
         self._began = self._ended = self._deadline = math.inf
@@ -125,7 +141,10 @@ class Job:
 
     @property
     def leaves_nothing(self) -> bool:
-        """No death in the middle of it needs an answer: nobody waits for it by its id, and it moves no limit."""
+        """No death in the middle of it needs an answer.
+
+        Nobody waits for it by its id, and it moves no limit.
+        """
         return self.policy is not None and self.request.set_max_bytes is None
 
     @property
@@ -134,7 +153,10 @@ class Job:
         return max(self._elapsed() - self._slept, 0.0)
 
     def run(self) -> None:
-        """Shrink, then set the limit if one is wanted: patch 4/4 or 3/4. Raises what the routine raises."""
+        """Shrink, then set the limit if one is wanted.
+
+        Patch 4/4 or 3/4. Raises what the routine raises.
+        """
         self._began = time.monotonic()
         self._deadline = self._began + self.request.timeout_seconds
         try:
@@ -158,7 +180,8 @@ class Job:
         if self._signal is None and time.monotonic() >= self._deadline:
             seconds, usage = self.request.timeout_seconds, self.progress.usage_bytes
             return TimedOut(
-                f"The {seconds:g} seconds are over with usage at {usage} bytes; what was reclaimed stays so, and no limit was changed.",
+                f"The {seconds:g} seconds are over with usage at {usage} bytes; what was reclaimed "
+                "stays so, and no limit was changed.",
                 timeout_seconds=seconds,
                 usage_bytes=usage,
                 target_bytes=self.progress.target_bytes,

@@ -1,4 +1,6 @@
-"""Shrinks as jobs: rows before they are work, one a group at a time, cancellable between any two passes.
+"""Shrinks as jobs.
+
+Rows before they are work, one a group at a time, cancellable between any two passes.
 
 States change by compare-and-set in the database, so that of two who would finish a shrink one wins:
 
@@ -52,7 +54,10 @@ log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """All shrinks of one daemon: submits, runs, cancels and remembers them, and keeps limit writes out of their way."""
+    """All shrinks of one daemon.
+
+    Submits, runs, cancels and remembers them, and keeps limit writes out of their way.
+    """
 
     def __init__(self, backend: Backend, store: Store, intents: Intents, max_running: int) -> None:
         self._backend = backend
@@ -85,16 +90,25 @@ class Jobs:
         """Told of a group whose limits may have been changed."""
 
     def recover(self) -> int:
-        """Settle what a daemon that died left behind: before the first answer. Its limits are settled by its intents, so rows are all."""
+        """Settle what a daemon that died left behind.
+
+        Before the first answer. Its limits are settled by its intents, so rows are all.
+        """
         died = DaemonStopped(
-            "The daemon died in this shrink; what was reclaimed stays so. GET its limits to see whether one was set."
+            "The daemon died in this shrink; what was reclaimed stays so. GET its limits to see "
+            "whether one was set."
         )
         return self._store.interrupt_active(now(), died)
 
     def close(self) -> None:
-        """Stop: running shrinks end between two passes, waiting ones do not begin, and all of them are interrupted."""
+        """Stop.
+
+        Running shrinks end between two passes, waiting ones do not begin, and all of them are
+        interrupted.
+        """
         stopped = DaemonStopped(
-            "The daemon was stopped in this shrink; what was reclaimed stays so. GET its limits to see whether one was set."
+            "The daemon was stopped in this shrink; what was reclaimed stays so. GET its limits to "
+            "see whether one was set."
         )
         self._stopping.set()
         with self._changed:
@@ -107,7 +121,7 @@ class Jobs:
             self.write_finished()
             self._store.interrupt_active(now(), stopped)
 
-    def submit(  # noqa: PLR0913  # all but two by name
+    def submit(  # all but two by name
         self,
         group: Group,
         request: Request,
@@ -117,10 +131,13 @@ class Jobs:
         shrink_id: str | None = None,
         dry_run: bool = False,
     ) -> Job:
-        """Write a shrink down, under an id of the caller's if there is one, and queue it. ShrinkInProgress when the group has one.
+        """Write a shrink down, under an id of the caller's if there is one, and queue it.
 
-        TooManyShrinks when the queue is full, or half full with those of the same owner; the policies have one of their own. A
-        caller's own goes before that of a policy, which ends for it. A policy's that moves no limit is written down when it is done.
+        ShrinkInProgress when the group has one.
+
+        TooManyShrinks when the queue is full, or half full with those of the same owner; the
+        policies have one of their own. A caller's own goes before that of a policy, which ends for
+        it. A policy's that moves no limit is written down when it is done.
         """
         job = Job(
             memcontrol.Memcg(self._backend, group, request.swappiness, self._intents),
@@ -141,7 +158,8 @@ class Jobs:
         with ExitStack() as undo:
             undo.callback(self._leave, job)
             if not job.leaves_nothing:
-                with job.lock:  # who has met it as the running one, and cancels it, waits until it is written down
+                # who has met it as the running one, and cancels it, waits until it is written down
+                with job.lock:
                     self._store.add_shrink(job.row())
                     undo.callback(self._withdraw, job)
                     self._tell(job)
@@ -150,7 +168,10 @@ class Jobs:
         return job
 
     def cancel(self, shrink_id: str, *, dry_run: bool = False) -> Row:
-        """Ask a shrink to stop and answer how it stands now: cancelling, or cancelled when it was waiting or is already."""
+        """Ask a shrink to stop and answer how it stands now.
+
+        Cancelling, or cancelled when it was waiting or is already.
+        """
         job = self._active.get(shrink_id)
         if job is not None:
             with job.lock:
@@ -208,8 +229,13 @@ class Jobs:
         return sorted(found.values(), key=_place, reverse=True)[:limit]
 
     def write_finished(self) -> None:
-        """Write the finished shrinks of policies down, all at once. StoreUnavailable, and then they wait."""
-        with self._writing:  # the daemon's writer may be at it when a stop is: of two inserts of one row the second fails
+        """Write the finished shrinks of policies down, all at once.
+
+        StoreUnavailable, and then they wait.
+        """
+        # the daemon's writer may be at it when a stop is: of two inserts of one row the second
+        # fails
+        with self._writing:
             with self._changed:
                 finished = dict(self._unwritten)
             if finished:
@@ -230,10 +256,13 @@ class Jobs:
         dry_run: bool = False,
         is_new: bool = False,
     ) -> Iterator[None]:
-        """Keep a group's limits to oneself: no shrink starts, no other change runs. ShrinkInProgress when one is.
+        """Keep a group's limits to oneself.
 
-        A trial is refused as a change would be, and else keeps nobody from anything. Policies keep away behind a change, but not behind one
-        that was refused (who tries again and again would keep them away for good), nor from a group that `is_new`.
+        No shrink starts, no other change runs. ShrinkInProgress when one is.
+
+        A trial is refused as a change would be, and else keeps nobody from anything. Policies keep
+        away behind a change, but not behind one that was refused (who tries again and again would
+        keep them away for good), nor from a group that `is_new`.
         """
         by_hand = policy is None and not is_new
         with self._changed:
@@ -287,7 +316,9 @@ class Jobs:
             return Counter(str(job.state) for job in self._active.values())
 
     def manual_age(self, group: Group) -> float:
-        """How many seconds ago a caller's own change of a group ended: 0 while one goes on, infinity if none did lately."""
+        """How many seconds ago a caller's own change of a group ended: 0 while one goes on,
+        infinity if none did lately.
+        """
         return max(time.monotonic() - self._manual.get(group.id, -math.inf), 0.0)
 
     def _note(self, group: Group, moment: float, *, by_hand: bool) -> None:
@@ -295,7 +326,10 @@ class Jobs:
             self._manual[group.id] = moment
 
     def _make_way(self, group: Group, policy: str | None, *, dry_run: bool = False) -> None:
-        """Wait until a group is free, with the lock held: a policy's shrink ends for a caller, and a policy waits for nobody."""
+        """Wait until a group is free, with the lock held.
+
+        A policy's shrink ends for a caller, and a policy waits for nobody.
+        """
         if policy is None:
             yielding = [] if dry_run else [job for job in self._of(group) if job.policy is not None]
             for job in yielding:
@@ -324,7 +358,9 @@ class Jobs:
         return [job for job in self._active.values() if job.memcg.group.id == group.id]
 
     def _check_room(self, policy: str | None, owner: str) -> None:
-        """The policies have as many places as all callers, and of those no owner has more than half."""
+        """The policies have as many places as all callers, and of those no owner has more than
+        half.
+        """
         if self._stopping.is_set():
             raise NotReady("The daemon is stopping: try again when it is back.")
         active = sum((job.policy is None) == (policy is None) for job in self._active.values())
@@ -336,7 +372,8 @@ class Jobs:
         own = sum(job.owner == owner for job in self._active.values()) if owner else 0
         if own >= self._limit // 2:
             raise TooManyShrinks(
-                f"{own} shrinks of {owner} run or wait already, half of all: the rest is for others.",
+                f"{own} shrinks of {owner} run or wait already, half of all: the rest is for "
+                "others.",
                 active=own,
             )
 
@@ -370,15 +407,19 @@ class Jobs:
         except Exception:  # a bug ends this job as failed; its worker and the other jobs go on
             log.exception("shrink %s of %a failed", job.id, job.memcg.group.path)
             error = InternalError(
-                "The shrink met a fault of this daemon, which its log describes; GET its limits to see how they are."
+                "The shrink met a fault of this daemon, which its log describes; GET its limits to "
+                "see how they are."
             )
         state = _outcome(error)
         self._persist(
             job, state=state, finished_at=now(), error=None if state is State.CANCELLED else error
         )
 
-    def _persist(self, job: Job, **changes: Any) -> bool:  # noqa: ANN401  # fields of its Standing
-        """Move a job and stay until that is written down: a full or locked database delays the news, it does not change them."""
+    def _persist(self, job: Job, **changes: Any) -> bool:  # fields of its Standing
+        """Move a job and stay until that is written down.
+
+        A full or locked database delays the news, it does not change them.
+        """
         while True:
             try:
                 with job.lock:
@@ -393,8 +434,11 @@ class Jobs:
                 if self._stopping.wait(_STORE_RETRY_SECONDS):
                     return False
 
-    def _move(self, job: Job, **changes: Any) -> bool:  # noqa: ANN401  # fields of its Standing
-        """Compare and set, with the job's lock held; the row is the judge and the job follows it."""
+    def _move(self, job: Job, **changes: Any) -> bool:  # fields of its Standing
+        """Compare and set, with the job's lock held.
+
+        The row is the judge and the job follows it.
+        """
         standing = replace(job.standing, **changes)
         moved = not job.state.done and (
             job.leaves_nothing or self._store.move_shrink(job.id, str(job.state), job.row(standing))
@@ -410,7 +454,10 @@ class Jobs:
         return moved
 
     def _tell(self, job: Job) -> None:
-        """Publish where a job stands, with its lock held: so that its states are told in their order."""
+        """Publish where a job stands, with its lock held.
+
+        So that its states are told in their order.
+        """
         group, request, state, error = job.memcg.group, job.request, job.state, job.standing.error
         if state is State.SUCCEEDED and request.set_max_bytes is not None:
             maximum = page_floor(request.set_max_bytes)

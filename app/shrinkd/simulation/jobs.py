@@ -1,6 +1,10 @@
-"""Simulations as jobs: each in a process of its own, so that none takes the daemon's time, with progress, a cancel and a report.
+"""Simulations as jobs.
 
-They are kept in memory: the last hundred, and none beyond the daemon's life. A simulation changes nothing, so it is said again.
+Each in a process of its own, so that none takes the daemon's time, with progress, a cancel and a
+report.
+
+They are kept in memory: the last hundred, and none beyond the daemon's life. A simulation changes
+nothing, so it is said again.
 """
 
 import json
@@ -52,17 +56,24 @@ class Simulation:
 
 
 def _start() -> subprocess.Popen[str]:
-    """Start this program anew. With -P, for -m alone would look for it in the working directory first, and run what it finds there."""
+    """Start this program anew.
+
+    With -P, for -m alone would look for it in the working directory first, and run what it finds
+    there.
+    """
     program, pipe = (
         [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"],
         subprocess.PIPE,
     )
-    return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)  # noqa: S603  # no word of it is a client's
+    return subprocess.Popen(
+        program, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )  # no word of it is a client's
 
 
 def no_simulation(simulation_id: str) -> SimulationNotFound:
     return SimulationNotFound(
-        f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a restart."
+        f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a "
+        "restart."
     )
 
 
@@ -76,7 +87,10 @@ class Simulations:
         self.publish: Publish = nobody
 
     def submit(self, plan: Plan, owner: str = "", *, dry_run: bool = False) -> Simulation:
-        """Queue a simulation. TooManySimulations when enough of them wait, or half as many with the same owner."""
+        """Queue a simulation.
+
+        TooManySimulations when enough of them wait, or half as many with the same owner.
+        """
         simulation = Simulation(plan, owner)
         with self._lock:
             active = sum(not each.done for each in self._all.values())
@@ -172,23 +186,23 @@ class Simulations:
 
     def _listen(self, simulation: Simulation, process: subprocess.Popen[str]) -> str:
         """Hand the plan over and take the news in; answer what it said when it failed."""
-        assert (
-            process.stdin is not None and process.stdout is not None and process.stderr is not None
-        )  # noqa: S101, PT018  # they are pipes
-        with (
-            suppress(BrokenPipeError),
-            process.stdin as stdin,
-        ):  # it may end before it has read all: what it says of that follows
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+        assert stdin and stdout and stderr  # they are pipes
+        # It may end before it has read all: what it says of that follows.
+        with suppress(BrokenPipeError), stdin:
             stdin.write(simulation.plan.model_dump_json(exclude_unset=True))
-        for line in process.stdout:
+        for line in stdout:
             news = json.loads(line)
             simulation.done_ratio = news.get("done_ratio", simulation.done_ratio)
             simulation.report = news.get("report")
-        return process.stderr.read().strip().rpartition("\n")[2]
+        return stderr.read().strip().rpartition("\n")[2]
 
 
 def lines(text: str) -> Iterator[str]:
-    """What the process of a simulation says for a plan: its progress, then its report. pydantic.ValidationError."""
+    """What the process of a simulation says for a plan.
+
+    Its progress, then its report. pydantic.ValidationError.
+    """
     os.nice(_NICE)
     for news in simulate(Plan.model_validate_json(text)):
         told = (

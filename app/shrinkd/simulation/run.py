@@ -1,8 +1,11 @@
-"""Policies tried on a simulated machine: the same engine as the daemon's, in the machine's own time, beside a run without them.
+"""Policies tried on a simulated machine.
 
-What comes out of it is decided by the plan and the scenario's seed alone. It is closed-loop: what a policy takes too early comes
-back and costs, as the simulator's model has it, and no better than that. A recording is half of that: it says what was used, not
-what would have been needed, and its group asks for the same at the same times whatever happens to it.
+The same engine as the daemon's, in the machine's own time, beside a run without them.
+
+What comes out of it is decided by the plan and the scenario's seed alone. It is closed-loop: what a
+policy takes too early comes back and costs, as the simulator's model has it, and no better than
+that. A recording is half of that: it says what was used, not what would have been needed, and its
+group asks for the same at the same times whatever happens to it.
 """
 
 import math
@@ -64,7 +67,8 @@ class Plan(Strict):
     scenario: Annotated[str, AfterValidator(_in_gallery)] | Scenario = Field(
         "empty", examples=["heat"]
     )
-    """A name of the gallery, or a scenario as it stands in one of its files; may be left out where there are recordings."""
+    """A name of the gallery, or a scenario as it stands in one of its files; may be left out where
+    there are recordings."""
     recordings: Annotated[tuple[Recording, ...], Field(strict=False, max_length=32)] = ()
     """Groups beside those of the scenario that use what groups of a host have used."""
     policies: Annotated[tuple[Policy, ...], Field(strict=False, max_length=32)] = ()
@@ -254,7 +258,9 @@ class _Run:
             self.engine.finish(grant.key, grant.group, outcome, self.now)
 
     def _reclaim(self, running: _Running, allowance: int) -> bool:
-        """Make passes for so much, as memcontrol does, and answer whether that was all there is to do."""
+        """Make passes for so much, as memcontrol does, and answer whether that was all there is to
+        do.
+        """
         grant = running.grant
         while allowance > 0:
             if running.target is not None:
@@ -311,7 +317,9 @@ def _refaults(after: Counters, before: Counters) -> tuple[tuple[int | None, int 
 
 
 def simulate(plan: Plan) -> Iterator[float | Report]:
-    """Live through a plan, yielding how much of it is done (0 to 1) now and then, and at last the report."""
+    """Live through a plan, yielding how much of it is done (0 to 1) now and then, and at last the
+    report.
+    """
     bare, run = _Run(plan, ()), _Run(plan, plan.policies)
     steps = math.ceil(plan.duration_seconds / plan.step_seconds)
     for step in range(steps):
@@ -335,7 +343,9 @@ def simulate(plan: Plan) -> Iterator[float | Report]:
 
 
 def _with_savings(report: GroupReport, run: _Run, bare: _Run) -> GroupReport:
-    """What a group used less than without the policies, and when half and nine tenths of the most of that were reached."""
+    """What a group used less than without the policies, and when half and nine tenths of the most
+    of that were reached.
+    """
     of_path = {course.group.path: course for course in bare.courses.values()}
     with_it = next(course for course in run.courses.values() if course.group.path == report.path)
     saved = [

@@ -1,6 +1,9 @@
-"""The database under the store: opened, claimed against a second daemon, and read and written in transactions.
+"""The database under the store.
 
-It is called from worker threads, never from the event loop; what it refuses (full, locked, gone) is StoreUnavailable.
+Opened, claimed against a second daemon, and read and written in transactions.
+
+It is called from worker threads, never from the event loop; what it refuses (full, locked, gone) is
+StoreUnavailable.
 """
 
 import errno
@@ -24,7 +27,10 @@ _TURN_SECONDS = 5.0
 
 
 class Database:
-    """The database of one daemon. Opening it brings the schema up to date and claims it against a second daemon."""
+    """The database of one daemon.
+
+    Opening it brings the schema up to date and claims it against a second daemon.
+    """
 
     def __init__(self, url: str, migrations: Path = migration.MIGRATIONS) -> None:
         self._migrations = migrations
@@ -39,17 +45,23 @@ class Database:
             sa.event.listen(self._engine, "connect", _tune_sqlite)
 
     def open(self) -> None:
-        """Claim the database and migrate it; SettingsError when another daemon has it or a newer one wrote it."""
+        """Claim the database and migrate it.
+
+        SettingsError when another daemon has it or a newer one wrote it.
+        """
         with _unavailable():
             self._claim_it()
             migration.upgrade(self._engine.url, self._migrations)
-            self._engine.connect().close()  # the first one may have to make it a WAL database: no reader should wait for that
+            # the first one may have to make it a WAL database: no reader should wait for that
+            self._engine.connect().close()
 
     def close(self) -> None:
         if isinstance(self._claim, sa.Connection):
             with suppress(
                 SQLAlchemyError
-            ):  # the server would notice by itself that we are gone, a moment after the next one has asked
+                # the server would notice by itself that we are gone, a moment after the next one has
+                # asked
+            ):
                 self._claim.execute(sa.text("SELECT pg_advisory_unlock_all()"))
             self._claim.close()
         self._engine.dispose()
@@ -69,7 +81,9 @@ class Database:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = version_num"))
 
     def _claim_it(self) -> None:
-        """Two daemons on one database would each call the other's shrinks interrupted, so the second does not start."""
+        """Two daemons on one database would each call the other's shrinks interrupted, so the
+        second does not start.
+        """
         path = self._engine.url.database
         if self._engine.dialect.name == "postgresql":
             self._claim = self._engine.connect()
@@ -83,11 +97,13 @@ class Database:
             free = _try_lock(self._claim)
         else:
             raise SettingsError(
-                "SHRINKD_DATABASE_URL names no file: an SQLite database in memory would forget every shrink."
+                "SHRINKD_DATABASE_URL names no file: an SQLite database in memory would forget "
+                "every shrink."
             )
         if not free:
             raise SettingsError(
-                "Another shrinkd has this database: stop it, or give this one its own SHRINKD_DATABASE_URL."
+                "Another shrinkd has this database: stop it, or give this one its own "
+                "SHRINKD_DATABASE_URL."
             )
 
     @contextmanager
@@ -95,7 +111,8 @@ class Database:
         """All that is done in it, or nothing. Not for one in another."""
         if self._turn and not self._turn.acquire(timeout=_TURN_SECONDS):
             raise StoreUnavailable(
-                "The database cannot be used: others of this daemon wait for it, too. Nothing was changed."
+                "The database cannot be used: others of this daemon wait for it, too. Nothing was "
+                "changed."
             )
         try:
             with self.reading() as connection:
@@ -111,15 +128,18 @@ class Database:
             yield connection
 
 
-def _tune_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own connection, of any driver
+# the driver's own connection, of any driver
+def _tune_sqlite(connection: Any, _record: object) -> None:
     # FULL, not NORMAL: a transition that was answered must survive the power cut after the answer.
-    # A locked database is waited for as long as the driver does: 5 s, or what ?timeout= in the URL says.
+    # A locked database is waited for as long as the driver does: 5 s, or what ?timeout= in the URL
+    # says.
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _try_lock(descriptor: int) -> bool:
-    # SQLite's own locks are POSIX record locks; flock() is another kind, gone with its process even after kill -9.
+    # SQLite's own locks are POSIX record locks; flock() is another kind, gone with its process even
+    # after kill -9.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -140,12 +160,14 @@ def _unavailable() -> Iterator[None]:
         )
         reason = " ".join(str(cause).split())
         raise StoreUnavailable(
-            f"The database cannot be used: {reason}. {advice}Nothing was changed that it did not write down."
+            f"The database cannot be used: {reason}. {advice}Nothing was changed that it did not "
+            "write down."
         ) from error
 
 
 def _lacks_room(cause: BaseException) -> bool:
-    # SQLite says "disk I/O error" of its index of the WAL, which is mapped and so not written as the other files are.
+    # SQLite says "disk I/O error" of its index of the WAL, which is mapped and so not written as
+    # the other files are.
     codes = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
     return getattr(cause, "sqlite_errorcode", None) in codes or getattr(cause, "errno", None) in {
         errno.ENOSPC,

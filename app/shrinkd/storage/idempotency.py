@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Key(NamedTuple):
-    """What a client called a request; the same word of another caller, or for another operation, is another key."""
+    """What a client called a request.
+
+    The same word of another caller, or for another operation, is another key.
+    """
 
     caller: str
     route: str
@@ -51,21 +54,26 @@ class Keys:
         self._running: dict[Key, str] = {}
         """The requests that go on, by what they ask for."""
         self._unsettled: dict[Key, Answer | None] = {}
-        """What requests came to that the database has not got yet; None is a key that is free again."""
+        """What requests came to that the database has not got yet; None is a key that is free
+        again."""
         self._settling = threading.Lock()
         self._sweep_at, self._begun = time.monotonic(), 0
 
     def begin(self, key: Key, request: str, *, repeatable: bool) -> Answer | str:
-        """Answer what the request came to, or the id for what it makes: then it is the caller's to carry out, and to end().
+        """Answer what the request came to, or the id for what it makes.
 
-        `request` is a digest of what it asks for. KeyReused when the key stood for another one, KeyInUse while the first one runs.
-        The id is the one of the first time where a daemon died in that and the request is `repeatable`; OutcomeUnknown where it is not.
+        Then it is the caller's to carry out, and to end().
+
+        `request` is a digest of what it asks for. KeyReused when the key stood for another one,
+        KeyInUse while the first one runs. The id is the one of the first time where a daemon died
+        in that and the request is `repeatable`; OutcomeUnknown where it is not.
         """
         with self._lock:
             if key in self._running:
                 _check_same(self._running[key], request)
                 raise KeyInUse(
-                    "The first request with this Idempotency-Key still runs: send it again, and get its answer."
+                    "The first request with this Idempotency-Key still runs: send it again, and "
+                    "get its answer."
                 )
             self._running[key] = request
         with ExitStack() as undo:
@@ -76,7 +84,9 @@ class Keys:
         return begun
 
     def end(self, key: Key, answer: Answer | None) -> None:
-        """Remember what a request came to; None frees the key of one that changed nothing, so that the next is carried out.
+        """Remember what a request came to.
+
+        None frees the key of one that changed nothing, so that the next is carried out.
 
         A database that cannot be written has it later: until then, memory has.
         """
@@ -114,7 +124,8 @@ class Keys:
             )
         if not repeatable:
             raise OutcomeUnknown(
-                "The daemon died in the first request with this Idempotency-Key: it took effect as a whole, in part, or not at all."
+                "The daemon died in the first request with this Idempotency-Key: it took effect as "
+                "a whole, in part, or not at all."
             )
         return str(row["makes"])
 
@@ -153,7 +164,8 @@ class Keys:
 def _check_same(first: str, request: str) -> None:
     if first != request:
         raise KeyReused(
-            "This Idempotency-Key stood for another request within the last 24 h; nothing was done for this one."
+            "This Idempotency-Key stood for another request within the last 24 h; nothing was done "
+            "for this one."
         )
 
 

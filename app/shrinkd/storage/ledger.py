@@ -1,4 +1,7 @@
-"""What is written as it happens, and only forgotten by age: events, requests that take effect once, and who tried to change what."""
+"""What is written as it happens, and only forgotten by age.
+
+Events, requests that take effect once, and who tried to change what.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -26,9 +29,12 @@ class Ledger(Database):
     """The rows that only grow; each kind is swept by who writes it."""
 
     def add_once(self, table: sa.Table, rows: Sequence[_Row]) -> None:
-        """Insert rows, all or none. One whose id is there already stays as it is, for a commit can succeed and lose its answer.
+        """Insert rows, all or none.
 
-        That is asked when the insert has failed: it hardly ever does, and these are written each second beside a fast writer.
+        One whose id is there already stays as it is, for a commit can succeed and lose its answer.
+
+        That is asked when the insert has failed: it hardly ever does, and these are written each
+        second beside a fast writer.
         """
         with suppress(IntegrityError), self.transaction() as connection:
             connection.execute(table.insert(), [dict(row) for row in rows])
@@ -65,7 +71,9 @@ class Ledger(Database):
         within: Sequence[Collection[str]] = (),
         always: str | None = None,
     ) -> list[_Row]:
-        """List events behind an id, the oldest first: of these types (none given: all) and at or below one path of each of `within`.
+        """List events behind an id, the oldest first.
+
+        Of these types (none given: all) and at or below one path of each of `within`.
 
         Those of the type `always` are listed whatever else is wanted.
         """
@@ -87,7 +95,10 @@ class Ledger(Database):
             ]
 
     def oldest_event_to_keep(self, now: int, most: int = KEEP_EVENTS) -> int:
-        """The first id that is neither older than 7 days nor beyond so many; the newest at the latest, for ids are counted on from it."""
+        """The first id that is neither older than 7 days nor beyond so many.
+
+        The newest at the latest, for ids are counted on from it.
+        """
         horizon = now - KEEP_EVENTS_SECONDS * 1_000_000
         with self.reading() as connection:
             newest = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
@@ -104,7 +115,10 @@ class Ledger(Database):
     # -- requests that take effect once ------------------------------------------------------------------------
 
     def claim_key(self, row: _Row) -> _Row | None:
-        """Write a key down before its request begins; if it is there already, and no older than 24 h, answer that row instead."""
+        """Write a key down before its request begins.
+
+        If it is there already, and no older than 24 h, answer that row instead.
+        """
         named, expired = _is_key(row), row["created_at"] - KEEP_KEYS_SECONDS * 1_000_000
         with self.transaction() as connection:
             known = connection.execute(sa.select(idempotency_keys).where(named)).mappings().first()
@@ -123,7 +137,10 @@ class Ledger(Database):
                 connection.execute(idempotency_keys.delete().where(_is_key(row)))
 
     def forget_keys(self, now: int, most: int = KEEP_KEYS) -> int:
-        """Delete the keys that are older than 24 h, and each caller's oldest beyond so many; answer how many there were."""
+        """Delete the keys that are older than 24 h, and each caller's oldest beyond so many.
+
+        Answer how many there were.
+        """
         names = [idempotency_keys.c[name] for name in _KEY]
         age = sa.func.row_number().over(
             partition_by=idempotency_keys.c.caller, order_by=idempotency_keys.c.created_at.desc()
@@ -139,7 +156,10 @@ class Ledger(Database):
     # -- who tried to change what -------------------------------------------------------------------------------
 
     def write_audit(self, attempts: Sequence[_Row], ended: Mapping[str, _Row]) -> None:
-        """Write attempts down, and what came of those that were written down before: all or none."""
+        """Write attempts down, and what came of those that were written down before.
+
+        All or none.
+        """
         with self.transaction() as connection:
             if attempts:
                 connection.execute(audit.insert(), [dict(row) for row in attempts])
@@ -160,7 +180,10 @@ class Ledger(Database):
         least_status: int | None = None,
         **of: str,
     ) -> list[_Row]:
-        """List attempts, the newest first: `of` a caller, an operation or a group_path; `before` is the id of the last one before."""
+        """List attempts, the newest first.
+
+        `of` a caller, an operation or a group_path; `before` is the id of the last one before.
+        """
         query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
         for name, value in of.items():
             query = query.where(audit.c[name] == value)
@@ -174,7 +197,10 @@ class Ledger(Database):
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def forget_audit(self, now: int, most: int = KEEP_AUDIT) -> int:
-        """Delete the attempts that are older than 30 days, and the oldest beyond so many; answer how many there were."""
+        """Delete the attempts that are older than 30 days, and the oldest beyond so many.
+
+        Answer how many there were.
+        """
         newest = (
             sa.select(audit.c.id)
             .order_by(audit.c.id.desc())

@@ -1,4 +1,6 @@
-"""Bring the schema of a database up to date in one transaction: whatever ends the process, nothing of it stays, or all.
+"""Bring the schema of a database up to date in one transaction.
+
+Whatever ends the process, nothing of it stays, or all.
 
 On SQLite, what an older daemon wrote is copied before it is changed.
 """
@@ -29,13 +31,17 @@ log = logging.getLogger(__name__)
 
 
 def upgrade(url: sa.URL, folder: Path = MIGRATIONS) -> None:
-    """Make all migrations that the database lacks, or none, and keep what is in it; of several who try at once, one does it.
+    """Make all migrations that the database lacks, or none, and keep what is in it.
 
-    What a start that died left half migrated is completed. Raises SettingsError for a database of a newer release or of another
-    program, which is left as it is; DBAPIError, sqlite3.Error or OSError when there is no room, no right or no answer.
+    Of several who try at once, one does it.
+
+    What a start that died left half migrated is completed. Raises SettingsError for a database of a
+    newer release or of another program, which is left as it is; DBAPIError, sqlite3.Error or
+    OSError when there is no room, no right or no answer.
     """
     revisions = Revisions(folder)
-    # An engine of its own: the daemon's would make the file a WAL database before anybody knows whose it is.
+    # An engine of its own: the daemon's would make the file a WAL database before anybody knows
+    # whose it is.
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         if revisions.is_newest(connection):
@@ -51,17 +57,22 @@ def upgrade(url: sa.URL, folder: Path = MIGRATIONS) -> None:
         revisions.upgrade(connection)
     if not place.is_whole:
         log.warning(
-            "the database had been left in the middle of a migration from revision %s: it is complete now",
+            "the database had been left in the middle of a migration from revision %s: it is "
+            "complete now",
             place.recorded or "none",
         )
 
 
 @contextmanager
 def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that may change the schema: all or nothing, and others who want one wait for its end. Readers do not."""
+    """A transaction that may change the schema.
+
+    All or nothing, and others who want one wait for its end. Readers do not.
+    """
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            # Left to itself, the driver begins a transaction before an INSERT, and none before a CREATE TABLE.
+            # Left to itself, the driver begins a transaction before an INSERT, and none before a
+            # CREATE TABLE.
             connection.execution_options(isolation_level="AUTOCOMMIT")
         with connection.begin():
             connection.exec_driver_sql(_BEGIN_ALONE[engine.dialect.name])
@@ -69,10 +80,12 @@ def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _copy(engine: sa.Engine, database: Path, place: Place) -> None:
-    """Copy the database, what its WAL holds included, to a file beside it that is named by the revision of what is in it.
+    """Copy the database, what its WAL holds included, to a file beside it that is named by the
+    revision of what is in it.
 
-    So a copy takes the place of an older one of the same revision alone, and not before it is whole and on the disk. Nobody writes
-    meanwhile, for the caller is alone; it is another connection that reads, for SQLite copies from none that may write.
+    So a copy takes the place of an older one of the same revision alone, and not before it is whole
+    and on the disk. Nobody writes meanwhile, for the caller is alone; it is another connection that
+    reads, for SQLite copies from none that may write.
     """
     copy = database.with_name(
         f"{database.name}.revision-{place.recorded or 'none'}{'' if place.is_whole else '-unfinished'}"

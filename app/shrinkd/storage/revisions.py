@@ -1,7 +1,8 @@
-"""The revisions of the schema that this release knows, and which of them a database is at, by what it says and what it has.
+"""The revisions of the schema that this release knows, and which of them a database is at, by what
+it says and what it has.
 
-A start of an earlier release could die between two statements of a migration. What it left is recognised here: the tables of
-one revision, and some of what the next one makes.
+A start of an earlier release could die between two statements of a migration. What it left is
+recognised here: the tables of one revision, and some of what the next one makes.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,8 @@ _VERSION_TABLE = "alembic_version"
 _ADVICE = "let SHRINKD_DATABASE_URL name another, or one that is not there yet"
 
 _Shape = dict[str, tuple[object, ...]]
-"""What each table and each index is made of, by its name, in words that SQLite and PostgreSQL have in common."""
+"""What each table and each index is made of, by its name, in words that SQLite and PostgreSQL have
+in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,11 @@ class Revisions:
         command.stamp(self._config, revision)
 
     def locate(self, connection: sa.Connection) -> Place:
-        """Find where a database stands. SettingsError for that of another program or of a newer release, or with tables of no revision."""
+        """Find where a database stands.
+
+        SettingsError for that of another program or of a newer release, or with tables of no
+        revision.
+        """
         recorded = self._known(connection)
         inspector = sa.inspect(connection)
         there = {*inspector.get_table_names(), *inspector.get_view_names()} - {_VERSION_TABLE}
@@ -90,11 +96,15 @@ class Revisions:
         if not sa.inspect(connection).has_table("shrinks"):
             raise _not_ours(f"it is at revision {_listed(recorded)} of its own")
         raise SettingsError(
-            f"A newer shrinkd wrote this database (revision {_listed(recorded)}): run that one, or restore the copy beside it."
+            f"A newer shrinkd wrote this database (revision {_listed(recorded)}): run that one, or "
+            "restore the copy beside it."
         )
 
     def _shapes(self) -> dict[str | None, _Shape]:
-        """What each revision comes to, the oldest first, and before it nothing: made in memory, and looked at."""
+        """What each revision comes to, the oldest first, and before it nothing.
+
+        Made in memory, and looked at.
+        """
         shapes: dict[str | None, _Shape] = {None: {}}
         engine = sa.create_engine("sqlite://")
         with engine.begin() as connection:
@@ -110,7 +120,10 @@ def _recorded(connection: sa.Connection) -> tuple[str, ...]:
 
 
 def _begin(recorded: str | None, found: _Shape, shapes: dict[str | None, _Shape]) -> str | None:
-    """The recorded revision if its tables are there; or else the last behind it of which all are, with some of the next one's."""
+    """The recorded revision if its tables are there.
+
+    Or else the last behind it of which all are, with some of the next one's.
+    """
     if found == shapes[recorded]:
         return recorded
     behind = [*shapes][[*shapes].index(recorded) :]
@@ -123,8 +136,10 @@ def _begin(recorded: str | None, found: _Shape, shapes: dict[str | None, _Shape]
         return fitting[-1]
     strange = min((found.items() ^ shape.items() for shape in shapes.values()), key=len)
     raise SettingsError(
-        f"This database has tables of no revision that is known here (recorded: {recorded or 'none'}; of the nearest one differ: "
-        f"{_listed({name for name, _ in strange})}), and is left as it is: restore a copy of it, or {_ADVICE}."
+        "This database has tables of no revision that is known here (recorded: "
+        f"{recorded or 'none'}; of the nearest one differ: "
+        f"{_listed({name for name, _ in strange})}), and is left as it is: restore a copy of it, "
+        f"or {_ADVICE}."
     )
 
 

@@ -1,7 +1,9 @@
-"""What outlives the process, in the words of this daemon: on SQLite by default and on PostgreSQL by URL.
+"""What outlives the process, in the words of this daemon.
 
-A Store is called from worker threads, never from the event loop; what its database refuses (full, locked, gone) is
-StoreUnavailable. Times are microseconds since the epoch.
+On SQLite by default and on PostgreSQL by URL.
+
+A Store is called from worker threads, never from the event loop; what its database refuses (full,
+locked, gone) is StoreUnavailable. Times are microseconds since the epoch.
 """
 
 import re
@@ -38,7 +40,9 @@ def now() -> int:
 
 
 def new_id() -> str:
-    """An id for what is written down: 32 hexadecimal digits, in the order in which they were given out, by the millisecond."""
+    """An id for what is written down: 32 hexadecimal digits, in the order in which they were given
+    out, by the millisecond.
+    """
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
@@ -67,7 +71,11 @@ def is_of(path: str, whose: Whose) -> bool:
 
 
 def _of(path: sa.Column[str], whose: str | tuple[str, ...]) -> sa.ColumnElement[bool]:
-    """As is_of. By substr, for LIKE takes capitals for small letters on SQLite, and the order of strings depends on the database."""
+    """As is_of.
+
+    By substr, for LIKE takes capitals for small letters on SQLite, and the order of strings depends
+    on the database.
+    """
     if isinstance(whose, str):
         return path == whose
     ways = (
@@ -83,7 +91,10 @@ class Store(Ledger):
     # -- shrinks ------------------------------------------------------------------------------------------------
 
     def add_shrink(self, row: Row) -> None:
-        """Write a new shrink down; ShrinkInProgress when its group has an active one, which the index sees to."""
+        """Write a new shrink down.
+
+        ShrinkInProgress when its group has an active one, which the index sees to.
+        """
         try:
             with self.transaction() as connection:
                 connection.execute(shrinks.insert().values(row))
@@ -97,7 +108,9 @@ class Store(Ledger):
         self.add_once(shrinks, rows)
 
     def move_shrink(self, shrink_id: str, expected: str, row: Row) -> bool:
-        """Compare and set: answer whether the shrink was in the expected state and is now as the row says.
+        """Compare and set.
+
+        Answer whether the shrink was in the expected state and is now as the row says.
 
         It may be there already: a commit can succeed and lose its answer, and is then tried again.
         """
@@ -129,7 +142,10 @@ class Store(Ledger):
         group_path: Whose = None,
         since: int | None = None,
     ) -> list[Row]:
-        """List shrinks, the newest first; `before` is the (created_at, id) of the last one of the page before."""
+        """List shrinks, the newest first.
+
+        `before` is the (created_at, id) of the last one of the page before.
+        """
         query = (
             sa.select(shrinks)
             .order_by(shrinks.c.created_at.desc(), shrinks.c.id.desc())
@@ -155,7 +171,11 @@ class Store(Ledger):
             ).rowcount
 
     def forget_finished(self, now: int, most: int = KEEP_OF_POLICIES) -> int:
-        """Delete the shrinks that finished more than 7 days ago, and a policy's oldest beyond so many; answer how many there were."""
+        """Delete the shrinks that finished more than 7 days ago, and a policy's oldest beyond so
+        many.
+
+        Answer how many there were.
+        """
         of_policies = shrinks.c.policy.is_not(None) & shrinks.c.finished_at.is_not(None)
         newest = (
             sa.select(shrinks.c.id)
@@ -174,7 +194,10 @@ class Store(Ledger):
     # -- groups made through the API ----------------------------------------------------------------------------
 
     def add_made_group(self, boot_id: str, group_id: int, path: str, now: int) -> None:
-        """Remember that this incarnation was made here; those of other boots are forgotten on the way."""
+        """Remember that this incarnation was made here.
+
+        Those of other boots are forgotten on the way.
+        """
         row = {"boot_id": boot_id, "group_id": group_id, "path": path, "created_at": now}
         with self.transaction() as connection:
             connection.execute(made_groups.delete().where(made_groups.c.boot_id != boot_id))
@@ -196,7 +219,10 @@ class Store(Ledger):
     # -- changes of limits that a death could leave half made ----------------------------------------------------
 
     def add_intent(self, row: Row) -> None:
-        """Write a change down, in the place of an earlier one of its group; those of other boots are forgotten on the way."""
+        """Write a change down, in the place of an earlier one of its group.
+
+        Those of other boots are forgotten on the way.
+        """
         earlier = (intents.c.boot_id != row["boot_id"]) | (intents.c.group_id == row["group_id"])
         with self.transaction() as connection:
             connection.execute(intents.delete().where(earlier))
@@ -228,7 +254,11 @@ class Store(Ledger):
             ]
 
     def put_policy(self, row: Row, expected: int | None) -> bool:
-        """Compare and set: answer whether the policy had the expected generation (None: was not there) and is now as the row says."""
+        """Compare and set.
+
+        Answer whether the policy had the expected generation (None: was not there) and is now as
+        the row says.
+        """
         try:
             with self.transaction() as connection:
                 if expected is None:
@@ -242,7 +272,10 @@ class Store(Ledger):
             return False
 
     def delete_policy(self, name: str, expected: int) -> bool:
-        """Compare and set, as put_policy: the policy, and with it all that it remembers. Its decisions stay."""
+        """Compare and set, as put_policy.
+
+        The policy, and with it all that it remembers. Its decisions stay.
+        """
         matches = (policies.c.name == name) & (policies.c.generation == expected)
         with self.transaction() as connection:
             deleted = connection.execute(policies.delete().where(matches)).rowcount == 1
@@ -253,7 +286,10 @@ class Store(Ledger):
     # -- what they decided --------------------------------------------------------------------------------------
 
     def write_decisions(self, rows: Sequence[tuple[int | None, Row]]) -> list[int]:
-        """Write decisions down, all or none, and answer their ids: one with an id is written in its own place, unless it is forgotten."""
+        """Write decisions down, all or none, and answer their ids.
+
+        One with an id is written in its own place, unless it is forgotten.
+        """
         fresh = [dict(row) for row_id, row in rows if row_id is None]
         known = [dict(row) | {"known_id": row_id} for row_id, row in rows if row_id is not None]
         ids: list[int] = []
@@ -278,7 +314,10 @@ class Store(Ledger):
         since: int | None = None,
         **of: str,
     ) -> list[Row]:
-        """List decisions, the newest first: `of` a policy or a group_path, by these names; `before` is the id of the last one before."""
+        """List decisions, the newest first.
+
+        `of` a policy or a group_path, by these names; `before` is the id of the last one before.
+        """
         query = sa.select(decisions).order_by(decisions.c.id.desc()).limit(limit)
         for name, value in of.items():
             query = query.where(decisions.c[name] == value)
@@ -294,7 +333,10 @@ class Store(Ledger):
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def forget_decisions(self, now: int, most: int = KEEP_DECISIONS) -> int:
-        """Delete the decisions that are older than 7 days, and the oldest beyond so many; answer how many there were."""
+        """Delete the decisions that are older than 7 days, and the oldest beyond so many.
+
+        Answer how many there were.
+        """
         newest = (
             sa.select(decisions.c.id)
             .order_by(decisions.c.id.desc())
@@ -311,7 +353,9 @@ class Store(Ledger):
     # -- what they remember between two looks -------------------------------------------------------------------
 
     def load_states(self, boot_id: str) -> dict[tuple[str, int], dict[str, Any]]:
-        """The states by policy and group id, which is 0 for a kind that decides over all of its groups together."""
+        """The states by policy and group id, which is 0 for a kind that decides over all of its
+        groups together.
+        """
         query = sa.select(policy_states).where(policy_states.c.boot_id == boot_id)
         with self.reading() as connection:
             return {
@@ -322,7 +366,10 @@ class Store(Ledger):
     def save_states(
         self, boot_id: str, states: Mapping[tuple[str, int], Mapping[str, Any]]
     ) -> None:
-        """Write states in the place of earlier ones, all or none; those of other boots are forgotten on the way."""
+        """Write states in the place of earlier ones, all or none.
+
+        Those of other boots are forgotten on the way.
+        """
         if not states:
             return
         rows = [

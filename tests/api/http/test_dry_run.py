@@ -1,4 +1,7 @@
-"""?dry_run=true: every operation that changes something has it, answers as if it had, and has not."""
+"""?dry_run=true.
+
+Every operation that changes something has it, answers as if it had, and has not.
+"""
 
 import math
 import sqlite3
@@ -70,9 +73,12 @@ def bodies(operation: dict[str, Any], still: Still) -> Iterator[Any]:
 
 
 def everything(still: Still) -> list[Any]:
-    """All that there is to be changed: the machine, its time and faults, what is kept in memory, and the database to its last row.
+    """All that there is to be changed.
 
-    But for the audit, which tells of trials, too, and for events, which are written a moment after what they tell of.
+    The machine, its time and faults, what is kept in memory, and the database to its last row.
+
+    But for the audit, which tells of trials, too, and for events, which are written a moment after
+    what they tell of.
     """
     wiring, simulator = still.live.wiring, still.stage.simulator
     path = wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]

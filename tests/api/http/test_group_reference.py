@@ -1,4 +1,7 @@
-"""Names for groups: each form finds its group and no other, and what cannot be a name touches nothing."""
+"""Names for groups.
+
+Each form finds its group and no other, and what cannot be a name touches nothing.
+"""
 
 import json
 

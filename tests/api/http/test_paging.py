@@ -1,4 +1,7 @@
-"""Lists in pages: every item once, whatever comes and goes between two pages, and no token that we did not write."""
+"""Lists in pages.
+
+Every item once, whatever comes and goes between two pages, and no token that we did not write.
+"""
 
 import base64
 import json

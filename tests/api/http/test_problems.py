@@ -1,4 +1,7 @@
-"""Problems: whatever goes wrong, in whichever layer, is one RFC 9457 document with the request's id."""
+"""Problems.
+
+Whatever goes wrong, in whichever layer, is one RFC 9457 document with the request's id.
+"""
 
 import json
 import socket
@@ -157,8 +160,14 @@ def raw(still: Still, request: bytes) -> httpx.Response:
         b"GET /caf\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\nBroken\x00: 1\r\n\r\n",
         b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n",
-        b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        (
+            b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: "
+            b"2\r\n\r\n"
+        ),
+        (
+            b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: "
+            b"chunked\r\n\r\n"
+        ),
     ],
 )
 def test_bytes_that_are_no_request_are_a_problem_too(still: Still, request_bytes: bytes) -> None:
@@ -184,7 +193,10 @@ def test_a_head_of_ordinary_size_is_read_however_it_is_cut(still: Still) -> None
 def test_an_upgrade_that_is_not_offered_is_answered_as_if_it_had_not_been_asked_for(
     still: Still,
 ) -> None:
-    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    head = (
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: "
+        b"websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    )
     assert raw(still, head).status_code == 200
 
 

@@ -1,4 +1,7 @@
-"""The answer that does not end: what it says while nobody tells it anything, and all the ways in which it ends."""
+"""The answer that does not end.
+
+What it says while nobody tells it anything, and all the ways in which it ends.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -1,4 +1,8 @@
-"""Who may call: everything asks but what is for everybody, and a caller sees and changes what its scopes say, by whatever name."""
+"""Who may call.
+
+Everything asks but what is for everybody, and a caller sees and changes what its scopes say, by
+whatever name.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -49,7 +53,9 @@ class HomeStage(Stage):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
-    """A server that wants tokens, on the demo's groups with the clock stopped, in one of which it is itself."""
+    """A server that wants tokens, on the demo's groups with the clock stopped, in one of which it
+    is itself.
+    """
     folder = tmp_path_factory.mktemp("guarded")
     make(folder / "tokens", "first", ["read"], "1d")
     stage = HomeStage()
@@ -73,7 +79,9 @@ def web(guarded: Still) -> Bearer:
 
 
 def bare(answer: httpx.Response, *names: str) -> dict[str, Any]:
-    """A problem without what differs from one request to the next, and with these names taken out of its sentence."""
+    """A problem without what differs from one request to the next, and with these names taken out
+    of its sentence.
+    """
     body: dict[str, Any] = answer.json() | {"instance": ""}
     for name in names:
         body["detail"] = body["detail"].replace(name, "…")
@@ -381,9 +389,9 @@ def test_shrinks_are_there_for_who_may_read_their_group(admin: Bearer, web: Bear
     nowhere = "0" * 32
     for method, suffix in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
         hidden, absent = (
-            web.request(method, f"/v1/shrinks/{shrink_id}{suffix}")
+            web.request(method, f"/v1/shrinks/{shrink_id}{suffix}")  # type: ignore[arg-type]
             for shrink_id in (theirs, nowhere)
-        )  # type: ignore[arg-type]
+        )
         problem(hidden, 404, "shrink-not-found")
         assert bare(hidden, theirs) == bare(absent, nowhere)
 

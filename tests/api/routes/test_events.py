@@ -1,4 +1,7 @@
-"""Events over HTTP: a page of what has happened, or all of it as it comes, without a gap that is not told."""
+"""Events over HTTP.
+
+A page of what has happened, or all of it as it comes, without a gap that is not told.
+"""
 
 import threading
 import time

@@ -1,4 +1,7 @@
-"""Groups over HTTP: listed, read, made with all that belongs to them or not at all, filled, and removed."""
+"""Groups over HTTP.
+
+Listed, read, made with all that belongs to them or not at all, filled, and removed.
+"""
 
 import math
 from collections.abc import Iterator

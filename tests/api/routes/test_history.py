@@ -1,4 +1,7 @@
-"""Statistics over time: what was sampled, in the steps and fields that were asked for, and a problem for too many of them."""
+"""Statistics over time.
+
+What was sampled, in the steps and fields that were asked for, and a problem for too many of them.
+"""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""Limits over HTTP: a change takes effect, or changes nothing at all, and the refusal says what would work."""
+"""Limits over HTTP.
+
+A change takes effect, or changes nothing at all, and the refusal says what would work.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +22,9 @@ NAMES = ["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", 
 
 @pytest.fixture
 def group(still: Still) -> Iterator[str]:
-    """A group of 96 MiB that cannot be reclaimed and 256 MiB that can, below one that is limited to 1 GiB."""
+    """A group of 96 MiB that cannot be reclaimed and 256 MiB that can, below one that is limited to
+    1 GiB.
+    """
     still.stage.simulator.make("limited")
     still.stage.simulator.set_limits(
         still.stage.simulator.groups("limited")[0], {"max_bytes": 1024 * MIB}
@@ -84,7 +89,8 @@ def test_a_limit_below_usage_is_refused_with_every_number(still: Still, group: s
         "title": "The limit is below what the group uses",
         "status": 409,
         "errno": "EBUSY",
-        "detail": f"Cannot set max_bytes to {200 * MIB} (200 MiB): the group uses {usage} bytes (352 MiB).",
+        "detail": f"Cannot set max_bytes to {200 * MIB} (200 MiB): the group uses {usage} bytes "
+        "(352 MiB).",
         "instance": body["instance"],
         "group": stats["group"],
         "field": "max_bytes",
@@ -305,7 +311,8 @@ def test_a_charge_between_the_look_and_the_write_is_caught_by_the_kernel(
     usage = still.client.get(f"/v1/groups/{group}/stats").json()["usage_bytes"]
 
     def grow() -> None:
-        machine = still.stage.simulator._machine  # noqa: SLF001  # within a verb, which has the lock
+        # within a verb, which has the lock
+        machine = still.stage.simulator._machine
         machine.charge(next(iter(machine.cgroups[group].processes.values())), "anon", 100)
 
     before, refused = still.stage.limits(), 0

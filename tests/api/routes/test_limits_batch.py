@@ -1,4 +1,8 @@
-"""Batches of limits: each item as PATCH would, in the order in which memory can move, answered in the order of the request."""
+"""Batches of limits.
+
+Each item as PATCH would, in the order in which memory can move, answered in the order of the
+request.
+"""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""A protection that was never set is 0, an infinite one is "max"; and what GET answers, PATCH takes and changes nothing by it."""
+"""A protection that was never set is 0, an infinite one is "max".
+
+And what GET answers, PATCH takes and changes nothing by it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -150,7 +153,10 @@ def test_max_is_an_infinite_protection(v2: Node, name: str, value: object) -> No
 
 
 def latest_changes(node: Node, number: int) -> list[tuple[str, dict[str, Any]]]:
-    """The latest changes of limits that were told, as far as they have come into the database: a writer of its own brings them there."""
+    """The latest changes of limits that were told, as far as they have come into the database.
+
+    A writer of its own brings them there.
+    """
     items = node.client.get("/v1/events", params={"type": "limits.changed"}).json()["items"]
     return [(item["group"]["path"], item["data"]) for item in items[-number:]]
 
@@ -179,7 +185,8 @@ def test_a_batch_lowers_a_protection_before_it_raises_one(v2: Node) -> None:
     v2.machine.remove(v2.machine.groups("other")[0])
 
 
-# What policies make of it; by the machine's own hand, for behind a caller's they wait for half a minute
+# What policies make of it; by the machine's own hand, for behind a caller's they wait for half a
+# minute
 
 
 def test_a_policy_keeps_a_protection_and_shows_it_as_it_was_written(v2: Node, full: Group) -> None:

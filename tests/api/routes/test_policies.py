@@ -1,4 +1,7 @@
-"""Policies over HTTP: written under conditions, read with what the daemon makes of them, explained, and never half there."""
+"""Policies over HTTP.
+
+Written under conditions, read with what the daemon makes of them, explained, and never half there.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -45,7 +48,10 @@ def stage() -> Stage:
 
 @pytest.fixture
 def live(settings: Settings, stage: Stage) -> Iterator[Live]:
-    """The demo's groups with the clock stopped: each policy looks once, and again when something happens."""
+    """The demo's groups with the clock stopped.
+
+    Each policy looks once, and again when something happens.
+    """
     with Live(
         settings.model_copy(update={"database_url": f"{settings.database_url}?timeout=0.05"}),
         stage.make_backend,

@@ -1,4 +1,7 @@
-"""Shrinks over HTTP: how each ends, who waits for it and how, and that a failed one has changed no limit."""
+"""Shrinks over HTTP.
+
+How each ends, who waits for it and how, and that a failed one has changed no limit.
+"""
 
 import asyncio
 import json
@@ -26,7 +29,10 @@ from tests.support.shrink_requests import ENDLESS, finished, running, shrunk, st
 
 @pytest.fixture
 def group(still: Still) -> Iterator[str]:
-    """A group of 96 MiB that cannot be reclaimed and 256 MiB that can; its shrinks are cancelled afterwards."""
+    """A group of 96 MiB that cannot be reclaimed and 256 MiB that can.
+
+    Its shrinks are cancelled afterwards.
+    """
     still.stage.group("group", anon=96 * MIB, cache=256 * MIB)
     yield "group"
     for state in ("running", "queued"):
@@ -700,7 +706,8 @@ def test_a_listener_leaves_nothing_behind_for_each_time_it_looked(still: Still, 
         for _ in range(6):
             next(stream)
         job = still.live.wiring.jobs.job(shrink["id"])
-        assert len(job.finished._done_callbacks) <= 1  # noqa: SLF001  # concurrent.futures offers no other way to count
+        # concurrent.futures offers no other way to count
+        assert len(job.finished._done_callbacks) <= 1
 
 
 def test_head_of_a_stream_ends_at_once(still: Still, group: str) -> None:

@@ -1,4 +1,7 @@
-"""Simulations over HTTP: begun, followed, cancelled, and refused where the plan says nothing that can be lived."""
+"""Simulations over HTTP.
+
+Begun, followed, cancelled, and refused where the plan says nothing that can be lived.
+"""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""The simulated machine over HTTP: workloads, time and faults; and 404 where there is nothing to control."""
+"""The simulated machine over HTTP.
+
+Workloads, time and faults; and 404 where there is nothing to control.
+"""
 
 import threading
 from collections.abc import Iterator

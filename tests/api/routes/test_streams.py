@@ -1,4 +1,7 @@
-"""Streams of stats and shrinks, and all streams together: shared, bounded, and ended when they have to be."""
+"""Streams of stats and shrinks, and all streams together.
+
+Shared, bounded, and ended when they have to be.
+"""
 
 import socket
 from collections.abc import Iterator
@@ -141,7 +144,9 @@ def test_more_streams_than_a_caller_may_have_are_429_until_one_ends(live: Live) 
 
 
 def test_two_hundred_streams_one_that_does_not_read_and_one_that_hangs_up(live: Live) -> None:
-    """Who reads hears all of it, nothing is queued for who does not, and that one hears all of it later."""
+    """Who reads hears all of it, nothing is queued for who does not, and that one hears all of it
+    later.
+    """
     followers = [Follower(live, "/v1/events?after=0").begun() for _ in range(200)]
     stalled, fickle, *readers = followers
     connections = live.server.server_state.connections

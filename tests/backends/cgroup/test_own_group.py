@@ -1,4 +1,6 @@
-"""Which group we are in ourselves, from the texts that tell it, and by asking the groups where they do not."""
+"""Which group we are in ourselves, from the texts that tell it, and by asking the groups where they
+do not.
+"""
 
 import errno
 import os
@@ -79,7 +81,8 @@ def test_a_name_is_what_stands_before_the_line_feed(name: str) -> None:
         ("/system.slice/shrinkd.service", "/system.slice", 0, ("shrinkd.service",)),
         ("/", "/", 0, ()),
         ("/inner", "/", 0, ("inner",)),
-        # in a cgroup namespace, with a mount of its own, one of all the host, or one of a part of that
+        # in a cgroup namespace, with a mount of its own, one of all the host, or one of a part of
+        # that
         ("/", "/..", 1, ()),
         ("/", "/../..", 2, ()),
         ("/inner", "/../..", 2, ("inner",)),

@@ -1,4 +1,6 @@
-"""A process finds its own group, and keeps its hands off it, whatever is mounted where and whatever namespaces it is in."""
+"""A process finds its own group, and keeps its hands off it, whatever is mounted where and whatever
+namespaces it is in.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,14 @@ from tests.support.namespaces import Question, Setting, ask
 
 BESIDE = 'mkdir "$tmp/host"; mount --bind "$root" "$tmp/host"'
 ON_TOP = f'{BESIDE}; mount --bind "$root/$own" "$root"; mount --bind "$tmp/host" "$root"'
-ABOVE = f'{BESIDE}; mount --bind "$root/$own" "$root"; mount -t tmpfs none "${{root%/*}}"; mkdir "$root"; mount --bind "$tmp/host" "$root"'
-ALL = 'mkdir "$tmp/all"; mount --rbind "${root%/*}" "$tmp/all"; ln -s "$tmp/all/${root##*/}" "$tmp/there"'
+ABOVE = (
+    f'{BESIDE}; mount --bind "$root/$own" "$root"; mount -t tmpfs none "${{root%/*}}"; mkdir '
+    '"$root"; mount --bind "$tmp/host" "$root"'
+)
+ALL = (
+    'mkdir "$tmp/all"; mount --rbind "${root%/*}" "$tmp/all"; ln -s "$tmp/all/${root##*/}" '
+    '"$tmp/there"'
+)
 STICK = 'mkdir "$unusual"; mount -t tmpfs none "$unusual"'
 
 HERE = Setting("as it is")
@@ -50,7 +58,10 @@ ALLOWED = dict.fromkeys(REFUSED, "done")
 
 @dataclass
 class Home:
-    """A group of ours with two in it: `own` for the process that asks and one who is a stranger to it, and `other`."""
+    """A group of ours with two in it.
+
+    `own` for the process that asks and one who is a stranger to it, and `other`.
+    """
 
     kernel: CgroupHost[Backend]
     top: Group
@@ -136,7 +147,9 @@ def test_who_is_outside_of_the_managed_root_is_in_no_group_and_takes_no_process_
 
 
 def test_where_nobody_may_look_for_it_nothing_is_changed(own_home: Home) -> None:
-    """In a cgroup namespace only the groups' lists of processes tell which is ours, and here something is mounted on that of ours."""
+    """In a cgroup namespace only the groups' lists of processes tell which is ours, and here
+    something is mounted on that of ours.
+    """
     told = own_home.ask(
         Setting("covered", 'mount -t tmpfs none "$root/$own"', namespaces=("cgroup",))
     )

@@ -1,4 +1,7 @@
-"""The tree of groups by descriptor, tried on plain directories: they have inodes, links and names as cgroupfs has."""
+"""The tree of groups by descriptor, tried on plain directories.
+
+They have inodes, links and names as cgroupfs has.
+"""
 
 import os
 import resource
@@ -312,7 +315,8 @@ def test_the_managed_root_and_what_is_not_empty_stay(tree: Tree) -> None:
 
 def test_pressure_is_read_as_percent_and_microseconds() -> None:
     pressure = parse_pressure(
-        b"some avg10=1.50 avg60=0.25 avg300=0.00 total=123456\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=65432\n"
+        b"some avg10=1.50 avg60=0.25 avg300=0.00 total=123456\nfull avg10=0.50 avg60=0.00 "
+        b"avg300=0.00 total=65432\n"
     )
     assert (
         pressure.some.avg10_percent,

@@ -1,4 +1,7 @@
-"""What a walk cannot read: left out and counted where that is for what it is, and a failed walk where it is for what we lack."""
+"""What a walk cannot read.
+
+Left out and counted where that is for what it is, and a failed walk where it is for what we lack.
+"""
 
 import math
 import os
@@ -26,7 +29,10 @@ DEEP = 18
 
 @pytest.fixture
 def top(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is removed by descriptors: pytest's own way to do it would be kept from it by paths that are too long."""
+    """A directory that is removed by descriptors.
+
+    Pytest's own way to do it would be kept from it by paths that are too long.
+    """
     (tmp_path / "top").mkdir()
     yield tmp_path / "top"
     above = os.open(tmp_path, os.O_RDONLY)
@@ -148,8 +154,8 @@ def test_without_watches_too_a_walk_that_finds_no_open_file_tells_of_no_group_th
         directory(top, f"group-{number}")
     tree = tree_of(top)
     assert len(tree.groups()) == 6
-    tree._listings._queue = None  # noqa: SLF001  # as where this user has no more of them
-    tree._listings._kept.clear()  # noqa: SLF001
+    tree._listings._queue = None  # as where this user has no more of them
+    tree._listings._kept.clear()
     for count in range(2):
         with files_to_be_had(count), pytest.raises(OutOfResources):
             tree.groups()
@@ -187,7 +193,10 @@ def test_no_group_is_made_that_could_not_be_read_back(tree: Tree, top: Path) -> 
 
 
 def made_within(backend: Tree | Backend, path: str) -> list[str]:
-    """Make groups within each other until that is refused, which a dry run does just as well; answers the paths of those made."""
+    """Make groups within each other until that is refused, which a dry run does just as well.
+
+    Answers the paths of those made.
+    """
     made: list[str] = []
     while len(made) < DEEP:
         try:
@@ -296,7 +305,10 @@ def test_below_a_name_that_no_client_can_give_a_group_is_read(kernel: CgroupHost
 
 
 def deepen(kernel: CgroupHost[Backend], group: Group, levels: int, name: str = "d" * 250) -> None:
-    """Make groups within each other, as a process in the group could; on v2 each lets those in it have the controller."""
+    """Make groups within each other, as a process in the group could.
+
+    On v2 each lets those in it have the controller.
+    """
     top = Path(kernel.backend.node().root, group.path)
     control = ("cgroup.subtree_control", "+memory") if kernel.backend.name == "v2" else ("", "")
     dig(top, levels, name, *control)

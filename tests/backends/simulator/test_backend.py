@@ -1,4 +1,7 @@
-"""What is the simulator's own: its clock, its demo, v1's rule on swap, and the time that a pass takes."""
+"""What is the simulator's own.
+
+Its clock, its demo, v1's rule on swap, and the time that a pass takes.
+"""
 
 import json
 import math
@@ -401,7 +404,10 @@ def test_a_group_is_given_another_workload(clock: Clock) -> None:
 
 
 def growing(profile: str, tmp_path: Path, *, on_sleep: bool) -> tuple[Simulator, Group]:
-    """A group that uses 64 MiB, and grows by 2 MiB: at every look that is taken at it, or else as the maximum is about to be stored."""
+    """A group that uses 64 MiB, and grows by 2 MiB.
+
+    At every look that is taken at it, or else as the maximum is about to be stored.
+    """
     file = tmp_path / "scenario.json"
     file.write_text(json.dumps({"profile": profile, "cpus": 2, "groups": [{"path": "group"}]}))
     readings = iter(range(10**9))
@@ -412,7 +418,8 @@ def growing(profile: str, tmp_path: Path, *, on_sleep: bool) -> tuple[Simulator,
         return 0.0
 
     def charge(size: int) -> None:
-        machine = simulator._machine  # noqa: SLF001  # the lock is held by the verb that this happens in
+        # the lock is held by the verb that this happens in
+        machine = simulator._machine
         machine.charge(process, "anon", size // PAGE_BYTES)
 
     grows_at = -1

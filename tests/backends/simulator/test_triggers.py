@@ -1,4 +1,7 @@
-"""What is the simulator's own in a watch: time passes for who only waits, and a stall is measured in the machine's time."""
+"""What is the simulator's own in a watch.
+
+Time passes for who only waits, and a stall is measured in the machine's time.
+"""
 
 import threading
 from collections.abc import Iterator

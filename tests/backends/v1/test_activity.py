@@ -1,4 +1,7 @@
-"""The activity of v1 groups: which of the hierarchies beside the memory controller's tells it, and when none is believed."""
+"""The activity of v1 groups.
+
+Which of the hierarchies beside the memory controller's tells it, and when none is believed.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +26,11 @@ def host() -> Iterator[V1Host]:
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Make the twin of a group: in "unified", the cgroup2 mount, or in the hierarchy of a controller. Before `host`, to go after it."""
+    """Make the twin of a group.
+
+    In "unified", the cgroup2 mount, or in the hierarchy of a controller. Before `host`, to go after
+    it.
+    """
     made: list[Path] = []
 
     def make(where: str, group: Group) -> Path:

@@ -1,4 +1,6 @@
-"""What is cgroup v1's own: two limits that hold each other, decimal bytes, positions in memory.stat, and passes cut by time.
+"""What is cgroup v1's own.
+
+Two limits that hold each other, decimal bytes, positions in memory.stat, and passes cut by time.
 
 The rest of the promise is the conformance suite's.
 """

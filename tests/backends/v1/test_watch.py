@@ -1,4 +1,7 @@
-"""What is v1's own in a watch: bells that ring for others too, and pressure that a twin tells, as long as there is one."""
+"""What is v1's own in a watch.
+
+Bells that ring for others too, and pressure that a twin tells, as long as there is one.
+"""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,6 +1,9 @@
-"""What is cgroup v2's own: controllers that are enabled downwards, four limits beside the maximum, and a kernel that kills.
+"""What is cgroup v2's own.
 
-The rest of the promise is the conformance suite's. What needs a v2 kernel has the parameter "v2", by which the VM gets it.
+Controllers that are enabled downwards, four limits beside the maximum, and a kernel that kills.
+
+The rest of the promise is the conformance suite's. What needs a v2 kernel has the parameter "v2",
+by which the VM gets it.
 """
 
 from collections.abc import Callable, Iterator
@@ -460,7 +463,8 @@ def test_a_group_is_frozen_as_long_as_it_or_one_around_it_is(host: V2Host, level
         assert activity.is_frozen == is_frozen
 
 
-# Groups that the kernel kills as one: selftests oom_group_*; and one that fills in a single call: selftests high_sync
+# Groups that the kernel kills as one: selftests oom_group_*; and one that fills in a single call:
+# selftests high_sync
 
 
 def test_a_group_that_dies_as_one_counts_them_all_and_the_one_that_was_picked_twice(

@@ -1,4 +1,7 @@
-"""How much one write asks for: what was freed in the wanted time, as the writes before have shown it."""
+"""How much one write asks for.
+
+What was freed in the wanted time, as the writes before have shown it.
+"""
 
 import pytest
 
@@ -10,7 +13,9 @@ WANTED = 25e-3
 
 
 def after(*writes: tuple[float, float], goal: int = 1 << 40) -> int:
-    """What is asked for after writes that took so many seconds and freed such a part of what was asked for."""
+    """What is asked for after writes that took so many seconds and freed such a part of what was
+    asked for.
+    """
     chunk = Chunk()
     for seconds, part in writes:
         asked = chunk.ask(goal)

@@ -1,4 +1,7 @@
-"""What is v2's own in a watch: no word about usage, files that a group may lack, and a removal that memory.events is not told of."""
+"""What is v2's own in a watch.
+
+No word about usage, files that a group may lack, and a removal that memory.events is not told of.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""balance: siblings share a budget by weight, and who does not use what it has pays for those who do."""
+"""balance.
+
+Siblings share a budget by weight, and who does not use what it has pays for those who do.
+"""
 
 import dataclasses
 import json
@@ -120,7 +123,10 @@ class Family:
     def look(
         self, grant: float | None = 1.0, limits: Limits | None = None, /, **usage_mib: int
     ) -> dict[str, Decision]:
-        """Look 2 s later; what was asked for last time was done to this part (None: it was not granted)."""
+        """Look 2 s later.
+
+        What was asked for last time was done to this part (None: it was not granted).
+        """
         self.now += 2
         asked = {decision.group.path: asked_of(decision) for decision in self.decisions}
         members = []

@@ -42,7 +42,10 @@ class Watched:
     def after(
         self, seconds: float = 2.0, *, stalled_us: int = 0, freed_bytes: int | None = None
     ) -> Decision:
-        """The next look; what was asked for at the last one was granted and freed so much (None: it was not granted)."""
+        """The next look.
+
+        What was asked for at the last one was granted and freed so much (None: it was not granted).
+        """
         self.now += seconds
         self.some_us += stalled_us
         outcome = None if freed_bytes is None else Outcome(self.asked, freed_bytes, 0.01)

@@ -54,11 +54,15 @@ class Wiring:
     finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(
         default_factory=WeakKeyDictionary
     )
-    """What all who wait for a job wait for: one for each job, since a job keeps it until it is done."""
+    """What all who wait for a job wait for: one for each job, since a job keeps it until it is
+    done."""
 
 
 class Body(BaseModel):
-    """A response body. Validated when it is made, so that the document and the answers cannot part."""
+    """A response body.
+
+    Validated when it is made, so that the document and the answers cannot part.
+    """
 
     model_config = ConfigDict(
         frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
@@ -94,7 +98,10 @@ Wired = Annotated[Wiring, Depends(_wiring)]
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Who sent the request of an ASGI scope, as app/shrinkd/api/middleware/authentication.py found; before that, nobody who may do anything."""
+    """Who sent the request of an ASGI scope, as app/shrinkd/api/middleware/authentication.py found.
+
+    Before that, nobody who may do anything.
+    """
     caller: Caller = scope.get("state", {}).get("caller", NOBODY)
     return caller
 
@@ -109,7 +116,8 @@ Calling = Annotated[Caller, Depends(_caller)]
 Reference = Annotated[
     str,
     Path(
-        description="A path below the managed root, or `id:…`, `container:…`, `pod:…`, `unit:…`, `pid:…`.",
+        description="A path below the managed root, or `id:…`, `container:…`, `pod:…`, `unit:…`, "
+        "`pid:…`.",
         openapi_examples={
             "path": {"summary": "by its path", "value": "web"},
             "unit": {"summary": "by the systemd unit", "value": "unit:nginx.service"},
@@ -155,7 +163,10 @@ Target = Annotated[Group, Depends(_group)]
 
 
 def changeable(wiring: Wiring, caller: Caller, group: Group) -> Group:
-    """Answer a group that this caller and this daemon may change: else Forbidden, GroupNotFound or ProtectedGroup."""
+    """Answer a group that this caller and this daemon may change.
+
+    Else Forbidden, GroupNotFound or ProtectedGroup.
+    """
     caller.require(Level.WRITE, group.path)
     may_change(wiring.settings, group)
     wiring.backend.own().check_apart(group)

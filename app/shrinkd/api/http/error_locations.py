@@ -1,4 +1,7 @@
-"""Where in a request something is wrong: from the location that pydantic gives to a JSON pointer into what was sent."""
+"""Where in a request something is wrong.
+
+From the location that pydantic gives to a JSON pointer into what was sent.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,8 +19,13 @@ def pointed(row: Mapping[str, Any], body: object) -> str:
     return pointer([*found, tag.strip("'")] if tag else found)
 
 
-def _found(names: Sequence[str | int], value: Any, *, is_missing: bool) -> Iterable[str | int]:  # noqa: ANN401  # JSON
-    """The names that lead somewhere: between them stand the names of the member of a union, which nobody has sent."""
+def _found(
+    names: Sequence[str | int], value: Any, *, is_missing: bool
+) -> Iterable[str | int]:  # JSON
+    """The names that lead somewhere.
+
+    Between them stand the names of the member of a union, which nobody has sent.
+    """
     for number, name in enumerate(names):
         is_index = isinstance(value, list) and isinstance(name, int) and name < len(value)
         if is_index or (isinstance(value, dict) and name in value):

@@ -30,7 +30,10 @@ def tagged_bytes(
     headers: Mapping[str, str] | None = None,
     etag: str | None = None,
 ) -> Response:
-    """As tagged, for JSON that is bytes already; with an ETag of its own where a part of it moves by itself."""
+    """As tagged, for JSON that is bytes already.
+
+    With an ETag of its own where a part of it moves by itself.
+    """
     etag = etag or etag_of_bytes(content)
     check_if_match(request, etag)
     named = _named(request.headers.getlist("if-none-match"), weak=True)
@@ -46,7 +49,10 @@ def tagged_bytes(
 def changed(
     body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None, *, dry_run: bool
 ) -> Response:
-    """Answer a change with what it came to, its ETag, and other headers of it. A trial came to nothing that these could name."""
+    """Answer a change with what it came to, its ETag, and other headers of it.
+
+    A trial came to nothing that these could name.
+    """
     content = body.model_dump_json().encode()
     named = {} if dry_run else {**(headers or {}), "ETag": etag_of_bytes(content)}
     return Response(content, status, named, "application/json")
@@ -58,7 +64,10 @@ def check_if_match(request: Request, etag: str | None) -> None:
 
 
 def check_lines(lines: Sequence[str], etag: str | None) -> None:
-    """Raise PreconditionFailed when an If-Match names other ETags than the one that holds now; None where nothing is there."""
+    """Raise PreconditionFailed when an If-Match names other ETags than the one that holds now.
+
+    None where nothing is there.
+    """
     named = _named(lines, weak=False)
     if named is not None and etag is None:
         raise PreconditionFailed("There is nothing here now that If-Match could name.")
@@ -67,14 +76,20 @@ def check_lines(lines: Sequence[str], etag: str | None) -> None:
 
 
 def check_no_etag(request: Request) -> None:
-    """Before a change at an address that is never read with an ETag: PreconditionFailed when an If-Match names one."""
+    """Before a change at an address that is never read with an ETag.
+
+    PreconditionFailed when an If-Match names one.
+    """
     named = _named(request.headers.getlist("if-match"), weak=False)
     if named is not None and "*" not in named:
         raise PreconditionFailed("Nothing here has an ETag that If-Match could name: leave it out.")
 
 
 def check_preconditions(request: Request, etag: str | None) -> None:
-    """Before a change (section 13.2.2): as check_if_match, and PreconditionFailed too when If-None-Match names the ETag."""
+    """Before a change (section 13.2.2).
+
+    As check_if_match, and PreconditionFailed too when If-None-Match names the ETag.
+    """
     check_if_match(request, etag)
     named = _named(request.headers.getlist("if-none-match"), weak=True)
     if named is not None and etag is not None and ("*" in named or etag in named):
@@ -84,7 +99,10 @@ def check_preconditions(request: Request, etag: str | None) -> None:
 
 
 def _named(lines: Sequence[str], *, weak: bool) -> set[str] | None:
-    """The ETags of a header that may be a list or sent twice; If-Match compares strongly, so there W/ matches nothing."""
+    """The ETags of a header that may be a list or sent twice.
+
+    If-Match compares strongly, so there W/ matches nothing.
+    """
     if not lines:
         return None
     named = {part.strip() for line in lines for part in line.split(",")}

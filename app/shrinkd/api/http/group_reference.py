@@ -19,13 +19,19 @@ _CONTAINER_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 
 class ReferenceConvertor(PathConvertor):
-    """Whatever stands in the place of a group, line breaks included: it is for resolve() to refuse them."""
+    """Whatever stands in the place of a group, line breaks included.
+
+    It is for resolve() to refuse them.
+    """
 
     regex = r"(?s:.*)"
 
 
 class GroupConvertor(PathConvertor):
-    """A reference that ends in no sub-resource: DELETE …/web/limits is 405 and never removes a group named limits."""
+    """A reference that ends in no sub-resource.
+
+    DELETE …/web/limits is 405 and never removes a group named limits.
+    """
 
     regex = r"(?s:(?!.*/(?:limits|processes|shrinks|stats|stats/history|stats/stream|policies|decisions)\Z).*)"
 
@@ -47,7 +53,8 @@ def href_of(group: Group) -> str:
 def resolve(backend: Backend, reference: str, caller: Caller) -> Group:
     """Find the group that a reference names: a path, id:, container:, pod:, unit: or pid:.
 
-    What the caller may not read is not even looked for, so that no answer can tell whether it is there.
+    What the caller may not read is not even looked for, so that no answer can tell whether it is
+    there.
     """
     kind, colon, name = reference.partition(":")
     if colon and kind == _PROCESS:
@@ -71,7 +78,10 @@ def seen_by(caller: Caller, groups: list[Group]) -> list[Group]:
 
 
 def check_readable(caller: Caller, path: str) -> str:
-    """Answer the path of a group that the caller may read, there or not; GroupNotFound, in the words for one that is not there."""
+    """Answer the path of a group that the caller may read, there or not.
+
+    GroupNotFound, in the words for one that is not there.
+    """
     if not caller.may(Level.READ, path):
         raise GroupNotFound(f"There is no group {path!a}.")
     return path
@@ -81,7 +91,8 @@ def may_change(settings: Settings, group: Group) -> Group:
     """Answer the group if SHRINKD_SUBTREES lets the daemon change it, else GroupNotFound."""
     if not covers(settings.subtrees, group.path):
         raise GroupNotFound(
-            f"{group.path!a} is outside the subtrees that this daemon may change ({', '.join(settings.subtrees)})."
+            f"{group.path!a} is outside the subtrees that this daemon may change "
+            f"({', '.join(settings.subtrees)})."
         )
     return group
 

@@ -1,4 +1,8 @@
-"""Idempotency-Key: a POST that is sent again under its key is answered again, and not carried out again. A dry run uses no key up."""
+"""Idempotency-Key.
+
+A POST that is sent again under its key is answered again, and not carried out again. A dry run uses
+no key up.
+"""
 
 import asyncio
 import hashlib
@@ -16,11 +20,14 @@ from shrinkd.storage import Answer, Key, Keys
 
 _HEADER = "Idempotency-Key"
 _KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"|([!#-+\--~]+)')
-"""A string of RFC 8941, or what people write instead: the same without its quotes, and then without blanks and commas."""
+"""A string of RFC 8941, or what people write instead: the same without its quotes, and then without
+blanks and commas."""
 _LONGEST = 255
 _REPEATABLE = frozenset(
     (
-        "create_shrink",  # written down under the id that its key was given, before it begins: the second time finds it
+        # written down under the id that its key was given, before it begins: the second time finds
+        # it
+        "create_shrink",
         *("cancel_shrink", "evaluate_policy"),  # twice is once
         *(
             "create_simulation",
@@ -30,7 +37,8 @@ _REPEATABLE = frozenset(
         ),  # what came of them died with the daemon
     )
 )
-"""What can be carried out anew when the daemon died in it. Else one could set a limit back that somebody has changed meanwhile."""
+"""What can be carried out anew when the daemon died in it. Else one could set a limit back that
+somebody has changed meanwhile."""
 
 CarryOut = Callable[[Request], Awaitable[Response]]
 
@@ -38,7 +46,10 @@ CarryOut = Callable[[Request], Awaitable[Response]]
 async def answer_once(
     request: Request, operation: str, body: object, carry_out: CarryOut
 ) -> Response:
-    """Carry a request out, or answer what it came to before: the same operation, key, address and JSON of the same caller."""
+    """Carry a request out, or answer what it came to before.
+
+    The same operation, key, address and JSON of the same caller.
+    """
     lines = request.headers.getlist(_HEADER)
     if not lines:
         return await carry_out(request)
@@ -81,7 +92,10 @@ async def _answered(request: Request, carry_out: CarryOut) -> Response:
 
 
 def _is_final(response: Response) -> bool:
-    """Whether trying again cannot help: an error that says when to has changed nothing, and so has one of this daemon."""
+    """Whether trying again cannot help.
+
+    An error that says when to has changed nothing, and so has one of this daemon.
+    """
     return response.status_code < 400 or (
         response.status_code < 500 and "retry-after" not in response.headers
     )
@@ -98,7 +112,10 @@ def _read_key(lines: list[str]) -> str:
     match = _KEY.fullmatch(lines[0].strip()) if len(lines) == 1 else None
     key = match and (re.sub(r"\\(.)", r"\1", match[1]) if match[1] else match[2])
     if not key or len(key) > _LONGEST:
-        sentence = f'one key of 1 to {_LONGEST} printable ASCII characters, such as "8e03978e-40d5-43dd-bc93-6894a57f9324"'
+        sentence = (
+            f"one key of 1 to {_LONGEST} printable ASCII characters, such as "
+            '"8e03978e-40d5-43dd-bc93-6894a57f9324"'
+        )
         raise InvalidRequest(
             f"header/{_HEADER}: {sentence}.",
             errors=[{"pointer": f"header/{_HEADER}", "detail": sentence}],
@@ -107,7 +124,10 @@ def _read_key(lines: list[str]) -> str:
 
 
 def _digest(request: Request, body: object) -> str:
-    """What tells one request from another: neither blanks nor the order of names in its JSON, and no preference."""
+    """What tells one request from another.
+
+    Neither blanks nor the order of names in its JSON, and no preference.
+    """
     try:
         asked = json.dumps(
             [request.method, request.scope["path"], request.query_params.multi_items(), body],

@@ -1,4 +1,8 @@
-"""Lists in pages: opaque tokens that hold the key of the last item, so that a page stays right while items come and go."""
+"""Lists in pages.
+
+Opaque tokens that hold the key of the last item, so that a page stays right while items come and
+go.
+"""
 
 import base64
 import json
@@ -31,7 +35,10 @@ def write_token(order: str, *key: int | str) -> str:
 
 
 def read_token(token: str | None, order: str, kinds: tuple[type, ...]) -> tuple[Any, ...] | None:
-    """The key in a token, of the types that the list sorts by; InvalidRequest for one that this list did not write."""
+    """The key in a token, of the types that the list sorts by.
+
+    InvalidRequest for one that this list did not write.
+    """
     if token is None:
         return None
     try:
@@ -58,7 +65,10 @@ def _is_ours(value: object, kind: type) -> bool:
 
 
 def link_next(response: Response, request: Request, token: str | None) -> None:
-    """Say where the next page is, for clients that follow RFC 8288. The path is quoted anew: a header takes no other letters."""
+    """Say where the next page is, for clients that follow RFC 8288.
+
+    The path is quoted anew: a header takes no other letters.
+    """
     if token:
         query = request.url.include_query_params(page_token=token).query
         response.headers["Link"] = (

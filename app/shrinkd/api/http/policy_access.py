@@ -1,4 +1,7 @@
-"""Which policies a caller may see and write: by the groups that these can ever reach, and not by those that there are now."""
+"""Which policies a caller may see and write.
+
+By the groups that these can ever reach, and not by those that there are now.
+"""
 
 from typing import Annotated
 
@@ -11,14 +14,18 @@ from shrinkd.policies import Envelope, Kept, kinds
 
 
 def is_seen(caller: Caller, kept: Kept) -> bool:
-    """Whether the caller may read all that the policy reaches: its status and decisions tell of any of it."""
+    """Whether the caller may read all that the policy reaches.
+
+    Its status and decisions tell of any of it.
+    """
     return caller.may(Level.READ, kept.policy.selector.reach)
 
 
 def require_policy(caller: Caller, policy: Envelope) -> None:
     """Forbidden, unless the caller may write to all that the policy reaches.
 
-    What may select any group of the node, or switches other policies, whatever those reach, is for who may do everything.
+    What may select any group of the node, or switches other policies, whatever those reach, is for
+    who may do everything.
     """
     reach = policy.selector.reach
     if not reach or kinds()[policy.kind].switches(policy.spec):
@@ -27,14 +34,18 @@ def require_policy(caller: Caller, policy: Envelope) -> None:
 
 
 def require_change(caller: Caller, kept: Kept) -> None:
-    """Before another takes its place, or none: PolicyNotFound for what the caller does not see, Forbidden as in require_policy."""
+    """Before another takes its place, or none.
+
+    PolicyNotFound for what the caller does not see, Forbidden as in require_policy.
+    """
     if not is_seen(caller, kept):
         raise _no_policy(kept.policy.name)
     require_policy(caller, kept.policy)
 
 
 async def _readable(wiring: Wired, caller: Calling, name: str) -> str:
-    # nobody knows what one reaches that another version wrote: that it is there is for those to know who read everything
+    # nobody knows what one reaches that another version wrote: that it is there is for those to
+    # know who read everything
     if not caller.may(Level.READ) and not any(
         kept.policy.name == name and is_seen(caller, kept) for kept in wiring.policies.all()
     ):

@@ -1,4 +1,7 @@
-"""What a client would rather have (RFC 7240): `Prefer: return=minimal` here, and `wait` where something can be waited for."""
+"""What a client would rather have (RFC 7240).
+
+`Prefer: return=minimal` here, and `wait` where something can be waited for.
+"""
 
 import re
 
@@ -16,7 +19,10 @@ _SHRUNK = {200: 204, 201: 201, 202: 202}
 
 
 def preferences(request: Request) -> dict[str, str]:
-    """The preferences of a request by their names in small letters, "" without a value; of two by one name the first counts."""
+    """The preferences of a request by their names in small letters, "" without a value.
+
+    Of two by one name the first counts.
+    """
     lines = ",".join(request.headers.getlist("prefer"))  # it may be sent more than once
     found: dict[str, str] = {}
     for name, value in _PREFERENCE.findall(lines):
@@ -25,9 +31,11 @@ def preferences(request: Request) -> dict[str, str]:
 
 
 def returned(request: Request, response: Response) -> Response:
-    """The response to a change, without its body where the client wants no more than to hear that it worked.
+    """The response to a change, without its body where the client wants no more than to hear that
+    it worked.
 
-    A trial keeps its body, which is all that it is for, and so do a problem and a 207, whose parts are answers of their own.
+    A trial keeps its body, which is all that it is for, and so do a problem and a 207, whose parts
+    are answers of their own.
     """
     is_minimal = preferences(request).get("return", "").lower() == "minimal"
     if (

@@ -1,4 +1,7 @@
-"""Every kind of problem: an error's class becomes a status, a slug, a title and advice, which /problems/<slug> shows."""
+"""Every kind of problem.
+
+An error's class becomes a status, a slug, a title and advice, which /problems/<slug> shows.
+"""
 
 from dataclasses import dataclass
 
@@ -52,8 +55,10 @@ PROBLEMS = _rows(
         "invalid-group-name",
         "That cannot be the name of a group",
         (
-            "A name is a path below the managed root: components of 1 to 255 bytes, not . or .., no control characters, no symbolic link. "
-            "With the mount point before it and a control file behind it, it has at most the 4095 bytes that a kernel resolves."
+            "A name is a path below the managed root: components of 1 to 255 bytes, not . or .., "
+            "no control characters, no symbolic link. "
+            "With the mount point before it and a control file behind it, it has at most the 4095 "
+            "bytes that a kernel resolves."
         ),
     ),
     (
@@ -90,7 +95,10 @@ PROBLEMS = _rows(
         404,
         "group-not-found",
         "There is no such group",
-        "GET /v1/groups lists them. What you may not read is not there for you, nor for changes what is outside SHRINKD_SUBTREES.",
+        (
+            "GET /v1/groups lists them. What you may not read is not there for you, nor for changes "
+            "what is outside SHRINKD_SUBTREES."
+        ),
     ),
     (
         errors.ShrinkNotFound,
@@ -104,7 +112,10 @@ PROBLEMS = _rows(
         404,
         "simulation-not-found",
         "There is no such simulation",
-        "GET /v1/simulations lists them; the last hundred are kept, and none over a restart of the daemon.",
+        (
+            "GET /v1/simulations lists them; the last hundred are kept, and none over a restart of the "
+            "daemon."
+        ),
     ),
     (
         errors.PolicyNotFound,
@@ -125,7 +136,10 @@ PROBLEMS = _rows(
         404,
         "not-simulator",
         "Only a simulator has that",
-        "The workloads, the clock and the faults of a real kernel are nobody's to choose. Start a daemon with SHRINKD_BACKEND=simulator.",
+        (
+            "The workloads, the clock and the faults of a real kernel are nobody's to choose. Start a "
+            "daemon with SHRINKD_BACKEND=simulator."
+        ),
     ),
     (
         errors.ProcessNotFound,
@@ -139,7 +153,10 @@ PROBLEMS = _rows(
         410,
         "group-gone",
         "The group was removed",
-        "If the path exists again it is another group: look it up anew, and decide anew. Nothing was done to a stranger.",
+        (
+            "If the path exists again it is another group: look it up anew, and decide anew. Nothing "
+            "was done to a stranger."
+        ),
     ),
     (
         errors.GroupExists,
@@ -153,7 +170,10 @@ PROBLEMS = _rows(
         409,
         "policy-exists",
         "There is a policy of that name",
-        "PUT to its address replaces it, with If-Match if it is to be the one that you have read. Or take another name.",
+        (
+            "PUT to its address replaces it, with If-Match if it is to be the one that you have read. "
+            "Or take another name."
+        ),
     ),
     (
         errors.PolicyConflict,
@@ -161,8 +181,10 @@ PROBLEMS = _rows(
         "policy-conflict",
         "Another policy would be in its way",
         (
-            "Two policies of one kind at one priority may not select the same groups: nobody could say which goes first. "
-            "`policies` names both and `groups` what they share. Give one of them another priority, or a selector that leaves those out."
+            "Two policies of one kind at one priority may not select the same groups: nobody could "
+            "say which goes first. "
+            "`policies` names both and `groups` what they share. Give one of them another "
+            "priority, or a selector that leaves those out."
         ),
     ),
     (
@@ -170,7 +192,10 @@ PROBLEMS = _rows(
         409,
         "policy-unreadable",
         "Another version of shrinkd wrote that policy",
-        "It is kept as it is, and not carried out. Run the version that wrote it, or DELETE it and write it anew.",
+        (
+            "It is kept as it is, and not carried out. Run the version that wrote it, or DELETE it and "
+            "write it anew."
+        ),
     ),
     (
         errors.GroupNotEmpty,
@@ -191,21 +216,30 @@ PROBLEMS = _rows(
         403,
         "protected-group",
         "This daemon is in that group",
-        "It would be squeezed, and answer nobody: take another group. `own_group` of /v1/node tells where the daemon is, if it knows.",
+        (
+            "It would be squeezed, and answer nobody: take another group. `own_group` of /v1/node "
+            "tells where the daemon is, if it knows."
+        ),
     ),
     (
         errors.Unauthenticated,
         401,
         "unauthenticated",
         "Nobody knows who you are",
-        "Send `Authorization: Bearer` with a token of `shrinkd token make`, or a client certificate.",
+        (
+            "Send `Authorization: Bearer` with a token of `shrinkd token make`, or a client "
+            "certificate."
+        ),
     ),
     (
         errors.TokenRefused,
         401,
         "token-refused",
         "The token does not hold",
-        "It is unknown, expired or revoked; who asks is not told which. `shrinkd token list` tells who runs the daemon.",
+        (
+            "It is unknown, expired or revoked; who asks is not told which. `shrinkd token list` tells "
+            "who runs the daemon."
+        ),
     ),
     (
         errors.Forbidden,
@@ -235,9 +269,12 @@ PROBLEMS = _rows(
         "limit-below-usage",
         "The limit is below what the group uses",
         (
-            "A limit takes effect at once or changes nothing at all: no limit was moved and not one page of cache was dropped. "
-            "`next` is the request that shrinks first and then sets it; it succeeds if enough can be reclaimed "
-            "(`reclaimable_estimate_bytes` against `shortfall_bytes`). `room_bytes`, for a group that grows too fast to be limited so "
+            "A limit takes effect at once or changes nothing at all: no limit was moved and not "
+            "one page of cache was dropped. "
+            "`next` is the request that shrinks first and then sets it; it succeeds if enough can "
+            "be reclaimed "
+            "(`reclaimable_estimate_bytes` against `shortfall_bytes`). `room_bytes`, for a group "
+            "that grows too fast to be limited so "
             "closely, is how far below the limit its usage has to be."
         ),
     ),
@@ -246,7 +283,10 @@ PROBLEMS = _rows(
         409,
         "limit-order",
         "The limit contradicts another one",
-        "Change both in one request. cgroup v1 counts memory and swap together, so max_bytes cannot pass that sum.",
+        (
+            "Change both in one request. cgroup v1 counts memory and swap together, so max_bytes "
+            "cannot pass that sum."
+        ),
     ),
     (
         errors.Unsupported,
@@ -282,7 +322,8 @@ PROBLEMS = _rows(
         "shrink-stalled",
         "No progress in five passes",
         (
-            f"What is left cannot be reclaimed: anonymous memory without swap, locked pages, or a workload that charges as fast. {_STAYS} "
+            "What is left cannot be reclaimed: anonymous memory without swap, locked pages, or a "
+            f"workload that charges as fast. {_STAYS} "
             "Choose a higher target, add swap, or stop the workload."
         ),
     ),
@@ -299,7 +340,10 @@ PROBLEMS = _rows(
         503,
         "shrink-interrupted",
         "The daemon stopped in the shrink",
-        "What was reclaimed stays reclaimed. GET its limits to see whether one was set, then start it again.",
+        (
+            "What was reclaimed stays reclaimed. GET its limits to see whether one was set, then start "
+            "it again."
+        ),
     ),
     (
         errors.ShrinkFinished,
@@ -355,7 +399,10 @@ PROBLEMS = _rows(
         403,
         "cross-site-request",
         "A page from elsewhere sent that",
-        "Changes are taken from programs and from this daemon's own pages. Let the page's own server ask.",
+        (
+            "Changes are taken from programs and from this daemon's own pages. Let the page's own "
+            "server ask."
+        ),
     ),
     (errors.NotReady, 503, "not-ready", "The daemon is not ready", "Try again after Retry-After."),
     (
@@ -405,7 +452,10 @@ PROBLEMS = _rows(
         503,
         "out-of-resources",
         "This host is short of something",
-        "`errno` tells of what: EMFILE, of open files (raise LimitNOFILE or ulimit -n); ENOMEM, of memory. Nothing is known of the groups.",
+        (
+            "`errno` tells of what: EMFILE, of open files (raise LimitNOFILE or ulimit -n); ENOMEM, of "
+            "memory. Nothing is known of the groups."
+        ),
     ),
     (
         errors.NotWritable,

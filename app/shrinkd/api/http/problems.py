@@ -1,4 +1,7 @@
-"""Errors on their way out: a class becomes a status, a slug and an RFC 9457 problem, here and nowhere else."""
+"""Errors on their way out.
+
+A class becomes a status, a slug and an RFC 9457 problem, here and nowhere else.
+"""
 
 import errno
 import json
@@ -39,7 +42,8 @@ _OF_STATUS = {
         429,
         "too-many-connections",
         "Too many connections are open",
-        "Use those that are open again, or close some. Nobody has more than half of all that this daemon takes.",
+        "Use those that are open again, or close some. Nobody has more than half of all that this "
+        "daemon takes.",
     ),
     431: Problem(
         431,
@@ -195,14 +199,20 @@ async def _on_fault(request: Request, error: Exception) -> Response:
 
 
 async def _on_hang_up(request: Request, _error: Exception) -> Response:
-    """A client that is gone before its body was all here: no fault, and nobody to read this but the log."""
+    """A client that is gone before its body was all here.
+
+    No fault, and nobody to read this but the log.
+    """
     return _respond(
         request.scope, _document(_OF_STATUS[400], "The body did not come to its end.", None), {}
     )
 
 
 def unreadable(status: int) -> tuple[bytes, dict[str, str]]:
-    """The body and header of the problem for bytes that never became a request: the server's part of the contract."""
+    """The body and header of the problem for bytes that never became a request.
+
+    The server's part of the contract.
+    """
     problem, instance = _OF_STATUS[status], secrets.token_hex(8)
     body = json.dumps(
         _document(problem, f"{problem.title}. {problem.advice}", None) | {"instance": instance}

@@ -1,4 +1,7 @@
-"""Server-sent events (the HTML standard, section 9.2): one event as bytes, and the answer that sends them until somebody ends it."""
+"""Server-sent events (the HTML standard, section 9.2).
+
+One event as bytes, and the answer that sends them until somebody ends it.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -25,10 +28,13 @@ def sse(name: str, data: bytes, event_id: int | None = None) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """An answer without an end of its own: it goes on until its frames do, the client hangs up or the daemon stops.
+    """An answer without an end of its own.
 
-    It sends a comment where nothing was said for 15 s, `problem` when its frames cannot go on or its reader is let in no more, which
-    is looked at every 15 s, and `closing` when the daemon stops. TooManyStreams is raised before anything is sent.
+    It goes on until its frames do, the client hangs up or the daemon stops.
+
+    It sends a comment where nothing was said for 15 s, `problem` when its frames cannot go on or
+    its reader is let in no more, which is looked at every 15 s, and `closing` when the daemon
+    stops. TooManyStreams is raised before anything is sent.
     """
 
     media_type = "text/event-stream"
@@ -94,7 +100,10 @@ class EventStream(StreamingResponse):
 
 
 def _shut_out(scope: Scope) -> ShrinkdError | None:
-    """Why the caller would not be let in as it was: a token that was revoked or has expired, scopes that are others now."""
+    """Why the caller would not be let in as it was.
+
+    A token that was revoked or has expired, scopes that are others now.
+    """
     try:
         caller = find_caller(scope)
     except ShrinkdError as error:

@@ -1,7 +1,9 @@
-"""Requests taken strictly: JSON without duplicate keys, a media type that says so, and no name in the query that means nothing.
+"""Requests taken strictly.
 
-What holds for every change alike is here as well: a POST is carried out once for each Idempotency-Key, no If-Match is let through unread,
-and the answer says no more than preferred.
+JSON without duplicate keys, a media type that says so, and no name in the query that means nothing.
+
+What holds for every change alike is here as well: a POST is carried out once for each
+Idempotency-Key, no If-Match is let through unread, and the answer says no more than preferred.
 """
 
 import json
@@ -26,9 +28,11 @@ _MEDIA_TYPES = {"application/json", "application/merge-patch+json"}
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses query names it does not know, and reads its body, where it takes one, by the rules of this module.
+    """A route that refuses query names it does not know, and reads its body, where it takes one, by
+    the rules of this module.
 
-    Unknown names matter: ?dryrun=true, let through, would be a change that its sender thought was none.
+    Unknown names matter: ?dryrun=true, let through, would be a change that its sender thought was
+    none.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -43,7 +47,8 @@ class StrictRoute(APIRoute):
                 _refuse_all(
                     "query",
                     unknown,
-                    f"not a parameter of this operation; there are: {', '.join(sorted(known)) or 'none'}",
+                    "not a parameter of this operation; there are: "
+                    f"{', '.join(sorted(known)) or 'none'}",
                 )
             if repeated := once & _repeated(name for name, _ in request.query_params.multi_items()):
                 _refuse_all("query", repeated, "this parameter stands twice")
@@ -67,7 +72,10 @@ class StrictRoute(APIRoute):
 
 
 def _query_names(dependant: Dependant) -> dict[str, bool]:
-    """The names that a route and its dependencies take from the query, and whether as a list; a model stands for its fields."""
+    """The names that a route and its dependencies take from the query, and whether as a list.
+
+    A model stands for its fields.
+    """
     names: dict[str, bool] = {}
     for field in dependant.query_params:
         annotation: Any = field.field_info.annotation
@@ -118,7 +126,10 @@ async def _read(request: Request) -> object:
 
 
 async def _bounded(request: Request) -> bytes:
-    """The body, unless it is larger than any that this API needs: then it is not even read to its end."""
+    """The body, unless it is larger than any that this API needs.
+
+    Then it is not even read to its end.
+    """
     announced = request.headers.get("content-length", "0")
     text = bytearray()
     if not announced.isdecimal() or int(announced) <= LARGEST_BODY_BYTES:
@@ -135,7 +146,10 @@ async def _bounded(request: Request) -> bytes:
 
 
 def _integer(digits: str) -> int:
-    """int() takes 4300 digits; a number of 40 is too large for every field already, and is refused there by name."""
+    """int() takes 4300 digits.
+
+    A number of 40 is too large for every field already, and is refused there by name.
+    """
     return int(digits[:40])
 
 

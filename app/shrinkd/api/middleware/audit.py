@@ -1,6 +1,9 @@
-"""Every attempted change on its way into the audit: before it is made where it would change something, and after the fact where not.
+"""Every attempted change on its way into the audit.
 
-The route knows the operation and the body, the middleware around everything knows how it ended, and who never came to a route.
+Before it is made where it would change something, and after the fact where not.
+
+The route knows the operation and the body, the middleware around everything knows how it ended, and
+who never came to a route.
 """
 
 import asyncio

@@ -1,6 +1,9 @@
-"""Who sends a request, found before anything looks at it: by the token that it carries, or else by the other end of its connection.
+"""Who sends a request, found before anything looks at it.
 
-Pure ASGI and outside of all that answers, so that a new route asks for a caller unless it is named here.
+By the token that it carries, or else by the other end of its connection.
+
+Pure ASGI and outside of all that answers, so that a new route asks for a caller unless it is named
+here.
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,7 +15,8 @@ from shrinkd.errors import ShrinkdError, TokenRefused, Unauthenticated
 
 _OPEN = frozenset(("/", "/livez", "/readyz", "/version", "/docs", "/openapi.json", "/problems"))
 _OPEN_BELOW = ("/problems/", "/ui/")
-"""What tells nothing of this node: for supervisors that have no token, and for pages that explain how to get one."""
+"""What tells nothing of this node: for supervisors that have no token, and for pages that explain
+how to get one."""
 
 
 class Access:
@@ -31,7 +35,10 @@ class Access:
 
 
 def find_caller(scope: Scope) -> Caller:
-    """Who sends a request, by what holds now. Unauthenticated, TokenRefused, and Forbidden for who may do nothing."""
+    """Who sends a request, by what holds now.
+
+    Unauthenticated, TokenRefused, and Forbidden for who may do nothing.
+    """
     path: str = scope["path"]
     if path in _OPEN or path.startswith(_OPEN_BELOW):
         return NOBODY
@@ -44,7 +51,10 @@ def find_caller(scope: Scope) -> Caller:
 
 
 def _bearer(wiring: Wiring, given: list[bytes]) -> Caller:
-    """Who sends a token counts as its bearer, also where the connection would do: its scopes may be narrower, and were chosen."""
+    """Who sends a token counts as its bearer, also where the connection would do.
+
+    Its scopes may be narrower, and were chosen.
+    """
     scheme, _, secret = given[0].partition(b" ")
     if len(given) > 1 or scheme.lower() != b"bearer":
         raise Unauthenticated("Authorization is taken once, and as Bearer with a token.")

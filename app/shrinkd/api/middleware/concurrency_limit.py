@@ -1,4 +1,7 @@
-"""How many requests of one caller may wait for their answers: whoever asks for more in one instant is told to come back."""
+"""How many requests of one caller may wait for their answers.
+
+Whoever asks for more in one instant is told to come back.
+"""
 
 from collections import Counter
 
@@ -8,11 +11,15 @@ from shrinkd.api.http import problems
 from shrinkd.api.http.dependencies import caller_of
 from shrinkd.errors import TooManyRequests
 
-MOST_WAITING = 128  # more than the connections that client libraries open by themselves, and 50 clients on one socket
+# more than the connections that client libraries open by themselves, and 50 clients on one socket
+MOST_WAITING = 128
 
 
 class Waiting:
-    """Answers 429 to a caller of whose requests that many wait. One whose answer has begun, as a stream's has, waits no more."""
+    """Answers 429 to a caller of whose requests that many wait.
+
+    One whose answer has begun, as a stream's has, waits no more.
+    """
 
     def __init__(self, app: ASGIApp, most: int = MOST_WAITING) -> None:
         self._app = app

@@ -1,7 +1,10 @@
-"""What a browser was talked into: requests for a name that is not ours (DNS rebinding), and changes sent by a page from elsewhere.
+"""What a browser was talked into.
 
-A page can make a browser send a POST without a body anywhere, such as a cancel, and asks nobody. And where its own name
-is made to lead to this address, it may read the answers as well. Neither can hide its name: it stands in Host or in Origin.
+Requests for a name that is not ours (DNS rebinding), and changes sent by a page from elsewhere.
+
+A page can make a browser send a POST without a body anywhere, such as a cancel, and asks nobody.
+And where its own name is made to lead to this address, it may read the answers as well. Neither can
+hide its name: it stands in Host or in Origin.
 """
 
 import ipaddress
@@ -47,7 +50,10 @@ def _refusal(scope: Scope) -> ShrinkdError | None:
 
 
 def _is_own(headers: dict[bytes, bytes], host: bytes, ours: frozenset[str]) -> bool:
-    """Whether a program sent it, or a browser for a page of ours. Where Sec-Fetch-Site stands, the browser has compared the two."""
+    """Whether a program sent it, or a browser for a page of ours.
+
+    Where Sec-Fetch-Site stands, the browser has compared the two.
+    """
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
     if site is not None:
         return site in _OUR_SITES
@@ -59,7 +65,10 @@ def _is_own(headers: dict[bytes, bytes], host: bytes, ours: frozenset[str]) -> b
 
 @lru_cache(256)
 def _host_name(host: bytes) -> str | None:
-    """The name in a host with a port, "" for an address, which nobody can make lead elsewhere; None for what is neither."""
+    """The name in a host with a port, "" for an address, which nobody can make lead elsewhere.
+
+    None for what is neither.
+    """
     name = None
     try:
         name = urlsplit(f"//{host.decode('ascii')}").hostname

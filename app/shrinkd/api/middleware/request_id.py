@@ -1,4 +1,6 @@
-"""Around every answer: a request id, a line in the log, and HEAD wherever there is GET (RFC 9110, section 9.3.2).
+"""Around every answer.
+
+A request id, a line in the log, and HEAD wherever there is GET (RFC 9110, section 9.3.2).
 
 Pure ASGI, because Starlette's BaseHTTPMiddleware costs more than the rest of the request.
 """
@@ -25,7 +27,9 @@ _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """Gives every request an id, the client's own where it is harmless, and every response the header Request-Id."""
+    """Gives every request an id, the client's own where it is harmless, and every response the
+    header Request-Id.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -74,7 +78,10 @@ def _request_id(scope: Scope) -> str:
 
 
 def _note(scope: Scope, status: int, seconds: float) -> None:
-    """Changes and problems are news; reads, which clients repeat by the thousand, are only for debugging."""
+    """Changes and problems are news.
+
+    Reads, which clients repeat by the thousand, are only for debugging.
+    """
     level = logging.DEBUG if scope["method"] in {"GET", "HEAD"} and status < 400 else logging.INFO
     if log.isEnabledFor(level):
         fields = {

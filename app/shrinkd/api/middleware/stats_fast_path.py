@@ -1,7 +1,10 @@
-"""The short way to one group's stats, the request that is repeated most: around what only other requests need.
+"""The short way to one group's stats, the request that is repeated most.
 
-FastAPI's routing and solver would be two thirds of it. A request that is anything but plain (a query, a condition, an
-error) takes the long way, where the same function answers it; so the lane decides nothing, it only saves.
+Around what only other requests need.
+
+FastAPI's routing and solver would be two thirds of it. A request that is anything but plain (a
+query, a condition, an error) takes the long way, where the same function answers it; so the lane
+decides nothing, it only saves.
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send

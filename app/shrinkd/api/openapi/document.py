@@ -1,4 +1,8 @@
-"""The OpenAPI document: what FastAPI says of the routes, and what it cannot know of them; valid by the official schema of 3.1."""
+"""The OpenAPI document.
+
+What FastAPI says of the routes, and what it cannot know of them; valid by the official schema of
+3.1.
+"""
 
 import json
 import pkgutil
@@ -58,7 +62,8 @@ Lower a container's memory without killing it.
 TAGS = [
     {
         "name": "groups",
-        "description": "Control groups: one incarnation each, by path or by the name of what runs in it.",
+        "description": "Control groups: one incarnation each, by path or by the name of what runs "
+        "in it.",
     },
     {"name": "limits", "description": "Compare and set, at once."},
     {"name": "shrinks", "description": "Reclaim as a job, then set the limit if wanted."},
@@ -70,7 +75,8 @@ TAGS = [
     {"name": "stats", "description": "One vocabulary on every kernel, read when asked."},
     {
         "name": "simulator",
-        "description": "The workloads, the time and the faults of a simulated machine; a real one answers 404.",
+        "description": "The workloads, the time and the faults of a simulated machine; a real one "
+        "answers 404.",
     },
     {
         "name": "simulations",
@@ -129,26 +135,31 @@ def sends(*names: str) -> dict[str, Any]:
 
 
 _KEY = (
-    "A name for this very request, which its retries keep: it takes effect once, and they are answered as it was. For 24 h, for each "
-    "caller and operation by itself; a dry run uses none up. 1 to 255 printable ASCII characters, with quotes around them or without."
+    "A name for this very request, which its retries keep: it takes effect once, and they are "
+    "answered as it was. For 24 h, for each "
+    "caller and operation by itself; a dry run uses none up. 1 to 255 printable ASCII characters, "
+    "with quotes around them or without."
 )
 _PREFER = "`return=minimal`: no body, if it works; a dry run and a batch keep theirs."
 _STREAMED = (
-    " The first block is `retry` alone, and a comment comes every 15 s where nothing else does. It ends with a `problem`, whose data is "
+    " The first block is `retry` alone, and a comment comes every 15 s where nothing else does. It "
+    "ends with a `problem`, whose data is "
     "the problem document, where it cannot go on, and with `closing` when the daemon stops."
 )
 _GENERATED = {"Successful Response", "Created"}
 _MEANINGS = {
     "200": "As asked.",
     "201": "Made. `Location` is its address (a dry run has none).",
-    "202": "Under way. `Location` is its address (a dry run has none), and `Retry-After` says when to look again.",
+    "202": "Under way. `Location` is its address (a dry run has none), and `Retry-After` says when "
+    "to look again.",
     "204": "Done.",
     "207": "What came of each item, in the order of the request; each has a status of its own.",
 }
 _GIBIBYTE = 2**30
 _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
     "limit-below-usage": {
-        "detail": "Cannot set max_bytes to 67108864 (64 MiB): the group uses 371195904 bytes (354 MiB).",
+        "detail": "Cannot set max_bytes to 67108864 (64 MiB): the group uses 371195904 bytes (354 "
+        "MiB).",
         "group": {"id": "354371", "path": "web"},
         "field": "max_bytes",
         "requested_bytes": 67108864,
@@ -179,13 +190,15 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
         "newest_id": 201041,
     },
     "range-too-large": {
-        "detail": "That is 21600 steps for each of 6 fields, and one answer has at most 10000 values.",
+        "detail": "That is 21600 steps for each of 6 fields, and one answer has at most 10000 "
+        "values.",
         "steps": 21600,
         "fields": 6,
         "most_values": 10000,
     },
     "unauthenticated": {
-        "detail": "A token is wanted here: send Authorization: Bearer and one of `shrinkd token make`."
+        "detail": "A token is wanted here: send Authorization: Bearer and one of `shrinkd token "
+        "make`."
     },
     "forbidden": {
         "detail": "That takes the scope 'write@web', which 'token:ci' does not have.",
@@ -203,10 +216,12 @@ _EXAMPLE_MEMBERS: dict[str, dict[str, Any]] = {
 _GENERAL = (InvalidRequest, Unauthenticated, TokenRefused, Forbidden)
 _OF_GROUPS = (GroupNotFound, AmbiguousReference, GroupGone, InvalidGroupName)
 _NULL = "\0null"
-"""Stands for null until the document is complete: FastAPI leaves nulls out, and in an example one means "no limit"."""
+"""Stands for null until the document is complete: FastAPI leaves nulls out, and in an example one
+means "no limit"."""
 
 _SIDES = re.compile(r'(?<=[/"])(\w+)-(Input|Output)(?=")')
-"""How FastAPI tells a model that is sent from the same one answered; here the answer has the plain name."""
+"""How FastAPI tells a model that is sent from the same one answered; here the answer has the plain
+name."""
 
 Responses = dict[int | str, dict[str, Any]]
 PAGED: Responses = {200: sends("Link")}
@@ -217,7 +232,10 @@ UNCHANGED: Responses = {
 
 
 def refuses(*kinds: type[ShrinkdError], group: bool = False) -> Responses:
-    """The `responses` of a route that raises these; with `group`, also what a reference to a group can raise."""
+    """The `responses` of a route that raises these.
+
+    With `group`, also what a reference to a group can raise.
+    """
     refusals: Responses = {}
     for kind in (*kinds, *(_OF_GROUPS if group else ())):
         _add_refusal(refusals, kind)
@@ -252,7 +270,10 @@ def _send(response: dict[str, Any], *names: str) -> None:
 
 
 def _shared(*kinds: type[ShrinkdError], by_server: tuple[int, ...] = ()) -> Responses:
-    """Refusals that no route raises by itself; `by_server`, the statuses of what is answered before there is a request."""
+    """Refusals that no route raises by itself.
+
+    `by_server`, the statuses of what is answered before there is a request.
+    """
     refusals = refuses(*kinds)
     for status in by_server:
         _add_problem(refusals, json.loads(unreadable(status)[0]))
@@ -295,7 +316,10 @@ def _named(status: int | str) -> str:
 
 
 def _share(responses: Responses, shared: Responses) -> None:
-    """Add what others answer, too: by its name, or where the operation has that status of its own, to what stands there."""
+    """Add what others answer, too.
+
+    By its name, or where the operation has that status of its own, to what stands there.
+    """
     for status, response in shared.items():
         own = responses.setdefault(status, {"$ref": f"#/components/responses/{_named(status)}"})
         if "$ref" not in own:
@@ -318,7 +342,10 @@ def bodies(**examples: tuple[str, dict[str, Any]]) -> object:
 
 
 def complete(generated: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with every operation and schema completed; what was given stays as it is, since FastAPI keeps it."""
+    """FastAPI's document with every operation and schema completed.
+
+    What was given stays as it is, since FastAPI keeps it.
+    """
     text = _SIDES.sub(_name_side, json.dumps(generated).replace(json.dumps(_NULL), "null"))
     document: dict[str, Any] = json.loads(text, parse_float=_number)
     answers = json.loads(pkgutil.get_data(__package__, "examples.json") or "{}")
@@ -356,7 +383,10 @@ def _add_answers(responses: dict[str, Any], answers: dict[str, Any]) -> None:
 
 
 def _number(text: str) -> float:
-    """FastAPI makes every bound a float: integers again, and the largest size is one below the float next to it."""
+    """FastAPI makes every bound a float.
+
+    Integers again, and the largest size is one below the float next to it.
+    """
     value = float(text)
     return min(int(value), 2**63 - 1) if value.is_integer() else value
 
@@ -369,7 +399,8 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     stated: Responses = {
         int(status): response for status, response in operation["responses"].items()
     }
-    # The pages take any query, and all else refuses what it does not know. Only what tells of this node asks who calls.
+    # The pages take any query, and all else refuses what it does not know. Only what tells of this
+    # node asks who calls.
     general = {"docs": (), "health": (InvalidRequest,)}.get(operation["tags"][0], _GENERAL)
     for kind in general:
         _add_refusal(stated, kind)
@@ -394,7 +425,8 @@ def _complete_operation(operation: dict[str, Any]) -> None:
         parameters.append(
             _header(
                 "If-None-Match",
-                "ETags of what it is not meant for: 412 if one holds; `*`, if there is anything yet.",
+                "ETags of what it is not meant for: 412 if one holds; `*`, if there is anything "
+                "yet.",
             )
         )
 
@@ -413,7 +445,10 @@ def _complete_answer(status: str, response: dict[str, Any]) -> None:
 
 
 def _complete_change(method: str, operation: dict[str, Any]) -> None:
-    """What every change takes: a preference for less to read, and if it is a POST a key under which it is done once."""
+    """What every change takes.
+
+    A preference for less to read, and if it is a POST a key under which it is done once.
+    """
     parameters, responses = operation["parameters"], operation["responses"]
     if method == "get":
         return

@@ -7,7 +7,8 @@ Schema = dict[str, Any]
 _PROBLEM: Schema = {
     "type": "object",
     "title": "Problem",
-    "description": "Why it did not work (RFC 9457). Every number in `detail` is also a member of its own.",
+    "description": "Why it did not work (RFC 9457). Every number in `detail` is also a member of "
+    "its own.",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
         "type": {
@@ -33,7 +34,8 @@ _PROBLEM: Schema = {
                 "properties": {
                     "pointer": {
                         "type": "string",
-                        "description": "Into the body, a JSON pointer as a fragment; elsewhere the part and the name.",
+                        "description": "Into the body, a JSON pointer as a fragment; elsewhere the "
+                        "part and the name.",
                         "examples": ["#/max_bytes", "query/page_size"],
                     },
                     "detail": {"type": "string"},
@@ -81,7 +83,8 @@ def complete_schemas(schemas: dict[str, Schema]) -> None:
         schemas.pop(unused, None)
     for name, schema in schemas.items():
         schema["title"] = (
-            name  # generated clients name their classes by it, and two of one name would be one too many
+            # generated clients name their classes by it, and two of one name would be one too many
+            name
         )
         _complete_times(schema)
         _complete_bounds(schema)
@@ -90,7 +93,8 @@ def complete_schemas(schemas: dict[str, Schema]) -> None:
 def _failure() -> Schema:
     """A problem that no request met, and so without an instance."""
     failure = deepcopy(_PROBLEM) | {
-        "description": "Why a shrink failed: a problem, in which `status` is what a request would be told."
+        "description": "Why a shrink failed: a problem, in which `status` is what a request would "
+        "be told."
     }
     failure["required"].remove("instance")
     del failure["properties"]["instance"]
@@ -98,7 +102,10 @@ def _failure() -> Schema:
 
 
 def _close_what_is_open(members: dict[str, Schema]) -> None:
-    """Say what is in the objects that our models leave open, since the code has them as plain rows: they are sent as they are."""
+    """Say what is in the objects that our models leave open, since the code has them as plain rows.
+
+    They are sent as they are.
+    """
     kinds = members["Plan"]["policies"]["items"]["discriminator"]["mapping"].values()
     specs = [{"$ref": members[_name(policy)]["spec"]["$ref"]} for policy in kinds]
     members["PolicyBody"]["spec"] |= {"anyOf": specs}
@@ -110,7 +117,9 @@ def _close_what_is_open(members: dict[str, Schema]) -> None:
 
 
 def _name_what_is_keyed(schema: Schema) -> None:
-    """Generated clients make members of properties alone, and not of keys that are among these names."""
+    """Generated clients make members of properties alone, and not of keys that are among these
+    names.
+    """
     names, value = schema.pop("propertyNames")["enum"], schema.pop("additionalProperties")
     schema["properties"] = {name: deepcopy(value) for name in names}
 
@@ -132,7 +141,9 @@ def _complete_times(schema: Schema) -> None:
 
 
 def _complete_bounds(schema: Schema) -> None:
-    """Pydantic leaves the bound of a size as `ge` in an answer, where it does not see that this is a number."""
+    """Pydantic leaves the bound of a size as `ge` in an answer, where it does not see that this is
+    a number.
+    """
     for member in schema.get("properties", {}).values():
         if "ge" in member:
             member["minimum"] = member.pop("ge")

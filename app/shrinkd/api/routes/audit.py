@@ -31,14 +31,16 @@ class AttemptBody(Body):
     id: str
     attempted_at: str
     caller: str = Field(examples=["token:ci"])
-    """Who: "uid:1000", "token:ci", "certificate:orchestrator", "anyone" where nobody is asked, "nobody" who did not say."""
+    """Who: "uid:1000", "token:ci", "certificate:orchestrator", "anyone" where nobody is asked,
+    "nobody" who did not say."""
     operation: str | None = Field(examples=["patch_limits"])
     """The operationId; null for what came to no operation."""
     method: str = Field(examples=["PATCH"])
     path: str = Field(examples=["/v1/groups/web/limits"])
     """As it was sent."""
     body: Any = Field(examples=[{"max_bytes": "64M"}])
-    """What was asked for, or its first 2048 characters as text; null for nothing, and where nobody read it."""
+    """What was asked for, or its first 2048 characters as text; null for nothing, and where nobody
+    read it."""
     dry_run: bool
     group: GroupRef | None
     """Which group that was; null where none was found, or the body names it."""
@@ -48,7 +50,8 @@ class AttemptBody(Body):
     finished_at: str | None
     request_id: str
     times: int
-    """How many there were in that second, alike in caller, operation and answer: only what has changed nothing is counted together."""
+    """How many there were in that second, alike in caller, operation and answer: only what has
+    changed nothing is counted together."""
 
 
 class AuditPage(Body):
@@ -84,7 +87,9 @@ def list_audit(
     _caller: Administrating,
     query: Annotated[AuditQuery, Query()],
 ) -> AuditPage:
-    """List every attempted change, the newest first; they are kept for 30 days, and a million of them.
+    """List every attempted change, the newest first.
+
+    They are kept for 30 days, and a million of them.
 
     What the policies do by themselves is in their decisions and shrinks.
     """

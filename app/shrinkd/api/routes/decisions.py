@@ -58,7 +58,8 @@ class DecisionBody(Body):
     errno: str | None
     """What the kernel, or a guard of the daemon, said to it."""
     times: int
-    """How often it decided so, one time after the other: `decided_at` and the numbers are those of the last."""
+    """How often it decided so, one time after the other: `decided_at` and the numbers are those of
+    the last."""
 
 
 class DecisionPage(Body):
@@ -91,7 +92,10 @@ def list_policy_decisions(
     name: Readable,
     query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
-    """List what a policy decided, the newest first. Equal ones of a minute are one; they are kept for 7 days, and a million of them."""
+    """List what a policy decided, the newest first.
+
+    Equal ones of a minute are one; they are kept for 7 days, and a million of them.
+    """
     page = list_page(wiring, caller_of(request.scope), query, policy=name)
     link_next(response, request, page.next_page_token)
     return page
@@ -109,7 +113,10 @@ def list_group_decisions(
     group: Target,
     query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
-    """List what policies decided for a group's path, the newest first; those that are no more, too."""
+    """List what policies decided for a group's path, the newest first.
+
+    Those that are no more, too.
+    """
     page = list_page(wiring, caller_of(request.scope), query, group_path=group.path)
     link_next(response, request, page.next_page_token)
     return page

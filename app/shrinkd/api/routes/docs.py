@@ -27,13 +27,16 @@ _PAGE = """<!DOCTYPE html>
 _DOCS_HEAD = '<link rel="stylesheet" href="/ui/swagger-ui.css">'
 _DOCS_BODY = (
     '<div id="swagger-ui"></div>'
-    '<noscript><main class="text"><p>This page needs JavaScript; <a href="/openapi.json">openapi.json</a> does not.</p></main></noscript>'
+    '<noscript><main class="text"><p>This page needs JavaScript; <a '
+    'href="/openapi.json">openapi.json</a> does not.</p></main></noscript>'
     '<script src="/ui/swagger-ui-bundle.js"></script><script src="/ui/init.js"></script>'
 )
 _HEADERS = {
-    # Swagger UI draws its icons from data: URLs and styles elements through the DOM, which no policy forbids: no 'unsafe-inline'.
+    # Swagger UI draws its icons from data: URLs and styles elements through the DOM, which no
+    # policy forbids: no 'unsafe-inline'.
     "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; object-src 'none'"
     ),
     "Referrer-Policy": "no-referrer",
 }
@@ -43,7 +46,8 @@ _HEADERS = {
 async def list_problems() -> Response:
     """Show every kind of problem."""
     rows = (
-        f'<li><span class="status">{problem.status}</span><a href="/problems/{slug}">{slug}</a><span>{escape(problem.title)}</span></li>'
+        f'<li><span class="status">{problem.status}</span><a '
+        f'href="/problems/{slug}">{slug}</a><span>{escape(problem.title)}</span></li>'
         for slug, problem in sorted(BY_SLUG.items())
     )
     return _page(
@@ -61,10 +65,14 @@ async def list_problems() -> Response:
 async def get_problem(slug: str) -> Response:
     """Explain one kind of problem."""
     problem = find_problem(slug)
-    kind = f'<p class="kind"><code>{problem.slug}</code> HTTP {problem.status} {HTTPStatus(problem.status).phrase}</p>'
+    kind = (
+        f'<p class="kind"><code>{problem.slug}</code> HTTP {problem.status} '
+        f"{HTTPStatus(problem.status).phrase}</p>"
+    )
     return _page(
         problem.title,
-        f'<main class="text"><h1>{escape(problem.title)}</h1>{kind}<p>{_code(problem.advice)}</p></main>',
+        "<main "
+        f'class="text"><h1>{escape(problem.title)}</h1>{kind}<p>{_code(problem.advice)}</p></main>',
     )
 
 
@@ -81,7 +89,10 @@ async def get_root() -> Response:
 
 
 class Files(StaticFiles):
-    """Our own files, under the policy of the pages: an image that is looked at by itself is a page, too."""
+    """Our own files, under the policy of the pages.
+
+    An image that is looked at by itself is a page, too.
+    """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

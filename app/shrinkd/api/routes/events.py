@@ -33,13 +33,16 @@ _AT_ONCE = 100
 """Events that one write to a stream holds at most."""
 _ID = re.compile(r"\d{1,18}", re.ASCII)
 _STREAM: dict[str, Any] = sends("Link") | {
-    "description": "A page; or, with `Accept: text/event-stream`, each event as an EventBody in the `data` of one of its type. But a `gap` "
-    "whose data is `after`, `oldest_id` and `newest_id` tells that the stream was to begin behind an event that is not kept any more (all "
+    "description": "A page; or, with `Accept: text/event-stream`, each event as an EventBody in "
+    "the `data` of one of its type. But a `gap` "
+    "whose data is `after`, `oldest_id` and `newest_id` tells that the stream was to begin behind "
+    "an event that is not kept any more (all "
     "that is kept follows) or was never given out here (what comes follows).",
     "content": {
         "text/event-stream": {
             "schema": {"type": "string"},
-            "example": 'event: group.made\nid: 42\ndata: {"id":42,"type":"group.made","happened_at":"2026-11-23T08:00:00.000000Z",'
+            "example": "event: group.made\nid: 42\ndata: "
+            '{"id":42,"type":"group.made","happened_at":"2026-11-23T08:00:00.000000Z",'
             '"group":{"id":"354371","path":"web"},"data":{}}\n\n',
         }
     },
@@ -59,10 +62,12 @@ class EventBody(Body):
     data: dict[str, Any] = Field(
         examples=[{"shrink_id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "state": "succeeded"}]
     )
-    """What there is to say, by the type. `daemon.started`: version, interrupted_shrinks. `group.made` and `limits.changed`: the limits, and
-    policy and shrink_id where those set them. `process.added`: pid. `shrink.state`: shrink_id, state, policy, errno, reclaimed_bytes.
-    `policy.changed`: name, kind, enabled, generation. `policy.deleted`: name. `decision`: policy, generation, mode, verdict, reason,
-    asked_bytes, granted_bytes. `simulation.state`: simulation_id, state. `gap`: dropped. Others: nothing."""
+    """What there is to say, by the type. `daemon.started`: version, interrupted_shrinks.
+    `group.made` and `limits.changed`: the limits, and policy and shrink_id where those set them.
+    `process.added`: pid. `shrink.state`: shrink_id, state, policy, errno, reclaimed_bytes.
+    `policy.changed`: name, kind, enabled, generation. `policy.deleted`: name. `decision`:
+    policy, generation, mode, verdict, reason, asked_bytes, granted_bytes. `simulation.state`:
+    simulation_id, state. `gap`: dropped. Others: nothing."""
 
 
 class EventPage(Body):
@@ -70,7 +75,8 @@ class EventPage(Body):
 
     items: list[EventBody]
     last_id: int
-    """Ask for what comes after this one, next time: no event that was asked for lies between it and the last item."""
+    """Ask for what comes after this one, next time: no event that was asked for lies between it and
+    the last item."""
     next_page_token: str | None
 
 
@@ -100,7 +106,8 @@ LastEventId = Annotated[
     str | None,
     Header(
         alias="Last-Event-ID",
-        description="Of the last event that was received: a stream goes on behind it. Goes before after=.",
+        description="Of the last event that was received: a stream goes on behind it. Goes before "
+        "after=.",
     ),
 ]
 
@@ -118,7 +125,10 @@ def list_events(
     query: Annotated[EventQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> Response:
-    """List what has happened, the oldest first, or follow it: with `Accept: text/event-stream`, until you hang up."""
+    """List what has happened, the oldest first, or follow it.
+
+    With `Accept: text/event-stream`, until you hang up.
+    """
     wanted = selection(caller, query)
     if not wants_stream(request):
         return page(request, wiring, query, wanted)
@@ -131,7 +141,10 @@ def wants_stream(request: Request) -> bool:
 
 
 def selection(caller: Caller, query: EventQuery) -> Selection:
-    """What is asked for, as far as the caller may read it: what has no group is of the whole node."""
+    """What is asked for, as far as the caller may read it.
+
+    What has no group is of the whole node.
+    """
     within = [frozenset((check_group_path(query.group),))] if query.group else []
     if not caller.may(Level.READ):
         within.append(frozenset(grant.subtree for grant in caller.grants))
@@ -164,7 +177,10 @@ def _begin(wiring: Wiring, last_event_id: str | None, after: int | None) -> int:
 
 
 async def follow(wiring: Wiring, wanted: Selection, position: int) -> AsyncGenerator[bytes]:
-    """Everything behind a position that is wanted, and then what comes: from memory where that has it, from the database where not."""
+    """Everything behind a position that is wanted, and then what comes.
+
+    From memory where that has it, from the database where not.
+    """
     events = wiring.events
     while True:
         found: list[Event] = []

@@ -194,7 +194,10 @@ async def list_groups(
     caller: Calling,
     query: Annotated[GroupQuery, Query()],
 ) -> GroupPage:
-    """List groups, a page at a time, in the order of their paths or of a number: those that the caller may read."""
+    """List groups, a page at a time, in the order of their paths or of a number.
+
+    Those that the caller may read.
+    """
     page = await list_page(wiring, caller, query)
     link_next(response, request, page.next_page_token)
     return page
@@ -266,17 +269,22 @@ def delete_group(
 def add_process(
     wiring: Wired, _: WritingAll, group: Changeable, process: ANewProcess, dry_run: DryRun = False
 ) -> Response:
-    """Move a process into a group, from another one that this daemon may change. What it charged before stays charged to where it was.
+    """Move a process into a group, from another one that this daemon may change.
 
-    A pid may be of any of these groups, so it takes the scope to write to all of them. The daemon itself stays where it is, and so does
-    what is in its group with it.
+    What it charged before stays charged to where it was.
+
+    A pid may be of any of these groups, so it takes the scope to write to all of them. The daemon
+    itself stays where it is, and so does what is in its group with it.
     """
     attach(wiring, group, process.pid, dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
 def attach(wiring: Wiring, group: Group, pid: int, *, dry_run: bool) -> None:
-    """Move a process; ProcessNotFound for one that is in no group that SHRINKD_SUBTREES lets this daemon change."""
+    """Move a process.
+
+    ProcessNotFound for one that is in no group that SHRINKD_SUBTREES lets this daemon change.
+    """
     try:
         may_change(wiring.settings, wiring.backend.group_of(pid))
     except GroupNotFound as elsewhere:
@@ -319,7 +327,10 @@ def group_body(
 
 
 def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) -> GroupBody:
-    """Kernel, limits, read back, database; whatever fails takes the group away again. A dry run tries the limits on a new group."""
+    """Kernel, limits, read back, database.
+
+    Whatever fails takes the group away again. A dry run tries the limits on a new group.
+    """
     path = check_group_path(new.path)
     _check_parent(caller, path.rpartition("/")[0])
     may_change(wiring.settings, Group(path, 0))
@@ -343,14 +354,20 @@ def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) 
 
 
 def _check_parent(caller: Caller, parent: str) -> None:
-    """A new group changes the one around it. Of one that the caller cannot read, not even that it is there is told; the root is known."""
+    """A new group changes the one around it.
+
+    Of one that the caller cannot read, not even that it is there is told; the root is known.
+    """
     if parent:
         check_readable(caller, parent)
     caller.require(Level.WRITE, parent)
 
 
 def _take_back(backend: Backend, group: Group) -> None:
-    """Remove what was just made: what went wrong is the answer. A group that somebody fills meanwhile stays, and the log says so."""
+    """Remove what was just made.
+
+    What went wrong is the answer. A group that somebody fills meanwhile stays, and the log says so.
+    """
     try:
         backend.remove(group)
     except (GroupGone, GroupNotFound):
@@ -364,7 +381,10 @@ def _take_back(backend: Backend, group: Group) -> None:
 
 
 def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: bool) -> None:
-    """Remove from the kernel, then from the database: a row without a group does no harm, for ids are not used twice."""
+    """Remove from the kernel, then from the database.
+
+    A row without a group does no harm, for ids are not used twice.
+    """
     with wiring.jobs.holding(group, dry_run=dry_run):
         check_preconditions(
             request,
@@ -388,7 +408,10 @@ def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: boo
 
 
 async def list_page(wiring: Wiring, caller: Caller, query: GroupQuery) -> GroupPage:
-    """One page by keyset: the key of the last item, not its number, so it stays right while groups come and go."""
+    """One page by keyset.
+
+    The key of the last item, not its number, so it stays right while groups come and go.
+    """
     name, descending = query.order_by.removeprefix("-"), query.order_by.startswith("-")
     fields = pick_fields(query.fields, _KNOWN)
     pick_fields(name, frozenset((*_NUMBERS, "path")))
@@ -413,7 +436,10 @@ async def list_page(wiring: Wiring, caller: Caller, query: GroupQuery) -> GroupP
 async def _keyed(
     backend: Backend, groups: list[Group], name: str
 ) -> list[tuple[tuple[int, str], Group]]:
-    """Groups with what they are sorted by: a number and the path, or the path alone. No limit counts as the largest."""
+    """Groups with what they are sorted by.
+
+    A number and the path, or the path alone. No limit counts as the largest.
+    """
     if name == "path":
         return [((0, group.path), group) for group in groups]
     readings = await read_all(backend, groups)

@@ -1,4 +1,7 @@
-"""Is it alive, is it ready, which version is it: for supervisors, load balancers and bug reports."""
+"""Is it alive, is it ready, which version is it.
+
+For supervisors, load balancers and bug reports.
+"""
 
 import platform
 
@@ -13,7 +16,8 @@ from shrinkd.errors import NotReady, NotWritable, OutOfResources, StoreUnavailab
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
 _MOMENT_SECONDS = 1.0
-"""How long walks may fail before readiness tells, and how often they are tried for it then: who asks for it needs no token."""
+"""How long walks may fail before readiness tells, and how often they are tried for it then: who
+asks for it needs no token."""
 
 
 class StatusBody(Body):
@@ -41,7 +45,11 @@ async def get_livez() -> StatusBody:
     responses=refuses(StoreUnavailable, NotWritable, OutOfResources, NotReady),
 )
 def get_readyz(wiring: Wired) -> StatusBody:
-    """Answer 200 when the controller can be read, the database written and policies are carried out; else a 503 says what is wrong."""
+    """Answer 200 when the controller can be read, the database written and policies are carried
+    out.
+
+    Else a 503 says what is wrong.
+    """
     check_ready(wiring)
     return StatusBody(status="ready")
 

@@ -80,7 +80,8 @@ async def _span(
     steps = math.ceil((last - first) / step_seconds)
     if steps * len(wanted) > _MOST_VALUES:
         raise RangeTooLarge(
-            f"That is {steps} steps for each of {len(wanted)} fields, and one answer has at most {_MOST_VALUES} values.",
+            f"That is {steps} steps for each of {len(wanted)} fields, and one answer has at most "
+            f"{_MOST_VALUES} values.",
             steps=steps,
             fields=len(wanted),
             most_values=_MOST_VALUES,
@@ -99,11 +100,12 @@ async def _span(
 async def get_stats_history(
     request: Request, wiring: Wired, group: Target, span: Annotated[Span, Depends(_span)]
 ) -> Response:
-    """Read what a group used in the last hour, sampled every 10 s, and read now where `to` is absent.
+    """Read what a group used in the last hour, sampled every 10 s, and read now where `to` is
+    absent.
 
-    Usage is known of every sample; the rest as often as a policy reads the group, and every two minutes otherwise. It is of
-    this incarnation, and of this run of the daemon, which keeps it in memory. The answer as it is can be the `history`
-    of a recording in a simulation.
+    Usage is known of every sample; the rest as often as a policy reads the group, and every two
+    minutes otherwise. It is of this incarnation, and of this run of the daemon, which keeps it in
+    memory. The answer as it is can be the `history` of a recording in a simulation.
     """
     return tagged_bytes(request, to_json(history_row(wiring, group, span)))
 

@@ -49,9 +49,12 @@ router = APIRouter(route_class=StrictRoute, tags=["limits"])
 
 
 class LimitsPatch(LimitSizes):
-    """A merge patch (RFC 7396): what is absent stays as it is, null makes a limit as if it was never set.
+    """A merge patch (RFC 7396).
 
-    That is no limit, and of low_bytes and min_bytes no protection: 0. What GET answers may be sent, and changes nothing.
+    What is absent stays as it is, null makes a limit as if it was never set.
+
+    That is no limit, and of low_bytes and min_bytes no protection: 0. What GET answers may be sent,
+    and changes nothing.
     """
 
     def changes(self) -> dict[LimitName, int | None]:
@@ -78,7 +81,9 @@ ALimitsPatch = Annotated[
 
 
 class LimitsBody(Body):
-    """The limits of a group as the kernel holds them; null is no limit, or one that `unsupported` names.
+    """The limits of a group as the kernel holds them.
+
+    Null is no limit, or one that `unsupported` names.
 
     low_bytes and min_bytes protect: 0 is no protection, "max" an infinite one.
     """
@@ -144,7 +149,10 @@ async def get_limits(request: Request, wiring: Wired, caller: Calling, group: Ta
 def patch_limits(
     request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False
 ) -> Response:
-    """Compare and set limits, at once: all take effect, or 409 and nothing changed, not one page of cache."""
+    """Compare and set limits, at once.
+
+    All take effect, or 409 and nothing changed, not one page of cache.
+    """
     caller = caller_of(request.scope)
     limits = change_limits(
         wiring, group, patch.changes(), partial(_check_etag, request, group), dry_run=dry_run
@@ -164,9 +172,12 @@ def change_limits(
     *,
     dry_run: bool,
 ) -> Limits:
-    """Set limits with the group to oneself, and answer them as read back. `check` is shown those before: no change comes between.
+    """Set limits with the group to oneself, and answer them as read back.
 
-    A pass of a policy in that group ends for it, and so it is tried before: one that is refused ends nothing.
+    `check` is shown those before: no change comes between.
+
+    A pass of a policy in that group ends for it, and so it is tried before: one that is refused
+    ends nothing.
     """
     if not dry_run and wiring.jobs.would_make_way(group):
         change_limits(wiring, group, changes, check, dry_run=True)
@@ -191,7 +202,10 @@ def set_limits(
     *,
     dry_run: bool,
 ) -> Limits:
-    """As change_limits, for who has the group to himself, and tells of it. `lacking` are the limits that the group does not have."""
+    """As change_limits, for who has the group to himself, and tells of it.
+
+    `lacking` are the limits that the group does not have.
+    """
     changes = without_lacking(changes, lacking)
     check_supported(wiring.backend, changes)
     if not changes:
@@ -203,7 +217,10 @@ def set_limits(
 def without_lacking(
     changes: Mapping[LimitName, int | None], lacking: Collection[LimitName]
 ) -> Mapping[LimitName, int | None]:
-    """Leave out what asks nothing: a limit that is not there is as if it was never set. It is so that what GET answers may be sent."""
+    """Leave out what asks nothing.
+
+    A limit that is not there is as if it was never set. It is so that what GET answers may be sent.
+    """
     return {
         name: value
         for name, value in changes.items()
@@ -215,6 +232,7 @@ def check_supported(backend: Backend, changes: Mapping[LimitName, int | None]) -
     unsupported = [name for name in changes if name not in backend.settable_limits]
     if unsupported:
         raise UnsupportedLimit(
-            f"{', '.join(unsupported)} cannot be set on this node: its memory controller has no such limit.",
+            f"{', '.join(unsupported)} cannot be set on this node: its memory controller has no "
+            "such limit.",
             unsupported=unsupported,
         )

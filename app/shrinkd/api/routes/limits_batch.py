@@ -1,4 +1,7 @@
-"""Limits of many groups in one request: in the order in which memory moves between them without being promised twice."""
+"""Limits of many groups in one request.
+
+In the order in which memory moves between them without being promised twice.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +103,10 @@ class Step:
 
     @property
     def place(self) -> tuple[bool, int]:
-        """What sorts steps: down before up, children first on the way down and parents first on the way up."""
+        """What sorts steps.
+
+        Down before up, children first on the way down and parents first on the way up.
+        """
         depth, moves = (
             self.group.path.count("/"),
             (name for name in LIMIT_NAMES if name in self.changes),
@@ -119,8 +125,9 @@ def batch_limits(
 ) -> BatchBody:
     """Change the limits of many groups: each as PATCH would, and one that fails stops no other.
 
-    What goes down goes first, children before parents; then what goes up, parents before children. An item goes by the first
-    of its limits that moves, max_bytes before all others. A trial tries each item on what is there now.
+    What goes down goes first, children before parents; then what goes up, parents before children.
+    An item goes by the first of its limits that moves, max_bytes before all others. A trial tries
+    each item on what is there now.
     """
     outcomes = change_all(wiring, caller, batch.items, dry_run=dry_run)
     told = [
@@ -133,7 +140,10 @@ def batch_limits(
 def change_all(
     wiring: Wiring, caller: Caller, items: Sequence[BatchItem], *, dry_run: bool
 ) -> list[LimitsBody | ShrinkdError]:
-    """Change what can be changed, and answer what came of each item. InvalidRequest for two of one group, before anything is."""
+    """Change what can be changed, and answer what came of each item.
+
+    InvalidRequest for two of one group, before anything is.
+    """
     found = [_step(wiring, caller, item) for item in items]
     steps = {number: step for number, step in enumerate(found) if isinstance(step, Step)}
     _check_apart(steps)
@@ -187,7 +197,8 @@ def _change(
     try:
         if wiring.closing.is_set():
             raise NotReady(
-                "The daemon is stopping, and has not begun with this item: try again when it is back."
+                "The daemon is stopping, and has not begun with this item: try again when it is "
+                "back."
             )
         limits = change_limits(wiring, step.group, step.changes, check, dry_run=dry_run)
     except ShrinkdError as error:

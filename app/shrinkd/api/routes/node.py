@@ -28,14 +28,19 @@ class CapabilitiesBody(Body):
 
 
 class OwnGroupBody(Body):
-    """Where this daemon is itself among the groups. It changes neither that group nor those around it."""
+    """Where this daemon is itself among the groups.
+
+    It changes neither that group nor those around it.
+    """
 
     state: Literal["found", "elsewhere", "unknown"]
-    """`elsewhere`: in no group below the root. `unknown`: it could not find out, and changes nothing near where it may be."""
+    """`elsewhere`: in no group below the root. `unknown`: it could not find out, and changes
+    nothing near where it may be."""
     path: str | None
     """Where it was found, "" for the root; null for who may not read that group."""
     suspects: list[str]
-    """While it is unknown: the groups that it may be in or below, of those that the caller may read. Nothing near them is changed."""
+    """While it is unknown: the groups that it may be in or below, of those that the caller may
+    read. Nothing near them is changed."""
     detail: str | None
     """What could not be found out, and what to do about it."""
 
@@ -50,7 +55,10 @@ class UnreadableGroupBody(Body):
 
 
 class UnreadableBody(Body):
-    """What the last walk of the tree has left out, since it cannot be read for what it is; what is in it is not counted."""
+    """What the last walk of the tree has left out, since it cannot be read for what it is.
+
+    What is in it is not counted.
+    """
 
     count: int
     groups: list[UnreadableGroupBody]
@@ -113,7 +121,10 @@ def node_body(wiring: Wiring, caller: Caller) -> NodeBody:
 
 
 def own_group_body(caller: Caller, own: OwnGroup) -> OwnGroupBody:
-    """Names of groups are for who may read them; that the daemon does not know its own is for everybody."""
+    """Names of groups are for who may read them.
+
+    That the daemon does not know its own is for everybody.
+    """
     path = own.path if own.path is not None and caller.may(Level.READ, own.path) else None
     suspects = [shown(suspect) for suspect in caller.visible(own.suspects)[:_MOST_SUSPECTS]]
     return OwnGroupBody(

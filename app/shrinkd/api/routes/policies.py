@@ -129,8 +129,8 @@ class ConditionBody(Body):
     """Something about a policy that is so now."""
 
     type: Literal["tripped", "failing", "out_of_hours"]
-    """tripped: three errors in a row, so it rests. failing: what nobody expects broke (the node ran short of memory or descriptors, say);
-    it tries again within a minute."""
+    """tripped: three errors in a row, so it rests. failing: what nobody expects broke (the node ran
+    short of memory or descriptors, say); it tries again within a minute."""
     since_at: str | None
     """null where nobody has noted it."""
     detail: str
@@ -195,7 +195,8 @@ class PolicyPage(Body):
 
     items: list[PolicyBody]
     unreadable: list[UnreadablePolicy]
-    """Beside the pages and their filters: all that another version of shrinkd wrote, for they need somebody's attention."""
+    """Beside the pages and their filters: all that another version of shrinkd wrote, for they need
+    somebody's attention."""
     next_page_token: str | None
 
 
@@ -275,7 +276,10 @@ def list_group_policies(
 def create_policy(
     wiring: Wired, caller: Calling, policy: APolicy, dry_run: DryRun = False
 ) -> Response:
-    """Write a new policy. It is carried out within a second, on the groups that there are and on those that come."""
+    """Write a new policy.
+
+    It is carried out within a second, on the groups that there are and on those that come.
+    """
     return put(wiring, caller, policy, check_new, dry_run=dry_run)
 
 
@@ -286,7 +290,10 @@ def create_policy(
     responses=UNCHANGED | refuses(PolicyNotFound, PolicyUnreadable),
 )
 def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
-    """Read a policy, and what the daemon makes of it. Its ETag is of what was written, and does not move with the status."""
+    """Read a policy, and what the daemon makes of it.
+
+    Its ETag is of what was written, and does not move with the status.
+    """
     kept = wiring.policies.get(name)
     return tagged_bytes(
         request, policy_body(wiring, kept).model_dump_json().encode(), etag=etag_of_policy(kept)
@@ -303,7 +310,9 @@ def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
 def put_policy(
     request: Request, wiring: Wired, name: NewName, draft: ADraft, dry_run: DryRun = False
 ) -> Response:
-    """Replace a policy as a whole, or make it where it is not there. One that means the same stays in its generation.
+    """Replace a policy as a whole, or make it where it is not there.
+
+    One that means the same stays in its generation.
 
     Of what GET answers this takes what was written, from `name` to `spec`, and refuses the rest.
     """
@@ -319,7 +328,10 @@ def put_policy(
     responses=TRIED | refuses(PolicyNotFound, PreconditionFailed),
 )
 def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = False) -> Response:
-    """Take a policy away. What it has done stays done, and its decisions stay readable at their groups."""
+    """Take a policy away.
+
+    What it has done stays done, and its decisions stay readable at their groups.
+    """
     wiring.policies.delete(name, checker(request, takes_away=True), dry_run=dry_run)
     return done(dry_run=dry_run)
 
@@ -330,7 +342,10 @@ def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = 
     responses=refuses(PolicyNotFound, PolicyUnreadable),
 )
 def evaluate_policy(wiring: Wired, name: Readable) -> Evaluation:
-    """Say what a policy would do now to each group that it selects, and why or why not; a disabled one, too. It never acts."""
+    """Say what a policy would do now to each group that it selects, and why or why not.
+
+    A disabled one, too. It never acts.
+    """
     records = wiring.daemon.evaluate(wiring.policies.get(name))
     return Evaluation(items=[record_body(record) for record in records])
 
@@ -348,13 +363,16 @@ def named(draft: Draft, name: str) -> Envelope:
 def check_new(before: Kept | None) -> None:
     if before is not None:
         raise PolicyExists(
-            f"There is a policy {before.policy.name!a} already, in its generation {before.generation}.",
+            f"There is a policy {before.policy.name!a} already, in its generation "
+            f"{before.generation}.",
             generation=before.generation,
         )
 
 
 def checker(request: Request, *, takes_away: bool = False) -> Callable[[Kept | None], None]:
-    """What holds the caller and the conditions of a request against the policy that is there, while nobody can change it."""
+    """What holds the caller and the conditions of a request against the policy that is there, while
+    nobody can change it.
+    """
     caller = caller_of(request.scope)
 
     def check(before: Kept | None) -> None:
@@ -394,7 +412,10 @@ def put(
 
 
 def etag_of_policy(kept: Kept) -> str:
-    """The ETag of all that a policy says of itself; its status moves, and is looked up for nobody who only compares."""
+    """The ETag of all that a policy says of itself.
+
+    Its status moves, and is looked up for nobody who only compares.
+    """
     return etag_of_bytes(
         f"{kept.generation} {kept.updated_at} {kept.policy.model_dump_json()}".encode()
     )

@@ -88,7 +88,8 @@ class NewShrink(Strict):
             and self.set_max_bytes < self.target_bytes
         ):
             raise ValueError(
-                "set_max_bytes is below target_bytes: the limit could not be set when the target is met"
+                "set_max_bytes is below target_bytes: the limit could not be set when the target "
+                "is met"
             )
         if self.max_bytes_per_second == 0:
             raise ValueError("max_bytes_per_second of 0 would never end; leave it out for no bound")
@@ -208,7 +209,8 @@ class Terms(NamedTuple):
     wait_seconds: int
     makes: str | None
     reader: Request | None
-    """Whose end ends the wait; None under a key, since what that is answered is kept for the retry of who hangs up."""
+    """Whose end ends the wait; None under a key, since what that is answered is kept for the retry
+    of who hangs up."""
     dry_run: bool
 
 
@@ -219,7 +221,10 @@ async def _terms(
 
 
 async def _known(wiring: Wired, caller: Calling, shrink_id: str) -> str:
-    """The id of a shrink that is there for the caller: a stream has no way to say 404 once it has begun, nor a wait to be taken back."""
+    """The id of a shrink that is there for the caller.
+
+    A stream has no way to say 404 once it has begun, nor a wait to be taken back.
+    """
     row = await row_of(wiring, shrink_id)
     if not caller.may(Level.READ, row["group_path"]):
         raise no_shrink(shrink_id)
@@ -325,7 +330,10 @@ async def get_shrink(request: Request, wiring: Wired, shrink_id: Known, wait: Wa
     },
 )
 def cancel_shrink(wiring: Wired, shrink_id: Cancellable, dry_run: DryRun = False) -> Response:
-    """Ask a shrink to stop: -EINTR. What was reclaimed stays reclaimed and nothing else is changed."""
+    """Ask a shrink to stop: -EINTR.
+
+    What was reclaimed stays reclaimed and nothing else is changed.
+    """
     body = shrink_body(wiring.jobs.cancel(shrink_id, dry_run=dry_run), dry_run=dry_run)
     return Response(
         body.model_dump_json(), 200 if body.done else 202, _hints(body, 0), "application/json"
@@ -333,7 +341,10 @@ def cancel_shrink(wiring: Wired, shrink_id: Cancellable, dry_run: DryRun = False
 
 
 def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
-    """Hand a shrink to the jobs, once this node is known to take all of its options; one that is there by its id is the one."""
+    """Hand a shrink to the jobs, once this node is known to take all of its options.
+
+    One that is there by its id is the one.
+    """
     with suppress(ShrinkNotFound):
         if terms.makes:
             return wiring.jobs.shrink(terms.makes)
@@ -358,7 +369,9 @@ def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
 async def wait_done(
     wiring: Wiring, job: Job | None, seconds: float, request: Request | None = None
 ) -> None:
-    """Wait until a job is done or the daemon stops, but no longer than the client wants to, nor when it has hung up."""
+    """Wait until a job is done or the daemon stops, but no longer than the client wants to, nor
+    when it has hung up.
+    """
     if job is not None and seconds:
         if job not in wiring.finishes:
             wiring.finishes[job] = asyncio.wrap_future(job.finished)

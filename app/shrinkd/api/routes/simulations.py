@@ -1,4 +1,7 @@
-"""Simulations: policies tried on a simulated machine, beside a run without them, before a host feels them."""
+"""Simulations.
+
+Policies tried on a simulated machine, beside a run without them, before a host feels them.
+"""
 
 from typing import Annotated, Literal
 
@@ -99,7 +102,10 @@ async def _cancellable(
 
 
 async def _writer(caller: Calling) -> Caller:
-    """Who may change something somewhere: a simulation takes a core of this host, and nothing else."""
+    """Who may change something somewhere.
+
+    A simulation takes a core of this host, and nothing else.
+    """
     if not caller.may_somewhere(Level.WRITE):
         caller.require(Level.WRITE)
     return caller
@@ -120,7 +126,10 @@ Writer = Annotated[Caller, Depends(_writer)]
 def create_simulation(
     wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRun = False
 ) -> Response:
-    """Try policies on a scenario of the gallery, or on one of your own. It runs in a process of its own, at a low priority."""
+    """Try policies on a scenario of the gallery, or on one of your own.
+
+    It runs in a process of its own, at a low priority.
+    """
     body = simulation_body(
         wiring.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run
     )

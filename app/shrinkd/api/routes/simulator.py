@@ -1,4 +1,7 @@
-"""The simulated machine in a client's hands: workloads, time, and faults at the verbs. On a real kernel all of it is 404."""
+"""The simulated machine in a client's hands.
+
+Workloads, time, and faults at the verbs. On a real kernel all of it is 404.
+"""
 
 import math
 from typing import Annotated, Literal, Self
@@ -103,9 +106,11 @@ class ClockChange(Strict):
     """Exactly one of advance_seconds and speed."""
 
     advance_seconds: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS, examples=[3600])
-    """Live through so much at once, in steps of a second, and answer when that is done: an hour of ten groups takes about a second."""
+    """Live through so much at once, in steps of a second, and answer when that is done: an hour of
+    ten groups takes about a second."""
     speed: Speed | None = Field(default=None, examples=[0, 60, "max"])
-    """Seconds that pass there in one of ours. 0 stops the time, "max" is as fast as this machine can, and takes a core of it."""
+    """Seconds that pass there in one of ours. 0 stops the time, "max" is as fast as this machine
+    can, and takes a core of it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -120,7 +125,8 @@ class ClockBody(Body):
     now_seconds: float
     """What has passed since it was started, in steps of 0.1 s."""
     speed: Speed
-    """Seconds that pass there in one of ours: 0 is a clock that stands, "max" one that goes as fast as it can."""
+    """Seconds that pass there in one of ours: 0 is a clock that stands, "max" one that goes as fast
+    as it can."""
     dry_run: bool = False
 
 
@@ -128,7 +134,8 @@ class FaultsBody(Body):
     """What is planned, and how often each verb was used."""
 
     planned: list[Fault]
-    """In the order in which it was planned; `use` is counted from now, and what has happened is gone."""
+    """In the order in which it was planned; `use` is counted from now, and what has happened is
+    gone."""
     uses: dict[Verb, int]
     """Since the start."""
     dry_run: bool = False
@@ -258,7 +265,10 @@ def put_workload(
     workload: AWorkload,
     dry_run: DryRun = False,
 ) -> Response:
-    """Start a process in a group, in place of the one that was put there before; the file cache of that stays."""
+    """Start a process in a group, in place of the one that was put there before.
+
+    The file cache of that stays.
+    """
     put_to_work(request, machine, group, workload, dry_run=dry_run)
     return changed(workload_body(group, workload, dry_run=dry_run), dry_run=dry_run)
 
@@ -330,7 +340,9 @@ async def list_faults(request: Request, _: ReadingAll, machine: Machine) -> Resp
 async def plan_fault(
     request: Request, _: Administrating, machine: Machine, fault: AFault, dry_run: DryRun = False
 ) -> FaultsBody:
-    """Plan an error, a delay or a vanishing group for the n-th use of a verb from now, and answer all that is planned."""
+    """Plan an error, a delay or a vanishing group for the n-th use of a verb from now, and answer
+    all that is planned.
+    """
     check_preconditions(request, etag_of(faults_body(machine)))
     planned = machine.faults.plan(fault, dry_run=dry_run)
     return FaultsBody(planned=list(planned), uses=machine.faults.uses(), dry_run=dry_run)
@@ -363,7 +375,10 @@ def workload_body(group: Group, workload: Workload, *, dry_run: bool = False) ->
 def put_to_work(
     request: Request, machine: Simulated, group: Group, workload: Workload, *, dry_run: bool
 ) -> None:
-    """Put it there. The ETag is compared with the machine to oneself, so no other change comes between."""
+    """Put it there.
+
+    The ETag is compared with the machine to oneself, so no other change comes between.
+    """
 
     def check(before: Workload) -> None:
         check_preconditions(request, etag_of(workload_body(group, before)))

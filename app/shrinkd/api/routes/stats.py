@@ -1,4 +1,8 @@
-"""Statistics: one vocabulary on every backend, read from the kernel when asked. What it cannot tell is null and named."""
+"""Statistics.
+
+One vocabulary on every backend, read from the kernel when asked. What it cannot tell is null and
+named.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,7 +49,10 @@ class EventsBody(Body):
 
 
 class StallBody(Body):
-    """A line of memory.pressure, in the kernel's own names: averages in percent, the total in microseconds."""
+    """A line of memory.pressure, in the kernel's own names.
+
+    Averages in percent, the total in microseconds.
+    """
 
     avg10: float
     avg60: float
@@ -90,7 +97,8 @@ class StatsBody(Body):
     events: EventsBody
     pressure: PressureBody | None
     unavailable: list[str]
-    """The names that this kernel cannot tell, such as "zswap_bytes" or "events.high"; they are null."""
+    """The names that this kernel cannot tell, such as "zswap_bytes" or "events.high"; they are
+    null."""
     raw: dict[str, str] | None = None
     """Control files as they were read, with ?raw=true."""
 
@@ -120,7 +128,10 @@ _LISTED = ", ".join(name for name in StatsBody.model_fields if name in _FIELDS)
 
 
 def stats_row(group: Group, stat: MemStat) -> dict[str, Any]:
-    """A reading as it is sent: plain dicts, because a page of 1000 models costs more than the 1000 readings."""
+    """A reading as it is sent.
+
+    Plain dicts, because a page of 1000 models costs more than the 1000 readings.
+    """
     usage, limits, pressure = stat.usage_bytes, stat.limits, stat.pressure
     effective = limits.effective_max_bytes
     sizes = dict(zip(_SIZES, _read_sizes(stat), strict=True))
@@ -145,7 +156,10 @@ def stats_row(group: Group, stat: MemStat) -> dict[str, Any]:
 
 
 def stats_bytes(group: Group, stat: MemStat) -> bytes:
-    """A reading as JSON; pydantic's own encoder takes a third of the time of the standard library's."""
+    """A reading as JSON.
+
+    Pydantic's own encoder takes a third of the time of the standard library's.
+    """
     return to_json(stats_row(group, stat))
 
 
@@ -165,7 +179,10 @@ def _stall(stall: Stall) -> dict[str, float]:
 
 
 async def read_all(backend: Backend, groups: Sequence[Group]) -> list[tuple[Group, MemStat]]:
-    """Read many groups without holding the event loop for long; those that are gone or unreadable are left out."""
+    """Read many groups without holding the event loop for long.
+
+    Those that are gone or unreadable are left out.
+    """
     readings = []
     for index, group in enumerate(groups, start=1):
         with leaving_out():
@@ -182,7 +199,8 @@ def pick_fields(fields: str | None, known: frozenset[str]) -> frozenset[str]:
     wanted = frozenset(name.strip() for name in fields.split(","))
     if unknown := sorted(wanted - known):
         raise InvalidRequest(
-            f"There are no fields {', '.join(map(ascii, unknown))}: there are {', '.join(sorted(known))}."
+            f"There are no fields {', '.join(map(ascii, unknown))}: there are "
+            f"{', '.join(sorted(known))}."
         )
     return wanted
 

@@ -1,4 +1,7 @@
-"""Streams of one thing: a group's statistics and a shrink's progress, each read once for all who listen."""
+"""Streams of one thing.
+
+A group's statistics and a shrink's progress, each read once for all who listen.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,19 +27,23 @@ from shrinkd.shrinks import State
 router = APIRouter(route_class=StrictRoute)
 _LOOK_SECONDS = 0.1
 _STATS: dict[str, Any] = {
-    "description": "The `data` of `stats` is a StatsBody. Who reads too slowly misses some, and a `gap` says how many were `missed`; "
+    "description": "The `data` of `stats` is a StatsBody. Who reads too slowly misses some, and a "
+    "`gap` says how many were `missed`; "
     "`gone` is the end, when the group is removed.",
     "content": {
         "text/event-stream": {
-            "example": 'event: stats\ndata: {"group":{"id":"354371","path":"web"},"usage_bytes":371195904,…}\n\n'
+            "example": "event: stats\ndata: "
+            '{"group":{"id":"354371","path":"web"},"usage_bytes":371195904,…}\n\n'
         }
     },
 }
 _SHRINK: dict[str, Any] = {
-    "description": "The `data` of `state` is a ShrinkBody, that of `progress` its `progress`; what changes twice in 0.1 s is told once.",
+    "description": "The `data` of `state` is a ShrinkBody, that of `progress` its `progress`; what "
+    "changes twice in 0.1 s is told once.",
     "content": {
         "text/event-stream": {
-            "example": 'event: progress\ndata: {"start_bytes":371195904,"usage_bytes":268435456,"target_bytes":209715200,…}\n\n',
+            "example": "event: progress\ndata: "
+            '{"start_bytes":371195904,"usage_bytes":268435456,"target_bytes":209715200,…}\n\n',
         }
     },
 }
@@ -61,7 +68,10 @@ Interval = Annotated[
     responses=refuses(TooManyStreams, group=True) | {200: _STATS},
 )
 async def stream_stats(wiring: Wired, group: Target, interval_seconds: Interval = 1.0) -> Response:
-    """Follow the statistics of a group, from the last reading on; it ends when the group is removed."""
+    """Follow the statistics of a group, from the last reading on.
+
+    It ends when the group is removed.
+    """
     return EventStream(stats_frames(wiring, group, interval_seconds))
 
 
@@ -74,7 +84,11 @@ async def stream_stats(wiring: Wired, group: Target, interval_seconds: Interval 
     responses=refuses(ShrinkNotFound, TooManyStreams) | {200: _SHRINK},
 )
 async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> Response:
-    """Follow a shrink: a `state` event whenever its state changes, `progress` in between; it ends when the shrink is done."""
+    """Follow a shrink.
+
+    A `state` event whenever its state changes, `progress` in between; it ends when the shrink is
+    done.
+    """
     return EventStream(shrink_frames(wiring, shrink_id))
 
 
@@ -111,7 +125,10 @@ class _Step:
 
 
 async def shrink_frames(wiring: Wiring, shrink_id: str) -> AsyncGenerator[bytes]:
-    """The shrink as it is now, then what changes, until it is done; who is slow sees fewer steps."""
+    """The shrink as it is now, then what changes, until it is done.
+
+    Who is slow sees fewer steps.
+    """
     seen: State | None = None
     async with wiring.streams.listening(
         shrink_id, partial(_tell_shrink, wiring, shrink_id)
@@ -122,7 +139,9 @@ async def shrink_frames(wiring: Wiring, shrink_id: str) -> AsyncGenerator[bytes]
 
 
 async def _tell_shrink(wiring: Wiring, shrink_id: str, feed: Feed[_Step]) -> None:
-    """Look ten times a second, which costs nothing that matters once it is one look for all, and when it ends."""
+    """Look ten times a second, which costs nothing that matters once it is one look for all, and
+    when it ends.
+    """
     seen: tuple[State, int] | None = None
     done = False
     while not done:

@@ -1,8 +1,11 @@
-"""What groups do beside using memory, for which cgroup v1 has other hierarchies: the CPU time that they use, and whether they are frozen.
+"""What groups do beside using memory, for which cgroup v1 has other hierarchies.
 
-A memory controller of v1 knows neither. Where a group has a twin, a directory of the same path in the cgroup2 mount, in cpuacct or
-in the freezer, that one does; but a path is no promise: systemd makes groups in one hierarchy without moving anybody in another.
-A busy group whose twin is empty would look idle and be shrunk for it, so a twin counts only when it has every process of the group.
+The CPU time that they use, and whether they are frozen.
+
+A memory controller of v1 knows neither. Where a group has a twin, a directory of the same path in
+the cgroup2 mount, in cpuacct or in the freezer, that one does; but a path is no promise: systemd
+makes groups in one hierarchy without moving anybody in another. A busy group whose twin is empty
+would look idle and be shrunk for it, so a twin counts only when it has every process of the group.
 """
 
 from collections.abc import Iterator
@@ -31,13 +34,19 @@ _TELLERS = (
 
 
 def v2_activity(tree: Tree, group: Group, *, is_top: bool) -> Activity:
-    """Read two files that every v2 group has, also without the cpu controller; the top of the hierarchy cannot be frozen."""
+    """Read two files that every v2 group has, also without the cpu controller.
+
+    The top of the hierarchy cannot be frozen.
+    """
     events = b"" if is_top else tree.read_once(group, _CGROUP_EVENTS)
     return _by_v2(tree.read_once(group, _CPU_STAT), events)
 
 
 def tree_beside(own: Tree, kind: str, option: str = "") -> Tree | None:
-    """Find the directory that mirrors the managed root of v1 in another mount: of cgroup2, or of another v1 controller."""
+    """Find the directory that mirrors the managed root of v1 in another mount.
+
+    Of cgroup2, or of another v1 controller.
+    """
     for root in _mirrors(own, kind, option):
         with suppress(BackendUnavailable):
             return Tree(root, CGROUP_SUPER_MAGIC if option else CGROUP2_SUPER_MAGIC)
@@ -45,7 +54,9 @@ def tree_beside(own: Tree, kind: str, option: str = "") -> Tree | None:
 
 
 def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
-    """Find the directories of other mounts that are called as a managed root is, both from the top or in our cgroup namespace."""
+    """Find the directories of other mounts that are called as a managed root is, both from the top
+    or in our cgroup namespace.
+    """
     if (place := own.place()) is None:
         return
     mount, names = place
@@ -57,14 +68,19 @@ def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
 
 
 def _is_whole(mount: Mount) -> bool:
-    """Whether a mount shows its hierarchy from the top, whatever that is called in our cgroup namespace."""
+    """Whether a mount shows its hierarchy from the top, whatever that is called in our cgroup
+    namespace.
+    """
     with suppress(OSError):
         return Path(mount.point).stat().st_ino == HIERARCHY_ROOT
     return False
 
 
 class Twins:
-    """What the twins of v1 groups tell. Nothing stays open for it: it is asked every few seconds at most."""
+    """What the twins of v1 groups tell.
+
+    Nothing stays open for it: it is asked every few seconds at most.
+    """
 
     def __init__(self, own: Tree) -> None:
         self._own = own
@@ -100,13 +116,18 @@ class Twins:
             tree.close()
 
     def _has_all(self, tree: Tree, path: str, own: set[bytes]) -> bool:
-        """Whether each of these processes of the group is in its twin, but for those that have left the group meanwhile."""
+        """Whether each of these processes of the group is in its twin, but for those that have left
+        the group meanwhile.
+        """
         missing = own - _processes(tree, path) if own else own
         return not missing or missing.isdisjoint(_processes(self._own, path))
 
 
 def _processes(tree: Tree, path: str) -> set[bytes]:
-    """List the processes of the group at a path and of those inside; of what goes meanwhile, or cannot be read, none."""
+    """List the processes of the group at a path and of those inside.
+
+    Of what goes meanwhile, or cannot be read, none.
+    """
     found: set[bytes] = set()
     with leaving_out():
         for member in [path] if tree.is_leaf(path) else [group.path for group in tree.groups(path)]:
@@ -116,7 +137,10 @@ def _processes(tree: Tree, path: str) -> set[bytes]:
 
 
 def _read(tree: Tree, path: str, files: tuple[str, ...]) -> dict[str, bytes]:
-    """Read what there is of some files: the top of a hierarchy cannot be frozen, and has no file for it."""
+    """Read what there is of some files.
+
+    The top of a hierarchy cannot be frozen, and has no file for it.
+    """
     return {name: tree.read_at(path, name) for name in files if path or name in tree.control_files}
 
 

@@ -1,7 +1,10 @@
-"""Which groups are in which, kept until inotify(7) tells of a change: a walk of a thousand groups that stay costs no system call for each.
+"""Which groups are in which, kept until inotify(7) tells of a change.
 
-The kernel queues an event before mkdir or rmdir returns, and the queue is emptied before what is kept is believed: so a group
-that is there is never missed. Where there are no watches to be had, each group is listed whenever it is asked for.
+A walk of a thousand groups that stay costs no system call for each.
+
+The kernel queues an event before mkdir or rmdir returns, and the queue is emptied before what is
+kept is believed: so a group that is there is never missed. Where there are no watches to be had,
+each group is listed whenever it is asked for.
 """
 
 import errno
@@ -34,7 +37,8 @@ class Listings:
     def __init__(self, root: Descriptor, most: int = _MOST, needed: Collection[str] = ()) -> None:
         """`root` is the directory that paths are below, and `most` how many groups are watched.
 
-        `needed` are the files that can be read in every group but the root: where one cannot, the group is as one that cannot be listed.
+        `needed` are the files that can be read in every group but the root: where one cannot, the
+        group is as one that cannot be listed.
         """
         self._most = most
         self._needed = needed
@@ -45,7 +49,10 @@ class Listings:
         self._watches: dict[int, Group] = {}
 
     def of(self, group: Group) -> Listing:
-        """What is in a group: as it is kept, or else as it is found in its directory. OSError where that cannot be read."""
+        """What is in a group.
+
+        As it is kept, or else as it is found in its directory. OSError where that cannot be read.
+        """
         if (
             known := self._kept.get(group)
         ) is not None:  # without the lock: a dict has a list or it has none
@@ -94,7 +101,9 @@ class Listings:
             ):  # the user's watches are used up, and half of them would be no better
                 self._queue = None
                 self._kept.clear()
-            return False  # it was removed, as reading it will tell, or there is no memory now, as there may be next time
+            # it was removed, as reading it will tell, or there is no memory now, as there may be
+            # next time
+            return False
         self._kept.pop(
             self._watches.get(watch, group), None
         )  # as it was called before it was moved
@@ -115,7 +124,10 @@ class Listings:
 
 
 def _read(group: Group, directory: int) -> Listing:
-    """Read a directory, if it is that group's. A name that is no Unicode cannot be said in JSON, and a longer path not to the kernel."""
+    """Read a directory, if it is that group's.
+
+    A name that is no Unicode cannot be said in JSON, and a longer path not to the kernel.
+    """
     if os.fstat(directory).st_ino != group.id:
         return Listing()
     groups, left_out = [], LeftOut()
@@ -137,7 +149,10 @@ def _read(group: Group, directory: int) -> Listing:
 
 
 def _check_readable(name: str, directory: int) -> None:
-    """Raise what opening a file would. To ask costs a fifth of opening it, and only to open it tells why not."""
+    """Raise what opening a file would.
+
+    To ask costs a fifth of opening it, and only to open it tells why not.
+    """
     if not os.access(name, os.R_OK, dir_fd=directory, effective_ids=True):
         os.close(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
 

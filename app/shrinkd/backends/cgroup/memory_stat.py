@@ -1,4 +1,7 @@
-"""The wanted lines of a memory.stat, fast: a reading is parsed a thousand times a sweep, and their order seldom changes."""
+"""The wanted lines of a memory.stat, fast.
+
+A reading is parsed a thousand times a sweep, and their order seldom changes.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,10 @@ class _Learned:
 
 
 class StatLines:
-    """The wanted lines of memory.stat, by name. Where they stand is learned from a text, and anew from one that differs."""
+    """The wanted lines of memory.stat, by name.
+
+    Where they stand is learned from a text, and anew from one that differs.
+    """
 
     def __init__(self, wanted: Sequence[str]) -> None:
         self._wanted = frozenset(name.encode() for name in wanted)

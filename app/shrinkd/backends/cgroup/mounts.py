@@ -1,7 +1,9 @@
-"""Where cgroupfs is mounted: /proc/self/mountinfo, which is bytes, and whose lines end with a line feed alone.
+"""Where cgroupfs is mounted: /proc/self/mountinfo, which is bytes, and whose lines end with a line
+feed alone.
 
-Which of several mounts at one point is the one that a path leads to, the kernel is asked: what is opened there has the number of its
-mount. So neither a mount on top of another one nor one on a directory above has to be worked out from the order of the lines.
+Which of several mounts at one point is the one that a path leads to, the kernel is asked: what is
+opened there has the number of its mount. So neither a mount on top of another one nor one on a
+directory above has to be worked out from the order of the lines.
 """
 
 import os
@@ -26,7 +28,8 @@ class Mount:
 
     id: int
     root: str
-    """The directory of the file system that is shown at the point; of cgroupfs as it is called in our cgroup namespace, "/.." above it."""
+    """The directory of the file system that is shown at the point; of cgroupfs as it is called in
+    our cgroup namespace, "/.." above it."""
     point: str
     kind: str
     options: frozenset[str]
@@ -34,7 +37,10 @@ class Mount:
 
 
 def parse_mounts(text: bytes) -> Iterator[Mount]:
-    """Read the lines of a mountinfo, Documentation/filesystems/proc.rst. What is no such line is left out."""
+    """Read the lines of a mountinfo, Documentation/filesystems/proc.rst.
+
+    What is no such line is left out.
+    """
     for line in text.split(b"\n"):
         head, separator, tail = line.partition(b" - ")
         fields, rest = head.split(b" "), tail.split(b" ", 2)
@@ -51,7 +57,9 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
 
 
 def mounts(kind: str, option: str = "") -> Iterator[Mount]:
-    """Find the mounts of a cgroupfs ("cgroup" or "cgroup2"), with an option such as "memory", that a path leads to."""
+    """Find the mounts of a cgroupfs ("cgroup" or "cgroup2"), with an option such as "memory", that
+    a path leads to.
+    """
     for mount in parse_mounts(read_file("/proc/self/mountinfo")):
         if mount.kind == kind and (not option or option in mount.options) and _is_in_sight(mount):
             yield mount
@@ -63,7 +71,11 @@ def mount_points(kind: str, option: str = "") -> Iterator[str]:
 
 
 def mount_of(directory: Descriptor) -> tuple[Mount, tuple[str, ...]] | None:
-    """Answer the mount that an open directory is in, and the names that lead from its root to there; None where nothing tells it."""
+    """Answer the mount that an open directory is in, and the names that lead from its root to
+    there.
+
+    None where nothing tells it.
+    """
     number, opened = (
         _mount_id(directory.number),
         str(Path(f"/proc/self/fd/{directory.number}").readlink()),
@@ -75,7 +87,9 @@ def mount_of(directory: Descriptor) -> tuple[Mount, tuple[str, ...]] | None:
 
 
 def _is_in_sight(mount: Mount) -> bool:
-    """Whether what is at the point of a mount is this mount, and no other one on top of it or of a directory above."""
+    """Whether what is at the point of a mount is this mount, and no other one on top of it or of a
+    directory above.
+    """
     with suppress(OSError):
         there = Descriptor(os.open(mount.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         return _mount_id(there.number) == mount.id

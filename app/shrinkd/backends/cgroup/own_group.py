@@ -1,8 +1,11 @@
-"""Which group a process is in, and this daemon itself: what it does to others it must not do to that one, nor to those around it.
+"""Which group a process is in, and this daemon itself.
 
-Three places of the kernel tell it. /proc/PID/cgroup names the group, and mountinfo the group that a mount shows, both as they are called
-in our cgroup namespace; what is above that is "/.." and has no name there. cgroup.procs lists the processes of one group, by their
-numbers in our pid namespace. So where a mount shows more than our namespace has, as that of the whole host in a container does, the
+What it does to others it must not do to that one, nor to those around it.
+
+Three places of the kernel tell it. /proc/PID/cgroup names the group, and mountinfo the group that a
+mount shows, both as they are called in our cgroup namespace; what is above that is "/.." and has no
+name there. cgroup.procs lists the processes of one group, by their numbers in our pid namespace. So
+where a mount shows more than our namespace has, as that of the whole host in a container does, the
 first two leave names untold, and the groups that fit are asked for their processes.
 """
 
@@ -33,7 +36,8 @@ _WE_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _ASK_AGAIN_SECONDS = 10.0
 _LOOKS = 3
 _OWN_BYTES = 1 << 18
-"""A line for each of the hierarchies, of which there are at most 16 or so, with a path of at most 4095 bytes."""
+"""A line for each of the hierarchies, of which there are at most 16 or so, with a path of at most
+4095 bytes."""
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +50,22 @@ class Trail:
     names: tuple[str, ...]
 
     def below(self, names: tuple[str, ...]) -> "Trail | None":
-        """What is left of it behind these names; None where it leads elsewhere. An untold name may be any, so it fits."""
+        """What is left of it behind these names.
+
+        None where it leads elsewhere. An untold name may be any, so it fits.
+        """
         untold = max(self.untold - len(names), 0)
         told = names[self.untold :]
         return Trail(untold, self.names[len(told) :]) if self.names[: len(told)] == told else None
 
 
 def trail_to(group: str, shown: str) -> Trail | None:
-    """The way from one group to another, by their paths in one cgroup namespace; None where that is not inside of the first.
+    """The way from one group to another, by their paths in one cgroup namespace.
 
-    The kernel prints the shortest path: "/../x" is beside us, and never the way back down to where we are.
+    None where that is not inside of the first.
+
+    The kernel prints the shortest path: "/../x" is beside us, and never the way back down to where
+    we are.
     """
     (levels, names), (levels_shown, names_shown) = _split(group), _split(shown)
     if levels < levels_shown:
@@ -73,7 +83,8 @@ def _split(path: str) -> tuple[int, tuple[str, ...]]:
 def group_in(cgroups: bytes, version: int) -> str | None:
     """Find the group of a controller's hierarchy in the text of a /proc/PID/cgroup.
 
-    None where that cannot be told: the kernel prints names as they are, also with a line of their own in them.
+    None where that cannot be told: the kernel prints names as they are, also with a line of their
+    own in them.
     """
     lines = [line.split(b":", 2) for line in cgroups.split(b"\n") if line.count(b":") > 1]
     found = [
@@ -85,7 +96,9 @@ def group_in(cgroups: bytes, version: int) -> str | None:
 
 
 class Search:
-    """Asks groups whether a process is in them, and keeps those that could not be asked, in `suspects`."""
+    """Asks groups whether a process is in them, and keeps those that could not be asked, in
+    `suspects`.
+    """
 
     def __init__(self, root: Descriptor, pid: int) -> None:
         self._root, self._pid = root, b"%d" % pid
@@ -137,7 +150,10 @@ class Search:
             return []
 
     def _suspect(self, path: str, error: OSError) -> None:
-        """Note what could not be asked. OSError where it is us who lack something: then nothing is known of any."""
+        """Note what could not be asked.
+
+        OSError where it is us who lack something: then nothing is known of any.
+        """
         if error.errno in _WE_LACK:
             raise error
         if error.errno not in _NOBODY_THERE and path not in self.suspects:
@@ -161,7 +177,9 @@ class Locator:
             self._own_text()
 
     def own(self) -> OwnGroup:
-        """Find the group of this process, anew if it may have been moved since the last call: one small file tells.
+        """Find the group of this process, anew if it may have been moved since the last call.
+
+        One small file tells.
 
         OSError where that could not be done for want of memory or descriptors.
         """
@@ -171,17 +189,24 @@ class Locator:
             return self._own
 
     def path_of(self, pid: int) -> str | None:
-        """Find the group of a process, by its number in our pid namespace; None where it is in none of these, or has ended."""
-        with leaving_out():  # ENAMETOOLONG is the kernel's word where the path of the group is too long for it to print
+        """Find the group of a process, by its number in our pid namespace.
+
+        None where it is in none of these, or has ended.
+        """
+        # ENAMETOOLONG is the kernel's word where the path of the group is too long for it to print
+        with leaving_out():
             group = group_in(read_file(f"/proc/{_number_in_proc(pid)}/cgroup"), self._version)
             trail = _trail(group, mount_of(self._root))
             return Search(self._root, pid).along(trail) if trail else None
         return None
 
     def check_move(self, pid: int, group: Group) -> None:
-        """Raise what keeps a process from being moved to a group: nobody takes one out of the daemon's own, nor puts one there.
+        """Raise what keeps a process from being moved to a group.
 
-        Out of the managed root anything may be taken but what is this daemon's: where there are no services, all others are there, too.
+        Nobody takes one out of the daemon's own, nor puts one there.
+
+        Out of the managed root anything may be taken but what is this daemon's: where there are no
+        services, all others are there, too.
         """
         own, source = self.own(), self.path_of(pid)
         own.check_apart(group)
@@ -189,13 +214,17 @@ class Locator:
         if source is None:
             raise ProcessNotFound(no_process(pid), pid=pid)
         if (source and own.is_around_us(source)) or (source == own.path and descends_from_us(pid)):
-            sentence = f"The process {pid} is this daemon, or in {source!a} with it: begin it in another group, or move it by hand."
+            sentence = (
+                f"The process {pid} is this daemon, or in {source!a} with it: begin it in "
+                "another group, or move it by hand."
+            )
             raise ProtectedGroup(own.doubt(source) or sentence, pid=pid)
 
     def _own_text(self) -> bytes:
         """What /proc says of us; nothing where it cannot be read, and then the groups are asked.
 
-        The file stays open: a daemon that has no descriptor left has to know where it is, to take back a group that it has just made.
+        The file stays open: a daemon that has no descriptor left has to know where it is, to take
+        back a group that it has just made.
         """
         try:
             if self._file is None:
@@ -207,7 +236,10 @@ class Locator:
             return b""
 
     def _is_where_it_was(self, told: bytes) -> bool:
-        """A path that was searched for is not in that text, and may be another one by now: so its group has to be the same."""
+        """A path that was searched for is not in that text, and may be another one by now.
+
+        So its group has to be the same.
+        """
         if told != self._told or time.monotonic() >= self._until:
             return False
         return self._own.path is None or _id_of(self._root, self._own.path) == self._own_id
@@ -246,7 +278,10 @@ class Locator:
 
 
 def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Trail | None:
-    """The way from a directory of a mount to a group; None where it is not inside of it, or nothing tells."""
+    """The way from a directory of a mount to a group.
+
+    None where it is not inside of it, or nothing tells.
+    """
     if group is None or place is None:
         return None
     mount, names = place
@@ -255,8 +290,13 @@ def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Tr
 
 
 def no_process(pid: int) -> str:
-    """Say that there is no such process here, to those who took its number from another pid namespace as well."""
-    return f"There is no process {pid}, as this daemon's own pid namespace numbers them, in any group below the managed root."
+    """Say that there is no such process here, to those who took its number from another pid
+    namespace as well.
+    """
+    return (
+        f"There is no process {pid}, as this daemon's own pid namespace numbers them, in any "
+        "group below the managed root."
+    )
 
 
 def descends_from_us(pid: int) -> bool:
@@ -275,7 +315,10 @@ def descends_from_us(pid: int) -> bool:
 
 
 def _number_in_proc(pid: int) -> int:
-    """Answer what a process is called in /proc, which may be of another pid namespace than ours. ProcessLookupError, also for a thread."""
+    """Answer what a process is called in /proc, which may be of another pid namespace than ours.
+
+    ProcessLookupError, also for a thread.
+    """
     try:
         descriptor = Descriptor(os.pidfd_open(pid))
     except OSError as error:

@@ -1,4 +1,7 @@
-"""Small files read whole, as those of /proc are: a walk of the tree does it each second, and pathlib's way takes three times as long."""
+"""Small files read whole, as those of /proc are.
+
+A walk of the tree does it each second, and pathlib's way takes three times as long.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""Pressure stall information as the kernel prints it, Documentation/accounting/psi.rst: that of a group, and of the machine."""
+"""Pressure stall information as the kernel prints it, Documentation/accounting/psi.rst.
+
+That of a group, and of the machine.
+"""
 
 import re
 
@@ -16,7 +19,10 @@ def parse_pressure(text: bytes) -> Pressure:
 
 
 def machine_pressure() -> Pressure | None:
-    """What /proc tells of the whole machine; a kernel built or started without PSI has no such file, or refuses to read it. OSError."""
+    """What /proc tells of the whole machine.
+
+    A kernel built or started without PSI has no such file, or refuses to read it. OSError.
+    """
     with leaving_out():
         return parse_pressure(read_file("/proc/pressure/memory"))
     return None

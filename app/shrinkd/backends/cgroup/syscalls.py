@@ -1,4 +1,7 @@
-"""System calls that Python does not have: openat2, the magic number of fstatfs, the swap of sysinfo, inotify."""
+"""System calls that Python does not have.
+
+Openat2, the magic number of fstatfs, the swap of sysinfo, inotify.
+"""
 
 import ctypes
 import errno
@@ -22,7 +25,10 @@ _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 
 
 class Descriptor:
-    """A file that closes with its last user: one that is given up while another thread reads is never closed under it."""
+    """A file that closes with its last user.
+
+    One that is given up while another thread reads is never closed under it.
+    """
 
     __slots__ = ("number",)
 
@@ -34,7 +40,10 @@ class Descriptor:
 
 
 def open_beneath(root: int, path: str, flags: int) -> int:
-    """Open a directory at or below a root with openat2(2); EAGAIN is its word for a rename in the same instant."""
+    """Open a directory at or below a root with openat2(2).
+
+    EAGAIN is its word for a rename in the same instant.
+    """
     how = (ctypes.c_uint64 * 3)(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE)
     for _ in range(8):
         descriptor = _libc.syscall(
@@ -48,7 +57,10 @@ def open_beneath(root: int, path: str, flags: int) -> int:
 
 
 def filesystem_of(descriptor: int) -> int:
-    """The magic number of the file system, the first word of struct statfs (120 bytes; os.statvfs does not tell it)."""
+    """The magic number of the file system, the first word of struct statfs (120 bytes.
+
+    Os.statvfs does not tell it).
+    """
     status = (ctypes.c_long * 16)()
     if _libc.fstatfs(descriptor, ctypes.byref(status)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -71,7 +83,10 @@ def inotify() -> Descriptor | None:
 
 
 def inotify_add(queue: Descriptor, path: str, mask: int) -> int:
-    """Watch a path, and answer the number that its events carry: the same one where it is watched already."""
+    """Watch a path, and answer the number that its events carry.
+
+    The same one where it is watched already.
+    """
     watch = _libc.inotify_add_watch(queue.number, os.fsencode(path), mask)
     if watch < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,7 +1,10 @@
-"""What both versions of cgroupfs share: groups are directories below one root, and a descriptor says which incarnation.
+"""What both versions of cgroupfs share.
 
-A path is resolved once for an incarnation, below a descriptor of the root: no symbolic link, no mount and no ".." leads
-elsewhere. What was opened keeps its identity: after rmdir each read of it is ENODEV, also when the path lives again.
+Groups are directories below one root, and a descriptor says which incarnation.
+
+A path is resolved once for an incarnation, below a descriptor of the root: no symbolic link, no
+mount and no ".." leads elsewhere. What was opened keeps its identity: after rmdir each read of it
+is ENODEV, also when the path lives again.
 """
 
 import contextlib
@@ -45,16 +48,22 @@ HIERARCHY_ROOT = (
     1  # the inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty
 )
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
-"""By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is used, mm/memcontrol.c."""
+"""By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is
+used, mm/memcontrol.c."""
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
 _MEMORY = re.compile(rb"^(MemTotal|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
 _GONE = frozenset({errno.ENODEV, errno.ENOENT})
-_LOCKS = 64  # instead of one a group, which would have to outlive whoever waits for it, and nothing else of a group does
+# instead of one a group, which would have to outlive whoever waits for it, and nothing else of a
+# group does
+_LOCKS = 64
 
 
 @contextlib.contextmanager
 def mapped(path: str) -> Iterator[None]:
-    """Name what the kernel says in here about the group at a path; around a function it does so at each call."""
+    """Name what the kernel says in here about the group at a path.
+
+    Around a function it does so at each call.
+    """
     try:
         yield
     except OSError as error:
@@ -73,12 +82,16 @@ class _Incarnation:
 
 
 class Tree:
-    """The groups below one directory of a cgroupfs mount, and the verbs that are the same in both versions."""
+    """The groups below one directory of a cgroupfs mount, and the verbs that are the same in both
+    versions.
+    """
 
     fresh: ClassVar[Mapping[str, bytes]] = {}
-    """What the control files of a group say that was just made, and so of one that was only tried: usage and limits."""
+    """What the control files of a group say that was just made, and so of one that was only tried:
+    usage and limits."""
     needed: ClassVar[tuple[str, ...]] = ()
-    """The control files without which a group could be listed and not be used: one that lets nobody read them is left out of a walk."""
+    """The control files without which a group could be listed and not be used: one that lets nobody
+    read them is left out of a walk."""
 
     def __init__(self, root: str, magic: int) -> None:
         """Open the root; BackendUnavailable when it cannot be read or is no such cgroupfs."""
@@ -166,7 +179,10 @@ class Tree:
         return Group(path, 0)
 
     def _made(self, path: str, parent: int) -> Group:
-        """Open a group that was just made, so that it can be removed without one more open file; what cannot be opened does not stay."""
+        """Open a group that was just made, so that it can be removed without one more open file.
+
+        What cannot be opened does not stay.
+        """
         _, name = os.path.split(path)
         try:
             group = Group(path, os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino)
@@ -178,7 +194,11 @@ class Tree:
         return group
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
-        """Remove a group. rmdir takes a name alone, so that a stranger made in its place in that instant would go: empty, at least."""
+        """Remove a group.
+
+        rmdir takes a name alone, so that a stranger made in its place in that instant would go:
+        empty, at least.
+        """
         if not group.path:
             raise GroupNotManaged("The managed root stays.", group=group)
         self.check_apart(group)
@@ -206,7 +226,10 @@ class Tree:
                 os.write(file, b"%d" % pid)
 
     def close(self) -> None:
-        """Let go of every descriptor; one that a thread is still reading closes behind that read."""
+        """Let go of every descriptor.
+
+        One that a thread is still reading closes behind that read.
+        """
         with self._kept_lock:
             self._kept.clear()
             self._paths.clear()
@@ -217,11 +240,18 @@ class Tree:
     # -- where it is, and where we are --------------------------------------------------------------------------
 
     def place(self) -> tuple[Mount, tuple[str, ...]] | None:
-        """Answer the mount that the managed root is in, and the names that lead there from the mount's own root; see mount_of."""
+        """Answer the mount that the managed root is in, and the names that lead there from the
+        mount's own root.
+
+        See mount_of.
+        """
         return mount_of(self._root)
 
     def check_apart(self, group: Group) -> None:
-        """Raise ProtectedGroup for a group that this daemon is in, or that is around that one: asked anew before each change."""
+        """Raise ProtectedGroup for a group that this daemon is in, or that is around that one.
+
+        Asked anew before each change.
+        """
         self.own().check_apart(group)
 
     # -- groups by path and by incarnation ----------------------------------------------------------------------
@@ -231,7 +261,10 @@ class Tree:
         return self._still_there(path) or self.look_up(check_group_path(path) if path else "")
 
     def look_up(self, path: str) -> Group:
-        """As find, for a path that came from the kernel: there a name may have characters that no client can give one."""
+        """As find, for a path that came from the kernel.
+
+        There a name may have characters that no client can give one.
+        """
         if kept := self._still_there(path):
             return kept
         with self._opened(path, path) as directory:
@@ -246,26 +279,41 @@ class Tree:
         """Raise GroupNotFound for a directory that is no group."""
 
     def limits_of(self, group: Group) -> threading.Lock:
-        """The lock that a group's limits are changed under. Groups that share one wait for each other; no thread takes two."""
+        """The lock that a group's limits are changed under.
+
+        Groups that share one wait for each other; no thread takes two.
+        """
         return self._limits_locks[group.id % _LOCKS]
 
     def swap_room(self) -> int:
-        """Answer the bytes that swap had room for within the last second: it only enters estimates, and asking is dear."""
+        """Answer the bytes that swap had room for within the last second.
+
+        It only enters estimates, and asking is dear.
+        """
         if time.monotonic() >= self._swap_until:
             self._swap_until, self._swap_room = time.monotonic() + 1.0, swap_free()
         return self._swap_room
 
     def has(self, path: str) -> bool:
-        """Tell whether something is at a path, as a hint: a look-up that fails costs five times as much."""
+        """Tell whether something is at a path, as a hint.
+
+        A look-up that fails costs five times as much.
+        """
         return os.access(path or ".", os.F_OK, dir_fd=self._root.number)
 
     def is_leaf(self, path: str) -> bool:
-        """Tell whether no group is in the one at a path: a directory has 2 links and one for each inside."""
+        """Tell whether no group is in the one at a path.
+
+        A directory has 2 links and one for each inside.
+        """
         with mapped(path):
             return os.stat(path or ".", dir_fd=self._root.number).st_nlink == 2
 
     def _still_there(self, path: str) -> Group | None:
-        """Answer the kept incarnation of a path if one of its files can still be read: a fifth of the cost of a look-up."""
+        """Answer the kept incarnation of a path if one of its files can still be read.
+
+        A fifth of the cost of a look-up.
+        """
         with self._kept_lock:
             incarnation = self._kept.get(self._paths.get(path, 0))
             file = next(iter(incarnation.files.values()), None) if incarnation else None
@@ -301,7 +349,9 @@ class Tree:
             raise self._gone(group, error) from error
 
     def read(self, group: Group, name: str) -> bytes:
-        """Read a control file of a group from its start, through a descriptor that is kept for the next time."""
+        """Read a control file of a group from its start, through a descriptor that is kept for the
+        next time.
+        """
         if not group.id and (text := self.fresh.get(name)):
             return text
         try:
@@ -313,7 +363,10 @@ class Tree:
             raise self._gone(group, error) from error
 
     def read_once(self, group: Group, name: str) -> bytes:
-        """As read, with no file kept open: what has some counts as a group that has the controller."""
+        """As read, with no file kept open.
+
+        What has some counts as a group that has the controller.
+        """
         return read_whole(self.open(group, name, os.O_RDONLY))
 
     def read_at(self, path: str, name: str) -> bytes:
@@ -325,7 +378,10 @@ class Tree:
 
     @contextlib.contextmanager
     def opened(self, group: Group, name: str) -> Iterator[int]:
-        """Open a control file for one write: the kernel lets one writer at a time into an open file."""
+        """Open a control file for one write.
+
+        The kernel lets one writer at a time into an open file.
+        """
         file = self.open(group, name, os.O_WRONLY)
         try:
             yield file
@@ -343,7 +399,10 @@ class Tree:
             raise self._gone(group, error) from error
 
     def check_writable(self, group: Group, name: str) -> None:
-        """Raise what a write would, as far as opening tells; of a group that was only tried make() has told."""
+        """Raise what a write would, as far as opening tells.
+
+        Of a group that was only tried make() has told.
+        """
         if group.id:
             with self.opened(group, name):
                 pass
@@ -373,7 +432,9 @@ class Tree:
         return file
 
     def _incarnation(self, group: Group) -> _Incarnation:
-        """Answer the kept directory of a group, or open it and see that it is the one that was meant."""
+        """Answer the kept directory of a group, or open it and see that it is the one that was
+        meant.
+        """
         with self._kept_lock:
             incarnation = self._kept.get(group.id)
             if incarnation and incarnation.group.path == group.path:
@@ -409,7 +470,10 @@ class Tree:
                 del self._paths[incarnation.group.path]
 
     def _gone(self, group: Group, error: OSError) -> ShrinkdError:
-        """Name what the kernel said. To the holder of an incarnation "no such path" is its end, whatever lives there next."""
+        """Name what the kernel said.
+
+        To the holder of an incarnation "no such path" is its end, whatever lives there next.
+        """
         if error.errno in _GONE:
             self._forget(group)
             error = OSError(errno.ENODEV, "")
@@ -432,12 +496,17 @@ class Tree:
         return []
 
     def _inside(self, group: Group) -> Listing:
-        """What is in a group, as it was at the last refresh or later. OSError or ShrinkdError where that cannot be read."""
+        """What is in a group, as it was at the last refresh or later.
+
+        OSError or ShrinkdError where that cannot be read.
+        """
         return self._listings.of(group)
 
 
 def _file_budget() -> int:
-    """How many files to keep open: half of what this process may, for connections, watches and the database live on the same limit.
+    """How many files to keep open.
+
+    Half of what this process may, for connections, watches and the database live on the same limit.
 
     The kernel pays 5.7 KiB for a file, so there is an end to it however high the limit is.
     """

@@ -1,4 +1,7 @@
-"""What a kernel can wake us by: the event control of v1, memory.events of v2, and memory.pressure of both."""
+"""What a kernel can wake us by.
+
+The event control of v1, memory.events of v2, and memory.pressure of both.
+"""
 
 import errno
 import os
@@ -44,14 +47,18 @@ class _V1Usage(_V1Alarm):
         self._usage_bytes = trigger.usage_bytes
 
     def arm(self) -> None:
-        # The kernel cuts the value to pages: of a usage on the last page below it nothing more would be told.
+        # The kernel cuts the value to pages: of a usage on the last page below it nothing more
+        # would be told.
         self.ring_for(_USAGE, b"%d" % page_ceil(self._usage_bytes))
 
 
 class _V1Events(_V1Alarm):
-    """memory.failcnt rings for nobody, but what follows a failed charge does: reclaim in this very group, or an OOM.
+    """memory.failcnt rings for nobody, but what follows a failed charge does.
 
-    Both ring for other reasons too (our own reclaim, an OOM further up), so what counts is whether a counter moved.
+    Reclaim in this very group, or an OOM.
+
+    Both ring for other reasons too (our own reclaim, an OOM further up), so what counts is whether
+    a counter moved.
     """
 
     def arm(self) -> None:
@@ -66,14 +73,20 @@ class _V1Events(_V1Alarm):
         return before != self._seen
 
     def _counters(self) -> tuple[bytes, bytes]:
-        """Read the failed charges and the kills; oom_control also says whether an OOM goes on, which is no counter."""
+        """Read the failed charges and the kills.
+
+        Oom_control also says whether an OOM goes on, which is no counter.
+        """
         return self._tree.read(self._group, _FAILURES), self._tree.read(
             self._group, _OOM
         ).partition(b"oom_kill ")[2]
 
 
 class _File:
-    """A control file that wakes. It can always be read, so what is waited for is EPOLLPRI: it ends with the next read."""
+    """A control file that wakes.
+
+    It can always be read, so what is waited for is EPOLLPRI: it ends with the next read.
+    """
 
     mask: ClassVar[int] = select.EPOLLPRI
 
@@ -104,9 +117,12 @@ class _V2Events(_File):
 
 
 class _Pressure(_File):
-    """A PSI trigger, Documentation/accounting/psi.rst. Polling is forgetting, so what fired is told by the total.
+    """A PSI trigger, Documentation/accounting/psi.rst.
 
-    That may tell a stall that took longer than the window, to who reads for another reason; it never loses one.
+    Polling is forgetting, so what fired is told by the total.
+
+    That may tell a stall that took longer than the window, to who reads for another reason; it
+    never loses one.
     """
 
     def __init__(self, tree: Tree, group: Group, trigger: Stalled) -> None:
@@ -126,7 +142,8 @@ class _Pressure(_File):
             if error.errno != errno.EINVAL:
                 raise
             raise UnsupportedOption(
-                f"This kernel takes no window of {window} us: without CAP_SYS_RESOURCE only multiples of 2 s, before 6.12 none below 0.5.",
+                f"This kernel takes no window of {window} us: without CAP_SYS_RESOURCE only "
+                "multiples of 2 s, before 6.12 none below 0.5.",
                 field="window_microseconds",
             ) from error
 
@@ -143,7 +160,10 @@ class _Pressure(_File):
 
 
 def v1_watchable(groups: Tree, pressed: Tree) -> frozenset[type[Trigger]]:
-    """Find what v1 wakes for. `pressed` is where pressure is told, the twins of the groups where there are any."""
+    """Find what v1 wakes for.
+
+    `pressed` is where pressure is told, the twins of the groups where there are any.
+    """
     by_control: frozenset[type[Trigger]] = frozenset(
         {UsageCrosses, EventsMove} if _understands(groups, _EVENT_CONTROL) else ()
     )
@@ -177,7 +197,10 @@ def _by_pressure(pressed: Tree) -> frozenset[type[Trigger]]:
 
 
 def _understands(tree: Tree, name: str) -> bool:
-    """Ask a control file with nonsense, which changes nothing: EINVAL is the word of one that would have understood sense."""
+    """Ask a control file with nonsense, which changes nothing.
+
+    EINVAL is the word of one that would have understood sense.
+    """
     try:
         with tree.opened(tree.find(""), name) as file:
             return os.write(file, b"?") < 0

@@ -1,9 +1,13 @@
-"""The backend with no kernel: groups of a simulated machine, which follows the rules of one kernel or another (_machine/).
+"""The backend with no kernel.
 
-It behaves as Linux would where it does anything, and says None where that kernel knows nothing. On cgroup v1 one rule is better
-than the kernel's: a limit is compared and set under one lock, so a refusal has not cost a page. On v2 a maximum is committed by
-the very algorithm that real kernels get (_commit.py), for the simulated one stores first and kills afterwards, as they do.
-Time is the caller's clock, followed lazily: each verb first lets the machine live through the ticks that have gone by.
+Groups of a simulated machine, which follows the rules of one kernel or another (_machine/).
+
+It behaves as Linux would where it does anything, and says None where that kernel knows nothing. On
+cgroup v1 one rule is better than the kernel's: a limit is compared and set under one lock, so a
+refusal has not cost a page. On v2 a maximum is committed by the very algorithm that real kernels
+get (_commit.py), for the simulated one stores first and kills afterwards, as they do. Time is the
+caller's clock, followed lazily: each verb first lets the machine live through the ticks that have
+gone by.
 """
 
 import threading
@@ -120,7 +124,10 @@ class Simulator:
 
     @contextmanager
     def machine(self, verb: Verb | None = None, path: str = "") -> Iterator[Machine]:
-        """Lend the machine as it is now, with everybody else locked out. A verb meets the faults that were planned for it."""
+        """Lend the machine as it is now, with everybody else locked out.
+
+        A verb meets the faults that were planned for it.
+        """
         if verb:
             self._meet(verb, path)
         with self._lock:
@@ -131,7 +138,10 @@ class Simulator:
                 self._bells.ring(self._machine)
 
     def _meet(self, verb: Verb, path: str) -> None:
-        """Let happen what was planned for this use, before the machine is anybody's: a delay is no other's."""
+        """Let happen what was planned for this use, before the machine is anybody's.
+
+        A delay is no other's.
+        """
         for fault in self.faults.meet(verb, path):
             if fault.error:
                 raise error_of(fault.error, path)
@@ -232,7 +242,10 @@ class Simulator:
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend. There is nothing to write down: limits of this machine die with this process."""
+        """As promised by Backend.
+
+        There is nothing to write down: limits of this machine die with this process.
+        """
         if alien := sorted(changes.keys() - self.settable_limits):
             raise UnsupportedLimit(f"The simulator has no {alien[0]}.", group=group, field=alien[0])
         if not group.path:
@@ -288,7 +301,8 @@ class Simulator:
                 raise GroupExists(f"The group {path!a} exists already.")
             if parent.parent and parent.processes and not self._profile.inner_processes:
                 raise GroupBusy(
-                    f"{parent_path!a} has processes, and cgroup v2 has none beside groups with limits."
+                    f"{parent_path!a} has processes, and cgroup v2 has none beside groups with "
+                    "limits."
                 )
             return Group(path, 0 if dry_run else machine.make(parent, name).id)
 
@@ -317,7 +331,8 @@ class Simulator:
     def _check_takes_processes(self, cgroup: Cgroup, group: Group) -> None:
         if cgroup.parent and cgroup.subtree_control and not self._profile.inner_processes:
             raise GroupBusy(
-                f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.",
+                f"{group.path!a} has groups inside, and cgroup v2 takes processes into the "
+                "innermost ones alone.",
                 group=group,
             )
 
@@ -371,7 +386,10 @@ def _find(machine: Machine, path: str) -> Cgroup:
 
 
 def _inside(machine: Machine, group: Group) -> Listing:
-    """The groups in a group, but for those whose path no kernel resolves: a process in the machine could have made them."""
+    """The groups in a group, but for those whose path no kernel resolves.
+
+    A process in the machine could have made them.
+    """
     left_out, found = LeftOut(), []
     for child in machine.cgroups[group.path].children:
         if len(child.path.encode()) > LONGEST_PATH_BYTES:
@@ -413,7 +431,10 @@ def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int
 
 
 def _compare_and_set(cgroup: Cgroup, group: Group, changes: Mapping[LimitName, int | None]) -> None:
-    """Set limits of v1, or of the seed, under one lock: at once, or not at all. Usage has to be below, as the seed compares."""
+    """Set limits of v1, or of the seed, under one lock.
+
+    At once, or not at all. Usage has to be below, as the seed compares.
+    """
     held = {
         LIMIT: cgroup.max * PAGE_BYTES,
         MEMSW_LIMIT: cgroup.memsw * PAGE_BYTES,

@@ -1,4 +1,7 @@
-"""What can be done to a simulated machine beside the verbs: its workloads, its time, and faults at its verbs."""
+"""What can be done to a simulated machine beside the verbs.
+
+Its workloads, its time, and faults at its verbs.
+"""
 
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -47,7 +50,8 @@ class Simulated(Backend, Protocol):
         check: Callable[[Workload], None] = lambda _: None,
         dry_run: bool = False,
     ) -> None:
-        """Give a group a workload in place of the one that it has, if `check`, which sees that one, does not raise.
+        """Give a group a workload in place of the one that it has, if `check`, which sees that one,
+        does not raise.
 
         IDLE only ends it. GroupBusy where this kernel has no processes beside groups.
         """
@@ -57,6 +61,7 @@ def simulated(backend: Backend) -> Simulated:
     """The backend as one that has these, or NotSimulator."""
     if not backend.is_simulated:
         raise NotSimulator(
-            "This daemon is on a real kernel, whose workloads, time and faults are nobody's to choose."
+            "This daemon is on a real kernel, whose workloads, time and faults are nobody's to "
+            "choose."
         )
     return cast("Simulated", backend)

@@ -1,4 +1,8 @@
-"""Faults on order: at its n-th use a verb of the simulator fails as the kernel would, takes long, or finds its group gone."""
+"""Faults on order.
+
+At its n-th use a verb of the simulator fails as the kernel would, takes long, or finds its group
+gone.
+"""
 
 import errno
 import os
@@ -45,13 +49,17 @@ Symbol = Literal[_Absence, _Refusal, _Shortage]
 
 
 class Fault(Strict):
-    """What is to happen at the n-th use of a verb from now: exactly one of an error, a delay, and a group that vanishes."""
+    """What is to happen at the n-th use of a verb from now.
+
+    Exactly one of an error, a delay, and a group that vanishes.
+    """
 
     verb: Verb = Field(examples=["reclaim"])
-    """What the daemon does to the machine, of which one request may take several: to name a group is a `groups`.
+    """What the daemon does to the machine, of which one request may take several: to name a group
+    is a `groups`.
 
-    What it does by itself counts as well: policies look, and every 10 s the history reads what nobody else has.
-    """
+    What it does by itself counts as well: policies look, and every 10 s the history reads what
+    nobody else has."""
     use: int = Field(default=1, ge=1, le=10**9)
     """Which of its uses from now on; 1 is the next."""
     times: int = Field(default=1, ge=1, le=10**9)
@@ -61,9 +69,11 @@ class Fault(Strict):
     error: Symbol | None = Field(default=None, examples=["EBUSY"])
     """What the kernel says, instead of doing anything."""
     lasts: bool = False
-    """Each later use meets it as well, until the faults are cleared: a file that nobody may read, a daemon without open files."""
+    """Each later use meets it as well, until the faults are cleared: a file that nobody may read, a
+    daemon without open files."""
     delay_seconds: float | None = Field(default=None, gt=0, le=60)
-    """By the clock on the wall. Only who waits for the verb is held; with those that read, that is the whole daemon."""
+    """By the clock on the wall. Only who waits for the verb is held; with those that read, that is
+    the whole daemon."""
     vanishes: bool = False
     """The group is removed with all that is in it, as if by somebody else, right before the verb."""
 
@@ -86,7 +96,11 @@ class Fault(Strict):
 
 
 class Faults:
-    """What is planned, each with the number of the use that it waits for, and how often each verb was used. Thread-safe."""
+    """What is planned, each with the number of the use that it waits for, and how often each verb
+    was used.
+
+    Thread-safe.
+    """
 
     def __init__(self) -> None:
         self._uses: Counter[Verb] = Counter()

@@ -1,4 +1,7 @@
-"""What a group of the simulated machine says, in the vocabulary of MemStat: counts of pages to bytes, nothing is changed here."""
+"""What a group of the simulated machine says, in the vocabulary of MemStat.
+
+Counts of pages to bytes, nothing is changed here.
+"""
 
 from shrinkd.backends.protocol import (
     LIMIT_NAMES,
@@ -127,7 +130,9 @@ def pressure_of(cgroup: Cgroup, machine: Machine) -> Pressure | None:
 
 
 def activity_of(cgroup: Cgroup) -> Activity:
-    """The CPU time that memory has cost a group, by the page that was used or brought in: this machine computes nothing else.
+    """The CPU time that memory has cost a group, by the page that was used or brought in.
+
+    This machine computes nothing else.
 
     Nobody is frozen here. A group in which nothing is hot, and nothing changes, uses none.
     """
@@ -139,7 +144,10 @@ def activity_of(cgroup: Cgroup) -> Activity:
 
 
 def _reclaimable(cgroup: Cgroup, machine: Machine, size: dict[str, int]) -> int:
-    """What reclaim could free at best: cache, slab, and what swap has room for; less what groups inside withhold by their min."""
+    """What reclaim could free at best.
+
+    Cache, slab, and what swap has room for; less what groups inside withhold by their min.
+    """
     anon = size["active_anon"] + size["inactive_anon"]
     room = (
         max(min(cgroup.swap_room(), machine.swap.free), 0) * PAGE_BYTES if cgroup.swappiness else 0

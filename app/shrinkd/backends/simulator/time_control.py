@@ -1,4 +1,7 @@
-"""The time of a simulated machine in a user's hands: stopped, at any speed, put forward, or as fast as it goes."""
+"""The time of a simulated machine in a user's hands.
+
+Stopped, at any speed, put forward, or as fast as it goes.
+"""
 
 import math
 import threading
@@ -26,7 +29,9 @@ class Time:
 
     @property
     def speed(self) -> float:
-        """How many seconds pass there in one of ours; 0 when it stands, infinity when it goes as fast as it can."""
+        """How many seconds pass there in one of ours; 0 when it stands, infinity when it goes as
+        fast as it can.
+        """
         return math.inf if self._runner else self._clock.speed
 
     def now(self) -> float:
@@ -51,7 +56,11 @@ class Time:
                 self._runner.start()
 
     def advance(self, seconds: float, must_stop: Callable[[], bool] = lambda: False) -> None:
-        """Live through so many seconds at once, by the slice, with rests in which others get the machine; or until it has to stop."""
+        """Live through so many seconds at once, by the slice, with rests in which others get the
+        machine.
+
+        Or until it has to stop.
+        """
         rest_at = time.monotonic() + _TURN_SECONDS
         while seconds > 0 and not must_stop():
             part = min(seconds, _SLICE_SECONDS)

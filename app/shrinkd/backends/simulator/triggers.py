@@ -1,4 +1,7 @@
-"""How a simulated machine wakes those who watch it: bells that whoever changed it rings, and time that passes for them."""
+"""How a simulated machine wakes those who watch it.
+
+Bells that whoever changed it rings, and time that passes for them.
+"""
 
 import math
 import os
@@ -15,10 +18,11 @@ from shrinkd.sizes import PAGE_BYTES
 
 
 class Bells:
-    """The bells of one machine, which is borrowed as a context that locks it and rings them at its end.
+    """The bells of one machine, which is borrowed as a context that locks it and rings them at its
+    end.
 
-    The machine only lives while somebody asks for it, and who waits for a bell does not ask: so a thread does, for as long
-    as there are bells.
+    The machine only lives while somebody asks for it, and who waits for a bell does not ask: so a
+    thread does, for as long as there are bells.
     """
 
     def __init__(

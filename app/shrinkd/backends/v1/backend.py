@@ -1,11 +1,14 @@
-"""The memory controller of cgroup v1: the one that refuses a limit with -EBUSY, and has no memory.reclaim.
+"""The memory controller of cgroup v1.
 
-So a pass is a write to memory.force_empty that a timer stops (_timed.py): no limit moves for a shrink, and nothing is left
-behind when the daemon dies in it.
+The one that refuses a limit with -EBUSY, and has no memory.reclaim.
 
-Where the kernel leaves no way: a batch of nothing but dirty pages puts the writer to sleep for 100 ms, uninterruptible
-(shrink_inactive_list(), VMSCAN_THROTTLE_WRITEBACK: v1 has no other brake on who dirties pages). A group full of dirty
-page cache is held that long; one with a few dirty pages left is left alone.
+So a pass is a write to memory.force_empty that a timer stops (_timed.py): no limit moves for a
+shrink, and nothing is left behind when the daemon dies in it.
+
+Where the kernel leaves no way: a batch of nothing but dirty pages puts the writer to sleep for 100
+ms, uninterruptible (shrink_inactive_list(), VMSCAN_THROTTLE_WRITEBACK: v1 has no other brake on who
+dirties pages). A group full of dirty page cache is held that long; one with a few dirty pages left
+is left alone.
 """
 
 import contextlib
@@ -78,13 +81,16 @@ _RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
 _LIMIT_FILES = (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
 _USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
 _COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
-"""How long a limit write may take at first, and after each -EINTR. One that finds nothing to reclaim takes 5 us."""
+"""How long a limit write may take at first, and after each -EINTR. One that finds nothing to
+reclaim takes 5 us."""
 _PASS_SECONDS = 4e-3
 """How long a pass writes: a cancel waits for it, and what goes on around a pass is small beside it."""
 _PATIENCE_SECONDS = 25e-3
-"""How long a pass without progress tries on: five of them end a shrink, so each has to be a fair attempt."""
+"""How long a pass without progress tries on: five of them end a shrink, so each has to be a fair
+attempt."""
 _REST_BYTES = 1 << 20
-"""File pages that are not worth a sleep of 100 ms when some are dirty: about what the LRU counters lag by."""
+"""File pages that are not worth a sleep of 100 ms when some are dirty: about what the LRU counters
+lag by."""
 _NOTABLE_KERNEL_BYTES = 8 << 20
 
 _LINES = (
@@ -115,7 +121,11 @@ _LINES = (
 
 
 class V1(Tree):
-    """See Backend. What a group's twin in a cgroup2 mount knows of pressure is told as well, and what its twins know of activity."""
+    """See Backend.
+
+    What a group's twin in a cgroup2 mount knows of pressure is told as well, and what its twins
+    know of activity.
+    """
 
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
@@ -134,11 +144,15 @@ class V1(Tree):
         root = settings.cgroup_root or next(mount_points("cgroup", "memory"), None)
         if root is None:
             raise BackendUnavailable(
-                "No cgroup v1 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none."
+                "No cgroup v1 memory controller is mounted here; SHRINKD_BACKEND=simulator needs "
+                "none."
             )
         super().__init__(root, CGROUP_SUPER_MAGIC)
         if USAGE not in self.control_files:
-            sentence = f"{shown(root)} is not in the v1 memory controller; SHRINKD_BACKEND=simulator needs none."
+            sentence = (
+                f"{shown(root)} is not in the v1 memory controller; "
+                "SHRINKD_BACKEND=simulator needs none."
+            )
             raise BackendUnavailable(sentence, root=shown(root))
         catch_signal()
         self._has_memsw = MEMSW_LIMIT in self.control_files
@@ -208,7 +222,10 @@ class V1(Tree):
         )
 
     def activity(self, group: Group) -> Activity | None:
-        """As promised by Backend; CPU time counts from when the group's processes were moved into its twin."""
+        """As promised by Backend.
+
+        CPU time counts from when the group's processes were moved into its twin.
+        """
         self.usage(group)  # or it is gone, which no twin would tell
         return self._active.activity(group)
 
@@ -220,7 +237,10 @@ class V1(Tree):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend; a kernel that refuses has thrown the page cache away first, so usage is asked before."""
+        """As promised by Backend.
+
+        A kernel that refuses has thrown the page cache away first, so usage is asked before.
+        """
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(
                 f"cgroup v1 has no {unsupported[0]} here.", group=group, field=unsupported[0]
@@ -268,7 +288,10 @@ class V1(Tree):
         return max(freed, 0)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """As promised by Backend; Stalled is told of those processes that are in the group's twin as well."""
+        """As promised by Backend.
+
+        Stalled is told of those processes that are in the group's twin as well.
+        """
         return open_watch(
             self, group, triggers, functools.partial(v1_source, self, self._twins or self)
         )
@@ -293,7 +316,10 @@ class V1(Tree):
         )
 
     def _limits(self, group: Group, values: Mapping[str, int], least: int) -> Limits:
-        """Say limit files in our vocabulary; `least` is the least maximum around the group, its own included or not."""
+        """Say limit files in our vocabulary.
+
+        `least` is the least maximum around the group, its own included or not.
+        """
         own = values[LIMIT]
         effective = min(own, least)
         return Limits(
@@ -318,7 +344,10 @@ class V1(Tree):
         }
 
     def _least_around(self, group: Group) -> int:
-        """Read the least maximum of those around a group, whatever its own: what the directory above it says, if that is a group."""
+        """Read the least maximum of those around a group, whatever its own.
+
+        What the directory above it says, if that is a group.
+        """
         with mapped(group.path), leaving_out():
             above = Path(self.root).resolve().parent
             text = (
@@ -330,7 +359,9 @@ class V1(Tree):
         return UNLIMITED
 
     def _own_limit(self, group: Group, name: str, least: int) -> int:
-        """Read a group's own limit, unless the least of its and its ancestors' says that there is none."""
+        """Read a group's own limit, unless the least of its and its ancestors' says that there is
+        none.
+        """
         return UNLIMITED if least >= UNLIMITED else int(self.read(group, name))
 
     def _holder(self, group: Group, own: int, effective: int) -> str:
@@ -342,7 +373,10 @@ class V1(Tree):
         return path or "/"
 
     def _check_above_usage(self, group: Group, name: str, value: int) -> None:
-        """Strictly, as the seed compares: the kernel itself would take a limit that equals usage."""
+        """Strictly, as the seed compares.
+
+        The kernel itself would take a limit that equals usage.
+        """
         if name not in _USED_UNDER:
             return
         usage = int(self.read(group, _USED_UNDER[name]))
@@ -350,7 +384,9 @@ class V1(Tree):
             raise busy(group, usage, value)
 
     def _commit(self, group: Group, name: str, value: int) -> None:
-        """Write a limit that is above usage, and stop the kernel after a few pages if usage has grown meanwhile."""
+        """Write a limit that is above usage, and stop the kernel after a few pages if usage has
+        grown meanwhile.
+        """
         with self.opened(group, name) as file:
             for seconds in _COMMIT_SECONDS:
                 if timed_write(file, b"%d" % value, seconds):
@@ -363,9 +399,12 @@ class V1(Tree):
         )
 
     def _keeps_soft_limit(self) -> bool:
-        """Newer kernels accept a soft limit and forget it; a group of our own tells, where one can be made.
+        """Newer kernels accept a soft limit and forget it.
 
-        Its name is always the same, so that what a daemon left that was killed in this serves the next one.
+        A group of our own tells, where one can be made.
+
+        Its name is always the same, so that what a daemon left that was killed in this serves the
+        next one.
         """
         if SOFT_LIMIT not in self.control_files:
             return False
@@ -397,9 +436,12 @@ class V1(Tree):
     # -- reclaim ------------------------------------------------------------------------------------------------
 
     def _within_reach(self, group: Group, goal_bytes: int) -> int:
-        """Answer how much of a goal the LRU lists can give (0: nothing worth a write), so that no pass runs into their end.
+        """Answer how much of a goal the LRU lists can give (0.
 
-        A page at least is asked of a group that has none: dentries and the CPUs' precharged pages are on no list.
+        Nothing worth a write), so that no pass runs into their end.
+
+        A page at least is asked of a group that has none: dentries and the CPUs' precharged pages
+        are on no list.
         """
         lines = self._lines.parse(self.read(group, STAT))
         file = _sum(lines, "total_inactive_file", "total_active_file")

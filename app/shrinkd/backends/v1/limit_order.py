@@ -1,4 +1,7 @@
-"""The order in which the limit files of cgroup v1 are written: memory <= memory+swap has to hold after each of them."""
+"""The order in which the limit files of cgroup v1 are written.
+
+Memory <= memory+swap has to hold after each of them.
+"""
 
 from collections.abc import Mapping
 
@@ -16,9 +19,12 @@ LIMIT, MEMSW_LIMIT, SOFT_LIMIT = (
 def plan_writes(
     group: Group, held: Mapping[str, int], changes: Mapping[LimitName, int | None]
 ) -> list[tuple[str, int]]:
-    """Put the writes in the one order in which memory <= memory+swap holds throughout: EINVAL says the kernel otherwise.
+    """Put the writes in the one order in which memory <= memory+swap holds throughout.
 
-    `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a maximum that moves alone.
+    EINVAL says the kernel otherwise.
+
+    `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a
+    maximum that moves alone.
     """
     wanted = dict(held)
     if "soft_limit_bytes" in changes:
@@ -31,7 +37,8 @@ def plan_writes(
     if memory > memsw:
         asked = "no limit" if memory >= UNLIMITED else f"{memory} bytes"
         raise LimitOrder(
-            f"max_bytes cannot be {asked}: memory and swap together are limited to {memsw} bytes ({format_size(memsw)}). "
+            f"max_bytes cannot be {asked}: memory and swap together are limited to {memsw} bytes "
+            f"({format_size(memsw)}). "
             "Send swap_max_bytes too.",
             group=group,
             max_bytes=or_none(memory),
@@ -50,7 +57,8 @@ def _memsw(group: Group, memory: int, swap: int | None) -> int:
         return UNLIMITED
     if memory >= UNLIMITED:
         raise LimitOrder(
-            "swap_max_bytes needs a max_bytes: cgroup v1 limits memory and swap together, not swap alone.",
+            "swap_max_bytes needs a max_bytes: cgroup v1 limits memory and swap together, not swap "
+            "alone.",
             group=group,
             max_bytes=None,
             swap_max_bytes=swap,

@@ -1,4 +1,8 @@
-"""Where the managed root is: the mounts that have the controller, and the directories above it, for no file tells what holds from there."""
+"""Where the managed root is.
+
+The mounts that have the controller, and the directories above it, for no file tells what holds from
+there.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +16,9 @@ from shrinkd.errors import BackendUnavailable
 
 
 def levels_above(root: str) -> Iterator[Tree]:
-    """Open what is above the managed root as far as it is of the hierarchy, has a limit and can be read."""
+    """Open what is above the managed root as far as it is of the hierarchy, has a limit and can be
+    read.
+    """
     for directory in Path(root).resolve().parents:
         try:
             level = Tree(str(directory), CGROUP2_SUPER_MAGIC)
@@ -24,7 +30,10 @@ def levels_above(root: str) -> Iterator[Tree]:
 
 
 def mounts_with_memory() -> Iterator[str]:
-    """Find the cgroup2 mounts that have the controller: beside v1's one there may be a mount with none."""
+    """Find the cgroup2 mounts that have the controller.
+
+    Beside v1's one there may be a mount with none.
+    """
     return (mount for mount in mount_points("cgroup2") if offers_memory(mount))
 
 

@@ -1,10 +1,14 @@
-"""The memory controller of cgroup v2: it reclaims by amount, and never refuses a maximum, which is our part (_commit.py).
+"""The memory controller of cgroup v2.
 
-A pass is a write to memory.reclaim, sized by what the group's last ones freed in 25 ms (_chunk.py) and cut by a timer: no
-limit moves for it, no stall is recorded for the group, and nothing is left behind when the daemon dies in it.
+It reclaims by amount, and never refuses a maximum, which is our part (_commit.py).
 
-What is called a group here has the controller: a directory whose parent has enabled memory in its cgroup.subtree_control.
-The others are not listed, and make() enables it from the managed root down, where the kernel lets it.
+A pass is a write to memory.reclaim, sized by what the group's last ones freed in 25 ms (_chunk.py)
+and cut by a timer: no limit moves for it, no stall is recorded for the group, and nothing is left
+behind when the daemon dies in it.
+
+What is called a group here has the controller: a directory whose parent has enabled memory in its
+cgroup.subtree_control. The others are not listed, and make() enables it from the managed root down,
+where the kernel lets it.
 """
 
 import contextlib
@@ -85,13 +89,16 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import UNLIMITED, or_none
 
 _COMMIT_SECONDS = 20e-6
-"""How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding nothing to do takes 5 us."""
+"""How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding
+nothing to do takes 5 us."""
 _AT_ONCE_BYTES = CHARGED_AHEAD_BYTES + (4 << 20)
 """What may be charged between our reading and our write: that, and two huge pages."""
 _LIST_SECONDS, _KEPT_LISTS = 10.0, 4096
-"""How long the children that have a memory.min are remembered: listing 100 costs 40 readings, and hardly any group has one."""
+"""How long the children that have a memory.min are remembered: listing 100 costs 40 readings, and
+hardly any group has one."""
 _LONGEST_SECONDS = 50e-3
-"""When a pass is cut that turned out slower than the ones before. The kernel notices behind the batch it is in."""
+"""When a pass is cut that turned out slower than the ones before. The kernel notices behind the
+batch it is in."""
 
 
 class V2(Tree):
@@ -110,11 +117,15 @@ class V2(Tree):
         root = settings.cgroup_root or next(mounts_with_memory(), None)
         if root is None:
             raise BackendUnavailable(
-                "No cgroup v2 memory controller is mounted here; SHRINKD_BACKEND=simulator needs none."
+                "No cgroup v2 memory controller is mounted here; SHRINKD_BACKEND=simulator needs "
+                "none."
             )
         super().__init__(root, CGROUP2_SUPER_MAGIC)
         if STAT not in self.control_files or not offers_memory(root):
-            sentence = f"{shown(root)} is not in the v2 memory controller; SHRINKD_BACKEND=simulator needs none."
+            sentence = (
+                f"{shown(root)} is not in the v2 memory controller; "
+                "SHRINKD_BACKEND=simulator needs none."
+            )
             raise BackendUnavailable(sentence, root=shown(root))
         if RECLAIM not in self.control_files:
             raise BackendUnavailable(
@@ -140,7 +151,11 @@ class V2(Tree):
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
     def charged(self, path: str) -> Group:
-        """As Tree: without the controller, a directory's processes are charged to the nearest group around it that has it."""
+        """As Tree.
+
+        Without the controller, a directory's processes are charged to the nearest group around it
+        that has it.
+        """
         while path and not self.has(f"{path}/{USAGE}"):
             path = path.rpartition("/")[0]
         return self.look_up(path)
@@ -178,7 +193,10 @@ class V2(Tree):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend; high_bytes is held to the same as max_bytes, for the kernel reclaims for both of them."""
+        """As promised by Backend.
+
+        High_bytes is held to the same as max_bytes, for the kernel reclaims for both of them.
+        """
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(
                 f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0]
@@ -242,13 +260,17 @@ class V2(Tree):
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
         if group.id != self._top_id and self._has_enabled_memory(group):
             raise GroupBusy(
-                f"{group.path!a} has groups inside, and cgroup v2 takes processes into the innermost ones alone.",
+                f"{group.path!a} has groups inside, and cgroup v2 takes processes into the "
+                "innermost ones alone.",
                 group=group,
             )
         super().attach(group, pid, dry_run=dry_run)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """As promised by Backend; nothing in v2 tells usage, and memory.high, which would, is a limit of the group's owner."""
+        """As promised by Backend.
+
+        Nothing in v2 tells usage, and memory.high, which would, is a limit of the group's owner.
+        """
         return open_watch(self, group, triggers, functools.partial(v2_source, self))
 
     def close(self) -> None:
@@ -278,7 +300,10 @@ class V2(Tree):
         )
 
     def _tightest(self, group: Group, own: int) -> tuple[int, str]:
-        """Find the least maximum on the way up, and the nearest group that holds it: no file of the kernel tells it."""
+        """Find the least maximum on the way up, and the nearest group that holds it.
+
+        No file of the kernel tells it.
+        """
         least, holder = own, group.path or "/"
         for ancestor in self._ancestors(group):
             if (limit := limit_of(self.read(ancestor, MAX))) < least:
@@ -289,7 +314,9 @@ class V2(Tree):
         return least, holder
 
     def _ancestors(self, group: Group) -> Iterator[Group]:
-        """The groups around a group, up to the managed root, but for the top of the hierarchy, which has no limits."""
+        """The groups around a group, up to the managed root, but for the top of the hierarchy,
+        which has no limits.
+        """
         path = group.path
         while path:
             path = path.rpartition("/")[0]
@@ -331,7 +358,10 @@ class V2(Tree):
         return max(file_of(lines) + min(anon, self._swap_left(group)) - self._protected(group), 0)
 
     def _swap_left(self, group: Group) -> int:
-        """How much swap this group could still take: what is free, below the limit of it and of each around it."""
+        """How much swap this group could still take.
+
+        What is free, below the limit of it and of each around it.
+        """
         room = self.swap_room()
         if not room or "swap_max_bytes" not in self.settable_limits or group.id == self._top_id:
             return room
@@ -340,9 +370,12 @@ class V2(Tree):
         return max(room, 0)
 
     def _protected(self, group: Group) -> int:
-        """How much of what looks reclaimable the memory.min of groups inside withholds; the group's own holds against others alone.
+        """How much of what looks reclaimable the memory.min of groups inside withholds.
 
-        What a child protects is an upper bound to what those inside of it do, so one level is enough. memory.low is soft.
+        The group's own holds against others alone.
+
+        What a child protects is an upper bound to what those inside of it do, so one level is
+        enough. memory.low is soft.
         """
         if os.fstat(self._incarnation(group).directory.number).st_nlink == 2:
             return 0
@@ -368,7 +401,10 @@ class V2(Tree):
     # -- groups that have the controller ------------------------------------------------------------------------
 
     def _check_is_group(self, path: str, directory: int) -> None:
-        """Only groups that have the controller: the directory of another one is none that could be read or limited."""
+        """Only groups that have the controller.
+
+        The directory of another one is none that could be read or limited.
+        """
         if path and not os.access(USAGE, os.F_OK, dir_fd=directory):
             raise GroupNotFound(
                 f"The group {path!a} has no memory controller: its parent has not enabled it."
@@ -386,7 +422,8 @@ class V2(Tree):
             return
         if group.id != self._top_id and self.read_once(group, "cgroup.procs"):
             raise GroupBusy(
-                f"{group.path or '/'!a} has processes, and cgroup v2 has none beside groups with limits: move them into a group first.",
+                f"{group.path or '/'!a} has processes, and cgroup v2 has none beside groups with "
+                "limits: move them into a group first.",
                 group=group,
             )
         with self.opened(group, SUBTREE) as file:
@@ -396,7 +433,10 @@ class V2(Tree):
     # -- probes, none of which changes anything -----------------------------------------------------------------
 
     def _files_of_a_group(self) -> frozenset[str]:
-        """Name the files that a group has here: those of the managed root, or of a group in it. A root that is the top has few."""
+        """Name the files that a group has here.
+
+        Those of the managed root, or of a group in it. A root that is the top has few.
+        """
         if self._top_id is None:
             return self.control_files
         for child in self.children(self.find("")):
@@ -406,7 +446,10 @@ class V2(Tree):
         return frozenset(name for name in GROUP_FILES if Path(kernel_has.get(name, "/")).exists())
 
     def _takes_swappiness(self) -> bool:
-        """Keys are parsed before anything is reclaimed, and nothing is for an amount of 0; before Linux 6.11 a key is EINVAL."""
+        """Keys are parsed before anything is reclaimed, and nothing is for an amount of 0.
+
+        Before Linux 6.11 a key is EINVAL.
+        """
         try:
             with self.opened(self.find(""), RECLAIM) as file:
                 return os.write(file, b"0 swappiness=60") > 0
@@ -414,7 +457,9 @@ class V2(Tree):
             return False
 
     def _pressure(self, group: Group) -> Pressure | None:
-        """Read a file that goes and comes with the group's cgroup.pressure, and is EOPNOTSUPP when the kernel was started without."""
+        """Read a file that goes and comes with the group's cgroup.pressure, and is EOPNOTSUPP when
+        the kernel was started without.
+        """
         with leaving_out():
             return parse_pressure(self.read(group, PRESSURE))
         return None

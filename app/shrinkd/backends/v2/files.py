@@ -1,4 +1,7 @@
-"""What the files of a cgroup v2 group are called and say, in the vocabulary of MemStat: text to numbers, nothing is opened here."""
+"""What the files of a cgroup v2 group are called and say, in the vocabulary of MemStat.
+
+Text to numbers, nothing is opened here.
+"""
 
 from collections.abc import Mapping
 
@@ -103,7 +106,10 @@ def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limit
 
 
 def usage_of_top(lines: Mapping[str, int]) -> int:
-    """The top of the hierarchy has no memory.current; v1 counts these two there, mem_cgroup_usage()."""
+    """The top of the hierarchy has no memory.current.
+
+    V1 counts these two there, mem_cgroup_usage().
+    """
     return lines["anon"] + lines["file"]
 
 

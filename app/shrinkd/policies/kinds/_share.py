@@ -15,7 +15,10 @@ _SIZE = size_schema(2**63 - 1)
 
 
 def parse_share(value: object) -> int | str:
-    """A percentage stays the text that it is, anything else is a size; ValueError says what is wrong."""
+    """A percentage stays the text that it is, anything else is a size.
+
+    ValueError says what is wrong.
+    """
     if not isinstance(value, str) or not value.endswith("%"):
         return parse_size(value)
     if not re.fullmatch(_PERCENT, value, re.ASCII) or not percent_of(value):

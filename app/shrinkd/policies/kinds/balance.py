@@ -1,13 +1,19 @@
-"""balance: siblings that share a budget. Over it, those pay first that have the most for their weight and use it the least.
+"""balance.
 
-The idle-memory tax and the min-funding revocation of Waldspurger (OSDI 2002): a group of weight w that uses the part f of its
-memory is entitled to w / (f + k (1 - f)), k = 1 / (1 - tax), so an idle page costs k times what a used one does. What is needed
-is taken from those with the most memory for their entitlement, down to one level for all, which is below nobody's floor.
+Siblings that share a budget. Over it, those pay first that have the most for their weight and use
+it the least.
 
-How much of its memory a group uses no kernel tells. Its LRU lists are a first guess; then who stalls uses more, and who pays
-without stalling less. So each pays a sample first, and twice as much each time as long as it does not stall for it. Who does
-stall pays only what nobody else can, and who had to read back most of what it paid is left alone for a minute. A budget that
-only memory in use could meet is therefore not met, and nobody thrashes for it: to enforce one is what limits are for.
+The idle-memory tax and the min-funding revocation of Waldspurger (OSDI 2002): a group of weight w
+that uses the part f of its memory is entitled to w / (f + k (1 - f)), k = 1 / (1 - tax), so an idle
+page costs k times what a used one does. What is needed is taken from those with the most memory for
+their entitlement, down to one level for all, which is below nobody's floor.
+
+How much of its memory a group uses no kernel tells. Its LRU lists are a first guess; then who
+stalls uses more, and who pays without stalling less. So each pays a sample first, and twice as much
+each time as long as it does not stall for it. Who does stall pays only what nobody else can, and
+who had to read back most of what it paid is left alone for a minute. A budget that only memory in
+use could meet is therefore not met, and nobody thrashes for it: to enforce one is what limits are
+for.
 """
 
 import math
@@ -41,7 +47,8 @@ _MORE_USED, _LESS_USED = 0.05, 0.01
 _MINUTE = 60.0
 _RETURNED = 0.5
 _SAMPLE_BYTES = 4 << 20
-"""What is taken first, to see whether it comes back; who paid less than this cannot be said to want it back."""
+"""What is taken first, to see whether it comes back; who paid less than this cannot be said to want
+it back."""
 _CALM_SECONDS = 30.0
 _LEAST_GROWTH = 64 << 20
 """Bytes a second: what groups that stand still may begin with before the next look."""
@@ -64,13 +71,16 @@ _EQUAL = Portion(group="*")
 
 
 class Balance(Strict):
-    """A budget for all groups of the policy together, which ought to be siblings, and how they share it.
+    """A budget for all groups of the policy together, which ought to be siblings, and how they
+    share it.
 
-    Memory that they use is not taken to meet it, beyond samples: what they had to read back at once is left to them.
+    Memory that they use is not taken to meet it, beyond samples: what they had to read back at once
+    is left to them.
     """
 
     budget: Share = "85%"
-    """Above this they pay. A percentage is of the limit that is felt by all of them from above, or of the host's memory."""
+    """Above this they pay. A percentage is of the limit that is felt by all of them from above, or
+    of the host's memory."""
     release: Share = "80%"
     """Until they are down to this."""
     members: Annotated[tuple[Portion, ...], Field(strict=False, max_length=1000)] = ()
@@ -78,7 +88,8 @@ class Balance(Strict):
     idle_tax: float = Field(default=0.75, ge=0, lt=1)
     """The part of an idle page's worth that is taken; 0 is by weight alone."""
     target_some_percent: float = Field(default=0.1, gt=0, le=50)
-    """A group that stalls for memory for more than this share of time, in percent, uses what it has."""
+    """A group that stalls for memory for more than this share of time, in percent, uses what it
+    has."""
     interval_seconds: float = Field(default=2, ge=0.5, le=60)
     """How often it looks while they pay; within the budget, up to 30 s."""
     max_step_bytes: Step = Field(default=64 << 20)
@@ -145,9 +156,11 @@ class Claim(NamedTuple):
 
 
 def revoke(claims: Sequence[Claim], need_bytes: int) -> list[int]:
-    """What each pays: Σ max(0, usage - max(floor, entitlement · level)) = need, for the one level where that is so.
+    """What each pays: Σ max(0, usage - max(floor, entitlement · level)) = need, for the one level
+    where that is so.
 
-    Where the floors leave less than the need, each pays down to its own. Fractions of a byte are not paid.
+    Where the floors leave less than the need, each pays down to its own. Fractions of a byte are
+    not paid.
     """
     if need_bytes <= 0:
         return [0] * len(claims)
@@ -172,7 +185,10 @@ def revoke(claims: Sequence[Claim], need_bytes: int) -> list[int]:
 
 
 def worth_asking(claims: Sequence[Claim], grants: Sequence[int]) -> list[int]:
-    """The same sum in asks that are not too small: little ones are gathered with those that have to pay the most of them."""
+    """The same sum in asks that are not too small.
+
+    Little ones are gathered with those that have to pay the most of them.
+    """
     gathered = sum(grant for grant in grants if grant < MIN_ASK_BYTES)
     asks = [page_floor(grant) if grant >= MIN_ASK_BYTES else 0 for grant in grants]
     for index in sorted(range(len(grants)), key=lambda index: grants[index], reverse=True):
@@ -249,7 +265,10 @@ def _seen(party: _Party, grant: int) -> dict[str, float | int | str | None]:
 
 
 def _whole(observation: Observation) -> int:
-    """What a percentage is of: the least limit that one of them feels from above all of them, or else the host's memory."""
+    """What a percentage is of.
+
+    The least limit that one of them feels from above all of them, or else the host's memory.
+    """
     paths = {member.group.path for member in observation.members}
     ends = (
         [f"{path}/" for path in (min(paths), max(paths))] if paths else []
@@ -285,9 +304,12 @@ def _party(spec: Balance, state: Ledger, member: Member, now: float, elapsed: fl
 
 
 def _grants(spec: Balance, parties: Sequence[_Party], need_bytes: int) -> list[int]:
-    """What each pays now, of what it is to pay in the end: no more than its step, and nothing while it misses what it paid.
+    """What each pays now, of what it is to pay in the end.
 
-    When nobody else is left the budget goes before that. Of more than a step for all of them, the richest pay first.
+    No more than its step, and nothing while it misses what it paid.
+
+    When nobody else is left the budget goes before that. Of more than a step for all of them, the
+    richest pay first.
     """
     claims = [party.claim for party in parties]
     above = [_above_cap(party) for party in parties]

@@ -1,7 +1,11 @@
-"""idle: a group that does nothing gives its memory up. One that has used next to no CPU for a while is brought to its floor.
+"""idle.
 
-That is each group by itself: whether the host is busy does not matter. A frozen group does nothing for certain, so it does
-not have to wait. One busy window ends it, and what was swapped out comes back when it is used.
+A group that does nothing gives its memory up. One that has used next to no CPU for a while is
+brought to its floor.
+
+That is each group by itself: whether the host is busy does not matter. A frozen group does nothing
+for certain, so it does not have to wait. One busy window ends it, and what was swapped out comes
+back when it is used.
 """
 
 from dataclasses import dataclass, replace
@@ -39,14 +43,18 @@ class ShrinkIdle(Strict):
     idle_seconds: float = Field(default=120, ge=10, le=86400)
     """For how long it has to be idle first. A frozen group counts at once."""
     interval_seconds: float = Field(default=15, ge=1, le=3600)
-    """How long a window is: the time between two looks. Once the group is at its floor, a minute at least."""
+    """How long a window is: the time between two looks. Once the group is at its floor, a minute at
+    least."""
     step_bytes: Step = Field(default=256 << 20)
     """The most that is asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Since when a group has been idle, and its CPU time at the last look; the times are those of the observations."""
+    """Since when a group has been idle, and its CPU time at the last look.
+
+    The times are those of the observations.
+    """
 
     seen_seconds: float | None = None
     cpu_seconds: float = 0.0

@@ -1,8 +1,11 @@
-"""limit: the wanted limits of each group, kept. A new group gets them when it appears; drift is reported, and repaired.
+"""limit.
 
-Lowering a maximum goes through a shrink first, never through an OOM kill: where usage cannot be brought below it, the
-limits stay as they are and the next tries come later and later. So they do where a change was taken and is gone at once,
-for then somebody else keeps other limits.
+The wanted limits of each group, kept. A new group gets them when it appears; drift is reported, and
+repaired.
+
+Lowering a maximum goes through a shrink first, never through an OOM kill: where usage cannot be
+brought below it, the limits stay as they are and the next tries come later and later. So they do
+where a change was taken and is gone at once, for then somebody else keeps other limits.
 """
 
 from dataclasses import dataclass
@@ -18,7 +21,10 @@ _BACKOFF_SECONDS = (10.0, 300.0)
 
 
 class WantedLimits(Strict):
-    """The limits to keep, one at least, in bytes; null is as if never set (no limit, no protection), and what is absent is left alone."""
+    """The limits to keep, one at least, in bytes.
+
+    Null is as if never set (no limit, no protection), and what is absent is left alone.
+    """
 
     max_bytes: Limit = None
     """What usage is never above."""
@@ -56,7 +62,9 @@ class KeepLimits(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long it waits after a change that was refused or did not last; 0 while the limits are kept."""
+    """How long it waits after a change that was refused or did not last; 0 while the limits are
+    kept.
+    """
 
     backoff_seconds: float = 0.0
     until_seconds: float = 0.0

@@ -1,17 +1,22 @@
-"""pressure: what a group does not miss, taken until it begins to. Its own stalls for memory say how much that is.
+"""pressure.
 
-A small step is asked for at every look: larger while pressure is far below the target and the kernel finds what it was
-asked for, smaller above it, and less the nearer pressure comes. What the last ones cost in stalls, which is the price of a
-refault as this group and its swap have it, says how much the target still pays for. Stalls beyond that are owed, and worked
-off by asking for nothing: so the target bounds the mean, on a slow disk as on zram.
+What a group does not miss, taken until it begins to. Its own stalls for memory say how much that
+is.
 
-Three things the kernel taught (6.12, zram). The first pages taken are hot ones, whatever is taken later, so the first grants
-are small and the first brake proves nothing. An amount is no bound, so what the kernel takes beyond it is learned and kept
-clear of the floor. And what is once at its knee only suffers from being tried again: from the second brake at about the same
-usage on, the rest becomes longer and longer.
+A small step is asked for at every look: larger while pressure is far below the target and the
+kernel finds what it was asked for, smaller above it, and less the nearer pressure comes. What the
+last ones cost in stalls, which is the price of a refault as this group and its swap have it, says
+how much the target still pays for. Stalls beyond that are owed, and worked off by asking for
+nothing: so the target bounds the mean, on a slow disk as on zram.
 
-Every brake expires, and none begins while another lasts or because of pressure that was there before: a group that stalls
-by itself is left alone, not locked out.
+Three things the kernel taught (6.12, zram). The first pages taken are hot ones, whatever is taken
+later, so the first grants are small and the first brake proves nothing. An amount is no bound, so
+what the kernel takes beyond it is learned and kept clear of the floor. And what is once at its knee
+only suffers from being tried again: from the second brake at about the same usage on, the rest
+becomes longer and longer.
+
+Every brake expires, and none begins while another lasts or because of pressure that was there
+before: a group that stalls by itself is left alone, not locked out.
 """
 
 import math
@@ -43,17 +48,20 @@ _BRAKE_FACTOR = 10
 _REST_SECONDS = (6.0, 40.0, 300.0)
 """After a first brake, after a second at a similar usage, and at most."""
 _CREDIT_SECONDS, _DEBT_SECONDS = 20.0, 600.0
-"""How long a time at the target may be saved up, or owed. What a group does to itself is forgiven beyond that."""
+"""How long a time at the target may be saved up, or owed. What a group does to itself is forgiven
+beyond that."""
 _SIMILAR = 0.1
 _OVERSHOT_BYTES = 4 << 20
 _PRICE_KEPT = 0.8
 """How much of what was learned an outcome leaves."""
 _QUIET_SECONDS = 60.0
-"""How rarely it looks while there is nothing to ask for: a thousand such groups are 17 readings a second."""
+"""How rarely it looks while there is nothing to ask for: a thousand such groups are 17 readings a
+second."""
 _HELD_INTERVALS = 3
 """How many intervals it leaves out at least while pressure holds it."""
 _ROOM_BYTES = 4 << 20
-"""How far above the least that can be asked for a group at its floor has to grow to be looked at earlier."""
+"""How far above the least that can be asked for a group at its floor has to grow to be looked at
+earlier."""
 Step = Annotated[
     Size,
     Field(ge=2 * MIN_ASK_BYTES),
@@ -67,20 +75,25 @@ class KeepPressure(Strict):
     target_some_percent: float = Field(default=0.1, gt=0, le=50)
     """The share of time, in percent, in which some task of the group may stall for memory."""
     interval_seconds: float = Field(default=2, ge=0.5, le=60)
-    """How often it looks while there is something to ask for. At the floor, or while less than 1 MiB would be asked for, it
-    looks once a minute, and earlier where the kernel tells that usage grows (v1)."""
+    """How often it looks while there is something to ask for. At the floor, or while less than 1
+    MiB would be asked for, it looks once a minute, and earlier where the kernel tells that usage
+    grows (v1)."""
     step_bytes: Step = Field(default=2 << 20)
     """The first step, and the least."""
     cap_percent: float = Field(default=3, gt=0, le=100)
     """The largest step: this much of what usage is above the floor."""
     refault_microseconds: float = Field(default=100, gt=0, le=1_000_000)
-    """Only where the kernel tells no pressure: what one page that had to be read back is taken to cost. Some 10 for zram,
-    100 for a fast disk. Pressure is then estimated from the refaults; without these either, nothing is done."""
+    """Only where the kernel tells no pressure: what one page that had to be read back is taken to
+    cost. Some 10 for zram, 100 for a fast disk. Pressure is then estimated from the refaults;
+    without these either, nothing is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Pressure as it was seen, what it has cost, the step, and the brakes; times are those of the observations."""
+    """Pressure as it was seen, what it has cost, the step, and the brakes.
+
+    Times are those of the observations.
+    """
 
     source: str = ""
     """What pressure was last read from; "" is a course that begins."""
@@ -230,7 +243,10 @@ def _allowed(spec: KeepPressure) -> float:
 
 
 def _next_step(spec: KeepPressure, state: Course, ewma: float, outcome: Outcome | None) -> int:
-    """Grow while there is much room and the last grant was worth it; an ask that was not granted tells nothing."""
+    """Grow while there is much room and the last grant was worth it.
+
+    An ask that was not granted tells nothing.
+    """
     step = max(state.step_bytes, spec.step_bytes)
     if ewma >= spec.target_some_percent:
         return max(int(step * _CUT), spec.step_bytes)
@@ -267,7 +283,10 @@ def _answer(
 
 
 def _quiet_seconds(spec: KeepPressure, state: Course) -> float:
-    """How long nothing can be asked for even if nothing more is felt: until half of the target is free, and the least is paid for."""
+    """How long nothing can be asked for even if nothing more is felt.
+
+    Until half of the target is free, and the least is paid for.
+    """
     excess = state.ewma_percent / spec.target_some_percent
     least = min(_price(state) * MIN_ASK_BYTES, _CREDIT_SECONDS * _allowed(spec))
     owed = (least - state.credit_microseconds) / _allowed(spec) / max(1 - excess, 0.5)
@@ -275,7 +294,10 @@ def _quiet_seconds(spec: KeepPressure, state: Course) -> float:
 
 
 def _ask(spec: KeepPressure, state: Course, member: Member, room: int) -> tuple[Course, Decision]:
-    """Ask for what step, cap, pressure and credit leave: a grant that is too small waits until it has come to 1 MiB."""
+    """Ask for what step, cap, pressure and credit leave.
+
+    A grant that is too small waits until it has come to 1 MiB.
+    """
     now = state.seen_seconds
     cap = (member.stat.usage_bytes - member.floor_bytes) * spec.cap_percent / 100
     step = max(min(state.step_bytes, int(cap)), spec.step_bytes)

@@ -1,8 +1,11 @@
-"""schedule: something done at moments of the calendar: a shrink, limits that are set, or another policy that is switched.
+"""schedule.
 
-What is remembered is how far the calendar is done with. So a clock that is put back runs no moment twice, and one that
-is put forward has missed what lies between. A state assumes that an ask was granted: for one that was not, the state
-before it goes on, and the moment is still to be done.
+Something done at moments of the calendar: a shrink, limits that are set, or another policy that is
+switched.
+
+What is remembered is how far the calendar is done with. So a clock that is put back runs no moment
+twice, and one that is put forward has missed what lies between. A state assumes that an ask was
+granted: for one that was not, the state before it goes on, and the moment is still to be done.
 """
 
 import zlib
@@ -36,11 +39,15 @@ _LOOK_SECONDS = (0.05, 60.0)
 _REFUSED_LOOK_SECONDS = 5.0
 """The end of a grant is told at once; this is for an ask that was not granted."""
 _CLOCK_WAS_WRONG = timedelta(days=1)
-"""A clock put back by more had been wrong when the last moment was done: else the next one would come in years."""
+"""A clock put back by more had been wrong when the last moment was done: else the next one would
+come in years."""
 
 
 class ScheduledShrink(Strict):
-    """How far usage is brought down; exactly one of target_bytes, reclaim_bytes and reclaim_percent. No limit moves."""
+    """How far usage is brought down.
+
+    Exactly one of target_bytes, reclaim_bytes and reclaim_percent. No limit moves.
+    """
 
     target_bytes: Size | None = None
     """Bring usage below this."""
@@ -77,7 +84,8 @@ class Schedule(Strict):
     """When, and exactly one of shrink, limits and switch: what."""
 
     cron: Cron
-    """A cron expression of five fields. A fixed hour that summer time skips is made up for, one that comes twice counts once."""
+    """A cron expression of five fields. A fixed hour that summer time skips is made up for, one
+    that comes twice counts once."""
     timezone: Timezone = "UTC"
     """Whose clock on the wall it goes by."""
     shrink: ScheduledShrink | None = None
@@ -85,11 +93,14 @@ class Schedule(Strict):
     limits: WantedLimits | None = None
     """Set limits of each group, once; a maximum below usage by a shrink first."""
     switch: ScheduledSwitch | None = None
-    """Enable or disable another policy, once. Every group of the selector asks for it, so there has to be one at that moment."""
+    """Enable or disable another policy, once. Every group of the selector asks for it, so there has
+    to be one at that moment."""
     jitter_seconds: float = Field(0, ge=0, le=3600)
-    """Spread the groups over this time after the moment, each always to the same place in it. Not for a switch."""
+    """Spread the groups over this time after the moment, each always to the same place in it. Not
+    for a switch."""
     misfire: Literal["skip", "run_once"] = "skip"
-    """What becomes of a moment that was missed by more than grace_seconds; of several missed ones, run_once does one."""
+    """What becomes of a moment that was missed by more than grace_seconds; of several missed ones,
+    run_once does one."""
     grace_seconds: float = Field(60, ge=1, le=86400)
     """How late is not too late."""
 
@@ -99,7 +110,8 @@ class Schedule(Strict):
             raise ValueError("give exactly one of shrink, limits and switch")
         if self.switch is not None and self.jitter_seconds:
             raise ValueError(
-                "a switch is no group's own, so there is nothing to spread: leave jitter_seconds out"
+                "a switch is no group's own, so there is nothing to spread: leave jitter_seconds "
+                "out"
             )
         return self
 
@@ -110,7 +122,10 @@ class Schedule(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """How far the calendar is done with: every moment up to this one, in microseconds since the epoch; None before the first look."""
+    """How far the calendar is done with.
+
+    Every moment up to this one, in microseconds since the epoch; None before the first look.
+    """
 
     done_at: int | None = None
 

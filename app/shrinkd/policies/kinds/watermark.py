@@ -1,7 +1,10 @@
-"""watermark: room below the limit, kept. At a high mark a pass of reclaim begins, and it ends below a low one.
+"""watermark.
 
-What kswapd does for a node, for one group: whoever writes finds free memory, instead of a limit at which it has to
-reclaim by itself. A pass that made it may be followed by the next one at once, since the writer does not wait either.
+Room below the limit, kept. At a high mark a pass of reclaim begins, and it ends below a low one.
+
+What kswapd does for a node, for one group: whoever writes finds free memory, instead of a limit at
+which it has to reclaim by itself. A pass that made it may be followed by the next one at once,
+since the writer does not wait either.
 """
 
 from collections.abc import Mapping
@@ -36,17 +39,21 @@ _REFUSED_LOOK_SECONDS = 1.0
 
 
 class Watermark(Strict):
-    """Where a pass begins and where it ends: both in percent of the effective limit, or both in bytes."""
+    """Where a pass begins and where it ends.
+
+    Both in percent of the effective limit, or both in bytes.
+    """
 
     high: Share = "90%"
-    """Usage at or above this starts a pass. A percentage is of the least limit of the group and those above it."""
+    """Usage at or above this starts a pass. A percentage is of the least limit of the group and
+    those above it."""
     low: Share = "85%"
     """A pass ends when usage is below this: at least 1 % or 16 MiB below high."""
     max_pass_seconds: float = Field(30, ge=1, le=3600)
     """A pass that takes longer ends where it is."""
     cooldown_seconds: float = Field(5, ge=0, le=3600)
-    """The rest after a pass that did not come to low. One that by itself freed less than a tenth of its goal rests 10 s,
-    each time twice as long, up to 300 s."""
+    """The rest after a pass that did not come to low. One that by itself freed less than a tenth of
+    its goal rests 10 s, each time twice as long, up to 300 s."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,7 +64,8 @@ class Watermark(Strict):
                 )
         elif isinstance(self.high, str) or isinstance(self.low, str):
             raise ValueError(
-                "give high and low both in percent or both in bytes: else a change of the limit could turn them round"
+                "give high and low both in percent or both in bytes: else a change of the limit "
+                "could turn them round"
             )
         elif self.high - self.low < _LEAST_BAND_BYTES:
             raise ValueError(
@@ -74,9 +82,12 @@ class Marks(NamedTuple):
 
 
 def marks(spec: Watermark, stat: MemStat, total_bytes: int) -> Marks | None:
-    """Tell what the marks are for a group; None for a percentage where no limit is felt: there is none below the host's total.
+    """Tell what the marks are for a group.
 
-    The band is never smaller than the least that is worth an ask, whatever a percentage makes of a small limit.
+    None for a percentage where no limit is felt: there is none below the host's total.
+
+    The band is never smaller than the least that is worth an ask, whatever a percentage makes of a
+    small limit.
     """
     if isinstance(spec.high, int) and isinstance(spec.low, int):
         return Marks(spec.high, spec.low)
@@ -91,11 +102,13 @@ def check(spec: Watermark, stat: MemStat, total_bytes: int) -> None:
     found, limit = marks(spec, stat, total_bytes), stat.limits.effective_max_bytes
     if found is None:
         raise ValueError(
-            "there is no limit to take a percentage of: set one, there or above it, or give high and low in bytes"
+            "there is no limit to take a percentage of: set one, there or above it, or give high "
+            "and low in bytes"
         )
     if limit is not None and found.high_bytes > limit:
         raise ValueError(
-            f"usage never comes to a high of {format_size(found.high_bytes)}: the limit is {format_size(limit)}"
+            f"usage never comes to a high of {format_size(found.high_bytes)}: the limit is "
+            f"{format_size(limit)}"
         )
 
 
@@ -213,7 +226,10 @@ def _poll(headroom: int, growth: float) -> float:
 
 
 def _wakes(stat: MemStat, found: Marks) -> tuple[Trigger, ...]:
-    """What tells of a faster writer than the poll allows for: its usage, or on v2, which is silent about that, the limit that it hit."""
+    """What tells of a faster writer than the poll allows for.
+
+    Its usage, or on v2, which is silent about that, the limit that it hit.
+    """
     crossing = UsageCrosses(found.high_bytes)
     return (crossing,) if stat.events.max is None else (crossing, EventsMove())
 

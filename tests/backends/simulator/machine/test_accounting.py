@@ -1,4 +1,7 @@
-"""Whatever happens to a machine, by whichever kernel's rules: its books balance, and what each kernel promises holds."""
+"""Whatever happens to a machine, by whichever kernel's rules.
+
+Its books balance, and what each kernel promises holds.
+"""
 
 import errno
 
@@ -128,7 +131,10 @@ class Books(RuleBasedStateMachine):
         nonblock=st.booleans(),
     )
     def write(self, number: int, file: int, pages: int, calls: int, *, nonblock: bool) -> None:
-        """Write a control file, with a signal after some calls; what comes out is what the kernel in question promises."""
+        """Write a control file, with a signal after some calls.
+
+        What comes out is what the kernel in question promises.
+        """
         cgroup, names = self.cgroup(number), FILES[self.machine.profile.name]
         name = names[file % len(names)]
         if cgroup.parent is None:

@@ -1,4 +1,7 @@
-"""Control files of the simulated machine: what each kernel makes of a number, and what it does when one is written."""
+"""Control files of the simulated machine.
+
+What each kernel makes of a number, and what it does when one is written.
+"""
 
 import errno
 import os

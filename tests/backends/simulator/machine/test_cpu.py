@@ -1,4 +1,7 @@
-"""The CPU time of the simulated machine: what using memory costs, whoever asks how often, and where it is counted."""
+"""The CPU time of the simulated machine.
+
+What using memory costs, whoever asks how often, and where it is counted.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,7 @@
-"""The rules of the simulated machine: charging, killing, protection, throttling, and how stalls add up."""
+"""The rules of the simulated machine.
+
+Charging, killing, protection, throttling, and how stalls add up.
+"""
 
 import math
 
@@ -137,7 +140,10 @@ def test_what_was_charged_ahead_kills_nobody() -> None:
 
 
 def _protected(limit: str) -> tuple[Machine, dict[str, int]]:
-    """The tree of the kernel's test_memcg_protection: A (max 200M) has B (50M) and G; B has C (75M), D (25M), E and F (500M)."""
+    """The tree of the kernel's test_memcg_protection.
+
+    A (max 200M) has B (50M) and G; B has C (75M), D (25M), E and F (500M).
+    """
     machine = machine_of("v2")
     top = machine.make(machine.root, "A")
     top.max = 200 * MIB

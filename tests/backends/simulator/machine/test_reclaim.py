@@ -18,7 +18,9 @@ def machine() -> Machine:
 def settled(
     profile: str, swap: int = 0, *, in_us: float = 10.0
 ) -> tuple[Machine, dict[str, float]]:
-    """Hot and cold cache and memory, 64 MiB each, that were used for a while; then a quarter of all is reclaimed in small steps.
+    """Hot and cold cache and memory, 64 MiB each, that were used for a while.
+
+    Then a quarter of all is reclaimed in small steps.
 
     Answers the machine and how much of each is gone.
     """
@@ -63,7 +65,9 @@ def test_siblings_give_in_proportion_to_what_they_have() -> None:
 def test_a_small_sibling_gives_less_than_its_part_to_who_takes_little_at_a_time(
     machine: Machine,
 ) -> None:
-    """64 and 8 MiB of cache, from which a limit takes 40 by 32 pages: 25.5 and 6.4 are left by Linux 6.18."""
+    """64 and 8 MiB of cache, from which a limit takes 40 by 32 pages: 25.5 and 6.4 are left by
+    Linux 6.18.
+    """
     large, small = grown(machine, "large", file=64 * MIB), grown(machine, "small", file=8 * MIB)
     while machine.root.usage > 32 * MIB:
         machine.reclaim(machine.root, 1)

@@ -1,4 +1,7 @@
-"""Recordings: an answer of the API becomes a group that uses the same, and what is no recording is pointed at."""
+"""Recordings.
+
+An answer of the API becomes a group that uses the same, and what is no recording is pointed at.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,7 @@
-"""The four mails of 18 July 2008, step by step, on a machine that follows them: as they were meant, not as they were posted."""
+"""The four mails of 18 July 2008, step by step, on a machine that follows them.
+
+As they were meant, not as they were posted.
+"""
 
 import errno
 
@@ -122,7 +125,10 @@ def test_3_progress_in_between_forgives_no_fruitless_call(shell: Shell) -> None:
 
 
 def test_3_what_the_lists_give_is_progress_even_when_usage_does_not_fall(shell: Shell) -> None:
-    """The bug of 2.6.29 (81d39c20f5ee): charged as fast as it is reclaimed, only a signal ends it."""
+    """The bug of 2.6.29 (81d39c20f5ee).
+
+    Charged as fast as it is reclaimed, only a signal ends it.
+    """
     shell.uses(anon=100, cache=1)
     shell.at = dict.fromkeys(range(8, 800, 8), "cache")
     shell.machine.stall(shell.process, 0)
@@ -130,7 +136,8 @@ def test_3_what_the_lists_give_is_progress_even_when_usage_does_not_fall(shell: 
     assert shell.asked > 700
 
 
-# [PATCH 4/4] memory.shrink_in_bytes: "echo 400M > memory.shrink_in_bytes" gets usage under 400M, and no limit is touched
+# [PATCH 4/4] memory.shrink_in_bytes: "echo 400M > memory.shrink_in_bytes" gets usage under 400M,
+# and no limit is touched
 
 
 def test_4_a_target_is_not_an_amount(shell: Shell) -> None:

@@ -1,4 +1,7 @@
-"""Workloads and scenarios: what JSON may say, how much is wanted when, and that the seed decides all of it."""
+"""Workloads and scenarios.
+
+What JSON may say, how much is wanted when, and that the seed decides all of it.
+"""
 
 import json
 import math
@@ -22,7 +25,10 @@ BYTES = 2**20
 
 
 def made(*memory: dict[str, Any], **more: Any) -> tuple[Machine, Cgroup]:
-    """A v2 machine with swap on zram and one group of this memory; `more` are limits of the group and the end of its process."""
+    """A v2 machine with swap on zram and one group of this memory.
+
+    `more` are limits of the group and the end of its process.
+    """
     group = {"path": "group", "memory": list(memory), **more}
     machine = Scenario.model_validate(
         {"profile": "v2", "swap": {"size_bytes": "4G"}, "groups": [group]}
@@ -451,4 +457,4 @@ def test_no_document_is_anything_but_a_scenario_or_a_value_error(document: objec
         try:
             Scenario.model_validate(wrapped)
         except ValueError as error:
-            assert str(error)  # noqa: PT017  # either way is right
+            assert str(error)  # either way is right

@@ -1,4 +1,6 @@
-"""The simulated machine: cgroups, processes, reclaim, swap, pressure and time, as rules over counts of pages.
+"""The simulated machine.
+
+Cgroups, processes, reclaim, swap, pressure and time, as rules over counts of pages.
 
     machine    Machine: what happens (charge, release, refault, reclaim, kill, advance)
     tree       groups, areas of memory, processes, and the counters of each
@@ -7,6 +9,6 @@
     workloads  what processes do with memory as time passes; gallery/ has scenarios of them as JSON
     clock      whose time it is
 
-Nothing here knows a thread, a wall clock, a Backend or an HTTP error: time is what advance() is told. The same calls from the
-same start lead to the same memory.
+Nothing here knows a thread, a wall clock, a Backend or an HTTP error: time is what advance() is
+told. The same calls from the same start lead to the same memory.
 """

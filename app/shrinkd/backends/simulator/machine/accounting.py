@@ -1,7 +1,11 @@
-"""The books: groups in a tree, and areas of memory charged to them. Every charge counts in the group and all around it.
+"""The books.
 
-An area is memory of one kind and one heat in one group. Nothing is kept per page, so 16 GiB cost what nothing costs: an area
-knows how many of its pages are on which list, and how many were reclaimed and would come back if somebody used them.
+Groups in a tree, and areas of memory charged to them. Every charge counts in the group and all
+around it.
+
+An area is memory of one kind and one heat in one group. Nothing is kept per page, so 16 GiB cost
+what nothing costs: an area knows how many of its pages are on which list, and how many were
+reclaimed and would come back if somebody used them.
 """
 
 import math
@@ -13,7 +17,8 @@ from shrinkd.backends.simulator.machine.pressure import Stalls
 from shrinkd.sizes import PAGE_BYTES
 
 Kind = Literal["anon", "file", "shmem", "unevictable", "slab_reclaimable", "kernel", "zswap"]
-"""`shmem` is on the anonymous lists and outlives its process; `zswap` is what compressed pages of a group take."""
+"""`shmem` is on the anonymous lists and outlives its process; `zswap` is what compressed pages of a
+group take."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DIES: frozenset[Kind] = frozenset({"anon", "unevictable", "kernel"})
 """These go with their process; the others stay charged until they are reclaimed."""
@@ -25,7 +30,10 @@ EVENTS = ("low", "high", "max", "oom", "oom_kill")
 
 @dataclass(eq=False, slots=True)
 class Area:
-    """Memory of one kind and one heat: `interval` is the mean time in seconds between two uses of one of its pages."""
+    """Memory of one kind and one heat.
+
+    `interval` is the mean time in seconds between two uses of one of its pages.
+    """
 
     cgroup: "Cgroup"
     kind: Kind
@@ -38,7 +46,8 @@ class Area:
     out: int = 0
     """Pages that were reclaimed and are still wanted: in swap, or in a file on disk."""
     cleared_us: int | None = None
-    """When, on average, the accessed bits of the inactive pages were cleared; None until reclaim has looked here once."""
+    """When, on average, the accessed bits of the inactive pages were cleared; None until reclaim
+    has looked here once."""
     owed: float = 0.0
     """The part of a page that was used and has not come back yet."""
 
@@ -55,7 +64,10 @@ class Area:
 
 @dataclass(slots=True)
 class Counts:
-    """What a group counts of itself alone; its descendants' are added when somebody asks, and stay behind when they go."""
+    """What a group counts of itself alone.
+
+    Its descendants' are added when somebody asks, and stay behind when they go.
+    """
 
     faults: int = 0
     major: int = 0
@@ -75,7 +87,10 @@ class Counts:
 
 @dataclass(eq=False, slots=True)
 class Cgroup:
-    """One incarnation of a group. Limits and counters are in pages; usage, peak, swap, tasks and events are hierarchical."""
+    """One incarnation of a group.
+
+    Limits and counters are in pages; usage, peak, swap, tasks and events are hierarchical.
+    """
 
     path: str
     id: int
@@ -96,7 +111,8 @@ class Cgroup:
     oom_group: int = 0
     """Whether an OOM kill of one here is one of all, as memory.oom.group says it: 0 or 1."""
     subtree_control: bool = False
-    """Whether it has enabled the controller for groups inside, as the first one made it do; that stays when they go."""
+    """Whether it has enabled the controller for groups inside, as the first one made it do; that
+    stays when they go."""
     tasks: int = 0
     usage: int = 0
     peak: int = 0
@@ -106,7 +122,8 @@ class Cgroup:
     counts: Counts = field(default_factory=Counts)
     anon_cost: float = 0.0
     file_cost: float = 0.0
-    """What reclaim of each kind has cost of late, in pages that came back: get_scan_count() of mm/vmscan.c."""
+    """What reclaim of each kind has cost of late, in pages that came back: get_scan_count() of
+    mm/vmscan.c."""
     some: Stalls = field(default_factory=Stalls)
     full: Stalls = field(default_factory=Stalls)
 
@@ -138,7 +155,10 @@ class Cgroup:
         return min(self.line, key=Cgroup.own_room)
 
     def swap_room(self) -> int:
-        """How many pages may still go to swap, by the limits on the way up: swap.max of v2. To v1's memsw they count the same."""
+        """How many pages may still go to swap, by the limits on the way up.
+
+        Swap.max of v2. To v1's memsw they count the same.
+        """
         return min(member.swap_max - member.swap for member in self.line)
 
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
@@ -178,7 +198,10 @@ class Cgroup:
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """A process, and the areas that die with it. It sleeps, or waits for memory, until `wakes_us`."""
+    """A process, and the areas that die with it.
+
+    It sleeps, or waits for memory, until `wakes_us`.
+    """
 
     pid: int
     cgroup: Cgroup
@@ -187,7 +210,8 @@ class Process:
     waited_us: int = 0
     """How long it has waited for memory in its life, the wait until `wakes_us` included."""
     meter: Callable[[], int] = int
-    """What tells the CPU time that it has used so far, in microseconds, beside that of being charged: who made it knows."""
+    """What tells the CPU time that it has used so far, in microseconds, beside that of being
+    charged: who made it knows."""
     metered_us: int = 0
     """How much of that is booked on groups that it was in before."""
 
@@ -196,7 +220,10 @@ class Process:
         return self.meter() - self.metered_us
 
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
-        """Where a charge of this process goes: an area of its own in the group that it is in now, or one of the group."""
+        """Where a charge of this process goes.
+
+        An area of its own in the group that it is in now, or one of the group.
+        """
         if kind not in DIES:
             return self.cgroup.area(kind, interval, folio)
         for area in reversed(self.areas):
@@ -220,7 +247,10 @@ class Process:
         return sum(area.resident() + area.out for area in self.areas)
 
     def move(self, cgroup: Cgroup | None) -> None:
-        """Leave a group for another, or for good; what was charged stays where it is, on v2 ever and on v1 since 6.13."""
+        """Leave a group for another, or for good.
+
+        What was charged stays where it is, on v2 ever and on v1 since 6.13.
+        """
         if self.cgroup.processes.pop(self.pid, None):
             used_us = self.cpu_us()
             self.cgroup.counts.cpu_us += used_us

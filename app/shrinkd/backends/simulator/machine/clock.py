@@ -1,4 +1,7 @@
-"""Whose time the machine lives in: a clock that follows another one, at any speed, and can be stopped and put forward."""
+"""Whose time the machine lives in.
+
+A clock that follows another one, at any speed, and can be stopped and put forward.
+"""
 
 from collections.abc import Callable
 

@@ -1,6 +1,9 @@
-"""Control files, and what each kernel does when one is written: its algorithms, step by step, with its errnos.
+"""Control files, and what each kernel does when one is written.
 
-write() is what echo does: text in, OSError out. What a state machine compares with real kernels is this and nothing above it.
+Its algorithms, step by step, with its errnos.
+
+write() is what echo does: text in, OSError out. What a state machine compares with real kernels is
+this and nothing above it.
 """
 
 import errno
@@ -29,7 +32,11 @@ def never(_spent_us: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes: whether a signal waits for it, given the microseconds that its write has taken, and whether it would wait."""
+    """Who writes.
+
+    Whether a signal waits for it, given the microseconds that its write has taken, and whether it
+    would wait.
+    """
 
     pending: Callable[[float], bool] = never
     nonblock: bool = False
@@ -38,7 +45,10 @@ class Writer:
 def write(
     machine: Machine, cgroup: Cgroup, name: str, text: str, writer: Writer | None = None
 ) -> None:
-    """Write a control file by the rules of the machine's profile. ENOENT when this kernel has no such file."""
+    """Write a control file by the rules of the machine's profile.
+
+    ENOENT when this kernel has no such file.
+    """
     rule = _FILES[machine.profile.name].get(name)
     if rule is None:
         raise _error(errno.ENOENT)
@@ -77,7 +87,10 @@ def _error(number: int) -> OSError:
 
 
 def memparse(text: str, profile: Profile) -> tuple[int, str]:
-    """Read a number as lib/cmdline.c does: bytes, in octal and hex too, and the text that is left. Nothing at all is 0."""
+    """Read a number as lib/cmdline.c does.
+
+    Bytes, in octal and hex too, and the text that is left. Nothing at all is 0.
+    """
     match = _NUMBER.match(text)
     if match is None:
         number, rest = 0, text.lstrip()
@@ -97,7 +110,10 @@ def memparse(text: str, profile: Profile) -> tuple[int, str]:
 
 
 def pages_of(text: str, profile: Profile, unlimited: str | None = None) -> int:
-    """page_counter_memparse(), or the resource counter's before 3.19: a limit in pages, EINVAL for what is none."""
+    """page_counter_memparse(), or the resource counter's before 3.19.
+
+    A limit in pages, EINVAL for what is none.
+    """
     text = text.strip()
     if text == unlimited:
         return UNLIMITED
@@ -118,7 +134,11 @@ def _check_under(cgroup: Cgroup, val: int) -> bool:
 
 
 def _shrink_usage_to(write: _Write, val: int) -> None:
-    """Patch 3/4: success first, then -EINTR, then -EBUSY after five fruitless calls. What the LRU gives is progress."""
+    """Patch 3/4.
+
+    Success first, then -EINTR, then -EBUSY after five fruitless calls. What the LRU gives is
+    progress.
+    """
     retry = MEM_CGROUP_RECLAIM_RETRIES
     while not _check_under(write.cgroup, val):
         if write.signalled():
@@ -196,7 +216,10 @@ def _v1_force_empty(write: _Write, _text: str) -> None:
 
 
 def _v2_max(write: _Write, text: str) -> None:
-    """memory_max_write(): the value stands at once; then reclaim, and after 16 fruitless calls kill, until it is true."""
+    """memory_max_write().
+
+    The value stands at once; then reclaim, and after 16 fruitless calls kill, until it is true.
+    """
     cgroup, machine = write.cgroup, write.machine
     cgroup.max = val = pages_of(text, write.profile, "max")
     if write.returns_at_once():
@@ -232,7 +255,10 @@ def _v2_store(name: str) -> Callable[[_Write, str], None]:
 
 
 def _v2_reclaim(write: _Write, text: str) -> None:
-    """user_proactive_reclaim(): a quarter of what is left a call; -EAGAIN after 17 fruitless ones, whatever was freed before."""
+    """user_proactive_reclaim().
+
+    A quarter of what is left a call; -EAGAIN after 17 fruitless ones, whatever was freed before.
+    """
     size, rest = memparse(text.strip(), write.profile)
     swappiness = _swappiness(rest.split())
     left, retries = size // PAGE_BYTES, MAX_RECLAIM_RETRIES

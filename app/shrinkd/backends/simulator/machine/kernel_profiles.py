@@ -18,7 +18,10 @@ LIMIT_FIELDS: dict[LimitName, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The rules of one kernel. What the fields of the first half say is the Backend's vocabulary."""
+    """The rules of one kernel.
+
+    What the fields of the first half say is the Backend's vocabulary.
+    """
 
     name: str
     cgroup_version: Literal[1, 2]
@@ -33,11 +36,13 @@ class Profile:
     rounds_up: bool
     """A size that is no whole page: up until page_counter (3.19), down since then."""
     refuses_limits: bool
-    """A maximum below usage is refused, in the end; v2 stores it first, and makes it true by killing."""
+    """A maximum below usage is refused, in the end; v2 stores it first, and makes it true by
+    killing."""
     is_strict: bool = False
     """A maximum has to be above usage; it may equal it since res_counter_set_limit() of 2.6.31."""
     saturates: bool = False
-    """memparse() since 7.3: a number above 2^64 is the largest one, not what is left of it modulo 2^64, and "K" is none, not 0."""
+    """memparse() since 7.3: a number above 2^64 is the largest one, not what is left of it modulo
+    2^64, and "K" is none, not 0."""
     reclaims_on_nonblock: bool = False
     """Before 6.16 O_NONBLOCK is ignored: a write to memory.max reclaims and kills all the same."""
     inner_processes: bool = True
@@ -57,8 +62,8 @@ SEED2008 = Profile(
     refuses_limits=True,
     is_strict=True,
 )
-"""2.6.26-rc8-mm1 with the four mails of 18 July 2008, as they were meant: memory.shrink_in_bytes, limits that shrink, and the
-notifier that they leave to do."""
+"""2.6.26-rc8-mm1 with the four mails of 18 July 2008, as they were meant: memory.shrink_in_bytes,
+limits that shrink, and the notifier that they leave to do."""
 
 V1 = Profile(
     name="v1",
@@ -72,7 +77,8 @@ V1 = Profile(
     rounds_up=False,
     refuses_limits=True,
 )
-"""Linux 6.18 with CONFIG_MEMCG_V1 and the classic lists. Its pressure is that of the group's twin in the cgroup2 mount."""
+"""Linux 6.18 with CONFIG_MEMCG_V1 and the classic lists. Its pressure is that of the group's twin
+in the cgroup2 mount."""
 
 V2 = Profile(
     name="v2",
@@ -89,7 +95,8 @@ V2 = Profile(
     refuses_limits=False,
     inner_processes=False,
 )
-"""Linux 6.18 with the multi-generational LRU: O_NONBLOCK stores a maximum, and neither reclaims nor kills."""
+"""Linux 6.18 with the multi-generational LRU: O_NONBLOCK stores a maximum, and neither reclaims nor
+kills."""
 
 V2_6_12 = replace(V2, name="v2-6.12", reclaims_on_nonblock=True)
 

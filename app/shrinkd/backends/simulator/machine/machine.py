@@ -1,4 +1,7 @@
-"""A machine of processes in groups: what happens when memory is charged, used again, given up, reclaimed or simply not there."""
+"""A machine of processes in groups.
+
+What happens when memory is charged, used again, given up, reclaimed or simply not there.
+"""
 
 import itertools
 from dataclasses import dataclass, field
@@ -27,11 +30,14 @@ class Program(Protocol):
 
 @dataclass(slots=True)
 class Hardware:
-    """How much memory there is, in pages, and what it costs to read a page of a file again, in microseconds."""
+    """How much memory there is, in pages, and what it costs to read a page of a file again, in
+    microseconds.
+    """
 
     pages: int = 16 * 2**30 // PAGE_BYTES
     cpus: int = 0
-    """Each keeps a stock of up to 64 pages charged ahead for the group that used it last; 0 CPUs are a machine that counts exactly."""
+    """Each keeps a stock of up to 64 pages charged ahead for the group that used it last; 0 CPUs
+    are a machine that counts exactly."""
     file_in_us: float = 100.0
     swap: Swap = field(default_factory=Swap)
 
@@ -69,7 +75,10 @@ class Machine:
         return cgroup
 
     def remove(self, cgroup: Cgroup) -> None:
-        """Remove an empty group. What is still charged to it goes over to its parent, which has counted it all along."""
+        """Remove an empty group.
+
+        What is still charged to it goes over to its parent, which has counted it all along.
+        """
         parent = cgroup.parent
         if parent is None or cgroup.children or cgroup.processes:
             raise ValueError(cgroup.path)
@@ -118,11 +127,17 @@ class Machine:
     # -- charging -----------------------------------------------------------------------------------------------
 
     def charge(self, process: Process, kind: Kind, pages: int) -> bool:
-        """Charge pages to the group of a process, as its faults would; False when it was killed before the last one."""
+        """Charge pages to the group of a process, as its faults would.
+
+        False when it was killed before the last one.
+        """
         return self.fault(process, process.area(kind), pages)
 
     def fault(self, process: Process, area: Area, pages: int, *, is_back: bool = False) -> bool:
-        """Charge pages of an area. What does not fit is made to fit, first by reclaim and then by killing the largest process."""
+        """Charge pages of an area.
+
+        What does not fit is made to fit, first by reclaim and then by killing the largest process.
+        """
         cgroup = area.cgroup
         while pages > 0 and process.pid in self.processes:
             room = cgroup.room()
@@ -139,7 +154,10 @@ class Machine:
         return process.pid in self.processes
 
     def _place(self, area: Area, pages: int, *, is_back: bool) -> None:
-        """Put pages on a list: those that were missed on the active one, as anonymous ones of the youngest generation are."""
+        """Put pages on a list.
+
+        Those that were missed on the active one, as anonymous ones of the youngest generation are.
+        """
         counts = area.cgroup.counts
         counts.charged += pages
         if area.kind in DIES:
@@ -172,9 +190,12 @@ class Machine:
                 self.stall(process, spent_us)
 
     def _reclaim_for(self, process: Process, cgroup: Cgroup, pages: int) -> bool:
-        """Make room below the tightest limit while the process waits; False when there is nothing left to take.
+        """Make room below the tightest limit while the process waits.
 
-        A large charge makes room by the part, so that what it has brought in so far is open to reclaim as well.
+        False when there is nothing left to take.
+
+        A large charge makes room by the part, so that what it has brought in so far is open to
+        reclaim as well.
         """
         tight = cgroup.tightest()
         pages = min(pages, max(tight.usage // 16, MEMCG_CHARGE_BATCH))
@@ -187,7 +208,10 @@ class Machine:
         return freed > 0
 
     def _throttle(self, process: Process, cgroup: Cgroup, pages: int) -> None:
-        """Above a high: reclaim as much as was charged, then sleep, mem_cgroup_handle_over_high()."""
+        """Above a high.
+
+        Reclaim as much as was charged, then sleep, mem_cgroup_handle_over_high().
+        """
         for member in cgroup.line:
             if member.usage > member.high:
                 member.event("high")
@@ -197,7 +221,10 @@ class Machine:
                 self.stall(process, spent_us + high_delay_us(member) * pages / MEMCG_CHARGE_BATCH)
 
     def paced(self, cgroup: Cgroup, pages: int) -> int:
-        """How many of so many pages are charged in one go: by the batch, where each may be followed by a sleep."""
+        """How many of so many pages are charged in one go.
+
+        By the batch, where each may be followed by a sleep.
+        """
         for member in cgroup.line:
             if member.usage + pages > member.high:
                 return min(pages, MEMCG_CHARGE_BATCH)
@@ -224,7 +251,10 @@ class Machine:
     # -- giving up ----------------------------------------------------------------------------------------------
 
     def release(self, process: Process, kind: Kind, pages: int) -> None:
-        """Free pages that a process holds, wherever they are charged; the latest charges go first."""
+        """Free pages that a process holds, wherever they are charged.
+
+        The latest charges go first.
+        """
         for area in reversed([area for area in process.areas if area.kind == kind]):
             freed = min(area.resident() + area.out, pages)
             self.shrink_area(area, freed)
@@ -253,7 +283,10 @@ class Machine:
         swappiness: int | None = None,
         may_swap: bool = True,
     ) -> tuple[int, int]:
-        """Free `goal` pages of a subtree, rounded up to a batch, or what can be; answers pages freed and microseconds spent."""
+        """Free `goal` pages of a subtree, rounded up to a batch, or what can be.
+
+        Answers pages freed and microseconds spent.
+        """
         goal = -(-goal // self.profile.batch_pages) * self.profile.batch_pages
         scan = Scan(
             goal,
@@ -277,7 +310,10 @@ class Machine:
         self._dirtied[area] = None
 
     def oom_kill(self, tight: Cgroup) -> bool:
-        """Kill the largest process below a limit that cannot be met, or the whole group around it; False when there is none."""
+        """Kill the largest process below a limit that cannot be met, or the whole group around it.
+
+        False when there is none.
+        """
         tight.event("oom")
         victims = [process for cgroup in tight.subtree() for process in cgroup.processes.values()]
         if not victims:
@@ -301,7 +337,10 @@ class Machine:
     # -- what is charged ahead ----------------------------------------------------------------------------------
 
     def _draw(self, process: Process, cgroup: Cgroup, pages: int, room: int) -> int:
-        """How much the counters move for a charge: consume_stock() and refill_stock(). A CPU's stock is of one group at a time."""
+        """How much the counters move for a charge.
+
+        Consume_stock() and refill_stock(). A CPU's stock is of one group at a time.
+        """
         cpu = process.pid % len(self._stocks)
         owner, stocked = self._stocks[cpu]
         if owner is not cgroup:
@@ -315,7 +354,10 @@ class Machine:
         return pages + self._stocks[cpu][1] - stocked
 
     def drain_stocks(self, within: Cgroup) -> bool:
-        """Give back what the CPUs have charged ahead in a subtree, drain_all_stock(); answers whether that was anything."""
+        """Give back what the CPUs have charged ahead in a subtree, drain_all_stock().
+
+        Answers whether that was anything.
+        """
         drained = False
         for cpu, (owner, stocked) in enumerate(self._stocks):
             if stocked and within in owner.line:
@@ -338,7 +380,10 @@ class Machine:
             self._waiting[process] = None
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: what is dirty goes to the disk, programs run, and who waits for memory has waited."""
+        """Let time pass.
+
+        What is dirty goes to the disk, programs run, and who waits for memory has waited.
+        """
         began_us = self.now_us
         elapsed_us = round(seconds * 1_000_000)
         self._write_back(elapsed_us)
@@ -349,7 +394,9 @@ class Machine:
             self._account(began_us, elapsed_us)
 
     def _write_back(self, elapsed_us: int) -> None:
-        """The flusher picks up dirty pages as they grow old, and the disk finishes what it was given."""
+        """The flusher picks up dirty pages as they grow old, and the disk finishes what it was
+        given.
+        """
         budget = elapsed_us // WRITE_US
         for area in list(self._dirtied):
             done = min(area.writeback, budget)
@@ -363,7 +410,10 @@ class Machine:
                 del self._dirtied[area]
 
     def _account(self, began_us: int, elapsed_us: int) -> None:
-        """Tell the groups of those who waited. Waits of several at once are taken to fall together as chance would have it."""
+        """Tell the groups of those who waited.
+
+        Waits of several at once are taken to fall together as chance would have it.
+        """
         waits: dict[Cgroup, tuple[int, float, float]] = {}
         for process in list(self._waiting):
             share = (process.wakes_us - began_us) / elapsed_us
@@ -381,7 +431,9 @@ class Machine:
 
 
 def high_delay_us(cgroup: Cgroup) -> float:
-    """How long one batch makes its process sleep above a high: 64 s by the square of the excess, calculate_high_delay()."""
+    """How long one batch makes its process sleep above a high: 64 s by the square of the excess,
+    calculate_high_delay().
+    """
     excess = (cgroup.usage - cgroup.high) / max(cgroup.high, 1)
     delay_us = 64_000_000 * excess * excess
     return 0.0 if excess <= 0 or delay_us < HIGH_GRACE_US else min(delay_us, HIGH_DELAY_US)

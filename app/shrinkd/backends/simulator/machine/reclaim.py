@@ -1,8 +1,11 @@
-"""Reclaim: which pages go when memory is wanted, after shrink_node() and shrink_lruvec() of mm/vmscan.c.
+"""Reclaim.
 
-Reclaim cannot see heat. It sees lists, and whether a page was used since its accessed bit was cleared: in an area whose pages
-are used every `interval` seconds, that is true of 1 - exp(-age / interval) of them. Those go round again, the others go. So what
-is cold goes first only once something has looked at the lists; and who takes much at once takes it from everywhere.
+Which pages go when memory is wanted, after shrink_node() and shrink_lruvec() of mm/vmscan.c.
+
+Reclaim cannot see heat. It sees lists, and whether a page was used since its accessed bit was
+cleared: in an area whose pages are used every `interval` seconds, that is true of 1 - exp(-age /
+interval) of them. Those go round again, the others go. So what is cold goes first only once
+something has looked at the lists; and who takes much at once takes it from everywhere.
 """
 
 import math
@@ -45,7 +48,10 @@ class Scan:
 
 
 def reclaim(target: Cgroup, scan: Scan) -> None:
-    """Free scan.goal pages of a subtree, or what can be. The low of groups inside holds until nothing else is left, min always."""
+    """Free scan.goal pages of a subtree, or what can be.
+
+    The low of groups inside holds until nothing else is left, min always.
+    """
     breaches_low = False
     while scan.wanted > 0:
         before, members = scan.freed, _members(target, scan, breaches_low=breaches_low)
@@ -87,7 +93,10 @@ def _members(target: Cgroup, scan: Scan, *, breaches_low: bool) -> list[tuple[Cg
 def _shares(
     parent: Cgroup, parent_min: int, parent_low: int, *, is_target: bool
 ) -> list[tuple[int, int]]:
-    """The effective min and low of each child: effective_protection() of mm/page_counter.c. What overcommits is shared out."""
+    """The effective min and low of each child.
+
+    Effective_protection() of mm/page_counter.c. What overcommits is shared out.
+    """
     mins = [min(child.usage, child.min) for child in parent.children]
     lows = [min(child.usage, child.low) for child in parent.children]
     if is_target:
@@ -130,7 +139,9 @@ def _round(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
 
 
 def _share_out(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
-    """Take from every group in proportion to what it has, and of many groups by a part at a time, for protection moves with usage."""
+    """Take from every group in proportion to what it has, and of many groups by a part at a time,
+    for protection moves with usage.
+    """
     total = sum(pages for _, pages in members)
     wanted = min(scan.wanted, max(total // 8, 32))
     taken = passed = 0
@@ -143,9 +154,12 @@ def _share_out(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
 
 
 def _rise(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
-    """Go over the groups with rising priority, as do_try_to_free_pages(): of each 1/4096, then 1/2048, and so on to all of it.
+    """Go over the groups with rising priority, as do_try_to_free_pages().
 
-    That is whole pages, so of small groups nothing at first, and of those that come first more: both as measured on 6.18.
+    Of each 1/4096, then 1/2048, and so on to all of it.
+
+    That is whole pages, so of small groups nothing at first, and of those that come first more:
+    both as measured on 6.18.
     """
     for priority in range(DEF_PRIORITY, -1, -1):
         for cgroup, pages in members:
@@ -156,7 +170,10 @@ def _rise(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
 
 
 def _shrink(cgroup: Cgroup, want: int, scan: Scan) -> None:
-    """Free pages of one group alone: cache and swappable pages in the ratio of their cost, then slab, then what is dirty."""
+    """Free pages of one group alone.
+
+    Cache and swappable pages in the ratio of their cost, then slab, then what is dirty.
+    """
     before, goal = scan.freed, scan.freed + want
     files, anons, rest = _lists(cgroup)
     room = swap_room(cgroup, scan) if anons else 0
@@ -174,7 +191,9 @@ def _shrink(cgroup: Cgroup, want: int, scan: Scan) -> None:
 
 
 def _lists(cgroup: Cgroup) -> tuple[list[Area], list[Area], list[Area]]:
-    """The areas of the file lists, those of the anonymous ones, and those with slab or dirty pages, slab first."""
+    """The areas of the file lists, those of the anonymous ones, and those with slab or dirty pages,
+    slab first.
+    """
     files, anons, rest = [], [], []
     for area in cgroup.areas:
         if area.kind == "file":
@@ -189,7 +208,10 @@ def _lists(cgroup: Cgroup) -> tuple[list[Area], list[Area], list[Area]]:
 
 
 def _anon_share(cgroup: Cgroup, files: Sequence[Area], want: int, scan: Scan) -> int:
-    """How much of it should be swapped: get_scan_count(). Cache alone, while there is plenty that nobody missed of late."""
+    """How much of it should be swapped.
+
+    Get_scan_count(). Cache alone, while there is plenty that nobody missed of late.
+    """
     swappiness = cgroup.swappiness if scan.swappiness is None else scan.swappiness
     if swappiness == SWAPPINESS_MAX:
         return want
@@ -202,7 +224,10 @@ def _anon_share(cgroup: Cgroup, files: Sequence[Area], want: int, scan: Scan) ->
 
 
 def _evict(areas: Sequence[Area], want: int, scan: Scan) -> None:
-    """Take pages of some lists, ageing as it goes: at ease, then after a whole turn, then whatever there is."""
+    """Take pages of some lists, ageing as it goes.
+
+    At ease, then after a whole turn, then whatever there is.
+    """
     if scan.budget_us != UNHURRIED_US:
         want = min(
             want,
@@ -219,7 +244,10 @@ def _evict(areas: Sequence[Area], want: int, scan: Scan) -> None:
 
 
 def _age(areas: Sequence[Area], now_us: int, *, is_desperate: bool) -> None:
-    """Deactivate until the inactive list is long enough: inactive_is_low(). Use is not looked at, but for the bit that is cleared."""
+    """Deactivate until the inactive list is long enough.
+
+    Inactive_is_low(). Use is not looked at, but for the bit that is cleared.
+    """
     active = inactive = 0
     for area in areas:
         active += area.active
@@ -236,7 +264,10 @@ def _age(areas: Sequence[Area], now_us: int, *, is_desperate: bool) -> None:
 
 
 def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
-    """Go over the inactive list until enough was found that nobody has used: from each area in proportion to what it has there."""
+    """Go over the inactive list until enough was found that nobody has used.
+
+    From each area in proportion to what it has there.
+    """
     unused = [(area, _unused(area, scan.now_us)) for area in areas if area.inactive]
     expected = 0.0
     for area, share in unused:
@@ -265,7 +296,10 @@ def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
 
 
 def _unused(area: Area, now_us: int) -> float:
-    """The share of the inactive pages that nobody has used since their bits were cleared. A fresh anonymous page counts as used."""
+    """The share of the inactive pages that nobody has used since their bits were cleared.
+
+    A fresh anonymous page counts as used.
+    """
     if (
         area.cleared_us is None
     ):  # the multi-generational LRU sees no use of a file before it has looked once

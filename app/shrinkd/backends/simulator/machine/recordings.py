@@ -1,7 +1,11 @@
-"""Recordings: what groups of a host used over time, as GET …/stats/history answers it, made into groups of a simulated machine.
+"""Recordings.
 
-A recording says what was used, not what would have been needed: its group asks again for what it had, at the same times, whatever
-a limit or a policy did on the host or does here. How soon it misses what is taken from it is not recorded, but assumed.
+What groups of a host used over time, as GET …/stats/history answers it, made into groups of a
+simulated machine.
+
+A recording says what was used, not what would have been needed: its group asks again for what it
+had, at the same times, whatever a limit or a policy did on the host or does here. How soon it
+misses what is taken from it is not recorded, but assumed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +46,10 @@ class RecordedGroup(Strict):
 
 
 class Series(Strict):
-    """What is known of each time; null is not known. Of these, usage, anon and file are lived through."""
+    """What is known of each time.
+
+    Null is not known. Of these, usage, anon and file are lived through.
+    """
 
     usage_bytes: Annotated[tuple[Kept, ...], Field(strict=False)]
     anon_bytes: Annotated[tuple[Kept, ...], Field(strict=False)] = ()
@@ -73,7 +80,8 @@ class RecordedHistory(Strict):
         for earlier, later in zip(self.times, self.times[1:], strict=False):
             if later <= earlier:
                 raise ValueError(
-                    f"times go forward, and {later.isoformat()} does not come after {earlier.isoformat()}"
+                    f"times go forward, and {later.isoformat()} does not come after "
+                    f"{earlier.isoformat()}"
                 )
         for name, values in self.series:
             if values and len(values) != len(self.times):
@@ -91,8 +99,9 @@ class RecordedHistory(Strict):
     def samples(self) -> Iterator[tuple[float, int, int, int]]:
         """Each known usage as (seconds since the epoch, anon, file, other bytes).
 
-        Where the kinds are not known they have the shares of the last sample of which they are, the first one's before that;
-        where they never are, all of it is anonymous, so that what a policy saves is not made of a guess.
+        Where the kinds are not known they have the shares of the last sample of which they are, the
+        first one's before that; where they never are, all of it is anonymous, so that what a policy
+        saves is not made of a guess.
         """
         unknown: tuple[Kept, ...] = (None,) * len(self.times)
         usages, anon, file = (
@@ -109,17 +118,24 @@ class RecordedHistory(Strict):
 
 
 class Recording(Strict):
-    """A group that uses what was recorded, from the begin again at its end. Record groups with none inside: theirs is in it."""
+    """A group that uses what was recorded, from the begin again at its end.
+
+    Record groups with none inside: theirs is in it.
+    """
 
     path: GroupPath = Field(examples=["web"])
     history: RecordedHistory
     max_bytes: Limit = None
     """A limit that the group has here."""
     heat_seconds: Heat = HEATS["warm"]
-    """How often a page is used, which no recording tells: what is taken comes back within about so long."""
+    """How often a page is used, which no recording tells: what is taken comes back within about so
+    long."""
 
     def place(self, begins: float, ends: float) -> Place:
-        """The group, whose life begins and ends with all of a plan's recordings; its first values hold until its own begin."""
+        """The group, whose life begins and ends with all of a plan's recordings.
+
+        Its first values hold until its own begin.
+        """
         pieces: dict[str, list[tuple[float, int]]] = {"anon": [], "file": [], "kernel": []}
         for second, *sizes in self.history.samples():
             for steps, size in zip(pieces.values(), sizes, strict=True):
@@ -138,7 +154,10 @@ class Recording(Strict):
 
 
 def with_recordings(scenario: Scenario, recordings: Sequence[Recording]) -> Scenario:
-    """The scenario with a group more for each recording. ValueError where they are in each other's way."""
+    """The scenario with a group more for each recording.
+
+    ValueError where they are in each other's way.
+    """
     if not recordings:
         return scenario
     _check_paths(
@@ -175,7 +194,10 @@ def _check_paths(recorded: Sequence[str], others: Iterable[str]) -> None:
 
 
 def _shares(usage: int | None, anon: int | None, file: int | None) -> tuple[float, float] | None:
-    """How much of what is used is anonymous, and how much is of files. The counters lag: they may tell of more than there is."""
+    """How much of what is used is anonymous, and how much is of files.
+
+    The counters lag: they may tell of more than there is.
+    """
     if not usage or anon is None or file is None:
         return None
     whole = max(usage, anon + file)

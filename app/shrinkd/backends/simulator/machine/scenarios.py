@@ -1,9 +1,12 @@
-"""Scenarios: a machine and its groups as JSON, read strictly. gallery/ has those that can be named; others are paths of files.
+"""Scenarios.
 
-    {"profile": "v2", "seed": "1", "memory_bytes": "16G", "swap": {"size_bytes": "4G", "in_microseconds": 10}, "groups": [
-      {"path": "web", "max_bytes": "1G", "memory": [
-        {"kind": "anon", "size_bytes": "96M", "heat_seconds": "hot"},
-        {"kind": "file", "size_bytes": "256M", "heat_seconds": "warm", "writes_bytes_per_second": "1M"}]}]}
+A machine and its groups as JSON, read strictly. gallery/ has those that can be named; others are
+paths of files.
+
+    {"profile": "v2", "seed": "1", "memory_bytes": "16G", "swap": {"size_bytes": "4G",
+    "in_microseconds": 10}, "groups": [ {"path": "web", "max_bytes": "1G", "memory": [ {"kind":
+    "anon", "size_bytes": "96M", "heat_seconds": "hot"}, {"kind": "file", "size_bytes": "256M",
+    "heat_seconds": "warm", "writes_bytes_per_second": "1M"}]}]}
 
 What is not known is refused, and the sentence points to the place.
 """
@@ -103,7 +106,8 @@ class Scenario(Strict):
         for place in self.groups:
             if alien := sorted(place.limits().keys() - settable):
                 raise ValueError(
-                    f"the group {place.path!a} of a machine by the rules of {self.profile} has no {alien[0]}"
+                    f"the group {place.path!a} of a machine by the rules of {self.profile} has no "
+                    f"{alien[0]}"
                 )
         return self
 
@@ -124,13 +128,17 @@ def scenario_names() -> list[str]:
 
 
 def load_scenario(name: str) -> Scenario:
-    """Read a scenario of the gallery by its name, or a file by its path; SettingsError says what is wrong with it."""
+    """Read a scenario of the gallery by its name, or a file by its path.
+
+    SettingsError says what is wrong with it.
+    """
     path = Path(name) if "/" in name or name.endswith(".json") else GALLERY / f"{name}.json"
     try:
         return Scenario.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise SettingsError(
-            f"SHRINKD_SCENARIO: there is no scenario {name!a}; there are {', '.join(scenario_names())}, and paths of JSON files."
+            f"SHRINKD_SCENARIO: there is no scenario {name!a}; there are "
+            f"{', '.join(scenario_names())}, and paths of JSON files."
         ) from None
     except ValidationError as error:
         wrong = "; ".join(f"{pointer(row['loc'])}: {reason(row['msg'])}" for row in error.errors())

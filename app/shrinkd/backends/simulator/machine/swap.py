@@ -1,4 +1,8 @@
-"""Swap: where anonymous pages go, on zram or on a disk, with a compressed pool (zswap) before it where there is one."""
+"""Swap.
+
+Where anonymous pages go, on zram or on a disk, with a compressed pool (zswap) before it where there
+is one.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +13,10 @@ ZSWAP_RATIO = 3  # pages of the workloads to one of the pool, as zstd makes of o
 
 @dataclass(slots=True)
 class Swap:
-    """The swap of the machine, in pages. Times are microseconds a page: some 10 for zram, 100 and more for a disk."""
+    """The swap of the machine, in pages.
+
+    Times are microseconds a page: some 10 for zram, 100 and more for a disk.
+    """
 
     pages: int = 0
     in_us: float = 10.0
@@ -33,7 +40,10 @@ class Swap:
         return self._compress(area.cgroup, fits) if fits > 0 else 0
 
     def give(self, area: Area, pages: int) -> float:
-        """Bring pages of an area back, or forget them; answers the microseconds that reading them takes."""
+        """Bring pages of an area back, or forget them.
+
+        Answers the microseconds that reading them takes.
+        """
         pool = self._pool_of(area.cgroup)
         compressed = 0
         if pool is not None and pool.out:

@@ -1,7 +1,8 @@
 """Workloads: what processes do with memory as time passes, and the part of them that is plain data.
 
-How much a process wants at a time is a pure function of its age and the seed; what it gets is between it and the machine. So the
-same scenario asks for the same memory whatever a policy did to it meanwhile.
+How much a process wants at a time is a pure function of its age and the seed; what it gets is
+between it and the machine. So the same scenario asks for the same memory whatever a policy did to
+it meanwhile.
 """
 
 import bisect
@@ -26,13 +27,15 @@ from shrinkd.sizes import PAGE_BYTES, format_size
 from shrinkd.strict_model import Size, Strict, size_schema
 
 
-def _demand(is_so: bool, sentence: str) -> None:  # noqa: FBT001  # as assert, which -O would take away
+# as assert, which -O would take away
+def _demand(is_so: bool, sentence: str) -> None:
     if not is_so:
         raise ValueError(sentence)
 
 
 LARGEST_BYTES = 2**36
-"""The most that one piece of memory may be: the whole of it is charged at the start, while others wait for the machine."""
+"""The most that one piece of memory may be: the whole of it is charged at the start, while others
+wait for the machine."""
 FASTEST_BYTES = 2**32
 """The most that it may grow or be written to in a second."""
 _MOST_A_TICK = 2**30 // PAGE_BYTES
@@ -101,11 +104,13 @@ class Memory(Strict):
     """One piece of what a process uses."""
 
     kind: Used = Field(examples=["anon"])
-    """`shmem` is anonymous and outlives its process, as does what is cached of a `file`; `unevictable` is locked."""
+    """`shmem` is anonymous and outlives its process, as does what is cached of a `file`;
+    `unevictable` is locked."""
     size_bytes: MemorySize = Field(default=0, examples=[48 << 20])
     """What the process starts with."""
     heat_seconds: Heat = Field(default=math.inf, examples=["hot", 45])
-    """The mean time between two uses of one page, or hot (1), warm (30), cold (600), idle (nobody uses it again)."""
+    """The mean time between two uses of one page, or hot (1), warm (30), cold (600), idle (nobody
+    uses it again)."""
     folio_pages: Literal[1, 512] = 1
     """Pages of a folio of the page cache: 1, or 512 for files that were read ahead."""
     grows_bytes_per_second: Speed = 0
@@ -113,7 +118,8 @@ class Memory(Strict):
     ceiling_bytes: MemorySize | None = None
     """Where growth ends; null is a leak."""
     falls: bool = False
-    """At the ceiling it falls back to `size_bytes`, as the teeth of a saw, instead of staying there."""
+    """At the ceiling it falls back to `size_bytes`, as the teeth of a saw, instead of staying
+    there."""
     bursts: Bursts | None = None
     """What is wanted for a while beside that."""
     writes_bytes_per_second: Speed = 0
@@ -121,7 +127,8 @@ class Memory(Strict):
     trace: Annotated[tuple[Step, ...], Field(strict=False)] = Field(
         default=(), examples=[[[0, 128 << 20], [30, 640 << 20], [45, 128 << 20]]]
     )
-    """Recorded sizes, each from its second on; they replace `size_bytes`, and begin anew at the last one."""
+    """Recorded sizes, each from its second on; they replace `size_bytes`, and begin anew at the
+    last one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -175,11 +182,14 @@ class Memory(Strict):
 @functools.lru_cache(maxsize=4096)
 def _chance(seed: str, number: int) -> float:
     """The n-th random number of a seed, whichever were asked for before."""
-    return Random(f"{seed}:{number}").random()  # noqa: S311  # no secret
+    return Random(f"{seed}:{number}").random()  # no secret
 
 
 class Workload(Strict):
-    """One process, what it uses, and its life: when it was killed or has ended, it comes back after a while."""
+    """One process, what it uses, and its life.
+
+    When it was killed or has ended, it comes back after a while.
+    """
 
     memory: Annotated[tuple[Memory, ...], Field(strict=False, max_length=64)]
     """At most one piece of each kind and heat; none at all is no process."""
@@ -204,7 +214,10 @@ IDLE = Workload(memory=())
 
 @dataclass(slots=True)
 class _Piece:
-    """A piece of memory of a running process: where it is, and how to keep it as large and as hot as it should be."""
+    """A piece of memory of a running process.
+
+    Where it is, and how to keep it as large and as hot as it should be.
+    """
 
     memory: Memory
     area: Area
@@ -271,7 +284,10 @@ class _Piece:
         return sum(before.resident() + before.out for before in self.left) if self.left else 0
 
     def _missed(self, machine: Machine, run_us: int) -> int:
-        """The pages that were reclaimed and are used now: as often as they are used, and no faster than they can be read."""
+        """The pages that were reclaimed and are used now.
+
+        As often as they are used, and no faster than they can be read.
+        """
         area = self.area
         area.owed += area.out * -math.expm1(-run_us / 1e6 / self.memory.heat_seconds)
         page_us = machine.swap.in_us if area.kind in SWAPPED else machine.hardware.file_in_us
@@ -306,7 +322,8 @@ class Running:
     _pieces: list[_Piece] = field(default_factory=list)
     _began_us: int = 0
     _still_at: int = -1
-    """What reclaim had taken here when everything was in its place; as long as that stands, a tick has nothing to do."""
+    """What reclaim had taken here when everything was in its place; as long as that stands, a tick
+    has nothing to do."""
     _ended_us: int | None = None
     _may_stand_still: bool = False
     _exits_after: float = math.inf
@@ -371,9 +388,12 @@ class Running:
         machine.programs.pop(self.cgroup.path, None)
 
     def _cpu_us(self, machine: Machine, process: Process) -> int:
-        """The CPU time that using its memory has cost the process: it has one thread, and uses nothing while it waits.
+        """The CPU time that using its memory has cost the process.
 
-        What is used always is asked for here instead of being added up, so that a tick in which nothing happens costs nothing.
+        It has one thread, and uses nothing while it waits.
+
+        What is used always is asked for here instead of being added up, so that a tick in which
+        nothing happens costs nothing.
         """
         waited_us = process.waited_us - max(process.wakes_us - machine.now_us, 0)
         awake_us = machine.now_us - self._began_us - waited_us
@@ -396,7 +416,10 @@ def workload_of(machine: Machine, cgroup: Cgroup) -> Workload:
 
 
 def put_to_work(machine: Machine, cgroup: Cgroup, workload: Workload, seed: str) -> None:
-    """Give a group a workload in place of the one that it has; one without memory only ends that."""
+    """Give a group a workload in place of the one that it has.
+
+    One without memory only ends that.
+    """
     before = machine.programs.get(cgroup.path)
     if isinstance(before, Running):
         before.stop(machine)
