@@ -27,8 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.table import Extent, Row, Tables, median
 from shrinkd import main
-from shrinkd.api.middleware.audit import Audited
-from shrinkd.api.middleware.authentication import Access
+from shrinkd.api.middleware.audit import AuditMiddleware
+from shrinkd.api.middleware.authentication import Authentication
 from shrinkd.api.routes.stats import read_all
 from shrinkd.auth.scopes import ANYONE
 from shrinkd.auth.tokens import make
@@ -254,7 +254,7 @@ class _Anyone:
 
 
 def _unguard(app: FastAPI) -> None:
-    guards: set[object] = {Access, Audited}
+    guards: set[object] = {Authentication, AuditMiddleware}
     app.user_middleware = [each for each in app.user_middleware if each.cls not in guards]
     app.add_middleware(_Anyone)
     app.state.wiring.audit = app.state.wiring.requests = _Silent(app.state.wiring.store)

@@ -18,9 +18,9 @@ from bench.table import Extent, Row, Tables, median
 from shrinkd.backends import Backend
 from shrinkd.backends.cgroup.timed_write import timed_write
 from shrinkd.errors import ShrinkFinished
-from shrinkd.groups.limit_journal import Intents
+from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.shrinks.job import Request
-from shrinkd.shrinks.queue import Jobs
+from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB, opened
 from tests.support.cgroup_host import CgroupHost
@@ -91,7 +91,7 @@ def _rows(
 class _Bench:
     """One group with anonymous memory and page cache, refilled before every measurement."""
 
-    def __init__(self, host: CgroupHost[Backend], jobs: Jobs, *, large: bool) -> None:
+    def __init__(self, host: CgroupHost[Backend], jobs: ShrinkQueue, *, large: bool) -> None:
         self._host = host
         self._emptying = _EMPTYING[host.backend.name]
         self._jobs = jobs
@@ -170,7 +170,7 @@ class _Bench:
 def _figures(store: Store, rounds: int, kernel: str, *, large: bool) -> _Figures:
     figures = _Figures(ratio={name: [] for name in _BARE[kernel]})
     with opened(kernel) as host:
-        jobs = Jobs(host.backend, store, Intents(host.backend, store), 2)
+        jobs = ShrinkQueue(host.backend, store, LimitJournal(host.backend, store), 2)
         bench = _Bench(host, jobs, large=large)
         for number in range(rounds):
             bare = (

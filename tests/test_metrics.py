@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from shrinkd.metrics import MOST_SUBTREES, Requests
+from shrinkd.metrics import MOST_SUBTREES, RequestMetrics
 from tests.support.live_server import Live
 from tests.test_terminal import unseen_in
 
@@ -90,7 +90,7 @@ def test_it_comes_in_the_format_that_is_asked_for(server: Live, accept: str, rea
 
 
 def test_a_latency_is_in_the_first_bucket_that_holds_it() -> None:
-    requests = Requests()
+    requests = RequestMetrics()
     for seconds in (0.0005, 0.001, 0.002, 100.0):
         requests.note("get_stats", 200, seconds)
     assert requests.seconds["get_stats", 200] == [2, 1, 0, 0, 0, 0, 0, 1]

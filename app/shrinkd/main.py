@@ -16,19 +16,19 @@ from functools import partial
 from fastapi import FastAPI
 
 from shrinkd import __version__
-from shrinkd.api import Wiring
+from shrinkd.api import Parts
 from shrinkd.api import app as api
 from shrinkd.auth import Tokens
 from shrinkd.backends import Backend, load, simulated
 from shrinkd.errors import BackendUnavailable, SettingsError
 from shrinkd.events import Audit, Events, EventType
-from shrinkd.groups import History, Intents, Sampler
-from shrinkd.metrics import Gathering, Requests, registry_of
-from shrinkd.policies import Clock, Daemon, Policies, Scope
+from shrinkd.groups import LimitJournal, UsageHistory, UsageSampler
+from shrinkd.metrics import MetricsCollector, RequestMetrics, registry_of
+from shrinkd.policies import Clock, PolicyCatalog, PolicyController, Scope
 from shrinkd.settings import Settings
-from shrinkd.shrinks import Jobs
-from shrinkd.simulation import Simulations
-from shrinkd.storage import Keys, Store
+from shrinkd.shrinks import ShrinkQueue
+from shrinkd.simulation import SimulationJobs
+from shrinkd.storage import IdempotencyKeys, Store
 
 log = logging.getLogger(__name__)
 
@@ -52,30 +52,30 @@ def create_app(
         store = Store(settings.database_url)
         undo.callback(store.close)
         store.open()
-        intents = Intents(backend, store)
+        intents = LimitJournal(backend, store)
         intents.settle()
-        jobs = Jobs(backend, store, intents, settings.max_running_shrinks)
+        jobs = ShrinkQueue(backend, store, intents, settings.max_running_shrinks)
         if interrupted := jobs.recover():
             log.warning("%d shrinks were interrupted when the daemon died", interrupted)
         made = store.made_group_ids(backend.node().boot_id)
-        policies = Policies(backend, store, settings.subtrees)
-        daemon = Daemon(
+        policies = PolicyCatalog(backend, store, settings.subtrees)
+        daemon = PolicyController(
             backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees)
         )
-        simulations = Simulations()
+        simulations = SimulationJobs()
         events = Events(store)
         for part in (jobs, policies, daemon.decisions, simulations):
             part.publish = events.publish
         events.publish(
             EventType.DAEMON_STARTED, version=__version__, interrupted_shrinks=interrupted
         )
-        history = History()
+        history = UsageHistory()
         daemon.on_readings = history.note_all
-        sampler = None if make_backend else Sampler(backend, history)
+        sampler = None if make_backend else UsageSampler(backend, history)
         undo.pop_all()
-    requests = Requests()
+    requests = RequestMetrics()
     app = api.build(traces=_wants_traces())
-    app.state.wiring = Wiring(
+    app.state.wiring = Parts(
         settings=settings,
         backend=backend,
         store=store,
@@ -83,11 +83,11 @@ def create_app(
         jobs=jobs,
         policies=policies,
         daemon=daemon,
-        keys=Keys(store),
+        keys=IdempotencyKeys(store),
         events=events,
         audit=Audit(store),
         requests=requests,
-        metrics=registry_of(Gathering(requests, backend, jobs, daemon)),
+        metrics=registry_of(MetricsCollector(requests, backend, jobs, daemon)),
         made=made,
         history=history,
         sampler=sampler,
@@ -127,7 +127,7 @@ def _raise_file_limit() -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    wiring: Wiring = app.state.wiring
+    wiring: Parts = app.state.wiring
     wiring.events.on_news = partial(_ring, asyncio.get_running_loop(), wiring)
     wiring.events.start()
     wiring.daemon.start()
@@ -148,7 +148,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring.backend.close()
 
 
-def _ring(loop: asyncio.AbstractEventLoop, wiring: Wiring) -> None:
+def _ring(loop: asyncio.AbstractEventLoop, wiring: Parts) -> None:
     loop.call_soon_threadsafe(wiring.streams.news.ring)
 
 

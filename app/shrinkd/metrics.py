@@ -23,8 +23,8 @@ from prometheus_client.registry import Collector
 
 from shrinkd.backends import Backend, Group, last_walk
 from shrinkd.errors import ShrinkdError, leaving_out
-from shrinkd.policies import Daemon
-from shrinkd.shrinks import Jobs
+from shrinkd.policies import PolicyController
+from shrinkd.shrinks import ShrinkQueue
 from shrinkd.terminal import is_shown_as_it_is
 
 BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
@@ -32,7 +32,7 @@ MOST_SUBTREES = 50
 _OTHERS, _ID = "(others)", "id:"
 
 
-class Requests:
+class RequestMetrics:
     """Requests by operation and status, and how long they took. For the event loop alone."""
 
     def __init__(self) -> None:
@@ -50,10 +50,16 @@ class Requests:
         self.totals[key] += int(seconds * 1e9)
 
 
-class Gathering(Collector):
+class MetricsCollector(Collector):
     """Everything but the process itself, read at the moment of the scrape."""
 
-    def __init__(self, requests: Requests, backend: Backend, jobs: Jobs, daemon: Daemon) -> None:
+    def __init__(
+        self,
+        requests: RequestMetrics,
+        backend: Backend,
+        jobs: ShrinkQueue,
+        daemon: PolicyController,
+    ) -> None:
         self._requests, self._backend, self._jobs, self._daemon = requests, backend, jobs, daemon
 
     def collect(self) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from shrinkd.backends import Backend, Group, LimitName, MemStat
 from shrinkd.backends.cgroup.tree import Tree
 from shrinkd.backends.v1.backend import V1
 from shrinkd.backends.v2.backend import V2
-from shrinkd.groups.limit_journal import Intents
+from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.memcontrol import Memcg, set_limits
 from shrinkd.settings import Settings
 from shrinkd.storage.store import Row, Store
@@ -103,14 +103,14 @@ class Daemons:
     def changed(self, changes: dict[LimitName, int | None], step: int = 0) -> bool:
         return self._lives(
             lambda backend, store: set_limits(
-                Memcg(backend, self.group, intent=Intents(backend, store)), changes
+                Memcg(backend, self.group, intent=LimitJournal(backend, store)), changes
             ),
             step,
         )
 
     def settled(self, step: int = 0) -> bool:
         def settle(backend: Backend, store: Store) -> None:
-            Intents(backend, store).settle()
+            LimitJournal(backend, store).settle()
             assert store.list_intents(backend.node().boot_id) == []
 
         return self._lives(settle, step)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from shrinkd.simulation.jobs import Simulations
+from shrinkd.simulation.jobs import SimulationJobs
 from tests.simulation.test_run import SPIKES
 from tests.support.checkout import ROOT
 from tests.support.live_server import Daemon
 from tests.support.polling import until
 
-PACKAGE = Simulations.__module__.partition(".")[0]
+PACKAGE = SimulationJobs.__module__.partition(".")[0]
 SOURCES = ROOT / PACKAGE
 COMMAND = Path(sys.executable).with_name("shrinkd")
 STANDARD = (

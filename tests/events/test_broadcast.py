@@ -8,11 +8,11 @@ import asyncio
 import pytest
 
 from shrinkd.errors import NotReady, TooManyStreams
-from shrinkd.events.broadcast import Feed, Streams
+from shrinkd.events.broadcast import Feed, StreamHub
 
 
 async def hear(
-    streams: Streams, key: str, tell: "Teller", most: int = 1000
+    streams: StreamHub, key: str, tell: "Teller", most: int = 1000
 ) -> list[tuple[int, int]]:
     heard: list[tuple[int, int]] = []
     async with streams.listening(key, tell) as feed:
@@ -46,7 +46,7 @@ async def all_have_run() -> None:
 
 def test_many_listeners_share_one_teller_and_hear_the_same() -> None:
     async def scene() -> None:
-        streams, teller = Streams(), Teller()
+        streams, teller = StreamHub(), Teller()
         listeners = [asyncio.create_task(hear(streams, "web", teller)) for _ in range(200)]
         for number in (1, 2, 3, None):
             teller.turns.put_nowait(number)
@@ -89,7 +89,7 @@ def test_an_error_of_the_teller_is_one_of_each_listener_behind_the_last_that_was
         raise NotReady("later")
 
     async def scene() -> None:
-        streams = Streams()
+        streams = StreamHub()
         async with streams.listening("web", tell) as feed:
             listener = feed.hear()
             assert await anext(listener) == (1, 0)
@@ -101,7 +101,7 @@ def test_an_error_of_the_teller_is_one_of_each_listener_behind_the_last_that_was
 
 def test_the_teller_ends_with_its_last_listener_and_begins_anew_with_the_next() -> None:
     async def scene() -> None:
-        streams, teller = Streams(), Teller()
+        streams, teller = StreamHub(), Teller()
         for number in (1, 2):
             teller.turns.put_nowait(number)
             assert await hear(streams, "web", teller, most=1) == [(number, 0)]
@@ -112,7 +112,7 @@ def test_the_teller_ends_with_its_last_listener_and_begins_anew_with_the_next() 
 
 
 def test_streams_are_bounded_for_each_caller_and_for_all_and_a_closed_one_makes_room() -> None:
-    streams = Streams(most=3, most_of_a_caller=2)
+    streams = StreamHub(most=3, most_of_a_caller=2)
     with streams.admitted("a"):
         with (
             streams.admitted("a"),

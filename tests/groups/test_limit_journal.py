@@ -16,7 +16,7 @@ from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Scenario
 from shrinkd.backends.transaction import write_all
 from shrinkd.errors import Busy, NotWritable, StoreUnavailable
-from shrinkd.groups.limit_journal import Intents
+from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.memcontrol import Memcg
 from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES, UNLIMITED
@@ -42,7 +42,7 @@ class Scene:
         self.group = self.stage.group("group", anon=4 * MIB)
         self.store = Store(f"sqlite:///{path}?timeout=0.05")
         self.store.open()
-        self.intents = Intents(self.backend, self.store)
+        self.intents = LimitJournal(self.backend, self.store)
 
     @property
     def boot_id(self) -> str:
@@ -251,7 +251,7 @@ def test_an_infinite_protection_is_put_back_whichever_version_wrote_it_down(
             "created_at": 1,
         }
     )
-    Intents(machine, store).settle()
+    LimitJournal(machine, store).settle()
     limits = machine.stat(group).limits
     assert (limits.max_bytes, limits.low_bytes) == (64 * MIB, UNLIMITED)
     store.close()
@@ -288,10 +288,10 @@ def test_what_cannot_be_settled_now_is_settled_by_the_next_start(
     longer: Steps = [{"max_bytes": 64 * MIB, "soft_limit_bytes": MIB}, *STEPS]
     scene.leave(longer, group=group, boot_id=stubborn.node().boot_id)
     stubborn.writes = writes
-    Intents(stubborn, scene.store).settle()
+    LimitJournal(stubborn, scene.store).settle()
     assert "the next start has to settle it: It is mounted read-only." in caplog.text
     stubborn.writes = 2
-    Intents(stubborn, scene.store).settle()
+    LimitJournal(stubborn, scene.store).settle()
     assert stubborn.stat(group).limits.soft_limit_bytes == MIB
     assert scene.store.list_intents(stubborn.node().boot_id) == []
 

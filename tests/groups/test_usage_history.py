@@ -11,7 +11,14 @@ import pytest
 
 from shrinkd.backends import MemStat
 from shrinkd.backends.simulator.controls import Fault
-from shrinkd.groups.usage_history import FIELDS, MOST_GROUPS, SLOT_SECONDS, SLOTS, History, Sampler
+from shrinkd.groups.usage_history import (
+    FIELDS,
+    MOST_GROUPS,
+    SLOT_SECONDS,
+    SLOTS,
+    UsageHistory,
+    UsageSampler,
+)
 from shrinkd.settings import Settings
 from tests.support.policy_samples import pressed, stat
 from tests.support.scripted_simulator import MIB, Stage
@@ -25,7 +32,7 @@ class Days:
 
     def __init__(self, most_groups: int = MOST_GROUPS) -> None:
         self.seconds = float(NOON)
-        self.history = History(lambda: self.seconds, most_groups)
+        self.history = UsageHistory(lambda: self.seconds, most_groups)
 
     def note(self, usage: int, *, after: float = SLOT_SECONDS, group: int = 7) -> None:
         self.history.note(group, usage)
@@ -51,7 +58,7 @@ class Sampled:
         self.stage = Stage()
         self.machine = self.stage.make_backend(Settings(scenario="empty"))
         self.days = Days(most_groups)
-        self.sampler = Sampler(self.machine, self.days.history)
+        self.sampler = UsageSampler(self.machine, self.days.history)
 
     def sample(self) -> dict[str, int]:
         """A pass, and what the machine was asked for it."""
@@ -200,9 +207,9 @@ def test_a_group_takes_no_more_room_than_it_says(days: Days) -> None:
         return lambda group: days.history.note_all({group: reading})
 
     assert bytes_of(lambda group: days.history.note(group, MIB)) < 2.2 * 1024
-    days.history = History()
+    days.history = UsageHistory()
     assert bytes_of(all_of_it()) < 9 * 1024
-    days.history = History()
+    days.history = UsageHistory()
     assert bytes_of(all_of_it(pressure=pressed(0))) * MOST_GROUPS < 48 * MIB
 
 
@@ -283,7 +290,7 @@ def test_of_too_many_groups_those_that_are_known_are_sampled() -> None:
 
 
 @contextmanager
-def started(sampler: Sampler) -> Iterator[Sampler]:
+def started(sampler: UsageSampler) -> Iterator[UsageSampler]:
     sampler.start()
     try:
         yield sampler

@@ -18,10 +18,10 @@ import pytest
 
 from shrinkd.backends import Backend
 from shrinkd.errors import ShrinkFinished
-from shrinkd.groups.limit_journal import Intents
+from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.settings import Settings
 from shrinkd.shrinks.job import Request, State
-from shrinkd.shrinks.queue import Jobs
+from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.sizes import page_floor
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB
@@ -84,10 +84,10 @@ def scene(kernel: CgroupHost[Backend]) -> Scene:
 
 
 @pytest.fixture
-def jobs(scene: Scene, tmp_path: Path) -> Iterator[Jobs]:
+def jobs(scene: Scene, tmp_path: Path) -> Iterator[ShrinkQueue]:
     store = Store(f"sqlite:///{tmp_path}/jobs.db")
     store.open()
-    jobs = Jobs(scene.kernel.backend, store, Intents(scene.kernel.backend, store), 2)
+    jobs = ShrinkQueue(scene.kernel.backend, store, LimitJournal(scene.kernel.backend, store), 2)
     yield jobs
     jobs.close()
     store.close()
@@ -124,7 +124,7 @@ def a_shrink(_scene: Scene, _headroom: int) -> tuple[int, Asked]:
 
 
 def test_a_shrink_that_is_cancelled_at_any_moment_has_set_its_limit_or_left_it(
-    scene: Scene, jobs: Jobs
+    scene: Scene, jobs: ShrinkQueue
 ) -> None:
     chance = random.Random(20080718)
     states = set()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shrinkd.backends import Backend, Group
-from shrinkd.policies.catalog import Policies
+from shrinkd.policies.catalog import PolicyCatalog
 from shrinkd.policies.policy import parse
 from shrinkd.settings import Settings
 from shrinkd.storage.store import Store
@@ -164,7 +164,7 @@ def keep(
     """Write policies down for a daemon to find at its start."""
     with closing(Store(settings.database_url)) as store:
         store.open()
-        policies = Policies(kernel.backend, store, settings.subtrees)
+        policies = PolicyCatalog(kernel.backend, store, settings.subtrees)
         for group, policy in wanted.items():
             name = group.path.rpartition("/")[2]
             policies.put(

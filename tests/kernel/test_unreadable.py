@@ -17,7 +17,7 @@ import pytest
 from shrinkd.backends import Backend, Group
 from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Fault
-from shrinkd.groups.usage_history import SLOT_SECONDS, History, Sampler
+from shrinkd.groups.usage_history import SLOT_SECONDS, UsageHistory, UsageSampler
 from shrinkd.settings import Settings
 from tests.backends.cgroup.test_unreadable import DEEP, deepen
 from tests.support.capabilities import without_overrides
@@ -126,8 +126,8 @@ def test_groups_deeper_than_a_path_reaches_disturb_nobody(
     until(lambda: limits_of(client, "late.service") == 1 << 30)
     decided = client.post("/v1/policies/keep/evaluate").json()
     assert {item["group"]["path"] for item in decided["items"]} == {"jail", UNIT, "late.service"}
-    history = History()
-    Sampler(live.wiring.backend, history).sample()
+    history = UsageHistory()
+    UsageSampler(live.wiring.backend, history).sample()
     late = int(id_of(client, "late.service"))
     assert history.lacks(late) == "nothing"
 
@@ -312,10 +312,10 @@ def test_the_thread_of_the_history_outlives_whatever_a_walk_raises(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Broken(settings)
-    history = History(
+    history = UsageHistory(
         lambda: SLOT_SECONDS - 0.01
     )  # a hundredth of a second before the next slot, for ever
-    sampler = Sampler(machine, history)
+    sampler = UsageSampler(machine, history)
     with suppress(OSError):
         # a sampler that has made a pass waits for the end of a slot, and no ten seconds
         sampler.sample()

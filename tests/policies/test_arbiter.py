@@ -3,48 +3,61 @@
 from dataclasses import replace
 
 from shrinkd.policies import Reason, Reclaim, Resize, Verdict
-from shrinkd.policies.arbiter import Wish, arbitrate, are_in_line
+from shrinkd.policies.arbiter import Proposal, arbitrate, are_in_line
 from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
 from shrinkd.policies.policy import Active
-from tests.support.policy_samples import HOST, MIB, kills, kind, moment, policy, pressed, stat, wish
+from tests.support.policy_samples import (
+    HOST,
+    MIB,
+    kills,
+    kind,
+    moment,
+    policy,
+    pressed,
+    proposal,
+    stat,
+)
 
 
-def told(*wishes: Wish) -> list[tuple[Verdict, Reason]]:
-    return [(wish.verdict, wish.reason) for wish in wishes]
+def told(*proposals: Proposal) -> list[tuple[Verdict, Reason]]:
+    return [(proposal.verdict, proposal.reason) for proposal in proposals]
 
 
 def test_what_nothing_stands_against_is_granted() -> None:
-    only = wish(amount=10 * MIB)
+    only = proposal(amount=10 * MIB)
     assert arbitrate([only], Guards(has_swappiness=True), moment(), ()) == [only]
     assert (only.verdict, only.granted) == (Verdict.ACT, 10 * MIB)
 
 
 def test_in_observe_mode_nothing_is_granted_and_nobody_else_is_kept_from_it() -> None:
-    watching, acting = wish(of=policy("a", mode="observe")), wish(of=policy("b"))
+    watching, acting = proposal(of=policy("a", mode="observe")), proposal(of=policy("b"))
     assert arbitrate([watching, acting], Guards(has_swappiness=True), moment(), ()) == [acting]
     assert watching.verdict is Verdict.WOULD_ACT
 
 
 def test_a_kind_of_lower_rank_waits_for_one_of_higher() -> None:
-    late, first = wish(of=policy("a"), as_kind=kind(50)), wish(of=policy("z"), as_kind=kind(10))
+    late, first = (
+        proposal(of=policy("a"), as_kind=kind(50)),
+        proposal(of=policy("z"), as_kind=kind(10)),
+    )
     assert arbitrate([late, first], Guards(has_swappiness=True), moment(), ()) == [first]
     assert told(late) == [(Verdict.SUPERSEDED, Reason.OUTRANKED)]
 
 
 def test_of_one_rank_the_priority_decides_and_then_the_name() -> None:
-    wishes = [
-        wish(of=policy("c", priority=5)),
-        wish(of=policy("a", priority=9)),
-        wish(of=policy("b", priority=5)),
+    proposals = [
+        proposal(of=policy("c", priority=5)),
+        proposal(of=policy("a", priority=9)),
+        proposal(of=policy("b", priority=5)),
     ]
-    assert arbitrate(wishes, Guards(has_swappiness=True), moment(), ()) == [wishes[2]]
+    assert arbitrate(proposals, Guards(has_swappiness=True), moment(), ()) == [proposals[2]]
 
 
 def test_in_a_chain_of_groups_one_is_granted() -> None:
     outer, inner, beside = (
-        wish("a", of=policy("1")),
-        wish("a/b/c", of=policy("2")),
-        wish("ab", of=policy("3")),
+        proposal("a", of=policy("1")),
+        proposal("a/b/c", of=policy("2")),
+        proposal("ab", of=policy("3")),
     )
     assert arbitrate([outer, inner, beside], Guards(has_swappiness=True), moment(), ()) == [
         outer,
@@ -54,7 +67,7 @@ def test_in_a_chain_of_groups_one_is_granted() -> None:
 
 
 def test_where_something_is_being_done_nothing_more_is() -> None:
-    inner = wish("a/b")
+    inner = proposal("a/b")
     assert arbitrate([inner], Guards(has_swappiness=True), moment(), ["a"]) == []
     assert told(inner) == [(Verdict.SUPERSEDED, Reason.CHAIN_BUSY)]
 
@@ -62,8 +75,8 @@ def test_where_something_is_being_done_nothing_more_is() -> None:
 def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the_higher_floor() -> (
     None
 ):
-    first = wish(amount=10 * MIB, of=policy("a"), reading=stat(100 * MIB))
-    second = wish(amount=90 * MIB, of=policy("b"), reading=stat(100 * MIB), floor=40 * MIB)
+    first = proposal(amount=10 * MIB, of=policy("a"), reading=stat(100 * MIB))
+    second = proposal(amount=90 * MIB, of=policy("b"), reading=stat(100 * MIB), floor=40 * MIB)
     arbitrate([first, second], Guards(has_swappiness=True), moment(), ())
     assert (first.granted, second.granted) == (60 * MIB, 0)
 
@@ -86,8 +99,8 @@ def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_
         ("allow", "anon_only"),
     ):
         one, two = (
-            wish(amount=10 * MIB, of=policy("a", swap=first), reading=reading),
-            wish(amount=40 * MIB, of=policy("b", swap=second), reading=reading),
+            proposal(amount=10 * MIB, of=policy("a", swap=first), reading=reading),
+            proposal(amount=40 * MIB, of=policy("b", swap=second), reading=reading),
         )
         arbitrate([one, two], Guards(has_swappiness=True), moment(host=swapping), ())
         granted.append((one.granted // MIB, one.swappiness))
@@ -96,8 +109,8 @@ def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_
 
 def test_nothing_is_granted_below_the_floor() -> None:
     near, at = (
-        wish("near", 64 * MIB, reading=stat(100 * MIB), floor=90 * MIB),
-        wish("at", reading=stat(100 * MIB), floor=100 * MIB - 1),
+        proposal("near", 64 * MIB, reading=stat(100 * MIB), floor=90 * MIB),
+        proposal("at", reading=stat(100 * MIB), floor=100 * MIB - 1),
     )
     assert arbitrate([near, at], Guards(has_swappiness=True), moment(), ()) == [near]
     assert near.granted == 10 * MIB
@@ -105,38 +118,38 @@ def test_nothing_is_granted_below_the_floor() -> None:
 
 
 def test_a_usage_to_reach_is_measured_from_where_usage_is() -> None:
-    only = wish(reading=stat(100 * MIB), ask=Reclaim(target_bytes=70 * MIB))
+    only = proposal(reading=stat(100 * MIB), ask=Reclaim(target_bytes=70 * MIB))
     arbitrate([only], Guards(has_swappiness=True), moment(), ())
     assert only.granted == 30 * MIB
 
 
 def test_what_is_not_urgent_keeps_to_the_rates_and_what_is_does_not() -> None:
     slow, fast = (
-        wish("a", 1 << 30, reading=stat(2 << 30)),
-        wish("b", 1 << 30, reading=stat(2 << 30), as_kind=kind(is_urgent=True)),
+        proposal("a", 1 << 30, reading=stat(2 << 30)),
+        proposal("b", 1 << 30, reading=stat(2 << 30), as_kind=kind(is_urgent=True)),
     )
     guards = Guards(has_swappiness=True)
     arbitrate([slow, fast], guards, moment(), ())
     assert (slow.granted, fast.granted) == (GROUP_BYTES_PER_SECOND, 1 << 30)
-    again = wish("a", 1 << 30, reading=stat(2 << 30))
+    again = proposal("a", 1 << 30, reading=stat(2 << 30))
     arbitrate([again], guards, moment(), ())
     assert told(again) == [(Verdict.VETOED, Reason.RATE_SPENT)]
 
 
 def test_what_is_one_pass_is_granted_whole_or_not_yet() -> None:
     guards, once = Guards(has_swappiness=True), Reclaim(reclaim_bytes=1 << 30, is_one_pass=True)
-    first, again = (wish("a", reading=stat(2 << 30), ask=once) for _ in range(2))
+    first, again = (proposal("a", reading=stat(2 << 30), ask=once) for _ in range(2))
     assert arbitrate([first], guards, moment(), ()) == [first]
     assert arbitrate([again], guards, moment(5), ()) == []
     assert (first.granted, told(again)) == (1 << 30, [(Verdict.VETOED, Reason.RATE_SPENT)])
     assert arbitrate([again], guards, moment(12), ()) == []
-    later = wish("a", reading=stat(2 << 30), ask=once)
+    later = proposal("a", reading=stat(2 << 30), ask=once)
     assert arbitrate([later], guards, moment(12), ()) == [later]
 
 
 def test_a_grant_whose_end_is_still_to_be_told_is_followed_by_no_other_there() -> None:
-    only = wish()
-    only.post.running.add(only.group.id)
+    only = proposal()
+    only.binding.running.add(only.group.id)
     assert arbitrate([only], Guards(has_swappiness=True), moment(), ()) == []
     assert told(only) == [(Verdict.SUPERSEDED, Reason.CHAIN_BUSY)]
 
@@ -147,7 +160,7 @@ def test_limits_behind_a_shrink_keep_to_the_rule_for_swap() -> None:
         Resize({"max_bytes": 50 * MIB}),
     )
     made = [
-        wish(of=policy(swap="file_only"), reading=stat(usage), ask=smaller)
+        proposal(of=policy(swap="file_only"), reading=stat(usage), ask=smaller)
         for usage in (100 * MIB, 100 * MIB, 10 * MIB)
     ]
     for has_swappiness, each in zip((True, False, False), made, strict=True):
@@ -162,16 +175,16 @@ def test_limits_behind_a_shrink_keep_to_the_rule_for_swap() -> None:
 
 def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
     guards = Guards(has_swappiness=True)
-    guards.see(wish("killed").group, stat(events=kills(0)), 0)
-    guards.see(wish("killed").group, stat(events=kills(1)), 0)
+    guards.see(proposal("killed").group, stat(events=kills(0)), 0)
+    guards.see(proposal("killed").group, stat(events=kills(1)), 0)
     killed, pausing, scarce = (
-        wish("killed"),
-        wish("off", of=policy(active=Active(windows=["* 5 * * *"]))),
-        wish("s", of=policy(swap="anon_only")),
+        proposal("killed"),
+        proposal("off", of=policy(active=Active(windows=["* 5 * * *"]))),
+        proposal("s", of=policy(swap="anon_only")),
     )
-    broken = wish("broken")
+    broken = proposal("broken")
     for _ in range(3):
-        broken.post.breaker.tell("EIO", 0)
+        broken.binding.breaker.tell("EIO", 0)
     assert arbitrate([killed, pausing, scarce, broken], guards, moment(), ()) == []
     assert told(killed, pausing, scarce, broken) == [
         (Verdict.TRIPPED, Reason.OOM_KILLED),
@@ -180,17 +193,18 @@ def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
         (Verdict.TRIPPED, Reason.FAILED_THRICE),
     ]
     assert all(
-        wish.put_off_seconds > 0 and not wish.granted for wish in (killed, pausing, scarce, broken)
+        proposal.put_off_seconds > 0 and not proposal.granted
+        for proposal in (killed, pausing, scarce, broken)
     )
 
 
 def test_a_policy_in_its_hours_acts() -> None:
-    only = wish(of=policy(active=Active(windows=["* 0 * * *"])))
+    only = proposal(of=policy(active=Active(windows=["* 0 * * *"])))
     assert arbitrate([only], Guards(has_swappiness=True), moment(), ()) == [only]
 
 
 def test_limits_are_no_reclaim_and_need_no_allowance() -> None:
-    only = wish(reading=stat(10 * MIB), floor=10 * MIB, ask=Resize({"max_bytes": None}))
+    only = proposal(reading=stat(10 * MIB), floor=10 * MIB, ask=Resize({"max_bytes": None}))
     assert arbitrate(
         [only], Guards(has_swappiness=True), moment(host=replace(HOST, pressure=pressed(1.0))), ()
     ) == [only]

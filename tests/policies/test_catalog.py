@@ -26,9 +26,9 @@ from shrinkd.errors import (
 )
 from shrinkd.events.log import EventType
 from shrinkd.policies import Kind, kinds
-from shrinkd.policies.catalog import Kept, Policies
+from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
 from shrinkd.policies.kinds.limit import KeepLimits
-from shrinkd.policies.policy import Envelope, parse
+from shrinkd.policies.policy import Policy, parse
 from shrinkd.settings import Settings
 from shrinkd.storage.store import Store
 from tests.storage.test_store import policy as stored_policy
@@ -38,7 +38,7 @@ from tests.support.races import together
 from tests.support.scripted_simulator import Stage
 
 
-def policy(name: str = "a", group: str = "web", **changes: Any) -> Envelope:
+def policy(name: str = "a", group: str = "web", **changes: Any) -> Policy:
     return parse(
         {
             "name": name,
@@ -50,16 +50,16 @@ def policy(name: str = "a", group: str = "web", **changes: Any) -> Envelope:
     )
 
 
-def whatever_is_there(_: Kept | None) -> None:
+def whatever_is_there(_: StoredPolicy | None) -> None:
     """No condition."""
 
 
-def only_a_new_one(before: Kept | None) -> None:
+def only_a_new_one(before: StoredPolicy | None) -> None:
     if before is not None:
         raise PolicyExists("It is there.")
 
 
-def only_generation(number: int, before: Kept | None) -> None:
+def only_generation(number: int, before: StoredPolicy | None) -> None:
     if before is None or before.generation != number:
         raise PreconditionFailed("It has changed.")
 
@@ -71,24 +71,24 @@ class House:
     path: Path
     stage: Stage
     store: Store
-    policies: Policies
+    policies: PolicyCatalog
     changes: list[int] = field(default_factory=list)
     """How many policies there were, at each change that was told."""
 
     def put(
         self,
-        policy: Envelope,
-        check: Callable[[Kept | None], None] = whatever_is_there,
+        policy: Policy,
+        check: Callable[[StoredPolicy | None], None] = whatever_is_there,
         **how: bool,
-    ) -> Kept:
+    ) -> StoredPolicy:
         return self.policies.put(policy, check, **how)
 
     def names(self) -> list[str]:
         return [kept.policy.name for kept in self.policies.all()]
 
-    def again(self, known: dict[str, Kind] | None = None, *subtrees: str) -> Policies:
+    def again(self, known: dict[str, Kind] | None = None, *subtrees: str) -> PolicyCatalog:
         """The policies as the next start finds them."""
-        return Policies(self.stage.simulator, self.store, subtrees, known)
+        return PolicyCatalog(self.stage.simulator, self.store, subtrees, known)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def house(tmp_path: Path) -> Iterator[House]:
         closing(Store(f"sqlite:///{path}?timeout=0.05")) as store,
     ):
         store.open()
-        house = House(path, stage, store, Policies(stage.simulator, store))
+        house = House(path, stage, store, PolicyCatalog(stage.simulator, store))
         house.policies.on_change = lambda: house.changes.append(len(house.policies.all()))
         yield house
 
@@ -165,7 +165,7 @@ def test_no_limit_is_another_wish_than_none_for_that_limit(house: House) -> None
 
 
 def test_the_one_that_writes_sees_what_is_there(house: House) -> None:
-    seen: list[Kept | None] = []
+    seen: list[StoredPolicy | None] = []
     first = house.put(policy(), seen.append)
     second = house.put(policy(priority=7), seen.append)
     house.policies.delete("a", seen.append)
@@ -231,7 +231,7 @@ def test_each_change_is_told_when_it_can_be_seen(house: House) -> None:
 # Who would be in whose way
 
 
-def conflict(house: House, new: Envelope) -> PolicyConflict:
+def conflict(house: House, new: Policy) -> PolicyConflict:
     with pytest.raises(PolicyConflict) as caught:
         house.put(new)
     return caught.value
@@ -283,7 +283,7 @@ def test_of_two_who_want_the_same_groups_at_once_one_gets_them(house: House) -> 
         racers = [
             partial(house.put, policy(f"{name}-{number}", priority=number)) for name in ("a", "b")
         ]
-        assert {type(answer) for answer in together(*racers)} == {Kept, PolicyConflict}
+        assert {type(answer) for answer in together(*racers)} == {StoredPolicy, PolicyConflict}
     assert len(house.again().all()) == 50
 
 
@@ -294,7 +294,7 @@ def test_of_two_who_replace_the_same_generation_at_once_one_does(house: House) -
             partial(house.put, policy(priority=2 * number + side), partial(only_generation, number))
             for side in (0, 1)
         ]
-        assert {type(answer) for answer in together(*racers)} == {Kept, PreconditionFailed}
+        assert {type(answer) for answer in together(*racers)} == {StoredPolicy, PreconditionFailed}
     assert house.again().get("a").generation == 50
 
 
@@ -468,7 +468,7 @@ def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(hous
         ) as caught:
             verb("alien")
         assert caught.value.members == {"kind": "of-tomorrow", "generation": 7}
-    seen: list[Kept | None] = []
+    seen: list[StoredPolicy | None] = []
     policies.delete("alien", seen.append)
     assert (seen, policies.unreadable(), house.store.list_policies()) == ([None], [], [])
     assert policies.put(policy("alien"), whatever_is_there).generation == 1

@@ -23,14 +23,14 @@ from shrinkd.backends.protection import OwnGroup
 from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Fault, Scenario
 from shrinkd.errors import LimitBelowUsage
-from shrinkd.groups.limit_journal import Intents
+from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.policies import Reason, Verdict
-from shrinkd.policies.catalog import Policies
-from shrinkd.policies.controller import Clock, Daemon, Scope
+from shrinkd.policies.catalog import PolicyCatalog
+from shrinkd.policies.controller import Clock, PolicyController, Scope
 from shrinkd.policies.policy import parse
 from shrinkd.settings import Settings
 from shrinkd.shrinks.job import Request
-from shrinkd.shrinks.queue import Jobs
+from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.storage.store import Row, Store
 from tests.support.locked_database import locked
@@ -124,9 +124,9 @@ class House:
 
     def begin(self) -> None:
         backend, store, clock = self.machine, self.store, self.machine.time
-        self.jobs = Jobs(backend, store, Intents(backend, store), max_running=2)
-        self.policies = Policies(backend, store, self.subtrees)
-        self.daemon = Daemon(
+        self.jobs = ShrinkQueue(backend, store, LimitJournal(backend, store), max_running=2)
+        self.policies = PolicyCatalog(backend, store, self.subtrees)
+        self.daemon = PolicyController(
             backend,
             store,
             self.policies,
@@ -788,8 +788,8 @@ def test_a_daemon_that_is_never_started_leaves_nothing_open(tmp_path: Path) -> N
     machine = Simulator(Settings(scenario="empty"))
     with closing(Store(f"sqlite:///{tmp_path}/shrinkd.db")) as store:
         store.open()
-        jobs = Jobs(machine, store, Intents(machine, store), 1)
-        daemon = Daemon(machine, store, Policies(machine, store), jobs, Scope())
+        jobs = ShrinkQueue(machine, store, LimitJournal(machine, store), 1)
+        daemon = PolicyController(machine, store, PolicyCatalog(machine, store), jobs, Scope())
         jobs.close()
         daemon.close()
     assert not daemon.is_alive

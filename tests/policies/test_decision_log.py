@@ -14,7 +14,7 @@ import pytest
 from shrinkd.errors import StoreUnavailable
 from shrinkd.events.log import EventType
 from shrinkd.policies import Reason, Verdict
-from shrinkd.policies.decision_log import Decisions
+from shrinkd.policies.decision_log import DecisionLog
 from shrinkd.policies.records import Record
 from shrinkd.storage.store import Row, Store
 from tests.support.event_recorder import Heard
@@ -35,8 +35,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def decisions(store: Store) -> Decisions:
-    return Decisions(store)
+def decisions(store: Store) -> DecisionLog:
+    return DecisionLog(store)
 
 
 def hold(second: float = 0, **given: Any) -> Record:
@@ -61,7 +61,7 @@ def act(second: float = 0, **given: Any) -> Record:
     )
 
 
-def written(decisions: Decisions, store: Store) -> list[Row]:
+def written(decisions: DecisionLog, store: Store) -> list[Row]:
     """All rows, the oldest first."""
     decisions.write()
     return store.list_decisions(limit=1000)[::-1]
@@ -71,7 +71,7 @@ def told(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
     return [tuple(row[name] for name in names) for row in rows]
 
 
-def test_what_was_decided_is_written_whole(decisions: Decisions, store: Store) -> None:
+def test_what_was_decided_is_written_whole(decisions: DecisionLog, store: Store) -> None:
     decisions.add([act(1)])
     (row,) = written(decisions, store)
     assert {name: row[name] for name in row if name != "id"} == {
@@ -95,7 +95,7 @@ def test_what_was_decided_is_written_whole(decisions: Decisions, store: Store) -
 
 
 def test_what_stays_the_same_is_one_row_a_minute_that_counts_and_shows_the_last(
-    decisions: Decisions, store: Store
+    decisions: DecisionLog, store: Store
 ) -> None:
     decisions.add(hold(second) for second in range(0, 121, 2))
     rows = written(decisions, store)
@@ -103,13 +103,13 @@ def test_what_stays_the_same_is_one_row_a_minute_that_counts_and_shows_the_last(
     assert rows[0]["signals"] == {"usage_bytes": 58}
 
 
-def test_a_clock_that_is_put_back_begins_a_new_row(decisions: Decisions, store: Store) -> None:
+def test_a_clock_that_is_put_back_begins_a_new_row(decisions: DecisionLog, store: Store) -> None:
     decisions.add([hold(3600), hold(1), hold(2)])
     assert told(written(decisions, store), "at", "times") == [(3600 * SECOND, 1), (2 * SECOND, 2)]
 
 
 def test_a_row_that_is_written_already_is_amended_when_its_minute_is_over(
-    decisions: Decisions, store: Store
+    decisions: DecisionLog, store: Store
 ) -> None:
     decisions.add([hold(0)])
     first = written(decisions, store)
@@ -133,7 +133,7 @@ def test_a_row_that_is_written_already_is_amended_when_its_minute_is_over(
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_change_of_mind_is_a_row_of_its_own(
-    decisions: Decisions, store: Store, other: dict[str, Any]
+    decisions: DecisionLog, store: Store, other: dict[str, Any]
 ) -> None:
     decisions.add([hold(0), hold(1), hold(2, **other), hold(3)])
     assert told(written(decisions, store), "at", "times") == [
@@ -145,13 +145,13 @@ def test_a_change_of_mind_is_a_row_of_its_own(
 
 @pytest.mark.parametrize("verdict", [Verdict.ACT, Verdict.WOULD_ACT])
 def test_every_act_is_a_row_of_its_own(
-    decisions: Decisions, store: Store, verdict: Verdict
+    decisions: DecisionLog, store: Store, verdict: Verdict
 ) -> None:
     decisions.add(hold(second, verdict=verdict) for second in range(3))
     assert told(written(decisions, store), "times") == [(1,), (1,), (1,)]
 
 
-def test_policies_and_groups_are_folded_apart(decisions: Decisions, store: Store) -> None:
+def test_policies_and_groups_are_folded_apart(decisions: DecisionLog, store: Store) -> None:
     for second in range(3):
         decisions.add([hold(second), hold(second, group=DB), hold(second, policy="other")])
     decisions.add([hold(61), hold(61, group=DB), hold(61, policy="other")])
@@ -162,7 +162,7 @@ def test_policies_and_groups_are_folded_apart(decisions: Decisions, store: Store
 
 @pytest.mark.parametrize("is_written", [False, True])
 def test_what_became_of_an_act_is_in_its_own_row(
-    decisions: Decisions, store: Store, *, is_written: bool
+    decisions: DecisionLog, store: Store, *, is_written: bool
 ) -> None:
     decisions.add([act(0), act(0, group=DB)])
     if is_written:
@@ -175,7 +175,7 @@ def test_what_became_of_an_act_is_in_its_own_row(
     ]
 
 
-def test_what_became_of_an_act_is_told_of_the_last_decision_too(decisions: Decisions) -> None:
+def test_what_became_of_an_act_is_told_of_the_last_decision_too(decisions: DecisionLog) -> None:
     decisions.add([act(0)])
     decisions.finish(("room", WEB.id), WEB.id, **DONE)
     last = decisions.last("room")
@@ -184,7 +184,7 @@ def test_what_became_of_an_act_is_told_of_the_last_decision_too(decisions: Decis
 
 
 def test_an_act_whose_policy_looks_again_before_it_ends_is_amended_all_the_same(
-    decisions: Decisions, store: Store
+    decisions: DecisionLog, store: Store
 ) -> None:
     decisions.add([act(0)])
     decisions.add([hold(1, verdict=Verdict.SUPERSEDED, reason=Reason.CHAIN_BUSY), hold(2)])
@@ -200,7 +200,7 @@ def test_an_act_whose_policy_looks_again_before_it_ends_is_amended_all_the_same(
 
 
 def test_what_ended_of_which_nothing_is_known_changes_no_row(
-    decisions: Decisions, store: Store
+    decisions: DecisionLog, store: Store
 ) -> None:
     decisions.add([hold(0)])
     decisions.finish(("room", WEB.id), WEB.id, **DONE)
@@ -208,7 +208,9 @@ def test_what_ended_of_which_nothing_is_known_changes_no_row(
     assert told(written(decisions, store), "freed_bytes") == [(None,)]
 
 
-def test_the_end_of_an_act_is_not_told_of_the_next_one(decisions: Decisions, store: Store) -> None:
+def test_the_end_of_an_act_is_not_told_of_the_next_one(
+    decisions: DecisionLog, store: Store
+) -> None:
     decisions.add([act(0)])
     decisions.finish(("room", WEB.id), WEB.id, **DONE)
     decisions.add([act(1)])
@@ -216,7 +218,7 @@ def test_the_end_of_an_act_is_not_told_of_the_next_one(decisions: Decisions, sto
 
 
 def test_what_cannot_be_written_waits_and_comes_in_its_order_with_what_is_new(
-    decisions: Decisions, store: Store, tmp_path: Path
+    decisions: DecisionLog, store: Store, tmp_path: Path
 ) -> None:
     decisions.add([act(0)])
     decisions.write()
@@ -237,7 +239,7 @@ def test_what_cannot_be_written_waits_and_comes_in_its_order_with_what_is_new(
     assert rows[0]["freed_bytes"] == 3 * MIB
 
 
-def test_what_is_written_is_written_once(decisions: Decisions, store: Store) -> None:
+def test_what_is_written_is_written_once(decisions: DecisionLog, store: Store) -> None:
     decisions.add([act(0), hold(1)])
     assert written(decisions, store) == written(decisions, store)
     together(*[decisions.write] * 4, *[lambda: decisions.add([act(2)])] * 4)
@@ -245,13 +247,13 @@ def test_what_is_written_is_written_once(decisions: Decisions, store: Store) -> 
 
 
 def test_a_database_that_stays_away_costs_the_oldest_and_never_more_memory(store: Store) -> None:
-    decisions = Decisions(store, most_unwritten=4)
+    decisions = DecisionLog(store, most_unwritten=4)
     decisions.add(act(second) for second in range(7))
     assert told(written(decisions, store), "at") == [(second * SECOND,) for second in (3, 4, 5, 6)]
 
 
 def test_the_last_decision_of_a_policy_is_known_whether_it_is_written_or_not(
-    decisions: Decisions,
+    decisions: DecisionLog,
 ) -> None:
     decisions.add([act(0), hold(1), hold(2)])
     last = decisions.last("room")
@@ -260,7 +262,7 @@ def test_the_last_decision_of_a_policy_is_known_whether_it_is_written_or_not(
 
 
 def test_what_is_forgotten_was_written_with_all_that_it_counts(
-    decisions: Decisions, store: Store
+    decisions: DecisionLog, store: Store
 ) -> None:
     decisions.add([hold(0)])
     decisions.write()
@@ -279,7 +281,7 @@ def test_what_is_forgotten_was_written_with_all_that_it_counts(
 
 
 def test_an_act_that_ends_when_its_policy_is_no_more_is_amended(
-    decisions: Decisions, store: Store
+    decisions: DecisionLog, store: Store
 ) -> None:
     decisions.add([act(0)])
     decisions.write()
@@ -289,7 +291,7 @@ def test_an_act_that_ends_when_its_policy_is_no_more_is_amended(
 
 
 def test_a_row_that_was_deleted_meanwhile_is_not_made_again(
-    decisions: Decisions, store: Store, tmp_path: Path
+    decisions: DecisionLog, store: Store, tmp_path: Path
 ) -> None:
     decisions.add([act(0)])
     decisions.write()
@@ -300,7 +302,7 @@ def test_a_row_that_was_deleted_meanwhile_is_not_made_again(
 
 
 def test_acts_and_changes_of_mind_are_told_and_what_stays_the_same_is_not(
-    decisions: Decisions,
+    decisions: DecisionLog,
 ) -> None:
     heard = decisions.publish = Heard()
     would = [

@@ -13,9 +13,9 @@ from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Fault, Scenario
 from shrinkd.errors import KernelRefused
 from shrinkd.policies import Outcome, Reason, Reclaim, Resize, Verdict
-from shrinkd.policies.evaluator import Engine
+from shrinkd.policies.evaluator import Evaluator
 from shrinkd.policies.guards import Guards
-from shrinkd.policies.policy import Envelope, parse
+from shrinkd.policies.policy import Policy, parse
 from shrinkd.policies.records import Looked
 from shrinkd.settings import Settings
 from tests.support.policy_samples import DAWN, MIB
@@ -39,9 +39,9 @@ class House:
         self.machine = Simulator(
             Settings(), clock=lambda: 0.0, scenario=Scenario.model_validate({"groups": places})
         )
-        self.engine = Engine(self.machine, Guards(self.machine.has_swappiness))
+        self.engine = Evaluator(self.machine, Guards(self.machine.has_swappiness))
         self.now = 0.0
-        self.policies: list[tuple[Envelope, int]] = []
+        self.policies: list[tuple[Policy, int]] = []
         self.assign(*policies)
 
     def assign(self, *policies: dict[str, Any]) -> None:
@@ -116,7 +116,10 @@ def test_a_group_that_goes_holds_up_no_other_and_one_that_comes_again_begins_ane
     assert verdicts(house.look()) == {"db": (Verdict.HOLD, Reason.BELOW_HIGH)}
     again = house.machine.make("web")
     house.assign()
-    assert [post.groups for post in house.engine.posts("room")] == [(house.group("db"),), (again,)]
+    assert [binding.groups for binding in house.engine.bindings("room")] == [
+        (house.group("db"),),
+        (again,),
+    ]
     assert first.id != again.id
     assert verdicts(house.look()) == {"web": (Verdict.HOLD, Reason.NO_LIMIT)}
 
@@ -130,7 +133,7 @@ def test_a_group_that_cannot_be_read_rests_after_three_times_and_the_others_keep
     seen = [verdicts(house.look(61 if turn else 0)) for turn in range(4)]
     assert [sorted(turn) for turn in seen] == [["db", "web"]] * 4
     assert [turn["web"][1] for turn in seen] == [*[Reason.UNREADABLE] * 3, Reason.BELOW_HIGH]
-    (tripped,) = [post for post in house.engine.posts("room") if post.breaker.opened]
+    (tripped,) = [binding for binding in house.engine.bindings("room") if binding.breaker.opened]
     assert tripped.groups == (house.group("web"),)
 
 
@@ -138,8 +141,8 @@ def test_a_fault_of_ours_in_one_policy_is_logged_and_holds_up_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     house = House({"web": HALF}, ROOM, KEEP)
-    (post,) = house.engine.posts("room")
-    post.state = None  # which its kind never sees otherwise
+    (binding,) = house.engine.bindings("room")
+    binding.state = None  # which its kind never sees otherwise
     assert {record.policy: record.errno for record in house.look().records} == {
         "room": "EIO",
         "keep": None,
@@ -162,11 +165,11 @@ def test_one_file_tells_of_a_group_that_stands_still_and_all_of_it_is_read_when_
 def test_a_group_that_is_watched_is_polled_seldom_and_looked_at_when_its_watch_fires() -> None:
     house = House({"web": HALF}, ROOM)
     house.look()
-    (post,) = house.engine.posts("room")
-    house.engine.armed.add(post.key)
+    (binding,) = house.engine.bindings("room")
+    house.engine.armed.add(binding.key)
     house.look(5)
     assert house.engine.next_look() - house.now == 60
-    house.engine.wake(post.key, house.now)
+    house.engine.wake(binding.key, house.now)
     assert len(house.look().records) == 1
 
 
@@ -180,7 +183,7 @@ def test_a_group_that_is_watched_is_polled_while_its_kernel_may_have_it_above_it
             machine.start(machine.cgroups["web"]), "file", (mark - 100 * MIB) // 4096 - 10
         )
     house.look()
-    house.engine.armed.add(house.engine.posts("room")[0].key)
+    house.engine.armed.add(house.engine.bindings("room")[0].key)
     house.look(5)
     assert house.engine.next_look() - house.now < 1
 
@@ -206,10 +209,10 @@ def test_what_became_of_a_pass_is_still_known_when_the_next_ask_is_refused() -> 
         house.now,
     )
     assert verdicts(house.look(busy=("web",))) == {"web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)}
-    (post,) = house.engine.posts("room")
-    assert post.outcomes[grant.group.id].freed_bytes == grant.amount_bytes // 2
+    (binding,) = house.engine.bindings("room")
+    assert binding.outcomes[grant.group.id].freed_bytes == grant.amount_bytes // 2
     assert len(house.look(1).grants) == 1
-    assert post.outcomes == {}
+    assert binding.outcomes == {}
 
 
 def passed(house: House, *, freed_bytes: int, errname: str | None = None) -> Looked:
@@ -232,7 +235,7 @@ def test_behind_a_pass_that_came_to_its_end_one_file_is_read_and_the_watch_tells
     assert house.engine.next_look() - house.now == 60
     with house.machine.machine() as machine:
         machine.charge(machine.start(machine.cgroups["web"]), "file", 30 * MIB // 4096)
-    house.engine.wake(house.engine.posts("room")[0].key, house.now)
+    house.engine.wake(house.engine.bindings("room")[0].key, house.now)
     (record,) = house.look(0.5).records
     assert (record.verdict, record.signals["growth_bytes_per_second"]) == (Verdict.ACT, 60 * MIB)
 
@@ -282,9 +285,9 @@ def test_a_policy_that_is_disabled_or_gone_looks_no_more_and_one_that_is_changed
 ):
     house = House({"web": HALF}, ROOM)
     house.look()
-    (before,) = house.engine.posts("room")
+    (before,) = house.engine.bindings("room")
     house.assign(ROOM | {"priority": 7})
-    (after,) = house.engine.posts("room")
+    (after,) = house.engine.bindings("room")
     assert after is not before
     assert len(house.look().records) == 1
     house.assign(ROOM | {"enabled": False})
@@ -297,25 +300,25 @@ def test_what_a_policy_remembers_outlives_the_engine_and_only_news_are_handed_ou
     states = house.engine.states()
     assert [key[0] for key in states] == ["room"]
     assert house.engine.states() == {}
-    again = Engine(house.machine, Guards(has_swappiness=False), states)
+    again = Evaluator(house.machine, Guards(has_swappiness=False), states)
     again.assign(house.policies, house.machine.groups(), 0)
-    (post,) = again.posts("room")
-    assert post.state == house.engine.posts("room")[0].state
+    (binding,) = again.bindings("room")
+    assert binding.state == house.engine.bindings("room")[0].state
 
 
 def test_a_policy_that_was_disabled_at_the_start_begins_anew_when_it_is_enabled() -> None:
     house = House({"web": HALF}, ROOM)
     house.look()
-    again = Engine(house.machine, Guards(has_swappiness=False), house.engine.states())
+    again = Evaluator(house.machine, Guards(has_swappiness=False), house.engine.states())
     for policies in ([], house.policies):
         again.assign(policies, house.machine.groups(), 0)
-    (post,) = again.posts("room")
-    assert post.state == post.kind.state()
+    (binding,) = again.bindings("room")
+    assert binding.state == binding.kind.state()
 
 
 def test_a_state_of_another_version_is_left_aside() -> None:
     house = House({"web": HALF})
-    engine = Engine(
+    engine = Evaluator(
         house.machine,
         Guards(has_swappiness=False),
         {("room", house.group("web").id): {"no_such_field": 1}},
@@ -357,7 +360,7 @@ def test_a_policy_that_nobody_enforces_yet_can_be_evaluated() -> None:
     house = House({"web": FULL})
     records = house.engine.evaluate(parse(ROOM), 1, house.machine.groups(), 0, DAWN)
     assert [record.verdict for record in records] == [Verdict.WOULD_ACT]
-    assert house.engine.posts("room") == []
+    assert house.engine.bindings("room") == []
 
 
 def test_a_group_whose_one_file_cannot_be_read_holds_up_no_other() -> None:
@@ -366,7 +369,7 @@ def test_a_group_whose_one_file_cannot_be_read_holds_up_no_other() -> None:
     house.machine.faults.plan(Fault(verb="usage", group="web", error="EIO"))
     assert verdicts(house.look(5)) == {"web": (Verdict.HOLD, Reason.BELOW_HIGH)}
     house.look(60)
-    assert {post.read_at for post in house.engine.posts("room")} == {house.now}
+    assert {binding.read_at for binding in house.engine.bindings("room")} == {house.now}
 
 
 class Forgetful(Simulator):
@@ -383,7 +386,7 @@ class Forgetful(Simulator):
 
 def test_what_was_due_when_the_host_could_not_be_read_is_still_due() -> None:
     house = House({"web": FULL}, ROOM)
-    engine = Engine(
+    engine = Evaluator(
         Forgetful(Settings(), scenario=house.machine.scenario), Guards(has_swappiness=False)
     )
     engine.assign(house.policies, house.machine.groups(), 0)
@@ -395,8 +398,8 @@ def test_what_was_due_when_the_host_could_not_be_read_is_still_due() -> None:
 def test_a_policy_that_went_and_came_again_remembers_nothing_of_an_earlier_life() -> None:
     house = House({"web": HALF}, ROOM)
     key = ("room", house.group("web").id)
-    again = Engine(house.machine, Guards(has_swappiness=False), {key: {"growth": 7.0}})
+    again = Evaluator(house.machine, Guards(has_swappiness=False), {key: {"growth": 7.0}})
     for policies, growth in ([(parse(ROOM), 1)], 7.0), ([], None), ([(parse(ROOM), 1)], 0.0):
         again.assign(policies, house.machine.groups(), 0)
-        post = again.post(key)
-        assert (post and post.state.growth) == growth
+        binding = again.binding(key)
+        assert (binding and binding.state.growth) == growth

@@ -224,7 +224,7 @@ def test_what_a_look_had_taken_is_due_again_when_the_look_fails() -> None:
     bench.engine.finish(
         ("room", bench.group("web").id), bench.group("web"), Outcome(0, 0, 0.0), bench.now
     )
-    (post,) = bench.engine.posts("room")
+    (post,) = bench.engine.bindings("room")
     object.__setattr__(post.policy, "mode", None)  # a record of it cannot be made
     post.policy.__dict__.pop("mode")
     with pytest.raises(AttributeError):

@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from shrinkd.policies.arbiter import Key
-from shrinkd.policies.evaluator import Engine
-from shrinkd.policies.wakeups import Wakes
+from shrinkd.policies.evaluator import Evaluator
+from shrinkd.policies.wakeups import Wakeups
 from tests.policies.test_evaluator import HALF, ROOM, House
 from tests.support.policy_samples import MIB
 from tests.support.polling import until
@@ -23,15 +23,15 @@ class Watched:
 
     def __init__(self, *groups: str) -> None:
         self.house = House(dict.fromkeys(groups, HALF), ROOM)
-        self.engine: Engine = self.house.engine
+        self.engine: Evaluator = self.house.engine
         self.lock = threading.Lock()
-        self.wakes = Wakes(self.house.machine, self.engine, lambda: self.house.now, self.lock)
+        self.wakes = Wakeups(self.house.machine, self.engine, lambda: self.house.now, self.lock)
 
     def arm(self) -> None:
         with self.lock:
             self.house.look()
-            for post in self.engine.posts("room"):
-                self.wakes.arm(post)
+            for binding in self.engine.bindings("room"):
+                self.wakes.arm(binding)
 
     def fill(self, group: str) -> None:
         with self.house.machine.machine() as machine:

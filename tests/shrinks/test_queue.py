@@ -24,10 +24,10 @@ from shrinkd.errors import (
     TooManyShrinks,
 )
 from shrinkd.events.log import EventType
-from shrinkd.groups.limit_journal import Intents
+from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.settings import Settings
 from shrinkd.shrinks.job import Job, Request, State
-from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS, Jobs
+from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS, ShrinkQueue
 from shrinkd.storage.store import Store
 from tests.storage.test_store import row as stored_row
 from tests.support.event_recorder import Heard
@@ -53,7 +53,9 @@ class House:
         self.stage.simulator = backend if isinstance(backend, Simulator) else self.stage.simulator
         self.store = Store(f"sqlite:///{path}?timeout=0.05")
         self.store.open()
-        self.jobs = Jobs(backend, self.store, Intents(backend, self.store), max_running=2)
+        self.jobs = ShrinkQueue(
+            backend, self.store, LimitJournal(backend, self.store), max_running=2
+        )
 
     @property
     def web(self) -> Group:
@@ -282,7 +284,9 @@ def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_t
     slow = Store(
         f"sqlite:///{house.path}"
     )  # waits for a locked database, where the other one gives up
-    jobs = Jobs(house.stage.simulator, slow, Intents(house.stage.simulator, slow), max_running=1)
+    jobs = ShrinkQueue(
+        house.stage.simulator, slow, LimitJournal(house.stage.simulator, slow), max_running=1
+    )
     submitted: list[Job] = []
     cancelled: list[Any] = []
     with house.locked():

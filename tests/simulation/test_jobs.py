@@ -10,7 +10,7 @@ import pytest
 
 from shrinkd.errors import SimulationNotFound, TooManySimulations
 from shrinkd.events.log import EventType
-from shrinkd.simulation.jobs import Simulation, Simulations
+from shrinkd.simulation.jobs import Simulation, SimulationJobs
 from shrinkd.simulation.run import Plan
 from tests.simulation.test_run import SPIKES, lived
 from tests.support.event_recorder import Heard
@@ -23,8 +23,8 @@ LONG = Plan.model_validate(ENDLESS)
 
 
 @pytest.fixture
-def simulations() -> Iterator[Simulations]:
-    simulations = Simulations()
+def simulations() -> Iterator[SimulationJobs]:
+    simulations = SimulationJobs()
     yield simulations
     simulations.close()
 
@@ -44,7 +44,7 @@ def pid_of(simulation: Simulation) -> int:
 
 
 def test_a_simulation_comes_to_what_it_comes_to_here_and_its_process_ends(
-    simulations: Simulations,
+    simulations: SimulationJobs,
 ) -> None:
     simulation = simulations.submit(SHORT)
     until(lambda: simulation.done)
@@ -64,7 +64,7 @@ def test_a_simulation_comes_to_what_it_comes_to_here_and_its_process_ends(
 
 
 def test_one_that_is_cancelled_ends_with_its_process_and_one_that_waits_never_begins(
-    simulations: Simulations,
+    simulations: SimulationJobs,
 ) -> None:
     running = [simulations.submit(LONG), simulations.submit(LONG)]
     pids = [pid_of(simulation) for simulation in running]
@@ -80,7 +80,7 @@ def test_one_that_is_cancelled_ends_with_its_process_and_one_that_waits_never_be
 
 
 def test_a_trial_of_a_cancel_and_a_cancel_that_comes_late_change_nothing(
-    simulations: Simulations,
+    simulations: SimulationJobs,
 ) -> None:
     simulation = simulations.submit(SHORT)
     assert simulations.cancel(simulation.id, dry_run=True).state in {
@@ -92,7 +92,7 @@ def test_a_trial_of_a_cancel_and_a_cancel_that_comes_late_change_nothing(
     assert simulations.cancel(simulation.id).state == "succeeded"
 
 
-def test_one_whose_process_dies_has_failed_and_makes_room(simulations: Simulations) -> None:
+def test_one_whose_process_dies_has_failed_and_makes_room(simulations: SimulationJobs) -> None:
     simulation = simulations.submit(LONG)
     os.kill(pid_of(simulation), 9)
     until(lambda: simulation.done)
@@ -100,7 +100,7 @@ def test_one_whose_process_dies_has_failed_and_makes_room(simulations: Simulatio
 
 
 def test_one_for_which_no_process_can_be_started_has_failed_and_says_why(
-    simulations: Simulations,
+    simulations: SimulationJobs,
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
@@ -116,7 +116,7 @@ def test_one_for_which_no_process_can_be_started_has_failed_and_says_why(
 
 
 def test_when_enough_of_them_wait_the_next_is_refused_and_a_trial_takes_no_place(
-    simulations: Simulations,
+    simulations: SimulationJobs,
 ) -> None:
     for _ in range(17):
         simulations.submit(LONG)
@@ -128,7 +128,7 @@ def test_when_enough_of_them_wait_the_next_is_refused_and_a_trial_takes_no_place
     assert len(simulations.newest()) == 18
 
 
-def test_nobody_has_more_than_half_of_the_room(simulations: Simulations) -> None:
+def test_nobody_has_more_than_half_of_the_room(simulations: SimulationJobs) -> None:
     for _ in range(9):
         simulations.submit(LONG, "uid:1")
     with pytest.raises(TooManySimulations, match="9 simulations of uid:1"):
@@ -136,7 +136,7 @@ def test_nobody_has_more_than_half_of_the_room(simulations: Simulations) -> None
     assert simulations.submit(LONG, "uid:2").state == "queued"
 
 
-def test_the_last_hundred_are_kept_the_newest_first(simulations: Simulations) -> None:
+def test_the_last_hundred_are_kept_the_newest_first(simulations: SimulationJobs) -> None:
     made = []
     for _ in range(103):
         made.append(simulations.submit(LONG).id)
@@ -147,7 +147,7 @@ def test_the_last_hundred_are_kept_the_newest_first(simulations: Simulations) ->
 
 
 def test_a_close_interrupts_what_runs_and_what_waits() -> None:
-    simulations = Simulations()
+    simulations = SimulationJobs()
     running = [simulations.submit(LONG), simulations.submit(LONG)]
     pids = [pid_of(simulation) for simulation in running]
     waiting = simulations.submit(LONG)
@@ -170,7 +170,7 @@ def test_the_process_of_a_simulation_ends_when_the_daemon_does(
     until(lambda: not is_alive(pid))
 
 
-def test_the_states_of_a_simulation_are_told(simulations: Simulations) -> None:
+def test_the_states_of_a_simulation_are_told(simulations: SimulationJobs) -> None:
     heard = simulations.publish = Heard()
     simulation = simulations.submit(LONG)
     until(lambda: simulation.process)

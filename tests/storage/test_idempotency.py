@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shrinkd.errors import KeyInUse, KeyReused, OutcomeUnknown, StoreUnavailable
-from shrinkd.storage.idempotency import Answer, Key, Keys
+from shrinkd.storage.idempotency import Answer, IdempotencyKeys, Key
 from shrinkd.storage.store import Store
 from tests.support.locked_database import locked
 from tests.support.races import together
@@ -37,17 +37,17 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def keys(store: Store) -> Keys:
-    return Keys(store)
+def keys(store: Store) -> IdempotencyKeys:
+    return IdempotencyKeys(store)
 
 
 def begin(
-    keys: Keys, key: Key = KEY, asked: str = "a", *, repeatable: bool = False
+    keys: IdempotencyKeys, key: Key = KEY, asked: str = "a", *, repeatable: bool = False
 ) -> Answer | str:
     return keys.begin(key, asked, repeatable=repeatable)
 
 
-def once(keys: Keys, key: Key, act: Callable[[], object]) -> Answer:
+def once(keys: IdempotencyKeys, key: Key, act: Callable[[], object]) -> Answer:
     """What the API does with a request, and a client with a 409."""
     while True:
         with suppress(KeyInUse):
@@ -57,26 +57,26 @@ def once(keys: Keys, key: Key, act: Callable[[], object]) -> Answer:
             keys.end(key, ANSWER)
 
 
-def test_a_repetition_gets_the_answer_of_the_first(keys: Keys) -> None:
+def test_a_repetition_gets_the_answer_of_the_first(keys: IdempotencyKeys) -> None:
     assert isinstance(begin(keys), str)
     keys.end(KEY, ANSWER)
     assert [begin(keys), begin(keys)] == [ANSWER, ANSWER]
 
 
-def test_the_answer_outlives_the_daemon(keys: Keys, store: Store) -> None:
+def test_the_answer_outlives_the_daemon(keys: IdempotencyKeys, store: Store) -> None:
     begin(keys)
     keys.end(KEY, ANSWER)
-    assert begin(Keys(store)) == ANSWER
+    assert begin(IdempotencyKeys(store)) == ANSWER
 
 
-def test_while_the_first_one_runs_a_repetition_is_told_to_wait(keys: Keys) -> None:
+def test_while_the_first_one_runs_a_repetition_is_told_to_wait(keys: IdempotencyKeys) -> None:
     begin(keys)
     with pytest.raises(KeyInUse):
         begin(keys)
 
 
 @pytest.mark.parametrize("is_done", [False, True])
-def test_another_request_under_the_key_is_refused(keys: Keys, *, is_done: bool) -> None:
+def test_another_request_under_the_key_is_refused(keys: IdempotencyKeys, *, is_done: bool) -> None:
     begin(keys)
     if is_done:
         keys.end(KEY, ANSWER)
@@ -92,18 +92,18 @@ def test_another_request_under_the_key_is_refused(keys: Keys, *, is_done: bool) 
         KEY._replace(key="8E03978E"),
     ],
 )
-def test_the_same_word_elsewhere_is_another_key(keys: Keys, other: Key) -> None:
+def test_the_same_word_elsewhere_is_another_key(keys: IdempotencyKeys, other: Key) -> None:
     begin(keys)
     assert isinstance(begin(keys, other, "b"), str)
 
 
-def test_a_key_that_was_freed_is_new(keys: Keys) -> None:
+def test_a_key_that_was_freed_is_new(keys: IdempotencyKeys) -> None:
     first = begin(keys)
     keys.end(KEY, None)
     assert begin(keys, asked="b") not in {first, ANSWER}
 
 
-def test_of_many_at_the_same_instant_one_is_carried_out(keys: Keys) -> None:
+def test_of_many_at_the_same_instant_one_is_carried_out(keys: IdempotencyKeys) -> None:
     for number in range(20):
         done: list[int] = []
         answers = together(
@@ -112,27 +112,31 @@ def test_of_many_at_the_same_instant_one_is_carried_out(keys: Keys) -> None:
         assert (len(done), answers) == (1, [ANSWER] * 8)
 
 
-def test_what_a_daemon_died_in_is_unknown_to_the_next(keys: Keys, store: Store) -> None:
+def test_what_a_daemon_died_in_is_unknown_to_the_next(keys: IdempotencyKeys, store: Store) -> None:
     begin(keys)
     with pytest.raises(OutcomeUnknown):
-        begin(Keys(store))
+        begin(IdempotencyKeys(store))
     with pytest.raises(KeyReused):
-        begin(Keys(store), asked="b")
+        begin(IdempotencyKeys(store), asked="b")
 
 
-def test_what_can_be_repeated_makes_the_same_as_the_first_time(keys: Keys, store: Store) -> None:
+def test_what_can_be_repeated_makes_the_same_as_the_first_time(
+    keys: IdempotencyKeys, store: Store
+) -> None:
     first = begin(keys)
-    assert begin(Keys(store), repeatable=True) == first
+    assert begin(IdempotencyKeys(store), repeatable=True) == first
 
 
-def test_a_key_that_cannot_be_written_down_is_not_begun(keys: Keys, tmp_path: Path) -> None:
+def test_a_key_that_cannot_be_written_down_is_not_begun(
+    keys: IdempotencyKeys, tmp_path: Path
+) -> None:
     with locked(tmp_path / "keys.db"), pytest.raises(StoreUnavailable):
         begin(keys)
     assert isinstance(begin(keys), str)
 
 
 def test_an_answer_that_cannot_be_written_down_is_written_later(
-    keys: Keys, store: Store, tmp_path: Path
+    keys: IdempotencyKeys, store: Store, tmp_path: Path
 ) -> None:
     begin(keys)
     with locked(tmp_path / "keys.db"):
@@ -140,24 +144,24 @@ def test_an_answer_that_cannot_be_written_down_is_written_later(
         with pytest.raises(StoreUnavailable):
             begin(keys)
     assert begin(keys) == ANSWER
-    assert begin(Keys(store)) == ANSWER
+    assert begin(IdempotencyKeys(store)) == ANSWER
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_what_is_still_to_be_written_is_written_at_the_end(
-    keys: Keys, store: Store, tmp_path: Path, *, is_kept: bool
+    keys: IdempotencyKeys, store: Store, tmp_path: Path, *, is_kept: bool
 ) -> None:
     begin(keys)
     with locked(tmp_path / "keys.db"):
         keys.end(KEY, ANSWER if is_kept else None)
         keys.close()
     keys.close()
-    assert (begin(Keys(store)) == ANSWER) == is_kept
+    assert (begin(IdempotencyKeys(store)) == ANSWER) == is_kept
 
 
 def test_the_first_answer_sweeps_out_what_is_old(store: Store) -> None:
     store.claim_key(KEY._asdict() | {"request": "a", "makes": "0" * 32, "created_at": 1})
-    keys = Keys(store)
+    keys = IdempotencyKeys(store)
     begin(keys, KEY._replace(key="new"))
     keys.end(KEY._replace(key="new"), ANSWER)
     assert store.forget_keys(0, most=0) == 1

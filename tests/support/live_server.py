@@ -71,7 +71,7 @@ class Live:
         `limits` are those of shrinkd.server.connection.Protocol, by name.
         """
         from shrinkd.main import create_app
-        from shrinkd.server.connection import Protocol
+        from shrinkd.server.connection import BoundedConnection
         from shrinkd.server.listen import Server, listening
 
         self.app = create_app(settings, make_backend)
@@ -85,7 +85,7 @@ class Live:
         self.client = self._stack.enter_context(
             httpx.Client(transport=OwnConnections(), base_url=self.url, timeout=_CLIENT_SECONDS)
         )
-        self.server = Server(self.app, type("Protocol", (Protocol,), limits))
+        self.server = Server(self.app, type("Limited", (BoundedConnection,), limits))
         self._thread = threading.Thread(target=self.server.run, args=(sockets,), name="live server")
         self._thread.start()
         self.alive.add(self)

@@ -20,9 +20,9 @@ from shrinkd.policies import (
     Reclaim,
     Verdict,
 )
-from shrinkd.policies.arbiter import Moment, Post, Wish
+from shrinkd.policies.arbiter import Moment, PolicyBinding, Proposal
 from shrinkd.policies.kinds.limit import KeepLimits
-from shrinkd.policies.policy import Envelope, Floor, Selector
+from shrinkd.policies.policy import Floor, Policy, Selector
 
 MIB = 1 << 20
 DAWN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -73,32 +73,36 @@ def pressed(full_avg10: float) -> Pressure:
     return Pressure(some=Stall(full_avg10, 0, 0, 0), full=Stall(full_avg10, 0, 0, 0))
 
 
-def policy(name: str = "p", **given: Any) -> Envelope:
+def policy(name: str = "p", **given: Any) -> Policy:
     told: dict[str, Any] = {
         "kind": "limit",
         "selector": Selector(group="*"),
         "floor": Floor(bytes=0),
         "spec": None,
     }
-    return Envelope.model_construct(**(Envelope(name=name, **told).__dict__ | given))
+    return Policy.model_construct(**(Policy(name=name, **told).__dict__ | given))
 
 
-def wish(  # each with a default, and all but one by name
+def proposal(  # each with a default, and all but one by name
     path: str = "web",
     amount: int = 64 * MIB,
     *,
-    of: Envelope | None = None,
+    of: Policy | None = None,
     as_kind: Kind | None = None,
     reading: MemStat | None = None,
     floor: int = 0,
     ask: Ask | None = None,
-) -> Wish:
+) -> Proposal:
     asked = Reclaim(reclaim_bytes=amount) if ask is None else ask
     where, made = group(path), of or policy()
     decision = Decision(where, Verdict.ACT, Reason.BELOW_TARGET, 2.0, ask=asked)
-    post = Post(made, 1, as_kind or kind(), (where,), Nothing(), 0.0)
-    return Wish(
-        post, decision, Member(where, reading or stat(), floor), decision.verdict, decision.reason
+    binding = PolicyBinding(made, 1, as_kind or kind(), (where,), Nothing(), 0.0)
+    return Proposal(
+        binding,
+        decision,
+        Member(where, reading or stat(), floor),
+        decision.verdict,
+        decision.reason,
     )
 
 

@@ -1,7 +1,7 @@
 """The HTTP API: from a request to one use case, and from its result or error to an answer."""
 
-from shrinkd.api.http.dependencies import Wiring
+from shrinkd.api.http.dependencies import Parts
 
 __all__ = [
-    "Wiring",
+    "Parts",
 ]

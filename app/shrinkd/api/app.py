@@ -7,12 +7,12 @@ from starlette.types import ASGIApp
 
 from shrinkd import __version__
 from shrinkd.api.http import problems
-from shrinkd.api.middleware.audit import Audited
-from shrinkd.api.middleware.authentication import Access
-from shrinkd.api.middleware.concurrency_limit import Waiting
-from shrinkd.api.middleware.host_and_origin import OwnSite
+from shrinkd.api.middleware.audit import AuditMiddleware
+from shrinkd.api.middleware.authentication import Authentication
+from shrinkd.api.middleware.concurrency_limit import ConcurrencyLimit
+from shrinkd.api.middleware.host_and_origin import HostAndOriginCheck
 from shrinkd.api.middleware.request_id import RequestId
-from shrinkd.api.middleware.stats_fast_path import StatsLane
+from shrinkd.api.middleware.stats_fast_path import StatsFastPath
 from shrinkd.api.openapi import document
 from shrinkd.api.routes import (
     audit,
@@ -95,10 +95,10 @@ def build(*, traces: bool = False) -> FastAPI:
     app.mount("/ui", docs.Files(directory=docs.UI_FILES), name="ui")
     # The last is the outermost: the lane asks for its caller, too, and is around what only those
     # need who wait.
-    app.add_middleware(Waiting)
-    app.add_middleware(StatsLane)
-    app.add_middleware(Access)
-    app.add_middleware(OwnSite)
-    app.add_middleware(Audited)
+    app.add_middleware(ConcurrencyLimit)
+    app.add_middleware(StatsFastPath)
+    app.add_middleware(Authentication)
+    app.add_middleware(HostAndOriginCheck)
+    app.add_middleware(AuditMiddleware)
     problems.install(app)
     return app

@@ -1,7 +1,7 @@
 """Tell what happened: the event log, its streams and the audit."""
 
 from shrinkd.events.audit import Audit, outcome
-from shrinkd.events.broadcast import Feed, Streams
+from shrinkd.events.broadcast import Feed, StreamHub
 from shrinkd.events.log import RECENT, Event, Events, EventType, Publish, Selection, nobody
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Feed",
     "Publish",
     "Selection",
-    "Streams",
+    "StreamHub",
     "nobody",
     "outcome",
 ]

@@ -81,7 +81,7 @@ class _Shared:
     listeners: int = 0
 
 
-class Streams:
+class StreamHub:
     """The streams that are open in one daemon."""
 
     def __init__(self, most: int = MOST_STREAMS, most_of_a_caller: int = MOST_OF_A_CALLER) -> None:

@@ -1,16 +1,16 @@
 """Change a group safely: the use cases that routes and policies call."""
 
-from shrinkd.groups.limit_journal import Intents
+from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.groups.names import aliases_of, covers, matches
-from shrinkd.groups.usage_history import FIELDS, SLOT_SECONDS, SLOTS, History, Sampler
+from shrinkd.groups.usage_history import FIELDS, SLOT_SECONDS, SLOTS, UsageHistory, UsageSampler
 
 __all__ = [
     "FIELDS",
     "SLOTS",
     "SLOT_SECONDS",
-    "History",
-    "Intents",
-    "Sampler",
+    "UsageHistory",
+    "LimitJournal",
+    "UsageSampler",
     "aliases_of",
     "covers",
     "matches",

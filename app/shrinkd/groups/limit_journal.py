@@ -21,7 +21,7 @@ from shrinkd.storage import Store, now
 log = logging.getLogger(__name__)
 
 
-class Intents:
+class LimitJournal:
     """The changes of one daemon, as an Intent of the backends.
 
     One at a time for each group, which Jobs sees to.

@@ -84,7 +84,7 @@ def _unknown(name: str) -> int:
     return _UNKNOWN_MICROSECONDS if name == _STALLED else _UNKNOWN_PAGES
 
 
-class History:
+class UsageHistory:
     """The samples of all groups, each by its id.
 
     A group that comes again at a path is another one. Thread-safe.
@@ -212,13 +212,13 @@ class History:
             ring.put(_STALLED, stat.pressure.some.total_microseconds)
 
 
-class Sampler:
+class UsageSampler:
     """Reads the groups that nobody else has read, on a thread of its own.
 
     The first time when it has run for 10 s.
     """
 
-    def __init__(self, backend: Backend, history: History) -> None:
+    def __init__(self, backend: Backend, history: UsageHistory) -> None:
         self._backend, self._history = backend, history
         self._groups: list[Group] = []
         self._passes = 0

@@ -1,9 +1,9 @@
 """Decide what the memory of groups should be, and act on it."""
 
-from shrinkd.policies.catalog import Kept, Policies
+from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
 from shrinkd.policies.conditions import Condition, Status
-from shrinkd.policies.controller import Clock, Daemon, Scope
-from shrinkd.policies.evaluator import Engine
+from shrinkd.policies.controller import Clock, PolicyController, Scope
+from shrinkd.policies.evaluator import Evaluator
 from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
@@ -25,15 +25,15 @@ from shrinkd.policies.kind import (
 )
 from shrinkd.policies.policy import (
     Active,
+    AnyPolicy,
     Draft,
-    Envelope,
     Floor,
     Policy,
     PolicyDraft,
     Selector,
     parse,
 )
-from shrinkd.policies.records import Grant, Record
+from shrinkd.policies.records import Action, Record
 
 __all__ = [
     "GROUP_BYTES_PER_SECOND",
@@ -43,22 +43,22 @@ __all__ = [
     "Ask",
     "Clock",
     "Condition",
-    "Daemon",
+    "PolicyController",
     "Decision",
     "Draft",
-    "Engine",
-    "Envelope",
+    "Evaluator",
+    "Policy",
     "Floor",
-    "Grant",
+    "Action",
     "Guards",
     "Host",
-    "Kept",
+    "StoredPolicy",
     "Kind",
     "Member",
     "Observation",
     "Outcome",
-    "Policies",
-    "Policy",
+    "PolicyCatalog",
+    "AnyPolicy",
     "PolicyDraft",
     "Reason",
     "Reclaim",

@@ -23,7 +23,7 @@ from shrinkd.policies.kind import (
     Resize,
     Verdict,
 )
-from shrinkd.policies.policy import Envelope
+from shrinkd.policies.policy import Policy
 
 _VETOED_SECONDS = 5.0
 _OUT_OF_HOURS_SECONDS = 60.0
@@ -34,13 +34,13 @@ Key = tuple[str, int]
 
 
 @dataclass(slots=True)
-class Post:
+class PolicyBinding:
     """Where a policy watches a group, or all of its groups together.
 
     Times are of the engine's clock.
     """
 
-    policy: Envelope
+    policy: Policy
     generation: int
     kind: Kind
     groups: tuple[Group, ...]
@@ -68,13 +68,13 @@ class Post:
 
 
 @dataclass(slots=True)
-class Wish:
+class Proposal:
     """A decision on its way to a grant.
 
     Verdict and reason are the decision's until something stands against it.
     """
 
-    post: Post
+    binding: PolicyBinding
     decision: Decision
     member: Member
     verdict: Verdict
@@ -108,109 +108,124 @@ class Moment:
 
 
 def arbitrate(
-    wishes: Iterable[Wish], guards: Guards, moment: Moment, busy: Collection[str]
-) -> list[Wish]:
+    proposals: Iterable[Proposal], guards: Guards, moment: Moment, busy: Collection[str]
+) -> list[Proposal]:
     """Answer the wishes that are granted.
 
     Manual work first, then by rank, priority and name. The others are told why not.
 
     `busy` are the paths of the groups that something is being done to.
     """
-    asking = [wish for wish in wishes if wish.decision.ask is not None]
-    taken: dict[str, Wish] = {}
-    for wish in sorted(
+    asking = [proposal for proposal in proposals if proposal.decision.ask is not None]
+    taken: dict[str, Proposal] = {}
+    for proposal in sorted(
         asking,
-        key=lambda wish: (wish.post.kind.rank, wish.post.policy.priority, wish.post.policy.name),
+        key=lambda proposal: (
+            proposal.binding.kind.rank,
+            proposal.binding.policy.priority,
+            proposal.binding.policy.name,
+        ),
     ):
-        _check(wish, guards, moment)
-        if wish.verdict is Verdict.ACT and wish.post.policy.mode == "observe":
-            wish.verdict = Verdict.WOULD_ACT
-        elif wish.verdict is Verdict.ACT:
-            _place(wish, taken, busy)
-    for wish in taken.values():
-        guards.granted(wish.group, wish.granted, moment.now, is_urgent=wish.post.kind.is_urgent)
+        _check(proposal, guards, moment)
+        if proposal.verdict is Verdict.ACT and proposal.binding.policy.mode == "observe":
+            proposal.verdict = Verdict.WOULD_ACT
+        elif proposal.verdict is Verdict.ACT:
+            _place(proposal, taken, busy)
+    for proposal in taken.values():
+        guards.granted(
+            proposal.group, proposal.granted, moment.now, is_urgent=proposal.binding.kind.is_urgent
+        )
     return list(taken.values())
 
 
-def _check(wish: Wish, guards: Guards, moment: Moment) -> None:
+def _check(proposal: Proposal, guards: Guards, moment: Moment) -> None:
     """Hold a wish against the guards, and say how much of it may be granted."""
-    policy, breaker = wish.post.policy, wish.post.breaker
+    policy, breaker = proposal.binding.policy, proposal.binding.breaker
     if breaker.is_open(moment.now):
-        wish.refuse(Verdict.TRIPPED, Reason.FAILED_THRICE, breaker.until - moment.now)
+        proposal.refuse(Verdict.TRIPPED, Reason.FAILED_THRICE, breaker.until - moment.now)
     elif policy.active is not None and not policy.active.covers(moment.wall):
-        wish.refuse(Verdict.VETOED, Reason.OUT_OF_HOURS, _OUT_OF_HOURS_SECONDS)
-    elif reason := guards.veto(policy.kind, wish.group, moment.host, moment.now):
+        proposal.refuse(Verdict.VETOED, Reason.OUT_OF_HOURS, _OUT_OF_HOURS_SECONDS)
+    elif reason := guards.veto(policy.kind, proposal.group, moment.host, moment.now):
         verdict = Verdict.TRIPPED if reason is Reason.OOM_KILLED else Verdict.VETOED
-        wish.refuse(
+        proposal.refuse(
             verdict, reason, MANUAL_SECONDS if reason is Reason.MANUAL_CHANGE else _VETOED_SECONDS
         )
-    elif isinstance(wish.decision.ask, Reclaim | Resize):
-        _measure(wish, wish.decision.ask, guards, moment)
+    elif isinstance(proposal.decision.ask, Reclaim | Resize):
+        _measure(proposal, proposal.decision.ask, guards, moment)
 
 
-def _measure(wish: Wish, ask: Reclaim | Resize, guards: Guards, moment: Moment) -> None:
+def _measure(proposal: Proposal, ask: Reclaim | Resize, guards: Guards, moment: Moment) -> None:
     """Say how much is reclaimed, of what, and down to where; limits may be set behind a shrink."""
-    stat, maximum = wish.member.stat, ask.limits.get("max_bytes") if isinstance(ask, Resize) else 0
+    stat, maximum = (
+        proposal.member.stat,
+        ask.limits.get("max_bytes") if isinstance(ask, Resize) else 0,
+    )
     if isinstance(ask, Reclaim):
         goal = (
             stat.usage_bytes - ask.target_bytes
             if ask.target_bytes is not None
             else ask.reclaim_bytes or 0
         )
-        wish.floor = wish.member.floor_bytes
-        wish.amount = wish.granted = max(min(goal, stat.usage_bytes - wish.floor), 0)
-    swappiness = guards.swappiness(wish.post.policy, stat, moment.host)
+        proposal.floor = proposal.member.floor_bytes
+        proposal.amount = proposal.granted = max(min(goal, stat.usage_bytes - proposal.floor), 0)
+    swappiness = guards.swappiness(proposal.binding.policy, stat, moment.host)
     if not isinstance(swappiness, Reason):
-        wish.swappiness = swappiness
+        proposal.swappiness = swappiness
     elif maximum is not None and stat.usage_bytes >= maximum:
-        wish.refuse(Verdict.VETOED, swappiness, _VETOED_SECONDS)
+        proposal.refuse(Verdict.VETOED, swappiness, _VETOED_SECONDS)
         return
     if isinstance(ask, Reclaim):
-        _hold_back(wish, ask, guards, moment.now)
+        _hold_back(proposal, ask, guards, moment.now)
 
 
-def _hold_back(wish: Wish, ask: Reclaim, guards: Guards, now: float) -> None:
+def _hold_back(proposal: Proposal, ask: Reclaim, guards: Guards, now: float) -> None:
     """Grant what the rates allow now.
 
     What is one pass is all or nothing, for it keeps to its group's rate by itself.
     """
-    allowance = wish.amount if wish.post.kind.is_urgent else guards.allowance(wish.group, now)
-    wish.granted = min(wish.amount, allowance)
-    if wish.amount < MIN_ASK_BYTES:
-        wish.refuse(Verdict.HOLD, Reason.AT_FLOOR)
-    elif wish.granted < MIN_ASK_BYTES:
-        wish.refuse(Verdict.VETOED, Reason.RATE_SPENT, _RATE_SECONDS)
+    allowance = (
+        proposal.amount
+        if proposal.binding.kind.is_urgent
+        else guards.allowance(proposal.group, now)
+    )
+    proposal.granted = min(proposal.amount, allowance)
+    if proposal.amount < MIN_ASK_BYTES:
+        proposal.refuse(Verdict.HOLD, Reason.AT_FLOOR)
+    elif proposal.granted < MIN_ASK_BYTES:
+        proposal.refuse(Verdict.VETOED, Reason.RATE_SPENT, _RATE_SECONDS)
     elif ask.is_one_pass:
-        wish.granted = wish.amount
+        proposal.granted = proposal.amount
 
 
-def _place(wish: Wish, taken: dict[str, Wish], busy: Collection[str]) -> None:
+def _place(proposal: Proposal, taken: dict[str, Proposal], busy: Collection[str]) -> None:
     """Let one wish through in a chain of groups."""
-    path = wish.group.path
+    path = proposal.group.path
     rival = next((taken[other] for other in taken if are_in_line(other, path)), None)
-    is_busy = wish.group.id in wish.post.running  # it may have ended, and is still to be told
+    is_busy = (
+        proposal.group.id in proposal.binding.running
+    )  # it may have ended, and is still to be told
     if rival is None and not is_busy and not any(are_in_line(other, path) for other in busy):
-        taken[path] = wish
+        taken[path] = proposal
         return
-    if rival is not None and rival.group == wish.group and rival.granted:
-        _join(rival, wish)
-    wish.refuse(Verdict.SUPERSEDED, Reason.CHAIN_BUSY if rival is None else Reason.OUTRANKED)
+    if rival is not None and rival.group == proposal.group and rival.granted:
+        _join(rival, proposal)
+    proposal.refuse(Verdict.SUPERSEDED, Reason.CHAIN_BUSY if rival is None else Reason.OUTRANKED)
 
 
-def _join(rival: Wish, wish: Wish) -> None:
+def _join(rival: Proposal, proposal: Proposal) -> None:
     """Let one wish do for two.
 
     The larger amount, above the higher floor, by the stricter rule for swap.
     """
-    rival.floor = max(rival.floor, wish.floor)
+    rival.floor = max(rival.floor, proposal.floor)
     if rival.swappiness is None:
-        rival.swappiness = wish.swappiness
+        rival.swappiness = proposal.swappiness
     most = (
-        max(rival.granted, wish.granted)
-        if wish.swappiness in {None, rival.swappiness}
+        max(rival.granted, proposal.granted)
+        if proposal.swappiness in {None, rival.swappiness}
         else rival.granted
     )
-    rival.granted = max(min(most, wish.member.stat.usage_bytes - rival.floor), 0)
+    rival.granted = max(min(most, proposal.member.stat.usage_bytes - rival.floor), 0)
 
 
 def are_in_line(path: str, other: str) -> bool:

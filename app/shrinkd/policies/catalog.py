@@ -21,7 +21,7 @@ from shrinkd.errors import (
 from shrinkd.events import EventType, Publish, nobody
 from shrinkd.groups import covers
 from shrinkd.policies.kind import Kind, kinds
-from shrinkd.policies.policy import Envelope, means_the_same, restore, written
+from shrinkd.policies.policy import Policy, means_the_same, restore, written
 from shrinkd.storage import Row, Store, now
 
 _MOST_NAMED = 100
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredPolicy:
     """A policy as it is kept.
 
     Its generation grows by one with each change; times as the store keeps them.
     """
 
-    policy: Envelope
+    policy: Policy
     generation: int
     created_at: int
     updated_at: int
@@ -56,7 +56,7 @@ class Unreadable:
     reason: str
 
 
-Check = Callable[[Kept | None], None]
+Check = Callable[[StoredPolicy | None], None]
 """Is shown what is there before a change is made (None: nothing), and raises PreconditionFailed or
 PolicyExists against it."""
 
@@ -75,7 +75,7 @@ def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
     ]
 
 
-class Policies:
+class PolicyCatalog:
     """All policies, read without a lock.
 
     One change at a time, which the database has before memory.
@@ -93,21 +93,21 @@ class Policies:
         self._subtrees = subtrees
         self._kinds = kinds() if known is None else known
         self._lock = threading.Lock()
-        self._kept: Mapping[str, Kept] = {}
+        self._kept: Mapping[str, StoredPolicy] = {}
         self._unreadable: Mapping[str, Unreadable] = {}
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change, by whoever made it."""
         self.publish: Publish = nobody
         self._load()
 
-    def all(self) -> list[Kept]:
+    def all(self) -> list[StoredPolicy]:
         """Those that can be read, by name."""
         return list(self._kept.values())
 
     def unreadable(self) -> list[Unreadable]:
         return list(self._unreadable.values())
 
-    def get(self, name: str) -> Kept:
+    def get(self, name: str) -> StoredPolicy:
         """PolicyNotFound, and PolicyUnreadable for one that another version wrote."""
         kept = self._kept.get(name)
         if kept is None:
@@ -115,14 +115,14 @@ class Policies:
             raise PolicyNotFound(f"There is no policy {name!a}.")
         return kept
 
-    def of(self, group: Group) -> list[Kept]:
+    def of(self, group: Group) -> list[StoredPolicy]:
         """Those that select a group, by name."""
         groups = selectable(self._backend, self._subtrees)
         return [
             kept for kept in self._kept.values() if group in kept.policy.selector.select(groups)
         ]
 
-    def put(self, policy: Envelope, check: Check, *, dry_run: bool = False) -> Kept:
+    def put(self, policy: Policy, check: Check, *, dry_run: bool = False) -> StoredPolicy:
         """Write a policy down under its name, in the place of the one that is there.
 
         One that means the same leaves that as it is.
@@ -139,7 +139,7 @@ class Policies:
             self._check(policy)
             return self._write(policy, before, dry_run=dry_run)
 
-    def switch(self, name: str, *, enabled: bool) -> Kept:
+    def switch(self, name: str, *, enabled: bool) -> StoredPolicy:
         """Enable or disable a policy; PolicyNotFound."""
         with self._changing():
             kept = self.get(name)
@@ -179,9 +179,11 @@ class Policies:
             if self._kept is not before:
                 self.on_change()
 
-    def _write(self, policy: Envelope, before: Kept | None, *, dry_run: bool = False) -> Kept:
+    def _write(
+        self, policy: Policy, before: StoredPolicy | None, *, dry_run: bool = False
+    ) -> StoredPolicy:
         moment = now()
-        kept = Kept(policy, 1, moment, moment)
+        kept = StoredPolicy(policy, 1, moment, moment)
         if before is not None:
             kept = replace(kept, generation=before.generation + 1, created_at=before.created_at)
         if not dry_run:
@@ -204,12 +206,12 @@ class Policies:
         )
 
     def _load(self) -> None:
-        found: dict[str, Kept] = {}
+        found: dict[str, StoredPolicy] = {}
         unreadable: dict[str, Unreadable] = {}
         for row in sorted(self._store.list_policies(), key=lambda row: str(row["name"])):
             name = row["name"]
             try:
-                found[name] = Kept(
+                found[name] = StoredPolicy(
                     restore(row["body"]), row["generation"], row["created_at"], row["updated_at"]
                 )
             except PolicyUnreadable as error:
@@ -233,7 +235,7 @@ class Policies:
                 generation=found.generation,
             )
 
-    def _check(self, policy: Envelope) -> None:
+    def _check(self, policy: Policy) -> None:
         for name in self._kinds[policy.kind].switches(policy.spec):
             if name not in self._kept:
                 raise _invalid(f"there is no policy {name!a} to be switched")
@@ -250,7 +252,7 @@ class Policies:
         for group in selected:
             self._check_at(policy, group, total_bytes)
 
-    def _check_at(self, policy: Envelope, group: Group, total_bytes: int) -> None:
+    def _check_at(self, policy: Policy, group: Group, total_bytes: int) -> None:
         try:
             with leaving_out():
                 self._kinds[policy.kind].check(policy.spec, self._backend.stat(group), total_bytes)
@@ -258,9 +260,7 @@ class Policies:
             raise _invalid(f"at the group {group.path!a}, {error}") from None
 
 
-def _check_apart(
-    policy: Envelope, other: Envelope, selected: list[Group], groups: list[Group]
-) -> None:
+def _check_apart(policy: Policy, other: Policy, selected: list[Group], groups: list[Group]) -> None:
     shared = set(selected).intersection(other.selector.select(groups))
     if not shared and policy.selector != other.selector:
         return
@@ -284,7 +284,7 @@ def _invalid(sentence: str) -> InvalidRequest:
     )
 
 
-def _row(kept: Kept) -> Row:
+def _row(kept: StoredPolicy) -> Row:
     policy = kept.policy
     return {
         "name": policy.name,

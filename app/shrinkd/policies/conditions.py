@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from shrinkd.policies.arbiter import Post
+from shrinkd.policies.arbiter import PolicyBinding
 from shrinkd.policies.records import Record
 from shrinkd.storage import now
 
@@ -32,33 +32,35 @@ class Status:
     conditions: tuple[Condition, ...] = field(default=())
 
 
-def conditions_of(posts: Sequence[Post], moment: float, wall: datetime) -> tuple[Condition, ...]:
+def conditions_of(
+    bindings: Sequence[PolicyBinding], moment: float, wall: datetime
+) -> tuple[Condition, ...]:
     """The conditions of one policy, by all of its posts; `moment` is of the policies' clock."""
     conditions = []
-    if tripped := [post for post in posts if post.breaker.is_open(moment)]:
-        since = _since(min(post.breaker.opened_at for post in tripped), moment)
+    if tripped := [binding for binding in bindings if binding.breaker.is_open(moment)]:
+        since = _since(min(binding.breaker.opened_at for binding in tripped), moment)
         conditions.append(
             Condition(
                 "tripped", since, f"It rests after three errors in a row, at {_places(tripped)}."
             )
         )
-    if failing := [post for post in posts if post.setback.times]:
-        since = _since(min(post.setback.began_at for post in failing), moment)
-        latest = max(failing, key=lambda post: post.setback.until)
+    if failing := [binding for binding in bindings if binding.setback.times]:
+        since = _since(min(binding.setback.began_at for binding in failing), moment)
+        latest = max(failing, key=lambda binding: binding.setback.until)
         detail = (
             f"It was cut short, and tries again within a minute, at {_places(failing)}: "
             f"{latest.setback.detail}"
         )
         conditions.append(Condition("failing", since, detail))
-    if posts and (hours := posts[0].policy.active) and not hours.covers(wall):
+    if bindings and (hours := bindings[0].policy.active) and not hours.covers(wall):
         conditions.append(
             Condition("out_of_hours", None, "It looks, and does nothing outside its windows.")
         )
     return tuple(conditions)
 
 
-def _places(posts: Sequence[Post]) -> str:
-    return ", ".join(group.path for post in posts[:10] for group in post.groups[:1])
+def _places(bindings: Sequence[PolicyBinding]) -> str:
+    return ", ".join(group.path for binding in bindings[:10] for group in binding.groups[:1])
 
 
 def _since(began_at: float, moment: float) -> int | None:

@@ -27,15 +27,15 @@ from shrinkd.errors import (
     words_of,
 )
 from shrinkd.policies.arbiter import Key
-from shrinkd.policies.catalog import Kept, Policies, selectable
+from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy, selectable
 from shrinkd.policies.conditions import Status, conditions_of
-from shrinkd.policies.decision_log import Decisions
-from shrinkd.policies.evaluator import Engine
+from shrinkd.policies.decision_log import DecisionLog
+from shrinkd.policies.evaluator import Evaluator
 from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
 from shrinkd.policies.kind import Outcome, Reclaim, Resize, Switch
-from shrinkd.policies.records import Grant, Record
-from shrinkd.policies.wakeups import Wakes
-from shrinkd.shrinks import Job, Jobs, Request, State
+from shrinkd.policies.records import Action, Record
+from shrinkd.policies.wakeups import Wakeups
+from shrinkd.shrinks import Job, Request, ShrinkQueue, State
 from shrinkd.storage import Store, now
 from shrinkd.worker_pool import hand_over
 
@@ -72,7 +72,7 @@ class Scope:
     """Globs of the groups that may be changed; none given means all."""
 
 
-class Daemon:
+class PolicyController:
     """Carries the policies out.
 
     start() begins, close() ends it; nothing of what it has done is undone by that, nor by its
@@ -80,20 +80,25 @@ class Daemon:
     """
 
     def __init__(
-        self, backend: Backend, store: Store, policies: Policies, jobs: Jobs, scope: Scope
+        self,
+        backend: Backend,
+        store: Store,
+        policies: PolicyCatalog,
+        jobs: ShrinkQueue,
+        scope: Scope,
     ) -> None:
         self._backend, self._store, self._policies, self._jobs = backend, store, policies, jobs
         self._clock, self._subtrees = scope.clock, scope.subtrees
         self._boot_id = backend.node().boot_id
-        self.decisions = Decisions(store)
-        self._engine = Engine(
+        self.decisions = DecisionLog(store)
+        self._engine = Evaluator(
             backend,
             Guards(backend.has_swappiness, jobs.manual_age),
             store.load_states(self._boot_id),
         )
         self._lock = threading.Lock()
         """Over the engine and what wakes it: who has it does a round, or looks at what they know."""
-        self._wakes = Wakes(backend, self._engine, self._clock.now, self._lock)
+        self._wakes = Wakeups(backend, self._engine, self._clock.now, self._lock)
         self._groups: list[Group] = []
         """Those that the policies were assigned to."""
         self._tree: list[Group] | None = None
@@ -102,7 +107,7 @@ class Daemon:
         self._failing: tuple[float, str] | None = None
         """Since when every round has failed, and why the last one did."""
         self._unsaved: dict[Key, dict[str, Any]] = {}
-        self._outcomes: deque[tuple[Grant, Outcome, str | None]] = deque()
+        self._outcomes: deque[tuple[Action, Outcome, str | None]] = deque()
         self._moved: deque[str] = deque()
         """The paths of groups whose limits we have changed."""
         self._waits_until = math.inf
@@ -180,17 +185,17 @@ class Daemon:
 
         Waits for no look: a list of policies would wait for one look for each of them.
         """
-        posts = self._engine.posts(name)
-        conditions = conditions_of(posts, self._clock.now(), datetime.now(UTC))
-        generation = posts[0].generation if posts else 0
+        bindings = self._engine.bindings(name)
+        conditions = conditions_of(bindings, self._clock.now(), datetime.now(UTC))
+        generation = bindings[0].generation if bindings else 0
         return Status(
             generation,
-            sum(len(post.groups) for post in posts),
+            sum(len(binding.groups) for binding in bindings),
             self.decisions.last(name),
             conditions,
         )
 
-    def evaluate(self, kept: Kept) -> list[Record]:
+    def evaluate(self, kept: StoredPolicy) -> list[Record]:
         """Say what a policy would do now to each group that it selects, and why or why not.
 
         Never acts.
@@ -265,8 +270,8 @@ class Daemon:
         try:
             self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
             self.decisions.add(looked.records)
-            for post in looked.posts:
-                self._wakes.arm(post)
+            for binding in looked.bindings:
+                self._wakes.arm(binding)
             self.on_readings(looked.readings)
         finally:  # what was granted is carried out, or its end is told: nothing else would ever free its post
             for grant in looked.grants:
@@ -383,7 +388,7 @@ class Daemon:
     # -- what is granted ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _to_its_end(self, grant: Grant, shrink: Job | None = None) -> Iterator[None]:
+    def _to_its_end(self, grant: Action, shrink: Job | None = None) -> Iterator[None]:
         """Around each part of carrying a grant out.
 
         Whatever ends it early is told as its end, since nobody else would tell one.
@@ -408,7 +413,7 @@ class Daemon:
             )
             self._tell(grant, outcome, shrink.id if shrink else None)
 
-    def _carry_out(self, grant: Grant) -> None:
+    def _carry_out(self, grant: Action) -> None:
         with self._to_its_end(grant):
             self._wakes.mute(grant.key)
             if isinstance(grant.ask, Reclaim):
@@ -416,7 +421,7 @@ class Daemon:
             else:
                 hand_over(self._hands, self._change, grant)
 
-    def _reclaim(self, grant: Grant, ask: Reclaim) -> None:
+    def _reclaim(self, grant: Action, ask: Reclaim) -> None:
         request = Request(
             timeout_seconds=ask.timeout_seconds,
             target_bytes=grant.target_bytes,
@@ -428,11 +433,11 @@ class Daemon:
         job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
         job.finished.add_done_callback(lambda _: self._tell_job(grant, job))
 
-    def _above_floor(self, grant: Grant) -> int:
+    def _above_floor(self, grant: Action) -> int:
         """How much is left of an amount, for usage may have fallen since it was granted."""
         return max(min(grant.amount_bytes, self._backend.usage(grant.group) - grant.floor_bytes), 0)
 
-    def _tell_job(self, grant: Grant, job: Job) -> None:
+    def _tell_job(self, grant: Action, job: Job) -> None:
         error = job.standing.error
         errname = error.errname if error else None if job.state is State.SUCCEEDED else "EINTR"
         outcome = Outcome(
@@ -462,11 +467,11 @@ class Daemon:
         if not is_done:
             self._wakes.ring()
 
-    def _tell(self, grant: Grant, outcome: Outcome, shrink_id: str | None = None) -> None:
+    def _tell(self, grant: Action, outcome: Outcome, shrink_id: str | None = None) -> None:
         self._outcomes.append((grant, outcome, shrink_id))
         self._wakes.ring()
 
-    def _change(self, grant: Grant, shrink: Job | None = None) -> None:
+    def _change(self, grant: Action, shrink: Job | None = None) -> None:
         """Switch another policy, or set limits, behind the shrink that those needed.
 
         On a thread of its own: both may take their time.
@@ -484,7 +489,7 @@ class Daemon:
                 grant, Outcome(0, freed, time.monotonic() - began), shrink.id if shrink else None
             )
 
-    def _is_shrunk_first(self, grant: Grant, ask: Resize) -> bool:
+    def _is_shrunk_first(self, grant: Action, ask: Resize) -> bool:
         """Begin the shrink that a maximum below usage wants.
 
         Nobody waits for it: the limits follow when it ends.
@@ -503,7 +508,7 @@ class Daemon:
         job.finished.add_done_callback(lambda _: self._go_on(grant, job))
         return True
 
-    def _go_on(self, grant: Grant, shrink: Job) -> None:
+    def _go_on(self, grant: Action, shrink: Job) -> None:
         if shrink.state is not State.SUCCEEDED:
             self._tell_job(grant, shrink)
             return

@@ -33,7 +33,7 @@ class _Line:
     row_id: int | None = None
 
 
-class Decisions:
+class DecisionLog:
     """Folds, remembers the last decision of each post, and writes.
 
     Thread-safe; no database is touched but in write().

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from shrinkd.backends import PROTECTIONS, Group, MemStat
 from shrinkd.policies.kind import Host, Reason
-from shrinkd.policies.policy import Envelope
+from shrinkd.policies.policy import Policy
 
 HOST_BYTES_PER_SECOND = 128 << 20
 GROUP_BYTES_PER_SECOND = 64 << 20
@@ -198,7 +198,7 @@ class Guards:
         """Note how long a pass was in reclaim."""
         self._seconds.take(seconds, now, is_urgent=is_urgent)
 
-    def swappiness(self, policy: Envelope, stat: MemStat, host: Host) -> "int | Reason | None":
+    def swappiness(self, policy: Policy, stat: MemStat, host: Host) -> "int | Reason | None":
         """The swappiness of a pass.
 
         None for the group's own, or the reason why there can be no such pass.
@@ -225,7 +225,7 @@ def _swap_is_scarce(stat: MemStat, host: Host) -> bool:
     return is_full or (most is not None and used * 100 > most * SWAP_MAX_USED_PERCENT)
 
 
-def floor_of(policy: Envelope, stat: MemStat) -> int:
+def floor_of(policy: Policy, stat: MemStat) -> int:
     """What usage must not be brought below, in bytes.
 
     The policy's own floor beside what cannot be reclaimed, or what protects the group.
@@ -244,7 +244,7 @@ def floor_of(policy: Envelope, stat: MemStat) -> int:
     )  # None: this kernel has no such protection
 
 
-def _reclaimable(policy: Envelope, stat: MemStat) -> int:
+def _reclaimable(policy: Policy, stat: MemStat) -> int:
     file_lru = (stat.active_file_bytes or 0) + (stat.inactive_file_bytes or 0)
     at_best = (
         stat.reclaimable_estimate_bytes if stat.reclaimable_estimate_bytes is not None else file_lru

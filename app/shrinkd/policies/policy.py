@@ -137,13 +137,13 @@ class Draft(Strict):
     spec: Any
 
 
-class Envelope(Draft):
+class Policy(Draft):
     """A policy: which groups, how far, when, and what of its kind."""
 
     name: str = Field(pattern=NAME, examples=["keep-headroom"])
 
 
-def _of_kind(name: str, base: type[Draft] = Envelope) -> type[Draft]:
+def _of_kind(name: str, base: type[Draft] = Policy) -> type[Draft]:
     spec = kinds()[name].spec
     # a spec whose fields all have defaults may be left out
     whole = (
@@ -152,7 +152,7 @@ def _of_kind(name: str, base: type[Draft] = Envelope) -> type[Draft]:
         else Field(default_factory=spec)
     )
     fields: dict[str, Any] = {"kind": (Literal[name], ...), "spec": (spec, whole)}
-    title = f"{name.title()}{'Policy' if base is Envelope else base.__name__}"
+    title = f"{name.title()}{'Policy' if base is Policy else base.__name__}"
     return create_model(title, __base__=base, __doc__=base.__doc__, **fields)
 
 
@@ -164,20 +164,20 @@ def _of_any_kind(base: type[Draft]) -> Any:
 
 
 if TYPE_CHECKING:
-    Policy = Envelope
+    AnyPolicy = Policy
     PolicyDraft = Draft
 else:
-    Policy = _of_any_kind(Envelope)
+    AnyPolicy = _of_any_kind(Policy)
     PolicyDraft = _of_any_kind(Draft)
-_adapter: TypeAdapter[Envelope] = TypeAdapter(Policy)
+_adapter: TypeAdapter[Policy] = TypeAdapter(AnyPolicy)
 
 
-def parse(value: object) -> Envelope:
+def parse(value: object) -> Policy:
     """A policy from JSON values, as they are kept. pydantic.ValidationError."""
     return _adapter.validate_python(value)
 
 
-def restore(value: object) -> Envelope:
+def restore(value: object) -> Policy:
     """As parse, for a row that another version of this daemon may have written.
 
     PolicyUnreadable says in a line what is wrong with it.
@@ -192,7 +192,7 @@ def restore(value: object) -> Envelope:
         raise PolicyUnreadable(wrong) from None
 
 
-def written(policy: Envelope) -> dict[str, Any]:
+def written(policy: Policy) -> dict[str, Any]:
     """A policy as it was written, in JSON values.
 
     What was left out is left out, so that a later version may have another default.
@@ -200,6 +200,6 @@ def written(policy: Envelope) -> dict[str, Any]:
     return policy.model_dump(mode="json", exclude_unset=True)
 
 
-def means_the_same(one: Envelope, other: Envelope) -> bool:
+def means_the_same(one: Policy, other: Policy) -> bool:
     """Whether two policies differ at most in which of their defaults are written out."""
     return one.model_dump(mode="json") == other.model_dump(mode="json")

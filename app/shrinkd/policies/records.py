@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shrinkd.backends import Group, MemStat
-from shrinkd.policies.arbiter import Key, Moment, Post, Wish
+from shrinkd.policies.arbiter import Key, Moment, PolicyBinding, Proposal
 from shrinkd.policies.kind import Ask, Reason, Reclaim, Verdict
-from shrinkd.policies.policy import Envelope
+from shrinkd.policies.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Action:
     """What is to be done for a policy now."""
 
     key: Key
-    policy: Envelope
+    policy: Policy
     group: Group
     ask: Ask
     amount_bytes: int
@@ -65,43 +65,45 @@ class Grant:
 class Looked:
     """What came of one look."""
 
-    grants: tuple[Grant, ...] = ()
+    grants: tuple[Action, ...] = ()
     records: tuple[Record, ...] = ()
-    posts: tuple[Post, ...] = ()
+    bindings: tuple[PolicyBinding, ...] = ()
     """Those that were looked at."""
     readings: Mapping[int, MemStat] = field(default_factory=dict)
     """By group id."""
 
 
-def grant_of(wish: Wish) -> Grant:
-    ask = wish.decision.ask
+def grant_of(proposal: Proposal) -> Action:
+    ask = proposal.decision.ask
     assert ask is not None  # the arbiter grants nothing else
     is_whole = (
-        isinstance(ask, Reclaim) and ask.target_bytes is not None and wish.granted == wish.amount
+        isinstance(ask, Reclaim)
+        and ask.target_bytes is not None
+        and proposal.granted == proposal.amount
     )
     target = (
-        wish.member.stat.usage_bytes - wish.amount if is_whole else None
+        proposal.member.stat.usage_bytes - proposal.amount if is_whole else None
     )  # which is not below its floor
-    return Grant(
-        key=wish.post.key,
-        policy=wish.post.policy,
-        group=wish.group,
+    return Action(
+        key=proposal.binding.key,
+        policy=proposal.binding.policy,
+        group=proposal.group,
         ask=ask,
-        amount_bytes=wish.granted,
-        floor_bytes=wish.floor,
+        amount_bytes=proposal.granted,
+        floor_bytes=proposal.floor,
         target_bytes=target,
-        is_urgent=wish.post.kind.is_urgent,
-        swappiness=wish.swappiness,
+        is_urgent=proposal.binding.kind.is_urgent,
+        swappiness=proposal.swappiness,
     )
 
 
-def farewell_of(post: Post, moment: Moment) -> Record:
-    at, policy = int(moment.wall.timestamp() * 1e6), post.policy
+def farewell_of(binding: PolicyBinding, moment: Moment) -> Record:
+    at, policy = int(moment.wall.timestamp() * 1e6), binding.policy
     return Record(
         at,
         policy.name,
-        post.generation,
-        post.groups[0],
+        binding.generation,
+        binding.groups[0],
         policy.mode,
         Verdict.GONE,
         Reason.GROUP_GONE,
@@ -110,12 +112,16 @@ def farewell_of(post: Post, moment: Moment) -> Record:
     )
 
 
-def failure_of(post: Post, group: Group, errname: str, moment: Moment) -> Record:
-    at, policy, seconds = int(moment.wall.timestamp() * 1e6), post.policy, post.look_at - moment.now
+def failure_of(binding: PolicyBinding, group: Group, errname: str, moment: Moment) -> Record:
+    at, policy, seconds = (
+        int(moment.wall.timestamp() * 1e6),
+        binding.policy,
+        binding.look_at - moment.now,
+    )
     return Record(
         at,
         policy.name,
-        post.generation,
+        binding.generation,
         group,
         policy.mode,
         Verdict.HOLD,
@@ -126,19 +132,24 @@ def failure_of(post: Post, group: Group, errname: str, moment: Moment) -> Record
     )
 
 
-def record_of(wish: Wish, moment: Moment) -> Record:
-    asked = wish.amount if isinstance(wish.decision.ask, Reclaim) else None
-    seen = {"usage_bytes": wish.member.stat.usage_bytes, "floor_bytes": wish.member.floor_bytes}
+def record_of(proposal: Proposal, moment: Moment) -> Record:
+    asked = proposal.amount if isinstance(proposal.decision.ask, Reclaim) else None
+    seen = {
+        "usage_bytes": proposal.member.stat.usage_bytes,
+        "floor_bytes": proposal.member.floor_bytes,
+    }
     return Record(
         at=int(moment.wall.timestamp() * 1e6),
-        policy=wish.post.policy.name,
-        generation=wish.post.generation,
-        group=wish.group,
-        mode=wish.post.policy.mode,
-        verdict=wish.verdict,
-        reason=wish.reason,
-        signals=dict(wish.decision.signals) | seen,
-        look_seconds=max(wish.decision.look_seconds, wish.put_off_seconds),
+        policy=proposal.binding.policy.name,
+        generation=proposal.binding.generation,
+        group=proposal.group,
+        mode=proposal.binding.policy.mode,
+        verdict=proposal.verdict,
+        reason=proposal.reason,
+        signals=dict(proposal.decision.signals) | seen,
+        look_seconds=max(proposal.decision.look_seconds, proposal.put_off_seconds),
         asked_bytes=asked,
-        granted_bytes=wish.granted if asked is not None and wish.verdict is Verdict.ACT else None,
+        granted_bytes=proposal.granted
+        if asked is not None and proposal.verdict is Verdict.ACT
+        else None,
     )

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from shrinkd.backends import Backend, EventsMove, Group, Trigger, UsageCrosses, Watch
 from shrinkd.errors import GroupGone, ShrinkdError, Unsupported
-from shrinkd.policies.arbiter import Key, Post
-from shrinkd.policies.evaluator import Engine
+from shrinkd.policies.arbiter import Key, PolicyBinding
+from shrinkd.policies.evaluator import Evaluator
 from shrinkd.worker_pool import hand_over
 
 _WATCHED = frozenset((UsageCrosses, EventsMove))
@@ -39,14 +39,14 @@ class _Armed:
     """When to try once more what could not be opened; of the monotonic clock."""
 
 
-class Wakes:
+class Wakeups:
     """One thing to wait for.
 
     `lock` is over the engine, and over all of this but wait() and ring().
     """
 
     def __init__(
-        self, backend: Backend, engine: Engine, clock: Callable[[], float], lock: threading.Lock
+        self, backend: Backend, engine: Evaluator, clock: Callable[[], float], lock: threading.Lock
     ) -> None:
         self._backend, self._engine, self._clock, self._lock = backend, engine, clock, lock
         self._watches: dict[Key, _Armed] = {}
@@ -127,33 +127,33 @@ class Wakes:
                 )
                 self._disarm(key)
 
-    def arm(self, post: Post) -> None:
+    def arm(self, binding: PolicyBinding) -> None:
         """See to it that what a post waits for wakes it, as far as this backend can watch for it."""
         watchable = self._backend.watchable & _WATCHED
         wanted = tuple(
             trigger
-            for decision in post.decisions
+            for decision in binding.decisions
             for trigger in decision.wakes
             if type(trigger) in watchable
         )
-        if not watchable or len(post.groups) != 1:
+        if not watchable or len(binding.groups) != 1:
             return
-        armed = self._watches.get(post.key)
+        armed = self._watches.get(binding.key)
         if armed is None and not wanted:
             return
         if armed is not None and armed.triggers == wanted and time.monotonic() < armed.retry_at:
             return
-        self._disarm(post.key)
+        self._disarm(binding.key)
         if wanted and len(self._watches) < self._most:
-            self._watches[post.key] = fresh = _Armed(wanted)
+            self._watches[binding.key] = fresh = _Armed(wanted)
             try:
-                hand_over(self._armers, self._open, post.key, post.groups[0], fresh)
+                hand_over(self._armers, self._open, binding.key, binding.groups[0], fresh)
             except ShrinkdError as error:
-                self._put_off(post.key, fresh, error)
+                self._put_off(binding.key, fresh, error)
 
     def forget_gone(self) -> None:
         """Give back what posts waited for that are no more."""
-        for key in [key for key in self._watches if self._engine.post(key) is None]:
+        for key in [key for key in self._watches if self._engine.binding(key) is None]:
             self._disarm(key)
 
     def stop(self) -> None:

@@ -34,7 +34,7 @@ def most_connections() -> int:
     return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, MOST_CONNECTIONS)
 
 
-class Protocol(HttpToolsProtocol):
+class BoundedConnection(HttpToolsProtocol):
     """uvicorn's, with an end to everything that it waits for.
 
     What the limits are is for who starts it, as tests do, to change.
@@ -74,7 +74,8 @@ class Protocol(HttpToolsProtocol):
         )
         most = self.most_connections()
         of_peer = sum(
-            isinstance(other, Protocol) and other.peer == self.peer for other in self.connections
+            isinstance(other, BoundedConnection) and other.peer == self.peer
+            for other in self.connections
         )
         if len(self.connections) > most:
             self._refuse(503)

@@ -23,9 +23,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from shrinkd import __version__
-from shrinkd.api import Wiring
+from shrinkd.api import Parts
 from shrinkd.errors import SettingsError
-from shrinkd.server.connection import Protocol
+from shrinkd.server.connection import BoundedConnection
 from shrinkd.server.peer_identity import renew, tls_context
 from shrinkd.server.tls_handshakes import TlsListener
 from shrinkd.settings import Settings
@@ -48,7 +48,7 @@ class Server(uvicorn.Server):
     endless answers are told to end, and a signal that it obeyed is not raised again.
     """
 
-    def __init__(self, app: FastAPI, protocol: type[Protocol] = Protocol) -> None:
+    def __init__(self, app: FastAPI, protocol: type[BoundedConnection] = BoundedConnection) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
-        self._wiring: Wiring = app.state.wiring
+        self._wiring: Parts = app.state.wiring
         self._protocol = protocol
         self._tls = tls_context(self._wiring.settings)
         self._private: list[TlsListener] = []

@@ -80,7 +80,7 @@ _REQUESTED, _TOLD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class JobStatus:
     """Where a shrink stands.
 
     One value, so that whoever looks never sees half of a move. Times as the store keeps them.
@@ -125,7 +125,7 @@ class Job:
         """Held by who moves the shrink, from the look at `standing` until the store has its
         successor."""
         self.progress = Progress(start_bytes=usage, usage_bytes=usage, target_bytes=target)
-        self.standing = Standing()
+        self.standing = JobStatus()
         self.created_at = now()
         self.finished: Future[None] = Future()
         # waiters that give up must not cancel it for the others
@@ -225,7 +225,7 @@ class Job:
     def _elapsed(self) -> float:
         return max(min(time.monotonic(), self._ended) - self._began, 0.0)
 
-    def row(self, standing: Standing | None = None) -> dict[str, object]:
+    def row(self, standing: JobStatus | None = None) -> dict[str, object]:
         """The job as the store keeps it, or is to keep it once it has moved."""
         standing = standing or self.standing
         return {

@@ -35,10 +35,10 @@ from shrinkd.errors import (
     TooManyShrinks,
 )
 from shrinkd.events import EventType, Publish, nobody
-from shrinkd.groups import Intents
+from shrinkd.groups import LimitJournal
 from shrinkd.shrinks.job import Job, Request, State
 from shrinkd.sizes import page_floor
-from shrinkd.storage import ACTIVE_STATES, Row, Store, Whose, is_of, now
+from shrinkd.storage import ACTIVE_STATES, GroupFilter, Row, Store, is_of, now
 from shrinkd.worker_pool import hand_over
 
 MAX_WAITING_SHRINKS = 256
@@ -53,13 +53,15 @@ _MOST_UNWRITTEN = 10_000
 log = logging.getLogger(__name__)
 
 
-class Jobs:
+class ShrinkQueue:
     """All shrinks of one daemon.
 
     Submits, runs, cancels and remembers them, and keeps limit writes out of their way.
     """
 
-    def __init__(self, backend: Backend, store: Store, intents: Intents, max_running: int) -> None:
+    def __init__(
+        self, backend: Backend, store: Store, intents: LimitJournal, max_running: int
+    ) -> None:
         self._backend = backend
         self._store = store
         self._intents = intents
@@ -200,7 +202,7 @@ class Jobs:
         limit: int,
         before: tuple[int, str] | None,
         states: tuple[str, ...],
-        group: Whose,
+        group: GroupFilter,
         since: int | None,
     ) -> list[Row]:
         """List shrinks as rows, the newest first; see Store.list_shrinks."""

@@ -77,7 +77,7 @@ def no_simulation(simulation_id: str) -> SimulationNotFound:
     )
 
 
-class Simulations:
+class SimulationJobs:
     """All simulations of one daemon."""
 
     def __init__(self) -> None:

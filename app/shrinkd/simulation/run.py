@@ -33,11 +33,11 @@ from shrinkd.memcontrol import MEM_CGROUP_RECLAIM_RETRIES
 from shrinkd.policies import (
     GROUP_BYTES_PER_SECOND,
     MIN_ASK_BYTES,
-    Engine,
-    Grant,
+    Action,
+    AnyPolicy,
+    Evaluator,
     Guards,
     Outcome,
-    Policy,
     Reclaim,
     Resize,
     Switch,
@@ -71,7 +71,7 @@ class Plan(Strict):
     there are recordings."""
     recordings: Annotated[tuple[Recording, ...], Field(strict=False, max_length=32)] = ()
     """Groups beside those of the scenario that use what groups of a host have used."""
-    policies: Annotated[tuple[Policy, ...], Field(strict=False, max_length=32)] = ()
+    policies: Annotated[tuple[AnyPolicy, ...], Field(strict=False, max_length=32)] = ()
     duration_seconds: float = Field(3600, gt=0, le=7 * 86400)
     step_seconds: float = Field(0.5, ge=0.1, le=10)
     """How finely time passes there: what is shorter than a step is not seen."""
@@ -159,7 +159,7 @@ class _Course:
 class _Running:
     """A grant that is carried out, a step at a time."""
 
-    grant: Grant
+    grant: Action
     until: float
     target: int | None
     left: int = 0
@@ -172,13 +172,13 @@ class _Running:
 class _Run:
     """One machine living through the plan, with the policies or without."""
 
-    def __init__(self, plan: Plan, policies: Sequence[Policy]) -> None:
+    def __init__(self, plan: Plan, policies: Sequence[AnyPolicy]) -> None:
         self.plan = plan
         self.machine = Simulator(
             Settings(), clock=lambda: 0.0, sleep=lambda _: None, scenario=plan.furnished()
         )
         self.policies = [(policy, 1) for policy in policies]
-        self.engine = Engine(self.machine, Guards(self.machine.has_swappiness))
+        self.engine = Evaluator(self.machine, Guards(self.machine.has_swappiness))
         self.now = 0.0
         self.running: dict[int, _Running] = {}
         self.courses: dict[int, _Course] = {}
@@ -209,7 +209,7 @@ class _Run:
         for grant in looked.grants:
             self._begin(grant)
 
-    def _begin(self, grant: Grant) -> None:
+    def _begin(self, grant: Action) -> None:
         ask = grant.ask
         if isinstance(ask, Reclaim):
             running = _Running(

@@ -1,11 +1,11 @@
 """SQL and nothing else: the database, its tables and one repository a table."""
 
-from shrinkd.storage.idempotency import Answer, Key, Keys
+from shrinkd.storage.idempotency import Answer, IdempotencyKeys, Key
 from shrinkd.storage.store import (
     ACTIVE_STATES,
+    GroupFilter,
     Row,
     Store,
-    Whose,
     describe,
     is_of,
     new_id,
@@ -17,10 +17,10 @@ __all__ = [
     "ACTIVE_STATES",
     "Answer",
     "Key",
-    "Keys",
+    "IdempotencyKeys",
     "Row",
     "Store",
-    "Whose",
+    "GroupFilter",
     "describe",
     "is_of",
     "new_id",

@@ -45,7 +45,7 @@ class Answer:
     body: bytes
 
 
-class Keys:
+class IdempotencyKeys:
     """The keys of one daemon. Thread-safe; of two who begin at the same instant one does."""
 
     def __init__(self, store: Store) -> None:

@@ -30,7 +30,7 @@ KEEP_DECISIONS = 1_000_000
 _SHRINK_ID = re.compile(r"[0-9a-f]{32}")
 
 Row = Mapping[str, Any]
-Whose = str | tuple[str, ...] | None
+GroupFilter = str | tuple[str, ...] | None
 """Of which groups: of the one of a path, of those at or below one of several, or of all."""
 
 
@@ -61,7 +61,7 @@ def no_shrink(shrink_id: str) -> ShrinkNotFound:
     return ShrinkNotFound(f"There is no shrink {shrink_id!a}; finished ones are kept for 7 days.")
 
 
-def is_of(path: str, whose: Whose) -> bool:
+def is_of(path: str, whose: GroupFilter) -> bool:
     """Tell whether the group of a path is among those that are meant."""
     return (
         any(f"{path}/".startswith(f"{subtree}/") for subtree in whose)
@@ -139,7 +139,7 @@ class Store(Ledger):
         limit: int,
         before: tuple[int, str] | None = None,
         states: tuple[str, ...] = (),
-        group_path: Whose = None,
+        group_path: GroupFilter = None,
         since: int | None = None,
     ) -> list[Row]:
         """List shrinks, the newest first.
@@ -310,7 +310,7 @@ class Store(Ledger):
         limit: int,
         before: int | None = None,
         verdicts: tuple[str, ...] = (),
-        within: Whose = None,
+        within: GroupFilter = None,
         since: int | None = None,
         **of: str,
     ) -> list[Row]:

@@ -16,7 +16,7 @@ from shrinkd.api.http.sse import EventStream, sse
 from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
 from shrinkd.auth.tokens import Tokens, make, revoke
 from shrinkd.errors import StoreUnavailable, TooManyStreams
-from shrinkd.events.broadcast import Streams
+from shrinkd.events.broadcast import StreamHub
 
 _SHORT_SECONDS = 0.01
 
@@ -24,9 +24,9 @@ _SHORT_SECONDS = 0.01
 class Client:
     """An ASGI server with one client: keeps what it was sent, may stop reading, and may hang up."""
 
-    def __init__(self, streams: Streams | None = None) -> None:
+    def __init__(self, streams: StreamHub | None = None) -> None:
         self.wiring = SimpleNamespace(
-            streams=streams or Streams(), closing=asyncio.Event(), tokens=None
+            streams=streams or StreamHub(), closing=asyncio.Event(), tokens=None
         )
         self.scope: dict[str, Any] = {
             "type": "http",
@@ -209,7 +209,7 @@ def test_a_fault_is_the_servers_to_hear() -> None:
 
 def test_one_too_many_is_refused_before_a_word() -> None:
     async def scene() -> None:
-        client = Client(Streams(most=0))
+        client = Client(StreamHub(most=0))
         with pytest.raises(TooManyStreams):
             await client.follow(Frames()(b"one"))
         assert client.chunks == []

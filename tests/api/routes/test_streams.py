@@ -13,7 +13,7 @@ import pytest
 from shrinkd.backends import Group, MemStat
 from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.errors import KernelRefused
-from shrinkd.events.broadcast import Streams
+from shrinkd.events.broadcast import StreamHub
 from shrinkd.events.log import EventType
 from shrinkd.settings import Settings
 from tests.support.live_server import Live
@@ -124,7 +124,7 @@ def test_a_group_named_stream_is_reached_by_its_id(live: Live, stage: CountingSt
 
 
 def test_more_streams_than_a_caller_may_have_are_429_until_one_ends(live: Live) -> None:
-    live.wiring.streams = Streams(most=3, most_of_a_caller=2)
+    live.wiring.streams = StreamHub(most=3, most_of_a_caller=2)
     shrink = running(live.client)
     followers = [Follower(live, path).begun() for path in (STATS, shrink["links"]["events"])]
     for path in (STATS, "/v1/events", shrink["links"]["events"]):

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from shrinkd.backends import Group
-from shrinkd.backends.cgroup.listing_cache import Listings
+from shrinkd.backends.cgroup.listing_cache import ListingCache
 from shrinkd.backends.cgroup.syscalls import Descriptor
 
 
 @pytest.fixture
-def listings(tmp_path: Path) -> Iterator[Listings]:
-    listings = Listings(Descriptor(os.open(tmp_path, os.O_PATH)))
+def listings(tmp_path: Path) -> Iterator[ListingCache]:
+    listings = ListingCache(Descriptor(os.open(tmp_path, os.O_PATH)))
     yield listings
     listings.close()
 
@@ -22,12 +22,12 @@ def at(root: Path, path: str = "") -> Group:
     return Group(path, (root / path).stat().st_ino)
 
 
-def inside(listings: Listings, group: Group) -> set[str]:
+def inside(listings: ListingCache, group: Group) -> set[str]:
     listings.refresh()
     return {child.path for child in listings.of(group).groups}
 
 
-def test_what_was_listed_once_is_not_read_again(listings: Listings, tmp_path: Path) -> None:
+def test_what_was_listed_once_is_not_read_again(listings: ListingCache, tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     top = at(tmp_path)
     first = listings.of(top)
@@ -36,7 +36,7 @@ def test_what_was_listed_once_is_not_read_again(listings: Listings, tmp_path: Pa
 
 
 def test_a_group_that_comes_goes_or_is_renamed_is_told_at_once(
-    listings: Listings, tmp_path: Path
+    listings: ListingCache, tmp_path: Path
 ) -> None:
     top = at(tmp_path)
     assert inside(listings, top) == set()
@@ -48,7 +48,9 @@ def test_a_group_that_comes_goes_or_is_renamed_is_told_at_once(
     assert inside(listings, top) == set()
 
 
-def test_a_leaf_that_becomes_a_parent_is_told_at_once(listings: Listings, tmp_path: Path) -> None:
+def test_a_leaf_that_becomes_a_parent_is_told_at_once(
+    listings: ListingCache, tmp_path: Path
+) -> None:
     (tmp_path / "web").mkdir()
     web = at(tmp_path, "web")
     assert inside(listings, web) == set()
@@ -57,7 +59,7 @@ def test_a_leaf_that_becomes_a_parent_is_told_at_once(listings: Listings, tmp_pa
 
 
 def test_a_group_that_was_moved_is_known_by_its_new_path_alone(
-    listings: Listings, tmp_path: Path
+    listings: ListingCache, tmp_path: Path
 ) -> None:
     (tmp_path / "web" / "worker").mkdir(parents=True)
     assert inside(listings, at(tmp_path, "web")) == {"web/worker"}
@@ -69,7 +71,7 @@ def test_a_group_that_was_moved_is_known_by_its_new_path_alone(
 
 
 def test_one_that_is_made_again_has_nothing_of_the_one_before(
-    listings: Listings, tmp_path: Path
+    listings: ListingCache, tmp_path: Path
 ) -> None:
     (tmp_path / "web" / "worker").mkdir(parents=True)
     before = at(tmp_path, "web")
@@ -82,7 +84,7 @@ def test_one_that_is_made_again_has_nothing_of_the_one_before(
 
 @pytest.mark.long
 def test_more_changes_than_the_queue_holds_are_no_change_missed(
-    listings: Listings, tmp_path: Path
+    listings: ListingCache, tmp_path: Path
 ) -> None:
     top = at(tmp_path)
     assert inside(listings, top) == set()
@@ -95,7 +97,7 @@ def test_more_changes_than_the_queue_holds_are_no_change_missed(
 
 
 def test_without_watches_each_group_is_read_whenever_it_is_asked_for(tmp_path: Path) -> None:
-    listings = Listings(Descriptor(os.open(tmp_path, os.O_PATH)), most=0)
+    listings = ListingCache(Descriptor(os.open(tmp_path, os.O_PATH)), most=0)
     top = at(tmp_path)
     assert not listings.of(top)
     (tmp_path / "web").mkdir()

@@ -5,7 +5,7 @@ What was freed in the wanted time, as the writes before have shown it.
 
 import pytest
 
-from shrinkd.backends.v2.reclaim_sizer import Chunk
+from shrinkd.backends.v2.reclaim_sizer import ReclaimSizer
 from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB
 
@@ -16,7 +16,7 @@ def after(*writes: tuple[float, float], goal: int = 1 << 40) -> int:
     """What is asked for after writes that took so many seconds and freed such a part of what was
     asked for.
     """
-    chunk = Chunk()
+    chunk = ReclaimSizer()
     for seconds, part in writes:
         asked = chunk.ask(goal)
         chunk.learn(asked, int(asked * part), seconds)
@@ -25,11 +25,11 @@ def after(*writes: tuple[float, float], goal: int = 1 << 40) -> int:
 
 @pytest.mark.parametrize(("goal", "asked"), [(0, 1), (1, 1), (4096, 1), (4097, 2), (1 << 20, 256)])
 def test_a_goal_is_asked_for_in_whole_pages_and_at_least_one(goal: int, asked: int) -> None:
-    assert Chunk().ask(goal) == asked * PAGE_BYTES
+    assert ReclaimSizer().ask(goal) == asked * PAGE_BYTES
 
 
 def test_a_goal_beyond_the_first_chunk_is_cut() -> None:
-    assert Chunk().ask(1 << 40) == after() == 4 * MIB
+    assert ReclaimSizer().ask(1 << 40) == after() == 4 * MIB
 
 
 def test_quick_writes_double_the_chunk_each_time() -> None:
@@ -42,7 +42,7 @@ def test_quick_writes_double_the_chunk_each_time() -> None:
 
 
 def test_a_chunk_settles_where_a_write_takes_the_wanted_time() -> None:
-    chunk = Chunk()
+    chunk = ReclaimSizer()
     for _ in range(20):
         asked = chunk.ask(1 << 40)
         chunk.learn(asked, asked, asked / (2 << 30))

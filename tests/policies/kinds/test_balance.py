@@ -18,7 +18,7 @@ from bench.laws import alike, by_size, largest_first, splitting
 from shrinkd.backends import Counters, Group, Limits
 from shrinkd.backends.simulator.machine import scenarios
 from shrinkd.policies import MIN_ASK_BYTES, Decision, Outcome, Reason, Reclaim, Verdict
-from shrinkd.policies.kinds.balance import Balance, Claim, Ledger, kind, revoke, worth_asking
+from shrinkd.policies.kinds.balance import Accounts, Balance, Claim, kind, revoke, worth_asking
 from shrinkd.sizes import PAGE_BYTES
 from tests.support.observations import GIB, HOST, MIB, Policy, member_of, stat_of
 
@@ -368,7 +368,7 @@ def test_whatever_happens_no_ask_is_small_or_goes_below_a_floor_or_beyond_a_step
             for ask, (usage, floor, _, _) in zip(asked, look, strict=True)
         )
         assert sum(asked) <= 64 * MIB
-        assert Ledger(**json.loads(json.dumps(dataclasses.asdict(policy.state)))) == policy.state
+        assert Accounts(**json.loads(json.dumps(dataclasses.asdict(policy.state)))) == policy.state
 
 
 @pytest.mark.parametrize("swap_in_microseconds", [10, 150])

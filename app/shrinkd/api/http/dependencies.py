@@ -14,41 +14,41 @@ from starlette.types import Scope
 from shrinkd.api.http.group_reference import may_change, resolve
 from shrinkd.auth import NOBODY, Caller, Level, Tokens
 from shrinkd.backends import Backend, Group
-from shrinkd.events import Audit, Events, Streams
-from shrinkd.groups import History, Intents, Sampler
-from shrinkd.metrics import Requests
-from shrinkd.policies import Daemon, Policies
+from shrinkd.events import Audit, Events, StreamHub
+from shrinkd.groups import LimitJournal, UsageHistory, UsageSampler
+from shrinkd.metrics import RequestMetrics
+from shrinkd.policies import PolicyCatalog, PolicyController
 from shrinkd.settings import Settings
-from shrinkd.shrinks import Job, Jobs
-from shrinkd.simulation import Simulations
-from shrinkd.storage import Keys, Store
+from shrinkd.shrinks import Job, ShrinkQueue
+from shrinkd.simulation import SimulationJobs
+from shrinkd.storage import IdempotencyKeys, Store
 
 
 @dataclass(slots=True)
-class Wiring:
+class Parts:
     """The parts of one running daemon, made by the composition root."""
 
     settings: Settings
     backend: Backend
     store: Store
-    intents: Intents
-    jobs: Jobs
-    policies: Policies
-    daemon: Daemon
+    intents: LimitJournal
+    jobs: ShrinkQueue
+    policies: PolicyCatalog
+    daemon: PolicyController
     events: Events
-    keys: Keys
+    keys: IdempotencyKeys
     audit: Audit
-    requests: Requests
+    requests: RequestMetrics
     metrics: CollectorRegistry
     made: set[int] = field(default_factory=set)
     """Ids of the groups that were made through this API, in this boot."""
-    history: History = field(default_factory=History)
-    sampler: Sampler | None = None
+    history: UsageHistory = field(default_factory=UsageHistory)
+    sampler: UsageSampler | None = None
     """None where who brought the controller is the only one who reads it."""
     tokens: Tokens | None = None
     """None where nobody is asked for one."""
-    simulations: Simulations = field(default_factory=Simulations)
-    streams: Streams = field(default_factory=Streams)
+    simulations: SimulationJobs = field(default_factory=SimulationJobs)
+    streams: StreamHub = field(default_factory=StreamHub)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops: endless answers end."""
     finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(
@@ -89,12 +89,12 @@ def rfc3339(microseconds: int) -> str:
     )
 
 
-async def _wiring(request: Request) -> Wiring:
-    wiring: Wiring = request.app.state.wiring
+async def _wiring(request: Request) -> Parts:
+    wiring: Parts = request.app.state.wiring
     return wiring
 
 
-Wired = Annotated[Wiring, Depends(_wiring)]
+Wired = Annotated[Parts, Depends(_wiring)]
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -162,7 +162,7 @@ async def _group(request: Request, wiring: Wired, caller: Calling, group: Refere
 Target = Annotated[Group, Depends(_group)]
 
 
-def changeable(wiring: Wiring, caller: Caller, group: Group) -> Group:
+def changeable(wiring: Parts, caller: Caller, group: Group) -> Group:
     """Answer a group that this caller and this daemon may change.
 
     Else Forbidden, GroupNotFound or ProtectedGroup.

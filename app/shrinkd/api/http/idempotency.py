@@ -16,7 +16,7 @@ from fastapi import Depends, Request, Response
 from shrinkd.api.http import problems
 from shrinkd.api.http.dependencies import caller_of, is_dry_run
 from shrinkd.errors import InvalidRequest, MalformedBody, ShrinkdError
-from shrinkd.storage import Answer, Key, Keys
+from shrinkd.storage import Answer, IdempotencyKeys, Key
 
 _HEADER = "Idempotency-Key"
 _KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"|([!#-+\--~]+)')
@@ -66,7 +66,7 @@ async def answer_once(
 
 
 async def _once(request: Request, key: Key, asked: str, carry_out: CarryOut) -> Response:
-    keys: Keys = request.app.state.wiring.keys
+    keys: IdempotencyKeys = request.app.state.wiring.keys
     begun = await asyncio.to_thread(keys.begin, key, asked, repeatable=key.route in _REPEATABLE)
     if isinstance(begun, Answer):
         return Response(

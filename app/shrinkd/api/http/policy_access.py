@@ -10,10 +10,10 @@ from fastapi import Depends
 from shrinkd.api.http.dependencies import Calling, Wired
 from shrinkd.auth import Caller, Level
 from shrinkd.errors import PolicyNotFound
-from shrinkd.policies import Envelope, Kept, kinds
+from shrinkd.policies import Policy, StoredPolicy, kinds
 
 
-def is_seen(caller: Caller, kept: Kept) -> bool:
+def is_seen(caller: Caller, kept: StoredPolicy) -> bool:
     """Whether the caller may read all that the policy reaches.
 
     Its status and decisions tell of any of it.
@@ -21,7 +21,7 @@ def is_seen(caller: Caller, kept: Kept) -> bool:
     return caller.may(Level.READ, kept.policy.selector.reach)
 
 
-def require_policy(caller: Caller, policy: Envelope) -> None:
+def require_policy(caller: Caller, policy: Policy) -> None:
     """Forbidden, unless the caller may write to all that the policy reaches.
 
     What may select any group of the node, or switches other policies, whatever those reach, is for
@@ -33,7 +33,7 @@ def require_policy(caller: Caller, policy: Envelope) -> None:
     caller.require(Level.WRITE, reach)
 
 
-def require_change(caller: Caller, kept: Kept) -> None:
+def require_change(caller: Caller, kept: StoredPolicy) -> None:
     """Before another takes its place, or none.
 
     PolicyNotFound for what the caller does not see, Forbidden as in require_policy.

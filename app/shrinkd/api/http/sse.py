@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from shrinkd.api.http.dependencies import Wiring, caller_of
+from shrinkd.api.http.dependencies import Parts, caller_of
 from shrinkd.api.http.problems import body_of
 from shrinkd.api.middleware.authentication import find_caller
 from shrinkd.errors import ShrinkdError, TokenRefused
@@ -49,7 +49,7 @@ class EventStream(StreamingResponse):
         self._has_spoken = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wiring: Wiring = scope["app"].state.wiring
+        wiring: Parts = scope["app"].state.wiring
         with wiring.streams.admitted(caller_of(scope).name):
             async with aclosing(self._frames):
                 await self._send_all(scope, wiring.closing, receive, send)

@@ -12,7 +12,7 @@ import json
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shrinkd.api.http.dependencies import Wiring, caller_of, is_dry_run
+from shrinkd.api.http.dependencies import Parts, caller_of, is_dry_run
 from shrinkd.events import outcome
 from shrinkd.storage import Row, new_id, now
 
@@ -31,12 +31,12 @@ async def attempt(request: Request, operation: str, body: object) -> None:
     state["attempt"] = row = _row(scope, operation, body, dry_run=is_dry_run(request))
     if row["dry_run"]:
         return
-    wiring: Wiring = scope["app"].state.wiring
+    wiring: Parts = scope["app"].state.wiring
     await asyncio.wrap_future(wiring.audit.begin(row))
     state["is_written"] = True
 
 
-class Audited:
+class AuditMiddleware:
     """Tells the audit what came of every request that could have changed something."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -9,7 +9,7 @@ here.
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shrinkd.api.http import problems
-from shrinkd.api.http.dependencies import Wiring
+from shrinkd.api.http.dependencies import Parts
 from shrinkd.auth import ANYONE, NOBODY, Caller, Level
 from shrinkd.errors import ShrinkdError, TokenRefused, Unauthenticated
 
@@ -19,7 +19,7 @@ _OPEN_BELOW = ("/problems/", "/ui/")
 how to get one."""
 
 
-class Access:
+class Authentication:
     """Puts the caller of a request into its scope, and answers 401 or 403 where there is none."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -43,14 +43,14 @@ def find_caller(scope: Scope) -> Caller:
     if path in _OPEN or path.startswith(_OPEN_BELOW):
         return NOBODY
     given = [value for name, value in scope["headers"] if name == b"authorization"]
-    wiring: Wiring = scope["app"].state.wiring
+    wiring: Parts = scope["app"].state.wiring
     caller = _bearer(wiring, given) if given else _peer(wiring, scope["state"].get("peer"))
     if not caller.grants:
         caller.require(Level.READ)
     return caller
 
 
-def _bearer(wiring: Wiring, given: list[bytes]) -> Caller:
+def _bearer(wiring: Parts, given: list[bytes]) -> Caller:
     """Who sends a token counts as its bearer, also where the connection would do.
 
     Its scopes may be narrower, and were chosen.
@@ -63,7 +63,7 @@ def _bearer(wiring: Wiring, given: list[bytes]) -> Caller:
     return wiring.tokens.bearer(secret.strip())
 
 
-def _peer(wiring: Wiring, peer: Caller | None) -> Caller:
+def _peer(wiring: Parts, peer: Caller | None) -> Caller:
     if wiring.tokens is None:
         return peer or ANYONE  # the server listens so only where that is safe
     if peer is None:

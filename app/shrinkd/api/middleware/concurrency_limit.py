@@ -15,7 +15,7 @@ from shrinkd.errors import TooManyRequests
 MOST_WAITING = 128
 
 
-class Waiting:
+class ConcurrencyLimit:
     """Answers 429 to a caller of whose requests that many wait.
 
     One whose answer has begun, as a stream's has, waits no more.

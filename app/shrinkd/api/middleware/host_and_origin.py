@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shrinkd.api.http import problems
-from shrinkd.api.http.dependencies import Wiring
+from shrinkd.api.http.dependencies import Parts
 from shrinkd.errors import CrossSiteRequest, MisdirectedRequest, ShrinkdError
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -22,7 +22,7 @@ _SHARED = frozenset({"", "localhost"})  # with other servers of this host, each 
 _OUR_SITES = frozenset({b"same-origin", b"none"})
 
 
-class OwnSite:
+class HostAndOriginCheck:
     """Answers 421 and 403 to such requests, before anything looks at them."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -36,7 +36,7 @@ class OwnSite:
 
 
 def _refusal(scope: Scope) -> ShrinkdError | None:
-    wiring: Wiring = scope["app"].state.wiring
+    wiring: Parts = scope["app"].state.wiring
     ours = wiring.settings.host_names
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     is_tcp = scope["server"] is not None and scope["server"][1] is not None

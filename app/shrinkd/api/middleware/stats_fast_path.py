@@ -9,7 +9,7 @@ decides nothing, it only saves.
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shrinkd.api.http.dependencies import Wiring, caller_of
+from shrinkd.api.http.dependencies import Parts, caller_of
 from shrinkd.api.http.etags import etag_of_bytes
 from shrinkd.api.http.group_reference import resolve
 from shrinkd.api.routes.stats import stats_bytes
@@ -18,7 +18,7 @@ from shrinkd.errors import ShrinkdError
 _BEFORE, _BEHIND = "/v1/groups/", "/stats"
 
 
-class StatsLane:
+class StatsFastPath:
     """Answers a plain GET /v1/groups/{group}/stats, and hands everything else on."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,7 +51,7 @@ def _is_plain(scope: Scope) -> bool:
 
 
 def _content(scope: Scope) -> bytes | None:
-    wiring: Wiring = scope["app"].state.wiring
+    wiring: Parts = scope["app"].state.wiring
     reference = scope["path"][len(_BEFORE) : -len(_BEHIND)]
     try:
         group = resolve(wiring.backend, reference, caller_of(scope))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from shrinkd.api.http.dependencies import Administrating, Body, GroupRef, Wired, Wiring, rfc3339
+from shrinkd.api.http.dependencies import Administrating, Body, GroupRef, Parts, Wired, rfc3339
 from shrinkd.api.http.paging import (
     PageSize,
     PageToken,
@@ -98,7 +98,7 @@ def list_audit(
     return page
 
 
-def list_page(wiring: Wiring, query: AuditQuery) -> AuditPage:
+def list_page(wiring: Parts, query: AuditQuery) -> AuditPage:
     limit = page_limit(query.page_size)
     after = read_token(query.page_token, _NEWEST_FIRST, (str,))
     of = {

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from shrinkd.api.http.dependencies import Body, GroupRef, Target, Wired, Wiring, caller_of, rfc3339
+from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired, caller_of, rfc3339
 from shrinkd.api.http.paging import (
     PageSize,
     PageToken,
@@ -122,7 +122,7 @@ def list_group_decisions(
     return page
 
 
-def list_page(wiring: Wiring, caller: Caller, query: DecisionQuery, **of: str) -> DecisionPage:
+def list_page(wiring: Parts, caller: Caller, query: DecisionQuery, **of: str) -> DecisionPage:
     limit = page_limit(query.page_size)
     after = read_token(query.page_token, _NEWEST_FIRST, (int,))
     rows = wiring.store.list_decisions(

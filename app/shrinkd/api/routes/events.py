@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Wired, Wiring, ref, rfc3339
+from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Parts, Wired, ref, rfc3339
 from shrinkd.api.http.paging import (
     PageSize,
     PageToken,
@@ -151,7 +151,7 @@ def selection(caller: Caller, query: EventQuery) -> Selection:
     return Selection(frozenset(query.type), tuple(within))
 
 
-def page(request: Request, wiring: Wiring, query: EventQuery, wanted: Selection) -> Response:
+def page(request: Request, wiring: Parts, query: EventQuery, wanted: Selection) -> Response:
     token = read_token(query.page_token, _OLDEST_FIRST, (int,))
     after = token[0] if token else wiring.events.oldest - 1 if query.after is None else query.after
     limit = page_limit(query.page_size)
@@ -169,14 +169,14 @@ def page(request: Request, wiring: Wiring, query: EventQuery, wanted: Selection)
     return response
 
 
-def _begin(wiring: Wiring, last_event_id: str | None, after: int | None) -> int:
+def _begin(wiring: Parts, last_event_id: str | None, after: int | None) -> int:
     """Where a stream begins; -1 for an id that nobody here has given out."""
     if last_event_id:
         return int(last_event_id) if _ID.fullmatch(last_event_id) else -1
     return wiring.events.newest if after is None else after
 
 
-async def follow(wiring: Wiring, wanted: Selection, position: int) -> AsyncGenerator[bytes]:
+async def follow(wiring: Parts, wanted: Selection, position: int) -> AsyncGenerator[bytes]:
     """Everything behind a position that is wanted, and then what comes.
 
     From memory where that has it, from the database where not.

@@ -13,9 +13,9 @@ from shrinkd.api.http.dependencies import (
     Calling,
     Changeable,
     DryRun,
+    Parts,
     Target,
     Wired,
-    Wiring,
     WritingAll,
     caller_of,
 )
@@ -280,7 +280,7 @@ def add_process(
     return done(dry_run=dry_run)
 
 
-def attach(wiring: Wiring, group: Group, pid: int, *, dry_run: bool) -> None:
+def attach(wiring: Parts, group: Group, pid: int, *, dry_run: bool) -> None:
     """Move a process.
 
     ProcessNotFound for one that is in no group that SHRINKD_SUBTREES lets this daemon change.
@@ -306,7 +306,7 @@ def done(*, dry_run: bool) -> Response:
 
 
 def group_body(
-    wiring: Wiring, caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
+    wiring: Parts, caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
 ) -> GroupBody:
     here = href_of(group)
     return GroupBody(
@@ -326,7 +326,7 @@ def group_body(
     )
 
 
-def make_group(wiring: Wiring, caller: Caller, new: NewGroup, *, dry_run: bool) -> GroupBody:
+def make_group(wiring: Parts, caller: Caller, new: NewGroup, *, dry_run: bool) -> GroupBody:
     """Kernel, limits, read back, database.
 
     Whatever fails takes the group away again. A dry run tries the limits on a new group.
@@ -380,7 +380,7 @@ def _take_back(backend: Backend, group: Group) -> None:
         )
 
 
-def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: bool) -> None:
+def remove_group(wiring: Parts, group: Group, request: Request, *, dry_run: bool) -> None:
     """Remove from the kernel, then from the database.
 
     A row without a group does no harm, for ids are not used twice.
@@ -407,7 +407,7 @@ def remove_group(wiring: Wiring, group: Group, request: Request, *, dry_run: boo
             wiring.events.publish(EventType.GROUP_REMOVED, group)
 
 
-async def list_page(wiring: Wiring, caller: Caller, query: GroupQuery) -> GroupPage:
+async def list_page(wiring: Parts, caller: Caller, query: GroupQuery) -> GroupPage:
     """One page by keyset.
 
     The key of the last item, not its number, so it stays right while groups come and go.
@@ -449,7 +449,7 @@ async def _keyed(
     ]
 
 
-def _row(wiring: Wiring, group: Group, fields: frozenset[str]) -> dict[str, Any] | None:
+def _row(wiring: Parts, group: Group, fields: frozenset[str]) -> dict[str, Any] | None:
     """What was asked for of a group, or None when it has gone or cannot be read."""
     row: dict[str, Any] = {
         "id": str(group.id),

@@ -8,7 +8,7 @@ import platform
 from fastapi import APIRouter
 
 from shrinkd import __version__
-from shrinkd.api.http.dependencies import Body, Wired, Wiring
+from shrinkd.api.http.dependencies import Body, Parts, Wired
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import refuses
 from shrinkd.backends import Backend, last_walk
@@ -54,7 +54,7 @@ def get_readyz(wiring: Wired) -> StatusBody:
     return StatusBody(status="ready")
 
 
-def check_ready(wiring: Wiring) -> None:
+def check_ready(wiring: Parts) -> None:
     wiring.backend.groups(depth=0)
     _check_walks(wiring.backend)
     wiring.store.ping()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 from pydantic_core import to_json
 
-from shrinkd.api.http.dependencies import Body, GroupRef, Target, Wired, Wiring
+from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired
 from shrinkd.api.http.etags import tagged_bytes
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import UNCHANGED, refuses
@@ -110,7 +110,7 @@ async def get_stats_history(
     return tagged_bytes(request, to_json(history_row(wiring, group, span)))
 
 
-def history_row(wiring: Wiring, group: Group, span: Span) -> dict[str, Any]:
+def history_row(wiring: Parts, group: Group, span: Span) -> dict[str, Any]:
     """The samples as they are sent; GroupGone."""
     if span.is_up_to_now:
         wiring.history.note_all({group.id: wiring.backend.stat(group)})

@@ -14,9 +14,9 @@ from shrinkd.api.http.dependencies import (
     Changeable,
     DryRun,
     GroupRef,
+    Parts,
     Target,
     Wired,
-    Wiring,
     caller_of,
     ref,
 )
@@ -165,7 +165,7 @@ def _check_etag(request: Request, group: Group, before: Limits) -> None:
 
 
 def change_limits(
-    wiring: Wiring,
+    wiring: Parts,
     group: Group,
     changes: Mapping[LimitName, int | None],
     check: Callable[[Limits], None] | None = None,
@@ -195,7 +195,7 @@ def change_limits(
 
 
 def set_limits(
-    wiring: Wiring,
+    wiring: Parts,
     group: Group,
     changes: Mapping[LimitName, int | None],
     lacking: Collection[LimitName],

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field
 
-from shrinkd.api.http.dependencies import Body, Calling, DryRun, Wired, Wiring, changeable
+from shrinkd.api.http.dependencies import Body, Calling, DryRun, Parts, Wired, changeable
 from shrinkd.api.http.etags import check_lines, etag_of
 from shrinkd.api.http.group_reference import resolve
 from shrinkd.api.http.problems import body_of, problem_of
@@ -138,7 +138,7 @@ def batch_limits(
 
 
 def change_all(
-    wiring: Wiring, caller: Caller, items: Sequence[BatchItem], *, dry_run: bool
+    wiring: Parts, caller: Caller, items: Sequence[BatchItem], *, dry_run: bool
 ) -> list[LimitsBody | ShrinkdError]:
     """Change what can be changed, and answer what came of each item.
 
@@ -157,7 +157,7 @@ def change_all(
     return [(outcomes | done)[number] for number in range(len(items))]
 
 
-def _step(wiring: Wiring, caller: Caller, item: BatchItem) -> Step | ShrinkdError:
+def _step(wiring: Parts, caller: Caller, item: BatchItem) -> Step | ShrinkdError:
     try:
         group = changeable(wiring, caller, resolve(wiring.backend, item.group, caller))
         return Step(item, group, item.patch.changes(), wiring.backend.stat(group).limits)
@@ -187,7 +187,7 @@ def _check_apart(steps: Mapping[int, Step]) -> None:
 
 
 def _change(
-    wiring: Wiring, caller: Caller, step: Step, *, dry_run: bool
+    wiring: Parts, caller: Caller, step: Step, *, dry_run: bool
 ) -> LimitsBody | ShrinkdError:
     condition = [] if step.item.if_match is None else [step.item.if_match]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from shrinkd.api.http.dependencies import Body, Calling, Wired, Wiring
+from shrinkd.api.http.dependencies import Body, Calling, Parts, Wired
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import UNCHANGED
@@ -94,7 +94,7 @@ async def get_node(request: Request, wiring: Wired, caller: Calling) -> Response
     return tagged(request, node_body(wiring, caller))
 
 
-def node_body(wiring: Wiring, caller: Caller) -> NodeBody:
+def node_body(wiring: Parts, caller: Caller) -> NodeBody:
     node, backend = wiring.backend.node(), wiring.backend
     limits: list[str] = [name for name in LIMIT_NAMES if name in backend.settable_limits]
     return NodeBody(

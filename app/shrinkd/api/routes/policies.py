@@ -10,9 +10,9 @@ from shrinkd.api.http.dependencies import (
     Body,
     Calling,
     DryRun,
+    Parts,
     Target,
     Wired,
-    Wiring,
     caller_of,
     rfc3339,
 )
@@ -44,15 +44,15 @@ from shrinkd.errors import (
 from shrinkd.policies import (
     NAME,
     Active,
+    AnyPolicy,
     Condition,
     Draft,
-    Envelope,
     Floor,
-    Kept,
     Policy,
     PolicyDraft,
     Selector,
     Status,
+    StoredPolicy,
     Swap,
     kinds,
     parse,
@@ -111,7 +111,7 @@ def _examples(*, named: bool) -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-APolicy = Annotated[Policy, bodies(**_examples(named=True))]
+APolicy = Annotated[AnyPolicy, bodies(**_examples(named=True))]
 ADraft = Annotated[PolicyDraft, bodies(**_examples(named=False))]
 NewName = Annotated[
     str,
@@ -350,7 +350,7 @@ def evaluate_policy(wiring: Wired, name: Readable) -> Evaluation:
     return Evaluation(items=[record_body(record) for record in records])
 
 
-def named(draft: Draft, name: str) -> Envelope:
+def named(draft: Draft, name: str) -> Policy:
     """A draft under the name of its address, which its own has to be where it has one."""
     if draft.name not in {None, name}:
         sentence = f"the name is {draft.name!r} here and {name!r} in the address"
@@ -360,7 +360,7 @@ def named(draft: Draft, name: str) -> Envelope:
     return parse(draft.model_dump(mode="json", exclude_unset=True) | {"name": name})
 
 
-def check_new(before: Kept | None) -> None:
+def check_new(before: StoredPolicy | None) -> None:
     if before is not None:
         raise PolicyExists(
             f"There is a policy {before.policy.name!a} already, in its generation "
@@ -369,13 +369,13 @@ def check_new(before: Kept | None) -> None:
         )
 
 
-def checker(request: Request, *, takes_away: bool = False) -> Callable[[Kept | None], None]:
+def checker(request: Request, *, takes_away: bool = False) -> Callable[[StoredPolicy | None], None]:
     """What holds the caller and the conditions of a request against the policy that is there, while
     nobody can change it.
     """
     caller = caller_of(request.scope)
 
-    def check(before: Kept | None) -> None:
+    def check(before: StoredPolicy | None) -> None:
         if before is not None:
             require_change(caller, before)
         elif takes_away:  # one that cannot be read: nobody knows what it reaches
@@ -386,18 +386,18 @@ def checker(request: Request, *, takes_away: bool = False) -> Callable[[Kept | N
 
 
 def put(
-    wiring: Wiring,
+    wiring: Parts,
     caller: Caller,
-    policy: Envelope,
-    check: Callable[[Kept | None], None],
+    policy: Policy,
+    check: Callable[[StoredPolicy | None], None],
     *,
     dry_run: bool,
 ) -> Response:
     """Write it, and answer 201 for one that is new and 200 for one in the place of another."""
     require_policy(caller, policy)
-    seen: list[Kept | None] = []
+    seen: list[StoredPolicy | None] = []
 
-    def look(before: Kept | None) -> None:
+    def look(before: StoredPolicy | None) -> None:
         seen.append(before)
         check(before)
 
@@ -411,7 +411,7 @@ def put(
     return Response(body.model_dump_json(), 201 if is_new else 200, headers, "application/json")
 
 
-def etag_of_policy(kept: Kept) -> str:
+def etag_of_policy(kept: StoredPolicy) -> str:
     """The ETag of all that a policy says of itself.
 
     Its status moves, and is looked up for nobody who only compares.
@@ -421,9 +421,9 @@ def etag_of_policy(kept: Kept) -> str:
     )
 
 
-def policy_body(wiring: Wiring, kept: Kept, *, dry_run: bool = False) -> PolicyBody:
+def policy_body(wiring: Parts, kept: StoredPolicy, *, dry_run: bool = False) -> PolicyBody:
     policy, here = kept.policy, f"/v1/policies/{kept.policy.name}"
-    told = {name: getattr(policy, name) for name in Envelope.model_fields if name != "spec"}
+    told = {name: getattr(policy, name) for name in Policy.model_fields if name != "spec"}
     return PolicyBody(
         **told,
         spec=policy.model_dump(mode="json")["spec"],
@@ -451,7 +451,7 @@ def status_body(status: Status) -> PolicyStatus:
 
 
 def list_page(
-    wiring: Wiring, caller: Caller, query: GroupPolicyQuery, group: Group | None
+    wiring: Parts, caller: Caller, query: GroupPolicyQuery, group: Group | None
 ) -> PolicyPage:
     """One page by keyset: what comes after the last name, whatever has come and gone since."""
     after = read_token(query.page_token, "name", (str,))

@@ -15,9 +15,9 @@ from shrinkd.api.http.dependencies import (
     Changeable,
     DryRun,
     GroupRef,
+    Parts,
     Target,
     Wired,
-    Wiring,
     caller_of,
     rfc3339,
 )
@@ -49,7 +49,7 @@ from shrinkd.errors import (
 )
 from shrinkd.shrinks import Job, State
 from shrinkd.shrinks import Request as ShrinkRequest
-from shrinkd.storage import Row, Whose, no_shrink
+from shrinkd.storage import GroupFilter, Row, no_shrink
 from shrinkd.strict_model import Moment, Size, Strict
 
 router = APIRouter(route_class=StrictRoute, tags=["shrinks"])
@@ -340,7 +340,7 @@ def cancel_shrink(wiring: Wired, shrink_id: Cancellable, dry_run: DryRun = False
     )
 
 
-def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
+def submit(wiring: Parts, group: Group, new: NewShrink, terms: Terms) -> Row:
     """Hand a shrink to the jobs, once this node is known to take all of its options.
 
     One that is there by its id is the one.
@@ -367,7 +367,7 @@ def submit(wiring: Wiring, group: Group, new: NewShrink, terms: Terms) -> Row:
 
 
 async def wait_done(
-    wiring: Wiring, job: Job | None, seconds: float, request: Request | None = None
+    wiring: Parts, job: Job | None, seconds: float, request: Request | None = None
 ) -> None:
     """Wait until a job is done or the daemon stops, but no longer than the client wants to, nor
     when it has hung up.
@@ -394,13 +394,13 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-async def row_of(wiring: Wiring, shrink_id: str) -> Row:
+async def row_of(wiring: Parts, shrink_id: str) -> Row:
     """A shrink as it stands: a live one without the database, which may be locked."""
     job = wiring.jobs.job(shrink_id)
     return job.row() if job else await asyncio.to_thread(wiring.jobs.shrink, shrink_id)
 
 
-async def answer(wiring: Wiring, row: Row, terms: Terms) -> Response:
+async def answer(wiring: Parts, row: Row, terms: Terms) -> Response:
     """200 when the shrink was waited for and is done, else 202 and where to look."""
     body = shrink_body(
         row if terms.dry_run else await row_of(wiring, row["id"]), dry_run=terms.dry_run
@@ -454,7 +454,7 @@ def _progress(progress: Row, *, done: bool) -> ProgressBody:
 
 
 def list_page(
-    wiring: Wiring, caller: Caller, query: GroupShrinkQuery, group: str | None
+    wiring: Parts, caller: Caller, query: GroupShrinkQuery, group: str | None
 ) -> ShrinkPage:
     limit = page_limit(query.page_size)
     rows = wiring.jobs.shrinks(
@@ -472,7 +472,7 @@ def list_page(
     return ShrinkPage(items=[shrink_body(row) for row in rows[:limit]], next_page_token=token)
 
 
-def _whose(caller: Caller, group: str | None) -> Whose:
+def _whose(caller: Caller, group: str | None) -> GroupFilter:
     """Those of one path, which may be gone by now, or of all that the caller may read."""
     if group is None:
         return caller.readable()

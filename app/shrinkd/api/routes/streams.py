@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic_core import to_json
 
-from shrinkd.api.http.dependencies import Target, Wired, Wiring, ref
+from shrinkd.api.http.dependencies import Parts, Target, Wired, ref
 from shrinkd.api.http.sse import EventStream, sse
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import refuses
@@ -93,7 +93,7 @@ async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> Response:
 
 
 async def stats_frames(
-    wiring: Wiring, group: Group, interval_seconds: float
+    wiring: Parts, group: Group, interval_seconds: float
 ) -> AsyncGenerator[bytes]:
     tell = partial(_tell_stats, wiring, group, interval_seconds)
     async with wiring.streams.listening((group.id, interval_seconds), tell) as feed:
@@ -102,7 +102,7 @@ async def stats_frames(
 
 
 async def _tell_stats(
-    wiring: Wiring, group: Group, interval_seconds: float, feed: Feed[bytes]
+    wiring: Parts, group: Group, interval_seconds: float, feed: Feed[bytes]
 ) -> None:
     """Read a group at every tick until it is gone; a tick that comes too late is left out."""
     loop = asyncio.get_running_loop()
@@ -124,7 +124,7 @@ class _Step:
     as_progress: bytes
 
 
-async def shrink_frames(wiring: Wiring, shrink_id: str) -> AsyncGenerator[bytes]:
+async def shrink_frames(wiring: Parts, shrink_id: str) -> AsyncGenerator[bytes]:
     """The shrink as it is now, then what changes, until it is done.
 
     Who is slow sees fewer steps.
@@ -138,7 +138,7 @@ async def shrink_frames(wiring: Wiring, shrink_id: str) -> AsyncGenerator[bytes]
             seen = step.state
 
 
-async def _tell_shrink(wiring: Wiring, shrink_id: str, feed: Feed[_Step]) -> None:
+async def _tell_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Step]) -> None:
     """Look ten times a second, which costs nothing that matters once it is one look for all, and
     when it ends.
     """

@@ -31,7 +31,7 @@ _ATTRIB, _CREATE, _DELETE, _MOVED = (
 _ONLYDIR, _Q_OVERFLOW, _IGNORED = 0x01000000, 0x4000, 0x8000
 
 
-class Listings:
+class ListingCache:
     """The groups in each group. Thread-safe."""
 
     def __init__(self, root: Descriptor, most: int = _MOST, needed: Collection[str] = ()) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from shrinkd.backends.cgroup.listing_cache import Listings
+from shrinkd.backends.cgroup.listing_cache import ListingCache
 from shrinkd.backends.cgroup.mounts import Mount, mount_of
 from shrinkd.backends.cgroup.own_group import Locator, no_process
 from shrinkd.backends.cgroup.procfs import read_file, read_whole
@@ -111,7 +111,7 @@ class Tree:
         self.root = root
         self._locator = Locator(self._root, self.version)
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
-        self._listings = Listings(self._root, needed=self.needed)
+        self._listings = ListingCache(self._root, needed=self.needed)
         self._walks = Walks()
         self._longest_root = root
         self._kept: OrderedDict[int, _Incarnation] = OrderedDict()

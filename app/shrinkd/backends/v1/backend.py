@@ -52,7 +52,7 @@ from shrinkd.backends.protocol import (
 from shrinkd.backends.refusal import busy
 from shrinkd.backends.transaction import way_stations, write_all
 from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
-from shrinkd.backends.v1.reclaim_pacer import Pace
+from shrinkd.backends.v1.reclaim_pacer import ReclaimPacer
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     BackendUnavailable,
@@ -474,8 +474,8 @@ class V1(Tree):
         return None
 
 
-def _pace_of_group(_: int) -> Pace:
-    return Pace()
+def _pace_of_group(_: int) -> ReclaimPacer:
+    return ReclaimPacer()
 
 
 def _oom_kills(text: bytes) -> int | None:

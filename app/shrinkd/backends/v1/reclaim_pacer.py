@@ -32,7 +32,7 @@ _ALWAYS = 0.25e-3
 """The seconds that are risked for any goal: shorter writes are mostly drain."""
 
 
-class Pace:
+class ReclaimPacer:
     """What one group's writes have shown.
 
     A race between two of them makes a guess poorer, and nothing else.

@@ -71,7 +71,7 @@ from shrinkd.backends.v2.files import (
     text_of,
     usage_of_top,
 )
-from shrinkd.backends.v2.reclaim_sizer import Chunk
+from shrinkd.backends.v2.reclaim_sizer import ReclaimSizer
 from shrinkd.backends.walks import Listing
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
@@ -465,8 +465,8 @@ class V2(Tree):
         return None
 
 
-def _chunk_of_group(_: int) -> Chunk:
-    return Chunk()
+def _chunk_of_group(_: int) -> ReclaimSizer:
+    return ReclaimSizer()
 
 
 def _store(file: int, limit: int) -> None:

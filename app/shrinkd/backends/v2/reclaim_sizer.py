@@ -19,7 +19,7 @@ _MOST = 1 << 30
 signals less often (remaining/4)."""
 
 
-class Chunk:
+class ReclaimSizer:
     """What one group's writes have shown.
 
     A race between two of them makes a guess poorer, and nothing else.

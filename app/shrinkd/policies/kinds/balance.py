@@ -133,7 +133,7 @@ _REMEMBERED = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class Accounts:
     """Whether they pay, and an Account of each as JSON."""
 
     seen_seconds: float | None = None
@@ -208,7 +208,9 @@ class _Party(NamedTuple):
     is_exempt: bool
 
 
-def decide(spec: Balance, state: Ledger, observation: Observation) -> tuple[Ledger, list[Decision]]:
+def decide(
+    spec: Balance, state: Accounts, observation: Observation
+) -> tuple[Accounts, list[Decision]]:
     now, members = observation.now_seconds, observation.members
     total, whole = sum(member.stat.usage_bytes for member in members), _whole(observation)
     budget, release = bytes_of(spec.budget, whole), bytes_of(spec.release, whole)
@@ -232,7 +234,7 @@ def decide(spec: Balance, state: Ledger, observation: Observation) -> tuple[Ledg
         _key(party.member): {name: getattr(party.account, name) for name in _REMEMBERED}
         for party in parties
     }
-    return Ledger(now, total, is_paying, kept), decisions
+    return Accounts(now, total, is_paying, kept), decisions
 
 
 def _decision(party: _Party, grant: int, ask: int, look: float) -> Decision:
@@ -286,7 +288,7 @@ def _whole(observation: Observation) -> int:
     return whole
 
 
-def _party(spec: Balance, state: Ledger, member: Member, now: float, elapsed: float) -> _Party:
+def _party(spec: Balance, state: Accounts, member: Member, now: float, elapsed: float) -> _Party:
     path, usage = member.group.path, member.stat.usage_bytes
     portion = next(
         (portion for portion in spec.members if matches(portion.group.strip("/"), path)), _EQUAL
@@ -336,7 +338,7 @@ def _above_cap(party: _Party) -> int:
     return max(min(party.claim.usage_bytes - party.cap_bytes, party.claim.room_bytes), 0)
 
 
-def _account(spec: Balance, state: Ledger, member: Member, now: float, elapsed: float) -> Account:
+def _account(spec: Balance, state: Accounts, member: Member, now: float, elapsed: float) -> Account:
     """Bring up to date what is known of a group; what it paid is what the last grant freed."""
     stat = member.stat
     stalled = stat.pressure.some.total_microseconds if stat.pressure else None
@@ -401,4 +403,4 @@ def _key(member: Member) -> str:
     return f"{member.group.id}:{member.group.path}"
 
 
-kind = Kind(spec=Balance, state=Ledger, decide=decide, together=True, rank=20)
+kind = Kind(spec=Balance, state=Accounts, decide=decide, together=True, rank=20)

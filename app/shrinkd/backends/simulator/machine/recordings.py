@@ -35,7 +35,7 @@ Time = Annotated[
     datetime, BeforeValidator(_read_time), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 Value = Annotated[int, Field(ge=0)] | None
-Kept = Annotated[int, Field(ge=0, le=LARGEST_BYTES)] | None
+StoredPolicy = Annotated[int, Field(ge=0, le=LARGEST_BYTES)] | None
 
 
 class RecordedGroup(Strict):
@@ -51,9 +51,9 @@ class Series(Strict):
     Null is not known. Of these, usage, anon and file are lived through.
     """
 
-    usage_bytes: Annotated[tuple[Kept, ...], Field(strict=False)]
-    anon_bytes: Annotated[tuple[Kept, ...], Field(strict=False)] = ()
-    file_bytes: Annotated[tuple[Kept, ...], Field(strict=False)] = ()
+    usage_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)]
+    anon_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)] = ()
+    file_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)] = ()
     swap_bytes: Annotated[tuple[Value, ...], Field(strict=False)] = ()
     working_set_bytes: Annotated[tuple[Value, ...], Field(strict=False)] = ()
     some_total_microseconds: Annotated[tuple[Value, ...], Field(strict=False)] = ()
@@ -103,7 +103,7 @@ class RecordedHistory(Strict):
         first one's before that; where they never are, all of it is anonymous, so that what a policy
         saves is not made of a guess.
         """
-        unknown: tuple[Kept, ...] = (None,) * len(self.times)
+        unknown: tuple[StoredPolicy, ...] = (None,) * len(self.times)
         usages, anon, file = (
             self.series.usage_bytes,
             self.series.anon_bytes or unknown,
