@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from shrinkd.api.http.problem_types import PROBLEMS
 
@@ -55,21 +55,27 @@ def commands() -> list[Command]:
     """List every command of shrinkd, in the order in which `--help` names them."""
     (script,) = entry_points(group="console_scripts", name="shrinkd")
     program = sys.modules[script.load().__module__]
-    return list(_walk(typer.main.get_command(program.cli), "shrinkd", None))
+    return list(_walk(_known(typer.main.get_command(program.cli)), "shrinkd", None))
 
 
-# private classes of typer
-def _walk(command: Any, name: str, parent: Any) -> Iterator[Command]:
-    context = command.make_context(
-        name.rpartition(" ")[2], [], parent=parent, resilient_parsing=True
+def _known(command: object) -> TyperCommand | TyperGroup:
+    """Narrow a command to typer's public classes: it declares private ones."""
+    if isinstance(command, TyperCommand | TyperGroup):
+        return command
+    raise TypeError(f"{command!r} is not a command of typer")
+
+
+def _walk(
+    command: TyperCommand | TyperGroup, name: str, parent: typer.Context | None
+) -> Iterator[Command]:
+    context = typer.Context(
+        command, info_name=name.rpartition(" ")[2], parent=parent, resilient_parsing=True
     )
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    options = [param for param in command.get_params(context) if param.param_type_name == "option"]
-    words = [
-        "[OPTION]...",
-        *map(_argument, arguments),
-        *(["COMMAND"] if hasattr(command, "commands") else []),
-    ]
+    parameters = command.get_params(context)
+    arguments = [param for param in parameters if isinstance(param, TyperArgument)]
+    options = [param for param in parameters if isinstance(param, TyperOption)]
+    inner = command.commands if isinstance(command, TyperGroup) else {}
+    words = ["[OPTION]...", *map(_argument, arguments), *(["COMMAND"] if inner else [])]
     yield Command(
         name,
         " ".join(words),
@@ -77,17 +83,17 @@ def _walk(command: Any, name: str, parent: Any) -> Iterator[Command]:
         tuple((_argument(param), " ".join((param.help or "").split())) for param in arguments),
         tuple(_row(option, context) for option in options),
     )
-    for inner in getattr(command, "commands", {}).values():
-        yield from _walk(inner, f"{name} {inner.name}", context)
+    for each in inner.values():
+        yield from _walk(_known(each), f"{name} {each.name}", context)
 
 
-def _argument(param: Any) -> str:
-    word = (param.metavar or param.name.upper()).strip("[]")
+def _argument(param: TyperArgument) -> str:
+    word = (param.metavar or str(param.name).upper()).strip("[]")
     return word if param.required else f"[{word}]"
 
 
-def _row(option: Any, context: Any) -> tuple[str, str]:
-    form, text = option.get_help_record(context)
+def _row(option: TyperOption, context: typer.Context) -> tuple[str, str]:
+    form, text = option.get_help_record(context) or ("", "")
     return re.sub(r"<(\w+)>", lambda kind: kind[1].upper(), form), " ".join(text.split())
 
 

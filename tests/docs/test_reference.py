@@ -1,5 +1,6 @@
 """The documents name every setting, operation, event, problem, metric and command that exists."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -93,6 +94,32 @@ def test_every_reason_in_the_guide_is_one() -> None:
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named
     assert named <= {str(reason) for reason in Reason}
+
+
+def texts() -> set[str]:
+    """Collect every string of the program; … stands for what is filled in."""
+    found = set()
+    for module in (ROOT / "app" / "shrinkd").rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (
+                    part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+                )
+                found.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+@pytest.mark.parametrize("page", ["troubleshoot.md", "upgrade.md"])
+def test_every_message_that_a_guide_quotes_is_one_of_the_program(page: str) -> None:
+    table = (DOCS / "how-to" / page).read_text().partition("\n| stderr says |")[2]
+    rows = table.split("\n\n")[0].splitlines()
+    quoted = [text for row in rows for text in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    assert quoted
+    said = texts()
+    fixed = [max(text.split("…"), key=len) for text in quoted]
+    assert [part for part in fixed if not any(part in text for text in said)] == []
 
 
 def test_every_metric_of_ours_has_its_row(server: Live) -> None:
