@@ -63,7 +63,6 @@ def test_python_that_is_shown_compiles(block: Block) -> None:
 
 @pytest.mark.parametrize("block", all_blocks("python"), ids=lambda block: block.where)
 def test_python_that_is_shown_runs(block: Block, server: Live) -> None:
-    pytest.importorskip("shrinkd.client", reason="the package is not named shrinkd yet")
     environ = os.environ | {"SHRINKD_URL": server.url}
     done = subprocess.run(
         [BIN / "python", "-c", block.text], env=environ, capture_output=True, text=True, check=False
