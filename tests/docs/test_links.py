@@ -45,7 +45,9 @@ def test_a_file_that_a_page_names_is_there(page: Path) -> None:
         for name in named
         if name.startswith(_PLACES) and not name.startswith("app/shrinkd") and "NAME" not in name
     ]
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     assert [name for name in ours if not (ROOT / name).exists()] == []
+    assert {name for name in named if re.fullmatch(r"test_\w+\.py", name)} - tests == set()
 
 
 def test_a_module_or_a_room_that_a_page_names_is_there() -> None:
