@@ -68,6 +68,15 @@ def test_a_module_or_a_room_that_a_page_names_is_there() -> None:
     ] == []
 
 
+def test_the_architecture_page_has_every_room() -> None:
+    page = (DOCS / "explanation" / "architecture.md").read_text()
+    table = page.partition("| room | its one job |")[2].partition("\n\n")[0]
+    rooms = {f"{init.parent.name}/" for init in PACKAGE.glob("*/__init__.py")}
+    rooms |= {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
+    named = set(re.findall(r"`(\w+(?:\.py|/))", table))
+    assert rooms - named == set()
+
+
 def test_the_readme_is_at_most_six_kilobytes() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 6144
 
