@@ -58,7 +58,7 @@ def test_a_module_or_a_room_that_a_page_names_is_there() -> None:
         for name in re.findall(r"`([\w./-]+(?:\.py|/))`", prose(page))
     ]
     ours = [
-        (page, name.removeprefix("app/shrinkd/"))
+        (page, name.removeprefix("app/").removeprefix("shrinkd/"))
         for page, name in named
         if not name.startswith(elsewhere) and "NAME" not in name
     ]
