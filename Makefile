@@ -37,6 +37,7 @@ check: .venv/developed
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+	$(bin)/lint-imports --no-logo --no-cache
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(scripts); shellcheck $(scripts); \
 	elif [ "$(SHRINKD_TEST_REQUIRE_ALL)" = 1 ]; then echo "shellcheck is not installed, and SHRINKD_TEST_REQUIRE_ALL=1" >&2; exit 1; \
 	else echo "SKIPPED shellcheck: it is not installed"; fi
