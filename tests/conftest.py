@@ -16,7 +16,7 @@ from shrinkd.backends import Backend
 from shrinkd.settings import Settings
 from tests.backends import v2_host
 from tests.backends.hosts import opened
-from tests.support import forked_daemon
+from tests.support import forked_daemon, skip_summary
 from tests.support.cgroup_host import CgroupHost, swap_for_tests
 from tests.support.leaks import nothing_stays_open
 from tests.support.live_server import Daemon, Live
@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     In there they report to the host.
     """
+    config.pluginmanager.register(skip_summary)
     if path := os.environ.get("SHRINKD_TEST_REPORTS"):
         config.pluginmanager.register(Reporter(config, path))
     elif no_v2 := v2_host.absent():

@@ -57,11 +57,12 @@ class Outcome:
     console: str
 
 
-def absent() -> str | None:
-    """Why no VM can be had here, as a sentence with the remedy, or None."""
-    for program, package in _PROGRAMS.items():
-        if not shutil.which(program, path=_PATH):
-            return f"the VM needs {program}: apt-get install {package}"
+def absent(path: str = _PATH) -> str | None:
+    """Say why no VM can run here, with the remedy, or None. `path` is where programs are sought."""
+    missing = [program for program in _PROGRAMS if not shutil.which(program, path=path)]
+    if missing:
+        packages = " ".join(_PROGRAMS[program] for program in missing)
+        return f"the VM needs {', '.join(missing)}: apt-get install {packages}"
     if os.geteuid():
         return "the VM needs root, for it shows root's files to a guest that is root"
     return None if _kernel() else "the VM needs a kernel: tests/vm/fetch-kernel"
