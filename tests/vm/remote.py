@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 _REPORTS = "reports"
-_SLOWLY = ("-o", "timeout=600")
+_SLOWLY = ("-o", "timeout=1800")
 """For one test, in the VM: a daemon that needs a second here imports for a minute there."""
 _VM = (sys.executable, "-m", "tests.vm.vm", "--shared")
 

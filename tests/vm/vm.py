@@ -42,7 +42,7 @@ _MACHINE = (
     *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "2G"),
     *("-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
 )
-_SECONDS = 2400
+_SECONDS = 4800
 
 
 @dataclass(frozen=True, slots=True)
