@@ -167,7 +167,7 @@ def test_every_change_of_what_has_an_etag_looks_at_conditions(
     still: Still, method: str, path: str, body: Any, condition: dict[str, str]
 ) -> None:
     still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
-    before, answer, after = between_background_reads(still, method, path, body, condition)
+    before, answer, after = between_background_reads(still, condition, method, path, json=body)
     problem(answer, 412, "precondition-failed")
     assert after.headers["etag"] == before.headers["etag"]
 
@@ -178,17 +178,14 @@ def test_and_is_made_where_they_hold(
     still: Still, method: str, path: str, body: Any, condition: dict[str, str]
 ) -> None:
     still.client.put("/v1/policies/tagged", json=ROOM).raise_for_status()
-    _, answer, _ = between_background_reads(still, method, path, body, condition, {"dry_run": True})
+    _, answer, _ = between_background_reads(
+        still, condition, method, path, json=body, params={"dry_run": True}
+    )
     assert (answer.status_code, answer.json()["dry_run"]) == (200, True)
 
 
 def between_background_reads(
-    still: Still,
-    method: str,
-    path: str,
-    body: Any,
-    condition: dict[str, str],
-    parameters: dict[str, Any] | None = None,
+    still: Still, condition: dict[str, str], method: str, path: str, **request: Any
 ) -> tuple[httpx.Response, httpx.Response, httpx.Response]:
     """Send a request with the ETag of a read before it; answer that read, it, and one behind it.
 
@@ -199,7 +196,7 @@ def between_background_reads(
     def once() -> tuple[httpx.Response, httpx.Response, httpx.Response] | None:
         before = still.client.get(path)
         headers = filled(condition, before.headers["etag"])
-        answer = still.client.request(method, path, params=parameters, json=body, headers=headers)
+        answer = still.client.request(method, path, headers=headers, **request)
         after = still.client.get(path)
         if after.json().get("uses") == before.json().get("uses"):
             return before, answer, after
