@@ -65,13 +65,10 @@ def imported_modules(module: Path) -> Iterator[tuple[str, str]]:
 def exports(init: Path) -> set[str] | None:
     """Read `__all__` of a module, or None where it has none."""
     for node in tree(init).body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if (
-            isinstance(target, ast.Name)
-            and target.id == "__all__"
-            and isinstance(node, ast.Assign | ast.AnnAssign)
-        ):
-            return set(ast.literal_eval(node.value or ast.List()))
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if [ast.unparse(target) for target in targets] == ["__all__"]:
+                return set(ast.literal_eval(node.value))
     return None
 
 
