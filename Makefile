@@ -8,7 +8,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 locker := .venv-lock/bin
 compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run install develop test quick test-vm check format openapi examples reference man docs bench lock clean
+.PHONY: run install develop test quick test-vm check figures format openapi examples reference man docs bench lock clean
 
 # These two and every other setting of docs/reference/settings.md may be given, before `make run` or behind it.
 run: export SHRINKD_LISTEN ?= tcp:127.0.0.1:8080
@@ -37,9 +37,15 @@ check: .venv/developed
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+	$(bin)/lint-imports --no-logo --no-cache
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(scripts); shellcheck $(scripts); \
 	elif [ "$(SHRINKD_TEST_REQUIRE_ALL)" = 1 ]; then echo "shellcheck is not installed, and SHRINKD_TEST_REQUIRE_ALL=1" >&2; exit 1; \
 	else echo "SKIPPED shellcheck: it is not installed"; fi
+	@$(bin)/python -m tests.support.code_figures
+
+# Sizes of modules and functions, and the modules that may be two.
+figures: .venv/developed
+	@$(bin)/python -m tests.support.code_figures
 
 format: .venv/developed
 	$(bin)/ruff format .

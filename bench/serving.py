@@ -44,7 +44,7 @@ _WINDOW_MILLISECONDS = 400
 
 
 def absent() -> str | None:
-    return v1_host.absent() or (None if shutil.which("cc") else "there is no C compiler (cc)")
+    return v1_host.absent() or (None if shutil.which("cc") else "cc is not installed")
 
 
 def measure_one(folder: Path, extent: Extent) -> Tables:

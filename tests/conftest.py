@@ -1,7 +1,4 @@
-"""What holds for every test.
-
-One live server, a daemon that can be killed, and no silent skip where everything is wanted.
-"""
+"""Fixtures and hooks of all tests: servers, kernels, the VM, leaks and skips."""
 
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -16,7 +13,7 @@ from shrinkd.backends import Backend
 from shrinkd.settings import Settings
 from tests.backends import v2_host
 from tests.backends.hosts import opened
-from tests.support import forked_daemon
+from tests.support import forked_daemon, skip_summary
 from tests.support.cgroup_host import CgroupHost, swap_for_tests
 from tests.support.leaks import nothing_stays_open
 from tests.support.live_server import Daemon, Live
@@ -26,16 +23,17 @@ from tests.vm.remote import InTheVm, NotHere, Reporter
 if TYPE_CHECKING:
     from tests.support.postgres import Postgres
 
-# No test of ours is about seconds.
+# A test has no time limit of its own, since the machine may be busy.
 hypothesis.settings.register_profile("shrinkd", deadline=None)
 hypothesis.settings.load_profile("shrinkd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests marked v2 run here if they can, and if not in the VM.
+    """Run tests marked v2 here if possible, and otherwise in the VM.
 
-    In there they report to the host.
+    The pytest inside the VM reports to the one on the host.
     """
+    config.pluginmanager.register(skip_summary)
     if path := os.environ.get("SHRINKD_TEST_REPORTS"):
         config.pluginmanager.register(Reporter(config, path))
     elif no_v2 := v2_host.absent():
@@ -47,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has the host or the kernel "v2" is marked v2, which `-m` can select or leave out."""
+    """Mark tests with the host or the kernel "v2" as v2, for `-m`."""
     for item in items:
         parameters = (
             item.callspec.params
@@ -59,8 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What daemons are forks of is started before the first test, whose own it is not, and imports
-    while others run.
+    """Start the process that daemons are forked from, if a test needs it.
+
+    It imports while other tests run, and its descriptors are not counted as a leak of a test.
     """
     if not session.config.option.collectonly and any(
         _is_with_daemons(item) for item in session.items
@@ -69,16 +68,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _is_with_daemons(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and not {"daemon", "mortal", "own_home"}.isdisjoint(
+    return isinstance(item, pytest.Function) and not {"daemon", "killable", "own_home"}.isdisjoint(
         item.fixturenames
     )
 
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_open() -> Iterator[None]:
-    """A test leaves no thread and no descriptor behind.
+    """Check that a test leaves no thread and no descriptor open.
 
-    Where a server outlives it, the server's fixture sees to that.
+    Where a server outlives the test, the server's fixture checks that.
     """
     with nothing_stays_open() if not Live.alive else nullcontext():
         yield
@@ -86,7 +85,7 @@ def _nothing_stays_open() -> Iterator[None]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """A simulator with the demo's groups, and a database that no other test sees."""
+    """Settings of a simulator with the demo's groups and a database for this test alone."""
     return Settings(
         backend="simulator", scenario="demo", database_url=f"sqlite:///{tmp_path}/shrinkd.db"
     )
@@ -94,21 +93,21 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def server(settings: Settings) -> Iterator[Live]:
-    """The application on a live port; override the fixture `settings` for another one."""
+    """The application on a live port. Override the fixture `settings` for another one."""
     with Live(settings) as live:
         yield live
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Start daemons.
+    """A function that starts a daemon, with settings as keywords.
 
-    Keywords are settings. A second call finds the database of the first, as a restart does.
+    A second call finds the database of the first, as a restart does.
     """
     with ExitStack() as stack:
 
         def start(**settings: str) -> Daemon:
-            started = Daemon(tmp_path, forked_daemon.Fork, **settings)
+            started = Daemon(tmp_path, forked_daemon.ForkedDaemon, **settings)
             stack.callback(started.close)
             return started
 
@@ -117,21 +116,21 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture(params=["v1", "v2"])
 def kernel(request: pytest.FixtureRequest) -> Iterator[CgroupHost[Backend]]:
-    """One real memory controller after the other: v1 natively, v2 in the VM."""
+    """Each real memory controller in turn: v1 on this host, v2 in the VM."""
     with opened(request.param) as host:
         yield host
 
 
 @pytest.fixture
 def has_swap() -> Iterator[bool]:
-    """Turn on the swap that was made for tests, and answer whether there is some."""
+    """Turn on the swap that was made for tests, and yield whether there is any."""
     with swap_for_tests() as is_there:
         yield is_there
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
-    """A PostgreSQL server for the whole run, where its programs are there."""
+    """A PostgreSQL server for the whole run, where its programs are installed."""
     from tests.support.postgres import absent, running
 
     if reason := absent():
@@ -142,13 +141,13 @@ def postgres() -> Iterator["Postgres"]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """SHRINKD_TEST_REQUIRE_ALL=1: what could not be tested has failed."""
+    """Fail a skipped test where SHRINKD_TEST_REQUIRE_ALL=1."""
     return _require((yield))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """As above, for a module that skips itself."""
+    """Fail a skipped module where SHRINKD_TEST_REQUIRE_ALL=1."""
     return _require((yield))
 
 

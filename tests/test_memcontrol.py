@@ -39,7 +39,7 @@ from shrinkd.memcontrol import (
 )
 from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES
-from tests.support.scripted_task import Scripted
+from tests.support.scripted_task import ScriptedTask
 
 MIB = 2**20
 
@@ -238,7 +238,7 @@ def test_a_limit_that_is_too_close_says_how_much_room_is_wanted_and_how_much_is_
 def test_a_resize_that_comes_too_close_shrinks_further_by_the_room_that_is_wanted() -> None:
     bench = Bench(kind=Cautious)
     bench.cache(32 * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     resize_limit(bench.memcg, 16 * MIB, current)
     assert bench.limit() == 16 * MIB
     assert 14 * MIB <= bench.usage() <= 15 * MIB
@@ -279,7 +279,7 @@ class Case:
 def test_a_shrink_ends_where_the_mails_say(bench: Bench, case: Case) -> None:
     bench.anon(case.anon * MIB)
     bench.cache(case.cache * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     if case.retries is None:
         with pytest.raises(ShrinkStalled) as caught:
             shrink_usage_to(bench.memcg, case.target, current)
@@ -296,7 +296,7 @@ def test_a_shrink_ends_where_the_mails_say(bench: Bench, case: Case) -> None:
 def test_the_task_hears_of_every_pass(bench: Bench) -> None:
     bench.anon(4 * MIB)
     bench.cache(MIB)
-    current = Scripted(largest_bytes=MIB)
+    current = ScriptedTask(largest_bytes=MIB)
     with pytest.raises(ShrinkStalled):
         shrink_usage_to(bench.memcg, MIB, current)
     assert [done.progress for done in current.passes] == [MIB, 0, 0, 0, 0, 0]
@@ -306,14 +306,14 @@ def test_the_task_hears_of_every_pass(bench: Bench) -> None:
 
 def test_a_task_grants_each_pass_what_it_may_free(bench: Bench) -> None:
     bench.cache(16 * MIB)
-    current = Scripted(largest_bytes=MIB)
+    current = ScriptedTask(largest_bytes=MIB)
     shrink_usage_to(bench.memcg, 12 * MIB + 1, current)
     assert [done.progress for done in current.passes] == [MIB] * 4
 
 
 def test_success_is_looked_at_before_a_signal(bench: Bench) -> None:
     bench.cache(16 * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     current.then[1] = current.interrupt
     shrink_usage_to(bench.memcg, 8 * MIB, current)
     assert bench.usage() < 8 * MIB
@@ -321,7 +321,7 @@ def test_success_is_looked_at_before_a_signal(bench: Bench) -> None:
 
 def test_a_signal_is_looked_at_before_the_first_pass(bench: Bench) -> None:
     bench.cache(16 * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     current.interrupt()
     with pytest.raises(Interrupted):
         shrink_usage_to(bench.memcg, 8 * MIB, current)
@@ -330,7 +330,7 @@ def test_a_signal_is_looked_at_before_the_first_pass(bench: Bench) -> None:
 
 def test_a_signal_is_looked_at_before_giving_up(bench: Bench) -> None:
     bench.anon(16 * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     current.then[MEM_CGROUP_RECLAIM_RETRIES] = current.interrupt
     with pytest.raises(Interrupted):
         shrink_usage_to(bench.memcg, 8 * MIB, current)
@@ -338,7 +338,7 @@ def test_a_signal_is_looked_at_before_giving_up(bench: Bench) -> None:
 
 def test_a_deadline_is_a_signal_of_another_kind(bench: Bench) -> None:
     bench.cache(16 * MIB)
-    current = Scripted(largest_bytes=MIB)
+    current = ScriptedTask(largest_bytes=MIB)
     current.then[3] = lambda: setattr(current, "pending", TimedOut("Too long."))
     with pytest.raises(TimedOut):
         shrink_usage_to(bench.memcg, 8 * MIB, current)
@@ -347,7 +347,7 @@ def test_a_deadline_is_a_signal_of_another_kind(bench: Bench) -> None:
 
 def test_progress_forgives_no_fruitless_pass(bench: Bench) -> None:
     bench.anon(16 * MIB)
-    current = Scripted({2: lambda: bench.cache(MIB), 4: lambda: bench.cache(MIB)})
+    current = ScriptedTask({2: lambda: bench.cache(MIB), 4: lambda: bench.cache(MIB)})
     with pytest.raises(ShrinkStalled):
         shrink_usage_to(bench.memcg, 8 * MIB, current)
     assert [bool(done.progress) for done in current.passes] == [
@@ -363,7 +363,7 @@ def test_progress_forgives_no_fruitless_pass(bench: Bench) -> None:
 
 def test_memory_that_goes_by_itself_is_success_and_no_progress(bench: Bench) -> None:
     bench.anon(16 * MIB)
-    current = Scripted({2: lambda: bench.release(12 * MIB)})
+    current = ScriptedTask({2: lambda: bench.release(12 * MIB)})
     assert shrink_usage_to(bench.memcg, 8 * MIB, current) == 3
 
 
@@ -372,7 +372,7 @@ def test_a_group_that_goes_before_any_verb_ends_its_shrink(bench: Bench, verb: i
     bench.cache(16 * MIB)
     bench.at(verb, bench.vanish)
     with pytest.raises(GroupGone):
-        shrink_usage_to(bench.memcg, 4 * MIB, Scripted(largest_bytes=MIB))
+        shrink_usage_to(bench.memcg, 4 * MIB, ScriptedTask(largest_bytes=MIB))
 
 
 @given(
@@ -388,7 +388,7 @@ def test_a_shrink_succeeds_exactly_when_the_rest_is_below_its_target(
     bench.anon(anon * MIB)
     bench.cache(cache * MIB)
     try:
-        shrink_usage_to(bench.memcg, target * MIB, Scripted(largest_bytes=grant * MIB))
+        shrink_usage_to(bench.memcg, target * MIB, ScriptedTask(largest_bytes=grant * MIB))
     except ShrinkStalled:
         assert anon >= target
         assert bench.usage() == anon * MIB
@@ -404,7 +404,7 @@ def test_a_shrink_succeeds_exactly_when_the_rest_is_below_its_target(
 def test_a_resize_shrinks_then_sets(bench: Bench) -> None:
     bench.anon(4 * MIB)
     bench.cache(60 * MIB)
-    resize_limit(bench.memcg, 16 * MIB, Scripted())
+    resize_limit(bench.memcg, 16 * MIB, ScriptedTask())
     assert bench.limit() == 16 * MIB
     assert bench.usage() == 16 * MIB - 32 * PAGE_BYTES
 
@@ -414,7 +414,7 @@ def test_a_failed_resize_keeps_what_it_reclaimed_and_moves_no_limit(bench: Bench
     bench.cache(16 * MIB)
     set_limit(bench.memcg, 64 * MIB)
     with pytest.raises(ShrinkStalled):
-        resize_limit(bench.memcg, 8 * MIB, Scripted())
+        resize_limit(bench.memcg, 8 * MIB, ScriptedTask())
     assert (bench.usage(), bench.limit()) == (16 * MIB, 64 * MIB)
 
 
@@ -423,7 +423,7 @@ def test_a_charge_between_shrinking_and_setting_is_shrunk_again(bench: Bench) ->
     bench.at(
         6, lambda: bench.cache(8 * MIB)
     )  # usage, usage, reclaim, usage, usage; and now the usage of set_limit
-    current = Scripted()
+    current = ScriptedTask()
     resize_limit(bench.memcg, 16 * MIB, current)
     assert bench.limit() == 16 * MIB
     assert [bool(done.progress) for done in current.passes] == [True, False, True]
@@ -436,7 +436,7 @@ def test_a_group_that_goes_before_any_verb_ends_its_resize(bench: Bench, verb: i
         verb, bench.vanish
     )  # usage, usage, reclaim, usage, usage; then the usage and the write of set_limit
     with pytest.raises(GroupGone):
-        resize_limit(bench.memcg, 12 * MIB, Scripted())
+        resize_limit(bench.memcg, 12 * MIB, ScriptedTask())
 
 
 # The slips of the posted code
@@ -445,8 +445,8 @@ def test_a_group_that_goes_before_any_verb_ends_its_resize(bench: Bench, verb: i
 def test_slip_1_the_error_of_a_shrink_reaches_its_writer(bench: Bench) -> None:
     bench.anon(16 * MIB)
     with pytest.raises(ShrinkStalled):
-        resize_limit(bench.memcg, 8 * MIB, Scripted())
-    current = Scripted()
+        resize_limit(bench.memcg, 8 * MIB, ScriptedTask())
+    current = ScriptedTask()
     current.interrupt()
     with pytest.raises(Interrupted):
         resize_limit(bench.memcg, 8 * MIB, current)
@@ -457,10 +457,10 @@ def test_slip_2_a_resize_ends_when_the_limit_is_set_and_goes_on_when_it_is_not(
 ) -> None:
     bench.cache(32 * MIB)
     bench.at(6, lambda: bench.cache(8 * MIB))
-    resize_limit(bench.memcg, 16 * MIB, Scripted())
+    resize_limit(bench.memcg, 16 * MIB, ScriptedTask())
     assert bench.limit() == 16 * MIB
     verbs = bench.verbs
-    resize_limit(bench.memcg, 64 * MIB, Scripted())
+    resize_limit(bench.memcg, 64 * MIB, ScriptedTask())
     assert bench.limit() == 64 * MIB
     assert (
         bench.verbs == verbs + 4
@@ -480,7 +480,7 @@ def test_slip_3_looking_takes_no_lock(bench: Bench) -> None:
 def test_slip_4_a_set_that_keeps_failing_still_hears_signals(bench: Bench) -> None:
     bench.cache(8 * MIB)
     bench.at(2, lambda: bench.cache(16 * MIB))  # the shrink looks: below. The set looks: above
-    current = Scripted()
+    current = ScriptedTask()
     current.interrupt()
     with pytest.raises(Interrupted) as caught:
         resize_limit(bench.memcg, 16 * MIB, current)
@@ -490,7 +490,7 @@ def test_slip_4_a_set_that_keeps_failing_still_hears_signals(bench: Bench) -> No
 
 def test_slip_5_one_budget_bounds_a_race_against_a_fast_charger(bench: Bench) -> None:
     bench.cache(8 * MIB)
-    current = Scripted(always=lambda: race_again(bench))
+    current = ScriptedTask(always=lambda: race_again(bench))
     race_again(bench)
     with pytest.raises(ShrinkStalled):
         resize_limit(bench.memcg, 16 * MIB, current)

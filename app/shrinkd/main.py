@@ -15,9 +15,8 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from shrinkd import __version__
+from shrinkd import __version__, api
 from shrinkd.api import Parts
-from shrinkd.api import app as api
 from shrinkd.auth import Tokens
 from shrinkd.backends import Backend, load, simulated
 from shrinkd.errors import BackendUnavailable, SettingsError

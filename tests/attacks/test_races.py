@@ -24,11 +24,11 @@ from shrinkd.settings import Settings
 from tests.backends.hosts import MIB
 from tests.support.cgroup_host import CgroupHost
 from tests.support.live_server import Daemon, Live
-from tests.support.lossy_proxy import Dropping
+from tests.support.lossy_proxy import LossyProxy
 from tests.support.problem_checks import problem
 from tests.support.races import together
 from tests.support.scripted_simulator import Stage
-from tests.support.serial_order import Done, Unexplained, serial_order
+from tests.support.serial_order import Operation, Unexplained, serial_order
 
 pytestmark = pytest.mark.long
 
@@ -46,15 +46,25 @@ WAITS = {"Prefer": "wait=60"}
     "history",
     [
         [],
-        [Done(1, 2, 10), Done(3, 4, saw=10)],
-        [Done(1, 4, 10), Done(2, 3, 20), Done(5, 6, saw=10)],
-        [Done(1, 4, 10), Done(2, 3, 20), Done(5, 6, saw=20)],
-        [Done(1, 9, 10), Done(2, 3, saw=10), Done(4, 5, 20), Done(6, 7, saw=20)],
-        [Done(1, 2, 10, saw=0), Done(1, 5, 20, saw=10), Done(2, 6, saw=0)],
-        [Done(1, 9, 30), Done(2, 3, 10, saw=0), Done(4, 5, 20, saw=10), Done(inf, inf, saw=30)],
+        [Operation(1, 2, 10), Operation(3, 4, saw=10)],
+        [Operation(1, 4, 10), Operation(2, 3, 20), Operation(5, 6, saw=10)],
+        [Operation(1, 4, 10), Operation(2, 3, 20), Operation(5, 6, saw=20)],
+        [
+            Operation(1, 9, 10),
+            Operation(2, 3, saw=10),
+            Operation(4, 5, 20),
+            Operation(6, 7, saw=20),
+        ],
+        [Operation(1, 2, 10, saw=0), Operation(1, 5, 20, saw=10), Operation(2, 6, saw=0)],
+        [
+            Operation(1, 9, 30),
+            Operation(2, 3, 10, saw=0),
+            Operation(4, 5, 20, saw=10),
+            Operation(inf, inf, saw=30),
+        ],
     ],
 )
-def test_what_has_an_order_is_explained(history: list[Done]) -> None:
+def test_what_has_an_order_is_explained(history: list[Operation]) -> None:
     assert set(serial_order(0, history)) == {
         0,
         *(done.wrote for done in history if done.wrote is not None),
@@ -64,26 +74,31 @@ def test_what_has_an_order_is_explained(history: list[Done]) -> None:
 @pytest.mark.parametrize(
     "history",
     [
-        [Done(1, 2, 10), Done(3, 4, saw=0)],
-        [Done(1, 2, 10), Done(3, 4, saw=20)],
-        [Done(1, 2, saw=10), Done(3, 4, 10)],
-        [Done(1, 2, 10), Done(3, 4, 20), Done(5, 6, saw=10)],
-        [Done(1, 2, 10, saw=0), Done(1, 2, 20, saw=0)],
-        [Done(1, 2, 10), Done(3, 4, 20, saw=0)],
+        [Operation(1, 2, 10), Operation(3, 4, saw=0)],
+        [Operation(1, 2, 10), Operation(3, 4, saw=20)],
+        [Operation(1, 2, saw=10), Operation(3, 4, 10)],
+        [Operation(1, 2, 10), Operation(3, 4, 20), Operation(5, 6, saw=10)],
+        [Operation(1, 2, 10, saw=0), Operation(1, 2, 20, saw=0)],
+        [Operation(1, 2, 10), Operation(3, 4, 20, saw=0)],
         [
-            Done(1, 9, 10),
-            Done(1, 9, 20),
-            Done(2, 3, saw=10),
-            Done(4, 5, saw=20),
-            Done(6, 7, saw=10),
+            Operation(1, 9, 10),
+            Operation(1, 9, 20),
+            Operation(2, 3, saw=10),
+            Operation(4, 5, saw=20),
+            Operation(6, 7, saw=10),
         ],
-        [Done(1, 2, 10, saw=0), Done(3, 4, 20, saw=10), Done(5, 6, saw=10)],
-        [Done(1, 2, 30), Done(1, 2, 10, saw=0), Done(3, 4, 20, saw=10), Done(5, 6, saw=0)],
-        [Done(3, 4, 10), Done(1, 2, 20, saw=10)],
-        [Done(1, 2, 10, saw=20), Done(1, 2, 20, saw=10)],
+        [Operation(1, 2, 10, saw=0), Operation(3, 4, 20, saw=10), Operation(5, 6, saw=10)],
+        [
+            Operation(1, 2, 30),
+            Operation(1, 2, 10, saw=0),
+            Operation(3, 4, 20, saw=10),
+            Operation(5, 6, saw=0),
+        ],
+        [Operation(3, 4, 10), Operation(1, 2, 20, saw=10)],
+        [Operation(1, 2, 10, saw=20), Operation(1, 2, 20, saw=10)],
     ],
 )
-def test_what_has_none_is_not(history: list[Done]) -> None:
+def test_what_has_none_is_not(history: list[Operation]) -> None:
     with pytest.raises(Unexplained):
         serial_order(0, history)
 
@@ -96,7 +111,7 @@ class Race:
     """Clients that change the maximum of the group `web`, and all that they were told."""
 
     client: httpx.Client
-    history: list[Done] = field(default_factory=list)
+    history: list[Operation] = field(default_factory=list)
     refused: list[tuple[float, float, str]] = field(default_factory=list)
     """When, and by the shrink of which id."""
     shrinks: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -111,7 +126,7 @@ class Race:
             time.monotonic(),
             self.client.get("/v1/groups/web/limits").raise_for_status(),
         )
-        self.history.append(Done(began, time.monotonic(), saw=answer.json()["max_bytes"]))
+        self.history.append(Operation(began, time.monotonic(), saw=answer.json()["max_bytes"]))
         return self.tagged(answer)
 
     def tagged(self, answer: httpx.Response) -> tuple[str, int]:
@@ -131,7 +146,7 @@ class Race:
         if answer.status_code == 412:
             etag = problem(answer, 412, "precondition-failed")["etag"]
             assert etag not in (headers or {}).values()
-            self.history.append(Done(began, ended, saw=self.values.get(etag)))
+            self.history.append(Operation(began, ended, saw=self.values.get(etag)))
         elif answer.status_code == 409:
             self.refused.append(
                 (began, ended, problem(answer, 409, "shrink-in-progress")["shrink"]["id"])
@@ -139,7 +154,7 @@ class Race:
             return answer.headers["location"]
         else:
             assert (answer.status_code, self.tagged(answer)[1]) == (200, value), answer.text
-            self.history.append(Done(began, ended, value, saw))
+            self.history.append(Operation(began, ended, value, saw))
         return None
 
     def patch_what_was_read(self) -> None:
@@ -173,7 +188,7 @@ class Race:
             return
         assert (answer.status_code, answer.json()["state"]) == (200, "succeeded"), answer.text
         self.shrinks[answer.json()["id"]] = began, ended
-        self.history.append(Done(began, ended, value))
+        self.history.append(Operation(began, ended, value))
 
     def run(self, number: int) -> None:
         chance = random.Random(number)
@@ -204,7 +219,7 @@ def raced(client: httpx.Client) -> list[int]:
         assert began < shrink_ended
         assert shrink_began < ended
     final = client.get("/v1/groups/web/limits").json()["max_bytes"]
-    order = serial_order(BASE, [*race.history, Done(inf, inf, saw=final)])
+    order = serial_order(BASE, [*race.history, Operation(inf, inf, saw=final)])
     assert len(order) > CLIENTS
     assert order[-1] == final
     assert len(race.shrinks) > 1
@@ -276,7 +291,7 @@ def test_a_thousand_posts_over_a_network_that_loses_one_in_three_take_effect_onc
     stage = Stage()
     with (
         Live(settings, stage.make_backend) as live,
-        Dropping(live.url, lost=1 / 3, seed=2008) as network,
+        LossyProxy(live.url, lost=1 / 3, seed=2008) as network,
     ):
         for worker in range(WORKERS):
             stage.group(f"batch/{worker}", cache=4 * MIB)

@@ -23,7 +23,7 @@ from shrinkd.errors import (
 from shrinkd.memcontrol import Memcg, resize_limit, shrink_usage_to
 from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, limit_of
-from tests.support.scripted_task import Scripted
+from tests.support.scripted_task import ScriptedTask
 
 VERBS: dict[str, Callable[[Backend, Group], object]] = {
     "groups": lambda backend, group: backend.groups(group.path),
@@ -208,7 +208,7 @@ def test_a_shrink_notices_that_its_group_went_between_two_passes(host: Host) -> 
 
     with pytest.raises(GroupGone):
         shrink_usage_to(
-            Memcg(host.backend, group), PAGE_BYTES, Scripted({1: vanish}, largest_bytes=MIB)
+            Memcg(host.backend, group), PAGE_BYTES, ScriptedTask({1: vanish}, largest_bytes=MIB)
         )
 
 
@@ -223,7 +223,7 @@ def test_a_shrink_never_goes_on_with_a_stranger_of_the_same_path(host: Host) -> 
         strangers.append(host.backend.make(group.path))
 
     with pytest.raises(GroupGone):
-        resize_limit(Memcg(host.backend, group), MIB, Scripted({1: replace}, largest_bytes=MIB))
+        resize_limit(Memcg(host.backend, group), MIB, ScriptedTask({1: replace}, largest_bytes=MIB))
     assert limit_of(host, strangers[0]) is None
     host.backend.remove(strangers[0])
 

@@ -17,7 +17,7 @@ from shrinkd.memcontrol import (
 )
 from shrinkd.sizes import PAGE_BYTES
 from tests.backends.hosts import MIB, Host, cache_of, limit_of
-from tests.support.scripted_task import Scripted
+from tests.support.scripted_task import ScriptedTask
 
 
 def test_a_limit_above_usage_is_set_at_once(host: Host) -> None:
@@ -52,7 +52,7 @@ def test_one_page_for_a_process_is_refused_and_shrinking_to_it_gives_up(
     with pytest.raises(LimitBelowUsage):
         set_limit(memcg, PAGE_BYTES)
     with pytest.raises(ShrinkStalled):
-        resize_limit(memcg, PAGE_BYTES, Scripted())
+        resize_limit(memcg, PAGE_BYTES, ScriptedTask())
     assert worker.alive()
     assert limit_of(host, group) is None
 
@@ -62,7 +62,7 @@ def test_a_shrink_brings_usage_below_the_target_and_not_far_below(
 ) -> None:  # selftests reclaim
     group = host.group()
     worker = host.charge(group, anon=8 * MIB, cache=64 * MIB)
-    shrink_usage_to(Memcg(host.backend, group), 40 * MIB, Scripted())
+    shrink_usage_to(Memcg(host.backend, group), 40 * MIB, ScriptedTask())
     assert 36 * MIB <= host.backend.usage(group) < 40 * MIB
     assert worker.alive()
     assert limit_of(host, group) is None
@@ -71,7 +71,7 @@ def test_a_shrink_brings_usage_below_the_target_and_not_far_below(
 def test_a_shrink_of_a_small_group_does_nothing_even_with_a_signal_pending(host: Host) -> None:
     group = host.group()
     host.charge(group, cache=8 * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     current.interrupt()
     shrink_usage_to(Memcg(host.backend, group), 32 * MIB, current)
     assert not current.passes
@@ -80,7 +80,7 @@ def test_a_shrink_of_a_small_group_does_nothing_even_with_a_signal_pending(host:
 def test_a_signal_ends_a_shrink_and_keeps_what_it_reclaimed(host: Host) -> None:
     group = host.group()
     host.charge(group, cache=64 * MIB)
-    current = Scripted(largest_bytes=2 * MIB)
+    current = ScriptedTask(largest_bytes=2 * MIB)
     current.then[2] = current.interrupt
     with pytest.raises(Interrupted):
         resize_limit(Memcg(host.backend, group), 8 * MIB, current)
@@ -92,7 +92,7 @@ def test_a_signal_ends_a_shrink_and_keeps_what_it_reclaimed(host: Host) -> None:
 def test_a_signal_comes_before_giving_up(host: Host) -> None:
     group = host.group()
     host.charge(group, anon=16 * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     current.always = lambda: (
         current.interrupt() if current.fruitless() == MEM_CGROUP_RECLAIM_RETRIES else None
     )
@@ -104,7 +104,7 @@ def test_a_shrink_gives_up_after_five_fruitless_passes(host: Host) -> None:
     group = host.group()
     host.charge(group, anon=16 * MIB, cache=16 * MIB)
     host.backend.set_limits(group, {"max_bytes": 64 * MIB})
-    current = Scripted()
+    current = ScriptedTask()
     with pytest.raises(ShrinkStalled):
         resize_limit(Memcg(host.backend, group), 8 * MIB, current)
     assert current.fruitless() == MEM_CGROUP_RECLAIM_RETRIES
@@ -115,7 +115,7 @@ def test_a_shrink_gives_up_after_five_fruitless_passes(host: Host) -> None:
 def test_progress_in_between_forgives_no_fruitless_pass(host: Host) -> None:
     group = host.group()
     worker = host.charge(group, anon=16 * MIB)
-    current = Scripted()
+    current = ScriptedTask()
     current.always = lambda: (
         worker.read_file(4 * MIB)
         if current.fruitless() == 3 and not current.passes[-1].progress
@@ -130,7 +130,7 @@ def test_progress_in_between_forgives_no_fruitless_pass(host: Host) -> None:
 def test_resizing_shrinks_and_then_sets_the_limit(host: Host) -> None:
     group = host.group()
     worker = host.charge(group, anon=16 * MIB, cache=64 * MIB)
-    resize_limit(Memcg(host.backend, group), 40 * MIB, Scripted())
+    resize_limit(Memcg(host.backend, group), 40 * MIB, ScriptedTask())
     assert limit_of(host, group) == 40 * MIB
     assert check_under_val(Memcg(host.backend, group), 40 * MIB + 1)
     assert worker.alive()
@@ -140,7 +140,7 @@ def test_resizing_upwards_reclaims_nothing(host: Host) -> None:
     group = host.group()
     host.charge(group, cache=16 * MIB)
     host.backend.set_limits(group, {"max_bytes": 64 * MIB})
-    current = Scripted()
+    current = ScriptedTask()
     resize_limit(Memcg(host.backend, group), 128 * MIB, current)
     assert limit_of(host, group) == 128 * MIB
     assert not current.passes

@@ -36,7 +36,7 @@ class Fate:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Mortal(Tree):
+class KillableDaemon(Tree):
     """A controller whose daemon may die before it reads a control file, and before and behind each
     write.
     """
@@ -55,26 +55,26 @@ class Mortal(Tree):
         self.fate.step()
 
 
-class MortalV1(Mortal, V1):
+class MortalV1(KillableDaemon, V1):
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         self.fate.step()
         return super().stat(group, raw=raw)
 
 
-class MortalV2(Mortal, V2):
+class MortalV2(KillableDaemon, V2):
     pass
 
 
 class MortalStore(Store):
     def add_intent(self, row: Row) -> None:
-        Mortal.fate.step()
+        KillableDaemon.fate.step()
         super().add_intent(row)
-        Mortal.fate.step()
+        KillableDaemon.fate.step()
 
     def forget_intent(self, boot_id: str, group_id: int) -> None:
-        Mortal.fate.step()
+        KillableDaemon.fate.step()
         super().forget_intent(boot_id, group_id)
-        Mortal.fate.step()
+        KillableDaemon.fate.step()
 
 
 class Daemons:
@@ -121,7 +121,7 @@ class Daemons:
         if not pid:
             status = 1
             with suppress(BaseException), closing(MortalStore(self._url)) as store:
-                Mortal.fate.left = step
+                KillableDaemon.fate.left = step
                 work(self.backend, store)
                 status = 0
             os._exit(status)  # the rest of the tests is its parent's
@@ -132,8 +132,8 @@ class Daemons:
 
 @pytest.fixture
 def daemons(kernel: CgroupHost[Backend], tmp_path: Path) -> Iterator[Daemons]:
-    mortal: dict[str, Callable[[Settings], Backend]] = {"v1": MortalV1, "v2": MortalV2}
-    with closing(mortal[kernel.backend.name](Settings())) as backend:  # its children inherit it
+    killable: dict[str, Callable[[Settings], Backend]] = {"v1": MortalV1, "v2": MortalV2}
+    with closing(killable[kernel.backend.name](Settings())) as backend:  # its children inherit it
         yield Daemons(backend, kernel.group(), tmp_path)
 
 

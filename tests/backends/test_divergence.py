@@ -26,7 +26,7 @@ from tests.backends.hosts import MIB, opened
 from tests.support.cgroup_host import CgroupHost
 from tests.support.differential import EDGE, MOSTLY, ROOM, Comparison, Hands
 from tests.support.paired_worlds import Memory, RealWorld, SimulatedWorld
-from tests.support.scripted_task import Scripted
+from tests.support.scripted_task import ScriptedTask
 
 pytestmark = pytest.mark.long
 
@@ -296,7 +296,7 @@ class Histories(Comparison):
         self.reclaims_by_passes(path)
 
         def run(backend: Backend, group: Group) -> int:
-            current = Scripted(largest_bytes=MIB if passes else 2**40)
+            current = ScriptedTask(largest_bytes=MIB if passes else 2**40)
             current.then[passes] = current.interrupt
             return shrink_usage_to(Memcg(backend, group), size, current)
 

@@ -16,7 +16,6 @@ from tests.support.checkout import ROOT
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)  # the machine may be busy
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.v2) if name in OF_V2 else name for name in BENCHMARKS],

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from shrinkd.cli import output
 from shrinkd.cli.daemon_commands import main
 from shrinkd.client import Client
-from tests.support.impostor import Anybody
+from tests.support.impostor import Impostor
 from tests.support.live_server import Live
 from tests.test_terminal import ANY_TEXT, unseen_in
 
@@ -66,8 +66,8 @@ PROBLEMS = ("limit-below-usage", "shrink-in-progress", "precondition-failed", "g
 
 
 @pytest.fixture(scope="module")
-def anybody() -> Iterator[Anybody]:
-    with Anybody() as server:
+def anybody() -> Iterator[Impostor]:
+    with Impostor() as server:
         yield server
 
 
@@ -86,7 +86,7 @@ def said_by(*words: str) -> tuple[str, str]:
     return said.getvalue(), complained.getvalue()
 
 
-def said_of(anybody: Anybody, name: str, command: str, problem: str = "") -> tuple[str, str]:
+def said_of(anybody: Impostor, name: str, command: str, problem: str = "") -> tuple[str, str]:
     anybody.name, anybody.problem = name, problem
     words = command.split()
     return said_by(*words, "--url", anybody.url)
@@ -97,7 +97,7 @@ def said_of(anybody: Anybody, name: str, command: str, problem: str = "") -> tup
 @given(name=ANY_TEXT)
 @example(name="".join(HOSTILE))
 def test_no_command_says_what_a_terminal_would_obey_or_takes_more_lines_for_a_name(
-    anybody: Anybody, command: str, name: str
+    anybody: Impostor, command: str, name: str
 ) -> None:
     harmless, hostile = (said_of(anybody, each, command) for each in ("web", name))
     assert unseen_in("".join(hostile)) <= {"\n"}
@@ -111,7 +111,7 @@ def test_no_command_says_what_a_terminal_would_obey_or_takes_more_lines_for_a_na
 @given(name=ANY_TEXT)
 @example(name="".join(HOSTILE))
 def test_no_refusal_says_what_a_terminal_would_obey(
-    anybody: Anybody, problem: str, name: str
+    anybody: Impostor, problem: str, name: str
 ) -> None:
     _, complained = said_of(anybody, name, "limit web 1M", problem)
     assert unseen_in(complained) == {"\n"}
@@ -125,7 +125,7 @@ def test_a_slip_that_quotes_a_name_does_not_let_it_speak_either(name: str) -> No
     assert unseen_in(complained) <= {"\n"}
 
 
-def test_markup_in_a_name_is_text(anybody: Anybody) -> None:
+def test_markup_in_a_name_is_text(anybody: Impostor) -> None:
     assert "[link=http://x]web[/link]" in said_of(anybody, "[link=http://x]web[/link]", "groups")[0]
 
 

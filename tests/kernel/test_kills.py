@@ -26,7 +26,7 @@ from shrinkd.sizes import page_floor
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB
 from tests.support.cgroup_host import CgroupHost
-from tests.support.killable_daemon import Mortal
+from tests.support.killable_daemon import KillableDaemon
 
 pytestmark = pytest.mark.long
 
@@ -94,9 +94,9 @@ def jobs(scene: Scene, tmp_path: Path) -> Iterator[ShrinkQueue]:
 
 
 @pytest.fixture
-def mortal(scene: Scene, tmp_path: Path) -> Iterator[Mortal]:
-    database = f"sqlite:///{tmp_path}/mortal.db"
-    mortal = Mortal(
+def killable(scene: Scene, tmp_path: Path) -> Iterator[KillableDaemon]:
+    database = f"sqlite:///{tmp_path}/killable.db"
+    killable = KillableDaemon(
         Settings.model_validate(
             {
                 "backend": scene.kernel.backend.name,
@@ -105,8 +105,8 @@ def mortal(scene: Scene, tmp_path: Path) -> Iterator[Mortal]:
             }
         )
     )
-    yield mortal
-    mortal.close()
+    yield killable
+    killable.close()
 
 
 def a_patch(scene: Scene, headroom: int) -> tuple[int, Asked]:
@@ -149,41 +149,41 @@ def test_a_shrink_that_is_cancelled_at_any_moment_has_set_its_limit_or_left_it(
 
 
 def measure(
-    scene: Scene, mortal: Mortal, make: Callable[[Scene, int], tuple[int, Asked]]
+    scene: Scene, killable: KillableDaemon, make: Callable[[Scene, int], tuple[int, Asked]]
 ) -> tuple[float, int]:
     """How long a request takes that is let live: in seconds, and in lines of code."""
     scene.reset(goes_on=False)
-    mortal.begin()
+    killable.begin()
     began = time.perf_counter()
-    mortal.ask(*make(scene, HEADROOMS[0])[1])
+    killable.ask(*make(scene, HEADROOMS[0])[1])
     seconds = time.perf_counter() - began
-    mortal.kill()
+    killable.kill()
     scene.reset(goes_on=False)
-    mortal.begin()
-    counted = mortal.ask(*make(scene, HEADROOMS[0])[1], lines=-1)
-    mortal.kill()
+    killable.begin()
+    counted = killable.ask(*make(scene, HEADROOMS[0])[1], lines=-1)
+    killable.kill()
     assert counted
     return seconds, counted.lines
 
 
 def test_a_daemon_that_is_killed_at_any_moment_leaves_the_old_limit_or_the_new_one(
-    scene: Scene, mortal: Mortal
+    scene: Scene, killable: KillableDaemon
 ) -> None:
     chance = random.Random(20080718)
-    requests = [(make, *measure(scene, mortal, make)) for make in (a_patch, a_shrink)]
-    seen = set(mortal.begin())
+    requests = [(make, *measure(scene, killable, make)) for make in (a_patch, a_shrink)]
+    seen = set(killable.begin())
     for number in range(ROUNDS):
         make, seconds, lines = requests[number % 2]
         scene.reset(goes_on=chance.random() < 0.5)
         limit, asked = make(scene, chance.choice(HEADROOMS))
         moment = chance.random() * 1.1
         if chance.random() < 0.5:
-            answer = mortal.ask(*asked, seconds=moment * seconds)
+            answer = killable.ask(*asked, seconds=moment * seconds)
         else:
-            answer = mortal.ask(*asked, lines=int(moment * lines) + 1)
-        answer = mortal.kill() or answer
+            answer = killable.ask(*asked, lines=int(moment * lines) + 1)
+        answer = killable.kill() or answer
         scene.stand_still()
-        states = mortal.begin()
+        states = killable.begin()
         assert scene.limit in (OLD_LIMIT, limit)
         assert scene.usage <= scene.limit
         assert all(State(state).done for state in states)

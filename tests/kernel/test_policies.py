@@ -20,7 +20,7 @@ from shrinkd.settings import Settings
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB, failures_of
 from tests.support.cgroup_host import CgroupHost, CgroupWorker
-from tests.support.killable_daemon import Mortal
+from tests.support.killable_daemon import KillableDaemon
 from tests.support.live_server import Daemon
 from tests.support.polling import until
 
@@ -142,18 +142,18 @@ def test_a_daemon_that_is_killed_while_its_policies_act_leaves_every_control_fil
     where = {
         "cgroup_root": kernel.backend.node().root,
         "subtrees": f"{root.path}/*",
-        "database_url": f"sqlite:///{tmp_path}/mortal.db",
+        "database_url": f"sqlite:///{tmp_path}/killable.db",
     }
     settings = Settings.model_validate(where | {"backend": kernel.backend.name})
     keep(settings, kernel, dict(zip(groups, (ROOM, SQUEEZE, IDLE), strict=True)))
-    with closing(Mortal(settings, has_policies=True)) as mortal:
+    with closing(KillableDaemon(settings, has_policies=True)) as killable:
         for _ in range(ROUNDS[kernel.backend.name]):
-            mortal.begin()
+            killable.begin()
             fill(workers)
             until(lambda: kernel.backend.usage(groups[0]) < LIMIT // 2)
             fill(workers)
             time.sleep(_REST_SECONDS * chance.random())
-            mortal.kill()
+            killable.kill()
             assert held(kernel, groups) == before
     assert all(worker.alive() for worker in workers)
 

@@ -32,7 +32,7 @@ from shrinkd.policies.policy import Policy, parse
 from shrinkd.settings import Settings
 from shrinkd.storage.store import Store
 from tests.storage.test_store import policy as stored_policy
-from tests.support.event_recorder import Heard
+from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
 from tests.support.races import together
 from tests.support.scripted_simulator import Stage
@@ -475,7 +475,7 @@ def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(hous
 
 
 def test_each_change_is_told_and_what_changes_nothing_is_not(house: House) -> None:
-    heard = house.policies.publish = Heard()
+    heard = house.policies.publish = EventRecorder()
     house.put(policy(), dry_run=True)
     house.put(policy())
     house.put(policy())
@@ -491,7 +491,7 @@ def test_each_change_is_told_and_what_changes_nothing_is_not(house: House) -> No
 
 
 def test_a_change_that_the_database_did_not_take_is_not_told(house: House) -> None:
-    heard = house.policies.publish = Heard()
+    heard = house.policies.publish = EventRecorder()
     with locked(house.path), pytest.raises(StoreUnavailable):
         house.put(policy())
     assert heard.all == []

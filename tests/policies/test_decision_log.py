@@ -17,7 +17,7 @@ from shrinkd.policies import Reason, Verdict
 from shrinkd.policies.decision_log import DecisionLog
 from shrinkd.policies.records import Record
 from shrinkd.storage.store import Row, Store
-from tests.support.event_recorder import Heard
+from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
 from tests.support.policy_samples import MIB, group
 from tests.support.races import together
@@ -304,7 +304,7 @@ def test_a_row_that_was_deleted_meanwhile_is_not_made_again(
 def test_acts_and_changes_of_mind_are_told_and_what_stays_the_same_is_not(
     decisions: DecisionLog,
 ) -> None:
-    heard = decisions.publish = Heard()
+    heard = decisions.publish = EventRecorder()
     would = [
         hold(
             second,

@@ -22,7 +22,9 @@ BODY = (
     b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
     b'application/json\r\nContent-Length: 20\r\n\r\n{"path'
 )
-SOON = 0.05
+SOON = 0.5
+"""A limit of the tests, which each of them waits for once: a busy machine does its part within it.
+"""
 
 
 @pytest.fixture

@@ -283,12 +283,12 @@ def test_a_server_stops_also_while_a_private_connection_is_open(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"tls_certificate": "/c"}, "takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
-        ({"tls_key": "/k"}, "takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
-        ({"tls_client_ca": "/ca"}, "takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
+        ({"tls_certificate": "/c"}, "needs both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
+        ({"tls_key": "/k"}, "needs both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
+        ({"tls_client_ca": "/ca"}, "needs both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY"),
         (
             {"tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/ca"},
-            "SHRINKD_TLS_CLIENT_CA takes SHRINKD_TOKENS",
+            "SHRINKD_TLS_CLIENT_CA needs SHRINKD_TOKENS",
         ),
         ({"tls_certificate": "/none/c", "tls_key": "/none/k"}, "cannot be used: No such file"),
     ],
@@ -325,7 +325,7 @@ def test_a_key_behind_a_password_is_refused_and_nobody_is_asked_for_one(
         check=True,
         capture_output=True,
     )
-    with pytest.raises(SettingsError, match="locked by a password"):
+    with pytest.raises(SettingsError, match="encrypted with a password"):
         tls_context(Settings(tls_certificate=certificate, tls_key=locked))
 
 

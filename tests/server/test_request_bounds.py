@@ -36,6 +36,9 @@ LIVEZ = b"GET /livez HTTP/1.1\r\n" + HOST
 EVENTS = b"GET /v1/events HTTP/1.1\r\nAccept: text/event-stream\r\n" + HOST
 STREAM = EVENTS + b"\r\n"
 SOON = 0.05
+"""How long a client of the tests waits for a daemon that takes no more."""
+_LIMIT_SECONDS = 0.5
+"""A limit of the daemon, which a busy machine does not reach before the test does its part."""
 FLOOD_BYTES = 16 * MIB
 ROOM_BYTES = 8 * MIB
 """What the memory of the daemon may grow by meanwhile, for whatever reason."""
@@ -138,7 +141,7 @@ def test_blank_lines_before_a_request_are_passed_over_and_not_kept(flooded: Daem
 def test_a_connection_on_which_only_blank_lines_come_ends_before_the_first_request_and_behind_one(
     settings: Settings,
 ) -> None:
-    with Live(settings, arrival_seconds=SOON) as live:
+    with Live(settings, arrival_seconds=_LIMIT_SECONDS) as live:
         assert said(live, b"\r\n\r\n") == []
         with connected(live) as connection:
             connection.sendall(LIVEZ + b"\r\n")
@@ -298,7 +301,7 @@ def test_a_connection_ends_also_while_its_client_leaves_a_little_of_the_last_ans
 ) -> None:
     path = tmp_path / "api.sock"
     with (
-        Live(settings, beside=(f"unix:{path}",), taking_seconds=SOON) as live,
+        Live(settings, beside=(f"unix:{path}",), taking_seconds=_LIMIT_SECONDS) as live,
         socket.socket(socket.AF_UNIX) as connection,
     ):
         live.server.config.timeout_keep_alive = 1
@@ -432,7 +435,7 @@ def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_e
 ):
     tests = {
         name
-        for file in sorted(ROOT.glob("tests/test_*.py"))
+        for file in sorted(ROOT.glob("tests/**/test_*.py"))
         for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
     }
     named = [re.findall(r"`(test_\w+)`", row[-1]) for row in rows()]

@@ -30,7 +30,7 @@ from shrinkd.shrinks.job import Job, Request, State
 from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS, ShrinkQueue
 from shrinkd.storage.store import Store
 from tests.storage.test_store import row as stored_row
-from tests.support.event_recorder import Heard
+from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
 from tests.support.races import together
 from tests.support.scripted_simulator import MIB, Stage
@@ -420,7 +420,7 @@ def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) ->
 
 
 def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None:
-    heard = house.jobs.publish = Heard()
+    heard = house.jobs.publish = EventRecorder()
     done = house.done(house.jobs.submit(house.web, QUICK))
     assert heard.of(EventType.SHRINK_STATE, "shrink_id", "state") == [
         (done["id"], state) for state in ("queued", "running", "succeeded")
@@ -433,7 +433,7 @@ def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None
 
 
 def test_a_cancel_is_told_with_what_it_came_to(house: House) -> None:
-    heard = house.jobs.publish = Heard()
+    heard = house.jobs.publish = EventRecorder()
     job = house.running(house.web)
     house.jobs.cancel(job.id)
     house.done(job)
@@ -446,7 +446,7 @@ def test_a_cancel_is_told_with_what_it_came_to(house: House) -> None:
 
 
 def test_a_limit_that_a_shrink_sets_is_told_before_its_end(house: House) -> None:
-    heard = house.jobs.publish = Heard()
+    heard = house.jobs.publish = EventRecorder()
     job = house.jobs.submit(house.web, TO_THE_LIMIT)
     house.done(job)
     assert heard.of(EventType.LIMITS_CHANGED, "max_bytes", "shrink_id") == [(200 * MIB, job.id)]
@@ -454,20 +454,20 @@ def test_a_limit_that_a_shrink_sets_is_told_before_its_end(house: House) -> None
 
 
 def test_of_a_policys_shrink_only_the_end_is_told(house: House) -> None:
-    heard = house.jobs.publish = Heard()
+    heard = house.jobs.publish = EventRecorder()
     job = house.jobs.submit(house.web, QUICK, policy="room")
     job.finished.result()
     assert heard.of(EventType.SHRINK_STATE, "state", "policy") == [("succeeded", "room")]
 
 
 def test_limits_that_a_policy_sets_are_told_as_read_back(house: House) -> None:
-    heard = house.jobs.publish = Heard()
+    heard = house.jobs.publish = EventRecorder()
     house.jobs.set_limits(house.web, {"max_bytes": 2**30}, "night")
     assert heard.all == [("limits.changed", "web", {"max_bytes": 2**30, "policy": "night"})]
 
 
 def test_what_the_database_did_not_take_is_not_told(house: House) -> None:
-    heard = house.jobs.publish = Heard()
+    heard = house.jobs.publish = EventRecorder()
     with house.locked(), pytest.raises(StoreUnavailable):
         house.jobs.submit(house.web, QUICK)
     assert heard.all == []

@@ -13,7 +13,7 @@ from shrinkd.events.log import EventType
 from shrinkd.simulation.jobs import Simulation, SimulationJobs
 from shrinkd.simulation.run import Plan
 from tests.simulation.test_run import SPIKES, lived
-from tests.support.event_recorder import Heard
+from tests.support.event_recorder import EventRecorder
 from tests.support.live_server import Daemon
 from tests.support.polling import until
 
@@ -171,7 +171,7 @@ def test_the_process_of_a_simulation_ends_when_the_daemon_does(
 
 
 def test_the_states_of_a_simulation_are_told(simulations: SimulationJobs) -> None:
-    heard = simulations.publish = Heard()
+    heard = simulations.publish = EventRecorder()
     simulation = simulations.submit(LONG)
     until(lambda: simulation.process)
     simulations.cancel(simulation.id)

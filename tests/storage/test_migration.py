@@ -173,7 +173,6 @@ def _count_steps(dies_at: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)  # it is many starts one after the other, and the machine may be busy
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_a_start_that_is_killed_at_any_step_of_a_migration_leaves_a_database_that_the_next_start_brings_up_to_date(
     path: Path, revision: str | None
@@ -271,7 +270,6 @@ def starts(url: str) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)  # it is many starts one after the other, and the machine may be busy
 @pytest.mark.parametrize(
     ("revision", "page_step"), [(None, 1), ("0001", 3), ("0003", 3), ("0005", 3)]
 )

@@ -1,4 +1,4 @@
-"""Requests with a token: made for the test, in a file that the server reads anew."""
+"""Send requests with a bearer token that is made for the test."""
 
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,7 @@ _numbers = count(1)
 
 
 class Bearer:
-    """Who calls a live server with a token of these scopes, by the server's own client."""
+    """A caller with a token of the given scopes, on the client of a live server."""
 
     def __init__(self, live: Live, *scopes: str) -> None:
         self.live, self.name = live, f"test-{next(_numbers)}"
@@ -41,7 +41,7 @@ class Bearer:
 
 
 def new_token(live: Live, *scopes: str, name: str) -> str:
-    """The secret of a new token, which the server knows already."""
+    """Make a token that the server accepts at once, and return its secret."""
     secret = make(Path(live.wiring.settings.tokens), name, list(scopes), "1d")
     live.wiring.tokens.reload()
     return str(secret)

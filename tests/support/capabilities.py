@@ -1,6 +1,6 @@
-"""Root without its right to read what nobody may.
+"""Drop the capabilities with which root reads files against their permissions.
 
-In one thread, and in those that it starts meanwhile.
+This holds for one thread, and for those that it starts meanwhile.
 """
 
 import ctypes
@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h, as the next
+_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h, also the next line
 _OVERRIDES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
 def without_overrides() -> Iterator[None]:
-    """Meet permissions as every other user does."""
+    """Check file permissions for this thread as for any other user."""
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     held = (
         ctypes.c_uint32 * 6

@@ -1,4 +1,4 @@
-"""Certificates for tests, made by openssl: an authority, a server of the loopback, and clients."""
+"""Make certificates with openssl: an authority, a server on the loopback, and clients."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ OPENSSL = shutil.which("openssl")
 
 
 class Authority:
-    """Signs certificates, into files of a folder."""
+    """A certificate authority that signs certificates into files of a folder."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self._folder, self._name = folder, name
@@ -26,7 +26,7 @@ class Authority:
         )
 
     def sign(self, common_name: str) -> tuple[str, str]:
-        """The files of a new certificate for this name and for the loopback, and of its key."""
+        """Make a certificate for this name and 127.0.0.1; return the paths of it and of its key."""
         stem = self._folder / f"{self._name}-{common_name}"
         _openssl("req", "-subj", f"/CN={common_name}", *_new_key(stem), "-out", f"{stem}.csr")
         stem.with_suffix(".ext").write_text("subjectAltName=IP:127.0.0.1\n")

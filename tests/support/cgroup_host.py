@@ -1,8 +1,7 @@
-"""What the hosts with a kernel share, whichever version of cgroupfs they have.
+"""Run tests on a real kernel, with either version of cgroupfs.
 
-Groups of our own, and children in them.
-
-Groups are shrinkd-test-<pid>-<n> directly below the mount and what is inside of those.
+The groups of the tests are named shrinkd-test-<pid>-<n>, directly below the mount or inside each
+other.
 """
 
 import itertools
@@ -32,7 +31,8 @@ for line in sys.stdin:
     size = int(size)
     if verb == "read" or verb == "readahead":
         file = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM if verb == "read" else os.POSIX_FADV_SEQUENTIAL)
+        advice = os.POSIX_FADV_RANDOM if verb == "read" else os.POSIX_FADV_SEQUENTIAL
+        os.posix_fadvise(file, 0, 0, advice)
         for offset in range(0, size, len(buffer)):
             os.preadv(file, [buffer[:size - offset]], offset)
             if os.getppid() != parent:
@@ -78,9 +78,10 @@ for verb in (
 
 
 class CgroupWorker:
-    """A child that was moved into a group before it was asked for anything.
+    """A child process in a group, which uses memory on request.
 
-    It ends with its stdin, should we die first.
+    It is moved into the group before it allocates anything, and ends with its stdin if the tests
+    die.
     """
 
     def __init__(self, *procs: Path) -> None:
@@ -102,15 +103,15 @@ class CgroupWorker:
         return self._ask("grow", size)
 
     def keep_growing(self, size: int, *, in_spurts: bool) -> None:
-        """Go on to grow by so much, without a break or with one of up to 16 ms now and then.
+        """Start to grow by `size` bytes, without pauses or with random ones of up to 16 ms.
 
-        It begins paused.
+        The process is paused first; resume() lets it begin.
         """
         self.pause()
         self._tell("spurt" if in_spurts else "grow", size)
 
     def keep_reading(self, size: int) -> None:
-        """As keep_growing, with page cache."""
+        """Start to read `size` bytes of page cache; otherwise like keep_growing()."""
         self.pause()
         self._tell("read", size, self._lend(_file_of_holes(), size))
 
@@ -118,7 +119,7 @@ class CgroupWorker:
         os.kill(self.pid, signal.SIGCONT)
 
     def pause(self) -> bool:
-        """Answer whether it stands still now; if not, it is dead."""
+        """Stop the process with SIGSTOP; return False if it has ended."""
         os.kill(self.pid, signal.SIGSTOP)
         ended = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         return ended is not None and ended.si_code == os.CLD_STOPPED
@@ -127,25 +128,22 @@ class CgroupWorker:
         return self._ask("lock", size)
 
     def begin_to_lock(self, size: int) -> None:
-        """As lock, without waiting for it; only stop() may follow."""
+        """Start lock() without waiting for it. Only stop() may follow."""
         self._tell("lock", size)
 
     def share(self, size: int) -> bool:
         return self._ask("share", size, self._lend(os.memfd_create("shrinkd-test"), size))
 
     def read_file(self, size: int, *, large_folios: bool = False) -> None:
-        """Read a file of holes.
-
-        Page cache like any other, without a disk and without a dirty page in the group.
-        """
+        """Read a sparse file, to charge page cache without a disk or a dirty page."""
         self._ask("readahead" if large_folios else "read", size, self._lend(_file_of_holes(), size))
 
     def drop(self, pieces: int) -> bool:
-        """Free so many of the pieces that were grown, locked or shared, the latest first."""
+        """Free the last `pieces` that were grown, locked or shared."""
         return self._ask("drop", pieces)
 
     def drop_files(self) -> None:
-        """Give up the files, with what is still charged for them."""
+        """Close the files, which frees what is still charged for them."""
         self._files.close()
 
     def alive(self) -> bool:
@@ -158,19 +156,19 @@ class CgroupWorker:
             with suppress(BrokenPipeError):
                 if pipe:
                     pipe.close()
-        with suppress(OSError):  # the group may have gone first, by another's hand
+        with suppress(OSError):  # a test may have removed the group before
             while any(str(self.pid) in file.read_text().split() for file in self._procs):
                 time.sleep(0.001)
 
     def forget(self) -> None:
-        """Stop, and give up the files with the page cache of them."""
+        """Stop the process, and close the files with their page cache."""
         self.stop()
         self.drop_files()
 
     def _lend(self, file: int, size: int) -> str:
-        """Say where the child finds a file that has no name.
+        """Return a path by which the child opens a file that has no name.
 
-        It stays open here, since its pages would go with it.
+        The file stays open here, since closing it would free its pages.
         """
         self._files.callback(os.close, file)
         os.ftruncate(file, size)
@@ -192,13 +190,10 @@ class CgroupWorker:
 
 
 def dig(top: Path, levels: int, name: str = "d" * 250, file: str = "", text: str = "") -> int:
-    """Make a directory in a directory in a directory, and write to a file of each that one is made
-    in.
+    """Make nested directories, and write `text` to the file `file` of each but the last.
 
-    Answers the length of the path.
-
-    A path of more than 4095 bytes is none that the kernel resolves, but nobody needs one to go
-    there step by step.
+    Returns the length of the path. The kernel resolves no path of more than 4095 bytes, but it can
+    be walked step by step.
     """
     here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     for _ in range(levels):
@@ -215,9 +210,9 @@ def dig(top: Path, levels: int, name: str = "d" * 250, file: str = "", text: str
 
 @contextmanager
 def swap_for_tests() -> Iterator[bool]:
-    """Swap that was made for tests and left off.
+    """Turn on the swap that was made for tests, and yield whether there is any.
 
-    Only the VM names it, so that no other machine's is ever turned on.
+    Only the VM sets SHRINKD_TEST_SWAP, so no other machine turns on swap.
     """
     if not (device := os.environ.get("SHRINKD_TEST_SWAP")):
         yield False
@@ -234,11 +229,11 @@ def _file_of_holes() -> int:
 
 
 class CgroupHost(Generic[SomeBackend]):
-    """See Host.
+    """A Host with a real kernel; see Host.
 
-    `charge` can also fill a group with large folios, which reclaim frees 35 times as fast.
-
-    `twins` is where groups of the same paths tell pressure and activity, if not in the root itself.
+    `charge` can also fill a group with large folios, which reclaim frees 35 times as fast. `twins`
+    is the hierarchy in which groups of the same paths report pressure and activity, if not the root
+    itself.
     """
 
     slack_bytes = 2 * MIB
@@ -295,11 +290,11 @@ class CgroupHost(Generic[SomeBackend]):
             yield
 
     def limit(self, group: Group) -> str:
-        """What the kernel itself says, beside all code of ours."""
+        """Read the limit from the kernel's own file."""
         return self._limit_of(group).read_text()
 
     def write_limit(self, group: Group, size: int) -> None:
-        """What `echo SIZE >` does: no look before, and none after."""
+        """Write the limit to the kernel's own file, without any check."""
         self._limit_of(group).write_bytes(b"%d" % size)
 
     def close(self) -> None:
@@ -317,7 +312,7 @@ class CgroupHost(Generic[SomeBackend]):
 def on(
     backend: SomeBackend, root: Path, limit_file: str, twins: Path | None = None
 ) -> Iterator[CgroupHost[SomeBackend]]:
-    """A host on the mount of a backend's controller, for one test."""
+    """Open a host on the mount of a backend's controller, for one test."""
     for mount in filter(None, (root, twins)):
         _sweep(mount)
     host = CgroupHost(backend, root, limit_file, twins)
@@ -328,7 +323,7 @@ def on(
 
 
 def _sweep(root: Path) -> None:
-    """Remove what test runs left that died; their workers ended with their pipes."""
+    """Remove the groups of test runs that died. Their workers have ended with their pipes."""
     for top in root.glob(f"{_PREFIX}*-*"):
         pid = top.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
@@ -336,7 +331,7 @@ def _sweep(root: Path) -> None:
 
 
 def _remove_tree(top: Path) -> None:
-    """Remove groups from the leaves up, by descriptors, for their paths may be too long to be said."""
+    """Remove groups from the leaves up, by descriptors, since their paths may be too long."""
     with suppress(FileNotFoundError):
         above = os.open(top.parent, os.O_PATH | os.O_DIRECTORY)
         try:
@@ -346,9 +341,9 @@ def _remove_tree(top: Path) -> None:
 
 
 def remove_below(above: int, name: str) -> None:
-    """Remove a directory with those in it.
+    """Remove a directory and those in it.
 
-    A process that just ended may hold one for a moment longer.
+    A process that has just ended may keep one busy for a moment.
     """
     directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
     try:
@@ -369,7 +364,7 @@ def remove_below(above: int, name: str) -> None:
 
 
 def assert_only_read_when_mounted_read_only(backend: str, root: str) -> None:
-    """Try every verb on a group that is read-only, in a mount namespace of its own."""
+    """Call every verb on a read-only group, in a separate mount namespace."""
     mounted = (
         'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$1" "$4"'
     )
@@ -381,7 +376,7 @@ def assert_only_read_when_mounted_read_only(backend: str, root: str) -> None:
 
 
 def descriptors_and_timers() -> tuple[int, int]:
-    """How many files and POSIX timers this process has."""
+    """Count the open files and the POSIX timers of this process."""
     return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/timers").read_text().count(
         "ID:"
     )

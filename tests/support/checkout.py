@@ -1,4 +1,4 @@
-"""Where the files of this checkout are."""
+"""Path of this checkout."""
 
 from pathlib import Path
 

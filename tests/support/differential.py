@@ -1,11 +1,9 @@
-"""Two worlds side by side.
+"""Run each step on a real kernel and on the simulator, and compare the results.
 
-A step is done in both, what comes of it is held against each other, and the simulated one goes on
-from there.
-
-What has to be equal, is: errors by class and errno, limits, who lives. What cannot be, is within a
-tolerance below. What a step leaves to chance (who of several groups gives how much cache) is
-compared, and then taken over from the kernel, so that no difference adds to another.
+Errors (class and errno), limits and which processes live must be equal; other figures must be
+within a tolerance below. What a step leaves to chance, such as how much cache each of several
+groups gives, is compared and then copied from the kernel to the simulator, so that differences do
+not add up.
 """
 
 from collections.abc import Callable
@@ -25,7 +23,7 @@ USAGE = 1 * MIB
 """What a group uses itself: 64 pages that each CPU charges ahead for it, page tables, pages of its
 processes' own."""
 ROOM = 1 * MIB
-"""What a charge that makes room, or a write that reclaims, frees too much or too little: batches."""
+"""Tolerance of a charge that makes room, or a write that reclaims: both free in batches."""
 PASS = {"v1": 1024 * MIB, "v2": 2 * MIB}
 """What passes free too much. v1's are cut by a timer, and free all there is where it comes 20 ms
 late. v2 knows an amount."""
@@ -54,15 +52,12 @@ class Hands:
 
 
 class Comparison(RuleBasedStateMachine):
-    """A few groups inside each other and the processes in them, as they are in both worlds."""
+    """Nested groups and the processes in them, as they are in both worlds."""
 
     def __init__(
         self, kernel: RealWorld, simulated: SimulatedWorld, name: str, passes: list[bool]
     ) -> None:
-        """`passes` gets a line for each step that is one.
-
-        Whether it was off by no more than USAGE for each group.
-        """
+        """`passes` gets an entry for each pass of reclaim: whether each group was within USAGE."""
         super().__init__()
         self.real, self.simulated, self.name, self.passes = kernel, simulated, name, passes
         self.version = kernel.backend.name
@@ -85,12 +80,12 @@ class Comparison(RuleBasedStateMachine):
         for _, simulated in reversed(self.groups.values()):
             self.simulated.backend.remove(simulated)
 
-    # -- how it is done in both -------------------------------------------------------------------------------
+    # -- running a step in both worlds -----------------------------------------------------------
 
     def both(
         self, verb: Callable[[Backend, Group], object], path: str
     ) -> tuple[object, object] | None:
-        """What a verb answers in the two worlds; None when it is refused in both."""
+        """Call a verb in both worlds and return both results; None if it is refused in both."""
         pair = self.groups.get(path, (Group(path, 0), Group(path, 0)))
         real, simulated = self.outcomes(verb, pair)
         return None if isinstance(real, ShrinkdError) else (real, simulated)
@@ -108,11 +103,11 @@ class Comparison(RuleBasedStateMachine):
         return real, simulated
 
     def agree(self, what: str, real: Any, simulated: Any, within: int = 0) -> None:
-        """Hold one thing against the other; a history that ends here is told whole."""
+        """Compare one value; a difference fails with the whole history."""
         if abs(real - simulated) > within if within else real != simulated:
-            told = "\n  ".join(self.log)
+            history = "\n  ".join(self.log)
             raise AssertionError(
-                f"{what}: {real} in the kernel, {simulated} in the machine\n  {told}"
+                f"{what}: {real} in the kernel, {simulated} in the simulator\n  {history}"
             )
 
     def write(self, path: str, name: str, text: str) -> None:
@@ -129,9 +124,9 @@ class Comparison(RuleBasedStateMachine):
         return not errnos[0]
 
     def change(self, path: str, action: Callable[[], bool]) -> None:
-        """Do what sets limits.
+        """Call a verb that sets limits.
 
-        Refused, it has changed none; taken by v1, usage is not above the maximum at that moment.
+        If it is refused, no limit has changed. If v1 takes it, usage is not above the maximum then.
         """
         before = self.limits()
         if not action():
@@ -146,7 +141,7 @@ class Comparison(RuleBasedStateMachine):
     def pid(self, hands: Hands, backend: Backend) -> int:
         return hands.real.pid if backend is self.real.backend else hands.simulated.pid
 
-    # -- what is known beforehand -------------------------------------------------------------------------------
+    # -- predictions ------------------------------------------------------------------------------
 
     def usage(self, path: str) -> int:
         return self.simulated.backend.usage(self.groups[path][1])
@@ -167,13 +162,13 @@ class Comparison(RuleBasedStateMachine):
         )
 
     def line(self, hands: Hands) -> list[str]:
-        """The groups around a process."""
+        """Return the group of a process and its ancestors."""
         path = hands.simulated.path()
         found = [other for other in self.groups if path == other or path.startswith(f"{other}/")]
         return sorted(found, reverse=True)
 
     def room(self, path: str, name: str = "max") -> int:
-        """How much could be charged if there were no cache."""
+        """Compute how much could be charged if there were no cache."""
         line = [other for other in self.groups if path == other or path.startswith(f"{other}/")]
         rooms: list[int] = [
             getattr(self.simulated.cgroup(self.groups[other][1]), name) * PAGE_BYTES
@@ -183,7 +178,7 @@ class Comparison(RuleBasedStateMachine):
         return min(rooms)
 
     def is_clear(self, hands: Hands, kind: Memory, size: int) -> bool:
-        """Whether it can be told beforehand if a charge is one too much, and whom it kills."""
+        """Return whether it is certain beforehand if a charge fails, and which process it kills."""
         line = self.line(hands)
         if not line:
             return False
@@ -222,9 +217,9 @@ class Comparison(RuleBasedStateMachine):
         )
 
     def reclaims(self, path: str, tolerance: int) -> None:
-        """From here on something may be reclaimed in a group.
+        """Note that something may be reclaimed in a group from now on.
 
-        So much more or less, and from whichever group inside.
+        That makes its usage, and that of any group inside, uncertain by so much.
         """
         self.before = {path: tolerance}
         for inner in self.inside(path):
@@ -237,16 +232,16 @@ class Comparison(RuleBasedStateMachine):
         self.is_pass = True
 
     def excess(self, path: str, size: int) -> int:
-        """How much a limit that is written may free too much.
+        """Compute how much too much may be freed when a limit is written.
 
-        V2 asks for all at once, and looks between priorities at what it has.
+        V2 asks for all at once, and checks between priorities how much it has freed.
         """
         return ROOM + (max(self.usage(path) - size, 0) if self.version == "v2" else 0)
 
-    # -- what is compared ---------------------------------------------------------------------------------------
+    # -- comparisons ------------------------------------------------------------------------------
 
     def limits(self) -> list[list[Limits]]:
-        """Of all groups, in either world."""
+        """Return the limits of all groups, in either world."""
         pairs = self.groups.values()
         return [
             [self.real.backend.stat(real).limits for real, _ in pairs],
@@ -255,9 +250,7 @@ class Comparison(RuleBasedStateMachine):
 
     @invariant()
     def they_are_alike(self) -> None:
-        """That comes first by which a process that is being killed has ended, and given back what
-        it used.
-        """
+        """Compare everything, once killed processes have ended and freed their memory."""
         self.the_same_live()
         self.limits_are_equal_and_usage_about_so()
 
@@ -266,7 +259,7 @@ class Comparison(RuleBasedStateMachine):
             self.agree("lives", hands.real.alive(), hands.simulated.alive())
 
     def limits_are_equal_and_usage_about_so(self) -> None:
-        """What is left to chance is taken over."""
+        """Compare limits exactly and usage within tolerance, and copy the kernel's usage."""
         stats = {
             path: (self.real.backend.stat(real), self.simulated.backend.stat(simulated))
             for path, (real, simulated) in self.groups.items()
@@ -281,8 +274,8 @@ class Comparison(RuleBasedStateMachine):
                 f"whether {path} is at least the sum of what is inside", own >= 0, expected >= 0
             )
             assert expected >= 0
-            # a step is held against what it changed: the half of USAGE that was left apart before
-            # it is not spent on it
+            # compare only what this step changed: the earlier difference, up to half of USAGE, is
+            # subtracted
             self.agree(
                 f"own usage of {path}",
                 own - self.apart.get(path, 0),
@@ -290,10 +283,8 @@ class Comparison(RuleBasedStateMachine):
                 self.within.get(path, USAGE),
             )
             owns[path] = own
-        for path in (
-            *owns,
-            *owns,
-        ):  # twice: below a maximum, one group gets what another has given up
+        # twice: below a maximum, one group can take only what another has given up
+        for path in (*owns, *owns):
             self.simulated.adopt_cache(self.groups[path][1], owns[path], USAGE // 2)
         apart, self.apart = (
             self.apart,
@@ -317,9 +308,7 @@ class Comparison(RuleBasedStateMachine):
         self.within, self.before, self.is_pass = {}, {}, False
 
     def _left_apart(self, path: str, own: int) -> int:
-        """How much more a group uses of its own than the machine's now does, as far as that may be
-        left so.
-        """
+        """Return how far the usage of a group alone may stay apart from that of the simulator."""
         children = (other for other in self.groups if other.rpartition("/")[0] == path)
         expected = self.usage(path) - sum(map(self.usage, children))
         return min(max(own - expected, 0), USAGE // 2)

@@ -1,6 +1,6 @@
-"""The examples of answers in the document are what the simulator answers to the curl scripts.
+"""Record the simulator's answers to the curl scripts as the examples of the document.
 
-`make examples` writes them down anew.
+`make examples` writes them anew.
 """
 
 import json
@@ -17,11 +17,11 @@ from tests.support.checkout import ROOT
 from tests.support.live_server import Live
 
 KEPT = ROOT / "app" / "shrinkd" / "api" / "openapi" / "examples.json"
-_LONGEST = 3000  # characters of JSON: what somebody still reads
+_LONGEST = 3000  # characters of JSON: a longer example is not read
 
 
 class Recorder:
-    """Middleware that keeps every JSON answer that is no problem."""
+    """Middleware that records every JSON answer that is not a problem."""
 
     def __init__(self, app: ASGIApp, kept: list[tuple[str, str, str, Any]]) -> None:
         self._app, self._kept = app, kept
@@ -46,9 +46,10 @@ class Recorder:
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """One answer for each operation and status.
+    """Choose one answer for each operation and status.
 
-    The fullest of those that are not too long, and a dry run only where there is no other.
+    That is the longest of those that are not too long. A dry run is chosen only if there is no
+    other.
     """
     kept: list[tuple[str, str, str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +78,7 @@ def _goodness(answer: tuple[str, str, Any]) -> tuple[bool, bool, int]:
 
 
 def _shortened(value: Any) -> Any:
-    """Lists with their first two items: what comes behind looks the same."""
+    """Cut lists to their first two items, since later ones look the same."""
     if isinstance(value, dict):
         return {name: _shortened(part) for name, part in value.items()}
     return [_shortened(part) for part in value[:2]] if isinstance(value, list) else value
@@ -86,7 +87,7 @@ def _shortened(value: Any) -> Any:
 def lacking(
     document: dict[str, Any], examples: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, str]]:
-    """The operations and statuses that promise JSON, and are not among the examples."""
+    """List the operations and statuses that promise JSON and have no example."""
     for operation in (
         operation for path in document["paths"].values() for operation in path.values()
     ):

@@ -1,8 +1,7 @@
-"""Daemons that begin as forks of one process, which has imported the application once.
+"""Start daemons as forks of one process that has imported the application.
 
-That takes 2 s here, and half a minute in the VM.
-
-How a daemon is started as people do it, by its command, is for tests/test_main.py.
+The import takes 2 s here, and half a minute in the VM. tests/test_main.py starts daemons by their
+command.
 """
 
 import multiprocessing
@@ -13,17 +12,17 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 
-FORKS = multiprocessing.get_context("forkserver")
+FORK_CONTEXT = multiprocessing.get_context("forkserver")
 
 
-class Fork:
-    """`shrinkd serve` in a fork, to be used as the subprocess.Popen of that command.
+class ForkedDaemon:
+    """`shrinkd serve` in a fork, with the interface of a subprocess.Popen of that command.
 
-    Once its end is known, nothing of it is open here.
+    Once its exit code is known, nothing of it is open here.
     """
 
     def __init__(self, environ: Mapping[str, str], log: Path) -> None:
-        self._process = FORKS.Process(target=_serve, args=(dict(environ), log))
+        self._process = FORK_CONTEXT.Process(target=_serve, args=(dict(environ), log))
         self._process.start()
         assert self._process.pid
         self.pid = self._process.pid
@@ -52,11 +51,11 @@ class Fork:
 
 
 def prepare() -> None:
-    """Start what is forked.
+    """Start the process that is forked.
 
-    It imports while others run, and has two descriptors here until this process ends.
+    It imports while other tests run, and holds two descriptors of this process until the end.
     """
-    FORKS.set_forkserver_preload(
+    FORK_CONTEXT.set_forkserver_preload(
         [
             "shrinkd.cli.daemon_commands",
             "shrinkd.server.listen",
@@ -72,7 +71,7 @@ def prepare() -> None:
 def _serve(environ: dict[str, str], log: Path) -> None:
     from shrinkd.cli.daemon_commands import main
 
-    os.setpgid(0, 0)  # Ctrl-C is for the tests
+    os.setpgid(0, 0)  # so that Ctrl-C reaches only the tests
     with log.open("ab") as lines:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(lines.fileno(), stream.fileno())

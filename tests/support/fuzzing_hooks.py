@@ -1,7 +1,4 @@
-"""What schemathesis has to know beside the document.
-
-Which refusals of a request that fits its schema are no failure, and why.
-"""
+"""Configure schemathesis: which refusals of requests that fit their schema are correct."""
 
 import json
 import re
@@ -30,11 +27,7 @@ that this list gave out, a grammar such as cron's."""
 
 @schemathesis.hook
 def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Keep what is a failure.
-
-    A refusal that the document names for this operation is an answer to a request that fits its
-    schema.
-    """
+    """Return a failure, or drop it if the document names the refusal for this operation."""
     if type(failure).__name__ != "RejectedPositiveData":
         return True
     problem = json.loads(response.content)
@@ -52,9 +45,9 @@ def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> boo
 
 
 def _is_about_a_bound(problem: dict[str, Any]) -> bool:
-    """Nothing but that.
+    """Return True when every error of a request is a bound of a number or a size.
 
-    Where a member is a union, what the half that was not meant says of it stands beside the other.
+    For a member that is a union, the errors of the other half are listed beside it.
     """
     return all(
         error["detail"].startswith(WORDS_OF_A_BOUND) for error in problem.get("errors", [problem])
@@ -62,9 +55,9 @@ def _is_about_a_bound(problem: dict[str, Any]) -> bool:
 
 
 def _has_number_beyond_a_schema(value: object) -> bool:
-    """JSON Schema takes 1.0 for an integer, where here a float is no number of bytes.
+    """Return True for numbers that JSON Schema takes and the API does not.
 
-    And it bounds no number in a string.
+    The schema takes 1.0 as an integer, and cannot bound a number in a string.
     """
     if isinstance(value, dict | list):
         return any(

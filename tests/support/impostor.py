@@ -1,4 +1,4 @@
-"""Somebody who answers in the daemon's place, and has put one name wherever there is room for text."""
+"""A server in the daemon's place that puts one text wherever an answer has text."""
 
 import json
 import threading
@@ -27,11 +27,10 @@ _TEXTS = (
 _SHRINK = "/v1/shrinks/1"
 
 
-class Anybody:
-    """A server on the loopback.
+class Impostor:
+    """An HTTP server on the loopback; use it as a context manager.
 
-    Use as a context manager. `name` is what it answers; `problem` is the slug of what it refuses
-    with.
+    `name` is the text in its answers; `problem` is the slug of the problem with which it refuses.
     """
 
     def __init__(self) -> None:
@@ -87,7 +86,7 @@ class Anybody:
 
 
 class _Answering(BaseHTTPRequestHandler):
-    whose: Anybody
+    whose: Impostor
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -109,8 +108,8 @@ class _Answering(BaseHTTPRequestHandler):
         else:
             self._send(200, "application/json", json.dumps(self.whose.body()))
 
-    # the names are http.server's
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _answer
+    # http.server calls these names
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _answer  # noqa: N815
 
     def _send(self, status: int, kind: str, text: str) -> None:
         self.send_response(status)

@@ -1,8 +1,7 @@
-"""Daemons to be killed by the hundred.
+"""Daemons that tests kill by the hundred.
 
-Each is a fork of one process that has imported everything, and has no port to listen on.
-
-The first that a daemon says comes when it has recovered.
+Each is a fork of one process that has imported everything, takes one request through a pipe, and
+listens on no port.
 """
 
 import asyncio
@@ -23,14 +22,14 @@ import httpx
 
 from shrinkd import main
 from shrinkd.settings import Settings
-from tests.support.forked_daemon import FORKS
+from tests.support.forked_daemon import FORK_CONTEXT
 
 _WATCHED = tuple(
     str(Path(main.__file__).parent / name)
     for name in (
         "backends",
         "shrinks/job",
-        "groups/limit_journal.py",
+        "groups",
         "memcontrol.py",
         "storage/store.py",
         "api/routes/limits.py",
@@ -39,34 +38,30 @@ _WATCHED = tuple(
 
 
 class Answer(NamedTuple):
-    """What a daemon answered, and how many lines of the watched code that took, if somebody
-    counted.
-    """
+    """Status and body of an answer, and the executed lines of the watched code, if counted."""
 
     status: int
     body: Any
     lines: int
 
 
-class Mortal:
-    """A daemon that can be killed at any moment, and begun again."""
+class KillableDaemon:
+    """A daemon that can be killed at any moment and started again."""
 
     def __init__(self, settings: Settings, *, has_policies: bool = False) -> None:
-        """`has_policies`: from its begin on it carries policies out, as one that serves does."""
-        self._line, theirs = FORKS.Pipe()
-        self._nursery = FORKS.Process(
-            target=_nurse, args=(settings, theirs), kwargs={"has_policies": has_policies}
+        """Fork the process that starts the daemons. With `has_policies` they carry policies out."""
+        self._pipe, other_end = FORK_CONTEXT.Pipe()
+        self._forker = FORK_CONTEXT.Process(
+            target=_fork_daemons, args=(settings, other_end), kwargs={"has_policies": has_policies}
         )
-        self._nursery.start()
-        theirs.close()
+        self._forker.start()
+        other_end.close()
         self._pid = 0
 
     def begin(self) -> list[str]:
-        """Start a daemon, wait until it has settled what the last one left, and answer in which
-        state the newest shrink is.
-        """
-        self._line.send("begin")
-        self._pid, states = self._line.recv()
+        """Start a daemon, wait for its recovery, and return the newest shrink's state in a list."""
+        self._pipe.send("begin")
+        self._pid, states = self._pipe.recv()
         return list(states)
 
     def ask(
@@ -78,52 +73,51 @@ class Mortal:
         seconds: float | None = None,
         lines: int = 0,
     ) -> Answer | None:
-        """Send the one request that a daemon takes; None when it dies over it.
+        """Send the one request that a daemon takes; None when it is killed before it answers.
 
-        It gets a kill -9 after so many seconds, or right before so many lines of its code, and
-        lives on if it was faster. A negative number of lines is never reached, and they are
-        counted.
+        It is killed after `seconds`, or before the given number of `lines` of its code, unless it
+        has answered. A negative number of lines is never reached, and the lines are counted.
         """
-        self._line.send((method, path, body, lines))
-        self._line.recv()  # that it has heard: what a dead one has not read, the next would
-        return self._answer() if self._line.poll(seconds) else self.kill()
+        self._pipe.send((method, path, body, lines))
+        self._pipe.recv()  # the daemon has read the request: else the next one would
+        return self._answer() if self._pipe.poll(seconds) else self.kill()
 
     def kill(self) -> Answer | None:
-        """Kill -9, unless it is dead already; answers what it had said and nobody heard."""
+        """Send SIGKILL unless it is dead; return an answer that had not been read."""
         if not self._pid:
             return None
-        with suppress(ProcessLookupError):  # its threads may count on behind an answer
+        with suppress(ProcessLookupError):  # a thread that counts may have killed it meanwhile
             os.kill(self._pid, signal.SIGKILL)
-        said = self._answer()
-        if said:
+        answer = self._answer()
+        if answer:
             self._answer()
-        return said
+        return answer
 
     def close(self) -> None:
         self.kill()
-        self._line.close()
-        self._nursery.join()
-        self._nursery.close()
+        self._pipe.close()
+        self._forker.join()
+        self._forker.close()
 
     def _answer(self) -> Answer | None:
-        """What it says; None tells its death."""
-        said: Answer | None = self._line.recv()
-        if said is None:
+        """Receive an answer, or None for the end of the daemon."""
+        answer: Answer | None = self._pipe.recv()
+        if answer is None:
             self._pid = 0
-        return said
+        return answer
 
 
-def _live(settings: Settings, line: Connection, *, has_policies: bool) -> None:
+def _run_daemon(settings: Settings, pipe: Connection, *, has_policies: bool) -> None:
     app = main.create_app(settings)
     if has_policies:
         app.state.wiring.daemon.start()
-    line.send((os.getpid(), [row["state"] for row in app.state.wiring.store.list_shrinks(limit=1)]))
-    method, path, body, dies_at = line.recv()
-    line.send("heard")
+    pipe.send((os.getpid(), [row["state"] for row in app.state.wiring.store.list_shrinks(limit=1)]))
+    method, path, body, dies_at = pipe.recv()
+    pipe.send("received")
     with _counted(dies_at) as lines:
         status, answer = asyncio.run(_request(app, method, path, body))
-    line.send(Answer(status, answer, next(lines) - 1))
-    line.recv()
+    pipe.send(Answer(status, answer, next(lines) - 1))
+    pipe.recv()
 
 
 async def _request(app: Any, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -136,10 +130,10 @@ async def _request(app: Any, method: str, path: str, body: Any) -> tuple[int, An
 
 @contextmanager
 def _counted(dies_at: int) -> Iterator[Iterator[int]]:
-    """Count the lines of the watched code, in this thread and in new ones, and die before one of
-    them. 0.
+    """Count executed lines of the watched code, and kill the process before one of them.
 
-    Run as fast as ever.
+    Lines of this thread and of new ones count. With `dies_at` 0 nothing is counted, and the code
+    runs at full speed.
     """
     lines = itertools.count(1)
 
@@ -158,22 +152,22 @@ def _counted(dies_at: int) -> Iterator[Iterator[int]]:
     sys.settrace(None)
 
 
-def _nurse(settings: Settings, line: Connection, *, has_policies: bool) -> None:
-    os.setpgid(0, 0)  # Ctrl-C is for the tests
-    logging.disable()  # each would say on our terminal that its predecessor was killed
+def _fork_daemons(settings: Settings, pipe: Connection, *, has_policies: bool) -> None:
+    os.setpgid(0, 0)  # so that Ctrl-C reaches only the tests
+    logging.disable()  # each would log that its predecessor was killed
     asyncio.run(_warm_up(settings))
     with suppress(EOFError):
-        while line.recv():
+        while pipe.recv():
             child = os.fork()
             if not child:
-                _live(settings, line, has_policies=has_policies)
+                _run_daemon(settings, pipe, has_policies=has_policies)
                 os._exit(0)
             os.waitpid(child, 0)
-            line.send(None)
+            pipe.send(None)
 
 
 async def _warm_up(settings: Settings) -> None:
-    """Live once to a natural end, so that the daemons, which are forks, import nothing any more."""
+    """Run one daemon to its normal end, so that the forks have nothing left to import."""
     app = main.create_app(settings)
     async with app.router.lifespan_context(app):
         await _request(app, "GET", "/v1/shrinks", None)

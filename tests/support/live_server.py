@@ -1,7 +1,4 @@
-"""Live servers for tests.
-
-The application on uvicorn in a thread, and the real daemon as a process that can be killed.
-"""
+"""Live servers: the application on uvicorn in a thread, and the daemon as a process."""
 
 import os
 import signal
@@ -20,14 +17,14 @@ import httpx
 from shrinkd.backends import Backend
 from shrinkd.settings import Settings
 
-_CLIENT_SECONDS = 60  # long enough for a slow machine; no test is about it
+_CLIENT_SECONDS = 600  # generous, so that a busy machine fails no test
 _POLL_SECONDS = 0.01
 
 
 class OwnConnections(httpx.BaseTransport):
-    """Connections of each thread's own.
+    """An httpx transport with separate connections for each thread.
 
-    A pool that threads share may close what it took for idle while another thread takes it up.
+    A pool that threads share may close a connection as idle while another thread takes it.
     """
 
     def __init__(self, uds: str | None = None) -> None:
@@ -48,12 +45,10 @@ class OwnConnections(httpx.BaseTransport):
 
 
 class Live:
-    """An application that listens on an ephemeral port of the loopback, with a client of it.
+    """The application on an ephemeral port of the loopback, with a client.
 
-    Use as a context manager, or stop().
-
-    `beside` has more addresses. With TLS in its settings, the client is of no use, and the url
-    begins with https.
+    Use it as a context manager, or call stop(). With TLS in its settings the url begins with https,
+    and the client cannot be used.
     """
 
     alive: ClassVar[set["Live"]] = set()
@@ -66,9 +61,10 @@ class Live:
         middleware: Callable[..., Any] | None = None,
         **limits: object,
     ) -> None:
-        """`beside` are addresses to listen on, too.
+        """Start the server.
 
-        `limits` are those of shrinkd.server.connection.Protocol, by name.
+        `beside` are further addresses to listen on. `limits` are attributes of
+        shrinkd.server.connection.BoundedConnection, by name.
         """
         from shrinkd.main import create_app
         from shrinkd.server.connection import BoundedConnection
@@ -91,13 +87,13 @@ class Live:
         self.alive.add(self)
 
     def connections(self) -> int:
-        """How many are open, the client's own among them."""
+        """Count the open connections, those of the client included."""
         return len(self.server.server_state.connections)
 
     def stop(self) -> None:
-        """Stop as a signal does.
+        """Stop as by a signal: streams and shrinks end, and everything is closed.
 
-        Streams end, shrinks end, everything is closed. Does nothing the second time.
+        A second call does nothing.
         """
         self.alive.discard(self)
         self.client.close()
@@ -113,27 +109,27 @@ class Live:
 
 
 class Process(Protocol):
-    """What a daemon is to who started it."""
+    """The part of subprocess.Popen that Daemon uses."""
 
     @property
     def pid(self) -> int:
-        """The number that its signals go to."""
+        """Process id."""
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """Return its exit code, or None while it runs."""
 
     def wait(self) -> int:
-        """Its exit code, when it has ended."""
+        """Wait for its end and return its exit code."""
 
     def send_signal(self, which: signal.Signals, /) -> None:
-        """Send it, unless it has ended."""
+        """Send a signal, unless it has ended."""
 
     def kill(self) -> None:
-        """Kill -9, unless it has ended."""
+        """Send SIGKILL, unless it has ended."""
 
 
 def command(environ: Mapping[str, str], log: Path) -> Process:
-    """Start `shrinkd serve` as people do."""
+    """Start `shrinkd serve` as a subprocess."""
     with log.open("ab") as lines:
         return subprocess.Popen(
             [sys.executable, "-m", "shrinkd", "serve"],
@@ -146,9 +142,9 @@ def command(environ: Mapping[str, str], log: Path) -> Process:
 
 
 class Daemon:
-    """`shrinkd serve` as a process of its own, on a unix socket in `folder`.
+    """`shrinkd serve` as a process, on a unix socket in `folder`.
 
-    It has answered once when this is made.
+    The constructor returns once /readyz has answered.
     """
 
     def __init__(
@@ -157,7 +153,7 @@ class Daemon:
         begin: Callable[[Mapping[str, str], Path], Process] = command,
         **settings: str,
     ) -> None:
-        """Settings by their names without the prefix: Daemon(folder, backend="v1")."""
+        """Start the daemon; settings have no prefix: Daemon(folder, backend="v1")."""
         self.socket = folder / "api.sock"
         self.log = folder / "daemon.log"
         given = {
@@ -183,17 +179,17 @@ class Daemon:
         )
 
     def kill(self) -> None:
-        """Kill -9: nothing of it gets a chance to clean up."""
+        """Send SIGKILL, so that it cleans up nothing."""
         self._process.kill()
         self._process.wait()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it with a signal, and answer its exit code."""
+        """Stop it with a signal and return its exit code."""
         self._process.send_signal(how)
         return self._process.wait()
 
     def close(self) -> None:
-        """Whatever state it is in: no process and no connection stays."""
+        """End the process and the connections, in whatever state they are."""
         self.client.close()
         if self._process.poll() is None:
             self.kill()
@@ -208,6 +204,9 @@ class Daemon:
 
 
 def _accepts(path: Path) -> bool:
-    """Not by way of httpcore, which leaks the socket of an attempt that fails."""
+    """Return whether a unix socket accepts connections.
+
+    Not with httpcore, which leaks the socket of a failed attempt.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(str(path)) == 0

@@ -1,4 +1,4 @@
-"""An SQLite database that somebody else has."""
+"""Lock an SQLite database against the daemon."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Have another program in the middle of a transaction."""
+    """Hold an exclusive transaction on the database."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield

@@ -1,7 +1,4 @@
-"""A network that loses things.
-
-A proxy on the loopback that carries one request a connection, and hangs up on some of them.
-"""
+"""A proxy on the loopback that carries one request a connection and drops some of them."""
 
 import random
 import socket
@@ -14,15 +11,16 @@ Fate = Literal["carried", "request lost", "answer lost", "hung up"]
 _READ_BYTES = 65536
 
 
-class Dropping:
-    """Use as a context manager.
+class LossyProxy:
+    """The proxy, as a context manager.
 
     `url` leads to the server at `target`, for clients that open a connection for each request.
     """
 
     def __init__(self, target: str, lost: float, seed: int) -> None:
-        """Of all requests, `lost` (0 to 1) are lost on the way there, or their answers on the way
-        back, or the client while it waits.
+        """Drop a share `lost` (0 to 1) of the requests.
+
+        Either the request is lost, or its answer, or the client while it waits.
         """
         there = urlsplit(target)
         self._target = there.hostname or "", there.port or 0

@@ -1,5 +1,6 @@
-"""A process that asks a backend about itself, in namespaces and among mounts of its own, so that no
-mount of the machine is touched.
+"""Ask a backend about its own process in separate namespaces and mounts.
+
+No mount of the machine is touched.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ from typing import Any
 from shrinkd.backends import Backend, Group, load
 from shrinkd.errors import ShrinkdError
 from shrinkd.settings import Settings
-from tests.support.forked_daemon import FORKS
+from tests.support.forked_daemon import FORK_CONTEXT
 
 _NAMESPACES = {
     "mount": 0x00020000,
@@ -33,11 +34,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Setting:
-    """Namespaces that a process has for itself beside that of its mounts, what is mounted in there,
-    and where it finds the hierarchy.
+    """Namespaces and mounts of a process, and the path at which it finds the hierarchy.
 
-    `mounting` is for sh(1), which has the variables root, own, tmp and unusual: the hierarchy, the
-    group of the process in it, an empty folder, and a path in that which is not there yet.
+    `mounting` is a script for sh(1), with the variables root, own, tmp and unusual: the hierarchy,
+    the group of the process in it, an empty folder, and a path in it that does not exist yet.
     """
 
     name: str
@@ -50,9 +50,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Question:
-    """What a process in the group `own` is to do.
+    """The groups of one run: the process is in `own` and moves to `other`.
 
-    Find itself, try on trial what is not to be done there, and move to `other`.
+    It looks for its own group, and tries as dry runs the changes that are refused there.
     """
 
     setting: Setting
@@ -68,8 +68,8 @@ class Question:
 
 
 def ask(question: Question) -> dict[str, Any]:
-    """Answer what the process has found, or raise AssertionError with what it met."""
-    process = FORKS.Process(target=_answer, args=(question,))
+    """Return what the process has found; AssertionError with what it has raised."""
+    process = FORK_CONTEXT.Process(target=_answer, args=(question,))
     process.start()
     process.join()
     process.close()
@@ -88,7 +88,7 @@ def _answer(question: Question) -> None:
         return
     try:
         told = _found(question)
-    except BaseException:  # the test shows it
+    except BaseException:  # noqa: BLE001 - the parent process raises it in the test
         told = {"met": traceback.format_exc()}
     (question.folder / "told").write_text(json.dumps(told))
     if "pid" in question.setting.namespaces:
@@ -146,9 +146,7 @@ def _refusals(backend: Backend, group: Group) -> dict[str, str]:
 
 
 def _moves(backend: Backend, group: Group, stranger: int) -> dict[str, str]:
-    """What becomes of moving us, a thread of ours, and somebody who is in our group, to another
-    group, on trial.
-    """
+    """Dry-run moves of this process, of a thread of it, and of another process of its group."""
     thread = threading.Thread(target=(ended := threading.Event()).wait)
     thread.start()
     pids = {

@@ -1,9 +1,7 @@
-"""Two worlds in which the same is done.
+"""Two worlds in which tests do the same: a kernel, and the simulator with that kernel's rules.
 
-A kernel, and the simulated machine with that kernel's rules.
-
-Sizes are bytes. What a world does is what its kernel does: no call here looks first, and none
-corrects anything after.
+Sizes are bytes. A world does what its kernel does: no call checks anything before or corrects
+anything after.
 """
 
 import ctypes
@@ -31,23 +29,23 @@ class Hand(Protocol):
 
     @property
     def pid(self) -> int:
-        """The number that Backend.attach takes."""
+        """The process id, for Backend.attach."""
 
     def charge(self, kind: Memory, size: int) -> bool:
-        """Use so much more memory, which is one piece; False when it was killed over that."""
+        """Use so much more memory, as one piece; False when that killed the process."""
 
     def drop(self, kind: Memory, size: int) -> None:
-        """Free the latest piece, which is of this kind and size, and its own."""
+        """Free the latest piece, which has this kind and size and is not shared."""
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether the process runs."""
 
     def exit(self) -> None:
-        """End it; what it shares or has read stays charged."""
+        """End the process; what it shares or has read stays charged."""
 
 
 class World(Protocol):
-    """A backend, and what is beside it."""
+    """A backend, and what tests need beside it."""
 
     @property
     def backend(self) -> Backend:
@@ -57,11 +55,11 @@ class World(Protocol):
         """Start a process outside of the groups."""
 
     def write(self, group: Group, name: str, text: str) -> None:
-        """What echo does."""
+        """Write a text to a control file."""
 
 
 class RealHand:
-    """A worker that was lent. Where it is alive at the end it goes back, as empty as it came."""
+    """A worker from the pool. If it is alive at the end it goes back, emptied."""
 
     def __init__(self, world: "RealWorld", worker: CgroupWorker) -> None:
         self._world, self._worker, self._pieces = world, worker, 0
@@ -93,7 +91,7 @@ class RealHand:
 
 @dataclass
 class RealWorld:
-    """A kernel, and processes that were started once: in the VM that takes a second each."""
+    """A kernel with a pool of processes: starting one takes a second in the VM."""
 
     host: CgroupHost[Backend]
     backend: Backend = field(init=False)
@@ -164,7 +162,7 @@ class SimulatedHand:
         self._worker.stop()
 
     def path(self) -> str:
-        """Where it is."""
+        """Return the path of its group."""
         return self._process.cgroup.path
 
 
@@ -172,7 +170,7 @@ class SimulatedHand:
 def _small_pages() -> Iterator[None]:
     """Start processes that have no page of 2 MiB.
 
-    Khugepaged makes them minutes later, and charges each before it frees the small ones.
+    khugepaged makes such pages minutes later, and charges each before it frees the small ones.
     """
     disabled = _libc.prctl(_PR_GET_THP_DISABLE, 0, 0, 0, 0)
     assert _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
@@ -184,7 +182,7 @@ def _small_pages() -> Iterator[None]:
 
 @dataclass
 class SimulatedWorld:
-    """The machine, and what can be asked of it that no kernel tells."""
+    """The simulated machine, with figures that no kernel reports."""
 
     host: SimulatedHost
     backend: Backend = field(init=False)
@@ -204,21 +202,22 @@ class SimulatedWorld:
             return machine.cgroups[group.path]
 
     def cache(self, group: Group) -> int:
-        """What a group alone has of page cache."""
+        """Return the page cache of a group without those inside it."""
         return (
             sum(area.resident() for area in self.cgroup(group).areas if area.kind == "file")
             * PAGE_BYTES
         )
 
     def held(self, group: Group) -> int:
-        """What of a group and all inside it cannot be reclaimed, for there is no swap."""
+        """Return the memory of a group and all inside it that cannot be reclaimed without swap."""
         kinds: set[Kind] = {*SWAPPED, "unevictable"}
         areas = (area for member in self.cgroup(group).subtree() for area in member.areas)
         return sum(area.resident() for area in areas if area.kind in kinds) * PAGE_BYTES
 
     def adopt_cache(self, group: Group, used: int, own: int) -> None:
-        """Go on from as much page cache in a group as it can have in the other world, by what it
-        uses itself and up to `own` beside.
+        """Set the page cache of a group to what it can have in the other world.
+
+        That follows from the usage of the group alone, `used`, and an uncertainty of `own` bytes.
         """
         cgroup = self.cgroup(group)
         area: Area = cgroup.area("file")

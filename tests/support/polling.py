@@ -1,17 +1,20 @@
-"""Waiting for what somebody else is about to bring about."""
+"""Wait for a condition."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
-_POLLS = 6000  # a minute, for the slowest machine; no test is about it
+_POLLS = 60_000  # ten minutes, so that a busy machine fails no test
 _POLL_SECONDS = 0.01
 
 
-def until(told: Callable[[], Any]) -> Any:
-    """Ask until the answer is anything but nothing, and give that."""
+def until(condition: Callable[[], Any]) -> Any:
+    """Call `condition` every 10 ms until it returns something true, and return that.
+
+    AssertionError after ten minutes, so that a busy machine fails no test.
+    """
     for _ in range(_POLLS):
-        if found := told():
+        if found := condition():
             return found
         time.sleep(_POLL_SECONDS)
-    raise AssertionError("it has not come")
+    raise AssertionError("the condition has not come true")

@@ -1,7 +1,4 @@
-"""A PostgreSQL server for tests.
-
-A cluster in a folder that goes with it, on a unix socket alone.
-"""
+"""Run a PostgreSQL server for tests, in a temporary folder and on a unix socket only."""
 
 import os
 import shutil
@@ -27,7 +24,7 @@ class Postgres:
         self._folder = folder
 
     def emptied(self) -> str:
-        """Empty the database, which takes a tenth of the time of a new one, and answer its URL."""
+        """Empty the database and return its URL. A new database would take ten times as long."""
         with psycopg.connect(
             host=str(self._folder), user="shrinkd", dbname="postgres"
         ) as connection:
@@ -37,7 +34,7 @@ class Postgres:
 
 
 def absent() -> str | None:
-    """Why there is none here, or None."""
+    """Say why no server can run here, or return None."""
     return (
         None
         if _program("postgres") and _program("initdb")
@@ -97,7 +94,9 @@ def running() -> Iterator[Postgres]:
                 _wait_until_it_answers(server, folder)
                 yield Postgres(folder)
             finally:
-                server.send_signal(signal.SIGINT)  # "fast": connections are ended, not waited for
+                server.send_signal(
+                    signal.SIGINT
+                )  # PostgreSQL's "fast" shutdown, which ends connections
 
 
 def _wait_until_it_answers(server: subprocess.Popen[bytes], folder: Path) -> None:

@@ -1,7 +1,4 @@
-"""What every test says about a problem.
-
-One check of all that RFC 9457 and the contract want of it.
-"""
+"""Check a problem against RFC 9457 and the contract."""
 
 from typing import Any
 
@@ -9,7 +6,7 @@ import httpx
 
 
 def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    """The document of an answer that is this problem, whole and well-formed."""
+    """Check that an answer is this problem, complete and well-formed; return its document."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body["type"]) == (status, f"/problems/{slug}"), body

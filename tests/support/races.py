@@ -1,4 +1,4 @@
-"""Races: several who begin at the same moment, and what each came to."""
+"""Run several functions at the same moment."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from shrinkd.errors import ShrinkdError
 
 
 def together(*racers: Callable[[], Any]) -> list[Any]:
-    """Let them all begin at once. What each answered, or the error of ours that it raised."""
+    """Start all functions at once; return the result of each, or the ShrinkdError it raised."""
     gate = threading.Barrier(len(racers))
     results: list[Any] = [None] * len(racers)
 

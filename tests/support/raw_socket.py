@@ -1,4 +1,4 @@
-"""Bytes on a connection, for what no client library would send."""
+"""Send bytes that no client library would send."""
 
 import socket
 from contextlib import suppress
@@ -9,7 +9,7 @@ from tests.support.live_server import Live
 
 
 def connected(live: Live, *, window_bytes: int = 0) -> socket.socket:
-    """A connection, which takes no more than so much before it is read from."""
+    """Open a connection; with `window_bytes` its receive buffer has that size."""
     host, port = live.url.removeprefix("http://").split(":")
     connection = socket.socket()
     connection.settimeout(60)
@@ -20,7 +20,7 @@ def connected(live: Live, *, window_bytes: int = 0) -> socket.socket:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the other end closes; a reset closes, too."""
+    """Receive until the other end closes or resets the connection."""
     parts: list[bytes] = []
     with suppress(ConnectionResetError):
         while part := connection.recv(65536):
@@ -29,7 +29,7 @@ def received(connection: socket.socket) -> bytes:
 
 
 def answers(text: bytes) -> list[httpx.Response]:
-    """The responses in what came, each by its Content-Length."""
+    """Split received bytes into responses, by their Content-Length."""
     found = []
     while text:
         head, _, rest = text.partition(b"\r\n\r\n")
@@ -42,7 +42,7 @@ def answers(text: bytes) -> list[httpx.Response]:
 
 
 def said(live: Live, *parts: bytes) -> list[httpx.Response]:
-    """Send bytes in parts and nothing more; every answer until the daemon closes."""
+    """Send bytes in parts and nothing more; return all answers until the daemon closes."""
     with connected(live) as connection:
         for part in parts:
             with suppress(ConnectionError):

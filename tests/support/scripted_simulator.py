@@ -1,7 +1,4 @@
-"""A simulator for tests.
-
-Its time stands still unless they move it, and what is to happen between two verbs is written down.
-"""
+"""A simulator whose clock the test moves, with changes scheduled between its verbs."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -16,9 +13,9 @@ MIB = 2**20
 
 
 class Stage:
-    """Hand `make_backend` to create_app().
+    """Makes the simulator: pass `make_backend` to create_app().
 
-    `at` says what happens at which verb from then on; no pass of a reclaim takes time.
+    at() schedules a change by the number of a verb. No pass of reclaim takes time.
     """
 
     simulator: Simulator
@@ -33,14 +30,14 @@ class Stage:
         return self.simulator
 
     def at(self, verb: int, happens: Callable[[], object]) -> None:
-        """Let something happen inside the n-th verb from now, before it does anything.
+        """Call `happens` inside the n-th verb from now, before that does anything.
 
         It must not call verbs itself.
         """
         self._happens = {self._verbs + verb: happens}
 
     def did_happen(self) -> bool:
-        """Whether the verb that at() waits for has come; if not, it does not happen any more."""
+        """Return whether the verb of at() has come; if not, cancel the change."""
         came, self._happens = not self._happens, {}
         return came
 
@@ -50,9 +47,7 @@ class Stage:
         return self.seconds
 
     def group(self, path: str, *, anon: int = 0, cache: int = 0) -> Group:
-        """Make a group with a process in it that has so many bytes of anonymous memory and clean
-        page cache.
-        """
+        """Make a group with a process of so many bytes of anonymous memory and clean page cache."""
         group = self.simulator.make(path)
         self.charge(path, "anon", anon)
         self.charge(path, "file", cache)
@@ -63,19 +58,18 @@ class Stage:
             machine.charge(machine.start(machine.cgroups[path]), kind, size // PAGE_BYTES)
 
     def vanish(self, path: str) -> None:
-        """Remove a group with all that is in it, as somebody else on the machine would.
+        """Remove a group with all that is in it, as another program would.
 
         Callable within a verb.
         """
-        # the lock is held by the verb that this happens in
-        machine = self.simulator._machine
-        machine.reclaim(
-            machine.cgroups[path], UNLIMITED
-        )  # or else its cache would be the root's, and the machine fill up
+        # the verb in which this is called holds the lock that machine() would acquire
+        machine = self.simulator._machine  # noqa: SLF001
+        # otherwise the root would inherit its cache, and the machine would fill up
+        machine.reclaim(machine.cgroups[path], UNLIMITED)
         machine.uproot(machine.cgroups[path])
 
     def everything(self) -> dict[str, tuple[int, MemStat]]:
-        """All groups, what they use and what they are limited to: for "nothing was changed"."""
+        """Return all groups with their ids and statistics, to compare before and after."""
         return {
             group.path: (group.id, self.simulator.stat(group))
             for group in self.simulator.groups()[1:]

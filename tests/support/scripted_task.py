@@ -1,7 +1,4 @@
-"""Tasks that run the routines of memcontrol in tests.
-
-What happens to them between two passes is written down beforehand.
-"""
+"""Tasks for the routines of memcontrol that run a script between two passes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +8,7 @@ from shrinkd.errors import Interrupted, ShrinkdError
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What cond_resched was told."""
+    """Arguments of one call of cond_resched."""
 
     usage_bytes: int
     progress: int
@@ -19,7 +16,7 @@ class Pass:
 
 
 @dataclass(slots=True)
-class Scripted:
+class ScriptedTask:
     """A task that calls `then[n]` after its n-th pass, and `always` after every one."""
 
     then: dict[int, Callable[[], object]] = field(default_factory=dict)

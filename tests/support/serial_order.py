@@ -1,11 +1,10 @@
-"""Whether a history of one register, with many clients at once, is explained by one serial order of
-what they did.
+"""Decide whether concurrent operations on one register have a serial order that explains them.
 
-Every write has a value of its own, so a read tells whose it saw. Then a value with all who saw it
-is a block, and one block goes before another if somebody of the one was done before somebody of the
-other began: there is an order if these do not go in circles (Gibbons and Korach, "Testing Shared
-Memories", 1997). A conditional write saw its predecessor in the very moment of its own, so nothing
-fits between the two, and their blocks are one.
+Every write has a unique value, so each read shows which write it saw. A value with its readers is a
+block. One block precedes another if an operation of the first ended before one of the other began.
+There is an order if this relation has no cycle (Gibbons and Korach, "Testing Shared Memories",
+1997). A conditional write saw its predecessor at the moment of its own write, so nothing fits
+between the two, and their blocks are one.
 """
 
 import math
@@ -17,14 +16,14 @@ from itertools import pairwise
 
 
 class Unexplained(AssertionError):
-    """No serial order has these answers."""
+    """No serial order explains the results."""
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What a client did to the register between two moments.
+class Operation:
+    """One operation on the register, between two moments.
 
-    It wrote, if what it saw was what it wanted to see, or only saw.
+    A write has `wrote`; a conditional write has also the value that it `saw`; a read has only that.
     """
 
     began: float
@@ -33,10 +32,10 @@ class Done:
     saw: int | None = None
 
 
-def serial_order(first: int, history: Iterable[Done]) -> list[int]:
-    """The values that the register had, in an order that explains the history, or Unexplained."""
-    seen: dict[int, list[Done]] = defaultdict(list)
-    writes = {first: Done(-math.inf, -math.inf, first)}
+def serial_order(first: int, history: Iterable[Operation]) -> list[int]:
+    """Return the values of the register in an order that explains the history; else Unexplained."""
+    seen: dict[int, list[Operation]] = defaultdict(list)
+    writes = {first: Operation(-math.inf, -math.inf, first)}
     followed: dict[int, int] = {}
     for done in history:
         if done.saw is not None:
@@ -61,8 +60,8 @@ def serial_order(first: int, history: Iterable[Done]) -> list[int]:
     return [value for number in _sorted(blocks) for value in chains[number]]
 
 
-def _chains(writes: dict[int, Done], followed: dict[int, int]) -> list[list[int]]:
-    """The values, those together of which each was written right after the one before."""
+def _chains(writes: dict[int, Operation], followed: dict[int, int]) -> list[list[int]]:
+    """Group the values: in a chain, each was written right after the one before."""
     chains = []
     for value in writes.keys() - followed.values():
         chain = [value]
@@ -74,13 +73,13 @@ def _chains(writes: dict[int, Done], followed: dict[int, int]) -> list[list[int]
     return chains
 
 
-def _check_forward(chain: list[list[Done]]) -> None:
+def _check_forward(chain: list[list[Operation]]) -> None:
     for number, done in enumerate(chain):
         if any(_is_before(later, done) for later in chain[number + 1 :]):
             raise Unexplained("what followed was over before what it followed")
 
 
-def _sorted(blocks: list[list[Done]]) -> list[int]:
+def _sorted(blocks: list[list[Operation]]) -> list[int]:
     before = {
         n: {m for m, other in enumerate(blocks) if m != n and _is_before(other, block)}
         for n, block in enumerate(blocks)
@@ -97,5 +96,5 @@ def _sorted(blocks: list[list[Done]]) -> list[int]:
         ) from None
 
 
-def _is_before(block: list[Done], other: list[Done]) -> bool:
+def _is_before(block: list[Operation], other: list[Operation]) -> bool:
     return min(done.ended for done in block) < max(done.began for done in other)

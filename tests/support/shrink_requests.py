@@ -1,4 +1,4 @@
-"""Shrinks as a client sees them: start one, wait for it, and one that takes for ever."""
+"""Start shrinks over HTTP and wait for them."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def start(client: httpx.Client, group: str = "web", **request: Any) -> dict[str,
 
 
 def finished(client: httpx.Client, shrink: dict[str, Any]) -> dict[str, Any]:
-    """How a shrink ended: waits for it."""
+    """Wait for a shrink and return it."""
     body: dict[str, Any] = client.get(shrink["links"]["self"], headers={"Prefer": "wait=60"}).json()
     assert body["done"], body
     return body
@@ -27,7 +27,7 @@ def shrunk(client: httpx.Client, group: str = "web", **request: Any) -> dict[str
 
 
 def running(client: httpx.Client, group: str = "web", **request: Any) -> dict[str, Any]:
-    """Start a shrink and wait until a worker has it."""
+    """Start a shrink and wait until a worker runs it."""
     shrink = start(client, group, **request)
     while shrink["state"] == "queued":
         shrink = client.get(shrink["links"]["self"]).json()

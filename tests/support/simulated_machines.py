@@ -1,4 +1,4 @@
-"""Simulated machines for tests: groups that are already full of something."""
+"""Simulated machines with groups that already use memory."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def grown(
     pages: Mapping[Kind, int] | None = None,
     **kinds: int,
 ) -> Cgroup:
-    """A group with one process in it that has charged so many pages of each kind."""
+    """Make a group with one process that has charged so many pages of each kind."""
     cgroup = machine.make(parent or machine.root, name)
     process = machine.start(cgroup)
     wanted = kinds | dict(pages or {})
@@ -39,7 +39,7 @@ def grown(
 
 
 def add(machine: Machine, process: Process, kind: Kind, pages: int, heat: float = math.inf) -> Area:
-    """Let a process charge pages of some heat."""
+    """Charge pages of some heat to a process."""
     area = process.area(kind, heat)
     machine.fault(process, area, pages)
     return area

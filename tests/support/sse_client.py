@@ -1,7 +1,4 @@
-"""Server-sent events as a client reads them, and clients on bare sockets.
-
-One that does not read, and many that do.
-"""
+"""Read server-sent events, also with many slow clients on bare sockets."""
 
 import json
 import re
@@ -28,7 +25,7 @@ class Frame:
 
 
 def frames(answer: httpx.Response) -> Iterator[Frame]:
-    """What a stream says, comments and hints left out; ends when the stream does."""
+    """Yield the events of a stream until it ends, without comments and hints."""
     fields: dict[str, str] = {}
     for line in answer.iter_lines():
         name, _, value = line.partition(": ")
@@ -44,9 +41,9 @@ def frames(answer: httpx.Response) -> Iterator[Frame]:
 
 
 class Follower:
-    """A client on a socket of its own with a small buffer, which reads when it is told to.
+    """A client on a bare socket with a small buffer, which reads only on request.
 
-    Keeps only the ids and the names.
+    It records ids and names of events.
     """
 
     def __init__(self, server: Live | Daemon, path: str) -> None:
@@ -64,13 +61,13 @@ class Follower:
         self._rest = b""
 
     def begun(self) -> Self:
-        """Wait for the begin of the answer: from then on nothing is missed."""
+        """Wait for the start of the answer: from then on no event is missed."""
         while not self._has_begun:
             self.read()
         return self
 
     def read(self) -> None:
-        """Take in what is there, or wait until something is."""
+        """Read what is there, or wait until something is."""
         chunk = self.socket.recv(1 << 20)
         self.has_ended = not chunk
         lines, _, self._rest = (self._rest + chunk).rpartition(b"\n")
@@ -85,7 +82,7 @@ class Follower:
 
 
 def read_all(followers: Sequence[Follower], last_id: int | None) -> None:
-    """Read from all of them at once until each has this event, or its end where that is None."""
+    """Read from all clients until each has this event, or its end where that is None."""
     with selectors.DefaultSelector() as selector:
         for follower in followers:
             selector.register(follower.socket, selectors.EVENT_READ, follower)

@@ -1,7 +1,4 @@
-"""How tests wait for a watch.
-
-In short looks, so that one that never fires is a failure and not a hang.
-"""
+"""Wait for a watch in short polls, so that one that never fires is a failure and not a hang."""
 
 import select
 
@@ -15,7 +12,7 @@ TRIGGERS: tuple[Trigger, ...] = (UsageCrosses(16 * MIB), EventsMove(), STALL)
 
 
 def watchable(host: Host) -> list[Trigger]:
-    """One trigger of each kind that the host's backend takes."""
+    """Return one trigger of each kind that the host's backend supports."""
     return [trigger for trigger in TRIGGERS if type(trigger) in host.backend.watchable]
 
 
@@ -24,7 +21,7 @@ def is_readable(watch: Watch, looks: int = 400) -> bool:
 
 
 def told(watch: Watch, looks: int = 400) -> frozenset[Trigger]:
-    """What the watch tells first, or nothing when it does not fire."""
+    """Return the first triggers that the watch reports, or none when it does not fire."""
     for _ in range(looks):
         if select.select([watch], [], [], LOOK_SECONDS)[0] and (fired := watch.read()):
             return fired
@@ -34,7 +31,7 @@ def told(watch: Watch, looks: int = 400) -> frozenset[Trigger]:
 def thrash(host: Host, group: Group) -> None:
     """Read four times as much as a limit of 16 MiB holds.
 
-    Charges fail, reclaim stalls the reader, nobody is killed.
+    Charges fail and reclaim stalls the reader; no process is killed.
     """
     host.backend.set_limits(group, {"max_bytes": 16 * MIB})
     host.charge(group, cache=64 * MIB)

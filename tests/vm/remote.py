@@ -1,6 +1,6 @@
-"""What needs cgroup v2, on a host without it.
+"""Run the tests that need cgroup v2 in the VM, and report them one by one on the host.
 
-Collected here, run in the VM while the others run here, and reported test by test.
+The host collects them, and runs its own tests meanwhile.
 """
 
 import json
@@ -14,69 +14,64 @@ from pathlib import Path
 import pytest
 
 _REPORTS = "reports"
-_SLOWLY = ("-o", "timeout=600")
-"""For one test, in the VM: a daemon that needs a second here imports for a minute there."""
+_TIME_LIMIT = ("-o", "timeout=1800")
+"""Time limit of a test in the VM, where the import of a daemon takes a minute."""
 _VM = (sys.executable, "-m", "tests.vm.vm", "--shared")
 
 
 class InTheVm:
-    """Runs the selected tests that are marked v2 in one VM.
+    """A plugin that runs the selected tests marked v2 in one VM.
 
-    It starts when all are collected, and is waited for at the end.
+    The VM starts after collection; the run waits for it at its end.
     """
 
     def __init__(self, config: pytest.Config, run_in: tuple[str, ...] = _VM) -> None:
-        """`run_in` is a command that takes a directory, which is shared with the machine, and what
-        to run there.
-        """
+        """`run_in` is a command that takes a shared directory and a command to run in the VM."""
         self._config = config
         self._run_in = run_in
         self._folder = tempfile.TemporaryDirectory(prefix="shrinkd-vm-")
         self._shared = Path(self._folder.name)
         self._machine: subprocess.Popen[bytes] | None = None
         self._reports: dict[str, list[pytest.TestReport]] | None = None
-        self._told = ""
+        self._output = ""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """What is in the VM comes last, or it would be waited for.
-
-        And for waiting there is no timeout but the VM's own.
-        """
+        """Sort the tests of the VM to the end, without a timeout but the VM's own."""
         items.sort(key=_is_for_v2)
         for item in filter(_is_for_v2, items):
-            item.add_marker(pytest.mark.timeout(0), append=False)  # before one of its own
+            item.add_marker(pytest.mark.timeout(0), append=False)  # overrides a marker of the test
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        wanted = [item.nodeid for item in session.items if _is_for_v2(item)]
-        if not wanted or self._config.option.collectonly:
+        nodes = [item.nodeid for item in session.items if _is_for_v2(item)]
+        if not nodes or self._config.option.collectonly:
             return
-        (self._shared / "wanted").write_text("\n".join(wanted))
+        (self._shared / "nodes").write_text("\n".join(nodes))
         inside = (
             sys.executable,
             "-m",
             "pytest",
-            *_SLOWLY,
+            *_TIME_LIMIT,
             "-p",
             "no:cacheprovider",
             "-q",
-            f"@{self._shared}/wanted",
+            f"@{self._shared}/nodes",
         )
-        with (self._shared / "told").open("wb") as told:
+        with (self._shared / "output_of_vm").open("wb") as output:
             self._machine = subprocess.Popen(
                 [
                     *self._run_in,
                     str(self._shared),
                     "env",
                     f"SHRINKD_TEST_REPORTS={self._shared}/{_REPORTS}",
-                    *_wanted_here(),
+                    *_extent_variables(),
                     *inside,
                 ],
                 cwd=self._config.rootpath,
                 stdin=subprocess.DEVNULL,
-                stdout=told,
-                stderr=told,
-                process_group=0,  # Ctrl-C is for us; we end it
+                stdout=output,
+                stderr=output,
+                process_group=0,  # so that Ctrl-C reaches only this process, which ends the VM
             )
 
     @pytest.hookimpl(tryfirst=True)
@@ -84,7 +79,7 @@ class InTheVm:
         if not _is_for_v2(item):
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._of(item):
+        for report in self._reports_of(item):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
@@ -95,21 +90,21 @@ class InTheVm:
             self._machine.wait()
         self._folder.cleanup()
 
-    def _of(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+    def _reports_of(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         if self._reports is None:
             assert self._machine
             self._machine.wait()
             self._reports = self._read()
-            self._told = (self._shared / "told").read_text(errors="replace")
+            self._output = (self._shared / "output_of_vm").read_text(errors="replace")
         reports = self._reports.get(item.nodeid, [])
         yield from reports
         if not reports or reports[-1].when != "teardown":
             why = (
-                f"The VM did not come to the end of this test:\n{self._told}"
-                if self._told
-                else "Nor to this one, as above."
+                f"The VM did not come to the end of this test:\n{self._output}"
+                if self._output
+                else "The VM did not run this test either: see the first failure."
             )
-            self._told = ""
+            self._output = ""
             yield pytest.TestReport(item.nodeid, item.location, {}, "failed", why, "call")
 
     def _read(self) -> dict[str, list[pytest.TestReport]]:
@@ -124,7 +119,7 @@ class InTheVm:
 
 
 class Reporter:
-    """The other side: writes down every report of a run, a line each, for InTheVm to read."""
+    """A plugin inside the VM that writes every report of the run, one a line, for InTheVm."""
 
     def __init__(self, config: pytest.Config, path: str) -> None:
         self._config = config
@@ -143,7 +138,7 @@ class Reporter:
 
 
 class NotHere:
-    """Neither this host nor a VM has cgroup v2: what needs it is skipped, with the reason."""
+    """A plugin that skips the tests marked v2 where neither this host nor a VM has cgroup v2."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -153,10 +148,10 @@ class NotHere:
             item.add_marker(pytest.mark.skip(reason=self._reason))
 
 
-def _wanted_here() -> Iterator[str]:
-    """How much is to be tried.
+def _extent_variables() -> Iterator[str]:
+    """Yield variables that pass the extent of the tests to the VM.
 
-    In the VM SHRINKD_TEST_REQUIRE_ALL is ever 1, so this host's own is told by another name.
+    In the VM SHRINKD_TEST_REQUIRE_ALL is always 1, so the host's value has another name.
     """
     yield f"SHRINKD_TEST_THOROUGH={os.environ.get('SHRINKD_TEST_REQUIRE_ALL', '')}"
     yield f"SHRINKD_TEST_EXAMPLES={os.environ.get('SHRINKD_TEST_EXAMPLES', '0')}"

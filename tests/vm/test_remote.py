@@ -1,6 +1,6 @@
-"""What runs in the VM is told here as if it had run here.
+"""Check that tests in the VM are reported as if they had run here.
 
-The "VM" of these tests is a process beside.
+The "VM" of these tests is another process.
 """
 
 import os
@@ -42,7 +42,9 @@ def test_deadly(): os._exit(3)
 def test_after(): pass
 
 @pytest.mark.v2
-def test_wishes(): assert [os.environ["SHRINKD_TEST_" + name] for name in ("THOROUGH", "EXAMPLES")] == ["1", "7"]
+def test_wishes():
+    names = ("THOROUGH", "EXAMPLES")
+    assert [os.environ["SHRINKD_TEST_" + name] for name in names] == ["1", "7"]
 
 def test_here(): assert not AWAY
 """
@@ -68,7 +70,7 @@ def run(folder: Path, *selected: str, **variables: str) -> str:
         "no:cacheprovider",
         *selected,
     ]
-    # CI: where it is set, pytest says every message a second time, in its summary
+    # with CI set, pytest repeats every message in its summary
     environ = {
         name: value
         for name, value in os.environ.items()

@@ -1,12 +1,10 @@
-"""One virtual machine.
-
-Debian's kernel on this host's files, which it cannot change, for the length of one command.
+"""Run one command in a virtual machine with Debian's kernel on this host's files, read-only.
 
     python -m tests.vm.vm COMMAND…
 
-QEMU emulates (a nested /dev/kvm may be there and only spin), so everything is 5 to 30 times slower
-than here: compare ratios, never times. The kernel comes from tests/vm/fetch-kernel; tests/vm/init
-and tests/vm/guest are what runs on it.
+QEMU emulates the CPU (a nested /dev/kvm may exist and only spin), so everything is 5 to 30 times
+slower than here: compare ratios, never times. tests/vm/fetch-kernel gets the kernel; tests/vm/init
+and tests/vm/guest run on it.
 """
 
 import argparse
@@ -42,14 +40,14 @@ _MACHINE = (
     *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "2G"),
     *("-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
 )
-_SECONDS = 2400
+_SECONDS = 4800
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a command.
+    """Result of a command.
 
-    `status` is None when it did not come to its end, and then the console says why.
+    `status` is None when it did not end; the console says why.
     """
 
     status: int | None
@@ -57,22 +55,21 @@ class Outcome:
     console: str
 
 
-def absent() -> str | None:
-    """Why no VM can be had here, as a sentence with the remedy, or None."""
-    for program, package in _PROGRAMS.items():
-        if not shutil.which(program, path=_PATH):
-            return f"the VM needs {program}: apt-get install {package}"
+def absent(path: str = _PATH) -> str | None:
+    """Say why no VM can run here, with the remedy, or None. `path` is where programs are sought."""
+    missing = [program for program in _PROGRAMS if not shutil.which(program, path=path)]
+    if missing:
+        packages = " ".join(_PROGRAMS[program] for program in missing)
+        return f"the VM needs {', '.join(missing)}: apt-get install {packages}"
     if os.geteuid():
         return "the VM needs root, for it shows root's files to a guest that is root"
     return None if _kernel() else "the VM needs a kernel: tests/vm/fetch-kernel"
 
 
 def run(command: list[str], shared: Path) -> Outcome:
-    """Boot, run one command in the repository, as root, and power off.
+    """Boot, run one command in the repository as root, and power off.
 
-    It can change what is in `shared`, and nothing else.
-
-    Waits its turn: there is one VM at a time.
+    The command can change only what is in `shared`. A lock keeps it to one VM at a time.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     with (
@@ -80,7 +77,7 @@ def run(command: list[str], shared: Path) -> Outcome:
         tempfile.TemporaryDirectory(prefix="shrinkd-vm-") as scratch,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Through files: the console has the kernel's messages among the lines.
+        # the output goes through files, since the console has the kernel's messages in it
         inner = (
             f"cd {shlex.quote(str(REPOSITORY))}; sh tests/vm/guest {shlex.join(command)} "
             f">{shared}/output 2>&1; echo $? >{shared}/status"
@@ -96,10 +93,7 @@ def run(command: list[str], shared: Path) -> Outcome:
 
 
 def _initrd(scratch: Path) -> Path:
-    """What the kernel needs before it has the host's files.
-
-    Their filesystem's modules, in the order of loading, and a shell.
-    """
+    """Make the initial file system: a shell, and the modules to mount the host's files."""
     kernel = str(_kernel()).partition("vmlinuz-")[2]
     wanted = ["modprobe", "-d", str(CACHE), "-S", kernel, "--show-depends", "-a", *_MODULES]
     listed = subprocess.run(
@@ -148,7 +142,7 @@ def _boot(initrd: Path, shared: Path, lock: int) -> str:
         text=True,
         errors="replace",
         start_new_session=True,
-        pass_fds=(lock,),  # should this process be killed, the VM goes on, and holds the lock
+        pass_fds=(lock,),  # if this process is killed, the VM goes on and holds the lock
     )
     try:
         return machine.communicate(timeout=_SECONDS)[0]

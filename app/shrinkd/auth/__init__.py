@@ -1,5 +1,6 @@
 """Who may do what: scopes, principals and tokens."""
 
+from shrinkd.auth import tokens
 from shrinkd.auth.scopes import ANYONE, NOBODY, Caller, Grant, Level
 from shrinkd.auth.tokens import Tokens
 
@@ -10,4 +11,5 @@ __all__ = [
     "Grant",
     "Level",
     "Tokens",
+    "tokens",
 ]

@@ -49,10 +49,9 @@ def serve() -> None:
         logs.configure(settings.log)
         # Here and not above: the other commands need no server, and neither --help nor a wrong
         # setting should wait for one.
-        from shrinkd import main
-        from shrinkd.server import listen
+        from shrinkd import main, server
 
-        listen.run(main.create_app(settings), settings)
+        server.run(main.create_app(settings), settings)
     except ShrinkdError as error:
         fail(error)
 
@@ -147,7 +146,7 @@ def _tokens_path() -> Path:
 @cli.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
-    from shrinkd.api import app as api
+    from shrinkd import api
 
     say(*json.dumps(api.build().openapi(), indent=2, ensure_ascii=False).split("\n"), sep="\n")
 

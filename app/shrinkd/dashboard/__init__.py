@@ -1,1 +1,3 @@
 """Static pages that the daemon serves."""
+
+__all__: list[str] = []

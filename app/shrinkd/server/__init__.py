@@ -1,4 +1,8 @@
-"""Sockets, TLS and each connection's bounds.
+"""Serve the application over sockets and TLS, each connection bounded in time, size and number."""
 
-What stands between the network and the application.
-"""
+from shrinkd.server.listen import check_listen, run
+
+__all__ = [
+    "check_listen",
+    "run",
+]

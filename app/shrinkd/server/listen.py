@@ -1,7 +1,4 @@
-"""Sockets and the server on them.
-
-Bound by the daemon itself, and ended by a signal within seconds.
-"""
+"""Bind the sockets of the daemon and serve on them until a signal, which ends it within seconds."""
 
 import asyncio
 import ipaddress
@@ -26,7 +23,7 @@ from shrinkd import __version__
 from shrinkd.api import Parts
 from shrinkd.errors import SettingsError
 from shrinkd.server.connection import BoundedConnection
-from shrinkd.server.peer_identity import renew, tls_context
+from shrinkd.server.peer_identity import reload_certificate, tls_context
 from shrinkd.server.tls_handshakes import TlsListener
 from shrinkd.settings import Settings
 
@@ -42,10 +39,11 @@ log = logging.getLogger("shrinkd")
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with some differences.
+    """Uvicorn's server, changed in four points.
 
-    Unix sockets stay in the clear beside TLS, SIGHUP reads the tokens and the certificate again,
-    endless answers are told to end, and a signal that it obeyed is not raised again.
+    Unix sockets are served without TLS beside addresses with TLS. SIGHUP reads the tokens and the
+    certificate again. A shutdown ends the streams. A signal that has been handled is not raised
+    again.
     """
 
     def __init__(self, app: FastAPI, protocol: type[BoundedConnection] = BoundedConnection) -> None:
@@ -58,73 +56,78 @@ class Server(uvicorn.Server):
                 loop="uvloop",
                 lifespan="on",
                 log_config=None,
-                access_log=False,  # ours costs less and carries the request id
+                access_log=False,  # the middleware's costs less and has the request id
                 server_header=False,
-                proxy_headers=False,  # nobody in front is trusted to say who calls
-                # longer than clients keep one: theirs to close, so that no POST meets the end
+                proxy_headers=False,  # no proxy is trusted to name the client
+                # longer than clients keep an idle connection, so that they close it and no POST
+                # meets a closed one
                 timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
-        self._wiring: Parts = app.state.wiring
+        self._parts: Parts = app.state.wiring
         self._protocol = protocol
-        self._tls = tls_context(self._wiring.settings)
-        self._private: list[TlsListener] = []
-        self._told_to_end = asyncio.Event()
+        self._tls = tls_context(self._parts.settings)
+        self._tls_listeners: list[TlsListener] = []
+        self._end_requested = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        private = [bound for bound in sockets or () if self._tls and bound.family != socket.AF_UNIX]
-        await super().startup([bound for bound in sockets or () if bound not in private])
-        self._private = [self._serve_privately(self._tls, bound) for bound in private if self._tls]
+        with_tls = [
+            bound for bound in sockets or () if self._tls and bound.family != socket.AF_UNIX
+        ]
+        await super().startup([bound for bound in sockets or () if bound not in with_tls])
+        self._tls_listeners = [
+            self._start_tls_listener(self._tls, bound) for bound in with_tls if self._tls
+        ]
         if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
 
-    def _serve_privately(self, tls: ssl.SSLContext, bound: socket.socket) -> TlsListener:
+    def _start_tls_listener(self, tls: ssl.SSLContext, bound: socket.socket) -> TlsListener:
         make = partial(self._protocol, self.config, self.server_state, self.lifespan.state)
         listener = TlsListener(bound, tls, make, lambda: self._protocol.most_connections() // 4)
         listener.start()
         return listener
 
     async def main_loop(self) -> None:
-        """Keep the date of the answers until the end.
+        """Update the Date header once a second, and return when the server is to end.
 
-        uvicorn's own asks ten times a second whether that has come.
+        Uvicorn's own loop wakes ten times a second.
         """
         while not await self.on_tick(0):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._told_to_end.wait(), _DATE_SECONDS)
+                await asyncio.wait_for(self._end_requested.wait(), _DATE_SECONDS)
 
     def end(self) -> None:
-        """End as a signal would have it; from any thread, and from a handler of signals."""
+        """End the server as a signal does. Call it from any thread or a signal handler."""
         self.should_exit = True
         if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._told_to_end.set)
+            self._loop.call_soon_threadsafe(self._end_requested.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self.end()
 
     def reload(self) -> None:
-        """Read the files again that say who may come in and who we are.
+        """Read the tokens file and the certificate again.
 
-        One that cannot be used changes nothing, and the log says why.
+        A file that cannot be used changes nothing, and the log says why.
         """
-        if self._wiring.tokens:
-            self._wiring.tokens.reload()
+        if self._parts.tokens:
+            self._parts.tokens.reload()
         if self._tls:
             try:
-                renew(self._tls, self._wiring.settings)
+                reload_certificate(self._tls, self._parts.settings)
             except SettingsError as error:
-                # where in the code is nobody's question
-                log.error("the certificate stays as it was: %s", error)
+                # no traceback: the file is wrong, and not the code
+                log.error("the certificate stays as it was: %s", error)  # noqa: TRY400
             else:
-                log.info("the certificate was read from %s", self._wiring.settings.tls_certificate)
+                log.info("the certificate was read from %s", self._parts.settings.tls_certificate)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._wiring.closing.set()
-        for listener in self._private:
+        self._parts.closing.set()
+        for listener in self._tls_listeners:
             listener.close()
         await super().shutdown(sockets)
 
@@ -136,9 +139,9 @@ class Server(uvicorn.Server):
 
 
 def run(app: FastAPI, settings: Settings) -> None:
-    """Serve until a signal.
+    """Serve the application until a signal.
 
-    SettingsError for an address that is unsafe or cannot be had, before anything is open.
+    SettingsError, before anything is open, for an address that is unsafe or cannot be bound.
     """
     backend = app.state.wiring.backend
     addresses = settings.listen or (_DEFAULT_SIMULATED if backend.is_simulated else _DEFAULT)
@@ -151,9 +154,9 @@ def run(app: FastAPI, settings: Settings) -> None:
 
 
 def check_listen(addresses: tuple[str, ...], settings: Settings, *, simulated: bool) -> None:
-    """Refuse to offer a memory controller to whoever can reach a TCP port.
+    """Refuse TCP addresses on which real limits could be changed without a token or without TLS.
 
-    SettingsError says what to set.
+    SettingsError names the settings that are missing.
     """
     for address in addresses:
         if not address.startswith("tcp:"):
@@ -191,9 +194,9 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 @contextmanager
 def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
-    """Bind every address, and take the unix sockets away again at the end.
+    """Bind every address, and remove the unix sockets at the end.
 
-    SettingsError names the one that cannot be had.
+    SettingsError names an address that cannot be bound.
     """
     sockets: list[socket.socket] = []
     with ExitStack() as stack:
@@ -206,21 +209,20 @@ def listening(addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
                 )
             except OSError as error:
                 raise SettingsError(
-                    f"SHRINKD_LISTEN={address} cannot be had: {error.strerror or error}."
+                    f"SHRINKD_LISTEN={address} cannot be bound: {error.strerror or error}."
                 ) from None
             if address.startswith("unix:"):
                 path = Path(address.removeprefix("unix:"))
-                stack.callback(_take_away, path, os.open(path, os.O_PATH | os.O_CLOEXEC))
+                stack.callback(_remove_socket, path, os.open(path, os.O_PATH | os.O_CLOEXEC))
             stack.callback(sockets[-1].close)
         yield sockets
 
 
-def _take_away(path: Path, ours: int) -> None:
-    """Take our socket away, unless its name leads to that of another daemon by now.
+def _remove_socket(path: Path, ours: int) -> None:
+    """Remove the socket, unless another daemon has bound the same path since.
 
-    It could start when we had stopped to listen.
-
-    `ours` is open, or else the number of its inode might be that of the other's.
+    That daemon could start once this one had stopped listening. `ours` is a descriptor of this
+    daemon's socket: while it is open, no other socket has the same inode number.
     """
     with suppress(FileNotFoundError):
         if os.path.samestat(path.lstat(), os.fstat(ours)):
@@ -229,9 +231,9 @@ def _take_away(path: Path, ours: int) -> None:
 
 
 def _bind_tcp(address: str) -> socket.socket:
-    """Bind, with buffers of a fixed size, which each connection inherits.
+    """Bind a TCP address, with buffers of a fixed size that each connection inherits.
 
-    The kernel's own would grow to megabytes for each.
+    The kernel would grow them to megabytes a connection.
     """
     bound = socket.create_server(
         _host_and_port(address),
@@ -244,9 +246,9 @@ def _bind_tcp(address: str) -> socket.socket:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """Bind at 0660.
+    """Bind a unix socket with mode 0660: its group may connect, others may not.
 
-    Group members may connect, others may not. Nobody can before listen(), so chmod comes in time.
+    No client can connect before listen(), so the chmod is early enough.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or path.exists():
@@ -261,14 +263,14 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Take away the socket that a killed daemon left.
+    """Remove the socket that a killed daemon left.
 
-    Never a file, never a socket that somebody answers on.
+    SettingsError for a file of another type, and for a socket that a daemon listens on.
     """
     if not S_ISSOCK(path.lstat().st_mode):
-        raise SettingsError(f"{path} is there and is no socket: move it, or listen elsewhere.")
+        raise SettingsError(f"{path} exists and is not a socket: move it, or listen elsewhere.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(0)  # a daemon that hangs has a full backlog, where connect() would wait
+        probe.settimeout(0)  # connect() would wait for a daemon that hangs with a full backlog
         if probe.connect_ex(str(path)) != ECONNREFUSED:
             raise SettingsError(
                 f"Somebody answers on {path} already: stop that daemon, or listen elsewhere."

@@ -1,7 +1,4 @@
-"""Who is at the other end of a connection.
-
-By the kernel's word on a unix socket, by a certificate on TLS.
-"""
+"""Identify the peer of a connection by its unix credentials or its TLS certificate."""
 
 import socket
 import ssl
@@ -15,12 +12,11 @@ from shrinkd.settings import Settings
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
-def peer_of(transport: BaseTransport) -> Caller | None:
-    """The other end of a connection, or None where nothing tells.
+def identify_peer(transport: BaseTransport) -> Caller | None:
+    """Return the caller at the other end of a connection, or None where it is not known.
 
-    A certificate names a caller; the scopes are the tokens file's to say.
-
-    Who can connect to a unix socket of ours is root or of its group, and may do everything.
+    A peer on a unix socket is root or in the socket's group, and gets the scope admin. A
+    certificate gives only a name; its scopes are in the tokens file.
     """
     connection: socket.socket = transport.get_extra_info("socket")
     if connection.family == socket.AF_UNIX:
@@ -34,22 +30,21 @@ def peer_of(transport: BaseTransport) -> Caller | None:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """What tcp.
+    """Make the TLS context for tcp: addresses, or None where they are served without TLS.
 
-    Addresses are served with; None is in the clear. SettingsError for what is missing or cannot be
-    read.
+    SettingsError if a setting is missing or a file cannot be read.
     """
     if not settings.tls_certificate and not settings.tls_key and not settings.tls_client_ca:
         return None
     if not settings.tls_certificate or not settings.tls_key:
-        raise SettingsError("TLS takes both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY.")
+        raise SettingsError("TLS needs both SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY.")
     if settings.tls_client_ca and not settings.tokens:
         raise SettingsError(
-            "SHRINKD_TLS_CLIENT_CA takes SHRINKD_TOKENS, which says what each certificate may do."
+            "SHRINKD_TLS_CLIENT_CA needs SHRINKD_TOKENS, which gives each certificate its scopes."
         )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
-    _load(context, settings.tls_certificate, settings.tls_key)
+    _load_certificate(context, settings.tls_certificate, settings.tls_key)
     if settings.tls_client_ca:
         try:
             context.load_verify_locations(settings.tls_client_ca)
@@ -57,28 +52,26 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             raise SettingsError(
                 f"SHRINKD_TLS_CLIENT_CA cannot be used: {error.strerror or error}."
             ) from None
-        context.verify_mode = ssl.CERT_OPTIONAL  # who shows none can still send a token
+        context.verify_mode = ssl.CERT_OPTIONAL  # a client without one can send a token
     return context
 
 
-def renew(context: ssl.SSLContext, settings: Settings) -> None:
-    """Have the handshakes to come show the certificate that the files hold now.
+def reload_certificate(context: ssl.SSLContext, settings: Settings) -> None:
+    """Read the certificate files again, for the handshakes from now on.
 
-    SettingsError, and nothing changed, if it cannot be used.
-
-    Authorities are only added: one that is to be trusted no more takes a new start.
+    SettingsError, and nothing changed, if they cannot be used. Authorities are only added: to
+    remove one, restart the daemon.
     """
-    tls_context(
-        settings
-    )  # a key that is not the certificate's would leave a context with half of each
-    _load(context, str(settings.tls_certificate), str(settings.tls_key))
+    # first into a new context: a key of another certificate would leave this one half changed
+    tls_context(settings)
+    _load_certificate(context, str(settings.tls_certificate), str(settings.tls_key))
     if settings.tls_client_ca:
         context.load_verify_locations(settings.tls_client_ca)
 
 
-def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
+def _load_certificate(context: ssl.SSLContext, certificate: str, key: str) -> None:
     try:
-        context.load_cert_chain(certificate, key, password=_refuse_password)
+        context.load_cert_chain(certificate, key, password=_reject_password)
     except OSError as error:
         raise SettingsError(
             "SHRINKD_TLS_CERTIFICATE and SHRINKD_TLS_KEY cannot be used: "
@@ -86,7 +79,8 @@ def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
         ) from None
 
 
-def _refuse_password() -> str:
+def _reject_password() -> str:
     raise SettingsError(
-        "SHRINKD_TLS_KEY is locked by a password, which nobody is here to type: give one without."
+        "SHRINKD_TLS_KEY is encrypted with a password, and the daemon cannot ask for it: "
+        "use a key without a password."
     )

@@ -21,7 +21,7 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES
 from tests.backends import simulator_host
 from tests.backends.hosts import MIB
-from tests.support.scripted_task import Scripted
+from tests.support.scripted_task import ScriptedTask
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -167,17 +167,17 @@ def test_the_examples_of_the_docs_hold_for_web(clock: Clock) -> None:
     with pytest.raises(GroupBusy):
         simulator.set_limits(web, {"max_bytes": 64 * MIB})
     assert simulator.stat(web) == before
-    shrink_usage_to(memcg, 200 * MIB, Scripted())
+    shrink_usage_to(memcg, 200 * MIB, ScriptedTask())
     assert 198 * MIB < simulator.usage(web) < 200 * MIB
     with pytest.raises(Exception, match="5 passes without progress"):
-        shrink_usage_to(memcg, 32 * MIB, Scripted())
+        shrink_usage_to(memcg, 32 * MIB, ScriptedTask())
 
 
 def test_what_was_reclaimed_from_web_comes_back_slowly(clock: Clock) -> None:
     simulator = started(clock)
     web = named(simulator, "web")
     full = simulator.usage(web)
-    shrink_usage_to(Memcg(simulator, web), 200 * MIB, Scripted())
+    shrink_usage_to(Memcg(simulator, web), 200 * MIB, ScriptedTask())
     clock.sleep(60)
     assert 210 * MIB < simulator.usage(web) < full
     clock.sleep(1200)
@@ -187,7 +187,7 @@ def test_what_was_reclaimed_from_web_comes_back_slowly(clock: Clock) -> None:
 def test_a_killed_program_is_started_again_after_a_while(clock: Clock) -> None:
     simulator = started(clock)
     leaky = named(simulator, "leaky")
-    shrink_usage_to(Memcg(simulator, leaky), 49 * MIB, Scripted())
+    shrink_usage_to(Memcg(simulator, leaky), 49 * MIB, ScriptedTask())
     simulator.set_limits(leaky, {"max_bytes": 49 * MIB})
     clock.sleep(30)
     assert simulator.stat(leaky).events.oom_kill == 1
@@ -314,7 +314,7 @@ def test_a_group_of_dirty_pages_shrinks_at_the_speed_of_the_disk(clock: Clock) -
         process = machine.start(machine.cgroups["group"])
         machine.charge(process, "file", 16384)
         machine.dirty(process.area("file"), 16384)
-    current = Scripted()
+    current = ScriptedTask()
     resize_limit(Memcg(simulator, group), 4 * MIB, current)
     assert len(current.passes) == 3
     assert current.fruitless() == 0
