@@ -8,7 +8,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 locker := .venv-lock/bin
 compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run install develop test quick test-vm check format openapi examples reference man docs bench lock clean
+.PHONY: run install develop test quick test-vm check format openapi client-types examples reference man docs bench lock clean
 
 # These two and every other setting of docs/reference/settings.md may be given, before `make run` or behind it.
 run: export SHRINKD_LISTEN ?= tcp:127.0.0.1:8080
@@ -45,8 +45,13 @@ format: .venv/developed
 	$(bin)/ruff format .
 	$(bin)/ruff check --fix .
 
-openapi: .venv/installed
+openapi: .venv/developed
 	$(bin)/shrinkd openapi > openapi/openapi.json
+	$(bin)/python -m tools.client_types
+
+# The types of the Python client, from openapi/openapi.json.
+client-types: .venv/developed
+	$(bin)/python -m tools.client_types
 
 examples: .venv/developed
 	$(bin)/python -m tests.support.example_recorder

@@ -664,6 +664,11 @@ def kinds_told(hint: Any) -> set[str]:
     )
 
 
+def without_words(kinds: set[str]) -> set[str]:
+    """A word beside any string is a string."""
+    return kinds - {"max"} if "string" in kinds else kinds
+
+
 def loosely(kinds: Iterable[str], told: set[str]) -> set[str]:
     """A closed list that the client takes as any string is a string."""
     return (
@@ -689,7 +694,8 @@ def test_a_body_is_as_the_document_has_it(name: str) -> None:
     wrong = {
         member: (told, meant)
         for member, hint in hints.items()
-        if (told := kinds_told(hint)) != (meant := kinds_of(schema["properties"][member]) - {"max"})
+        if (told := kinds_told(hint))
+        != (meant := without_words(kinds_of(schema["properties"][member])))
         and told != loosely(meant, told)
     }
     assert wrong == {}

@@ -23,6 +23,7 @@ from shrinkd.client._addresses import (
     find_address,
     token_for,
 )
+from shrinkd.client._events import Event
 from shrinkd.client._flows import Terms
 from shrinkd.client._operations import Operations
 from shrinkd.client._shrink_handle import AsyncShrinkHandle, ShrinkHandle
@@ -44,7 +45,6 @@ from shrinkd.client.errors import (
 from shrinkd.client.types import (
     Decision,
     Evaluation,
-    Event,
     Group,
     History,
     Limits,

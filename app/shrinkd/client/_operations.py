@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 from urllib.parse import quote
 
+from shrinkd.client._events import Event
 from shrinkd.client._flows import (
     Flow,
     Give,
@@ -25,7 +26,6 @@ from shrinkd.client._transports import many, one
 from shrinkd.client.types import (
     Decision,
     Evaluation,
-    Event,
     Group,
     History,
     Limits,
