@@ -177,7 +177,7 @@ def test_a_command_asks_a_stranger_without_the_token_and_says_so(unnamed: Listen
 def test_a_token_file_for_no_address_is_a_wrong_use(unnamed: Listener, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(SECRET)
     assert (
-        "the token stays here"
+        "the token is not sent to"
         in shrinkd("groups", "--token-file", str(tmp_path / "token"), code=2).stderr
     )
     shrinkd("groups", "--token-file", str(tmp_path / "token"), "--url", unnamed.address)
