@@ -20,7 +20,7 @@ from tests.support.live_server import Daemon
 from tests.support.polling import until
 
 PACKAGE = SimulationJobs.__module__.partition(".")[0]
-SOURCES = ROOT / PACKAGE
+SOURCES = ROOT / "app" / PACKAGE
 COMMAND = Path(sys.executable).with_name("shrinkd")
 STANDARD = (
     "json",
@@ -170,7 +170,7 @@ def test_one_module_starts_processes_and_keeps_the_working_directory_off_their_p
         for path in SOURCES.rglob("*.py")
         if starts_processes(path.read_text())
     }
-    assert found == {"simulations.py"}
+    assert found == {"simulation/jobs.py"}
 
 
 def starts_processes(source: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shrinkd.client import AsyncClient, Client, NotTrusted, NotUnderstood, address_of, is_stranger
+from shrinkd.client import AsyncClient, Client, NotTrusted, NotUnderstood, address_of, is_unverified
 from shrinkd.client._addresses import find_address, token_for
 from tests.cli.test_working_directory import COMMAND
 from tests.contracts.test_curl import FOLDER
@@ -130,7 +130,7 @@ def test_the_port_of_the_simulator_is_such_an_address(caplog: pytest.LogCaptureF
     found = find_address(None, {})
     if found.socket is None:  # a daemon on this host would be found first
         assert found.url == "http://127.0.0.1:8080"
-        assert is_stranger(None, {})
+        assert is_unverified(None, {})
         assert token_for(found, None, {"SHRINKD_TOKEN": SECRET}) is None
         assert "http://127.0.0.1:8080" in caplog.text
 

@@ -58,7 +58,7 @@ def prepare() -> None:
     """
     FORKS.set_forkserver_preload(
         [
-            "shrinkd.cli.daemon_commands",
+            "shrinkd.cli.app",
             "shrinkd.server.listen",
             "shrinkd.backends.v1.backend",
             "shrinkd.backends.v2.backend",
@@ -70,7 +70,7 @@ def prepare() -> None:
 
 
 def _serve(environ: dict[str, str], log: Path) -> None:
-    from shrinkd.cli.daemon_commands import main
+    from shrinkd.cli.app import main
 
     os.setpgid(0, 0)  # Ctrl-C is for the tests
     with log.open("ab") as lines:

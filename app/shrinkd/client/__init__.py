@@ -95,7 +95,7 @@ __all__ = [
     "Unreachable",
     "Version",
     "address_of",
-    "is_stranger",
+    "is_unverified",
 ]
 _TERMS = Terms()
 
@@ -112,7 +112,7 @@ def address_of(url: str | None = None, environ: Mapping[str, str] = os.environ) 
     return find_address(url, environ).url
 
 
-def is_stranger(url: str | None = None, environ: Mapping[str, str] = os.environ) -> bool:
+def is_unverified(url: str | None = None, environ: Mapping[str, str] = os.environ) -> bool:
     """Tell whether address_of() finds a TCP port that nobody named, on which any user of this host
     may listen.
 
