@@ -80,7 +80,7 @@ bench: .venv/developed
 lock: .venv-lock/made
 	$(compile) --upgrade pyproject.toml --output-file requirements.lock
 	$(compile) --upgrade pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
-	$(compile) --upgrade --group build --output-file requirements-build.lock
+	$(compile) --upgrade --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 	$(compile) --upgrade packaging/client/pyproject.toml --constraint requirements.lock --output-file packaging/client/requirements.lock
 	$(compile) --upgrade --group client --output-file requirements-client.lock
 	$(compile) --upgrade --group docs --output-file requirements-docs.lock

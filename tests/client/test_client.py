@@ -43,7 +43,7 @@ from shrinkd.client import (
     address_of,
     types,
 )
-from shrinkd.client._sse import Reader, ServerEvent
+from shrinkd.client._sse import EventParser, ServerEvent
 from tests.contracts.test_openapi import DOCUMENT
 from tests.support.live_server import Daemon, Live
 
@@ -349,9 +349,9 @@ HEARD = [
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
 def test_a_stream_is_read_as_the_standard_says_wherever_it_is_cut(step: int) -> None:
-    said, reader = SAID.encode(), Reader()
+    said, reader = SAID.encode(), EventParser()
     parts = (said[at : at + step] for at in range(0, len(said), step))
-    assert [event for part in parts for event in reader.read(part)] == HEARD
+    assert [event for part in parts for event in reader.parse(part)] == HEARD
 
 
 def test_events_go_on_behind_the_last_one_that_was_heard(

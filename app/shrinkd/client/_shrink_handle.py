@@ -20,7 +20,7 @@ from shrinkd.client._flows import (
     parsed,
     posted,
 )
-from shrinkd.client._sse import Listening, ServerEvent, listen
+from shrinkd.client._sse import EventSteps, ServerEvent, listen
 from shrinkd.client._transports import Awaiting, Blocking, many, one
 from shrinkd.client.errors import NotUnderstood, ShrinkFailed, TooLate
 from shrinkd.client.types import Shrink
@@ -111,7 +111,7 @@ def _asking(shrinking: Shrinking) -> Items[Shrink]:
         yield from _look(shrinking, _POLL_SECONDS)
 
 
-def _stepwise(shrinking: Shrinking, listening: Listening) -> Items[Shrink]:
+def _stepwise(shrinking: Shrinking, listening: EventSteps) -> Items[Shrink]:
     """Make a shrink of every event.
 
     The stream begins with its state, also when it is taken up again.
