@@ -53,7 +53,7 @@ def find_address(url: str | None = None, environ: Mapping[str, str] = os.environ
 
     The first of: `url`, SHRINKD_URL, the first address of SHRINKD_LISTEN, the socket of this user's
     daemon if it exists ($XDG_RUNTIME_DIR/shrinkd/api.sock), the socket of the system's daemon if it
-    exists (/run/shrinkd/api.sock), the default port of the simulator. ValueError if it is malformed.
+    exists (/run/shrinkd/api.sock), the default port of the simulator. ValueError if malformed.
     """
     named = url or environ.get("SHRINKD_URL")
     listens = environ.get("SHRINKD_LISTEN", "").partition(",")[0].strip()

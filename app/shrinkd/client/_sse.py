@@ -11,7 +11,17 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shrinkd.client._flows import Flow, Listen, Lost, NextPart, Pause, Question, Step, Terms, ask
+from shrinkd.client._flows import (
+    Flow,
+    Listen,
+    Lost,
+    NextPart,
+    Pause,
+    Request,
+    Step,
+    Terms,
+    fetch,
+)
 from shrinkd.client.errors import NotUnderstood, Unreachable, problem_from
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
@@ -86,7 +96,7 @@ EventSteps = Generator[Step | ServerEvent, Any, None]
 """A flow that yields events among its steps. Its user takes the events and passes the steps on."""
 
 
-def listen(terms: Terms, question: Question, last_id: str = "") -> EventSteps:
+def listen(terms: Terms, request: Request, last_id: str = "") -> EventSteps:
     """Yield the events of a stream, opening it again after its last event when it breaks or ends.
 
     It goes on until it is closed. A problem event, and the answer to a request for the stream,
@@ -96,7 +106,7 @@ def listen(terms: Terms, question: Question, last_id: str = "") -> EventSteps:
     last_received, attempt = terms.clock(), 0
     while True:
         parser.reset()
-        yield from _open(terms, question, parser.last_id)
+        yield from _open(terms, request, parser.last_id)
         while isinstance(part := (yield NextPart()), bytes) and part:
             last_received, attempt = terms.clock(), 0
             yield from map(_raise_problem, filter(_is_not_closing, parser.parse(part)))
@@ -123,11 +133,12 @@ def _raise_problem(event: ServerEvent) -> ServerEvent:
     return event
 
 
-def _open(terms: Terms, question: Question, last_id: str) -> Flow[None]:
-    header = {"Accept": "text/event-stream", "Cache-Control": "no-store", **question.header}
-    known = {"Last-Event-ID": last_id} if last_id else {}
-    answer = yield from ask(terms.patient(), replace(question, header=header | known), Listen)
+def _open(terms: Terms, request: Request, last_id: str) -> Flow[None]:
+    header = {"Accept": "text/event-stream", "Cache-Control": "no-store", **request.header}
+    if last_id:
+        header["Last-Event-ID"] = last_id
+    answer = yield from fetch(terms.patient(), replace(request, header=header), Listen)
     if not answer.is_stream:
         raise NotUnderstood(
-            f"{question.method} {question.path} was not answered with a stream of events."
+            f"{request.method} {request.path} was not answered with a stream of events."
         )
