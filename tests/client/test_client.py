@@ -98,7 +98,7 @@ def scripted(clock: Clock, asked: list[httpx.Request]) -> Iterator[Scripted]:
             stream = httpx.ByteStream(said.content)
             return httpx.Response(said.status_code, headers=said.headers, stream=stream)
 
-        patience = Terms(clock=clock, dice=lambda: 1.0, **terms)
+        patience = Terms(clock=clock, jitter=lambda: 1.0, **terms)
         made.append(
             Client(URL, terms=patience, transport=httpx.MockTransport(answer), sleep=clock.sleep)
         )

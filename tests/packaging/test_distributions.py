@@ -123,8 +123,8 @@ def client(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Environmen
     return installed(tmp_path_factory.mktemp("client"), lock, wheel)
 
 
-@pytest.fixture(scope="module")
-def daemon(server: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+@pytest.fixture
+def daemon(server: Environment, tmp_path: Path) -> Iterator[Daemon]:
     def begin(given: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         settings = {name: value for name, value in given.items() if name.startswith("SHRINKD_")}
         with log.open("ab") as lines:
@@ -138,7 +138,7 @@ def daemon(server: Environment, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 process_group=0,
             )
 
-    with closing(Daemon(tmp_path_factory.mktemp("daemon"), begin, scenario="siblings")) as started:
+    with closing(Daemon(tmp_path, begin, scenario="siblings")) as started:
         yield started
 
 
@@ -208,7 +208,8 @@ def test_the_command_line_of_the_client_alone_works_on_a_daemon(
     where = ("--url", f"unix:{daemon.socket}")
     node = json.loads(client.stdout("shrinkd", "node", "--json", *where))
     assert node["backend"] == "simulator"
-    path = daemon.client.get("/v1/groups").json()["items"][0]["path"]
+    largest = daemon.client.get("/v1/groups", params={"order_by": "-usage_bytes"}).json()["items"]
+    path = largest[0]["path"]
     client.stdout("shrinkd", "limit", path, "--high", "max", *where)
     shrunk = client.stdout("shrinkd", "shrink", path, "--by", "4K", *where)
     assert f"{path} uses " in shrunk

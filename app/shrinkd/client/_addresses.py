@@ -130,18 +130,18 @@ class AsyncOwnedTransport(httpx.AsyncHTTPTransport):
 
 
 def _check_peer(event: str, info: Mapping[str, Any]) -> None:
-    if refusal := _refusal(event, info):
+    if refusal := _peer_refusal(event, info):
         info["return_value"].close()
         raise refusal
 
 
 async def _check_peer_awaited(event: str, info: Mapping[str, Any]) -> None:
-    if refusal := _refusal(event, info):
+    if refusal := _peer_refusal(event, info):
         await info["return_value"].aclose()
         raise refusal
 
 
-def _refusal(event: str, info: Mapping[str, Any]) -> NotTrusted | None:
+def _peer_refusal(event: str, info: Mapping[str, Any]) -> NotTrusted | None:
     """Return the reason not to use a connection that was just made; None if it may be used."""
     if event != _CONNECTED:
         return None

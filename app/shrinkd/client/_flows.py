@@ -55,17 +55,17 @@ def post(path: str, body: Any = None, params: Mapping[str, Any] | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A step: send a request. The outcome is an Answer or Lost."""
+    """A step: send a request. The outcome is an Answer or NoAnswer."""
 
     request: Request
     timeout_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
-    """A step: send a request for a stream. The outcome is an Answer without content, or Lost.
+class OpenStream:
+    """A step: send a request for a stream. The outcome is an Answer without content, or NoAnswer.
 
-    The content of a stream comes with NextPart. An answer that is no stream has its content.
+    The content of a stream comes with ReadStream. An answer that is no stream has its content.
     """
 
     request: Request
@@ -75,8 +75,8 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
-class NextPart:
-    """A step: read more of the stream that was opened last. The outcome is bytes, or Lost.
+class ReadStream:
+    """A step: read more of the stream that was opened last. The outcome is bytes, or NoAnswer.
 
     At the end of the stream it is b"".
     """
@@ -90,7 +90,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Give(Generic[_T]):
+class Item(Generic[_T]):
     """An item that a flow of many items yields among its steps."""
 
     item: _T
@@ -111,7 +111,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class NoAnswer:
     """The outcome of a request without an answer, or with only a part of it."""
 
     reason: str
@@ -119,11 +119,11 @@ class Lost:
     """True if the daemon may have received the request."""
 
 
-Step = Send | Listen | NextPart | Pause
-Outcome = Answer | Lost | bytes | None
+Step = Send | OpenStream | ReadStream | Pause
+Outcome = Answer | NoAnswer | bytes | None
 Flow = Generator[Step, Any, _T]
 """A request with one result."""
-Items = Generator[Step | Give[_T], Any, None]
+Items = Generator[Step | Item[_T], Any, None]
 """Requests with many items as their result."""
 
 
@@ -136,7 +136,7 @@ class Terms:
     broke."""
     attempts: int = 4
     clock: Callable[[], float] = time.monotonic
-    dice: Callable[[], float] = random.random
+    jitter: Callable[[], float] = random.random
     """A random number from 0 to below 1: the part of the back-off to wait."""
 
     def pause_seconds(self, attempt: int, outcome: Outcome = None) -> float:
@@ -147,7 +147,7 @@ class Terms:
         asked = outcome.header.get("retry-after", "") if isinstance(outcome, Answer) else ""
         if asked.isascii() and asked.isdigit():
             return float(asked)
-        return self.dice() * min(
+        return self.jitter() * min(
             _FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 10), _LONGEST_PAUSE_SECONDS
         )
 
@@ -159,7 +159,7 @@ class Terms:
         return replace(self, attempts=sys.maxsize)
 
 
-def fetch(terms: Terms, request: Request, step: type[Send | Listen] = Send) -> Flow[Answer]:
+def fetch(terms: Terms, request: Request, step: type[Send | OpenStream] = Send) -> Flow[Answer]:
     """Send a request, and send it again while that is safe and may help.
 
     A request is sent again if it cannot have arrived, or if it takes effect once however often it
@@ -178,14 +178,14 @@ def fetch(terms: Terms, request: Request, step: type[Send | Listen] = Send) -> F
         yield Pause(pause)
 
 
-def _is_retried(request: Request, outcome: Answer | Lost) -> bool:
-    if isinstance(outcome, Lost):
+def _is_retried(request: Request, outcome: Answer | NoAnswer) -> bool:
+    if isinstance(outcome, NoAnswer):
         return request.is_repeatable or not outcome.was_sent
     return request.is_repeatable and outcome.status in _RETRIED_STATUSES
 
 
-def _checked_answer(request: Request, outcome: Answer | Lost, *, is_late: bool) -> Answer:
-    if isinstance(outcome, Lost):
+def _checked_answer(request: Request, outcome: Answer | NoAnswer, *, is_late: bool) -> Answer:
+    if isinstance(outcome, NoAnswer):
         raise (TooLate if is_late else Unreachable)(outcome.reason)
     if outcome.status >= 400:
         raise problem_from(outcome.status, outcome.content, outcome.header.get("request-id"))
@@ -227,7 +227,7 @@ def fetch_pages(terms: Terms, request: Request) -> Items[Any]:
     while True:
         page = yield from fetch_json(terms, replace(request, params=params))
         for item in page["items"]:
-            yield Give(item)
+            yield Item(item)
         if page["next_page_token"] is None:
             return
         params["page_token"] = page["next_page_token"]

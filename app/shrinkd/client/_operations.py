@@ -8,7 +8,7 @@ from urllib.parse import quote
 from shrinkd.client._events import Event
 from shrinkd.client._flows import (
     Flow,
-    Give,
+    Item,
     Items,
     Outcome,
     Request,
@@ -78,7 +78,7 @@ class Operations:
     @one
     def group(self, group: str) -> Flow[Group]:
         """Read one group: its names and limits."""
-        return fetch_json(self.terms, Request("GET", group_at(group)))
+        return fetch_json(self.terms, Request("GET", group_path(group)))
 
     @one
     def make_group(
@@ -87,7 +87,7 @@ class Operations:
         """Make a group below an existing one, with the limits that are given."""
         return fetch_json(
             self.terms,
-            post("/v1/groups", {"path": path, "limits": limits}, _dry(dry_run=dry_run)),
+            post("/v1/groups", {"path": path, "limits": limits}, _dry_run(dry_run=dry_run)),
         )
 
     @one
@@ -95,22 +95,25 @@ class Operations:
         self, group: str, *, if_match: str | None = None, dry_run: bool = False
     ) -> Flow[None]:
         """Remove an empty group that was made through this API."""
-        return _done(
+        return _without_result(
             self.terms,
-            Request("DELETE", group_at(group), _dry(dry_run=dry_run), header=_if(if_match)),
+            Request(
+                "DELETE", group_path(group), _dry_run(dry_run=dry_run), header=_if_match(if_match)
+            ),
         )
 
     @one
     def add_process(self, group: str, pid: int, *, dry_run: bool = False) -> Flow[None]:
         """Move a process into a group. What it uses already stays charged to its old group."""
-        return _done(
-            self.terms, post(f"{group_at(group)}/processes", {"pid": pid}, _dry(dry_run=dry_run))
+        return _without_result(
+            self.terms,
+            post(f"{group_path(group)}/processes", {"pid": pid}, _dry_run(dry_run=dry_run)),
         )
 
     @one
     def limits(self, group: str) -> Flow[Limits]:
         """Read the limits of a group."""
-        return fetch_json(self.terms, Request("GET", f"{group_at(group)}/limits"))
+        return fetch_json(self.terms, Request("GET", f"{group_path(group)}/limits"))
 
     @one
     def set_limits(
@@ -129,14 +132,18 @@ class Operations:
         return fetch_json(
             self.terms,
             Request(
-                "PATCH", f"{group_at(group)}/limits", _dry(dry_run=dry_run), limits, _if(if_match)
+                "PATCH",
+                f"{group_path(group)}/limits",
+                _dry_run(dry_run=dry_run),
+                limits,
+                _if_match(if_match),
             ),
         )
 
     @one
     def stats(self, group: str, *, raw: bool = False) -> Flow[Stats]:
         """Read the current statistics of a group."""
-        return fetch_json(self.terms, Request("GET", f"{group_at(group)}/stats", {"raw": raw}))
+        return fetch_json(self.terms, Request("GET", f"{group_path(group)}/stats", {"raw": raw}))
 
     @one
     def stats_all(
@@ -159,7 +166,7 @@ class Operations:
     ) -> Flow[History]:
         """Read the usage of a group over the last hour; `begins` and `ends` are RFC 3339 times."""
         params = {"from": begins, "to": ends, "step_seconds": step_seconds, "fields": fields}
-        return fetch_json(self.terms, Request("GET", f"{group_at(group)}/stats/history", params))
+        return fetch_json(self.terms, Request("GET", f"{group_path(group)}/stats/history", params))
 
     @started
     def shrink(
@@ -167,13 +174,13 @@ class Operations:
     ) -> Flow[Shrink]:
         """Start a shrink. Its handle waits for it, iterates over its progress, or cancels it."""
         return fetch_json(
-            self.terms, post(f"{group_at(group)}/shrinks", shrink, _dry(dry_run=dry_run))
+            self.terms, post(f"{group_path(group)}/shrinks", shrink, _dry_run(dry_run=dry_run))
         )
 
     @started
     def follow(self, shrink_id: str) -> Flow[Shrink]:
         """Return the handle of a shrink that exists already."""
-        return fetch_json(self.terms, Request("GET", f"/v1/shrinks/{_name(shrink_id)}"))
+        return fetch_json(self.terms, Request("GET", f"/v1/shrinks/{_quoted(shrink_id)}"))
 
     @many
     def shrinks(
@@ -199,7 +206,7 @@ class Operations:
     @one
     def policy(self, name: str) -> Flow[Policy]:
         """Read a policy and its status."""
-        return fetch_json(self.terms, Request("GET", _policy_at(name)))
+        return fetch_json(self.terms, Request("GET", _policy_path(name)))
 
     @one
     def put_policy(
@@ -213,7 +220,9 @@ class Operations:
         """Replace a policy completely, or create it."""
         return fetch_json(
             self.terms,
-            Request("PUT", _policy_at(name), _dry(dry_run=dry_run), policy, _if(if_match)),
+            Request(
+                "PUT", _policy_path(name), _dry_run(dry_run=dry_run), policy, _if_match(if_match)
+            ),
         )
 
     @one
@@ -221,15 +230,17 @@ class Operations:
         self, name: str, *, if_match: str | None = None, dry_run: bool = False
     ) -> Flow[None]:
         """Delete a policy; its past changes are not undone."""
-        return _done(
+        return _without_result(
             self.terms,
-            Request("DELETE", _policy_at(name), _dry(dry_run=dry_run), header=_if(if_match)),
+            Request(
+                "DELETE", _policy_path(name), _dry_run(dry_run=dry_run), header=_if_match(if_match)
+            ),
         )
 
     @one
     def evaluate_policy(self, name: str) -> Flow[Evaluation]:
         """Evaluate a policy: return what it would do now to each of its groups, and the reason."""
-        return fetch_json(self.terms, post(f"{_policy_at(name)}/evaluate"))
+        return fetch_json(self.terms, post(f"{_policy_path(name)}/evaluate"))
 
     @many
     def decisions(
@@ -246,7 +257,7 @@ class Operations:
         """
         if (policy is None) == (group is None):
             raise ValueError("decisions are of a policy or of a group: name one of the two")
-        owner = _policy_at(policy) if policy is not None else group_at(group or "")
+        owner = _policy_path(policy) if policy is not None else group_path(group or "")
         return fetch_pages(
             self.terms, Request("GET", f"{owner}/decisions", {"verdict": verdict, "since": since})
         )
@@ -260,21 +271,21 @@ class Operations:
         `after` is the id of the last event that was received before.
         """
         outcome: Outcome = None
-        listening = listen(
+        events = listen(
             self.terms,
             Request("GET", "/v1/events", {"type": of_type, "group": group}),
             after or "",
         )
         while True:
-            step = listening.send(outcome)
+            step = events.send(outcome)
             outcome = None
             if isinstance(step, ServerEvent):
-                yield Give(Event(step.type, step.id, json.loads(step.text)))
+                yield Item(Event(step.type, step.id, json.loads(step.text)))
             else:
                 outcome = yield step
 
 
-def group_at(group: str) -> str:
+def group_path(group: str) -> str:
     """Return the path of a group's resource.
 
     "." and ".." are percent-encoded, so that no proxy resolves them: the daemon refuses such names.
@@ -286,22 +297,22 @@ def group_at(group: str) -> str:
     return f"/v1/groups/{'/'.join(parts)}"
 
 
-def _policy_at(name: str) -> str:
-    return f"/v1/policies/{_name(name)}"
+def _policy_path(name: str) -> str:
+    return f"/v1/policies/{_quoted(name)}"
 
 
-def _name(name: str) -> str:
+def _quoted(name: str) -> str:
     return name.replace(".", "%2E") if name in {".", ".."} else quote(name, safe="")
 
 
-def _if(etag: str | None) -> dict[str, str]:
+def _if_match(etag: str | None) -> dict[str, str]:
     return {} if etag is None else {"If-Match": etag}
 
 
-def _dry(*, dry_run: bool) -> dict[str, bool]:
+def _dry_run(*, dry_run: bool) -> dict[str, bool]:
     return {"dry_run": True} if dry_run else {}
 
 
-def _done(terms: Terms, request: Request) -> Flow[None]:
+def _without_result(terms: Terms, request: Request) -> Flow[None]:
     """Send a request whose answer is of no use: it is empty, or that of a dry run."""
     yield from fetch_json(terms, request)

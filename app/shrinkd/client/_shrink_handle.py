@@ -6,7 +6,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, overload
 
 from shrinkd.client._flows import (
     Flow,
-    Give,
+    Item,
     Items,
     Outcome,
     Pause,
@@ -97,23 +97,23 @@ def _refresh(shrinking: Shrinking, wait_seconds: float) -> Flow[None]:
 
 def _polled(shrinking: Shrinking) -> Items[Shrink]:
     while True:
-        yield Give(shrinking.now)
+        yield Item(shrinking.now)
         if shrinking.now["done"]:
             return
         yield from _refresh(shrinking, _POLL_SECONDS)
 
 
-def _streamed(shrinking: Shrinking, listening: EventSteps) -> Items[Shrink]:
+def _streamed(shrinking: Shrinking, events: EventSteps) -> Items[Shrink]:
     """Give the shrink after each event; the first of each stream is its state."""
     outcome: Outcome = None
     while True:
-        step = listening.send(outcome)
+        step = events.send(outcome)
         outcome = None
         if not isinstance(step, ServerEvent):
             outcome = yield step
             continue
         shrinking.now = _updated(shrinking.now, step)
-        yield Give(shrinking.now)
+        yield Item(shrinking.now)
         if shrinking.now["done"]:
             return
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from shrinkd.client._flows import (
     Flow,
-    Listen,
-    Lost,
-    NextPart,
+    NoAnswer,
+    OpenStream,
     Pause,
+    ReadStream,
     Request,
     Step,
     Terms,
@@ -107,7 +107,7 @@ def listen(terms: Terms, request: Request, last_id: str = "") -> EventSteps:
     while True:
         parser.reset()
         yield from _open(terms, request, parser.last_id)
-        while isinstance(part := (yield NextPart()), bytes) and part:
+        while isinstance(part := (yield ReadStream()), bytes) and part:
             last_received, attempt = terms.clock(), 0
             yield from map(_raise_problem, filter(_is_not_closing, parser.parse(part)))
         pause = (
@@ -116,7 +116,9 @@ def listen(terms: Terms, request: Request, last_id: str = "") -> EventSteps:
         attempt += 1
         if terms.clock() + pause - last_received >= terms.timeout_seconds:
             raise Unreachable(
-                part.reason if isinstance(part, Lost) else "The stream ends as soon as it begins."
+                part.reason
+                if isinstance(part, NoAnswer)
+                else "The stream ends as soon as it begins."
             )
         yield Pause(pause)
 
@@ -137,7 +139,7 @@ def _open(terms: Terms, request: Request, last_id: str) -> Flow[None]:
     header = {"Accept": "text/event-stream", "Cache-Control": "no-store", **request.header}
     if last_id:
         header["Last-Event-ID"] = last_id
-    answer = yield from fetch(terms.patient(), replace(request, header=header), Listen)
+    answer = yield from fetch(terms.patient(), replace(request, header=header), OpenStream)
     if not answer.is_stream:
         raise NotUnderstood(
             f"{request.method} {request.path} was not answered with a stream of events."

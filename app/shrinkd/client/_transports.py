@@ -25,10 +25,10 @@ import httpx
 from shrinkd.client._flows import (
     Answer,
     Flow,
-    Give,
+    Item,
     Items,
-    Listen,
-    Lost,
+    NoAnswer,
+    OpenStream,
     Outcome,
     Pause,
     Send,
@@ -55,7 +55,7 @@ def _advance(flow: Generator[_S, Any, _T], outcome: Outcome = None) -> _S | _End
 
 
 class BlockingRunner:
-    """Carries out flows before it returns."""
+    """Run flows, blocking."""
 
     def __init__(
         self, address: str, http: httpx.Client, terms: Terms, sleep: Callable[[float], None]
@@ -73,13 +73,13 @@ class BlockingRunner:
         with _BlockingSteps(self) as steps:
             step = _advance(flow)
             while not isinstance(step, _End):
-                if isinstance(step, Give):
+                if isinstance(step, Item):
                     yield step.item
-                step = _advance(flow, None if isinstance(step, Give) else steps.carry_out(step))
+                step = _advance(flow, None if isinstance(step, Item) else steps.carry_out(step))
 
 
 class _BlockingSteps(ExitStack):
-    """Carries out the steps of one flow, and closes at its end the stream that it opened."""
+    """Carry out the steps of one flow, and close at its end the stream that it opened."""
 
     def __init__(self, runner: BlockingRunner) -> None:
         super().__init__()
@@ -90,13 +90,13 @@ class _BlockingSteps(ExitStack):
         try:
             return self._carry_out(step)
         except httpx.RequestError as error:
-            return _lost(self._runner.address, error)
+            return _no_answer(self._runner.address, error)
 
     def _carry_out(self, step: Step) -> Outcome:
         if isinstance(step, Send):
             response = self._runner.http.send(_build(self._runner.http, step))
             return _answer(response, response.content)
-        if isinstance(step, Listen):
+        if isinstance(step, OpenStream):
             self.close()
             response = self._runner.http.send(_build(self._runner.http, step), stream=True)
             self.callback(response.close)
@@ -118,7 +118,7 @@ async def _no_parts() -> AsyncIterator[bytes]:
 
 
 class AsyncRunner:
-    """Carries out flows with await."""
+    """Run flows with await."""
 
     def __init__(
         self,
@@ -140,10 +140,10 @@ class AsyncRunner:
         async with _AsyncSteps(self) as steps:
             step = _advance(flow)
             while not isinstance(step, _End):
-                if isinstance(step, Give):
+                if isinstance(step, Item):
                     yield step.item
                 step = _advance(
-                    flow, None if isinstance(step, Give) else await steps.carry_out(step)
+                    flow, None if isinstance(step, Item) else await steps.carry_out(step)
                 )
 
 
@@ -159,13 +159,13 @@ class _AsyncSteps(AsyncExitStack):
         try:
             return await self._carry_out(step)
         except httpx.RequestError as error:
-            return _lost(self._runner.address, error)
+            return _no_answer(self._runner.address, error)
 
     async def _carry_out(self, step: Step) -> Outcome:
         if isinstance(step, Send):
             response = await self._runner.http.send(_build(self._runner.http, step))
             return _answer(response, response.content)
-        if isinstance(step, Listen):
+        if isinstance(step, OpenStream):
             await self.aclose()
             response = await self._runner.http.send(_build(self._runner.http, step), stream=True)
             self.push_async_callback(response.aclose)
@@ -181,7 +181,7 @@ class _AsyncSteps(AsyncExitStack):
         return await anext(self._parts, b"")
 
 
-def _build(http: httpx.Client | httpx.AsyncClient, step: Send | Listen) -> httpx.Request:
+def _build(http: httpx.Client | httpx.AsyncClient, step: Send | OpenStream) -> httpx.Request:
     request = step.request
     return http.build_request(
         request.method,
@@ -190,7 +190,7 @@ def _build(http: httpx.Client | httpx.AsyncClient, step: Send | Listen) -> httpx
         json=request.body,
         headers=dict(request.header),
         timeout=httpx.Timeout(step.timeout_seconds, read=step.silence_seconds)
-        if isinstance(step, Listen)
+        if isinstance(step, OpenStream)
         else step.timeout_seconds,
     )
 
@@ -199,11 +199,11 @@ def _answer(response: httpx.Response, content: bytes = b"") -> Answer:
     return Answer(response.status_code, response.headers, content)
 
 
-def _lost(address: str, error: httpx.RequestError) -> Lost:
+def _no_answer(address: str, error: httpx.RequestError) -> NoAnswer:
     reason = (str(error) or type(error).__name__).rstrip(".")
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return Lost(f"There is no answer at {address}: {reason}.", was_sent=False)
-    return Lost(f"The answer of {address} is not complete: {reason}.", was_sent=True)
+        return NoAnswer(f"There is no answer at {address}: {reason}.", was_sent=False)
+    return NoAnswer(f"The answer of {address} is not complete: {reason}.", was_sent=True)
 
 
 class _One(Generic[_P, _T]):
