@@ -181,6 +181,21 @@ def test_a_user_without_a_runtime_directory_is_told_what_to_set(
     assert "tcp:127.0.0.1:8080" in done.stdout
 
 
+def test_a_user_without_a_home_is_told_what_to_set(as_user: list[str], tmp_path: Path) -> None:
+    nobody_known = [word.replace(str(USER), "54321") for word in as_user]
+    done = subprocess.run(
+        [*nobody_known, sys.executable, "-m", "shrinkd", "db", "upgrade"],
+        env={"PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("shrinkd: SHRINKD_DATABASE_URL is not set")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_client_of_root_ignores_the_runtime_directory(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")

@@ -1,4 +1,4 @@
-"""What is installed is named by hashes: nothing is fetched that a lock file does not name."""
+"""Installations fetch only packages that a lock file names with their hashes."""
 
 import re
 import tomllib
