@@ -1,6 +1,6 @@
-"""Names of groups are text.
+"""Names of groups are printed as text: none controls the terminal or imitates output of shrinkd.
 
-No command lets one speak to a terminal or look like lines of ours, and its advice can be copied.
+Commands that an error suggests can be copied into a shell.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def anybody() -> Iterator[Anybody]:
 
 
 def said_by(*words: str) -> tuple[str, str]:
-    """What the console script says on stdout and stderr."""
+    """Run the console script, and return its stdout and stderr."""
     hook, argv = sys.excepthook, ["shrinkd", *words]
     with (
         contextlib.redirect_stdout(io.StringIO()) as said,

@@ -1,6 +1,6 @@
-"""Nothing that lies in the directory in which a daemon is started is run or read.
+"""The program runs and reads no file of the directory in which it is started.
 
-It is root, and the directory may be anybody's.
+The daemon is root, and the directory may belong to any user.
 """
 
 import ast
@@ -46,9 +46,9 @@ STARTS_PROCESSES = (
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A directory in which every name is taken that Python, Alembic or we could look for.
+    """A directory with a file of every name that Python, Alembic or shrinkd could look for.
 
-    What is run there leaves the file `ran`.
+    A file that is run leaves the file `ran`.
     """
     folder = tmp_path / "hostile"
     left = f"open({str(folder / 'ran')!r}, 'a').write(__name__ + ' ')\n"

@@ -1,8 +1,4 @@
-"""The client.
-
-What it asks, what it makes of answers, when it tries again; blocking and awaiting, from one
-description.
-"""
+"""The client, blocking and asynchronous: its requests, its results and errors, its retries."""
 
 import asyncio
 import json
@@ -630,9 +626,9 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def kinds_of(schema: dict[str, Any]) -> set[str]:
-    """What a schema lets through, in a word each.
+    """Return the types and the words that a schema allows, as a set.
 
-    What a value has to be beside its type is left out, but for a closed list.
+    Other constraints on a value, such as a minimum, are left out.
     """
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2].removesuffix("-Output").removesuffix("Body")

@@ -1,6 +1,6 @@
-"""Where a token goes.
+"""The client sends its token only to an address that was named, or to a trusted user's socket.
 
-To whom somebody named, and to nobody else who happens to listen, to forward or to redirect.
+No other listener, proxy or redirect receives it.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ def listen() -> Iterator[Callable[..., Listener]]:
 
 @pytest.fixture
 def unnamed(listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch) -> Listener:
-    """Where a client comes by itself.
+    """A listener at the default TCP address of a client.
 
     It stands for the port of the simulator, which this host may have in use.
     """

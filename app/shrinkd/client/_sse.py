@@ -32,7 +32,7 @@ _LARGEST_EVENT_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event: its type, its data, and the id after which the stream can be continued."""
+    """An event: its type, its data, and the id after which the stream can be continued."""
 
     type: str
     text: str
