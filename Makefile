@@ -8,7 +8,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 locker := .venv-lock/bin
 compile = $(locker)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run install develop test quick test-vm check figures format openapi examples reference man docs bench lock clean
+.PHONY: run install develop test quick test-vm check figures format openapi client-types examples reference man docs dist bench lock clean
 
 # These two and every other setting of docs/reference/settings.md may be given, before `make run` or behind it.
 run: export SHRINKD_LISTEN ?= tcp:127.0.0.1:8080
@@ -17,7 +17,8 @@ run: .venv/installed
 	@echo "shrinkd simulates a node at http://$(SHRINKD_LISTEN:tcp:%=%), with the documentation at /docs; Ctrl-C ends it."
 	@SHRINKD_BACKEND=simulator exec $(bin)/shrinkd serve
 
-install: .venv/developed .venv-client/made
+# The program alone: .venv/bin/shrinkd, from hashed requirements.
+install: .venv/installed
 
 develop: .venv/developed .venv-client/made
 
@@ -51,8 +52,13 @@ format: .venv/developed
 	$(bin)/ruff format .
 	$(bin)/ruff check --fix .
 
-openapi: .venv/installed
+openapi: .venv/developed
 	$(bin)/shrinkd openapi > openapi/openapi.json
+	$(bin)/python -m tools.client_types
+
+# The types of the Python client, from openapi/openapi.json.
+client-types: .venv/developed
+	$(bin)/python -m tools.client_types
 
 examples: .venv/developed
 	$(bin)/python -m tests.support.example_recorder
@@ -70,26 +76,33 @@ man: .venv/developed
 docs: .venv-docs/made
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs --quiet build --strict
 
+# The wheels of shrinkd and shrinkd-client, into dist/.
+dist: .venv/installed
+	$(pip) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . packaging/client
+
 bench: .venv/developed
 	$(bin)/python bench/run.py
 
 lock: .venv-lock/made
 	$(compile) --upgrade pyproject.toml --output-file requirements.lock
 	$(compile) --upgrade pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(compile) --upgrade --group build --constraint requirements-dev.lock --output-file requirements-build.lock
+	$(compile) --upgrade packaging/client/pyproject.toml --constraint requirements.lock --output-file packaging/client/requirements.lock
 	$(compile) --upgrade --group client --output-file requirements-client.lock
 	$(compile) --upgrade --group docs --output-file requirements-docs.lock
 
 clean:
-	rm -rf .venv .venv-client .venv-docs .venv-lock build site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-client .venv-docs .venv-lock build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shrinkd needs Python 3.11 or later; say make PYTHON=…")'
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/installed: .venv/made requirements.lock pyproject.toml
-	$(pip) install --quiet --require-hashes -r requirements.lock
-	$(pip) install --quiet --no-deps --editable .
+# Without build isolation: pip would fetch a build backend that no hash names.
+.venv/installed: .venv/made requirements.lock requirements-build.lock pyproject.toml
+	$(pip) install --quiet --require-hashes -r requirements.lock -r requirements-build.lock
+	$(pip) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/developed: .venv/installed requirements-dev.lock

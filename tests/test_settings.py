@@ -1,8 +1,11 @@
 """Settings from the environment: every variable is known, checked, and named when it is wrong."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from shrinkd.default_paths import state_directory
 from shrinkd.errors import SettingsError
 from shrinkd.settings import Settings, read_settings
 
@@ -26,6 +29,12 @@ def test_variables_of_clients_are_left_to_them() -> None:
     assert (
         read_settings({"SHRINKD_URL": "unix:/run/x.sock", "SHRINKD_TOKEN": "secret"}) == Settings()
     )
+
+
+def test_the_database_is_in_the_state_directory_of_the_environment_that_is_read() -> None:
+    environ = {"XDG_STATE_HOME": "/s", "HOME": "/home/a"}
+    assert read_settings(environ).database_url == f"sqlite:///{state_directory(environ)}/shrinkd.db"
+    assert state_directory(environ, uid=1) == Path("/s/shrinkd")
 
 
 def test_every_setting_has_its_variable() -> None:

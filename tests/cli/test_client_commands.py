@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Scenario
 from shrinkd.cli import output
-from shrinkd.cli.daemon_commands import cli
+from shrinkd.cli.app import cli
 from shrinkd.settings import Settings
 from tests.support.live_server import Live
 from tests.support.shrink_requests import running
@@ -125,7 +125,7 @@ def test_one_thing_is_facts_or_one_document(shrinkd: Shell, words: tuple[str, ..
     [(0, "0"), (1, "1"), (1 << 30, "1G"), (64 << 20, "64M"), ((64 << 20) + 4096, "65540K")],
 )
 def test_a_size_in_advice_is_the_size_exactly(size: int, said: str) -> None:
-    assert output.exact(size) == said
+    assert output.exact_size(size) == said
 
 
 # How they end
@@ -320,10 +320,7 @@ def test_a_daemon_that_does_not_answer_completes_nothing_in_silence(shrinkd: She
 
 
 def test_help_waits_for_no_client_and_no_server() -> None:
-    told = (
-        "import sys, shrinkd.cli.daemon_commands; print(*{name.partition('.')[0] for name in "
-        "sys.modules})"
-    )
+    told = "import sys, shrinkd.cli.app; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -97,7 +97,7 @@ class Shells:
         }
 
     def offered(self, shell: str, typed: str) -> list[str]:
-        """What a shell makes of Tab behind `shrinkd limit` and what was typed.
+        """Return what a shell completes after `shrinkd limit` and the text that was typed.
 
         Each of these run as one word of a command, as by Enter.
         """

@@ -1,6 +1,6 @@
-"""Names of groups are text.
+"""Names of groups are printed as text: none controls the terminal or imitates output of shrinkd.
 
-No command lets one speak to a terminal or look like lines of ours, and its advice can be copied.
+Commands that an error suggests can be copied into a shell.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shrinkd.cli import output
-from shrinkd.cli.daemon_commands import main
+from shrinkd.cli.app import main
 from shrinkd.client import Client
 from tests.support.impostor import Impostor
 from tests.support.live_server import Live
@@ -72,7 +72,7 @@ def anybody() -> Iterator[Impostor]:
 
 
 def said_by(*words: str) -> tuple[str, str]:
-    """What the console script says on stdout and stderr."""
+    """Run the console script, and return its stdout and stderr."""
     hook, argv = sys.excepthook, ["shrinkd", *words]
     with (
         contextlib.redirect_stdout(io.StringIO()) as said,
@@ -187,14 +187,15 @@ def test_a_group_is_named_by_its_path_where_every_shell_reads_that_alike(
     path: str, said: str
 ) -> None:
     assert (
-        output.command("group", output.named({"id": "7", "path": path})) == f"shrinkd group {said}"
+        output.shell_command("group", output.group_reference({"id": "7", "path": path}))
+        == f"shrinkd group {said}"
     )
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_command_to_copy_is_one_command(path: str) -> None:
-    named = output.named({"id": "7", "path": path})
-    assert shlex.split(output.command("shrink", named)) == ["shrinkd", "shrink", named]
+    named = output.group_reference({"id": "7", "path": path})
+    assert shlex.split(output.shell_command("shrink", named)) == ["shrinkd", "shrink", named]
     assert not named.startswith("-")
     assert unseen_in(named) == set()
 

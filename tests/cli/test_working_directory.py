@@ -1,6 +1,6 @@
-"""Nothing that lies in the directory in which a daemon is started is run or read.
+"""The program runs and reads no file of the directory in which it is started.
 
-It is root, and the directory may be anybody's.
+The daemon is root, and the directory may belong to any user.
 """
 
 import ast
@@ -20,7 +20,7 @@ from tests.support.live_server import Daemon
 from tests.support.polling import until
 
 PACKAGE = SimulationJobs.__module__.partition(".")[0]
-SOURCES = ROOT / PACKAGE
+SOURCES = ROOT / "app" / PACKAGE
 COMMAND = Path(sys.executable).with_name("shrinkd")
 STANDARD = (
     "json",
@@ -46,9 +46,9 @@ STARTS_PROCESSES = (
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A directory in which every name is taken that Python, Alembic or we could look for.
+    """A directory with a file of every name that Python, Alembic or shrinkd could look for.
 
-    What is run there leaves the file `ran`.
+    A file that is run leaves the file `ran`.
     """
     folder = tmp_path / "hostile"
     left = f"open({str(folder / 'ran')!r}, 'a').write(__name__ + ' ')\n"
@@ -170,7 +170,7 @@ def test_one_module_starts_processes_and_keeps_the_working_directory_off_their_p
         for path in SOURCES.rglob("*.py")
         if starts_processes(path.read_text())
     }
-    assert found == {"simulations.py"}
+    assert found == {"simulation/jobs.py"}
 
 
 def starts_processes(source: str) -> bool:

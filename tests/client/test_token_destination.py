@@ -1,6 +1,6 @@
-"""Where a token goes.
+"""The client sends its token only to an address that was named, or to a trusted user's socket.
 
-To whom somebody named, and to nobody else who happens to listen, to forward or to redirect.
+No other listener, proxy or redirect receives it.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shrinkd.client import AsyncClient, Client, NotTrusted, NotUnderstood, address_of, is_stranger
+from shrinkd.client import AsyncClient, Client, NotTrusted, NotUnderstood, address_of, is_unverified
 from shrinkd.client._addresses import find_address, token_for
 from tests.cli.test_working_directory import COMMAND
 from tests.contracts.test_curl import FOLDER
@@ -50,7 +50,7 @@ class Listener:
                 self.end_headers()
                 self.wfile.write(PAGE)
 
-            do_CONNECT = do_PATCH = do_GET  # as http.server has them
+            do_CONNECT = do_PATCH = do_GET  # noqa: N815  # as http.server has them
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""
@@ -94,7 +94,7 @@ def listen() -> Iterator[Callable[..., Listener]]:
 
 @pytest.fixture
 def unnamed(listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch) -> Listener:
-    """Where a client comes by itself.
+    """A listener at the default TCP address of a client.
 
     It stands for the port of the simulator, which this host may have in use.
     """
@@ -115,7 +115,7 @@ async def listed_awaited(client: AsyncClient) -> list[str]:
         return [str(group["path"]) async for group in client.groups()]
 
 
-# -- an address that nobody named ----------------------------------------------------------------------------------------
+# An address that nobody named
 
 
 def test_who_listens_where_nobody_was_sent_is_asked_without_the_token_and_that_is_said(
@@ -130,7 +130,7 @@ def test_the_port_of_the_simulator_is_such_an_address(caplog: pytest.LogCaptureF
     found = find_address(None, {})
     if found.socket is None:  # a daemon on this host would be found first
         assert found.url == "http://127.0.0.1:8080"
-        assert is_stranger(None, {})
+        assert is_unverified(None, {})
         assert token_for(found, None, {"SHRINKD_TOKEN": SECRET}) is None
         assert "http://127.0.0.1:8080" in caplog.text
 
@@ -153,7 +153,7 @@ def test_a_token_goes_where_an_argument_or_the_environment_says(
     assert unnamed.tokens == [BEARER, "Bearer another", BEARER, "Bearer another"]
 
 
-# -- the commands --------------------------------------------------------------------------------------------------------
+# The commands
 
 
 def shrinkd(*words: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -177,7 +177,7 @@ def test_a_command_asks_a_stranger_without_the_token_and_says_so(unnamed: Listen
 def test_a_token_file_for_no_address_is_a_wrong_use(unnamed: Listener, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(SECRET)
     assert (
-        "the token stays here"
+        "the token is not sent to"
         in shrinkd("groups", "--token-file", str(tmp_path / "token"), code=2).stderr
     )
     shrinkd("groups", "--token-file", str(tmp_path / "token"), "--url", unnamed.address)
@@ -198,7 +198,7 @@ def test_completion_asks_no_stranger_and_whom_somebody_named_with_the_token(
     assert unnamed.tokens == [BEARER]
 
 
-# -- unix sockets --------------------------------------------------------------------------------------------------------
+# Unix sockets
 
 LISTENING = """
 import os, socket, sys
@@ -214,10 +214,9 @@ with socket.socket(socket.AF_UNIX) as bound:
 
 @pytest.fixture
 def anothers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The socket of another user at the place where a client looks by itself, and who listens
-    there.
+    """The default socket of a client, on which another user's process listens.
 
-    It prints what it hears.
+    The process prints what it receives.
     """
     monkeypatch.delenv("SHRINKD_URL", raising=False)
     monkeypatch.setenv("SHRINKD_TOKEN", SECRET)
@@ -262,7 +261,7 @@ def test_on_the_unix_socket_root_and_the_own_user_get_the_token(
     assert ours.tokens == [BEARER, "Bearer another"]
 
 
-# -- on the way ----------------------------------------------------------------------------------------------------------
+# On the way
 
 
 def test_a_redirect_is_not_followed_and_is_no_success(listen: Callable[..., Listener]) -> None:
@@ -334,7 +333,7 @@ def test_a_token_may_go_to_this_host_and_behind_tls(url: str) -> None:
     assert token_for(find_address(url, {}), SECRET, {}) == SECRET
 
 
-# -- the scripts ---------------------------------------------------------------------------------------------------------
+# The scripts
 
 CURL = """#!/usr/bin/env bash
 printf '%s\\n' "$@" >> "$SEEN.words"

@@ -57,7 +57,7 @@ def prepare() -> None:
     """
     FORK_CONTEXT.set_forkserver_preload(
         [
-            "shrinkd.cli.daemon_commands",
+            "shrinkd.cli.app",
             "shrinkd.server.listen",
             "shrinkd.backends.v1.backend",
             "shrinkd.backends.v2.backend",
@@ -69,7 +69,7 @@ def prepare() -> None:
 
 
 def _serve(environ: dict[str, str], log: Path) -> None:
-    from shrinkd.cli.daemon_commands import main
+    from shrinkd.cli.app import main
 
     os.setpgid(0, 0)  # so that Ctrl-C reaches only the tests
     with log.open("ab") as lines:

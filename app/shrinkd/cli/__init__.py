@@ -1,5 +1,5 @@
-"""The command line: what runs the daemon here, and what talks to one over HTTP."""
+"""The command line: commands that run the daemon, and commands that talk to one over HTTP."""
 
-from shrinkd.cli.daemon_commands import main
+from shrinkd.cli.app import main
 
 __all__ = ["main"]

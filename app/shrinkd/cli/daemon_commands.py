@@ -1,54 +1,66 @@
-"""The command line: shrinkd serve | db upgrade | token | openapi | version here, and what talks to a daemon in commands."""
+"""Commands that run parts of the daemon in this process: serve, db, token, openapi, simulate.
+
+They need the package shrinkd. The package shrinkd-client contains this module too, and there each
+of them says so.
+"""
 
 import json
-import logging
 import sys
 import time
+from collections.abc import Callable
+from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
-from shrinkd import __version__
-from shrinkd.cli import client_commands
 from shrinkd.cli.output import one_line
 from shrinkd.errors import BackendUnavailable, SettingsError, ShrinkdError
-from shrinkd.terminal import guard, say
+from shrinkd.terminal import say
 
-# Plain, for rich would take longer to load than all else that --help needs.
-# Without colours, for what it prints is shown (app/shrinkd/terminal.py), escapes and all.
-cli = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"color": False},
-    help="Lower a container's memory without killing it.",
-)
-cli.add_typer(client_commands.cli)
+_P = ParamSpec("_P")
+
+cli = typer.Typer(rich_markup_mode=None)
 db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database.")
 cli.add_typer(db, name="db")
 token = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Who may call: the lines of the file of SHRINKD_TOKENS. A running daemon reads it at "
-    "SIGHUP.",
+    help="The tokens in the file that SHRINKD_TOKENS names. A running daemon reads it at SIGHUP.",
 )
 cli.add_typer(token, name="token")
 
-log = logging.getLogger("shrinkd")
+
+def needs_daemon(command: Callable[_P, None]) -> Callable[_P, None]:
+    """Make a command fail with exit code 2 where only the package shrinkd-client is installed."""
+
+    @wraps(command)
+    def checked(*args: _P.args, **named: _P.kwargs) -> None:
+        if find_spec("shrinkd.main") is None:
+            fail(
+                SettingsError(
+                    "This command needs the package shrinkd; only shrinkd-client is installed, "
+                    "for the commands that talk to a daemon. Run `pip uninstall shrinkd-client`, "
+                    "then `pip install shrinkd`."
+                )
+            )
+        command(*args, **named)
+
+    return checked
 
 
 @cli.command()
+@needs_daemon
 def serve() -> None:
-    """Serve the API; SHRINKD_* variables say how. Ends at SIGTERM or SIGINT, with 0."""
+    """Run the daemon, set up by SHRINKD_* variables. It ends with 0 at SIGTERM or SIGINT."""
     from shrinkd import logs
     from shrinkd.settings import read_settings
 
     try:
         settings = read_settings()
         logs.configure(settings.log)
-        # Here and not above: the other commands need no server, and neither --help nor a wrong
-        # setting should wait for one.
+        # Here and not above: a wrong setting is reported before the server is loaded.
         from shrinkd import main, server
 
         server.run(main.create_app(settings), settings)
@@ -57,8 +69,9 @@ def serve() -> None:
 
 
 @db.command()
+@needs_daemon
 def upgrade() -> None:
-    """Bring the schema of SHRINKD_DATABASE_URL up to date, as `serve` does at its start."""
+    """Migrate the schema of SHRINKD_DATABASE_URL, as `serve` does when it starts."""
     from shrinkd.settings import read_settings
     from shrinkd.storage import Store
 
@@ -71,27 +84,28 @@ def upgrade() -> None:
 
 
 @token.command("make")
+@needs_daemon
 def make_token(
     name: Annotated[
         str,
         typer.Argument(
-            help="What to call it; certificate:NAME for client certificates of that common name."
+            help="Its name; certificate:NAME for client certificates with that common name."
         ),
     ],
     scope: Annotated[
         list[str],
         typer.Option(
-            help="read, write or admin, with @ and a group's path for that subtree; may be "
+            help="read, write or admin; with @PATH, for that group and all below it; may be "
             "repeated."
         ),
     ],
     expires: Annotated[
-        str, typer.Option(help="How long a token holds: a number and m, h, d or w.")
+        str, typer.Option(help="The lifetime of a token: a number and m, h, d or w.")
     ] = "90d",
 ) -> None:
-    """Make a token, and print its secret, which is kept nowhere.
+    """Make a token, and print its secret, which is not stored.
 
-    A certificate gets its scopes, and has no secret of ours.
+    For a certificate, store its scopes; there is no secret to print.
     """
     from shrinkd.auth import tokens
 
@@ -103,8 +117,9 @@ def make_token(
 
 
 @token.command("list")
+@needs_daemon
 def list_tokens() -> None:
-    """Print the tokens: name, scopes, and when each expires."""
+    """Print the name, the scopes and the expiry of each token."""
     from shrinkd.auth import tokens
 
     try:
@@ -122,8 +137,9 @@ def list_tokens() -> None:
 
 
 @token.command("revoke")
+@needs_daemon
 def revoke_token(name: str) -> None:
-    """Take a token or a certificate away. A running daemon forgets it at SIGHUP."""
+    """Remove a token or a certificate. A running daemon refuses it after SIGHUP."""
     from shrinkd.auth import tokens
 
     try:
@@ -138,12 +154,13 @@ def _tokens_path() -> Path:
     path = read_settings().tokens
     if path is None:
         raise SettingsError(
-            "SHRINKD_TOKENS has to say which file the tokens are in, or are to be in."
+            "SHRINKD_TOKENS is not set: it has to name the file that holds the tokens."
         )
     return Path(path)
 
 
 @cli.command()
+@needs_daemon
 def openapi() -> None:
     """Print the OpenAPI document."""
     from shrinkd import api
@@ -152,9 +169,11 @@ def openapi() -> None:
 
 
 @cli.command()
+@needs_daemon
 def simulate() -> None:
-    """Read a plan (the body of POST /v1/simulations) from standard input, and print its progress
-    and its report as JSON lines.
+    """Simulate a plan from standard input; print its progress and its report as JSON lines.
+
+    The plan is the body of POST /v1/simulations.
     """
     from shrinkd.simulation import lines
 
@@ -165,21 +184,7 @@ def simulate() -> None:
         fail(SettingsError(f"The plan cannot be read: {error}"))
 
 
-@cli.command()
-def version() -> None:
-    """Print the version."""
-    say(__version__)
-
-
 def fail(error: ShrinkdError) -> NoReturn:
-    """End with 3 for a backend that cannot be used and 2 for anything else at start, and one line
-    that says what to do.
-    """
+    """Exit with one line on stderr: 3 for a backend that cannot be used, 2 for other errors."""
     say(f"shrinkd: {one_line(error.detail)}", file=sys.stderr)
     sys.exit(3 if isinstance(error, BackendUnavailable) else 2)
-
-
-def main() -> None:
-    """The console script."""
-    guard()
-    cli(prog_name="shrinkd")

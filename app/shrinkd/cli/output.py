@@ -1,7 +1,4 @@
-"""What the commands show to people.
-
-Sizes that can be read, tables, facts, and the one line of a shrink's progress.
-"""
+"""Formatting of answers for people: sizes, tables, member lines, and the progress of a shrink."""
 
 import json
 import re
@@ -13,22 +10,22 @@ from typing import Any
 from shrinkd.sizes import format_size
 from shrinkd.terminal import is_shown_as_it_is, shown
 
-_NOTHING = "-"
+_ABSENT = "-"
 _SUFFIX = "_bytes"
 _BAR_COLUMNS = 24
 _MISREAD = re.compile(r"^-|^[a-z]+:|['\\]")
-"""An option, a reference of another kind, and what fish reads otherwise than other shells between
-quotes."""
+"""Paths that would be read as an option, as a reference such as id:7, or, between quotes,
+differently by fish than by other shells."""
 
 
-def told(name: str, value: object) -> str:
-    """A value as people read it: by its name it is a size, or not."""
+def format_value(name: str, value: object) -> str:
+    """Format the value of a member; an integer whose name ends in bytes is a size."""
     if value is None or value in ([], {}, ""):
-        return _NOTHING
+        return _ABSENT
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(told("", each) for each in value)
+        return ", ".join(format_value("", each) for each in value)
     if isinstance(value, Mapping):
         return shown(json.dumps(value, ensure_ascii=False))
     return (
@@ -39,16 +36,17 @@ def told(name: str, value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text of some lines as one."""
+    """Join the lines of a text with spaces."""
     return shown(" ".join(line.strip(" ") for line in text.split("\n")).strip(" "))
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    """The lines of a table with a heading.
+    """Yield the lines of a table with a heading.
 
-    A column is a name, or some with dots between: group.path. Sizes stand to the right.
+    A column is the name of a member, or a path of names such as group.path. Sizes are aligned to
+    the right.
     """
-    cells = [[told(column, _part(row, column)) for column in columns] for row in rows]
+    cells = [[format_value(column, _member(row, column)) for column in columns] for row in rows]
     heading = [
         column.rpartition(".")[2].removesuffix(_SUFFIX).replace("_", " ").upper()
         for column in columns
@@ -62,34 +60,34 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator
         yield "  ".join(aligned).rstrip()
 
 
-def _part(row: Mapping[str, Any], column: str) -> object:
-    part: object = row
+def _member(row: Mapping[str, Any], column: str) -> object:
+    value: object = row
     for name in column.split("."):
-        part = part.get(name) if isinstance(part, Mapping) else None
-    return part
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
-def facts(body: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of one thing, a name and a value on each.
+def member_lines(body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each member of a resource: its name and its value.
 
-    What is inside of it has a dot in its name. Addresses are left out.
+    Members of members have names such as group.path. Links are left out.
     """
-    flat = {shown(name): value for name, value in _flat(body)}
+    flat = {shown(name): value for name, value in _flattened(body)}
     width = max(len(name) for name in flat)
     for name, value in flat.items():
         yield f"{name.ljust(width)}  {value}"
 
 
-def _flat(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flattened(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in body.items():
         if isinstance(value, Mapping) and value and name not in {"links", "request", "spec"}:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flattened(value, f"{prefix}{name}.")
         elif name != "links":
-            yield prefix + name.removesuffix(_SUFFIX), told(name, value)
+            yield prefix + name.removesuffix(_SUFFIX), format_value(name, value)
 
 
-def exact(size: int) -> str:
-    """A size as the API takes it, as short as it can be said exactly: 64M."""
+def exact_size(size: int) -> str:
+    """Format a size exactly, as the API takes it, with the largest unit that divides it: 64M."""
     shifts = (
         (shift, suffix) for shift, suffix in ((50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"))
     )
@@ -103,33 +101,33 @@ def exact(size: int) -> str:
     )
 
 
-def command(*words: str) -> str:
-    """A command of ours, for people to copy into a shell."""
+def shell_command(*words: str) -> str:
+    """Quote a shrinkd command so that it can be copied into a shell."""
     return shlex.join(["shrinkd", *words])
 
 
-def named(group: Mapping[str, Any]) -> str:
-    """A group for such a command.
+def group_reference(group: Mapping[str, Any]) -> str:
+    """Return a reference to a group that can be copied into a shell command.
 
-    Its path, or its id where people would not copy all of that, or a shell or we would read it
-    otherwise.
+    That is its path, or id:ID where the path has characters that are not shown as they are, or
+    that a shell or shrinkd would read differently.
     """
     path = str(group["path"])
     return path if is_shown_as_it_is(path) and not _MISREAD.search(path) else f"id:{group['id']}"
 
 
 def share_done(progress: Mapping[str, Any]) -> float:
-    """How much of the way to its target a shrink has gone, from 0 to 1."""
-    way = progress["start_bytes"] - progress["target_bytes"]
+    """Return which part of its reclaim a shrink has done, from 0 to 1."""
+    distance = progress["start_bytes"] - progress["target_bytes"]
     return (
-        min(max((progress["start_bytes"] - progress["usage_bytes"]) / way, 0.0), 1.0)
-        if way > 0
+        min(max((progress["start_bytes"] - progress["usage_bytes"]) / distance, 0.0), 1.0)
+        if distance > 0
         else 1.0
     )
 
 
 def step_line(shrink: Mapping[str, Any]) -> str:
-    """How far a shrink is, in one line."""
+    """Describe the progress of a shrink in one line."""
     progress = shrink["progress"]
     eta = "" if progress["eta_seconds"] is None else f", {progress['eta_seconds']:.0f} s left"
     return (
@@ -140,7 +138,7 @@ def step_line(shrink: Mapping[str, Any]) -> str:
 
 
 def bar_line(shrink: Mapping[str, Any]) -> str:
-    """The same behind a bar, in no more than a line of this terminal."""
+    """Return step_line() after a progress bar, cut to the width of this terminal."""
     share = share_done(shrink["progress"])
     bar = "█" * round(share * _BAR_COLUMNS)
     line = f"{bar.ljust(_BAR_COLUMNS, '░')} {share:4.0%}  {step_line(shrink)}"

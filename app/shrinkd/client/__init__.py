@@ -1,6 +1,6 @@
-"""A client of the daemon, in Python.
+"""The Python client of the daemon, blocking (Client) and asynchronous (AsyncClient).
 
-Client, and AsyncClient for who awaits. It needs httpx, and nothing else of shrinkd.
+It needs httpx, and none of the server's dependencies.
 
 with Client() as shrinkd:
     shrinkd.set_limits("web", max_bytes="400M")
@@ -23,10 +23,11 @@ from shrinkd.client._addresses import (
     find_address,
     token_for,
 )
+from shrinkd.client._events import Event
 from shrinkd.client._flows import Terms
 from shrinkd.client._operations import Operations
 from shrinkd.client._shrink_handle import AsyncShrinkHandle, ShrinkHandle
-from shrinkd.client._transports import Awaiting, Blocking
+from shrinkd.client._transports import AsyncRunner, BlockingRunner
 from shrinkd.client.errors import (
     ClientError,
     LimitBelowUsage,
@@ -44,7 +45,6 @@ from shrinkd.client.errors import (
 from shrinkd.client.types import (
     Decision,
     Evaluation,
-    Event,
     Group,
     History,
     Limits,
@@ -95,31 +95,35 @@ __all__ = [
     "Unreachable",
     "Version",
     "address_of",
-    "is_stranger",
+    "is_unverified",
 ]
 _TERMS = Terms()
 
 
 def address_of(url: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """Where the daemon is.
+    """Return the address of the daemon that a client without `transport` connects to.
 
-    What is given, or SHRINKD_URL, or where SHRINKD_LISTEN has it listen, or where it does by
-    default.
-
-    That is unix:/run/shrinkd/api.sock where it exists, and otherwise where a simulator listens.
-    ValueError for what is no address.
+    The first of: `url`, SHRINKD_URL, the first address of SHRINKD_LISTEN, the socket of this user's
+    daemon if it exists, the socket of the system's daemon if it exists, and the default port of the
+    simulator, http://127.0.0.1:8080. ValueError if it is malformed.
     """
     return find_address(url, environ).url
 
 
-def is_stranger(url: str | None = None, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether address_of() finds a TCP port that nobody named, on which any user of this host
-    may listen.
+def is_unverified(url: str | None = None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether address_of() is a TCP port that neither `url` nor SHRINKD_URL named.
 
-    ValueError as there.
+    Any user of this host may listen there. ValueError as there.
     """
     address = find_address(url, environ)
     return not address.is_named and address.socket is None
+
+
+def _token(address: Address, given: str | None, *, is_trusted: bool) -> str | None:
+    """Return the token to send; an own transport is trusted to connect to the right daemon."""
+    if is_trusted:
+        return given or os.environ.get("SHRINKD_TOKEN")
+    return token_for(address, given)
 
 
 def _header(token: str | None) -> dict[str, str]:
@@ -131,12 +135,12 @@ def _base(address: Address) -> str:
 
 
 def _is_tls(address: Address) -> bool:
-    """Whether there is a certificate to look at."""
+    """Tell whether there is a certificate to verify."""
     return address.url.startswith("https:")
 
 
-class Client(Operations, Blocking):
-    """The daemon, from code that blocks. Use it as a context manager, or close() it."""
+class Client(Operations, BlockingRunner):
+    """The blocking client. Use it as a context manager, or close() it."""
 
     def __init__(
         self,
@@ -147,29 +151,26 @@ class Client(Operations, Blocking):
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Connect to what address_of() finds.
+        """Make a client of the daemon at address_of(url).
 
-        The token, else SHRINKD_TOKEN, is sent and never shown.
-
-        It goes to an address that is given or that SHRINKD_URL names, else to root or the own user
-        on a unix socket, and never in the clear beyond this host: ValueError, or NotTrusted from
-        the first call. No proxy, no redirect and no netrc has a part in it. A transport of one's
-        own, such as one with a client certificate, is used as it is, with the token.
+        `token`, else SHRINKD_TOKEN, is sent to an address that `url` or SHRINKD_URL names, and on a
+        default unix socket to root and this user: NotTrusted from the first call otherwise.
+        ValueError if the token would be sent to another host without TLS. Proxies, redirects and
+        .netrc are not used. A `transport`, such as one with a client certificate, gets the token
+        without these checks.
         """
         address = find_address(url)
-        known = (
-            (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
-        )
+        token = _token(address, token, is_trusted=transport is not None)
         if transport is None:
             kind = (
                 OwnedTransport
-                if known and address.socket and not address.is_named
+                if token and address.socket and not address.is_named
                 else httpx.HTTPTransport
             )
             transport = kind(uds=address.socket, verify=_is_tls(address))
         http = httpx.Client(
             base_url=_base(address),
-            headers=_header(known),
+            headers=_header(token),
             transport=transport,
             trust_env=False,
             follow_redirects=False,
@@ -190,11 +191,8 @@ class Client(Operations, Blocking):
         self.close()
 
 
-class AsyncClient(Operations, Awaiting):
-    """The daemon, from code that awaits.
-
-    Use it as an asynchronous context manager, or aclose() it.
-    """
+class AsyncClient(Operations, AsyncRunner):
+    """The asynchronous client. Use it as an asynchronous context manager, or aclose() it."""
 
     def __init__(
         self,
@@ -205,21 +203,19 @@ class AsyncClient(Operations, Awaiting):
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """As Client has it."""
+        """Make a client, as Client() does."""
         address = find_address(url)
-        known = (
-            (token or os.environ.get("SHRINKD_TOKEN")) if transport else token_for(address, token)
-        )
+        token = _token(address, token, is_trusted=transport is not None)
         if transport is None:
             kind = (
                 AsyncOwnedTransport
-                if known and address.socket and not address.is_named
+                if token and address.socket and not address.is_named
                 else httpx.AsyncHTTPTransport
             )
             transport = kind(uds=address.socket, verify=_is_tls(address))
         http = httpx.AsyncClient(
             base_url=_base(address),
-            headers=_header(known),
+            headers=_header(token),
             transport=transport,
             trust_env=False,
             follow_redirects=False,

@@ -1,9 +1,9 @@
-"""Where the daemon is, and whether a token may go there.
+"""The address of the daemon, and the rule by which a token may be sent to an address.
 
-A token goes to an address that somebody named: the argument, or SHRINKD_URL. On the unix socket
-where a daemon listens by default it goes to root or to the user who has it, which the kernel tells.
-Everything else that answers, such as on the port where a simulator listens by default, could be
-anybody of this host, and gets none.
+A token is sent to an address that the caller named, by the argument or by SHRINKD_URL. On the unix
+socket where a daemon listens by default, the kernel tells which user listens: the token is sent to
+root and to the caller's own user. Any user of this host may listen on the default TCP port of the
+simulator, so no token is sent there.
 """
 
 import ipaddress
@@ -13,30 +13,29 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from shrinkd import default_paths
 from shrinkd.client.errors import NotTrusted
 
-_SOCKET = "/run/shrinkd/api.sock"
 _SIMULATOR = "http://127.0.0.1:8080"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-# an event of httpcore's "trace": nothing has been sent by then
 _CONNECTED = "connection.connect_unix_socket.complete"
+"""An event of httpcore's "trace", at which nothing has been sent yet."""
 
 log = logging.getLogger("shrinkd.client")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a daemon is: unix:/PATH, http://HOST:PORT or https://HOST:PORT."""
+    """The address of a daemon: unix:/PATH, http://HOST:PORT or https://HOST:PORT."""
 
     url: str
     is_named: bool
-    """Whether it was given, by an argument or by SHRINKD_URL, and not assumed."""
+    """Given by an argument or by SHRINKD_URL, and not a default."""
 
     @property
     def socket(self) -> str | None:
@@ -45,21 +44,20 @@ class Address:
 
     @property
     def is_clear(self) -> bool:
-        """Whether others between here and there could read what is sent."""
+        """True if other hosts could read what is sent: plain HTTP beyond this host."""
         return self.url.startswith("http:") and not _is_loopback(urlsplit(self.url).hostname or "")
 
 
 def find_address(url: str | None = None, environ: Mapping[str, str] = os.environ) -> Address:
-    """What is given, or SHRINKD_URL, or where SHRINKD_LISTEN has the daemon listen, or where it
-    does by default.
+    """Return the address of the daemon.
 
-    That is unix:/run/shrinkd/api.sock where it exists, and otherwise where a simulator listens.
-    ValueError for what is no address.
+    The first of: `url`, SHRINKD_URL, the first address of SHRINKD_LISTEN, the socket of this user's
+    daemon if it exists ($XDG_RUNTIME_DIR/shrinkd/api.sock), the socket of the system's daemon if it
+    exists (/run/shrinkd/api.sock), the default port of the simulator. ValueError if malformed.
     """
     named = url or environ.get("SHRINKD_URL")
     listens = environ.get("SHRINKD_LISTEN", "").partition(",")[0].strip()
-    usual = f"unix:{_SOCKET}" if Path(_SOCKET).exists() else _SIMULATOR
-    address = named or listens.replace("tcp:", "http://") or usual
+    address = named or listens.replace("tcp:", "http://") or _default_url(environ)
     if not address.startswith(("unix:/", "http://", "https://")):
         raise ValueError(
             f"{address!r} is no address of a daemon: write unix:/PATH or http://HOST:PORT, or https"
@@ -67,15 +65,20 @@ def find_address(url: str | None = None, environ: Mapping[str, str] = os.environ
     return Address(address.rstrip("/"), is_named=bool(named))
 
 
+def _default_url(environ: Mapping[str, str]) -> str:
+    for path in (default_paths.socket_path(environ), default_paths.SYSTEM_SOCKET):
+        if path is not None and path.exists():
+            return f"unix:{path}"
+    return _SIMULATOR
+
+
 def token_for(
     address: Address, given: str | None, environ: Mapping[str, str] = os.environ
 ) -> str | None:
-    """The token to send to an address.
+    """Return the token to send to an address: `given`, else SHRINKD_TOKEN, else None.
 
-    What is given, else SHRINKD_TOKEN, which stays here where nobody named the address.
-
-    ValueError where one that is given must not go there, and for any that others could read on its
-    way.
+    SHRINKD_TOKEN is not sent to the default TCP port; a warning in the log says so. ValueError for
+    a `given` token there, and for any token over plain HTTP to another host.
     """
     token = given or environ.get("SHRINKD_TOKEN")
     if not token:
@@ -89,7 +92,7 @@ def token_for(
         return token
     if given:
         raise ValueError(
-            f"the token stays here, since nobody said that {address.url} is where it belongs: give "
+            f"the token is not sent to {address.url}, where any user of this host may listen: give "
             "the url, or SHRINKD_URL"
         )
     log.warning(
@@ -108,9 +111,9 @@ def _is_loopback(host: str) -> bool:
 
 
 class OwnedTransport(httpx.HTTPTransport):
-    """To a unix socket, and only while root or our own user listens there.
+    """A transport to a unix socket on which root or the caller's own user listens.
 
-    NotTrusted before anything is sent to another.
+    NotTrusted, before anything is sent, where another user listens.
     """
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -119,7 +122,7 @@ class OwnedTransport(httpx.HTTPTransport):
 
 
 class AsyncOwnedTransport(httpx.AsyncHTTPTransport):
-    """As OwnedTransport."""
+    """OwnedTransport for AsyncClient."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.extensions = {**request.extensions, "trace": _check_peer_awaited}
@@ -127,19 +130,19 @@ class AsyncOwnedTransport(httpx.AsyncHTTPTransport):
 
 
 def _check_peer(event: str, info: Mapping[str, Any]) -> None:
-    if refusal := _refusal(event, info):
+    if refusal := _peer_refusal(event, info):
         info["return_value"].close()
         raise refusal
 
 
 async def _check_peer_awaited(event: str, info: Mapping[str, Any]) -> None:
-    if refusal := _refusal(event, info):
+    if refusal := _peer_refusal(event, info):
         await info["return_value"].aclose()
         raise refusal
 
 
-def _refusal(event: str, info: Mapping[str, Any]) -> NotTrusted | None:
-    """Why a connection that was just made must not be used; None if it may be."""
+def _peer_refusal(event: str, info: Mapping[str, Any]) -> NotTrusted | None:
+    """Return the reason not to use a connection that was just made; None if it may be used."""
     if event != _CONNECTED:
         return None
     connection: socket.socket = info["return_value"].get_extra_info("socket")
@@ -150,6 +153,5 @@ def _refusal(event: str, info: Mapping[str, Any]) -> NotTrusted | None:
         return None
     return NotTrusted(
         f"The user {uid} listens on {connection.getpeername()}, who is neither root nor you: no "
-        "token is sent there unless SHRINKD_URL, "
-        "or the url that is given, names that socket."
+        "token is sent there unless SHRINKD_URL, or the url that is given, names that socket."
     )

@@ -1,11 +1,8 @@
-"""The core.
+"""Requests to the daemon as flows: generators of steps that do no I/O (sans-I/O).
 
-A conversation with the daemon as a generator of steps, which does no I/O and reads no clock of its
-own.
-
-A flow yields a step, and is sent what came of it. So every rule (what is tried again, how long, how
-a stream is taken up where it broke off) is here once, and whoever carries the steps out, at once or
-with await, has nothing left to decide.
+A flow yields a step (send, listen, pause) and is sent its outcome. The rules for retries, deadlines
+and pages are here once; _transports carries the steps out, blocking or with await, and decides
+nothing.
 """
 
 import json
@@ -22,90 +19,86 @@ from shrinkd.client.errors import NotUnderstood, TooLate, Unreachable, problem_f
 _T = TypeVar("_T")
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
-_PASSING = frozenset({429, 502, 503, 504})
-"""The statuses by which somebody says that it may work later."""
-_ELSEWHERE = frozenset({301, 302, 303, 307, 308})
+_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PAGE_ITEMS = 200
-_REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
+_IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT"})
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A request. `header` has all that is not on every request of the client."""
+class Request:
+    """A request. `header` has the fields that are not on every request of the client."""
 
     method: str
     path: str
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     header: Mapping[str, str] = field(default_factory=dict)
-    holds_seconds: float = 0
-    """So long the daemon may take for it because it was asked to."""
+    wait_seconds: float = 0
+    """The time for which the request asks the daemon to wait before it answers."""
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether it takes effect once, however often it arrives.
+        """True if the request takes effect once, however often it arrives.
 
-        By its method, its condition or its key.
+        Its method, its condition (If-Match) or its Idempotency-Key ensures that.
         """
-        return self.method in _REPEATABLE or not self.header.keys().isdisjoint(
+        return self.method in _IDEMPOTENT_METHODS or not self.header.keys().isdisjoint(
             {"If-Match", "Idempotency-Key"}
         )
 
 
-def posted(path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Question:
-    """A POST with a key of its own, so that it takes effect once however often it arrives."""
-    return Question("POST", path, params or {}, body, {"Idempotency-Key": str(uuid4())})
+def post(path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Request:
+    """Return a POST with an Idempotency-Key, which takes effect once, however often it arrives."""
+    return Request("POST", path, params or {}, body, {"Idempotency-Key": str(uuid4())})
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A step: send it. What comes of it is an Answer or Lost."""
+    """A step: send a request. The outcome is an Answer or NoAnswer."""
 
-    question: Question
+    request: Request
     timeout_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
-    """A step.
+class OpenStream:
+    """A step: send a request for a stream. The outcome is an Answer without content, or NoAnswer.
 
-    As Send, but of an answer that is a stream only the header is awaited; the rest comes by
-    NextPart.
+    The content of a stream comes with ReadStream. An answer that is no stream has its content.
     """
 
-    question: Question
+    request: Request
     timeout_seconds: float
-    quiet_seconds: float = 60
-    """A stream from which nothing came for so long, not even a comment, is dead: the daemon sends
-    one every 15 s."""
+    silence_seconds: float = 60
+    """The longest time without a byte: the daemon sends a comment every 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
-class NextPart:
-    """A step.
+class ReadStream:
+    """A step: read more of the stream that was opened last. The outcome is bytes, or NoAnswer.
 
-    Some more of the stream that was opened last. What comes of it is bytes, none at its end, or
-    Lost.
+    At the end of the stream it is b"".
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A step: do nothing for a while."""
+    """A step: wait."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Give(Generic[_T]):
-    """What an iteration yields among its steps: the next item for who iterates."""
+class Item(Generic[_T]):
+    """An item that a flow of many items yields among its steps."""
 
     item: _T
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered; names of the header in lower case."""
+    """An answer of the daemon; the names of its header are in lower case."""
 
     status: int
     header: Mapping[str, str]
@@ -118,103 +111,102 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """No answer, or not all of it."""
+class NoAnswer:
+    """The outcome of a request without an answer, or with only a part of it."""
 
     reason: str
     was_sent: bool
-    """Whether the daemon may have seen the request."""
+    """True if the daemon may have received the request."""
 
 
-Step = Send | Listen | NextPart | Pause
-Outcome = Answer | Lost | bytes | None
+Step = Send | OpenStream | ReadStream | Pause
+Outcome = Answer | NoAnswer | bytes | None
 Flow = Generator[Step, Any, _T]
-"""A call that answers one thing."""
-Items = Generator[Step | Give[_T], Any, None]
-"""One that gives many."""
+"""A request with one result."""
+Items = Generator[Step | Item[_T], Any, None]
+"""Requests with many items as their result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How patient a client is, and the clock and the dice that it goes by."""
+    """Deadlines and retries of a client, with the clock and the random numbers that it uses."""
 
     timeout_seconds: float = 30
-    """For one call in all, with what is tried again; of a stream, for being taken up again after it
-    broke off."""
+    """The deadline of one call, retries included; for a stream, of opening it again after it
+    broke."""
     attempts: int = 4
     clock: Callable[[], float] = time.monotonic
-    dice: Callable[[], float] = random.random
-    """From 0 to below 1: of the back-off, which part is waited."""
+    jitter: Callable[[], float] = random.random
+    """A random number from 0 to below 1: the part of the back-off to wait."""
 
     def pause_seconds(self, attempt: int, outcome: Outcome = None) -> float:
-        """Wait so long after an attempt, counted from 0.
+        """Return the time to wait after an attempt, counted from 0.
 
-        What the answer asks for, or else a back-off with full jitter.
+        That is the answer's Retry-After, else an exponential back-off with full jitter.
         """
         asked = outcome.header.get("retry-after", "") if isinstance(outcome, Answer) else ""
         if asked.isascii() and asked.isdigit():
             return float(asked)
-        return self.dice() * min(
+        return self.jitter() * min(
             _FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 10), _LONGEST_PAUSE_SECONDS
         )
 
     def patient(self) -> "Terms":
-        """The same, but with as many attempts as fit into the time.
+        """Return the same terms with as many attempts as the deadline allows.
 
-        For who has begun to wait, and lives through a restart.
+        A call that waits for a shrink or reads a stream survives a restart of the daemon with them.
         """
         return replace(self, attempts=sys.maxsize)
 
 
-def ask(terms: Terms, question: Question, step: type[Send | Listen] = Send) -> Flow[Answer]:
-    """Put a question until it is answered, as often as that is safe.
+def fetch(terms: Terms, request: Request, step: type[Send | OpenStream] = Send) -> Flow[Answer]:
+    """Send a request, and send it again while that is safe and may help.
 
-    Raises what the answer says is wrong.
-
-    A request that cannot have arrived is safe to repeat, and one that takes effect once. A 409 is
-    never tried again: it is about the state of things, and its sender has to look at that.
+    A request is sent again if it cannot have arrived, or if it takes effect once however often it
+    arrives. A 409 is never sent again: its sender has to look at the state that it reports. Raises
+    the Problem of the answer, Unreachable or TooLate.
     """
-    ends = terms.clock() + terms.timeout_seconds + question.holds_seconds
+    ends = terms.clock() + terms.timeout_seconds + request.wait_seconds
     attempt = 0
     while True:
-        outcome = yield step(question, max(ends - terms.clock(), 0.001))
+        outcome = yield step(request, max(ends - terms.clock(), 0.001))
         pause = terms.pause_seconds(attempt, outcome)
         attempt += 1
         is_last = attempt >= terms.attempts or terms.clock() + pause >= ends
-        if is_last or not _may_pass(question, outcome):
-            return _settled(question, outcome, is_late=terms.clock() >= ends)
+        if is_last or not _is_retried(request, outcome):
+            return _checked_answer(request, outcome, is_late=terms.clock() >= ends)
         yield Pause(pause)
 
 
-def _may_pass(question: Question, outcome: Answer | Lost) -> bool:
-    if isinstance(outcome, Lost):
-        return question.is_repeatable or not outcome.was_sent
-    return question.is_repeatable and outcome.status in _PASSING
+def _is_retried(request: Request, outcome: Answer | NoAnswer) -> bool:
+    if isinstance(outcome, NoAnswer):
+        return request.is_repeatable or not outcome.was_sent
+    return request.is_repeatable and outcome.status in _RETRIED_STATUSES
 
 
-def _settled(question: Question, outcome: Answer | Lost, *, is_late: bool) -> Answer:
-    if isinstance(outcome, Lost):
+def _checked_answer(request: Request, outcome: Answer | NoAnswer, *, is_late: bool) -> Answer:
+    if isinstance(outcome, NoAnswer):
         raise (TooLate if is_late else Unreachable)(outcome.reason)
     if outcome.status >= 400:
         raise problem_from(outcome.status, outcome.content, outcome.header.get("request-id"))
-    if "location" in outcome.header and outcome.status in _ELSEWHERE:
+    if "location" in outcome.header and outcome.status in _REDIRECTS:
         raise NotUnderstood(
-            f"{question.method} {question.path} was sent on to elsewhere, which no daemon does and "
-            "is not followed."
+            f"{request.method} {request.path} was answered with a redirect, which no daemon sends "
+            "and is not followed."
         )
     return outcome
 
 
-def ask_json(terms: Terms, question: Question) -> Flow[Any]:
-    """The JSON of an answer, as parsed() has it."""
-    answer = yield from ask(terms, question)
-    return parsed(question, answer)
+def fetch_json(terms: Terms, request: Request) -> Flow[Any]:
+    """Send a request and return the JSON of its answer, as parsed() does."""
+    answer = yield from fetch(terms, request)
+    return parsed(request, answer)
 
 
-def parsed(question: Question, answer: Answer) -> Any:
-    """The JSON of an answer, with its ETag as a member where it has one.
+def parsed(request: Request, answer: Answer) -> Any:
+    """Return the JSON of an answer, with its ETag, if any, as the member `etag`.
 
-    None where there is no body.
+    None for an answer without a body; NotUnderstood for one that is not JSON.
     """
     if not answer.content:
         return None
@@ -222,20 +214,20 @@ def parsed(question: Question, answer: Answer) -> Any:
         body = json.loads(answer.content)
     except ValueError:
         raise NotUnderstood(
-            f"{question.method} {question.path} was answered with something that is no JSON."
+            f"{request.method} {request.path} was answered with something that is not JSON."
         ) from None
     if isinstance(body, dict) and "etag" in answer.header:
         body["etag"] = answer.header["etag"]
     return body
 
 
-def ask_pages(terms: Terms, question: Question) -> Items[Any]:
-    """Give the items of a list, a page at a time."""
-    params = {"page_size": _PAGE_ITEMS, **question.params}
+def fetch_pages(terms: Terms, request: Request) -> Items[Any]:
+    """Give the items of a list, page by page."""
+    params = {"page_size": _PAGE_ITEMS, **request.params}
     while True:
-        page = yield from ask_json(terms, replace(question, params=params))
+        page = yield from fetch_json(terms, replace(request, params=params))
         for item in page["items"]:
-            yield Give(item)
+            yield Item(item)
         if page["next_page_token"] is None:
             return
         params["page_token"] = page["next_page_token"]

@@ -1,23 +1,21 @@
-"""Every operation of a client, once.
-
-What is asked and what the answer is. Client and AsyncClient are this in two shells.
-"""
+"""The operations of the API, each written once for Client and AsyncClient."""
 
 import json
 from collections.abc import Mapping
 from typing import Any, Unpack
 from urllib.parse import quote
 
+from shrinkd.client._events import Event
 from shrinkd.client._flows import (
     Flow,
-    Give,
+    Item,
     Items,
     Outcome,
-    Question,
+    Request,
     Terms,
-    ask_json,
-    ask_pages,
-    posted,
+    fetch_json,
+    fetch_pages,
+    post,
 )
 from shrinkd.client._shrink_handle import started
 from shrinkd.client._sse import ServerEvent, listen
@@ -25,7 +23,6 @@ from shrinkd.client._transports import many, one
 from shrinkd.client.types import (
     Decision,
     Evaluation,
-    Event,
     Group,
     History,
     Limits,
@@ -42,26 +39,25 @@ from shrinkd.client.types import (
 
 
 class Operations:
-    """The API in Python.
+    """The methods of a client.
 
-    A group is named as everywhere: a path, or id:…, container:…, pod:…, unit:….
-
-    `if_match` makes a change only if the thing is still as it was read: it is the `etag` of what
-    was read. `dry_run` changes nothing. All of it raises Problem where the daemon says no, and
-    Unreachable or TooLate where it does not answer.
+    `group` is a path, or id:…, container:…, pod:…, unit:…. `if_match` is the `etag` of what was
+    read: the change is made only if it is still the same. `dry_run` makes every check and changes
+    nothing. All methods raise Problem when the daemon refuses, and Unreachable or TooLate when it
+    does not answer.
     """
 
     terms: Terms
 
     @one
     def version(self) -> Flow[Version]:
-        """Tell which version runs there."""
-        return ask_json(self.terms, Question("GET", "/version"))
+        """Read the version of the daemon."""
+        return fetch_json(self.terms, Request("GET", "/version"))
 
     @one
     def node(self) -> Flow[Node]:
-        """Read the facts of the node, and what can be done with it."""
-        return ask_json(self.terms, Question("GET", "/v1/node"))
+        """Read the facts and the capabilities of the node."""
+        return fetch_json(self.terms, Request("GET", "/v1/node"))
 
     @many
     def groups(
@@ -72,26 +68,26 @@ class Operations:
         order_by: str | None = None,
         fields: str | None = None,
     ) -> Items[dict[str, Any]]:
-        """Give the groups, in the order of their paths or of a number ("-usage_bytes".
+        """List the groups, by path or by another field ("-usage_bytes": the largest first).
 
-        The largest first), with the fields asked for.
+        `fields` is a comma list of the members to return.
         """
         params = {"parent": parent, "depth": depth, "order_by": order_by, "fields": fields}
-        return ask_pages(self.terms, Question("GET", "/v1/groups", params))
+        return fetch_pages(self.terms, Request("GET", "/v1/groups", params))
 
     @one
     def group(self, group: str) -> Flow[Group]:
         """Read one group: its names and limits."""
-        return ask_json(self.terms, Question("GET", group_at(group)))
+        return fetch_json(self.terms, Request("GET", group_path(group)))
 
     @one
     def make_group(
         self, path: str, *, dry_run: bool = False, **limits: Unpack[LimitsPatch]
     ) -> Flow[Group]:
-        """Make a group below an existing one, with limits if they are given."""
-        return ask_json(
+        """Make a group below an existing one, with the limits that are given."""
+        return fetch_json(
             self.terms,
-            posted("/v1/groups", {"path": path, "limits": limits}, _dry(dry_run=dry_run)),
+            post("/v1/groups", {"path": path, "limits": limits}, _dry_run(dry_run=dry_run)),
         )
 
     @one
@@ -99,22 +95,25 @@ class Operations:
         self, group: str, *, if_match: str | None = None, dry_run: bool = False
     ) -> Flow[None]:
         """Remove an empty group that was made through this API."""
-        return _done(
+        return _without_result(
             self.terms,
-            Question("DELETE", group_at(group), _dry(dry_run=dry_run), header=_if(if_match)),
+            Request(
+                "DELETE", group_path(group), _dry_run(dry_run=dry_run), header=_if_match(if_match)
+            ),
         )
 
     @one
     def add_process(self, group: str, pid: int, *, dry_run: bool = False) -> Flow[None]:
-        """Move a process into a group; what it used before stays charged to where it was."""
-        return _done(
-            self.terms, posted(f"{group_at(group)}/processes", {"pid": pid}, _dry(dry_run=dry_run))
+        """Move a process into a group. What it uses already stays charged to its old group."""
+        return _without_result(
+            self.terms,
+            post(f"{group_path(group)}/processes", {"pid": pid}, _dry_run(dry_run=dry_run)),
         )
 
     @one
     def limits(self, group: str) -> Flow[Limits]:
         """Read the limits of a group."""
-        return ask_json(self.terms, Question("GET", f"{group_at(group)}/limits"))
+        return fetch_json(self.terms, Request("GET", f"{group_path(group)}/limits"))
 
     @one
     def set_limits(
@@ -125,32 +124,34 @@ class Operations:
         dry_run: bool = False,
         **limits: Unpack[LimitsPatch],
     ) -> Flow[Limits]:
-        """Set limits at once, all or nothing.
+        """Set limits, all or none of them.
 
-        LimitBelowUsage where the group uses more, and then not one page was dropped.
-
-        It is tried again by itself only with `if_match`: without, a second time might undo what
-        somebody set between the two.
+        LimitBelowUsage if the group uses more; nothing was reclaimed then. It is sent again only
+        with `if_match`: without, the second attempt could undo a change made between the two.
         """
-        return ask_json(
+        return fetch_json(
             self.terms,
-            Question(
-                "PATCH", f"{group_at(group)}/limits", _dry(dry_run=dry_run), limits, _if(if_match)
+            Request(
+                "PATCH",
+                f"{group_path(group)}/limits",
+                _dry_run(dry_run=dry_run),
+                limits,
+                _if_match(if_match),
             ),
         )
 
     @one
     def stats(self, group: str, *, raw: bool = False) -> Flow[Stats]:
-        """Read the statistics of a group, now."""
-        return ask_json(self.terms, Question("GET", f"{group_at(group)}/stats", {"raw": raw}))
+        """Read the current statistics of a group."""
+        return fetch_json(self.terms, Request("GET", f"{group_path(group)}/stats", {"raw": raw}))
 
     @one
     def stats_all(
         self, *, subtree: str | None = None, fields: str | None = None
     ) -> Flow[StatsList]:
         """Read the statistics of many groups in one answer."""
-        return ask_json(
-            self.terms, Question("GET", "/v1/stats", {"subtree": subtree, "fields": fields})
+        return fetch_json(
+            self.terms, Request("GET", "/v1/stats", {"subtree": subtree, "fields": fields})
         )
 
     @one
@@ -163,23 +164,23 @@ class Operations:
         step_seconds: int | None = None,
         fields: str | None = None,
     ) -> Flow[History]:
-        """Read what a group used in the last hour; times as RFC 3339 writes them."""
+        """Read the usage of a group over the last hour; `begins` and `ends` are RFC 3339 times."""
         params = {"from": begins, "to": ends, "step_seconds": step_seconds, "fields": fields}
-        return ask_json(self.terms, Question("GET", f"{group_at(group)}/stats/history", params))
+        return fetch_json(self.terms, Request("GET", f"{group_path(group)}/stats/history", params))
 
     @started
     def shrink(
         self, group: str, *, dry_run: bool = False, **shrink: Unpack[NewShrink]
     ) -> Flow[Shrink]:
-        """Start a shrink. Its handle waits for it, iterates over its progress, and cancels it."""
-        return ask_json(
-            self.terms, posted(f"{group_at(group)}/shrinks", shrink, _dry(dry_run=dry_run))
+        """Start a shrink. Its handle waits for it, iterates over its progress, or cancels it."""
+        return fetch_json(
+            self.terms, post(f"{group_path(group)}/shrinks", shrink, _dry_run(dry_run=dry_run))
         )
 
     @started
     def follow(self, shrink_id: str) -> Flow[Shrink]:
-        """Take up a shrink that was started before, by whomever."""
-        return ask_json(self.terms, Question("GET", f"/v1/shrinks/{_name(shrink_id)}"))
+        """Return the handle of a shrink that exists already."""
+        return fetch_json(self.terms, Request("GET", f"/v1/shrinks/{_quoted(shrink_id)}"))
 
     @many
     def shrinks(
@@ -189,23 +190,23 @@ class Operations:
         state: list[State] | None = None,
         since: str | None = None,
     ) -> Items[Shrink]:
-        """Give shrinks, the newest first."""
-        return ask_pages(
+        """List shrinks, newest first."""
+        return fetch_pages(
             self.terms,
-            Question("GET", "/v1/shrinks", {"group": group, "state": state, "since": since}),
+            Request("GET", "/v1/shrinks", {"group": group, "state": state, "since": since}),
         )
 
     @many
     def policies(self, *, group: str | None = None, kind: str | None = None) -> Items[Policy]:
-        """Give the policies by name: all, or those that select a group."""
-        return ask_pages(
-            self.terms, Question("GET", "/v1/policies", {"group": group, "kind": kind})
+        """List the policies by name: all, or those that select a group."""
+        return fetch_pages(
+            self.terms, Request("GET", "/v1/policies", {"group": group, "kind": kind})
         )
 
     @one
     def policy(self, name: str) -> Flow[Policy]:
-        """Read a policy, and what the daemon makes of it."""
-        return ask_json(self.terms, Question("GET", _policy_at(name)))
+        """Read a policy and its status."""
+        return fetch_json(self.terms, Request("GET", _policy_path(name)))
 
     @one
     def put_policy(
@@ -216,26 +217,30 @@ class Operations:
         if_match: str | None = None,
         dry_run: bool = False,
     ) -> Flow[Policy]:
-        """Replace a policy as a whole, or make it where there is none."""
-        return ask_json(
+        """Replace a policy completely, or create it."""
+        return fetch_json(
             self.terms,
-            Question("PUT", _policy_at(name), _dry(dry_run=dry_run), policy, _if(if_match)),
+            Request(
+                "PUT", _policy_path(name), _dry_run(dry_run=dry_run), policy, _if_match(if_match)
+            ),
         )
 
     @one
     def delete_policy(
         self, name: str, *, if_match: str | None = None, dry_run: bool = False
     ) -> Flow[None]:
-        """Take a policy away; what it has done stays done."""
-        return _done(
+        """Delete a policy; its past changes are not undone."""
+        return _without_result(
             self.terms,
-            Question("DELETE", _policy_at(name), _dry(dry_run=dry_run), header=_if(if_match)),
+            Request(
+                "DELETE", _policy_path(name), _dry_run(dry_run=dry_run), header=_if_match(if_match)
+            ),
         )
 
     @one
     def evaluate_policy(self, name: str) -> Flow[Evaluation]:
-        """Ask what a policy would do now to each of its groups, and why or why not."""
-        return ask_json(self.terms, posted(f"{_policy_at(name)}/evaluate"))
+        """Evaluate a policy: return what it would do now to each of its groups, and the reason."""
+        return fetch_json(self.terms, post(f"{_policy_path(name)}/evaluate"))
 
     @many
     def decisions(
@@ -246,44 +251,44 @@ class Operations:
         verdict: list[str] | None = None,
         since: str | None = None,
     ) -> Items[Decision]:
-        """Give what a policy decided, or what policies decided for a group, the newest first.
+        """List the decisions of a policy, or those for a group, newest first.
 
-        ValueError unless it is one of the two.
+        ValueError unless exactly one of `policy` and `group` is given.
         """
         if (policy is None) == (group is None):
             raise ValueError("decisions are of a policy or of a group: name one of the two")
-        owner = _policy_at(policy) if policy is not None else group_at(group or "")
-        return ask_pages(
-            self.terms, Question("GET", f"{owner}/decisions", {"verdict": verdict, "since": since})
+        owner = _policy_path(policy) if policy is not None else group_path(group or "")
+        return fetch_pages(
+            self.terms, Request("GET", f"{owner}/decisions", {"verdict": verdict, "since": since})
         )
 
     @many
     def events(
         self, *, of_type: str | None = None, group: str | None = None, after: str | None = None
     ) -> Items[Event]:
-        """Give what happens on the node, as it happens, without an end.
+        """Give the events of the node as they happen, without an end.
 
-        `after` is the id of the last event that is known.
+        `after` is the id of the last event that was received before.
         """
         outcome: Outcome = None
-        listening = listen(
+        events = listen(
             self.terms,
-            Question("GET", "/v1/events", {"type": of_type, "group": group}),
+            Request("GET", "/v1/events", {"type": of_type, "group": group}),
             after or "",
         )
         while True:
-            step = listening.send(outcome)
+            step = events.send(outcome)
             outcome = None
             if isinstance(step, ServerEvent):
-                yield Give(Event(step.type, step.id, json.loads(step.text)))
+                yield Item(Event(step.type, step.id, json.loads(step.text)))
             else:
                 outcome = yield step
 
 
-def group_at(group: str) -> str:
-    """The address of a group.
+def group_path(group: str) -> str:
+    """Return the path of a group's resource.
 
-    Dots are hidden from those who would resolve them: the daemon refuses such a name, and says why.
+    "." and ".." are percent-encoded, so that no proxy resolves them: the daemon refuses such names.
     """
     parts = (
         part.replace(".", "%2E") if part in {".", ".."} else quote(part, safe=":@")
@@ -292,22 +297,22 @@ def group_at(group: str) -> str:
     return f"/v1/groups/{'/'.join(parts)}"
 
 
-def _policy_at(name: str) -> str:
-    return f"/v1/policies/{_name(name)}"
+def _policy_path(name: str) -> str:
+    return f"/v1/policies/{_quoted(name)}"
 
 
-def _name(name: str) -> str:
+def _quoted(name: str) -> str:
     return name.replace(".", "%2E") if name in {".", ".."} else quote(name, safe="")
 
 
-def _if(etag: str | None) -> dict[str, str]:
+def _if_match(etag: str | None) -> dict[str, str]:
     return {} if etag is None else {"If-Match": etag}
 
 
-def _dry(*, dry_run: bool) -> dict[str, bool]:
+def _dry_run(*, dry_run: bool) -> dict[str, bool]:
     return {"dry_run": True} if dry_run else {}
 
 
-def _done(terms: Terms, question: Question) -> Flow[None]:
-    """What is done answers nothing, and a trial of it no more."""
-    yield from ask_json(terms, question)
+def _without_result(terms: Terms, request: Request) -> Flow[None]:
+    """Send a request whose answer is of no use: it is empty, or that of a dry run."""
+    yield from fetch_json(terms, request)

@@ -1,7 +1,4 @@
-"""A shrink that is under way, to be waited for, watched or cancelled.
-
-And the handles that hold one.
-"""
+"""Handles of shrinks: wait for a shrink, iterate over its progress, or cancel it."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -9,19 +6,19 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, overload
 
 from shrinkd.client._flows import (
     Flow,
-    Give,
+    Item,
     Items,
     Outcome,
     Pause,
-    Question,
+    Request,
     Terms,
-    ask,
-    ask_json,
+    fetch,
+    fetch_json,
     parsed,
-    posted,
+    post,
 )
-from shrinkd.client._sse import Listening, ServerEvent, listen
-from shrinkd.client._transports import Awaiting, Blocking, many, one
+from shrinkd.client._sse import EventSteps, ServerEvent, listen
+from shrinkd.client._transports import AsyncRunner, BlockingRunner, many, one
 from shrinkd.client.errors import NotUnderstood, ShrinkFailed, TooLate
 from shrinkd.client.types import Shrink
 
@@ -31,19 +28,18 @@ _POLL_SECONDS = 1
 
 
 class Shrinking:
-    """What can be done with a shrink that was started; `now` is how it was when last heard of."""
+    """The methods of a handle; `now` is the last known state of its shrink."""
 
     terms: Terms
     now: Shrink
 
     @one
     def wait(self, within_seconds: float | None = None) -> Flow[Shrink]:
-        """Wait until it has succeeded.
+        """Wait until the shrink has succeeded, and return it.
 
-        Raises ShrinkFailed when it ends in another way, and TooLate when it is not done in time.
-
-        Lives through a restart of the daemon, which leaves a shrink `interrupted`; a limit in time
-        ends the waiting, not the shrink.
+        ShrinkFailed if it ends in another way; TooLate if it has not ended within `within_seconds`,
+        which does not cancel it. A restart of the daemon is waited for, and leaves the shrink
+        `interrupted`.
         """
         ends = None if within_seconds is None else self.terms.clock() + within_seconds
         while not self.now["done"]:
@@ -52,7 +48,7 @@ class Shrinking:
                 raise TooLate(
                     f"The shrink {self.now['id']} is {self.now['state']} still; it goes on."
                 )
-            yield from _look(self, min(left, _LONGEST_WAIT_SECONDS))
+            yield from _refresh(self, min(left, _LONGEST_WAIT_SECONDS))
         if self.now["state"] != "succeeded":
             raise ShrinkFailed(
                 self.now["error"]
@@ -66,93 +62,85 @@ class Shrinking:
 
     @many
     def progress(self) -> Items[Shrink]:
-        """Give it as it is, whenever that changes, until it is done.
+        """Give the shrink whenever it changes, until it is done. It raises nothing if it failed.
 
-        How it ended is for the caller to see, or for wait() to raise.
-
-        By its stream of events, taken up again where that breaks off; where somebody on the way
-        lets no stream through, by asking.
+        It reads the stream of the shrink's events, or polls where a proxy lets no stream through.
         """
         try:
-            yield from _stepwise(
-                self, listen(self.terms, Question("GET", self.now["links"]["events"]))
+            yield from _streamed(
+                self, listen(self.terms, Request("GET", self.now["links"]["events"]))
             )
         except NotUnderstood:
-            yield from _asking(self)
+            yield from _polled(self)
 
     @one
     def cancel(self) -> Flow[Shrink]:
-        """Ask it to stop.
+        """Cancel the shrink; what was reclaimed stays reclaimed.
 
-        What was reclaimed stays reclaimed. Answers without waiting for the end: `state` may be
-        `cancelling`.
+        It does not wait for the end: `state` may be `cancelling`.
         """
-        self.now = yield from ask_json(self.terms, posted(self.now["links"]["cancel"]))
+        self.now = yield from fetch_json(self.terms, post(self.now["links"]["cancel"]))
         return self.now
 
 
-def _look(shrinking: Shrinking, wait_seconds: float) -> Flow[None]:
-    """Ask how it is, when it is done or after a while."""
+def _refresh(shrinking: Shrinking, wait_seconds: float) -> Flow[None]:
+    """Read the shrink when it is done, or after `wait_seconds`."""
     header = {"Prefer": f"wait={max(round(wait_seconds), 1)}"}
-    question = Question(
-        "GET", shrinking.now["links"]["self"], header=header, holds_seconds=wait_seconds
+    request = Request(
+        "GET", shrinking.now["links"]["self"], header=header, wait_seconds=wait_seconds
     )
-    answer = yield from ask(shrinking.terms.patient(), question)
-    shrinking.now = parsed(question, answer)
+    answer = yield from fetch(shrinking.terms.patient(), request)
+    shrinking.now = parsed(request, answer)
     if not shrinking.now["done"] and "preference-applied" not in answer.header:
         yield Pause(_POLL_SECONDS)
 
 
-def _asking(shrinking: Shrinking) -> Items[Shrink]:
+def _polled(shrinking: Shrinking) -> Items[Shrink]:
     while True:
-        yield Give(shrinking.now)
+        yield Item(shrinking.now)
         if shrinking.now["done"]:
             return
-        yield from _look(shrinking, _POLL_SECONDS)
+        yield from _refresh(shrinking, _POLL_SECONDS)
 
 
-def _stepwise(shrinking: Shrinking, listening: Listening) -> Items[Shrink]:
-    """Make a shrink of every event.
-
-    The stream begins with its state, also when it is taken up again.
-    """
+def _streamed(shrinking: Shrinking, events: EventSteps) -> Items[Shrink]:
+    """Give the shrink after each event; the first of each stream is its state."""
     outcome: Outcome = None
     while True:
-        step = listening.send(outcome)
+        step = events.send(outcome)
         outcome = None
         if not isinstance(step, ServerEvent):
             outcome = yield step
             continue
-        shrinking.now = _heard(shrinking.now, step)
-        yield Give(shrinking.now)
+        shrinking.now = _updated(shrinking.now, step)
+        yield Item(shrinking.now)
         if shrinking.now["done"]:
             return
 
 
-def _heard(shrink: Shrink, event: ServerEvent) -> Shrink:
-    said = json.loads(event.text)
-    if event.type == "progress":
-        return {**shrink, "progress": said}
-    state: Shrink = said
-    return state
+def _updated(shrink: Shrink, event: ServerEvent) -> Shrink:
+    """Return the shrink after an event: `progress` has that member alone, `state` all of it."""
+    data: Any = json.loads(event.text)
+    updated: Shrink = {**shrink, "progress": data} if event.type == "progress" else data
+    return updated
 
 
-class ShrinkHandle(Shrinking, Blocking):
-    """A shrink that was started by a Client. Iterate over it for its progress."""
+class ShrinkHandle(Shrinking, BlockingRunner):
+    """The handle of a shrink, from a Client. Iterate over it for its progress."""
 
-    def __init__(self, shell: Blocking, now: Shrink) -> None:
-        super().__init__(shell.address, shell.http, shell.terms, shell.sleep)
+    def __init__(self, runner: BlockingRunner, now: Shrink) -> None:
+        super().__init__(runner.address, runner.http, runner.terms, runner.sleep)
         self.now = now
 
     def __iter__(self) -> Iterator[Shrink]:
         return self.progress()
 
 
-class AsyncShrinkHandle(Shrinking, Awaiting):
-    """A shrink that was started by an AsyncClient. Iterate over it for its progress."""
+class AsyncShrinkHandle(Shrinking, AsyncRunner):
+    """The handle of a shrink, from an AsyncClient. Iterate over it for its progress."""
 
-    def __init__(self, shell: Awaiting, now: Shrink) -> None:
-        super().__init__(shell.address, shell.http, shell.terms, shell.sleep)
+    def __init__(self, runner: AsyncRunner, now: Shrink) -> None:
+        super().__init__(runner.address, runner.http, runner.terms, runner.sleep)
         self.now = now
 
     def __aiter__(self) -> AsyncIterator[Shrink]:
@@ -165,30 +153,29 @@ class _Started(Generic[_P]):
         self.__doc__ = flow.__doc__
 
     @overload
-    def __get__(self, shell: Blocking, owner: object = None) -> Callable[_P, ShrinkHandle]: ...
+    def __get__(
+        self, runner: BlockingRunner, owner: object = None
+    ) -> Callable[_P, ShrinkHandle]: ...
     @overload
     def __get__(
-        self, shell: Awaiting, owner: object = None
+        self, runner: AsyncRunner, owner: object = None
     ) -> Callable[_P, Coroutine[Any, Any, AsyncShrinkHandle]]: ...
     @overload
-    def __get__(self, shell: None, owner: object = None) -> Self: ...
-    def __get__(self, shell: Blocking | Awaiting | None, owner: object = None) -> Any:
-        if shell is None:
+    def __get__(self, runner: None, owner: object = None) -> Self: ...
+    def __get__(self, runner: BlockingRunner | AsyncRunner | None, owner: object = None) -> Any:
+        if runner is None:
             return self
-        if isinstance(shell, Blocking):
+        if isinstance(runner, BlockingRunner):
             return lambda *args, **named: ShrinkHandle(
-                shell, shell.answered(self._flow(shell, *args, **named))
+                runner, runner.run(self._flow(runner, *args, **named))
             )
 
         async def start(*args: Any, **named: Any) -> AsyncShrinkHandle:
-            return AsyncShrinkHandle(shell, await shell.answered(self._flow(shell, *args, **named)))
+            return AsyncShrinkHandle(runner, await runner.run(self._flow(runner, *args, **named)))
 
         return start
 
 
 def started(flow: Callable[Concatenate[Any, _P], Flow[Shrink]]) -> _Started[_P]:
-    """Make a method of both shells from a flow that answers a shrink.
-
-    The method answers a handle of it.
-    """
+    """Make a method of both clients that returns a handle, from a flow that returns a shrink."""
     return _Started(flow)

@@ -1,21 +1,38 @@
-"""Server-sent events as the HTML standard has them, taken up again where a connection breaks off."""
+"""Server-sent events by the HTML standard, on a connection that is opened again when it breaks.
+
+The parser is ours. httpx-sse 0.4.3 reads a response and does its own I/O, where this client is a
+core without I/O; and it gives an empty event after each keep-alive comment that follows an id,
+keeps a byte order mark, and takes retry times that are no digits:
+test_httpx_sse_reads_this_stream_otherwise_than_the_standard in tests/client/test_sse.py.
+"""
 
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shrinkd.client._flows import Flow, Listen, Lost, NextPart, Pause, Question, Step, Terms, ask
+from shrinkd.client._flows import (
+    Flow,
+    NoAnswer,
+    OpenStream,
+    Pause,
+    ReadStream,
+    Request,
+    Step,
+    Terms,
+    fetch,
+)
 from shrinkd.client.errors import NotUnderstood, Unreachable, problem_from
 
-_LINE_END = re.compile(
-    rb"\r\n|\n|\r(?!\Z)"
-)  # after a CR at the end of a part, the next one may begin with its LF
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
+"""A CR at the end of a part is left: the next part may begin with its LF."""
+_LARGEST_EVENT_BYTES = 16 << 20
+"""The daemon's own events are a few KiB; what sends more is no daemon."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event: its type, its data, and the id by which the stream goes on behind it."""
+    """An event: its type, its data, and the id after which the stream can be continued."""
 
     type: str
     text: str
@@ -23,42 +40,48 @@ class ServerEvent:
 
 
 @dataclass(slots=True)
-class Reader:
-    """The parser: parts of a stream in, events out. Outlives a connection, for the last id does."""
+class EventParser:
+    """Parse the bytes of a stream into events. Its last id outlives a connection."""
 
     last_id: str = ""
-    """Of the last event that came whole: one that was cut short is wanted again."""
+    """The id of the last complete event: one that was cut short is requested again."""
     retry_seconds: float | None = None
-    """What the server asks to wait before one comes back."""
+    """The pause before the next connection that the server asks for; None if it asks for none."""
     _rest: bytes = b""
     _id: str = ""
     _type: str = ""
     _lines: list[str] = field(default_factory=list)
 
-    def begin(self) -> None:
-        """Forget what a lost connection cut short."""
+    def reset(self) -> None:
+        """Discard the event that a lost connection cut short."""
         self._rest, self._id, self._type, self._lines = b"", self.last_id, "", []
 
-    def read(self, part: bytes) -> Iterator[ServerEvent]:
-        """Take some bytes, cut anywhere.
+    def parse(self, part: bytes) -> Iterator[ServerEvent]:
+        """Yield the events that some bytes, cut anywhere, complete.
 
-        Comments and unknown fields are passed over, and events without data.
+        Comments, unknown fields and events without data are skipped. NotUnderstood for an event of
+        more than 16 MiB.
         """
         *lines, self._rest = _LINE_END.split(self._rest + part)
         for line in lines:
             if line:
                 name, _, value = line.decode(errors="replace").removeprefix("\ufeff").partition(":")
-                self._note(name, value.removeprefix(" "))
+                self._set_field(name, value.removeprefix(" "))
             else:
-                yield from self._ended()
+                yield from self._dispatch()
+        if len(self._rest) + sum(map(len, self._lines)) > _LARGEST_EVENT_BYTES:
+            raise NotUnderstood(
+                f"A stream has an event of more than {_LARGEST_EVENT_BYTES} bytes, which no daemon "
+                "sends."
+            )
 
-    def _ended(self) -> Iterator[ServerEvent]:
+    def _dispatch(self) -> Iterator[ServerEvent]:
         self.last_id = self._id
         if self._lines:
             yield ServerEvent(self._type or "message", "\n".join(self._lines), self.last_id)
         self._type, self._lines = "", []
 
-    def _note(self, name: str, value: str) -> None:
+    def _set_field(self, name: str, value: str) -> None:
         if name == "event":
             self._type = value
         elif name == "data":
@@ -69,54 +92,55 @@ class Reader:
             self.retry_seconds = int(value) / 1000
 
 
-Listening = Generator[Step | ServerEvent, Any, None]
-"""A flow with events among its steps: who uses it makes something of those, and passes the steps
-on."""
+EventSteps = Generator[Step | ServerEvent, Any, None]
+"""A flow that yields events among its steps. Its user takes the events and passes the steps on."""
 
 
-def listen(terms: Terms, question: Question, last_id: str = "") -> Listening:
-    """Yield the events of a stream without an end.
+def listen(terms: Terms, request: Request, last_id: str = "") -> EventSteps:
+    """Yield the events of a stream, opening it again after its last event when it breaks or ends.
 
-    It is left by closing it, or by what is wrong: a problem, or nobody there.
-
-    A stream that breaks off, or ends, is taken up again behind its last event. The patience for
-    that begins anew with all that comes.
+    It goes on until it is closed. A problem event, and the answer to a request for the stream,
+    raise their Problem. Unreachable when nothing was received for `terms.timeout_seconds`.
     """
-    reader = Reader(last_id)
-    heard, attempt = terms.clock(), 0
+    parser = EventParser(last_id)
+    last_received, attempt = terms.clock(), 0
     while True:
-        reader.begin()
-        yield from _open(terms, question, reader.last_id)
-        while isinstance(part := (yield NextPart()), bytes) and part:
-            heard, attempt = terms.clock(), 0
-            yield from map(_checked, filter(_is_news, reader.read(part)))
+        parser.reset()
+        yield from _open(terms, request, parser.last_id)
+        while isinstance(part := (yield ReadStream()), bytes) and part:
+            last_received, attempt = terms.clock(), 0
+            yield from map(_raise_problem, filter(_is_not_closing, parser.parse(part)))
         pause = (
-            terms.pause_seconds(attempt) if reader.retry_seconds is None else reader.retry_seconds
+            terms.pause_seconds(attempt) if parser.retry_seconds is None else parser.retry_seconds
         )
         attempt += 1
-        if terms.clock() + pause - heard >= terms.timeout_seconds:
+        if terms.clock() + pause - last_received >= terms.timeout_seconds:
             raise Unreachable(
-                part.reason if isinstance(part, Lost) else "The stream ends as soon as it begins."
+                part.reason
+                if isinstance(part, NoAnswer)
+                else "The stream ends as soon as it begins."
             )
         yield Pause(pause)
 
 
-def _is_news(event: ServerEvent) -> bool:
-    return event.type != "closing"  # the daemon stops; the next one is asked for what comes then
+def _is_not_closing(event: ServerEvent) -> bool:
+    """Tell whether an event is for the user: `closing` only says that the daemon stops."""
+    return event.type != "closing"
 
 
-def _checked(event: ServerEvent) -> ServerEvent:
-    """Raise what the daemon could not say by its status, as the stream had begun."""
+def _raise_problem(event: ServerEvent) -> ServerEvent:
+    """Return an event; raise the Problem that the daemon could not send as the status."""
     if event.type == "problem":
         raise problem_from(500, event.text.encode(), None)
     return event
 
 
-def _open(terms: Terms, question: Question, last_id: str) -> Flow[None]:
-    header = {"Accept": "text/event-stream", "Cache-Control": "no-store", **question.header}
-    known = {"Last-Event-ID": last_id} if last_id else {}
-    answer = yield from ask(terms.patient(), replace(question, header=header | known), Listen)
+def _open(terms: Terms, request: Request, last_id: str) -> Flow[None]:
+    header = {"Accept": "text/event-stream", "Cache-Control": "no-store", **request.header}
+    if last_id:
+        header["Last-Event-ID"] = last_id
+    answer = yield from fetch(terms.patient(), replace(request, header=header), OpenStream)
     if not answer.is_stream:
         raise NotUnderstood(
-            f"{question.method} {question.path} was not answered with a stream of events."
+            f"{request.method} {request.path} was not answered with a stream of events."
         )

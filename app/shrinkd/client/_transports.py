@@ -1,9 +1,8 @@
-"""The I/O, twice: the steps of a flow carried out at once, and with await. Nothing is decided here.
+"""The I/O of the client: the steps of a flow carried out, blocking and with await.
 
-A method marked `one` or `many` is written once, as the flow that it is, and each shell makes its
-own of it:
+A method marked `one` or `many` is written once, as a flow. It becomes:
 
-              on a Blocking      on an Awaiting
+              on BlockingRunner  on AsyncRunner
     one       T                  a coroutine of T
     many      Iterator[T]        AsyncIterator[T]
 """
@@ -26,10 +25,10 @@ import httpx
 from shrinkd.client._flows import (
     Answer,
     Flow,
-    Give,
+    Item,
     Items,
-    Listen,
-    Lost,
+    NoAnswer,
+    OpenStream,
     Outcome,
     Pause,
     Send,
@@ -47,59 +46,59 @@ class _End(Generic[_T]):
     answer: _T
 
 
-def _advanced(flow: Generator[_S, Any, _T], outcome: Outcome = None) -> _S | _End[_T]:
-    """The next step of a flow, or its end."""
+def _advance(flow: Generator[_S, Any, _T], outcome: Outcome = None) -> _S | _End[_T]:
+    """Return the next step of a flow, or its end."""
     try:
         return flow.send(outcome)
     except StopIteration as end:
         return _End(end.value)
 
 
-class Blocking:
-    """A shell that is done when it returns."""
+class BlockingRunner:
+    """Run flows, blocking."""
 
     def __init__(
         self, address: str, http: httpx.Client, terms: Terms, sleep: Callable[[float], None]
     ) -> None:
         self.address, self.http, self.terms, self.sleep = address, http, terms, sleep
 
-    def answered(self, flow: Flow[_T]) -> _T:
-        with _Wire(self) as wire:
-            step = _advanced(flow)
+    def run(self, flow: Flow[_T]) -> _T:
+        with _BlockingSteps(self) as steps:
+            step = _advance(flow)
             while not isinstance(step, _End):
-                step = _advanced(flow, wire.carry_out(step))
+                step = _advance(flow, steps.carry_out(step))
             return step.answer
 
-    def given(self, flow: Items[_T]) -> Generator[_T, None, None]:
-        with _Wire(self) as wire:
-            step = _advanced(flow)
+    def iterate(self, flow: Items[_T]) -> Generator[_T, None, None]:
+        with _BlockingSteps(self) as steps:
+            step = _advance(flow)
             while not isinstance(step, _End):
-                if isinstance(step, Give):
+                if isinstance(step, Item):
                     yield step.item
-                step = _advanced(flow, None if isinstance(step, Give) else wire.carry_out(step))
+                step = _advance(flow, None if isinstance(step, Item) else steps.carry_out(step))
 
 
-class _Wire(ExitStack):
-    """What is open while one flow runs."""
+class _BlockingSteps(ExitStack):
+    """Carry out the steps of one flow, and close at its end the stream that it opened."""
 
-    def __init__(self, shell: Blocking) -> None:
+    def __init__(self, runner: BlockingRunner) -> None:
         super().__init__()
-        self._shell = shell
+        self._runner = runner
         self._parts: Iterator[bytes] = iter(())
 
     def carry_out(self, step: Step) -> Outcome:
         try:
             return self._carry_out(step)
         except httpx.RequestError as error:
-            return _lost(self._shell.address, error)
+            return _no_answer(self._runner.address, error)
 
     def _carry_out(self, step: Step) -> Outcome:
         if isinstance(step, Send):
-            response = self._shell.http.send(_request(self._shell.http, step))
+            response = self._runner.http.send(_build(self._runner.http, step))
             return _answer(response, response.content)
-        if isinstance(step, Listen):
+        if isinstance(step, OpenStream):
             self.close()
-            response = self._shell.http.send(_request(self._shell.http, step), stream=True)
+            response = self._runner.http.send(_build(self._runner.http, step), stream=True)
             self.callback(response.close)
             self._parts = response.iter_bytes()
             return (
@@ -108,18 +107,18 @@ class _Wire(ExitStack):
                 else _answer(response, response.read())
             )
         if isinstance(step, Pause):
-            self._shell.sleep(step.seconds)
+            self._runner.sleep(step.seconds)
             return None
         return next(self._parts, b"")
 
 
-async def _nothing() -> AsyncIterator[bytes]:
+async def _no_parts() -> AsyncIterator[bytes]:
     return
     yield b""
 
 
-class Awaiting:
-    """A shell that lets others run meanwhile."""
+class AsyncRunner:
+    """Run flows with await."""
 
     def __init__(
         self,
@@ -130,45 +129,45 @@ class Awaiting:
     ) -> None:
         self.address, self.http, self.terms, self.sleep = address, http, terms, sleep
 
-    async def answered(self, flow: Flow[_T]) -> _T:
-        async with _AsyncWire(self) as wire:
-            step = _advanced(flow)
+    async def run(self, flow: Flow[_T]) -> _T:
+        async with _AsyncSteps(self) as steps:
+            step = _advance(flow)
             while not isinstance(step, _End):
-                step = _advanced(flow, await wire.carry_out(step))
+                step = _advance(flow, await steps.carry_out(step))
             return step.answer
 
-    async def given(self, flow: Items[_T]) -> AsyncGenerator[_T, None]:
-        async with _AsyncWire(self) as wire:
-            step = _advanced(flow)
+    async def iterate(self, flow: Items[_T]) -> AsyncGenerator[_T, None]:
+        async with _AsyncSteps(self) as steps:
+            step = _advance(flow)
             while not isinstance(step, _End):
-                if isinstance(step, Give):
+                if isinstance(step, Item):
                     yield step.item
-                step = _advanced(
-                    flow, None if isinstance(step, Give) else await wire.carry_out(step)
+                step = _advance(
+                    flow, None if isinstance(step, Item) else await steps.carry_out(step)
                 )
 
 
-class _AsyncWire(AsyncExitStack):
-    """As _Wire."""
+class _AsyncSteps(AsyncExitStack):
+    """_BlockingSteps for AsyncRunner."""
 
-    def __init__(self, shell: Awaiting) -> None:
+    def __init__(self, runner: AsyncRunner) -> None:
         super().__init__()
-        self._shell = shell
-        self._parts: AsyncIterator[bytes] = _nothing()
+        self._runner = runner
+        self._parts: AsyncIterator[bytes] = _no_parts()
 
     async def carry_out(self, step: Step) -> Outcome:
         try:
             return await self._carry_out(step)
         except httpx.RequestError as error:
-            return _lost(self._shell.address, error)
+            return _no_answer(self._runner.address, error)
 
     async def _carry_out(self, step: Step) -> Outcome:
         if isinstance(step, Send):
-            response = await self._shell.http.send(_request(self._shell.http, step))
+            response = await self._runner.http.send(_build(self._runner.http, step))
             return _answer(response, response.content)
-        if isinstance(step, Listen):
+        if isinstance(step, OpenStream):
             await self.aclose()
-            response = await self._shell.http.send(_request(self._shell.http, step), stream=True)
+            response = await self._runner.http.send(_build(self._runner.http, step), stream=True)
             self.push_async_callback(response.aclose)
             self._parts = response.aiter_bytes()
             return (
@@ -177,21 +176,21 @@ class _AsyncWire(AsyncExitStack):
                 else _answer(response, await response.aread())
             )
         if isinstance(step, Pause):
-            await self._shell.sleep(step.seconds)
+            await self._runner.sleep(step.seconds)
             return None
         return await anext(self._parts, b"")
 
 
-def _request(http: httpx.Client | httpx.AsyncClient, step: Send | Listen) -> httpx.Request:
-    question = step.question
+def _build(http: httpx.Client | httpx.AsyncClient, step: Send | OpenStream) -> httpx.Request:
+    request = step.request
     return http.build_request(
-        question.method,
-        question.path,
-        params={name: value for name, value in question.params.items() if value is not None},
-        json=question.body,
-        headers=dict(question.header),
-        timeout=httpx.Timeout(step.timeout_seconds, read=step.quiet_seconds)
-        if isinstance(step, Listen)
+        request.method,
+        request.path,
+        params={name: value for name, value in request.params.items() if value is not None},
+        json=request.body,
+        headers=dict(request.header),
+        timeout=httpx.Timeout(step.timeout_seconds, read=step.silence_seconds)
+        if isinstance(step, OpenStream)
         else step.timeout_seconds,
     )
 
@@ -200,11 +199,11 @@ def _answer(response: httpx.Response, content: bytes = b"") -> Answer:
     return Answer(response.status_code, response.headers, content)
 
 
-def _lost(address: str, error: httpx.RequestError) -> Lost:
+def _no_answer(address: str, error: httpx.RequestError) -> NoAnswer:
     reason = (str(error) or type(error).__name__).rstrip(".")
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return Lost(f"Nobody answers at {address}: {reason}.", was_sent=False)
-    return Lost(f"{address} did not answer to the end: {reason}.", was_sent=True)
+        return NoAnswer(f"There is no answer at {address}: {reason}.", was_sent=False)
+    return NoAnswer(f"The answer of {address} is not complete: {reason}.", was_sent=True)
 
 
 class _One(Generic[_P, _T]):
@@ -213,18 +212,18 @@ class _One(Generic[_P, _T]):
         self.__doc__ = flow.__doc__
 
     @overload
-    def __get__(self, shell: Blocking, owner: object = None) -> Callable[_P, _T]: ...
+    def __get__(self, runner: BlockingRunner, owner: object = None) -> Callable[_P, _T]: ...
     @overload
     def __get__(
-        self, shell: Awaiting, owner: object = None
+        self, runner: AsyncRunner, owner: object = None
     ) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
     @overload
-    def __get__(self, shell: None, owner: object = None) -> Self: ...
-    def __get__(self, shell: Blocking | Awaiting | None, owner: object = None) -> Any:
+    def __get__(self, runner: None, owner: object = None) -> Self: ...
+    def __get__(self, runner: BlockingRunner | AsyncRunner | None, owner: object = None) -> Any:
         return (
             self
-            if shell is None
-            else lambda *args, **named: shell.answered(self._flow(shell, *args, **named))
+            if runner is None
+            else lambda *args, **named: runner.run(self._flow(runner, *args, **named))
         )
 
 
@@ -235,27 +234,27 @@ class _Many(Generic[_P, _T]):
 
     @overload
     def __get__(
-        self, shell: Blocking, owner: object = None
+        self, runner: BlockingRunner, owner: object = None
     ) -> Callable[_P, Generator[_T, None, None]]: ...
     @overload
     def __get__(
-        self, shell: Awaiting, owner: object = None
+        self, runner: AsyncRunner, owner: object = None
     ) -> Callable[_P, AsyncGenerator[_T, None]]: ...
     @overload
-    def __get__(self, shell: None, owner: object = None) -> Self: ...
-    def __get__(self, shell: Blocking | Awaiting | None, owner: object = None) -> Any:
+    def __get__(self, runner: None, owner: object = None) -> Self: ...
+    def __get__(self, runner: BlockingRunner | AsyncRunner | None, owner: object = None) -> Any:
         return (
             self
-            if shell is None
-            else lambda *args, **named: shell.given(self._flow(shell, *args, **named))
+            if runner is None
+            else lambda *args, **named: runner.iterate(self._flow(runner, *args, **named))
         )
 
 
 def one(flow: Callable[Concatenate[Any, _P], Flow[_T]]) -> _One[_P, _T]:
-    """Make a method of both shells from a flow that answers one thing."""
+    """Make a method of both clients from a flow with one result."""
     return _One(flow)
 
 
 def many(flow: Callable[Concatenate[Any, _P], Items[_T]]) -> _Many[_P, _T]:
-    """Make a method of both shells from a flow that gives many."""
+    """Make a method of both clients from a flow of many items."""
     return _Many(flow)

@@ -1,19 +1,17 @@
-"""What goes wrong between a client and the daemon, in one tree.
-
-A class of its own for what a caller decides by.
+"""Errors of the client, in one tree, with a class for each case that callers handle differently.
 
 ClientError
-├── Problem              the daemon said no, and why (RFC 9457)
-│   ├── NotFound             there is none, or no more: 404 and 410
-│   ├── LimitBelowUsage      shrink first; `next` is the request for that
-│   ├── ShrinkInProgress     `shrink` is the one that is in the way
-│   ├── PreconditionFailed   it is not what `if_match` names: read again, decide again
-│   ├── TryAgain             nothing is wrong with the request: 429 and 503, and what the kernel holds busy
-│   └── ShrinkFailed         a shrink that was waited for, and how it ended: `slug` tells
-├── Unreachable          nobody answered
-├── NotTrusted           somebody listens there to whom the token must not go
-├── TooLate              no answer came, or no end, within the time that there was
-└── NotUnderstood        who answered speaks another language
+├── Problem              the daemon refused the request, and said why (RFC 9457)
+│   ├── NotFound             it does not exist, or no longer: 404 and 410
+│   ├── LimitBelowUsage      shrink first; `members["next"]` is the request for that
+│   ├── ShrinkInProgress     `members["shrink"]` is the shrink that runs already
+│   ├── PreconditionFailed   it changed since `if_match` was read: read it again
+│   ├── TryAgain             the same request may succeed later: 429, 502 to 504, a busy group
+│   └── ShrinkFailed         a shrink did not succeed; `slug` says how it ended
+├── Unreachable          there was no answer
+├── NotTrusted           another user listens on the socket, so no token was sent
+├── TooLate              there was no answer, or no end of a shrink, within the deadline
+└── NotUnderstood        the answer is none of shrinkd
 """
 
 import json
@@ -22,11 +20,11 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """One sentence for people."""
+    """The base of all errors of the client; its text is a sentence for people."""
 
 
 class Problem(ClientError):
-    """A problem document: `slug` is the last part of its type, and `members` all of it."""
+    """A refusal by the daemon; `members` is its problem document."""
 
     def __init__(self, members: Mapping[str, Any]) -> None:
         super().__init__(
@@ -36,7 +34,7 @@ class Problem(ClientError):
 
     @property
     def slug(self) -> str:
-        """Such as "limit-below-usage"; the daemon explains it at /problems/<slug>."""
+        """The name of the problem, such as "limit-below-usage"; /problems/<slug> explains it."""
         return str(self.members.get("type", "about:blank")).rpartition("/")[2]
 
     @property
@@ -49,7 +47,7 @@ class Problem(ClientError):
 
     @property
     def request_id(self) -> str | None:
-        """The request's name in the daemon's log."""
+        """The id of the request in the daemon's log."""
         return self.members.get("instance")
 
 
@@ -112,7 +110,7 @@ _BY_STATUS = {
 
 
 def problem_from(status: int, content: bytes, request_id: str | None) -> Problem:
-    """The problem in an answer; one that a proxy wrote, and no daemon, has at least its status."""
+    """Return the problem in an answer; that of a proxy, which has no document, has its status."""
     try:
         members = json.loads(content)
     except ValueError:

@@ -19,7 +19,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from shrinkd import __version__
+from shrinkd import __version__, default_paths
 from shrinkd.api import Parts
 from shrinkd.errors import SettingsError
 from shrinkd.server.connection import BoundedConnection
@@ -32,7 +32,6 @@ _DRAIN_SECONDS = 8
 IDLE_SECONDS = 15
 _DATE_SECONDS = 1.0
 KERNEL_BUFFER_BYTES = 256 << 10
-_DEFAULT = ("unix:/run/shrinkd/api.sock",)
 _DEFAULT_SIMULATED = ("tcp:127.0.0.1:8080",)
 
 log = logging.getLogger("shrinkd")
@@ -144,13 +143,29 @@ def run(app: FastAPI, settings: Settings) -> None:
     SettingsError, before anything is open, for an address that is unsafe or cannot be bound.
     """
     backend = app.state.wiring.backend
-    addresses = settings.listen or (_DEFAULT_SIMULATED if backend.is_simulated else _DEFAULT)
+    addresses = settings.listen or default_addresses(simulated=backend.is_simulated)
     check_listen(addresses, settings, simulated=backend.is_simulated)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal that started a daemon may close
     server = Server(app)
     with listening(addresses) as sockets:
         log.info("shrinkd %s serves %s on %s", __version__, backend.name, ", ".join(addresses))
         server.run(sockets)
+
+
+def default_addresses(*, simulated: bool) -> tuple[str, ...]:
+    """Return the addresses to listen on where SHRINKD_LISTEN names none.
+
+    SettingsError for a user other than root without XDG_RUNTIME_DIR.
+    """
+    if simulated:
+        return _DEFAULT_SIMULATED
+    path = default_paths.socket_path()
+    if path is None:
+        raise SettingsError(
+            "XDG_RUNTIME_DIR is not set, and users other than root have their socket there: set "
+            "SHRINKD_LISTEN=unix:/PATH, or XDG_RUNTIME_DIR as a login session does."
+        )
+    return (f"unix:{path}",)
 
 
 def check_listen(addresses: tuple[str, ...], settings: Settings, *, simulated: bool) -> None:
@@ -250,7 +265,10 @@ def _bind_unix(path: Path) -> socket.socket:
 
     No client can connect before listen(), so the chmod is early enough.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:  # the group that the socket is for has to get through the directory
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        default_paths.make_private_directory(path.parent)
     if path.is_symlink() or path.exists():
         _remove_stale(path)
     with ExitStack() as undo:

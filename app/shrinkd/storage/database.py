@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from shrinkd.default_paths import make_private_directory
 from shrinkd.errors import SettingsError, StoreUnavailable
 from shrinkd.storage import migration
 from shrinkd.storage.tables import shrinks
@@ -92,7 +93,7 @@ class Database:
             ).scalar()
             self._claim.commit()
         elif path and path != ":memory:" and not path.startswith("file:"):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            make_private_directory(Path(path).parent)
             self._claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             free = _try_lock(self._claim)
         else:
