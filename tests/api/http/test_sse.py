@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.sse import EventStream, sse
 from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
 from shrinkd.auth.tokens import Tokens, make, revoke
@@ -32,9 +33,9 @@ class Client:
             "type": "http",
             "path": "/v1/events",
             "headers": [],
-            "state": {"caller": ANYONE},
             "app": SimpleNamespace(state=SimpleNamespace(wiring=self.wiring)),
         }
+        request_context(self.scope).caller = ANYONE
         self.chunks: list[bytes] = []
         self.has_ended = False
         self.reads = asyncio.Event()
@@ -102,7 +103,7 @@ def bearing(client: Client, path: Path, *scopes: str) -> Tokens:
     secret = make(path, "reader", list(scopes), "1d") or ""
     tokens = client.wiring.tokens = Tokens(str(path), lambda: 0.0)
     client.scope["headers"] = [(b"authorization", b"Bearer " + secret.encode())]
-    client.scope["state"]["caller"] = tokens.bearer(secret.encode())
+    request_context(client.scope).caller = tokens.bearer(secret.encode())
     return tokens
 
 
@@ -129,7 +130,7 @@ def test_a_stream_ends_when_its_reader_has_other_scopes_than_it_began_with(tmp_p
     async def scene() -> None:
         client = Client()
         bearing(client, tmp_path / "tokens", "read@web")
-        client.scope["state"]["caller"] = Caller("token:reader", (Grant(Level.READ),))
+        request_context(client.scope).caller = Caller("token:reader", (Grant(Level.READ),))
         await client.follow(Frames()(b"one"), _SHORT_SECONDS)
         assert b"connect again" in client.chunks[-1]
 

@@ -14,7 +14,8 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 
 from shrinkd.api.http import problems
-from shrinkd.api.http.dependencies import caller_of, is_dry_run
+from shrinkd.api.http.dependencies import is_dry_run
+from shrinkd.api.http.request_context import request_context
 from shrinkd.errors import InvalidRequest, MalformedBody, ShrinkdError
 from shrinkd.storage import Answer, IdempotencyKeys, Key
 
@@ -54,7 +55,7 @@ async def answer_once(
     if not lines:
         return await carry_out(request)
     key, asked = (
-        Key(caller_of(request.scope).name, operation, _read_key(lines)),
+        Key(request_context(request.scope).caller.name, operation, _read_key(lines)),
         _digest(request, body),
     )
     if is_dry_run(request):
@@ -72,7 +73,7 @@ async def _once(request: Request, key: Key, asked: str, carry_out: CarryOut) -> 
         return Response(
             begun.body, begun.status, dict(begun.headers) | {"Idempotency-Replayed": "true"}
         )
-    request.state.makes = begun
+    request_context(request.scope).resource_id = begun
     carried = asyncio.ensure_future(_answered(request, carry_out))
     await asyncio.wait(
         {carried}
@@ -139,7 +140,7 @@ def _digest(request: Request, body: object) -> str:
 
 
 async def _makes(request: Request) -> str | None:
-    return getattr(request.state, "makes", None)
+    return request_context(request.scope).resource_id
 
 
 Makes = Annotated[str | None, Depends(_makes)]

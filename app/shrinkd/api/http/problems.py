@@ -21,6 +21,7 @@ from shrinkd import errors
 from shrinkd.api.http.error_locations import pointed
 from shrinkd.api.http.group_reference import href_of
 from shrinkd.api.http.problem_types import PROBLEMS, Problem
+from shrinkd.api.http.request_context import request_context
 from shrinkd.backends import Group
 from shrinkd.errors import ShrinkdError
 from shrinkd.strict_model import reason
@@ -124,12 +125,9 @@ def answer(scope: Scope, error: ShrinkdError) -> Response:
 
 
 def _respond(scope: Scope, document: dict[str, object], headers: Mapping[str, str]) -> Response:
-    state = scope.setdefault("state", {})
-    state["problem"], instance = (
-        str(document["type"]).rpartition("/")[2],
-        state.get("request_id", ""),
-    )
-    body = json.dumps(document | {"instance": instance})
+    context = request_context(scope)
+    context.problem = str(document["type"]).rpartition("/")[2]
+    body = json.dumps(document | {"instance": context.request_id})
     return Response(body, int(str(document["status"])), dict(headers), MEDIA_TYPE)
 
 
@@ -186,7 +184,7 @@ def _allowed(request: Request) -> list[str]:
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
-    instance = request.scope.get("state", {}).get("request_id", "")
+    instance = request_context(request.scope).request_id
     log.error("request %s met a fault", instance, exc_info=error)
     document = _document(
         PROBLEMS[errors.ShrinkdError],

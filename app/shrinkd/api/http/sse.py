@@ -11,8 +11,9 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from shrinkd.api.http.dependencies import Parts, caller_of
+from shrinkd.api.http.dependencies import Parts
 from shrinkd.api.http.problems import body_of
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.middleware.authentication import find_caller
 from shrinkd.errors import ShrinkdError, TokenRefused
 
@@ -50,7 +51,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wiring: Parts = scope["app"].state.wiring
-        with wiring.streams.admitted(caller_of(scope).name):
+        with wiring.streams.admitted(request_context(scope).caller.name):
             async with aclosing(self._frames):
                 await self._send_all(scope, wiring.closing, receive, send)
 
@@ -110,7 +111,7 @@ def _shut_out(scope: Scope) -> ShrinkdError | None:
         return error
     return (
         None
-        if caller == caller_of(scope)
+        if caller == request_context(scope).caller
         else TokenRefused("What the caller may do has changed: connect again.")
     )
 

@@ -12,7 +12,8 @@ import json
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shrinkd.api.http.dependencies import Parts, caller_of, is_dry_run
+from shrinkd.api.http.dependencies import Parts, is_dry_run
+from shrinkd.api.http.request_context import request_context
 from shrinkd.events import outcome
 from shrinkd.storage import Row, new_id, now
 
@@ -24,16 +25,16 @@ _MOST_CHARACTERS = 2048
 async def attempt(request: Request, operation: str, body: object) -> None:
     """Write down what is about to be tried."""
     scope = request.scope
-    state = scope.setdefault("state", {})
-    state["operation"] = operation
+    context = request_context(scope)
+    context.operation = operation
     if scope["method"] in _READING or operation in _CHANGES_NOTHING:
         return
-    state["attempt"] = row = _row(scope, operation, body, dry_run=is_dry_run(request))
+    context.audit_row = row = _row(scope, operation, body, dry_run=is_dry_run(request))
     if row["dry_run"]:
         return
     wiring: Parts = scope["app"].state.wiring
     await asyncio.wrap_future(wiring.audit.begin(row))
-    state["is_written"] = True
+    context.is_audit_row_stored = True
 
 
 class AuditMiddleware:
@@ -59,12 +60,13 @@ class AuditMiddleware:
 
 
 def _tell(scope: Scope, status: int) -> None:
-    state, wiring = scope["state"], scope["app"].state.wiring
-    if state.get("operation") in _CHANGES_NOTHING:
+    context, wiring = request_context(scope), scope["app"].state.wiring
+    if context.operation in _CHANGES_NOTHING:
         return
-    row, group = state.get("attempt") or _row(scope, None, None, dry_run=False), state.get("group")
-    ended = outcome(status, state.get("problem"), group and {"id": group.id, "path": group.path})
-    if state.get("is_written"):
+    row, group = context.audit_row or _row(scope, None, None, dry_run=False), context.group
+    found = None if group is None else {"id": group.id, "path": group.path}
+    ended = outcome(status, context.problem, found)
+    if context.is_audit_row_stored:
         wiring.audit.finish(row["id"], ended)
     else:
         wiring.audit.note({**row, **ended})
@@ -75,11 +77,11 @@ def _row(scope: Scope, operation: str | None, body: object, *, dry_run: bool) ->
     return {
         "id": new_id(),
         "at": now(),
-        "caller": caller_of(scope).name,
+        "caller": request_context(scope).caller.name,
         "operation": operation,
         "method": scope["method"][:16],
         "path": scope["raw_path"].decode("latin-1")[:_MOST_CHARACTERS],
-        "request_id": scope["state"]["request_id"],
+        "request_id": request_context(scope).request_id,
         "dry_run": dry_run,
         "body": body if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…",
         "group_id": None,

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shrinkd.api.http import problems
 from shrinkd.api.http.dependencies import Parts
+from shrinkd.api.http.request_context import request_context
 from shrinkd.auth import ANYONE, NOBODY, Caller, Level
 from shrinkd.errors import ShrinkdError, TokenRefused, Unauthenticated
 
@@ -28,7 +29,7 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope["state"]["caller"] = find_caller(scope)
+                request_context(scope).caller = find_caller(scope)
             except ShrinkdError as error:
                 return await problems.answer(scope, error)(scope, receive, send)
         return await self._app(scope, receive, send)
@@ -44,7 +45,7 @@ def find_caller(scope: Scope) -> Caller:
         return NOBODY
     given = [value for name, value in scope["headers"] if name == b"authorization"]
     wiring: Parts = scope["app"].state.wiring
-    caller = _bearer(wiring, given) if given else _peer(wiring, scope["state"].get("peer"))
+    caller = _bearer(wiring, given) if given else _peer(wiring, request_context(scope).peer)
     if not caller.grants:
         caller.require(Level.READ)
     return caller

@@ -8,7 +8,7 @@ from collections import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shrinkd.api.http import problems
-from shrinkd.api.http.dependencies import caller_of
+from shrinkd.api.http.request_context import request_context
 from shrinkd.errors import TooManyRequests
 
 # more than the connections that client libraries open by themselves, and 50 clients on one socket
@@ -29,7 +29,7 @@ class ConcurrencyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        name, waits = caller_of(scope).name, True
+        name, waits = request_context(scope).caller.name, True
         if self._waiting[name] >= self._most:
             error = TooManyRequests(
                 f"{self._most} requests of {name} wait for their answers already.",

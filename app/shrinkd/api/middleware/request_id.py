@@ -14,7 +14,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shrinkd import logs
-from shrinkd.api.http.dependencies import caller_of
+from shrinkd.api.http.request_context import request_context, start
 
 log = logging.getLogger("shrinkd.access")
 _STARTED = secrets.token_hex(
@@ -38,7 +38,7 @@ class RequestId:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request_id, began, status, ended = _request_id(scope), time.monotonic(), 500, False
-        scope.setdefault("state", {})["request_id"] = request_id
+        context = start(scope, request_id)
         logs.request_id.set(
             request_id
         )  # a request is a task of its own, and its context ends with it
@@ -65,7 +65,7 @@ class RequestId:
         finally:
             seconds = time.monotonic() - began
             scope["app"].state.wiring.requests.note(
-                scope["state"].get("operation", _NO_OPERATION), status, seconds
+                context.operation or _NO_OPERATION, status, seconds
             )
             _note(scope, status, seconds)
 
@@ -85,7 +85,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     level = logging.DEBUG if scope["method"] in {"GET", "HEAD"} and status < 400 else logging.INFO
     if log.isEnabledFor(level):
         fields = {
-            "caller": caller_of(scope).name,
+            "caller": request_context(scope).caller.name,
             "method": scope["method"],
             "path": scope["path"],
             "status": status,

@@ -9,9 +9,10 @@ decides nothing, it only saves.
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shrinkd.api.http.dependencies import Parts, caller_of
+from shrinkd.api.http.dependencies import Parts
 from shrinkd.api.http.etags import etag_of_bytes
 from shrinkd.api.http.group_reference import resolve
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.routes.stats import stats_bytes
 from shrinkd.errors import ShrinkdError
 
@@ -28,7 +29,7 @@ class StatsFastPath:
         content = _content(scope) if _is_plain(scope) else None
         if content is None:
             return await self._app(scope, receive, send)
-        scope["state"]["operation"] = "get_stats"
+        request_context(scope).operation = "get_stats"
         length, etag = str(len(content)).encode(), etag_of_bytes(content).encode()
         headers = [
             (b"content-length", length),
@@ -54,7 +55,7 @@ def _content(scope: Scope) -> bytes | None:
     wiring: Parts = scope["app"].state.wiring
     reference = scope["path"][len(_BEFORE) : -len(_BEHIND)]
     try:
-        group = resolve(wiring.backend, reference, caller_of(scope))
+        group = resolve(wiring.backend, reference, request_context(scope).caller)
         return stats_bytes(group, wiring.backend.stat(group))
     except ShrinkdError:
         return None  # the long way finds the same, and words it

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired, caller_of, rfc3339
+from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired, rfc3339
 from shrinkd.api.http.paging import (
     PageSize,
     PageToken,
@@ -16,6 +16,7 @@ from shrinkd.api.http.paging import (
     write_token,
 )
 from shrinkd.api.http.policy_access import Readable
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, refuses
 from shrinkd.auth import Caller
@@ -96,7 +97,7 @@ def list_policy_decisions(
 
     Equal ones of a minute are one; they are kept for 7 days, and a million of them.
     """
-    page = list_page(wiring, caller_of(request.scope), query, policy=name)
+    page = list_page(wiring, request_context(request.scope).caller, query, policy=name)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -117,7 +118,7 @@ def list_group_decisions(
 
     Those that are no more, too.
     """
-    page = list_page(wiring, caller_of(request.scope), query, group_path=group.path)
+    page = list_page(wiring, request_context(request.scope).caller, query, group_path=group.path)
     link_next(response, request, page.next_page_token)
     return page
 

@@ -14,6 +14,7 @@ from shrinkd.api.http.dependencies import Body, Calling, DryRun, Parts, Wired, c
 from shrinkd.api.http.etags import check_lines, etag_of
 from shrinkd.api.http.group_reference import resolve
 from shrinkd.api.http.problems import body_of, problem_of
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import bodies
 from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, change_limits, limits_body
@@ -210,7 +211,7 @@ def told_of(
     request: Request, item: BatchItem, outcome: LimitsBody | ShrinkdError, *, dry_run: bool
 ) -> BatchAnswer:
     if isinstance(outcome, ShrinkdError):
-        problem = body_of(outcome) | {"instance": request.state.request_id}
+        problem = body_of(outcome) | {"instance": request_context(request.scope).request_id}
         return BatchAnswer(
             group=item.group, status=problem_of(outcome).status, etag=None, body=problem
         )

@@ -13,7 +13,6 @@ from shrinkd.api.http.dependencies import (
     Parts,
     Target,
     Wired,
-    caller_of,
     rfc3339,
 )
 from shrinkd.api.http.etags import check_preconditions, etag_of_bytes, tagged_bytes
@@ -27,6 +26,7 @@ from shrinkd.api.http.paging import (
     write_token,
 )
 from shrinkd.api.http.policy_access import Readable, is_seen, require_change, require_policy
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
 from shrinkd.api.routes.decisions import DecisionBody, record_body
@@ -260,7 +260,7 @@ def list_group_policies(
     query: Annotated[GroupPolicyQuery, Query()],
 ) -> PolicyPage:
     """List the policies that select a group, by name."""
-    page = list_page(wiring, caller_of(request.scope), query, group)
+    page = list_page(wiring, request_context(request.scope).caller, query, group)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -317,7 +317,11 @@ def put_policy(
     Of what GET answers this takes what was written, from `name` to `spec`, and refuses the rest.
     """
     return put(
-        wiring, caller_of(request.scope), named(draft, name), checker(request), dry_run=dry_run
+        wiring,
+        request_context(request.scope).caller,
+        named(draft, name),
+        checker(request),
+        dry_run=dry_run,
     )
 
 
@@ -373,7 +377,7 @@ def checker(request: Request, *, takes_away: bool = False) -> Callable[[StoredPo
     """What holds the caller and the conditions of a request against the policy that is there, while
     nobody can change it.
     """
-    caller = caller_of(request.scope)
+    caller = request_context(request.scope).caller
 
     def check(before: StoredPolicy | None) -> None:
         if before is not None:
