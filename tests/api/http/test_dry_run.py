@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from shrinkd.api import app as api
-from shrinkd.api.http.prefer import QUESTIONS
+from shrinkd.api.http.prefer import READ_ONLY_POSTS
 from tests.api.conftest import Still
 
 CHANGES = [
     (method, path, operation)
     for path, methods in api.build().openapi()["paths"].items()
     for method, operation in methods.items()
-    if method != "get" and operation["operationId"] not in QUESTIONS
+    if method != "get" and operation["operationId"] not in READ_ONLY_POSTS
 ]
 ROOM = {
     "name": "room",

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from shrinkd import errors
-from shrinkd.api.http.error_locations import pointed
+from shrinkd.api.http.error_locations import location_of
 from shrinkd.api.http.group_reference import href_of
 from shrinkd.api.http.problem_types import PROBLEMS, Problem
 from shrinkd.api.http.request_context import request_context
@@ -154,7 +154,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_validation(request: Request, error: Exception) -> Response:
     rows = error.errors() if isinstance(error, RequestValidationError) else []
     body = error.body if isinstance(error, RequestValidationError) else None
-    listed = [{"pointer": pointed(row, body), "detail": reason(row["msg"])} for row in rows]
+    listed = [{"pointer": location_of(row, body), "detail": reason(row["msg"])} for row in rows]
     detail = "; ".join(f"{row['pointer']}: {row['detail']}" for row in listed) + "."
     return _respond(
         request.scope,

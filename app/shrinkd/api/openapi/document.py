@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import Body
 
-from shrinkd.api.http.prefer import QUESTIONS
+from shrinkd.api.http.prefer import READ_ONLY_POSTS
 from shrinkd.api.http.problems import MEDIA_TYPE, body_of, unreadable
 from shrinkd.api.openapi.schemas import complete_schemas
 from shrinkd.errors import (
@@ -454,7 +454,7 @@ def _complete_change(method: str, operation: dict[str, Any]) -> None:
         return
     _add_refusal({403: responses["403"]}, CrossSiteRequest)
     responses.setdefault("412", {"$ref": f"#/components/responses/{_named(412)}"})
-    if operation["operationId"] not in QUESTIONS:
+    if operation["operationId"] not in READ_ONLY_POSTS:
         _complete_preference(parameters, responses)
     if method == "post":
         parameters.append(

@@ -19,7 +19,7 @@ from shrinkd.api.http.paging import (
     read_token,
     write_token,
 )
-from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import Responses, refuses, sends
 from shrinkd.auth import Caller, Level
@@ -41,9 +41,9 @@ _STREAM: dict[str, Any] = sends("Link") | {
     "content": {
         "text/event-stream": {
             "schema": {"type": "string"},
-            "example": "event: group.made\nid: 42\ndata: "
+            "example": "event: group.made\ndata: "
             '{"id":42,"type":"group.made","happened_at":"2026-11-23T08:00:00.000000Z",'
-            '"group":{"id":"354371","path":"web"},"data":{}}\n\n',
+            '"group":{"id":"354371","path":"web"},"data":{}}\nid: 42\n\n',
         }
     },
 }
@@ -191,7 +191,7 @@ async def follow(wiring: Parts, wanted: Selection, position: int) -> AsyncGenera
             except EventsExpired as expired:
                 foreign = position > events.newest or position < 0
                 position = events.newest if foreign else events.oldest - 1
-                yield sse("gap", to_json(expired.members), position)
+                yield encode_event("gap", to_json(expired.members), position)
         elif recent:
             found, position = [event for event in recent if wanted.takes(event)], recent[-1].id
         else:
@@ -213,4 +213,4 @@ def event_body(event: Event) -> EventBody:
 @lru_cache(RECENT)
 def _frame(event: Event) -> bytes:
     """An event as all who follow are sent it: written once for all of them."""
-    return sse(event.type, event_body(event).model_dump_json().encode(), event.id)
+    return encode_event(event.type, event_body(event).model_dump_json().encode(), event.id)

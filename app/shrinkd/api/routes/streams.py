@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic_core import to_json
 
 from shrinkd.api.http.dependencies import Parts, Target, Wired, ref
-from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import refuses
 from shrinkd.api.routes.shrinks import Known, row_of, shrink_body, wait_done
@@ -98,7 +98,7 @@ async def stats_frames(
     tell = partial(_tell_stats, wiring, group, interval_seconds)
     async with wiring.streams.listening((group.id, interval_seconds), tell) as feed:
         async for frame, missed in feed.hear():
-            yield sse("gap", to_json({"missed": missed})) + frame if missed else frame
+            yield encode_event("gap", to_json({"missed": missed})) + frame if missed else frame
 
 
 async def _tell_stats(
@@ -109,10 +109,10 @@ async def _tell_stats(
     due = loop.time()
     with suppress(GroupGone, GroupNotFound):
         while True:
-            feed.tell(sse("stats", stats_bytes(group, wiring.backend.stat(group))))
+            feed.tell(encode_event("stats", stats_bytes(group, wiring.backend.stat(group))))
             due = max(due + interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
-    feed.tell(sse("gone", ref(group).model_dump_json().encode()))
+    feed.tell(encode_event("gone", ref(group).model_dump_json().encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,8 @@ async def _tell_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Step]) -> None
                 body.model_dump_json().encode(),
                 body.progress.model_dump_json().encode(),
             )
-            feed.tell(_Step(body.state, sse("state", state), sse("progress", progress)))
+            feed.tell(
+                _Step(body.state, encode_event("state", state), encode_event("progress", progress))
+            )
         seen, done = (body.state, body.progress.passes), body.done
         await wait_done(wiring, job, 0 if done else _LOOK_SECONDS)
