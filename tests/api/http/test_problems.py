@@ -12,7 +12,7 @@ import pytest
 
 from shrinkd import errors
 from shrinkd.api.http import problems
-from shrinkd.api.http.problem_types import PROBLEMS
+from shrinkd.api.http.problem_types import BY_SLUG, PROBLEMS, problem_of
 from shrinkd.errors import ShrinkdError
 from tests.api.conftest import Still
 from tests.support.live_server import Live
@@ -35,17 +35,17 @@ def test_every_error_has_a_problem_of_its_own_and_not_that_of_a_class_above(
 
 @pytest.mark.parametrize("kind", list(classes()))
 def test_every_error_has_a_status_that_says_it_failed(kind: type[ShrinkdError]) -> None:
-    assert 400 <= problems.problem_of(kind("Something.")).status < 600
+    assert 400 <= problem_of(kind("Something.")).status < 600
 
 
 def test_an_error_that_is_new_takes_the_problem_of_the_class_above() -> None:
     class NewKindOfBusy(errors.GroupBusy):
         pass
 
-    assert problems.problem_of(NewKindOfBusy("Busy.")).slug == "group-busy"
+    assert problem_of(NewKindOfBusy("Busy.")).slug == "group-busy"
 
 
-@pytest.mark.parametrize("slug", sorted(problems.BY_SLUG))
+@pytest.mark.parametrize("slug", sorted(BY_SLUG))
 def test_every_problem_has_a_page_that_explains_it(client: httpx.Client, slug: str) -> None:
     page = client.get(f"/problems/{slug}")
     assert page.status_code == 200

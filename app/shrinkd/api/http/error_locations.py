@@ -21,9 +21,7 @@ def location_of(row: Mapping[str, Any], body: object) -> str:
     return pointer([*found, tag.strip("'")] if tag else found)
 
 
-def _existing(
-    names: Sequence[str | int], body: object, *, is_missing: bool
-) -> Iterable[str | int]:
+def _existing(names: Sequence[str | int], body: object, *, is_missing: bool) -> Iterable[str | int]:
     """Yield the names that exist in the body, and the missing one at the end.
 
     Pydantic puts names of union members between them, which are not in the body.

@@ -15,8 +15,8 @@ from shrinkd.errors import ShrinkdError, TokenRefused, Unauthenticated
 _PUBLIC_PATHS = frozenset(
     ("/", "/livez", "/readyz", "/version", "/docs", "/openapi.json", "/problems")
 )
-"""Paths that need no caller, because they disclose nothing of the node: probes of supervisors, which
-have no token, and pages that explain how to get one."""
+"""Paths that need no caller, because they disclose nothing of the node: probes of supervisors,
+which have no token, and pages that explain how to get one."""
 _PUBLIC_PREFIXES = ("/problems/", "/ui/")
 
 

@@ -47,7 +47,9 @@ def _refusal(scope: Scope) -> ShrinkdError | None:
             f"The request is for the host {host[:255].decode('latin-1')!a}, which is not a name of "
             "this daemon."
         )
-    if scope["method"] not in _SAFE_METHODS and not _is_own(dict(scope["headers"]), host, own_names):
+    if scope["method"] not in _SAFE_METHODS and not _is_own(
+        dict(scope["headers"]), host, own_names
+    ):
         return CrossSiteRequest("A browser sent this change on behalf of a page of another site.")
     return None
 

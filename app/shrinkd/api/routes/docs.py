@@ -10,8 +10,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from shrinkd.api.http.problem_types import Problem
-from shrinkd.api.http.problems import BY_SLUG
+from shrinkd.api.http.problem_types import BY_SLUG, Problem
 from shrinkd.api.openapi.document import refuses
 from shrinkd.errors import ProblemNotFound
 

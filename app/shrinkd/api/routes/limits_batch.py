@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field
 from shrinkd.api.http.dependencies import Body, Calling, DryRun, Parts, Wired, changeable
 from shrinkd.api.http.etags import check_lines, etag_of
 from shrinkd.api.http.group_reference import resolve
-from shrinkd.api.http.problems import body_of, problem_of
+from shrinkd.api.http.problem_types import problem_of
+from shrinkd.api.http.problems import body_of
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import bodies

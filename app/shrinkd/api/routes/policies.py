@@ -25,7 +25,7 @@ from shrinkd.api.http.paging import (
     read_token,
     write_token,
 )
-from shrinkd.api.http.policy_access import Readable, is_seen, require_change, require_policy
+from shrinkd.api.http.policy_access import Readable, is_visible, require_change, require_policy
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
@@ -464,7 +464,7 @@ def list_page(
         for each in (wiring.policies.all() if group is None else wiring.policies.of(group))
         if query.kind in {None, each.policy.kind}
         and (after is None or each.policy.name > after[0])
-        and is_seen(caller, each)
+        and is_visible(caller, each)
     ]
     limit = page_limit(query.page_size)
     return PolicyPage(
