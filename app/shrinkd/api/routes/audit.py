@@ -15,7 +15,7 @@ from shrinkd.api.http.paging import (
     write_token,
 )
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, refuses
+from shrinkd.api.openapi.responses import PAGED, refuses
 from shrinkd.backends import check_group_path
 from shrinkd.errors import InvalidGroupName
 from shrinkd.storage import Row

@@ -18,7 +18,7 @@ from shrinkd.api.http.paging import (
 from shrinkd.api.http.policy_access import Readable
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, refuses
+from shrinkd.api.openapi.responses import PAGED, refuses
 from shrinkd.auth import Caller
 from shrinkd.errors import PolicyNotFound, PolicyUnreadable
 from shrinkd.policies import Reason, Record, Verdict

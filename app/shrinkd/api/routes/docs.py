@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from shrinkd.api.http.problem_types import BY_SLUG, Problem
-from shrinkd.api.openapi.document import refuses
+from shrinkd.api.openapi.responses import refuses
 from shrinkd.errors import ProblemNotFound
 
 UI_FILES = Path(str(files("shrinkd.dashboard"))) / "swagger"

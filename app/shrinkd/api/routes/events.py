@@ -21,7 +21,7 @@ from shrinkd.api.http.paging import (
 )
 from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import Responses, refuses, sends
+from shrinkd.api.openapi.responses import Responses, refuses, sends
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import check_group_path
 from shrinkd.errors import EventsExpired, InvalidGroupName, TooManyStreams

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from shrinkd import __version__
 from shrinkd.api.http.dependencies import Body, Parts, Wired
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import refuses
+from shrinkd.api.openapi.responses import refuses
 from shrinkd.backends import Backend, last_walk
 from shrinkd.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
 

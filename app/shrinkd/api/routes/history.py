@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired
 from shrinkd.api.http.etags import tagged_bytes
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED, refuses
+from shrinkd.api.openapi.responses import UNCHANGED, refuses
 from shrinkd.api.routes.stats import pick_fields
 from shrinkd.backends import Group
 from shrinkd.errors import InvalidRequest, RangeTooLarge

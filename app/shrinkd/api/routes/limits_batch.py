@@ -17,7 +17,7 @@ from shrinkd.api.http.problem_types import problem_of
 from shrinkd.api.http.problems import body_of
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import bodies
+from shrinkd.api.openapi.responses import bodies
 from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, change_limits, limits_body
 from shrinkd.auth import Caller
 from shrinkd.backends import LIMIT_NAMES, Group, LimitName, Limits, to_kernel

@@ -8,7 +8,7 @@ from pydantic import Field
 from shrinkd.api.http.dependencies import Body, Calling, Parts, Wired
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED
+from shrinkd.api.openapi.responses import UNCHANGED
 from shrinkd.api.routes.stats import PressureBody, pressure_row
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, Walk, last_walk, shown

@@ -28,7 +28,7 @@ from shrinkd.api.http.paging import (
 from shrinkd.api.http.policy_access import Readable, is_visible, require_change, require_policy
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import PAGED, UNCHANGED, bodies, refuses, sends
 from shrinkd.api.routes.decisions import DecisionBody, record_body
 from shrinkd.api.routes.groups import TRIED, done
 from shrinkd.auth import Caller, Level

@@ -35,7 +35,7 @@ from shrinkd.api.http.paging import (
 from shrinkd.api.http.prefer import preferences
 from shrinkd.api.http.problems import restored
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import PAGED, UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import Group, check_group_path
 from shrinkd.errors import (

@@ -11,7 +11,7 @@ from pydantic import Field
 from shrinkd.api.http.dependencies import Body, Calling, DryRun, Wired, rfc3339
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
 from shrinkd.errors import SimulationNotFound, TooManySimulations
 from shrinkd.simulation import Plan, Report, Simulation, no_simulation

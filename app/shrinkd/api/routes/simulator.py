@@ -29,7 +29,7 @@ from shrinkd.api.http.dependencies import (
 )
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
 from shrinkd.api.routes.groups import TRIED, done
 from shrinkd.backends import (
     IDLE,

@@ -17,7 +17,7 @@ from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Target, Wired
 from shrinkd.api.http.etags import tagged_bytes
 from shrinkd.api.http.group_reference import resolve, seen_by
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED, refuses
+from shrinkd.api.openapi.responses import UNCHANGED, refuses
 from shrinkd.backends import Backend, Counters, Events, Group, MemStat, Pressure, Stall
 from shrinkd.errors import InvalidRequest, leaving_out
 from shrinkd.storage import now

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from shrinkd.api.http.dependencies import Parts, Target, Wired, ref
 from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import refuses
+from shrinkd.api.openapi.responses import refuses
 from shrinkd.api.routes.shrinks import Known, row_of, shrink_body, wait_done
 from shrinkd.api.routes.stats import stats_bytes
 from shrinkd.backends import Group
