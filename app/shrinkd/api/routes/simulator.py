@@ -3,49 +3,44 @@
 Workloads, time, and faults at the verbs. On a real kernel all of it is 404.
 """
 
-import math
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-    model_validator,
-)
 
 from shrinkd.api.http.dependencies import (
     Administrating,
-    Body,
     Changeable,
     DryRun,
-    GroupRef,
     ReadingAll,
     Target,
     Wired,
-    ref,
 )
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import UNCHANGED, refuses, sends
 from shrinkd.api.routes.groups import TRIED, done
+from shrinkd.api.routes.simulator_bodies import (
+    AClockChange,
+    AFault,
+    AWorkload,
+    ClockBody,
+    ClockChange,
+    FaultsBody,
+    SimulatorBody,
+    WorkloadBody,
+    clock_body,
+    faults_body,
+    workload_body,
+)
 from shrinkd.backends import (
     IDLE,
-    Fault,
     Group,
     Simulated,
-    Verb,
     Workload,
     scenario_names,
     simulated,
 )
 from shrinkd.errors import GroupBusy, NotSimulator, PreconditionFailed
-from shrinkd.strict_model import Strict
-
-_LONGEST_SECONDS = 86400.0
-_FASTEST = 1000.0
 
 
 async def _simulated(wiring: Wired) -> Simulated:
@@ -54,169 +49,6 @@ async def _simulated(wiring: Wired) -> Simulated:
 
 Machine = Annotated[Simulated, Depends(_simulated)]
 router = APIRouter(route_class=StrictRoute, tags=["simulator"], dependencies=[Depends(_simulated)])
-
-
-def _check_speed(speed: float) -> float:
-    if _FASTEST < speed < math.inf:
-        raise ValueError(f'a speed is 0 to {_FASTEST:.0f}, or "max"')
-    return speed
-
-
-Speed = Annotated[
-    float,
-    BeforeValidator(lambda value: math.inf if value == "max" else value),
-    Field(ge=0),
-    AfterValidator(_check_speed),
-    PlainSerializer(lambda speed: "max" if speed == math.inf else speed),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number", "minimum": 0, "maximum": _FASTEST}, {"const": "max"}]}
-    ),
-]
-
-
-class SimulatorLinks(Body):
-    """Where the parts of the simulator are."""
-
-    clock: str = "/v1/simulator/clock"
-    faults: str = "/v1/simulator/faults"
-
-
-class SimulatorBody(Body):
-    """What is simulated."""
-
-    scenario: str
-    """What it started with: a name of the gallery, or the path of a file."""
-    profile: Literal["seed2008", "v1", "v2", "v2-6.12"]
-    """Whose rules it follows."""
-    seed: str
-    """What decides all that looks like chance."""
-    gallery: list[str]
-    """The names that SHRINKD_SCENARIO takes."""
-    links: SimulatorLinks = SimulatorLinks()
-
-
-class WorkloadBody(Body, Workload):
-    """What happens in a group; no memory is nothing."""
-
-    group: GroupRef
-    dry_run: bool = False
-
-
-class ClockChange(Strict):
-    """Exactly one of advance_seconds and speed."""
-
-    advance_seconds: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS, examples=[3600])
-    """Live through so much at once, in steps of a second, and answer when that is done: an hour of
-    ten groups takes about a second."""
-    speed: Speed | None = Field(default=None, examples=[0, 60, "max"])
-    """Seconds that pass there in one of ours. 0 stops the time, "max" is as fast as this machine
-    can, and takes a core of it."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.advance_seconds is None) == (self.speed is None):
-            raise ValueError("give exactly one of advance_seconds and speed")
-        return self
-
-
-class ClockBody(Body):
-    """The time of the simulated machine."""
-
-    now_seconds: float
-    """What has passed since it was started, in steps of 0.1 s."""
-    speed: Speed
-    """Seconds that pass there in one of ours: 0 is a clock that stands, "max" one that goes as fast
-    as it can."""
-    dry_run: bool = False
-
-
-class FaultsBody(Body):
-    """What is planned, and how often each verb was used."""
-
-    planned: list[Fault]
-    """In the order in which it was planned; `use` is counted from now, and what has happened is
-    gone."""
-    uses: dict[Verb, int]
-    """Since the start."""
-    dry_run: bool = False
-
-
-AWorkload = Annotated[
-    Workload,
-    bodies(
-        leak=(
-            "A leak",
-            {
-                "memory": [
-                    {
-                        "kind": "anon",
-                        "size_bytes": "64M",
-                        "heat_seconds": "warm",
-                        "grows_bytes_per_second": "1M",
-                    }
-                ]
-            },
-        ),
-        server=(
-            "A server with a cache, and bursts",
-            {
-                "memory": [
-                    {
-                        "kind": "anon",
-                        "size_bytes": "96M",
-                        "heat_seconds": "hot",
-                        "bursts": {"every_seconds": 120, "lasts_seconds": 20, "size_bytes": "32M"},
-                    },
-                    {
-                        "kind": "file",
-                        "size_bytes": "256M",
-                        "heat_seconds": 45,
-                        "writes_bytes_per_second": "1M",
-                    },
-                ]
-            },
-        ),
-        recorded=(
-            "What was recorded, again and again",
-            {
-                "memory": [
-                    {
-                        "kind": "anon",
-                        "heat_seconds": "warm",
-                        "trace": [[0, "128M"], [30, "640M"], [45, "192M"], [120, "128M"]],
-                    }
-                ]
-            },
-        ),
-        job=(
-            "A job that ends and comes back",
-            {"memory": [{"kind": "anon", "size_bytes": "96M"}], "exits_after_seconds": 20},
-        ),
-    ),
-]
-AClockChange = Annotated[
-    ClockChange,
-    bodies(
-        hour=("An hour, at once", {"advance_seconds": 3600}),
-        freeze=("Stop it", {"speed": 0}),
-        hurry=("A minute in a second", {"speed": 60}),
-        fastest=("As fast as it goes", {"speed": "max"}),
-    ),
-]
-AFault = Annotated[
-    Fault,
-    bodies(
-        error=(
-            "The third pass of a shrink is refused",
-            {"verb": "reclaim", "use": 3, "error": "EBUSY"},
-        ),
-        delay=("The next limit takes two seconds", {"verb": "set_limits", "delay_seconds": 2}),
-        vanishes=(
-            "Web is gone at its next pass",
-            {"verb": "reclaim", "group": "web", "vanishes": True},
-        ),
-    ),
-]
 
 
 @router.get(
@@ -363,15 +195,6 @@ async def delete_faults(
     return done(dry_run=dry_run)
 
 
-def faults_body(machine: Simulated) -> FaultsBody:
-    return FaultsBody(planned=list(machine.faults.planned()), uses=machine.faults.uses())
-
-
-def workload_body(group: Group, workload: Workload, *, dry_run: bool = False) -> WorkloadBody:
-    given = {name: getattr(workload, name) for name in Workload.model_fields}
-    return WorkloadBody(**given, group=ref(group), dry_run=dry_run)
-
-
 def put_to_work(
     request: Request, machine: Simulated, group: Group, workload: Workload, *, dry_run: bool
 ) -> None:
@@ -394,16 +217,3 @@ def change_time(wiring: Wired, machine: Simulated, change: ClockChange, *, dry_r
         machine.time.run(change.speed)
     if change.advance_seconds is not None:
         machine.time.advance(change.advance_seconds, wiring.closing.is_set)
-
-
-def clock_body(
-    machine: Simulated, change: ClockChange | None = None, *, dry_run: bool = False
-) -> ClockBody:
-    """The time as it is, or as a change would leave it."""
-    now, speed = machine.time.now(), machine.time.speed
-    if change is not None:
-        now, speed = (
-            now + (change.advance_seconds or 0),
-            speed if change.speed is None else change.speed,
-        )
-    return ClockBody(now_seconds=now, speed=speed, dry_run=dry_run)
