@@ -1,4 +1,4 @@
-"""Group policies: written, read, tried out and taken away."""
+"""Policies: list, create, read, replace, delete, and evaluate without acting."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -61,7 +61,7 @@ from shrinkd.policies import (
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
 NewName = Annotated[
     str,
-    Path(pattern=NAME, description="What it is called, and where it is.", examples=["headroom"]),
+    Path(pattern=NAME, description="The name of the policy.", examples=["headroom"]),
 ]
 
 
@@ -72,7 +72,7 @@ def _check_kind(kind: str | None) -> str | None:
 
 
 class GroupPolicyQuery(BaseModel):
-    """Which policies of a group."""
+    """Filters of the policies of a group."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -85,10 +85,10 @@ class GroupPolicyQuery(BaseModel):
 
 
 class PolicyQuery(GroupPolicyQuery):
-    """Which policies."""
+    """Filters of policies."""
 
     group: str | None = Field(
-        None, description="A group, by any of its names: those that select it."
+        None, description="A group, by any of its names: only policies that select it."
     )
 
 
@@ -100,7 +100,7 @@ def list_policies(
     caller: Calling,
     query: Annotated[PolicyQuery, Query()],
 ) -> PolicyPage:
-    """List policies by name: those of which the caller may read all groups that they can select."""
+    """List policies by name: those of which the caller may read every group they could match."""
     page = list_page(
         wiring,
         caller,
@@ -140,9 +140,9 @@ def list_group_policies(
 def create_policy(
     wiring: Wired, caller: Calling, policy: APolicy, dry_run: DryRun = False
 ) -> Response:
-    """Write a new policy.
+    """Create a policy.
 
-    It is carried out within a second, on the groups that there are and on those that come.
+    It takes effect within a second, on existing groups and on those that are made later.
     """
     return put(wiring, caller, policy, check_new, dry_run=dry_run)
 
@@ -154,13 +154,13 @@ def create_policy(
     responses=UNCHANGED | refuses(PolicyNotFound, PolicyUnreadable),
 )
 def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
-    """Read a policy, and what the daemon makes of it.
+    """Read a policy and its status.
 
-    Its ETag is of what was written, and does not move with the status.
+    The ETag covers the policy as it was written, and does not change with the status.
     """
-    kept = wiring.policies.get(name)
+    stored = wiring.policies.get(name)
     return tagged_bytes(
-        request, policy_body(wiring, kept).model_dump_json().encode(), etag=etag_of_policy(kept)
+        request, policy_body(wiring, stored).model_dump_json().encode(), etag=etag_of_policy(stored)
     )
 
 
@@ -174,11 +174,10 @@ def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
 def put_policy(
     request: Request, wiring: Wired, name: NewName, draft: ADraft, dry_run: DryRun = False
 ) -> Response:
-    """Replace a policy as a whole, or make it where it is not there.
+    """Replace a policy as a whole, or create it if it does not exist.
 
-    One that means the same stays in its generation.
-
-    Of what GET answers this takes what was written, from `name` to `spec`, and refuses the rest.
+    A policy equal to the stored one keeps its generation. The body takes the members of a GET from
+    `name` to `spec`, and refuses the others.
     """
     return put(
         wiring,
@@ -196,11 +195,11 @@ def put_policy(
     responses=TRIED | refuses(PolicyNotFound, PreconditionFailed),
 )
 def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = False) -> Response:
-    """Take a policy away.
+    """Delete a policy.
 
-    What it has done stays done, and its decisions stay readable at their groups.
+    Limits that it set stay, and its decisions stay readable at their groups.
     """
-    wiring.policies.delete(name, checker(request, takes_away=True), dry_run=dry_run)
+    wiring.policies.delete(name, checker(request, deletes=True), dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
@@ -210,18 +209,18 @@ def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = 
     responses=refuses(PolicyNotFound, PolicyUnreadable),
 )
 def evaluate_policy(wiring: Wired, name: Readable) -> Evaluation:
-    """Say what a policy would do now to each group that it selects, and why or why not.
+    """Evaluate a policy now for each group that it selects, and explain each decision.
 
-    A disabled one, too. It never acts.
+    Also for a disabled policy. Nothing is done.
     """
     records = wiring.daemon.evaluate(wiring.policies.get(name))
     return Evaluation(items=[record_body(record) for record in records])
 
 
 def named(draft: Draft, name: str) -> Policy:
-    """A draft under the name of its address, which its own has to be where it has one."""
+    """Give a draft the name in the address; InvalidRequest if it has another name."""
     if draft.name not in {None, name}:
-        sentence = f"the name is {draft.name!r} here and {name!r} in the address"
+        sentence = f"the name is {draft.name!r} in the body and {name!r} in the address"
         raise InvalidRequest(
             f"#/name: {sentence}.", errors=[{"pointer": "#/name", "detail": sentence}]
         )
@@ -229,24 +228,25 @@ def named(draft: Draft, name: str) -> Policy:
 
 
 def check_new(before: StoredPolicy | None) -> None:
+    """Raise PolicyExists if there is a policy already."""
     if before is not None:
         raise PolicyExists(
-            f"There is a policy {before.policy.name!a} already, in its generation "
-            f"{before.generation}.",
+            f"There is a policy {before.policy.name!a} already, in generation {before.generation}.",
             generation=before.generation,
         )
 
 
-def checker(request: Request, *, takes_away: bool = False) -> Callable[[StoredPolicy | None], None]:
-    """What holds the caller and the conditions of a request against the policy that is there, while
-    nobody can change it.
+def checker(request: Request, *, deletes: bool = False) -> Callable[[StoredPolicy | None], None]:
+    """Return the check of a request against the stored policy; the catalog runs it under its lock.
+
+    The check raises PolicyNotFound, Forbidden or PreconditionFailed.
     """
     caller = request_context(request.scope).caller
 
     def check(before: StoredPolicy | None) -> None:
         if before is not None:
             require_change(caller, before)
-        elif takes_away:  # one that cannot be read: nobody knows what it reaches
+        elif deletes:  # an unreadable policy, whose selector is unknown
             caller.require(Level.ADMIN)
         check_preconditions(request, None if before is None else etag_of_policy(before))
 
@@ -261,20 +261,20 @@ def put(
     *,
     dry_run: bool,
 ) -> Response:
-    """Write it, and answer 201 for one that is new and 200 for one in the place of another."""
+    """Store a policy; answer 201 if it is new and 200 if it replaced another."""
     require_policy(caller, policy)
-    seen: list[StoredPolicy | None] = []
+    replaced: list[StoredPolicy | None] = []
 
-    def look(before: StoredPolicy | None) -> None:
-        seen.append(before)
+    def check_and_note(before: StoredPolicy | None) -> None:
+        replaced.append(before)
         check(before)
 
-    kept = wiring.policies.put(policy, look, dry_run=dry_run)
-    body, is_new = policy_body(wiring, kept, dry_run=dry_run), seen == [None]
+    stored = wiring.policies.put(policy, check_and_note, dry_run=dry_run)
+    body, is_new = policy_body(wiring, stored, dry_run=dry_run), replaced == [None]
     headers = (
         {}
         if dry_run
-        else {"ETag": etag_of_policy(kept)} | ({"Location": body.links.self} if is_new else {})
+        else {"ETag": etag_of_policy(stored)} | ({"Location": body.links.self} if is_new else {})
     )
     return Response(body.model_dump_json(), 201 if is_new else 200, headers, "application/json")
 
@@ -282,9 +282,9 @@ def put(
 def list_page(
     wiring: Parts, caller: Caller, query: GroupPolicyQuery, group: Group | None
 ) -> PolicyPage:
-    """One page by keyset: what comes after the last name, whatever has come and gone since."""
+    """Return the page of visible policies that follows the name in the page token."""
     after = read_token(query.page_token, "name", (str,))
-    kept = [
+    found = [
         each
         for each in (wiring.policies.all() if group is None else wiring.policies.of(group))
         if query.kind in {None, each.policy.kind}
@@ -293,14 +293,14 @@ def list_page(
     ]
     limit = page_limit(query.page_size)
     return PolicyPage(
-        items=[policy_body(wiring, each) for each in kept[:limit]],
+        items=[policy_body(wiring, each) for each in found[:limit]],
         unreadable=[
             UnreadablePolicy(
-                name=found.name, kind=found.kind, generation=found.generation, detail=found.reason
+                name=each.name, kind=each.kind, generation=each.generation, detail=each.reason
             )
-            for found in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
+            for each in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
         ],
-        next_page_token=write_token("name", kept[limit - 1].policy.name)
-        if len(kept) > limit
+        next_page_token=write_token("name", found[limit - 1].policy.name)
+        if len(found) > limit
         else None,
     )

@@ -28,15 +28,15 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         {"name": "share", "selector": {"parent": "kubepods"}},
     ),
     "idle": (
-        "What nobody uses, given back",
+        "Reclaim memory that is not used",
         {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}},
     ),
     "limit": (
-        "Limits that stay as they are",
+        "Keep limits at fixed values",
         {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}},
     ),
     "pressure": (
-        "As little memory as does no harm",
+        "Reclaim memory while pressure stays low",
         {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}},
     ),
     "schedule": (
@@ -52,14 +52,15 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "watermark": (
-        "Room below the limit",
+        "Keep usage below the limit",
         {"name": "headroom", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}},
     ),
 }
-"""One for each kind, by its name."""
+"""Example of each kind by its name: a summary, and the policy without its kind."""
 
 
 def _examples(*, named: bool) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the examples of the installed kinds. `named`: with the name of the policy."""
     found = {kind: EXAMPLES[kind] for kind in kinds() if kind in EXAMPLES}
     return {
         kind: (
@@ -79,28 +80,28 @@ ADraft = Annotated[PolicyDraft, bodies(**_examples(named=False))]
 
 
 class ConditionBody(Body):
-    """Something about a policy that is so now."""
+    """A condition that holds for a policy now."""
 
     type: Literal["tripped", "failing", "out_of_hours"]
-    """tripped: three errors in a row, so it rests. failing: what nobody expects broke (the node ran
-    short of memory or descriptors, say); it tries again within a minute."""
+    """tripped: three errors in a row, so the policy pauses. failing: an unexpected error (for
+    example, the node ran out of memory or descriptors); it is tried again within a minute."""
     since_at: str | None
-    """null where nobody has noted it."""
+    """null if the time is not known."""
     detail: str
 
 
 class PolicyStatus(Body):
-    """What the daemon makes of a policy."""
+    """The state of a policy in the daemon."""
 
     observed_generation: int
-    """The generation that is carried out; 0 while none is."""
+    """The generation in effect; 0 while none is."""
     matched_groups: int
     last_decision: DecisionBody | None
     conditions: list[ConditionBody]
 
 
 class PolicyLinks(Body):
-    """Where to go from a policy."""
+    """Addresses that belong to a policy."""
 
     self: str
     evaluate: str
@@ -108,7 +109,7 @@ class PolicyLinks(Body):
 
 
 class PolicyBody(Body):
-    """A policy as it is carried out, with what it leaves open filled in."""
+    """A policy as it is in effect, with defaults filled in."""
 
     name: str
     kind: str
@@ -122,19 +123,19 @@ class PolicyBody(Body):
     spec: dict[str, Any] = Field(
         examples=[{"high": "90%", "low": "85%", "max_pass_seconds": 30, "cooldown_seconds": 5}]
     )
-    """That of its kind, with its defaults; no two kinds have the same members."""
+    """The settings of its kind, with defaults; each kind has members of its own."""
     generation: int
     """Grows by one with each change."""
     created_at: str
     updated_at: str
     status: PolicyStatus
-    """Moves by itself, and is no part of what the ETag names."""
+    """Changes by itself, and is not covered by the ETag."""
     links: PolicyLinks
     dry_run: bool = False
 
 
 class UnreadablePolicy(Body):
-    """A policy that another version of shrinkd wrote: it is kept, and not carried out."""
+    """A policy that another version of shrinkd wrote: it is kept, and does nothing."""
 
     name: str
     kind: str
@@ -148,39 +149,36 @@ class PolicyPage(Body):
 
     items: list[PolicyBody]
     unreadable: list[UnreadablePolicy]
-    """Beside the pages and their filters: all that another version of shrinkd wrote, for they need
-    somebody's attention."""
+    """Every policy that another version of shrinkd wrote, on each page and whatever the filters,
+    because they need the operator's attention."""
     next_page_token: str | None
 
 
 class Evaluation(Body):
-    """What a policy would do now."""
+    """The decisions that a policy would make now."""
 
     items: list[DecisionBody]
-    """One for each group that it selects."""
+    """One for each group that the policy selects."""
 
 
-def etag_of_policy(kept: StoredPolicy) -> str:
-    """The ETag of all that a policy says of itself.
-
-    Its status moves, and is looked up for nobody who only compares.
-    """
+def etag_of_policy(stored: StoredPolicy) -> str:
+    """Compute the ETag of a policy without its status, which changes by itself."""
     return etag_of_bytes(
-        f"{kept.generation} {kept.updated_at} {kept.policy.model_dump_json()}".encode()
+        f"{stored.generation} {stored.updated_at} {stored.policy.model_dump_json()}".encode()
     )
 
 
-def policy_body(wiring: Parts, kept: StoredPolicy, *, dry_run: bool = False) -> PolicyBody:
-    policy, here = kept.policy, f"/v1/policies/{kept.policy.name}"
-    told = {name: getattr(policy, name) for name in Policy.model_fields if name != "spec"}
+def policy_body(wiring: Parts, stored: StoredPolicy, *, dry_run: bool = False) -> PolicyBody:
+    policy, href = stored.policy, f"/v1/policies/{stored.policy.name}"
+    fields = {name: getattr(policy, name) for name in Policy.model_fields if name != "spec"}
     return PolicyBody(
-        **told,
+        **fields,
         spec=policy.model_dump(mode="json")["spec"],
-        generation=kept.generation,
-        created_at=rfc3339(kept.created_at),
-        updated_at=rfc3339(kept.updated_at),
+        generation=stored.generation,
+        created_at=rfc3339(stored.created_at),
+        updated_at=rfc3339(stored.updated_at),
         status=status_body(wiring.daemon.status(policy.name)),
-        links=PolicyLinks(self=here, evaluate=f"{here}/evaluate", decisions=f"{here}/decisions"),
+        links=PolicyLinks(self=href, evaluate=f"{href}/evaluate", decisions=f"{href}/decisions"),
         dry_run=dry_run,
     )
 
