@@ -1,1 +1,1 @@
-"""Static pages that the daemon serves."""
+"""Static files of the pages that the daemon serves at /ui."""

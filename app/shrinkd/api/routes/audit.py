@@ -31,8 +31,8 @@ class AttemptBody(Body):
     id: str
     attempted_at: str
     caller: str = Field(examples=["token:ci"])
-    """For example "uid:1000", "token:ci" or "certificate:orchestrator"; "anyone" if the daemon needs
-    no credentials, "nobody" for a request without any."""
+    """For example "uid:1000", "token:ci" or "certificate:orchestrator"; "anyone" if the daemon
+    needs no credentials, "nobody" for a request without any."""
     operation: str | None = Field(examples=["patch_limits"])
     """The operationId; null if the request matched none."""
     method: str = Field(examples=["PATCH"])

@@ -1,7 +1,4 @@
-"""The simulated machine in a client's hands.
-
-Workloads, time, and faults at the verbs. On a real kernel all of it is 404.
-"""
+"""The simulated machine: its workloads, its clock and its faults; 404 on a real kernel."""
 
 from typing import Annotated
 
@@ -58,14 +55,14 @@ router = APIRouter(route_class=StrictRoute, tags=["simulator"], dependencies=[De
     responses=UNCHANGED | refuses(NotSimulator),
 )
 async def get_simulator(request: Request, wiring: Wired, machine: Machine) -> Response:
-    """Read what is simulated: the scenario, and whose rules it follows."""
-    made_of = machine.scenario
+    """Read the scenario, and the kernel whose rules the simulator follows."""
+    scenario = machine.scenario
     return tagged(
         request,
         SimulatorBody(
             scenario=wiring.settings.scenario,
-            profile=made_of.profile,
-            seed=made_of.seed,
+            profile=scenario.profile,
+            seed=scenario.seed,
             gallery=scenario_names(),
         ),
     )
@@ -78,7 +75,7 @@ async def get_simulator(request: Request, wiring: Wired, machine: Machine) -> Re
     responses=UNCHANGED | refuses(NotSimulator, group=True),
 )
 async def get_workload(request: Request, machine: Machine, group: Target) -> Response:
-    """Read what happens in a group; without `group` and `dry_run`, it can be put there again."""
+    """Read the workload of a group; without `group` and `dry_run`, it can be PUT again."""
     return tagged(request, workload_body(group, machine.workload(group)))
 
 
@@ -97,11 +94,11 @@ def put_workload(
     workload: AWorkload,
     dry_run: DryRun = False,
 ) -> Response:
-    """Start a process in a group, in place of the one that was put there before.
+    """Replace the workload of a group: start a process, and end the one of the last PUT.
 
-    The file cache of that stays.
+    The file cache of the ended process stays.
     """
-    put_to_work(request, machine, group, workload, dry_run=dry_run)
+    set_workload(request, machine, group, workload, dry_run=dry_run)
     return changed(workload_body(group, workload, dry_run=dry_run), dry_run=dry_run)
 
 
@@ -118,8 +115,8 @@ def delete_workload(
     group: Changeable,
     dry_run: DryRun = False,
 ) -> Response:
-    """End what was put into a group, for good."""
-    put_to_work(request, machine, group, IDLE, dry_run=dry_run)
+    """End the workload of a group that was started by PUT."""
+    set_workload(request, machine, group, IDLE, dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
@@ -147,7 +144,7 @@ def change_clock(
     change: AClockChange,
     dry_run: DryRun = False,
 ) -> ClockBody:
-    """Put the time forward, stop it, or let it go at another speed."""
+    """Advance the clock, stop it, or set its speed."""
     check_preconditions(request, etag_of(clock_body(machine)))
     change_time(wiring, machine, change, dry_run=dry_run)
     return clock_body(machine, change if dry_run else None, dry_run=dry_run)
@@ -160,7 +157,7 @@ def change_clock(
     responses=UNCHANGED | refuses(NotSimulator),
 )
 async def list_faults(request: Request, _: ReadingAll, machine: Machine) -> Response:
-    """List the faults that are planned, and how often each verb was used."""
+    """List the planned faults, and how often each verb was used."""
     return tagged(request, faults_body(machine))
 
 
@@ -172,8 +169,9 @@ async def list_faults(request: Request, _: ReadingAll, machine: Machine) -> Resp
 async def plan_fault(
     request: Request, _: Administrating, machine: Machine, fault: AFault, dry_run: DryRun = False
 ) -> FaultsBody:
-    """Plan an error, a delay or a vanishing group for the n-th use of a verb from now, and answer
-    all that is planned.
+    """Plan a fault for the n-th use of a verb from now: an error, a delay or a vanishing group.
+
+    Answers all planned faults.
     """
     check_preconditions(request, etag_of(faults_body(machine)))
     planned = machine.faults.plan(fault, dry_run=dry_run)
@@ -189,19 +187,16 @@ async def plan_fault(
 async def delete_faults(
     request: Request, _: Administrating, machine: Machine, dry_run: DryRun = False
 ) -> Response:
-    """Call off every fault that is planned."""
+    """Remove every planned fault."""
     check_preconditions(request, etag_of(faults_body(machine)))
     machine.faults.clear(dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
-def put_to_work(
+def set_workload(
     request: Request, machine: Simulated, group: Group, workload: Workload, *, dry_run: bool
 ) -> None:
-    """Put it there.
-
-    The ETag is compared with the machine to oneself, so no other change comes between.
-    """
+    """Set the workload of a group; the ETag is compared under the lock of the machine."""
 
     def check(before: Workload) -> None:
         check_preconditions(request, etag_of(workload_body(group, before)))
@@ -210,7 +205,7 @@ def put_to_work(
 
 
 def change_time(wiring: Wired, machine: Simulated, change: ClockChange, *, dry_run: bool) -> None:
-    """Advance, until the server stops if it must, or go on at another speed."""
+    """Set the speed or advance the clock; a stop of the server ends the advance early."""
     if dry_run:
         return
     if change.speed is not None:

@@ -40,28 +40,28 @@ Speed = Annotated[
 
 
 class SimulatorLinks(Body):
-    """Where the parts of the simulator are."""
+    """Addresses of the parts of the simulator."""
 
     clock: str = "/v1/simulator/clock"
     faults: str = "/v1/simulator/faults"
 
 
 class SimulatorBody(Body):
-    """What is simulated."""
+    """The simulated machine."""
 
     scenario: str
-    """What it started with: a name of the gallery, or the path of a file."""
+    """The scenario that it started with: a name of the gallery, or the path of a file."""
     profile: Literal["seed2008", "v1", "v2", "v2-6.12"]
-    """Whose rules it follows."""
+    """The kernel whose rules it follows."""
     seed: str
-    """What decides all that looks like chance."""
+    """Seed of its random numbers."""
     gallery: list[str]
     """The names that SHRINKD_SCENARIO takes."""
     links: SimulatorLinks = SimulatorLinks()
 
 
 class WorkloadBody(Body, Workload):
-    """What happens in a group; no memory is nothing."""
+    """The workload of a group; without memory there is none."""
 
     group: GroupRef
     dry_run: bool = False
@@ -71,11 +71,11 @@ class ClockChange(Strict):
     """Exactly one of advance_seconds and speed."""
 
     advance_seconds: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS, examples=[3600])
-    """Live through so much at once, in steps of a second, and answer when that is done: an hour of
-    ten groups takes about a second."""
+    """Advance by this time at once, in steps of a second, and answer when that is done: an hour
+    with ten groups takes about a second."""
     speed: Speed | None = Field(default=None, examples=[0, 60, "max"])
-    """Seconds that pass there in one of ours. 0 stops the time, "max" is as fast as this machine
-    can, and takes a core of it."""
+    """Simulated seconds in a real one. 0 stops the clock; "max" is as fast as possible, and takes a
+    core of this machine."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -88,21 +88,20 @@ class ClockBody(Body):
     """The time of the simulated machine."""
 
     now_seconds: float
-    """What has passed since it was started, in steps of 0.1 s."""
+    """Simulated time since the start, in steps of 0.1 s."""
     speed: Speed
-    """Seconds that pass there in one of ours: 0 is a clock that stands, "max" one that goes as fast
-    as it can."""
+    """Simulated seconds in a real one: 0 is a stopped clock, "max" is as fast as possible."""
     dry_run: bool = False
 
 
 class FaultsBody(Body):
-    """What is planned, and how often each verb was used."""
+    """The planned faults, and how often each verb was used."""
 
     planned: list[Fault]
-    """In the order in which it was planned; `use` is counted from now, and what has happened is
-    gone."""
+    """In the order in which they were planned; `use` counts from now. A fault that has happened is
+    removed."""
     uses: dict[Verb, int]
-    """Since the start."""
+    """Uses of each verb since the start."""
     dry_run: bool = False
 
 
@@ -142,7 +141,7 @@ AWorkload = Annotated[
             },
         ),
         recorded=(
-            "What was recorded, again and again",
+            "A recording, repeated",
             {
                 "memory": [
                     {
@@ -154,7 +153,7 @@ AWorkload = Annotated[
             },
         ),
         job=(
-            "A job that ends and comes back",
+            "A job that ends and restarts",
             {"memory": [{"kind": "anon", "size_bytes": "96M"}], "exits_after_seconds": 20},
         ),
     ),
@@ -162,22 +161,25 @@ AWorkload = Annotated[
 AClockChange = Annotated[
     ClockChange,
     bodies(
-        hour=("An hour, at once", {"advance_seconds": 3600}),
-        freeze=("Stop it", {"speed": 0}),
+        hour=("Advance by an hour", {"advance_seconds": 3600}),
+        freeze=("Stop the clock", {"speed": 0}),
         hurry=("A minute in a second", {"speed": 60}),
-        fastest=("As fast as it goes", {"speed": "max"}),
+        fastest=("As fast as possible", {"speed": "max"}),
     ),
 ]
 AFault = Annotated[
     Fault,
     bodies(
         error=(
-            "The third pass of a shrink is refused",
+            "The third pass of a shrink fails",
             {"verb": "reclaim", "use": 3, "error": "EBUSY"},
         ),
-        delay=("The next limit takes two seconds", {"verb": "set_limits", "delay_seconds": 2}),
+        delay=(
+            "The next change of limits takes two seconds",
+            {"verb": "set_limits", "delay_seconds": 2},
+        ),
         vanishes=(
-            "Web is gone at its next pass",
+            "The group web vanishes at its next pass",
             {"verb": "reclaim", "group": "web", "vanishes": True},
         ),
     ),
@@ -196,7 +198,7 @@ def workload_body(group: Group, workload: Workload, *, dry_run: bool = False) ->
 def clock_body(
     machine: Simulated, change: ClockChange | None = None, *, dry_run: bool = False
 ) -> ClockBody:
-    """The time as it is, or as a change would leave it."""
+    """Build the body of the clock; with a change, as it would be afterwards."""
     now, speed = machine.time.now(), machine.time.speed
     if change is not None:
         now, speed = (
