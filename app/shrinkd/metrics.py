@@ -67,8 +67,7 @@ class MetricsCollector(Collector):
         yield from self._shrinks()
         yield from self._policies()
         yield from self._walk()
-        # if the tree cannot be read now, as shrinkd_walk_failing reports, no number is better than a
-        # wrong one
+        # if the tree cannot be read now, which shrinkd_walk_failing reports, omit these metrics
         with suppress(ShrinkdError):
             yield from self._groups()
 

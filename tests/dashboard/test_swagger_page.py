@@ -1,5 +1,6 @@
-"""The documentation page in a real browser, with no network but the daemon, and our copy of Swagger
-UI behind it.
+"""The API page in a real browser, with no network but the daemon.
+
+It loads the copy of Swagger UI that the daemon serves.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not in
 def look_at(url: str, profile: Path) -> subprocess.CompletedProcess[str]:
     """Render a page with every host but the loopback unknown.
 
-    Stdout is the DOM, stderr has what went to the console.
+    Stdout is the DOM, stderr the console.
     """
     flags = (
         "headless=new no-sandbox disable-gpu disable-quic no-first-run "

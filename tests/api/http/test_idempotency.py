@@ -1,4 +1,4 @@
-"""Idempotency-Key over HTTP: a POST that is sent again is answered again, and has happened once."""
+"""Idempotency-Key over HTTP: a retried POST is answered again, and is executed once."""
 
 import json
 import socket
@@ -52,7 +52,7 @@ def kept_keys(still: Still) -> set[str]:
 
 
 def said(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
-    """All that a repetition repeats."""
+    """Return the parts of a response that a retry repeats."""
     own = {"date", "request-id", "idempotency-replayed"}
     return (
         answer.status_code,
@@ -170,7 +170,7 @@ def test_who_hangs_up_finds_the_answer_all_the_same(still: Still, group: str, ke
 
 
 def hung_up(still: Still, path: str, body: Any, key: str) -> socket.socket:
-    """A connection that has sent a request and asked to wait for its end: leave it to hang up."""
+    """Open a connection that has sent a request; leave the block to disconnect."""
     where, content = urlsplit(still.live.url), json.dumps(body)
     connection = socket.create_connection((where.hostname or "", where.port or 0))
     lines = [

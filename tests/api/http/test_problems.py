@@ -1,7 +1,4 @@
-"""Problems.
-
-Whatever goes wrong, in whichever layer, is one RFC 9457 document with the request's id.
-"""
+"""Problems: an error in any layer is an RFC 9457 document with the request's id."""
 
 import json
 import socket
@@ -139,7 +136,7 @@ def test_a_fault_answers_head_without_a_body(faulty: Live) -> None:
 
 
 def raw(still: Still, request: bytes) -> httpx.Response:
-    """What the server says to bytes that no client library would send."""
+    """Send raw bytes that no client library would send; return the answer of the server."""
     host, port = still.live.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(request)
@@ -165,8 +162,8 @@ def raw(still: Still, request: bytes) -> httpx.Response:
             b"2\r\n\r\n"
         ),
         (
-            b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: "
-            b"chunked\r\n\r\n"
+            b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         ),
     ],
 )

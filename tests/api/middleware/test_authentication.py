@@ -1,7 +1,7 @@
-"""Who may call.
+"""Authentication and authorization.
 
-Everything asks but what is for everybody, and a caller sees and changes what its scopes say, by
-whatever name.
+Every address but the public ones needs a caller. A caller reads and changes the groups of its
+scopes only, by whatever name.
 """
 
 import logging
@@ -40,7 +40,7 @@ OPEN += ["/", "/docs", "/openapi.json", "/ui/init.js"]
 
 
 class HomeStage(Stage):
-    """A simulator in whose group system.slice/nginx.service the daemon is."""
+    """Simulator that has the daemon in its group system.slice/nginx.service."""
 
     def make_backend(self, settings: Settings) -> Simulator:
         class Home(Simulator):
@@ -53,9 +53,7 @@ class HomeStage(Stage):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
-    """A server that wants tokens, on the demo's groups with the clock stopped, in one of which it
-    is itself.
-    """
+    """Start a server that requires tokens, and that is itself in a group of the demo."""
     folder = tmp_path_factory.mktemp("guarded")
     make(folder / "tokens", "first", ["read"], "1d")
     stage = HomeStage()
@@ -79,16 +77,14 @@ def web(guarded: Still) -> Bearer:
 
 
 def bare(answer: httpx.Response, *names: str) -> dict[str, Any]:
-    """A problem without what differs from one request to the next, and with these names taken out
-    of its sentence.
-    """
+    """Return a problem without its request id, and without these names in its detail."""
     body: dict[str, Any] = answer.json() | {"instance": ""}
     for name in names:
         body["detail"] = body["detail"].replace(name, "…")
     return body
 
 
-# -- 401 ----------------------------------------------------------------------------------------------------------
+# -- 401 -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
@@ -185,7 +181,7 @@ def test_what_runs_before_the_caller_is_known_sees_nobody_who_may_do_anything() 
     assert caller_of({}).grants == ()
 
 
-# -- 403 ----------------------------------------------------------------------------------------------------------
+# -- 403 -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -297,7 +293,7 @@ def test_the_group_of_the_daemon_and_those_around_it_are_changed_for_nobody(
     assert admin.get(f"/v1/groups/{path}/limits").status_code == 200
 
 
-# -- what is seen -------------------------------------------------------------------------------------------------
+# -- visibility ----------------------------------------------------------------------------------
 
 
 def test_lists_have_what_the_caller_may_read(guarded: Still) -> None:
@@ -407,7 +403,7 @@ def test_a_shrink_is_cancelled_by_who_may_write_to_its_group(guarded: Still, web
     problem(web.post(f"/v1/shrinks/{ours}/cancel"), 409, "shrink-finished")
 
 
-# -- policies and simulations -------------------------------------------------------------------------------------
+# -- policies and simulations --------------------------------------------------------------------
 
 
 def policy(**selector: str) -> dict[str, Any]:

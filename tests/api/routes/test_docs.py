@@ -1,4 +1,4 @@
-"""Pages for people: found, explained, and nothing of a client's comes back in them unescaped."""
+"""Pages for people: they exist, and escape what a client sent."""
 
 import httpx
 import pytest

@@ -1,7 +1,4 @@
-"""Events over HTTP.
-
-A page of what has happened, or all of it as it comes, without a gap that is not told.
-"""
+"""Events over HTTP: pages, and streams in which every gap is reported."""
 
 import threading
 import time
@@ -44,7 +41,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
 
 
 def written(live: Live) -> None:
-    """Wait until all that has happened can be read."""
+    """Wait until every published event can be read."""
     events, name = live.wiring.events, token_hex(8)
     events.publish(EventType.POLICY_DELETED, name="marker", of=name)
     while not any(
@@ -60,7 +57,7 @@ def happen(live: Live, *paths: str, data: str = "") -> None:
 
 
 def listed(live: Live, **query: Any) -> list[dict[str, Any]]:
-    """All events, by as many pages as it takes."""
+    """Return all events, in as many pages as it takes."""
     items: list[dict[str, Any]] = []
     following: str | None = "/v1/events"
     while following:
@@ -196,7 +193,7 @@ def test_a_stream_goes_on_behind_the_last_event_that_was_received(live: Live, co
 
 
 def test_between_the_database_and_what_is_new_nothing_is_lost_or_told_twice(live: Live) -> None:
-    """Followers begin at any moment while somebody writes, from far behind what memory has."""
+    """Start streams at any moment during writes, from events that memory no longer holds."""
     happen(live, *["web"] * (RECENT + 300))
     written(live)
     stopping = threading.Event()

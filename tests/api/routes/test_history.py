@@ -1,7 +1,4 @@
-"""Statistics over time.
-
-What was sampled, in the steps and fields that were asked for, and a problem for too many of them.
-"""
+"""History over HTTP: samples in the requested steps and fields, within bounds."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The node over HTTP: the facts that a client decides by."""
+"""Node over HTTP: the facts that a client decides by."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ Begin = Callable[[OwnGroup], Live]
 
 @pytest.fixture
 def begin(settings: Settings, tmp_path: Path) -> Iterator[Begin]:
-    """Start a daemon that wants tokens, on a simulator, with what it knows of its own place."""
+    """Start a daemon with tokens, on a simulator, and with the given knowledge of its own group."""
     make(tmp_path / "tokens", "first", ["read"], "1d")
     with ExitStack() as stack:
 
@@ -91,7 +91,7 @@ def test_where_the_daemon_is_it_tells_those_who_may_read_that_group(begin: Begin
     assert told == {"read": found, "read@batch": found, "read@web": found | {"path": None}}
 
 
-def test_a_daemon_that_cannot_find_itself_says_what_it_lacks_and_changes_nothing_near_where_it_may_be(
+def test_a_daemon_that_cannot_find_itself_says_why_and_changes_nothing_near_where_it_may_be(
     begin: Begin,
 ) -> None:
     live = begin(OwnGroup(None, ("batch/etl", "db")))

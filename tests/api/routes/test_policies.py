@@ -1,7 +1,4 @@
-"""Policies over HTTP.
-
-Written under conditions, read with what the daemon makes of them, explained, and never half there.
-"""
+"""Policies over HTTP: preconditions, status, evaluation, lists and refusals."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -48,9 +45,9 @@ def stage() -> Stage:
 
 @pytest.fixture
 def live(settings: Settings, stage: Stage) -> Iterator[Live]:
-    """The demo's groups with the clock stopped.
+    """Start a server on the groups of the demo, with the clock stopped.
 
-    Each policy looks once, and again when something happens.
+    Each policy is evaluated once, and again on events.
     """
     with Live(
         settings.model_copy(update={"database_url": f"{settings.database_url}?timeout=0.05"}),
@@ -350,7 +347,7 @@ def test_a_trial_answers_as_if_it_were_done_and_does_nothing(client: httpx.Clien
     assert client.get(f"{HERE}/keep").json() == made.json()
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -552,7 +549,7 @@ def test_a_policy_of_another_version_is_shown_and_stands_in_nobodys_way_but_its_
         assert live.client.get(HERE).json()["unreadable"] == []
 
 
-# What the daemon makes of them
+# Status
 
 
 def test_a_policy_says_what_it_would_do_and_does_nothing(

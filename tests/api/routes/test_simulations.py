@@ -1,7 +1,4 @@
-"""Simulations over HTTP.
-
-Begun, followed, cancelled, and refused where the plan says nothing that can be lived.
-"""
+"""Simulations over HTTP: create, follow, cancel, and refuse an invalid plan."""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +19,7 @@ _POLLS = 6000
 
 @pytest.fixture
 def begun(client: httpx.Client) -> Iterator[list[str]]:
-    """The paths of the simulations that a test begins: it leaves none running."""
+    """Return a list for the paths of simulations, which are cancelled after the test."""
     begun: list[str] = []
     yield begun
     for path in begun:
