@@ -4,6 +4,9 @@ Two attacks are covered. Cross-site request forgery: a page can make a browser s
 body, such as a cancel, to any address without a preflight; Sec-Fetch-Site or Origin names the page.
 DNS rebinding: a page can make its own host name resolve to this daemon, and would then read the
 responses as well; Host names that foreign host.
+
+Starlette's TrustedHostMiddleware is no replacement: it answers 400 in plain text, where every error
+is a problem, and it does not look at Origin or exempt unix sockets.
 """
 
 import ipaddress
