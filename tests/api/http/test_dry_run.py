@@ -32,7 +32,7 @@ ROOM = {
 
 
 @pytest.fixture(scope="module")
-def places(still: Still) -> dict[str, str]:
+def path_parameters(still: Still) -> dict[str, str]:
     """Return existing values for the parameters in the addresses of operations."""
     still.client.post("/v1/groups", json={"path": "made"}).raise_for_status()
     still.client.post("/v1/policies", json=ROOM).raise_for_status()
@@ -111,10 +111,10 @@ def everything(still: Still) -> list[Any]:
     ids=lambda value: value["operationId"] if isinstance(value, dict) else "",
 )
 def test_an_operation_that_changes_something_can_be_tried_and_then_changes_nothing(
-    still: Still, places: dict[str, str], method: str, path: str, operation: dict[str, Any]
+    still: Still, path_parameters: dict[str, str], method: str, path: str, operation: dict[str, Any]
 ) -> None:
     assert "dry_run" in [parameter["name"] for parameter in operation["parameters"]]
-    for name, value in places.items():
+    for name, value in path_parameters.items():
         path = path.replace(name, value)
     before, tried = everything(still), list[httpx.Response]()
     for body in bodies(operation, still):

@@ -101,7 +101,7 @@ def test_a_stream_begins_with_a_hint_and_ends_with_its_frames() -> None:
     run(scene)
 
 
-def bearing(client: Client, path: Path, *scopes: str) -> Tokens:
+def authenticate_client(client: Client, path: Path, *scopes: str) -> Tokens:
     """Authenticate the client by a token with these scopes; return the tokens of the daemon."""
     secret = make(path, "reader", list(scopes), "1d") or ""
     tokens = client.wiring.tokens = Tokens(str(path), lambda: 0.0)
@@ -113,7 +113,7 @@ def bearing(client: Client, path: Path, *scopes: str) -> Tokens:
 def test_a_stream_ends_when_the_token_that_opened_it_is_revoked(tmp_path: Path) -> None:
     async def scene() -> None:
         client, frames = Client(), Frames()
-        tokens = bearing(client, tmp_path / "tokens", "read")
+        tokens = authenticate_client(client, tmp_path / "tokens", "read")
         revoke(tmp_path / "tokens", "reader")
         client.on_chunk = lambda _: tokens.reload() if len(client.chunks) == 3 else None
         await client.follow(frames(b"one"), _SHORT_SECONDS)
@@ -132,7 +132,7 @@ def test_a_stream_ends_when_the_token_that_opened_it_is_revoked(tmp_path: Path) 
 def test_a_stream_ends_when_its_reader_has_other_scopes_than_it_began_with(tmp_path: Path) -> None:
     async def scene() -> None:
         client = Client()
-        bearing(client, tmp_path / "tokens", "read@web")
+        authenticate_client(client, tmp_path / "tokens", "read@web")
         request_context(client.scope).caller = Caller("token:reader", (Grant(Level.READ),))
         await client.follow(Frames()(b"one"), _SHORT_SECONDS)
         assert b"connect again" in client.chunks[-1]

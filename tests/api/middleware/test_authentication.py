@@ -25,18 +25,18 @@ from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Stage
 
 DOCUMENT: dict[str, Any] = api.build().openapi()
-CLOSED = [
+PROTECTED = [
     (method.upper(), path)
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
     if operation.get("security") != []
 ]
-OPEN = [
+PUBLIC = [
     path
     for path, methods in DOCUMENT["paths"].items()
     if methods.get("get", {}).get("security") == []
 ]
-OPEN += ["/", "/docs", "/openapi.json", "/ui/init.js"]
+PUBLIC += ["/", "/docs", "/openapi.json", "/ui/init.js"]
 
 
 class HomeStage(Stage):
@@ -76,7 +76,7 @@ def web(guarded: Still) -> Bearer:
     return Bearer(guarded.live, "write@web")
 
 
-def bare(answer: httpx.Response, *names: str) -> dict[str, Any]:
+def without_request_parts(answer: httpx.Response, *names: str) -> dict[str, Any]:
     """Return a problem without its request id, and without these names in its detail."""
     body: dict[str, Any] = answer.json() | {"instance": ""}
     for name in names:
@@ -87,7 +87,7 @@ def bare(answer: httpx.Response, *names: str) -> dict[str, Any]:
 # -- 401 -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "path"), CLOSED)
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
 def test_every_operation_that_tells_of_this_node_asks_who_calls(
     guarded: Still, method: str, path: str
 ) -> None:
@@ -96,7 +96,7 @@ def test_every_operation_that_tells_of_this_node_asks_who_calls(
     assert answer.headers["www-authenticate"] == 'Bearer realm="shrinkd"'
 
 
-@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("path", PUBLIC)
 def test_what_is_for_everybody_asks_nobody(guarded: Still, path: str) -> None:
     assert guarded.client.get(path).status_code in {200, 307, 404}
 
@@ -339,7 +339,7 @@ def test_a_subtree_ends_at_a_slash(guarded: Still) -> None:
 def test_a_group_in_a_query_is_not_there_either(web: Bearer, path: str) -> None:
     there, nowhere = web.get(path), web.get(path.replace("=db", "=xx"))
     problem(there, 404, "group-not-found")
-    assert bare(there, "db") == bare(nowhere, "xx")
+    assert without_request_parts(there, "db") == without_request_parts(nowhere, "xx")
 
 
 def test_a_reader_of_anything_reads_the_node(web: Bearer) -> None:
@@ -389,7 +389,7 @@ def test_shrinks_are_there_for_who_may_read_their_group(admin: Bearer, web: Bear
             for shrink_id in (theirs, nowhere)
         )
         problem(hidden, 404, "shrink-not-found")
-        assert bare(hidden, theirs) == bare(absent, nowhere)
+        assert without_request_parts(hidden, theirs) == without_request_parts(absent, nowhere)
 
 
 def test_a_shrink_is_cancelled_by_who_may_write_to_its_group(guarded: Still, web: Bearer) -> None:
@@ -470,8 +470,8 @@ def test_a_policy_is_there_for_who_may_read_all_that_it_reaches(admin: Bearer, w
                 web.delete(f"/v1/policies/{name}"),
                 web.put(f"/v1/policies/{name}", policy(group="web")),
             ]
-            absent = bare(web.get("/v1/policies/none"), "none")
-            assert [bare(answer, name) for answer in hidden] == [absent] * 5
+            absent = without_request_parts(web.get("/v1/policies/none"), "none")
+            assert [without_request_parts(answer, name) for answer in hidden] == [absent] * 5
         assert (
             web.put("/v1/policies/ours", policy(group="web") | {"priority": 7}).status_code == 200
         )
