@@ -60,14 +60,16 @@ async def execute_once(request: Request, operation: str, body: object, handle: H
 
 
 async def _claim_and_execute(request: Request, key: Key, digest: str, handle: Handler) -> Response:
+    """Claim the key and execute the request, or return the stored response of the key."""
     keys: IdempotencyKeys = request.app.state.wiring.keys
-    begun = await asyncio.to_thread(keys.begin, key, digest, repeatable=key.route in _REPEATABLE)
-    if isinstance(begun, Answer):
+    claim = await asyncio.to_thread(keys.begin, key, digest, repeatable=key.route in _REPEATABLE)
+    if isinstance(claim, Answer):
         return Response(
-            begun.body, begun.status, dict(begun.headers) | {"Idempotency-Replayed": "true"}
+            claim.body, claim.status, dict(claim.headers) | {"Idempotency-Replayed": "true"}
         )
-    request_context(request.scope).resource_id = begun
+    request_context(request.scope).resource_id = claim
     handling = asyncio.ensure_future(_handle(request, handle))
+    # wait() is cancelled with the event loop: then nothing is stored, and the outcome stays unknown
     await asyncio.wait({handling})
     # an exception is a fault, or a refusal before anything was done
     is_stored = handling.exception() is None and _is_final(handling.result())
