@@ -28,7 +28,7 @@ from shrinkd.storage import Row, Store, now
 
 RECENT = 1024
 """How many are kept in memory."""
-_MAX_WAITING = 10_000
+_MOST_WAITING = 10_000
 _BATCH = 500
 _REST_SECONDS = 0.25
 """Between two batches: what comes meanwhile shares one commit."""
@@ -126,7 +126,7 @@ def nobody(what: EventType, group: Group | None = None, /, **data: object) -> No
 class Events:
     """The log of one daemon. start() begins the writing, close() ends it; reading needs neither."""
 
-    def __init__(self, store: Store, most_waiting: int = _MAX_WAITING) -> None:
+    def __init__(self, store: Store, most_waiting: int = _MOST_WAITING) -> None:
         self._store, self._most_waiting = store, most_waiting
         self.oldest, self.newest = store.event_span()
         """The ids that can be read, both included."""
