@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from shrinkd.metrics import MOST_SUBTREES, RequestMetrics
+from shrinkd.metrics import MAX_SUBTREES, RequestMetrics
 from tests.support.live_server import Live
 from tests.test_terminal import unseen_in
 
@@ -64,10 +64,10 @@ def test_the_top_groups_tell_their_usage_and_limits(server: Live) -> None:
 
 
 def test_of_many_groups_the_smallest_are_one(server: Live) -> None:
-    for number in range(MOST_SUBTREES + 10):
+    for number in range(MAX_SUBTREES + 10):
         server.client.post("/v1/groups", json={"path": f"many-{number}"}).raise_for_status()
     found = scraped(server.client)["shrinkd_subtree_usage_bytes"]
-    assert len(found) == MOST_SUBTREES + 1
+    assert len(found) == MAX_SUBTREES + 1
     assert ("(others)",) in found
 
 

@@ -1,9 +1,7 @@
-"""Log lines for people on a terminal, JSON for machines elsewhere.
+"""Configure logging: text lines on a terminal, JSON lines elsewhere.
 
-Uvicorn, SQLAlchemy and Alembic log through it.
-
-What a record brings along was often sent by somebody: no line has more in it than a terminal shows,
-and no record looks like two.
+Uvicorn, SQLAlchemy and Alembic log through it. Records often contain text that a client sent, so
+control characters are escaped: no record can look like two, or control a terminal.
 """
 
 import logging
@@ -15,14 +13,11 @@ from typing import Any, Literal
 from shrinkd.terminal import json_line, shown
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Of the request that is being answered; the threads that work for it have it too."""
+"""Id of the current request, also in the threads that work for it; None outside of requests."""
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line.
-
-    Time, level, logger, message, and the fields that the record carries.
-    """
+    """Formats a record as one line of JSON: time, level, logger, message, and its extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -33,8 +28,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if answering := request_id.get():
-            line["request_id"] = answering
+        if current := request_id.get():
+            line["request_id"] = current
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -42,19 +37,15 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """A line for each record.
-
-    Time, level, message. A fault follows on lines that are indented, as no record is.
-    """
+    """Formats a record as one line: time, level, message. A traceback follows on indented lines."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
-    # the name is logging's
     def formatMessage(self, record: logging.LogRecord) -> str:
         return shown(super().formatMessage(record))
 
-    def formatException(self, ei: Any) -> str:  # as logging has it
+    def formatException(self, ei: Any) -> str:
         return "\n".join(f"    {shown(line)}" for line in super().formatException(ei).split("\n"))
 
 

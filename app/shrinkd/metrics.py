@@ -1,9 +1,7 @@
-"""What this daemon and its groups do, as numbers for Prometheus.
+"""Metrics for Prometheus: requests, shrinks, policies, and the largest groups.
 
-Counted cheaply while it happens, gathered when somebody asks.
-
-Labels are operations, states and subtrees: their number is bounded. A subtree is named by its path,
-where people and Prometheus can tell that from every other.
+Requests are counted as they are answered; everything else is read when Prometheus scrapes. The
+number of series is bounded, because labels are operations, states and at most 50 subtrees.
 """
 
 from bisect import bisect_left
@@ -28,20 +26,22 @@ from shrinkd.shrinks import ShrinkQueue
 from shrinkd.terminal import is_shown_as_it_is
 
 BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
-MOST_SUBTREES = 50
+MAX_SUBTREES = 50
+"""Groups with series of their own; the rest is summed up as "(others)"."""
 _OTHERS, _ID = "(others)", "id:"
 
 
 class RequestMetrics:
-    """Requests by operation and status, and how long they took. For the event loop alone."""
+    """Counts requests and their durations by operation and status, on the event loop."""
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, int], list[int]] = {}
-        """A count for each bucket, and one for what took longer."""
+        """Requests in each bucket by operation and status; the last is for longer ones."""
         self.totals: Counter[tuple[str, int]] = Counter()
-        """Nanoseconds."""
+        """Sum of durations by operation and status, in nanoseconds."""
 
     def note(self, operation: str, status: int, seconds: float) -> None:
+        """Count one request."""
         key = (operation, status)
         counts = self.seconds.get(key)
         if counts is None:
@@ -51,7 +51,7 @@ class RequestMetrics:
 
 
 class MetricsCollector(Collector):
-    """Everything but the process itself, read at the moment of the scrape."""
+    """Collects all metrics but those of the process, at the time of the scrape."""
 
     def __init__(
         self,
@@ -67,15 +67,13 @@ class MetricsCollector(Collector):
         yield from self._shrinks()
         yield from self._policies()
         yield from self._walk()
-        with suppress(
-            ShrinkdError
-            # the tree cannot be looked at now, as the walk tells: no number is better than a wrong one
-        ):
+        # if the tree cannot be read now, which shrinkd_walk_failing reports, omit these metrics
+        with suppress(ShrinkdError):
             yield from self._groups()
 
     def _latencies(self) -> Metric:
         family = HistogramMetricFamily(
-            "shrinkd_request_seconds", "How long requests took.", labels=["operation", "status"]
+            "shrinkd_request_seconds", "Duration of requests.", labels=["operation", "status"]
         )
         bounds = [*map(str, BUCKETS_SECONDS), "+Inf"]
         for (operation, status), counts in [*self._requests.seconds.items()]:
@@ -87,14 +85,14 @@ class MetricsCollector(Collector):
 
     def _shrinks(self) -> Iterator[Metric]:
         active = GaugeMetricFamily(
-            "shrinkd_shrinks_active", "Shrinks by state that are not done.", labels=["state"]
+            "shrinkd_shrinks_active", "Shrinks that are not done, by state.", labels=["state"]
         )
         for state, count in self._jobs.active_counts().items():
             active.add_metric([state], count)
         yield active
         ended = CounterMetricFamily(
             "shrinkd_shrinks_ended",
-            "Shrinks that are done, by state and by who asked.",
+            "Shrinks that are done, by state and by requester.",
             labels=["state", "by"],
         )
         for (state, by), count in self._jobs.ended.copy().items():
@@ -102,7 +100,7 @@ class MetricsCollector(Collector):
         yield ended
         yield CounterMetricFamily(
             "shrinkd_reclaimed_bytes",
-            "What shrinks have reclaimed.",
+            "Bytes that shrinks have reclaimed.",
             value=self._jobs.reclaimed_bytes,
         )
 
@@ -115,7 +113,7 @@ class MetricsCollector(Collector):
         yield verdicts
         errors = CounterMetricFamily(
             "shrinkd_policy_errors",
-            "What broke for a policy at a group, which is tried again, by policy and errno.",
+            "Errors of a policy at a group, which is tried again, by policy and errno.",
             labels=["policy", "errno"],
         )
         for (policy, errname), count in self._daemon.errors().items():
@@ -123,7 +121,7 @@ class MetricsCollector(Collector):
         yield errors
         rounds = CounterMetricFamily(
             "shrinkd_policy_rounds_cut_short",
-            "Rounds of all policies that were, by errno.",
+            "Evaluations of all policies that an error ended early, by errno.",
             labels=["errno"],
         )
         for errname, count in self._daemon.round_errors.copy().items():
@@ -131,15 +129,15 @@ class MetricsCollector(Collector):
         yield rounds
         yield GaugeMetricFamily(
             "shrinkd_policies_alive",
-            "1 while policies are carried out.",
+            "1 while policies are evaluated.",
             value=int(self._daemon.is_alive),
         )
 
     def _walk(self) -> Iterator[Metric]:
-        """How the last walk of the whole tree ended."""
+        """Report the result of the last walk of the whole tree."""
         walk = last_walk(self._backend)
-        told = "Groups that are left out since they cannot be read, by errno: /v1/node names some."
-        unreadable = GaugeMetricFamily("shrinkd_unreadable_groups", told, labels=["errno"])
+        meaning = "Groups that are left out because they cannot be read, by errno; see /v1/node."
+        unreadable = GaugeMetricFamily("shrinkd_unreadable_groups", meaning, labels=["errno"])
         for symbol, count in walk.unreadable.items():
             unreadable.add_metric([symbol], count)
         yield unreadable
@@ -150,13 +148,13 @@ class MetricsCollector(Collector):
         )
 
     def _groups(self) -> list[Metric]:
-        """Usage and limit of the groups directly below the root.
+        """Report usage, limit and stalls of the groups directly below the root.
 
-        Where there are many, the smallest are one.
+        Of more than 50 groups, the smallest ones are summed up as "(others)".
         """
         usage = GaugeMetricFamily(
             "shrinkd_subtree_usage_bytes",
-            "Usage of a top group, what is inside included.",
+            "Usage of a top group, including the groups inside.",
             labels=["subtree"],
         )
         limit = GaugeMetricFamily(
@@ -185,37 +183,30 @@ class MetricsCollector(Collector):
         return [usage, limit, stalled]
 
     def _largest(self) -> tuple[list[Group], int | None]:
-        """The groups to tell apart, and the usage of all the others together.
-
-        None where there are none.
-        """
+        """Return the largest groups in path order, and the usage of all the others, if any."""
         sizes: dict[Group, int] = {}
         for group in self._backend.groups(depth=1)[1:]:
             with leaving_out():
                 sizes[group] = self._backend.usage(group)
         ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
-        others = ordered[MOST_SUBTREES:]
-        return sorted(ordered[:MOST_SUBTREES], key=lambda group: group.path), sum(
-            map(sizes.__getitem__, others)
-        ) if others else None
+        others = ordered[MAX_SUBTREES:]
+        rest_bytes = sum(map(sizes.__getitem__, others)) if others else None
+        return sorted(ordered[:MAX_SUBTREES], key=lambda group: group.path), rest_bytes
 
 
 def _label(group: Group) -> str:
-    """A group's path, or id:… where that path has in it what no terminal shows, or is what another
-    group is called here.
+    """Return the label of a group: its path, or id:… if the path is unprintable or ambiguous.
 
-    Two series of one name would make Prometheus refuse all the others, too.
+    Two series with the same labels would make Prometheus refuse the whole scrape.
     """
-    is_its_own = (
+    is_unique = (
         is_shown_as_it_is(group.path) and group.path != _OTHERS and not group.path.startswith(_ID)
     )
-    return group.path if is_its_own else f"{_ID}{group.id}"
+    return group.path if is_unique else f"{_ID}{group.id}"
 
 
 def registry_of(collector: Collector) -> CollectorRegistry:
-    """A registry of its own for one daemon, with what prometheus-client knows of the process and of
-    Python.
-    """
+    """Build the registry of one daemon, with prometheus-client's metrics of the process."""
     registry = CollectorRegistry(auto_describe=False)
     collect: Callable[[Collector], None] = registry.register
     for each in (collector, GC_COLLECTOR, PLATFORM_COLLECTOR):

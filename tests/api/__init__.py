@@ -1,1 +1,1 @@
-"""The tests of app/api, file by file, over HTTP."""
+"""Tests of app/shrinkd/api, one module for each of its modules, over HTTP."""

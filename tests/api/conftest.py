@@ -1,6 +1,6 @@
-"""A server for a whole module, on a simulator whose time stands still.
+"""Fixtures: one server per module, on a simulator whose clock is stopped.
 
-For tests that leave nothing behind.
+For tests that leave no change behind.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.scripted_simulator import Stage
 
 @dataclass
 class Still:
-    """A live server and the stage that it plays on."""
+    """A live server and the simulator behind it."""
 
     live: Live
     stage: Stage
@@ -29,7 +29,7 @@ class Still:
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
-    """The demo's groups with the clock stopped, for the tests of one module."""
+    """Start a server on the groups of the demo, with the clock stopped, for one module."""
     stage = Stage()
     settings = Settings(
         backend="simulator",

@@ -1,1 +1,1 @@
-"""The pages for people, as a browser sees them."""
+"""Tests of the pages, as a browser shows them."""

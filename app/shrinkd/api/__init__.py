@@ -1,4 +1,4 @@
-"""The HTTP API: from a request to one use case, and from its result or error to an answer."""
+"""The HTTP API: parse a request, call one use case, and answer its result or its error."""
 
 from shrinkd.api.app import build
 from shrinkd.api.http.dependencies import Parts

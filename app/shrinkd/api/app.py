@@ -1,4 +1,4 @@
-"""The HTTP face: every router in one list, and the application around them."""
+"""Build the FastAPI application: routes, middleware and error handlers."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from shrinkd.api.middleware.concurrency_limit import ConcurrencyLimit
 from shrinkd.api.middleware.host_and_origin import HostAndOriginCheck
 from shrinkd.api.middleware.request_id import RequestId
 from shrinkd.api.middleware.stats_fast_path import StatsFastPath
-from shrinkd.api.openapi import document
+from shrinkd.api.openapi import document, texts
 from shrinkd.api.routes import (
     audit,
     decisions,
@@ -34,8 +34,8 @@ from shrinkd.api.routes import (
     streams,
 )
 
-# First the reads that clients repeat, since routes are tried in order; a group's own address last,
-# since it matches every suffix.
+# Routes are tried in order: frequent reads first, and groups.router behind the routes of
+# sub-resources, because the path of a group may contain slashes and would match those, too.
 _ROUTERS = (
     stats.router,
     history.router,
@@ -58,43 +58,41 @@ _ROUTERS = (
 
 
 class Api(FastAPI):
-    """FastAPI with our document, which is its own completed, and with our middleware around its
-    own.
-    """
+    """FastAPI with a completed OpenAPI document, and with RequestId as outermost middleware."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put ours around all of theirs: a fault that theirs answers has a request id too."""
+        """Wrap FastAPI's own middleware, so that the 500 of a fault has a request id, too."""
         return RequestId(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
+        """Return FastAPI's document, completed."""
         return document.complete(super().openapi())
 
 
 def build(*, traces: bool = False) -> FastAPI:
-    """Make the application without its parts.
+    """Build the application without its parts, which main.py adds as `app.state.wiring`.
 
-    Enough for the OpenAPI document. The composition root wires the rest.
-
-    `traces`: as FastAPI itself makes them, to where OpenTelemetry's own variables say.
+    The OpenAPI document needs no parts. `traces`: let FastAPI send traces to the collector that
+    OpenTelemetry's environment variables name.
     """
     app = Api(
         title="shrinkd",
         version=__version__,
-        description=document.DESCRIPTION,
-        openapi_tags=document.TAGS,
+        description=texts.DESCRIPTION,
+        openapi_tags=texts.TAGS,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Off unless wanted, for it is asked anew on every request, at 5 us; metrics and logs are
-        # our own.
+        # off by default, because it costs 5 us a request; metrics and logs are our own
         telemetry={"tracing": traces, "metrics": False, "logs": False, "auto_configure": traces},
     )
     for router in _ROUTERS:
-        # Not include_router: since FastAPI 0.137 an included router is matched live and twice.
+        # not include_router, which since FastAPI 0.137 matches every request against the router
+        # and again against its routes
         app.router.routes.extend(router.routes)
     app.mount("/ui", docs.Files(directory=docs.UI_FILES), name="ui")
-    # The last is the outermost: the lane asks for its caller, too, and is around what only those
-    # need who wait.
+    # The last one is the outermost. The fast path needs an authenticated caller; it is outside of
+    # the concurrency limit, because it answers at once.
     app.add_middleware(ConcurrencyLimit)
     app.add_middleware(StatsFastPath)
     app.add_middleware(Authentication)

@@ -1,3 +1,3 @@
-"""Static pages that the daemon serves."""
+"""Static files of the pages that the daemon serves at /ui."""
 
 __all__: list[str] = []

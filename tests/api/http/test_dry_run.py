@@ -1,6 +1,6 @@
-"""?dry_run=true.
+"""Dry runs: every operation that changes something takes ?dry_run=true.
 
-Every operation that changes something has it, answers as if it had, and has not.
+It answers as the change would, and changes nothing.
 """
 
 import math
@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from shrinkd.api import app as api
-from shrinkd.api.http.prefer import QUESTIONS
+from shrinkd.api.http.prefer import READ_ONLY_POSTS
 from tests.api.conftest import Still
 
 CHANGES = [
     (method, path, operation)
     for path, methods in api.build().openapi()["paths"].items()
     for method, operation in methods.items()
-    if method != "get" and operation["operationId"] not in QUESTIONS
+    if method != "get" and operation["operationId"] not in READ_ONLY_POSTS
 ]
 ROOM = {
     "name": "room",
@@ -32,8 +32,8 @@ ROOM = {
 
 
 @pytest.fixture(scope="module")
-def places(still: Still) -> dict[str, str]:
-    """What the addresses of the operations can stand for, each of them there."""
+def path_parameters(still: Still) -> dict[str, str]:
+    """Return existing values for the parameters in the addresses of operations."""
     still.client.post("/v1/groups", json={"path": "made"}).raise_for_status()
     still.client.post("/v1/policies", json=ROOM).raise_for_status()
     endless = {"target_bytes": "200M", "max_bytes_per_second": "1M"}
@@ -57,7 +57,7 @@ def places(still: Still) -> dict[str, str]:
 
 
 def bodies(operation: dict[str, Any], still: Still) -> Iterator[Any]:
-    """What can be sent to it: its own examples, with the name of a process that is there."""
+    """Return the example bodies of an operation, with the name of an existing process."""
     with still.stage.simulator.machine() as machine:
         pid = next(iter(machine.processes))
     examples = (
@@ -73,12 +73,10 @@ def bodies(operation: dict[str, Any], still: Still) -> Iterator[Any]:
 
 
 def everything(still: Still) -> list[Any]:
-    """All that there is to be changed.
+    """Return all state: the machine, its clock and faults, memory, and every row of the database.
 
-    The machine, its time and faults, what is kept in memory, and the database to its last row.
-
-    But for the audit, which tells of trials, too, and for events, which are written a moment after
-    what they tell of.
+    Without the audit, which records dry runs, too, and without events, which are written later than
+    what they report.
     """
     wiring, simulator = still.live.wiring, still.stage.simulator
     path = wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
@@ -113,10 +111,10 @@ def everything(still: Still) -> list[Any]:
     ids=lambda value: value["operationId"] if isinstance(value, dict) else "",
 )
 def test_an_operation_that_changes_something_can_be_tried_and_then_changes_nothing(
-    still: Still, places: dict[str, str], method: str, path: str, operation: dict[str, Any]
+    still: Still, path_parameters: dict[str, str], method: str, path: str, operation: dict[str, Any]
 ) -> None:
     assert "dry_run" in [parameter["name"] for parameter in operation["parameters"]]
-    for name, value in places.items():
+    for name, value in path_parameters.items():
         path = path.replace(name, value)
     before, tried = everything(still), list[httpx.Response]()
     for body in bodies(operation, still):

@@ -1,4 +1,4 @@
-"""Conditional requests: strong ETags, 304 for what is known, 412 for what has changed."""
+"""Conditional requests: strong ETags, 304 for a known state, 412 for a changed one."""
 
 import re
 from typing import Any

@@ -1,6 +1,6 @@
-"""Names for groups.
+"""References to groups: each form finds its group and no other.
 
-Each form finds its group and no other, and what cannot be a name touches nothing.
+An invalid name changes nothing.
 """
 
 import json

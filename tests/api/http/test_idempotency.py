@@ -1,4 +1,4 @@
-"""Idempotency-Key over HTTP: a POST that is sent again is answered again, and has happened once."""
+"""Idempotency-Key over HTTP: a retried POST is answered again, and is executed once."""
 
 import json
 import socket
@@ -45,14 +45,14 @@ def planned(client: httpx.Client) -> int:
     return len(client.get("/v1/simulator/faults").json()["planned"])
 
 
-def kept_keys(still: Still) -> set[str]:
+def stored_keys(still: Still) -> set[str]:
     path = still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(path)) as database:
         return {key for (key,) in database.execute("SELECT key FROM idempotency_keys")}
 
 
-def said(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
-    """All that a repetition repeats."""
+def repeated_parts(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
+    """Return the parts of a response that a retry repeats."""
     own = {"date", "request-id", "idempotency-replayed"}
     return (
         answer.status_code,
@@ -101,7 +101,7 @@ def test_a_post_that_is_sent_again_is_answered_as_before(
     still: Still, key: str, path: str, body: Any
 ) -> None:
     first, again = post(still.client, path, body, key), post(still.client, path, body, key)
-    assert said(again) == said(first)
+    assert repeated_parts(again) == repeated_parts(first)
     assert again.headers["idempotency-replayed"] == "true"
     assert "idempotency-replayed" not in first.headers
     assert again.headers["request-id"] != first.headers["request-id"]
@@ -142,7 +142,7 @@ def test_while_the_first_one_runs_a_repetition_is_409_and_says_when(
     still: Still, group: str, key: str
 ) -> None:
     path = f"/v1/groups/{group}/shrinks"
-    with hung_up(still, path, ENDLESS, key):
+    with disconnecting_client(still, path, ENDLESS, key):
         while not (found := still.client.get(path).json()["items"]):
             pass
         refused = post(still.client, path, ENDLESS, key)
@@ -154,7 +154,7 @@ def test_while_the_first_one_runs_a_repetition_is_409_and_says_when(
 
 def test_who_hangs_up_finds_the_answer_all_the_same(still: Still, group: str, key: str) -> None:
     path = f"/v1/groups/{group}/shrinks"
-    with hung_up(still, path, ENDLESS, key):
+    with disconnecting_client(still, path, ENDLESS, key):
         while not (found := still.client.get(path).json()["items"]):
             pass
     still.client.post(found[0]["links"]["cancel"]).raise_for_status()
@@ -169,8 +169,8 @@ def test_who_hangs_up_finds_the_answer_all_the_same(still: Still, group: str, ke
     assert len(still.client.get(path).json()["items"]) == 1
 
 
-def hung_up(still: Still, path: str, body: Any, key: str) -> socket.socket:
-    """A connection that has sent a request and asked to wait for its end: leave it to hang up."""
+def disconnecting_client(still: Still, path: str, body: Any, key: str) -> socket.socket:
+    """Open a connection that has sent a request; leave the block to disconnect."""
     where, content = urlsplit(still.live.url), json.dumps(body)
     connection = socket.create_connection((where.hostname or "", where.port or 0))
     lines = [
@@ -220,10 +220,10 @@ def test_a_dry_run_leaves_its_key_to_the_request_that_it_tries_out(
         tried = post(still.client, f"/v1/simulator/faults?dry_run={yes}", FAULT, key)
         assert tried.json()["dry_run"] is True
         assert "idempotency-replayed" not in tried.headers
-    assert kept_keys(still) & {key} == set()
+    assert stored_keys(still) & {key} == set()
     post(still.client, "/v1/simulator/faults", FAULT, key).raise_for_status()
     assert planned(still.client) == before + 1
-    assert key in kept_keys(still)
+    assert key in stored_keys(still)
 
 
 @pytest.mark.parametrize("written", ["two words", "x" * 256])

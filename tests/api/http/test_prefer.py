@@ -1,4 +1,4 @@
-"""Prefer: return=minimal, as RFC 7240 has it; `wait` is among the tests of shrinks."""
+"""`Prefer: return=minimal` (RFC 7240); `wait` is tested with the shrinks."""
 
 from itertools import count
 from typing import Any

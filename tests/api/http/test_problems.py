@@ -1,7 +1,4 @@
-"""Problems.
-
-Whatever goes wrong, in whichever layer, is one RFC 9457 document with the request's id.
-"""
+"""Problems: an error in any layer is an RFC 9457 document with the request's id."""
 
 import json
 import socket
@@ -12,7 +9,7 @@ import pytest
 
 from shrinkd import errors
 from shrinkd.api.http import problems
-from shrinkd.api.http.problem_types import PROBLEMS
+from shrinkd.api.http.problem_types import BY_SLUG, PROBLEMS, problem_of
 from shrinkd.errors import ShrinkdError
 from tests.api.conftest import Still
 from tests.support.live_server import Live
@@ -35,17 +32,17 @@ def test_every_error_has_a_problem_of_its_own_and_not_that_of_a_class_above(
 
 @pytest.mark.parametrize("kind", list(classes()))
 def test_every_error_has_a_status_that_says_it_failed(kind: type[ShrinkdError]) -> None:
-    assert 400 <= problems.problem_of(kind("Something.")).status < 600
+    assert 400 <= problem_of(kind("Something.")).status < 600
 
 
 def test_an_error_that_is_new_takes_the_problem_of_the_class_above() -> None:
     class NewKindOfBusy(errors.GroupBusy):
         pass
 
-    assert problems.problem_of(NewKindOfBusy("Busy.")).slug == "group-busy"
+    assert problem_of(NewKindOfBusy("Busy.")).slug == "group-busy"
 
 
-@pytest.mark.parametrize("slug", sorted(problems.BY_SLUG))
+@pytest.mark.parametrize("slug", sorted(BY_SLUG))
 def test_every_problem_has_a_page_that_explains_it(client: httpx.Client, slug: str) -> None:
     page = client.get(f"/problems/{slug}")
     assert page.status_code == 200
@@ -139,7 +136,7 @@ def test_a_fault_answers_head_without_a_body(faulty: Live) -> None:
 
 
 def raw(still: Still, request: bytes) -> httpx.Response:
-    """What the server says to bytes that no client library would send."""
+    """Send raw bytes that no client library would send; return the answer of the server."""
     host, port = still.live.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(request)
@@ -165,8 +162,8 @@ def raw(still: Still, request: bytes) -> httpx.Response:
             b"2\r\n\r\n"
         ),
         (
-            b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: "
-            b"chunked\r\n\r\n"
+            b"POST /v1/groups HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         ),
     ],
 )

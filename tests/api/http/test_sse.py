@@ -1,6 +1,7 @@
-"""The answer that does not end.
+"""Event streams: the wire format, keep-alive comments, and every way in which a stream ends.
 
-What it says while nobody tells it anything, and all the ways in which it ends.
+The last tests show what FastAPI's generator endpoints do instead. When one of them fails, look
+whether `EventStream` can be replaced.
 """
 
 import asyncio
@@ -10,9 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.sse import EventSourceResponse
 from starlette.types import Message
 
-from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.api.http.request_context import request_context
+from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
 from shrinkd.auth.tokens import Tokens, make, revoke
 from shrinkd.errors import StoreUnavailable, TooManyStreams
@@ -22,7 +26,7 @@ _SHORT_SECONDS = 0.01
 
 
 class Client:
-    """An ASGI server with one client: keeps what it was sent, may stop reading, and may hang up."""
+    """ASGI server with one client, which records chunks, can stop reading and can disconnect."""
 
     def __init__(self, streams: StreamHub | None = None) -> None:
         self.wiring = SimpleNamespace(
@@ -32,9 +36,9 @@ class Client:
             "type": "http",
             "path": "/v1/events",
             "headers": [],
-            "state": {"caller": ANYONE},
             "app": SimpleNamespace(state=SimpleNamespace(wiring=self.wiring)),
         }
+        request_context(self.scope).caller = ANYONE
         self.chunks: list[bytes] = []
         self.has_ended = False
         self.reads = asyncio.Event()
@@ -66,7 +70,7 @@ def run(scene: Callable[[], Awaitable[None]]) -> None:
 
 
 class Frames:
-    """Says some frames, then nothing until it is ended; knows whether it was."""
+    """Yields the given frames, then waits until it is closed; records that it was closed."""
 
     has_ended = False
 
@@ -80,8 +84,8 @@ class Frames:
 
 
 def test_an_event_is_written_as_the_standard_has_it() -> None:
-    assert sse("state", b'{"a":1}', 7) == b'event: state\nid: 7\ndata: {"a":1}\n\n'
-    assert sse("gone", b"{}") == b"event: gone\ndata: {}\n\n"
+    assert encode_event("state", b'{"a":1}', 7) == b'event: state\ndata: {"a":1}\nid: 7\n\n'
+    assert encode_event("gone", b"{}") == b"event: gone\ndata: {}\n\n"
 
 
 def test_a_stream_begins_with_a_hint_and_ends_with_its_frames() -> None:
@@ -97,19 +101,19 @@ def test_a_stream_begins_with_a_hint_and_ends_with_its_frames() -> None:
     run(scene)
 
 
-def bearing(client: Client, path: Path, *scopes: str) -> Tokens:
-    """Let the client in by a token with these scopes; the tokens of the daemon, then."""
+def authenticate_client(client: Client, path: Path, *scopes: str) -> Tokens:
+    """Authenticate the client by a token with these scopes; return the tokens of the daemon."""
     secret = make(path, "reader", list(scopes), "1d") or ""
     tokens = client.wiring.tokens = Tokens(str(path), lambda: 0.0)
     client.scope["headers"] = [(b"authorization", b"Bearer " + secret.encode())]
-    client.scope["state"]["caller"] = tokens.bearer(secret.encode())
+    request_context(client.scope).caller = tokens.bearer(secret.encode())
     return tokens
 
 
 def test_a_stream_ends_when_the_token_that_opened_it_is_revoked(tmp_path: Path) -> None:
     async def scene() -> None:
         client, frames = Client(), Frames()
-        tokens = bearing(client, tmp_path / "tokens", "read")
+        tokens = authenticate_client(client, tmp_path / "tokens", "read")
         revoke(tmp_path / "tokens", "reader")
         client.on_chunk = lambda _: tokens.reload() if len(client.chunks) == 3 else None
         await client.follow(frames(b"one"), _SHORT_SECONDS)
@@ -128,8 +132,8 @@ def test_a_stream_ends_when_the_token_that_opened_it_is_revoked(tmp_path: Path) 
 def test_a_stream_ends_when_its_reader_has_other_scopes_than_it_began_with(tmp_path: Path) -> None:
     async def scene() -> None:
         client = Client()
-        bearing(client, tmp_path / "tokens", "read@web")
-        client.scope["state"]["caller"] = Caller("token:reader", (Grant(Level.READ),))
+        authenticate_client(client, tmp_path / "tokens", "read@web")
+        request_context(client.scope).caller = Caller("token:reader", (Grant(Level.READ),))
         await client.follow(Frames()(b"one"), _SHORT_SECONDS)
         assert b"connect again" in client.chunks[-1]
 
@@ -213,5 +217,86 @@ def test_one_too_many_is_refused_before_a_word() -> None:
         with pytest.raises(TooManyStreams):
             await client.follow(Frames()(b"one"))
         assert client.chunks == []
+
+    run(scene)
+
+
+def test_a_stream_reads_no_frame_ahead_of_a_client_that_does_not_read() -> None:
+    async def scene() -> None:
+        client, source = Client(), CountedFrames()
+
+        def stop_reading(chunk: bytes) -> None:
+            if chunk == b"1":
+                client.reads.clear()
+
+        client.on_chunk = stop_reading
+        following = asyncio.create_task(client.follow(source()))
+        await idle_turns()
+        assert source.yielded == 2  # the one that was sent, and the one that waits to be
+        client.reads.set()
+        client.hung_up.set()
+        await following
+
+    run(scene)
+
+
+class CountedFrames:
+    """Yields numbers without end, and counts them."""
+
+    yielded = 0
+
+    async def __call__(self) -> AsyncGenerator[bytes]:
+        while True:
+            self.yielded += 1
+            yield b"%d" % self.yielded
+            await asyncio.sleep(0)
+
+
+async def idle_turns() -> None:
+    """Give every other task of the loop far more turns than a few frames take."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
+def fastapi_stream(frames: Callable[[], AsyncGenerator[Any]]) -> FastAPI:
+    """Build an application whose `GET /` is a generator endpoint of FastAPI's."""
+    app = FastAPI()
+    app.get("/", response_class=EventSourceResponse)(frames)
+    return app
+
+
+async def follow_fastapi(client: Client, app: FastAPI) -> None:
+    scope = client.scope | {"path": "/", "method": "GET", "query_string": b""}
+    await app(scope, client.receive, client.send)
+
+
+def test_a_generator_endpoint_of_fastapi_ends_a_failed_stream_without_an_event() -> None:
+    async def frames() -> AsyncGenerator[str]:
+        yield "one"
+        raise StoreUnavailable("The database cannot be used.")
+
+    async def scene() -> None:
+        client = Client()
+        with pytest.raises(ExceptionGroup):
+            await follow_fastapi(client, fastapi_stream(frames))
+        assert (client.chunks, client.has_ended) == ([], False)  # the first event is lost, too
+
+    run(scene)
+
+
+def test_a_generator_endpoint_of_fastapi_reads_ahead_of_a_slow_client() -> None:
+    async def scene() -> None:
+        client, source = Client(), CountedFrames()
+
+        async def frames() -> AsyncGenerator[str]:
+            async for frame in source():
+                yield frame.decode()
+
+        client.on_chunk = lambda _: client.reads.clear()
+        following = asyncio.create_task(follow_fastapi(client, fastapi_stream(frames)))
+        await idle_turns()
+        assert source.yielded > 3
+        following.cancel()
+        await asyncio.wait({following})
 
     run(scene)

@@ -1,11 +1,14 @@
-"""Bodies taken strictly: what the contract refuses is refused by name, and nothing was changed."""
+"""Strict parsing: an invalid body or query is refused by name, and nothing was changed."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from shrinkd.api.http import problems
 from tests.api.conftest import Still
 from tests.support.problem_checks import problem
 
@@ -249,6 +252,26 @@ def test_a_body_over_64_kib_in_chunks_is_too_large_as_well(client: httpx.Client)
         "/v1/groups/db/limits", content=(b" " * 10_000 for _ in range(10)), headers=JSON
     )
     problem(answer, 413, "body-too-large")
+
+
+@pytest.mark.parametrize("path", ["/json", "/nowhere"])
+def test_fastapis_max_body_size_answers_a_long_announced_body_in_plain_text(path: str) -> None:
+    """While this holds, StrictRoute bounds bodies: every error has to be a problem."""
+    app = FastAPI(max_body_size=64 << 10)
+    problems.install(app)
+
+    @app.post("/json")
+    def post_json(body: dict[str, int]) -> dict[str, int]:
+        return body
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://daemon") as client:
+            return await client.post(path, content=b" " * (65 << 10), headers=JSON)
+
+    answer = asyncio.run(send())
+    assert (answer.status_code, answer.text) == (413, "Content Too Large")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Who may call.
+"""Authentication and authorization.
 
-Everything asks but what is for everybody, and a caller sees and changes what its scopes say, by
-whatever name.
+Every address but the public ones needs a caller. A caller reads and changes the groups of its
+scopes only, by whatever name.
 """
 
 import logging
@@ -25,22 +25,22 @@ from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Stage
 
 DOCUMENT: dict[str, Any] = api.build().openapi()
-CLOSED = [
+PROTECTED = [
     (method.upper(), path)
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
     if operation.get("security") != []
 ]
-OPEN = [
+PUBLIC = [
     path
     for path, methods in DOCUMENT["paths"].items()
     if methods.get("get", {}).get("security") == []
 ]
-OPEN += ["/", "/docs", "/openapi.json", "/ui/init.js"]
+PUBLIC += ["/", "/docs", "/openapi.json", "/ui/init.js"]
 
 
 class HomeStage(Stage):
-    """A simulator in whose group system.slice/nginx.service the daemon is."""
+    """Simulator that has the daemon in its group system.slice/nginx.service."""
 
     def make_backend(self, settings: Settings) -> Simulator:
         class Home(Simulator):
@@ -53,9 +53,7 @@ class HomeStage(Stage):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
-    """A server that wants tokens, on the demo's groups with the clock stopped, in one of which it
-    is itself.
-    """
+    """Start a server that requires tokens, and that is itself in a group of the demo."""
     folder = tmp_path_factory.mktemp("guarded")
     make(folder / "tokens", "first", ["read"], "1d")
     stage = HomeStage()
@@ -78,20 +76,18 @@ def web(guarded: Still) -> Bearer:
     return Bearer(guarded.live, "write@web")
 
 
-def bare(answer: httpx.Response, *names: str) -> dict[str, Any]:
-    """A problem without what differs from one request to the next, and with these names taken out
-    of its sentence.
-    """
+def without_request_parts(answer: httpx.Response, *names: str) -> dict[str, Any]:
+    """Return a problem without its request id, and without these names in its detail."""
     body: dict[str, Any] = answer.json() | {"instance": ""}
     for name in names:
         body["detail"] = body["detail"].replace(name, "…")
     return body
 
 
-# -- 401 ----------------------------------------------------------------------------------------------------------
+# -- 401 -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "path"), CLOSED)
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
 def test_every_operation_that_tells_of_this_node_asks_who_calls(
     guarded: Still, method: str, path: str
 ) -> None:
@@ -100,7 +96,7 @@ def test_every_operation_that_tells_of_this_node_asks_who_calls(
     assert answer.headers["www-authenticate"] == 'Bearer realm="shrinkd"'
 
 
-@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("path", PUBLIC)
 def test_what_is_for_everybody_asks_nobody(guarded: Still, path: str) -> None:
     assert guarded.client.get(path).status_code in {200, 307, 404}
 
@@ -185,7 +181,7 @@ def test_what_runs_before_the_caller_is_known_sees_nobody_who_may_do_anything() 
     assert caller_of({}).grants == ()
 
 
-# -- 403 ----------------------------------------------------------------------------------------------------------
+# -- 403 -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -297,7 +293,7 @@ def test_the_group_of_the_daemon_and_those_around_it_are_changed_for_nobody(
     assert admin.get(f"/v1/groups/{path}/limits").status_code == 200
 
 
-# -- what is seen -------------------------------------------------------------------------------------------------
+# -- visibility ----------------------------------------------------------------------------------
 
 
 def test_lists_have_what_the_caller_may_read(guarded: Still) -> None:
@@ -343,7 +339,7 @@ def test_a_subtree_ends_at_a_slash(guarded: Still) -> None:
 def test_a_group_in_a_query_is_not_there_either(web: Bearer, path: str) -> None:
     there, nowhere = web.get(path), web.get(path.replace("=db", "=xx"))
     problem(there, 404, "group-not-found")
-    assert bare(there, "db") == bare(nowhere, "xx")
+    assert without_request_parts(there, "db") == without_request_parts(nowhere, "xx")
 
 
 def test_a_reader_of_anything_reads_the_node(web: Bearer) -> None:
@@ -393,7 +389,7 @@ def test_shrinks_are_there_for_who_may_read_their_group(admin: Bearer, web: Bear
             for shrink_id in (theirs, nowhere)
         )
         problem(hidden, 404, "shrink-not-found")
-        assert bare(hidden, theirs) == bare(absent, nowhere)
+        assert without_request_parts(hidden, theirs) == without_request_parts(absent, nowhere)
 
 
 def test_a_shrink_is_cancelled_by_who_may_write_to_its_group(guarded: Still, web: Bearer) -> None:
@@ -407,7 +403,7 @@ def test_a_shrink_is_cancelled_by_who_may_write_to_its_group(guarded: Still, web
     problem(web.post(f"/v1/shrinks/{ours}/cancel"), 409, "shrink-finished")
 
 
-# -- policies and simulations -------------------------------------------------------------------------------------
+# -- policies and simulations --------------------------------------------------------------------
 
 
 def policy(**selector: str) -> dict[str, Any]:
@@ -474,8 +470,8 @@ def test_a_policy_is_there_for_who_may_read_all_that_it_reaches(admin: Bearer, w
                 web.delete(f"/v1/policies/{name}"),
                 web.put(f"/v1/policies/{name}", policy(group="web")),
             ]
-            absent = bare(web.get("/v1/policies/none"), "none")
-            assert [bare(answer, name) for answer in hidden] == [absent] * 5
+            absent = without_request_parts(web.get("/v1/policies/none"), "none")
+            assert [without_request_parts(answer, name) for answer in hidden] == [absent] * 5
         assert (
             web.put("/v1/policies/ours", policy(group="web") | {"priority": 7}).status_code == 200
         )

@@ -1,4 +1,4 @@
-"""Around every answer: its request id, HEAD wherever there is GET."""
+"""Outermost middleware: request id of every response, and HEAD for every GET."""
 
 import re
 

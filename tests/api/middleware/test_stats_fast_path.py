@@ -1,4 +1,4 @@
-"""The short way to stats: whatever takes it is answered as on the long way."""
+"""Fast path of stats: every request is answered as the ordinary route would."""
 
 import httpx
 import pytest

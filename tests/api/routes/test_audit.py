@@ -1,4 +1,4 @@
-"""Every attempted change can be read again, whatever became of it."""
+"""Audit log: every attempted change is listed, whatever its outcome."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.scripted_simulator import Stage
 
 
 def attempts(client: httpx.Client, wanted: int, **query: Any) -> list[dict[str, Any]]:
-    """The newest attempts, once that many have an outcome: it comes within a second."""
+    """Wait until that many of the newest attempts have an outcome; return them."""
     while True:
         answer = client.get("/v1/audit", params=query)
         assert answer.status_code == 200, answer.text

@@ -1,7 +1,4 @@
-"""Events over HTTP.
-
-A page of what has happened, or all of it as it comes, without a gap that is not told.
-"""
+"""Events over HTTP: pages, and streams in which every gap is reported."""
 
 import threading
 import time
@@ -39,12 +36,12 @@ def live(tmp_path: Path) -> Iterator[Live]:
         ),
         Stage().make_backend,
     ) as live:
-        written(live)
+        wait_for_writes(live)
         yield live
 
 
-def written(live: Live) -> None:
-    """Wait until all that has happened can be read."""
+def wait_for_writes(live: Live) -> None:
+    """Wait until every published event can be read."""
     events, name = live.wiring.events, token_hex(8)
     events.publish(EventType.POLICY_DELETED, name="marker", of=name)
     while not any(
@@ -54,13 +51,13 @@ def written(live: Live) -> None:
         time.sleep(0.01)
 
 
-def happen(live: Live, *paths: str, data: str = "") -> None:
+def publish_events(live: Live, *paths: str, data: str = "") -> None:
     for number, path in enumerate(paths):
         live.wiring.events.publish(MADE, Group(path, number), data=data)
 
 
-def listed(live: Live, **query: Any) -> list[dict[str, Any]]:
-    """All events, by as many pages as it takes."""
+def list_all(live: Live, **query: Any) -> list[dict[str, Any]]:
+    """Return all events, in as many pages as it takes."""
     items: list[dict[str, Any]] = []
     following: str | None = "/v1/events"
     while following:
@@ -99,10 +96,10 @@ def test_what_callers_do_is_told_in_its_order_with_the_group_it_is_of(live: Live
     )
     client.delete("/v1/policies/night")
     client.delete("/v1/groups/web/new")
-    written(live)
+    wait_for_writes(live)
     items = [
         item
-        for item in listed(live)
+        for item in list_all(live)
         if item["type"] != "decision" and item["data"].get("name") != "marker"
     ]
     states = [item["data"]["state"] for item in items if item["type"] == "shrink.state"]
@@ -131,9 +128,9 @@ def test_what_callers_do_is_told_in_its_order_with_the_group_it_is_of(live: Live
 
 
 def test_pages_have_each_event_once_and_say_where_to_go_on(live: Live) -> None:
-    happen(live, *["web"] * 25)
-    written(live)
-    items = listed(live, page_size=7)
+    publish_events(live, *["web"] * 25)
+    wait_for_writes(live)
+    items = list_all(live, page_size=7)
     assert [item["id"] for item in items] == list(range(1, live.wiring.events.newest + 1))
     page = live.client.get("/v1/events", params={"page_size": 7, "after": 20}).json()
     assert ([item["id"] for item in page["items"]], page["last_id"]) == (
@@ -145,24 +142,24 @@ def test_pages_have_each_event_once_and_say_where_to_go_on(live: Live) -> None:
 
 
 def test_events_are_listed_by_type_and_at_a_group_and_below(live: Live) -> None:
-    happen(live, "web", "web/cart", "webby", "db")
-    written(live)
-    assert [item["group"]["path"] for item in listed(live, group="web")] == ["web", "web/cart"]
-    assert types(listed(live, type=["daemon.started", "simulation.state"])) == ["daemon.started"]
+    publish_events(live, "web", "web/cart", "webby", "db")
+    wait_for_writes(live)
+    assert [item["group"]["path"] for item in list_all(live, group="web")] == ["web", "web/cart"]
+    assert types(list_all(live, type=["daemon.started", "simulation.state"])) == ["daemon.started"]
     problem(live.client.get("/v1/events?type=nonsense"), 422, "invalid-request")
     problem(live.client.get("/v1/events?group=../etc"), 422, "invalid-group-name")
     problem(live.client.get("/v1/events?after=-1"), 422, "invalid-request")
 
 
 def test_events_that_are_not_kept_are_410_for_a_page(live: Live) -> None:
-    happen(live, "web", "web")
-    written(live)
+    publish_events(live, "web", "web")
+    wait_for_writes(live)
     newest = live.wiring.events.newest
     live.wiring.events.forget(now() + _LATER)
     body = problem(live.client.get("/v1/events?after=1"), 410, "events-expired")
     assert (body["after"], body["oldest_id"], body["newest_id"]) == (1, newest, newest)
     problem(live.client.get(f"/v1/events?after={newest + 1}"), 410, "events-expired")
-    assert [item["id"] for item in listed(live)] == [newest]
+    assert [item["id"] for item in list_all(live)] == [newest]
     assert live.client.get(f"/v1/events?after={newest}").json()["items"] == []
 
 
@@ -170,7 +167,7 @@ def test_a_stream_tells_what_comes_from_its_begin_on(live: Live) -> None:
     with stream(live.client, type="group.made", group="web") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-cache"
-        happen(live, "web", "db", "web/cart")
+        publish_events(live, "web", "db", "web/cart")
         heard = list(islice(frames(answer), 2))
     assert [(frame.name, frame.data["group"]["path"]) for frame in heard] == [
         ("group.made", "web"),
@@ -184,8 +181,8 @@ def test_a_stream_tells_what_comes_from_its_begin_on(live: Live) -> None:
 
 @pytest.mark.parametrize("count", [5, RECENT + 200])
 def test_a_stream_goes_on_behind_the_last_event_that_was_received(live: Live, count: int) -> None:
-    happen(live, *["web"] * count)
-    written(live)
+    publish_events(live, *["web"] * count)
+    wait_for_writes(live)
     newest = live.wiring.events.newest
     with live.client.stream(
         "GET", "/v1/events?after=1", headers=STREAM | {"Last-Event-ID": "3"}
@@ -196,14 +193,14 @@ def test_a_stream_goes_on_behind_the_last_event_that_was_received(live: Live, co
 
 
 def test_between_the_database_and_what_is_new_nothing_is_lost_or_told_twice(live: Live) -> None:
-    """Followers begin at any moment while somebody writes, from far behind what memory has."""
-    happen(live, *["web"] * (RECENT + 300))
-    written(live)
+    """Start streams at any moment during writes, from events that memory no longer holds."""
+    publish_events(live, *["web"] * (RECENT + 300))
+    wait_for_writes(live)
     stopping = threading.Event()
 
     def write() -> None:
         while not stopping.wait(0.0005):
-            happen(live, "web", "db")
+            publish_events(live, "web", "db")
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -222,8 +219,8 @@ def test_between_the_database_and_what_is_new_nothing_is_lost_or_told_twice(live
 
 
 def test_what_is_too_old_is_a_gap_and_then_all_that_is_kept(live: Live) -> None:
-    happen(live, *["web"] * (RECENT + 1))
-    written(live)
+    publish_events(live, *["web"] * (RECENT + 1))
+    wait_for_writes(live)
     newest = live.wiring.events.newest
     live.wiring.events.forget(now() + _LATER)
     with stream(live.client, after=1) as answer:
@@ -243,7 +240,7 @@ def test_an_id_of_another_database_is_a_gap_and_then_what_comes(live: Live, last
         heard = frames(answer)
         gap = next(heard)
         assert (gap.name, gap.id, gap.data["newest_id"]) == ("gap", newest, newest)
-        happen(live, "web")
+        publish_events(live, "web")
         assert next(heard).id == newest + 1
 
 

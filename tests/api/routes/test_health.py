@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: the second only while the database can be written."""
+"""Liveness and readiness; ready only while the database can be written."""
 
 import sqlite3
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Statistics over time.
-
-What was sampled, in the steps and fields that were asked for, and a problem for too many of them.
-"""
+"""History over HTTP: samples in the requested steps and fields, within bounds."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +26,7 @@ def lately(still: Still) -> Iterator[Group]:
     still.stage.vanish("lately")
 
 
-def told(client: httpx.Client, query: str = "") -> dict[str, Any]:
+def read_history(client: httpx.Client, query: str = "") -> dict[str, Any]:
     answer = client.get(f"{HERE}?{query}")
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
@@ -43,7 +40,7 @@ def seconds(text: str) -> float:
 @pytest.mark.usefixtures("lately")
 def test_what_is_asked_for_up_to_now_ends_with_what_is_used_now(client: httpx.Client) -> None:
     before = datetime.now(UTC).timestamp()
-    body = told(client)
+    body = read_history(client)
     assert set(body["series"]) == set(FIELDS)
     assert (
         body["series"]["usage_bytes"][-1]
@@ -56,14 +53,14 @@ def test_what_is_asked_for_up_to_now_ends_with_what_is_used_now(client: httpx.Cl
 
 def test_there_are_as_many_values_of_each_field_as_times(still: Still, lately: Group) -> None:
     still.live.wiring.history.note_all({lately.id: stat(MIB)})
-    body = told(still.client)
+    body = read_history(still.client)
     assert {len(values) for values in body["series"].values()} == {len(body["times"])}
     assert body["group"] == {"id": str(lately.id), "path": "lately"}
 
 
 @pytest.mark.usefixtures("lately")
 def test_only_the_fields_that_are_asked_for_are_told(client: httpx.Client) -> None:
-    assert list(told(client, "fields=file_bytes,usage_bytes")["series"]) == [
+    assert list(read_history(client, "fields=file_bytes,usage_bytes")["series"]) == [
         "usage_bytes",
         "file_bytes",
     ]
@@ -71,7 +68,7 @@ def test_only_the_fields_that_are_asked_for_are_told(client: httpx.Client) -> No
 
 @pytest.mark.usefixtures("lately")
 def test_a_step_begins_at_a_multiple_of_itself(client: httpx.Client) -> None:
-    body = told(client, "step_seconds=3600")
+    body = read_history(client, "step_seconds=3600")
     assert (body["step_seconds"], [seconds(time) % 3600 for time in body["times"]]) == (
         3600,
         [0.0] * len(body["times"]),
@@ -83,7 +80,7 @@ def test_of_a_time_in_which_nothing_was_sampled_nothing_is_told_and_nothing_is_r
     still: Still,
 ) -> None:
     before = still.stage.simulator.faults.uses()["stat"]
-    body = told(
+    body = read_history(
         still.client, "from=2020-01-01T00:00:00Z&to=2020-01-01T01:00:00Z&fields=usage_bytes"
     )
     assert (body["times"], body["series"]) == ([], {"usage_bytes": []})
@@ -94,13 +91,13 @@ def test_a_group_that_comes_again_has_a_history_of_its_own(still: Still, lately:
     still.live.wiring.history.note(lately.id, MIB)
     still.stage.vanish("lately")
     still.stage.group("lately", anon=9 * MIB)
-    assert told(still.client)["series"]["anon_bytes"] == [9 * MIB]
+    assert read_history(still.client)["series"]["anon_bytes"] == [9 * MIB]
 
 
 @pytest.mark.usefixtures("lately")
 def test_more_than_one_answer_holds_is_refused_with_its_numbers(client: httpx.Client) -> None:
     span = "from=2026-01-01T00:00:00Z&to=2026-01-02T03:46:40Z"
-    assert told(client, f"{span}&fields=usage_bytes")["times"] == []
+    assert read_history(client, f"{span}&fields=usage_bytes")["times"] == []
     refused = problem(
         client.get(f"{HERE}?{span}&fields=usage_bytes,anon_bytes"), 422, "range-too-large"
     )

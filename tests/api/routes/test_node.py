@@ -1,4 +1,4 @@
-"""The node over HTTP: the facts that a client decides by."""
+"""Node over HTTP: the facts that a client decides by."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,12 +20,12 @@ Begin = Callable[[OwnGroup], Live]
 
 
 @pytest.fixture
-def begin(settings: Settings, tmp_path: Path) -> Iterator[Begin]:
-    """Start a daemon that wants tokens, on a simulator, with what it knows of its own place."""
+def start_daemon(settings: Settings, tmp_path: Path) -> Iterator[Begin]:
+    """Start a daemon with tokens, on a simulator, and with the given knowledge of its own group."""
     make(tmp_path / "tokens", "first", ["read"], "1d")
     with ExitStack() as stack:
 
-        def begin(own: OwnGroup) -> Live:
+        def start_daemon(own: OwnGroup) -> Live:
             class Placed(Simulator):
                 def own(self) -> OwnGroup:
                     return own
@@ -34,7 +34,7 @@ def begin(settings: Settings, tmp_path: Path) -> Iterator[Begin]:
                 Live(settings.model_copy(update={"tokens": str(tmp_path / "tokens")}), Placed)
             )
 
-        yield begin
+        yield start_daemon
 
 
 def test_the_node_tells_what_it_is_and_can(still: Still) -> None:
@@ -76,8 +76,8 @@ def test_a_daemon_in_none_of_the_groups_says_so(client: httpx.Client) -> None:
     }
 
 
-def test_where_the_daemon_is_it_tells_those_who_may_read_that_group(begin: Begin) -> None:
-    live = begin(OwnGroup("batch/etl"))
+def test_where_the_daemon_is_it_tells_those_who_may_read_that_group(start_daemon: Begin) -> None:
+    live = start_daemon(OwnGroup("batch/etl"))
     told = {
         scope: Bearer(live, scope).get("/v1/node").json()["own_group"]
         for scope in ("read", "read@batch", "read@web")
@@ -91,10 +91,10 @@ def test_where_the_daemon_is_it_tells_those_who_may_read_that_group(begin: Begin
     assert told == {"read": found, "read@batch": found, "read@web": found | {"path": None}}
 
 
-def test_a_daemon_that_cannot_find_itself_says_what_it_lacks_and_changes_nothing_near_where_it_may_be(
-    begin: Begin,
+def test_a_daemon_that_cannot_find_itself_says_why_and_changes_nothing_near_where_it_may_be(
+    start_daemon: Begin,
 ) -> None:
-    live = begin(OwnGroup(None, ("batch/etl", "db")))
+    live = start_daemon(OwnGroup(None, ("batch/etl", "db")))
     admin, narrow = Bearer(live, "admin"), Bearer(live, "read@db")
     told = admin.get("/v1/node").json()["own_group"]
     assert (told["state"], told["path"], told["suspects"]) == ("unknown", None, ["batch/etl", "db"])
@@ -115,7 +115,7 @@ def test_a_daemon_that_cannot_find_itself_says_what_it_lacks_and_changes_nothing
 
 @pytest.mark.parametrize("own", [OwnGroup("caf\udce9"), OwnGroup(None, ("caf\udce9",))])
 def test_a_group_that_is_no_utf_8_is_told_in_an_escape_sequence(
-    begin: Begin, own: OwnGroup
+    start_daemon: Begin, own: OwnGroup
 ) -> None:
-    told = Bearer(begin(own), "read").get("/v1/node").json()["own_group"]
+    told = Bearer(start_daemon(own), "read").get("/v1/node").json()["own_group"]
     assert (told["path"] or told["suspects"][0]) == "caf\\xe9"

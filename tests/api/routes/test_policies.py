@@ -1,7 +1,4 @@
-"""Policies over HTTP.
-
-Written under conditions, read with what the daemon makes of them, explained, and never half there.
-"""
+"""Policies over HTTP: preconditions, status, evaluation, lists and refusals."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shrinkd.api.routes.policies import _EXAMPLES
+from shrinkd.api.routes.policy_bodies import EXAMPLES
 from shrinkd.policies import Verdict, kinds
 from shrinkd.settings import Settings
 from shrinkd.storage.store import Store
@@ -48,9 +45,9 @@ def stage() -> Stage:
 
 @pytest.fixture
 def live(settings: Settings, stage: Stage) -> Iterator[Live]:
-    """The demo's groups with the clock stopped.
+    """Start a server on the groups of the demo, with the clock stopped.
 
-    Each policy looks once, and again when something happens.
+    Each policy is evaluated once, and again on events.
     """
     with Live(
         settings.model_copy(update={"database_url": f"{settings.database_url}?timeout=0.05"}),
@@ -70,7 +67,7 @@ def write(client: httpx.Client, name: str = "keep", **changes: Any) -> httpx.Res
     return answer
 
 
-def listed(client: httpx.Client, path: str = HERE, **params: Any) -> list[str]:
+def list_names(client: httpx.Client, path: str = HERE, **params: Any) -> list[str]:
     return [item["name"] for page in pages(client, path, **params) for item in page]
 
 
@@ -168,7 +165,7 @@ def test_a_name_in_the_body_is_the_one_of_the_address(client: httpx.Client) -> N
     assert body["errors"] == [
         {"pointer": "#/name", "detail": "the name is 'keep' here and 'other' in the address"}
     ]
-    assert listed(client) == []
+    assert list_names(client) == []
 
 
 @pytest.mark.parametrize(
@@ -183,9 +180,9 @@ def test_what_cannot_be_a_name_is_made_by_nobody(still: Still, name: str) -> Non
 def test_every_kind_has_an_example_and_what_is_read_of_it_can_be_put_again(
     client: httpx.Client,
 ) -> None:
-    assert kinds().keys() <= _EXAMPLES.keys()
+    assert kinds().keys() <= EXAMPLES.keys()
     for kind in kinds():
-        made = client.post(HERE, json=_EXAMPLES[kind][1] | {"kind": kind, "enabled": False})
+        made = client.post(HERE, json=EXAMPLES[kind][1] | {"kind": kind, "enabled": False})
         assert made.status_code == 201, made.text
         body = {name: value for name, value in made.json().items() if name not in READ_ONLY}
         again = client.put(
@@ -212,7 +209,7 @@ def test_a_policy_that_is_deleted_is_not_found_any_more(client: httpx.Client) ->
                 "detail"
             ]
         )
-    assert listed(client) == []
+    assert list_names(client) == []
 
 
 def test_a_database_that_takes_nothing_makes_no_policy(live: Live, tmp_path: Path) -> None:
@@ -228,7 +225,7 @@ def test_a_database_that_takes_nothing_makes_no_policy(live: Live, tmp_path: Pat
         )
         problem(live.client.delete(f"{HERE}/keep"), 503, "store-unavailable")
     assert live.client.get(f"{HERE}/keep").json() == made.json()
-    assert listed(live.client) == ["keep"]
+    assert list_names(live.client) == ["keep"]
 
 
 # Conditions
@@ -332,7 +329,7 @@ def test_a_trial_answers_as_if_it_were_done_and_does_nothing(client: httpx.Clien
     )
     assert not {"location", "etag"} & tried.headers.keys()
     assert client.put(f"{HERE}/keep", params={"dry_run": True}, json=DRAFT).status_code == 201
-    assert listed(client) == []
+    assert list_names(client) == []
     made = write(client)
     replaced = client.put(f"{HERE}/keep", params={"dry_run": True}, json=DRAFT | {"priority": 7})
     assert (replaced.status_code, replaced.json()["priority"], replaced.json()["generation"]) == (
@@ -350,7 +347,7 @@ def test_a_trial_answers_as_if_it_were_done_and_does_nothing(client: httpx.Clien
     assert client.get(f"{HERE}/keep").json() == made.json()
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -464,7 +461,7 @@ def test_a_schedule_switches_only_a_policy_that_is_there(client: httpx.Client) -
 def test_policies_are_listed_by_name_in_pages_while_they_come_and_go(client: httpx.Client) -> None:
     for number, name in enumerate("dacbe"):
         write(client, name, priority=number)
-    assert listed(client) == ["a", "b", "c", "d", "e"]
+    assert list_names(client) == ["a", "b", "c", "d", "e"]
 
     def go() -> None:
         for name in ("b", "d"):
@@ -487,17 +484,17 @@ def test_policies_are_listed_by_kind_and_by_the_group_that_they_select(
         HERE,
         json={"name": "room", "kind": "watermark", "enabled": False, "selector": {"group": "db"}},
     ).raise_for_status()
-    assert listed(client, kind="limit") == ["of-all", "of-web"]
-    assert listed(client, kind="watermark") == ["room"]
-    assert listed(client, kind="schedule") == []
+    assert list_names(client, kind="limit") == ["of-all", "of-web"]
+    assert list_names(client, kind="watermark") == ["room"]
+    assert list_names(client, kind="schedule") == []
     assert (
-        listed(client, group="web")
-        == listed(client, "/v1/groups/web/policies")
+        list_names(client, group="web")
+        == list_names(client, "/v1/groups/web/policies")
         == ["of-all", "of-web"]
     )
-    assert listed(client, "/v1/groups/db/policies") == ["of-all", "room"]
-    assert listed(client, "/v1/groups/db/policies", kind="limit") == ["of-all"]
-    assert listed(client, "/v1/groups/batch/policies") == []
+    assert list_names(client, "/v1/groups/db/policies") == ["of-all", "room"]
+    assert list_names(client, "/v1/groups/db/policies", kind="limit") == ["of-all"]
+    assert list_names(client, "/v1/groups/batch/policies") == []
     problem(client.get("/v1/groups/nobody/policies"), 404, "group-not-found")
     problem(client.get(HERE, params={"group": "nobody"}), 404, "group-not-found")
 
@@ -552,7 +549,7 @@ def test_a_policy_of_another_version_is_shown_and_stands_in_nobodys_way_but_its_
         assert live.client.get(HERE).json()["unreadable"] == []
 
 
-# What the daemon makes of them
+# Status
 
 
 def test_a_policy_says_what_it_would_do_and_does_nothing(
@@ -611,7 +608,7 @@ def test_what_a_policy_does_is_in_its_status_and_in_the_decisions_and_moves_no_e
 # Decisions
 
 
-def remembered(live: Live, *changes: dict[str, Any]) -> None:
+def record_decisions(live: Live, *changes: dict[str, Any]) -> None:
     live.wiring.store.write_decisions(
         [(None, decision(number, **change)) for number, change in enumerate(changes)]
     )
@@ -624,7 +621,7 @@ def times(client: httpx.Client, path: str, **params: Any) -> list[int]:
 def test_decisions_are_listed_the_newest_first_for_a_policy_and_for_a_group(live: Live) -> None:
     write(live.client)
     ours = {"policy": "keep", "group_path": "web"}
-    remembered(
+    record_decisions(
         live,
         {**ours, "times": 1},
         {"policy": "gone", "group_path": "web", "times": 2},
@@ -646,7 +643,7 @@ def test_a_decision_tells_all_that_was_kept_of_it(live: Live) -> None:
         "errno": "EBUSY",
         "verdict": Verdict.ACT,
     }
-    remembered(live, {"group_path": "web", "group_id": 7, **act})
+    record_decisions(live, {"group_path": "web", "group_id": 7, **act})
     (item,) = live.client.get("/v1/groups/web/decisions").json()["items"]
     assert item == {
         "id": item["id"],
@@ -670,8 +667,8 @@ def test_a_decision_tells_all_that_was_kept_of_it(live: Live) -> None:
 
 
 def test_pages_of_decisions_have_each_once_while_new_ones_come(live: Live) -> None:
-    remembered(live, *({"group_path": "web", "times": number} for number in range(7)))
-    more = partial(remembered, live, {"group_path": "web", "times": 99})
+    record_decisions(live, *({"group_path": "web", "times": number} for number in range(7)))
+    more = partial(record_decisions, live, {"group_path": "web", "times": 99})
     seen = [
         item["times"]
         for page in pages(live.client, "/v1/groups/web/decisions", more, page_size=2)
@@ -682,7 +679,7 @@ def test_pages_of_decisions_have_each_once_while_new_ones_come(live: Live) -> No
 
 def test_decisions_are_filtered_by_verdict_and_from_a_time_on(live: Live) -> None:
     verdicts = [Verdict.HOLD, Verdict.ACT, Verdict.HOLD, Verdict.GONE]
-    remembered(
+    record_decisions(
         live,
         *(
             {"group_path": "web", "times": number, "verdict": verdict}

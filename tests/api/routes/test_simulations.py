@@ -1,7 +1,4 @@
-"""Simulations over HTTP.
-
-Begun, followed, cancelled, and refused where the plan says nothing that can be lived.
-"""
+"""Simulations over HTTP: create, follow, cancel, and refuse an invalid plan."""
 
 import time
 from collections.abc import Iterator
@@ -21,23 +18,25 @@ _POLLS = 6000
 
 
 @pytest.fixture
-def begun(client: httpx.Client) -> Iterator[list[str]]:
-    """The paths of the simulations that a test begins: it leaves none running."""
-    begun: list[str] = []
-    yield begun
-    for path in begun:
+def started_paths(client: httpx.Client) -> Iterator[list[str]]:
+    """Return a list for the paths of simulations, which are cancelled after the test."""
+    started_paths: list[str] = []
+    yield started_paths
+    for path in started_paths:
         client.post(f"{path}/cancel").raise_for_status()
 
 
-def begin(client: httpx.Client, begun: list[str], plan: dict[str, Any]) -> dict[str, Any]:
+def start_simulation(
+    client: httpx.Client, started_paths: list[str], plan: dict[str, Any]
+) -> dict[str, Any]:
     answer = client.post(HERE, json=plan)
     assert answer.status_code == 202, answer.text
     body: dict[str, Any] = answer.json()
-    begun.append(answer.headers["location"])
+    started_paths.append(answer.headers["location"])
     return body
 
 
-def finished(client: httpx.Client, path: str) -> dict[str, Any]:
+def wait_for_end(client: httpx.Client, path: str) -> dict[str, Any]:
     for _ in range(_POLLS):
         body: dict[str, Any] = client.get(path).json()
         if body["done"]:
@@ -47,27 +46,27 @@ def finished(client: httpx.Client, path: str) -> dict[str, Any]:
 
 
 def test_a_simulation_is_begun_and_its_report_is_there_when_it_is_done(
-    client: httpx.Client, begun: list[str]
+    client: httpx.Client, started_paths: list[str]
 ) -> None:
-    body = begin(client, begun, SHORT)
+    body = start_simulation(client, started_paths, SHORT)
     assert (body["done"], body["report"], body["dry_run"]) == (False, None, False)
-    assert body["links"] == {"self": begun[0], "cancel": f"{begun[0]}/cancel"}
-    done = finished(client, begun[0])
+    assert body["links"] == {"self": started_paths[0], "cancel": f"{started_paths[0]}/cancel"}
+    done = wait_for_end(client, started_paths[0])
     assert (done["state"], done["done_ratio"], done["error"]) == ("succeeded", 1, None)
     assert done["plan"]["policies"][0]["name"] == "room"
     assert {"writer", "leak"} <= {group["path"] for group in done["report"]["groups"]}
     assert done["report"]["decisions"]["room"]["hold"] > 0
-    read = client.get(begun[0]).headers
+    read = client.get(started_paths[0]).headers
     tag = read["etag"]
     assert "retry-after" not in read
-    assert client.get(begun[0], headers={"If-None-Match": tag}).status_code == 304
+    assert client.get(started_paths[0], headers={"If-None-Match": tag}).status_code == 304
 
 
 def test_a_simulation_can_be_cancelled_and_the_list_has_it(
-    client: httpx.Client, begun: list[str]
+    client: httpx.Client, started_paths: list[str]
 ) -> None:
-    body = begin(client, begun, ENDLESS)
-    assert client.get(begun[0]).headers["retry-after"] == "1"
+    body = start_simulation(client, started_paths, ENDLESS)
+    assert client.get(started_paths[0]).headers["retry-after"] == "1"
     assert not client.post(body["links"]["cancel"], params={"dry_run": True}).json()["done"]
     assert client.post(body["links"]["cancel"]).json()["state"] == "cancelled"
     assert client.post(body["links"]["cancel"]).json()["state"] == "cancelled"
@@ -110,10 +109,10 @@ def test_what_is_wrong_with_a_plan_is_pointed_at(
 
 
 def test_who_has_half_of_the_room_is_refused_the_next(
-    client: httpx.Client, begun: list[str]
+    client: httpx.Client, started_paths: list[str]
 ) -> None:
     for _ in range(9):
-        begin(client, begun, ENDLESS)
+        start_simulation(client, started_paths, ENDLESS)
     answer = client.post(HERE, json=SHORT)
     assert problem(answer, 429, "too-many-simulations")["active"] == 9
     assert "retry-after" in answer.headers

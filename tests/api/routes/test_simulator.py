@@ -1,7 +1,4 @@
-"""The simulated machine over HTTP.
-
-Workloads, time and faults; and 404 where there is nothing to control.
-"""
+"""Simulator over HTTP: workloads, clock and faults; 404 on other backends."""
 
 import threading
 from collections.abc import Iterator
@@ -37,7 +34,7 @@ LEAK = {
 
 
 class Real(Simulator):
-    """A simulator that says it is none."""
+    """Simulator that claims not to be one."""
 
     is_simulated: ClassVar[bool] = False
 
@@ -68,7 +65,7 @@ def anon_of(client: httpx.Client, group: str) -> int:
     return int(client.get(f"/v1/groups/{group}/stats").json()["anon_bytes"])
 
 
-# Where there is no simulator
+# Other backends
 
 
 @pytest.mark.parametrize(
@@ -96,7 +93,7 @@ def test_a_real_kernel_has_none_of_it(settings: Settings, method: str, path: str
         )
 
 
-# The whole
+# The simulator
 
 
 def test_it_says_what_is_simulated(client: httpx.Client) -> None:
@@ -215,7 +212,7 @@ def test_what_is_wrong_with_a_workload_is_pointed_at(
     assert pointer in [row["pointer"] for row in body["errors"]]
 
 
-# Time
+# Clock
 
 
 @pytest.mark.long
@@ -452,7 +449,7 @@ def test_what_is_no_fault_is_pointed_at(
     assert pointer in [row["pointer"] for row in body["errors"]]
 
 
-# Whatever else comes
+# Fuzzing
 
 _VALUES = (
     st.none()

@@ -1,4 +1,4 @@
-"""Statistics over HTTP: one vocabulary, nothing guessed, and one answer for all."""
+"""Statistics over HTTP: the same names on every kernel, null for what it does not report."""
 
 import dataclasses
 

@@ -1,7 +1,4 @@
-"""Streams of stats and shrinks, and all streams together.
-
-Shared, bounded, and ended when they have to be.
-"""
+"""Streams of stats and shrinks: shared readings, bounded buffers, and their ends."""
 
 import socket
 from collections.abc import Iterator
@@ -26,7 +23,7 @@ STATS = "/v1/groups/web/stats/stream"
 
 
 class CountingStage(Stage):
-    """A stage that counts how often stat() was asked, and can be made to fail there."""
+    """Stage that counts calls of stat(), and can make them fail."""
 
     reads = 0
     broken = False
@@ -144,8 +141,9 @@ def test_more_streams_than_a_caller_may_have_are_429_until_one_ends(live: Live) 
 
 
 def test_two_hundred_streams_one_that_does_not_read_and_one_that_hangs_up(live: Live) -> None:
-    """Who reads hears all of it, nothing is queued for who does not, and that one hears all of it
-    later.
+    """Readers get every event; nothing is queued for the one that does not read.
+
+    It gets every event later.
     """
     followers = [Follower(live, "/v1/events?after=0").begun() for _ in range(200)]
     stalled, fickle, *readers = followers

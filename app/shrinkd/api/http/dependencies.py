@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.types import Scope
 
 from shrinkd.api.http.group_reference import may_change, resolve
-from shrinkd.auth import NOBODY, Caller, Level, Tokens
+from shrinkd.api.http.request_context import request_context
+from shrinkd.auth import Caller, Level, Tokens
 from shrinkd.backends import Backend, Group
 from shrinkd.events import Audit, Events, StreamHub
 from shrinkd.groups import LimitJournal, UsageHistory, UsageSampler
@@ -98,12 +99,8 @@ Wired = Annotated[Parts, Depends(_wiring)]
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Who sent the request of an ASGI scope, as app/shrinkd/api/middleware/authentication.py found.
-
-    Before that, nobody who may do anything.
-    """
-    caller: Caller = scope.get("state", {}).get("caller", NOBODY)
-    return caller
+    """Return the authenticated caller of a request; NOBODY before authentication."""
+    return request_context(scope).caller
 
 
 async def _caller(request: Request) -> Caller:
@@ -155,7 +152,7 @@ Administrating = Annotated[Caller, Depends(_administrating)]
 
 async def _group(request: Request, wiring: Wired, caller: Calling, group: Reference) -> Group:
     found = resolve(wiring.backend, group, caller)
-    request.scope["state"]["group"] = found  # for the audit
+    request_context(request.scope).group = found  # for the audit
     return found
 
 

@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110, section 13): strong ETags over the very bytes that are sent."""
+"""Conditional requests (RFC 9110, section 13): strong ETags computed over the bytes of the body."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,20 @@ from shrinkd.errors import PreconditionFailed
 
 
 def etag_of(body: BaseModel) -> str:
-    """The strong ETag of a body: no two different representations share one."""
+    """Compute the strong ETag of a body: two different representations never share one."""
     return etag_of_bytes(body.model_dump_json().encode())
 
 
 def etag_of_bytes(content: bytes) -> str:
-    """As etag_of, for a body that is bytes already."""
+    """Compute the strong ETag of an encoded body."""
     return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
 
 
 def tagged(request: Request, body: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer a GET with its ETag: 304 when If-None-Match names it, 412 when If-Match does not."""
+    """Answer a GET with its ETag, or with 304 if If-None-Match names that.
+
+    Raises PreconditionFailed if If-Match names others only.
+    """
     return tagged_bytes(request, body.model_dump_json().encode(), headers)
 
 
@@ -30,13 +33,13 @@ def tagged_bytes(
     headers: Mapping[str, str] | None = None,
     etag: str | None = None,
 ) -> Response:
-    """As tagged, for JSON that is bytes already.
+    """Answer a GET with encoded JSON as `tagged` does.
 
-    With an ETag of its own where a part of it moves by itself.
+    `etag` replaces the one of the bytes, for a body that has parts which change by themselves.
     """
     etag = etag or etag_of_bytes(content)
     check_if_match(request, etag)
-    named = _named(request.headers.getlist("if-none-match"), weak=True)
+    named = _parse(request.headers.getlist("if-none-match"), weak=True)
     unchanged = named is not None and ("*" in named or etag in named)
     headers = {**(headers or {}), "ETag": etag}
     return (
@@ -49,9 +52,9 @@ def tagged_bytes(
 def changed(
     body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None, *, dry_run: bool
 ) -> Response:
-    """Answer a change with what it came to, its ETag, and other headers of it.
+    """Answer a change with the new state, its ETag and the given headers.
 
-    A trial came to nothing that these could name.
+    A dry run has neither, because there is no new state that they could name.
     """
     content = body.model_dump_json().encode()
     named = {} if dry_run else {**(headers or {}), "ETag": etag_of_bytes(content)}
@@ -59,49 +62,46 @@ def changed(
 
 
 def check_if_match(request: Request, etag: str | None) -> None:
-    """As check_lines, for the If-Match of a request."""
+    """Check the If-Match of a request as `check_lines` does."""
     check_lines(request.headers.getlist("if-match"), etag)
 
 
 def check_lines(lines: Sequence[str], etag: str | None) -> None:
-    """Raise PreconditionFailed when an If-Match names other ETags than the one that holds now.
+    """Raise PreconditionFailed if the If-Match lines name other ETags than the current one.
 
-    None where nothing is there.
+    `etag` is None if the resource does not exist.
     """
-    named = _named(lines, weak=False)
+    named = _parse(lines, weak=False)
     if named is not None and etag is None:
-        raise PreconditionFailed("There is nothing here now that If-Match could name.")
+        raise PreconditionFailed("The resource that If-Match names does not exist.")
     if named is not None and "*" not in named and etag not in named:
         raise PreconditionFailed(f"The ETag is {etag} now.", etag=etag)
 
 
 def check_no_etag(request: Request) -> None:
-    """Before a change at an address that is never read with an ETag.
-
-    PreconditionFailed when an If-Match names one.
-    """
-    named = _named(request.headers.getlist("if-match"), weak=False)
+    """Raise PreconditionFailed if If-Match names an ETag of a resource that never has one."""
+    named = _parse(request.headers.getlist("if-match"), weak=False)
     if named is not None and "*" not in named:
-        raise PreconditionFailed("Nothing here has an ETag that If-Match could name: leave it out.")
+        raise PreconditionFailed("This operation has no ETag to compare: send it without If-Match.")
 
 
 def check_preconditions(request: Request, etag: str | None) -> None:
-    """Before a change (section 13.2.2).
+    """Check If-Match and If-None-Match before a change (section 13.2.2).
 
-    As check_if_match, and PreconditionFailed too when If-None-Match names the ETag.
+    Raises PreconditionFailed as `check_if_match` does, and if If-None-Match names the ETag.
     """
     check_if_match(request, etag)
-    named = _named(request.headers.getlist("if-none-match"), weak=True)
+    named = _parse(request.headers.getlist("if-none-match"), weak=True)
     if named is not None and etag is not None and ("*" in named or etag in named):
         raise PreconditionFailed(
-            f"The ETag is {etag} now, which If-None-Match rules out.", etag=etag
+            f"The ETag is {etag} now, and If-None-Match excludes it.", etag=etag
         )
 
 
-def _named(lines: Sequence[str], *, weak: bool) -> set[str] | None:
-    """The ETags of a header that may be a list or sent twice.
+def _parse(lines: Sequence[str], *, weak: bool) -> set[str] | None:
+    """Parse the ETags of a header, which may be a list or be sent twice; None if it is absent.
 
-    If-Match compares strongly, so there W/ matches nothing.
+    If-Match compares strongly, so an ETag that begins with W/ matches nothing there.
     """
     if not lines:
         return None

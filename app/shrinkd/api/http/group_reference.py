@@ -1,4 +1,4 @@
-"""Names for groups: from what a client writes to one incarnation, and from one to its address."""
+"""References to groups in addresses: resolve one to a group, and write the address of a group."""
 
 import re
 from collections.abc import Callable
@@ -19,21 +19,21 @@ _CONTAINER_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 
 class ReferenceConvertor(PathConvertor):
-    """Whatever stands in the place of a group, line breaks included.
-
-    It is for resolve() to refuse them.
-    """
+    """Path convertor that matches any reference, line breaks included; `resolve` refuses those."""
 
     regex = r"(?s:.*)"
 
 
 class GroupConvertor(PathConvertor):
-    """A reference that ends in no sub-resource.
+    """Path convertor that matches a reference which does not end in the name of a sub-resource.
 
-    DELETE …/web/limits is 405 and never removes a group named limits.
+    So DELETE …/web/limits is 405 and never removes a group named limits.
     """
 
-    regex = r"(?s:(?!.*/(?:limits|processes|shrinks|stats|stats/history|stats/stream|policies|decisions)\Z).*)"
+    regex = (
+        r"(?s:(?!.*/(?:limits|processes|shrinks|stats|stats/history|stats/stream|policies"
+        r"|decisions)\Z).*)"
+    )
 
 
 register_url_convertor("reference", ReferenceConvertor())
@@ -42,25 +42,25 @@ _OWN_ADDRESS = re.compile(GroupConvertor.regex)
 
 
 def href_of(group: Group) -> str:
-    """The address of a group: its path, or its id where that path would mean something else."""
-    reads_as_itself = _OWN_ADDRESS.fullmatch(group.path) and group.path.partition(":")[0] not in {
+    """Return the address of a group: by its path, or by id if the path would be ambiguous."""
+    is_unambiguous = _OWN_ADDRESS.fullmatch(group.path) and group.path.partition(":")[0] not in {
         *_MATCHERS,
         _PROCESS,
     }
-    return f"/v1/groups/{quote(group.path)}" if reads_as_itself else f"/v1/groups/id:{group.id}"
+    return f"/v1/groups/{quote(group.path)}" if is_unambiguous else f"/v1/groups/id:{group.id}"
 
 
 def resolve(backend: Backend, reference: str, caller: Caller) -> Group:
     """Find the group that a reference names: a path, id:, container:, pod:, unit: or pid:.
 
-    What the caller may not read is not even looked for, so that no answer can tell whether it is
-    there.
+    Groups that the caller may not read are not searched, so that no answer discloses whether they
+    exist. Raises GroupNotFound, AmbiguousReference, InvalidGroupName or InvalidRequest.
     """
     kind, colon, name = reference.partition(":")
     if colon and kind == _PROCESS:
         return _by_process(backend, name, caller)
     if colon and kind in _MATCHERS:
-        below_the_root = backend.groups()[1:]  # the root itself takes no limit and cannot be shrunk
+        below_the_root = backend.groups()[1:]  # the root takes no limit and cannot be shrunk
         return _only(
             reference,
             [group for group in seen_by(caller, below_the_root) if _MATCHERS[kind](group, name)],
@@ -69,7 +69,7 @@ def resolve(backend: Backend, reference: str, caller: Caller) -> Group:
 
 
 def seen_by(caller: Caller, groups: list[Group]) -> list[Group]:
-    """Those of the groups that the caller may read."""
+    """Return the groups that the caller may read."""
     return (
         groups
         if caller.may(Level.READ)
@@ -78,9 +78,9 @@ def seen_by(caller: Caller, groups: list[Group]) -> list[Group]:
 
 
 def check_readable(caller: Caller, path: str) -> str:
-    """Answer the path of a group that the caller may read, there or not.
+    """Return the path if the caller may read a group there, whether one exists or not.
 
-    GroupNotFound, in the words for one that is not there.
+    Raises GroupNotFound with the same text as for a group that does not exist.
     """
     if not caller.may(Level.READ, path):
         raise GroupNotFound(f"There is no group {path!a}.")
@@ -88,7 +88,7 @@ def check_readable(caller: Caller, path: str) -> str:
 
 
 def may_change(settings: Settings, group: Group) -> Group:
-    """Answer the group if SHRINKD_SUBTREES lets the daemon change it, else GroupNotFound."""
+    """Return the group if SHRINKD_SUBTREES lets the daemon change it; else raise GroupNotFound."""
     if not covers(settings.subtrees, group.path):
         raise GroupNotFound(
             f"{group.path!a} is outside the subtrees that this daemon may change "
@@ -99,12 +99,11 @@ def may_change(settings: Settings, group: Group) -> Group:
 
 def _by_process(backend: Backend, name: str, caller: Caller) -> Group:
     if not _PROCESS_ID.fullmatch(name):
-        raise InvalidRequest(f"pid:{name!a} is no process id.")
+        raise InvalidRequest(f"pid:{name!a} is not a process id.")
     with suppress(GroupNotFound):
         group = backend.group_of(int(name))
-        if group.path and caller.may(
-            Level.READ, group.path
-        ):  # the root takes no limit and cannot be shrunk
+        is_root = not group.path  # it takes no limit and cannot be shrunk
+        if not is_root and caller.may(Level.READ, group.path):
             return group
     raise GroupNotFound(f"There is no process {name} in any group below the managed root.")
 
@@ -112,7 +111,8 @@ def _by_process(backend: Backend, name: str, caller: Caller) -> Group:
 def _by_container(group: Group, name: str) -> bool:
     if not _CONTAINER_PREFIX.fullmatch(name):
         raise InvalidRequest(
-            f"container:{name!a} is no container id: give at least its first 12 hexadecimal digits."
+            f"container:{name!a} is not a container id: give at least its first 12 hexadecimal "
+            "digits."
         )
     return any(alias.startswith(f"container:{name}") for alias in aliases_of(group.path))
 

@@ -1,6 +1,6 @@
-"""Which policies a caller may see and write.
+"""Policy authorization: callers need scope over every group the selector could ever match.
 
-By the groups that these can ever reach, and not by those that there are now.
+Groups that exist now do not count: one that is made later may match as well.
 """
 
 from typing import Annotated
@@ -13,19 +13,18 @@ from shrinkd.errors import PolicyNotFound
 from shrinkd.policies import Policy, StoredPolicy, kinds
 
 
-def is_seen(caller: Caller, kept: StoredPolicy) -> bool:
-    """Whether the caller may read all that the policy reaches.
+def is_visible(caller: Caller, stored: StoredPolicy) -> bool:
+    """Tell whether the caller may read every group that the policy could match.
 
-    Its status and decisions tell of any of it.
+    Its status and its decisions disclose all of them.
     """
-    return caller.may(Level.READ, kept.policy.selector.reach)
+    return caller.may(Level.READ, stored.policy.selector.reach)
 
 
 def require_policy(caller: Caller, policy: Policy) -> None:
-    """Forbidden, unless the caller may write to all that the policy reaches.
+    """Raise Forbidden unless the caller may write to every group that the policy could match.
 
-    What may select any group of the node, or switches other policies, whatever those reach, is for
-    who may do everything.
+    A policy that could match any group, or that switches other policies, needs the scope admin.
     """
     reach = policy.selector.reach
     if not reach or kinds()[policy.kind].switches(policy.spec):
@@ -33,29 +32,30 @@ def require_policy(caller: Caller, policy: Policy) -> None:
     caller.require(Level.WRITE, reach)
 
 
-def require_change(caller: Caller, kept: StoredPolicy) -> None:
-    """Before another takes its place, or none.
+def require_change(caller: Caller, stored: StoredPolicy) -> None:
+    """Check that the caller may replace or delete a policy.
 
-    PolicyNotFound for what the caller does not see, Forbidden as in require_policy.
+    Raises PolicyNotFound if the policy is not visible to the caller, else as `require_policy`.
     """
-    if not is_seen(caller, kept):
-        raise _no_policy(kept.policy.name)
-    require_policy(caller, kept.policy)
+    if not is_visible(caller, stored):
+        raise _not_found(stored.policy.name)
+    require_policy(caller, stored.policy)
 
 
 async def _readable(wiring: Wired, caller: Calling, name: str) -> str:
-    # nobody knows what one reaches that another version wrote: that it is there is for those to
-    # know who read everything
+    # A policy of another version is not among all(): its selector cannot be read, so only callers
+    # who may read the whole node learn that it exists.
     if not caller.may(Level.READ) and not any(
-        kept.policy.name == name and is_seen(caller, kept) for kept in wiring.policies.all()
+        stored.policy.name == name and is_visible(caller, stored)
+        for stored in wiring.policies.all()
     ):
-        raise _no_policy(name)
+        raise _not_found(name)
     return wiring.policies.get(name).policy.name
 
 
-def _no_policy(name: str) -> PolicyNotFound:
+def _not_found(name: str) -> PolicyNotFound:
     return PolicyNotFound(f"There is no policy {name!a}.")
 
 
 Readable = Annotated[str, Depends(_readable)]
-"""The name of a policy, for who may read all that it reaches."""
+"""Name of a policy that is visible to the caller; else PolicyNotFound, or PolicyUnreadable."""

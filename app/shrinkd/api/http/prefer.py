@@ -1,6 +1,6 @@
-"""What a client would rather have (RFC 7240).
+"""Preferences of a client (RFC 7240): parse `Prefer`, and honour `return=minimal`.
 
-`Prefer: return=minimal` here, and `wait` where something can be waited for.
+`wait`, where an operation takes it, is read by its route.
 """
 
 import re
@@ -9,19 +9,20 @@ from fastapi import Request, Response
 
 from shrinkd.api.http.dependencies import is_dry_run
 
-QUESTIONS = frozenset({"evaluate_policy"})
-"""The POSTs that change nothing: what they answer is all that there is of them."""
+READ_ONLY_POSTS = frozenset({"evaluate_policy"})
+"""POST operations that change nothing. They always answer their body, which is all they are for."""
 _PREFERENCE = re.compile(
     r'(?:^|,)\s*([!#-\'*+.0-9A-Z^-z|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s",;]*))?\s*(?=$|[,;])',
     re.ASCII,
 )
-_SHRUNK = {200: 204, 201: 201, 202: 202}
+_MINIMAL_STATUS = {200: 204, 201: 201, 202: 202}
+"""Status of a response without its body, by its status with it."""
 
 
 def preferences(request: Request) -> dict[str, str]:
-    """The preferences of a request by their names in small letters, "" without a value.
+    """Return the preferences of a request by name in lower case; "" is one without a value.
 
-    Of two by one name the first counts.
+    The first of two with the same name counts.
     """
     lines = ",".join(request.headers.getlist("prefer"))  # it may be sent more than once
     found: dict[str, str] = {}
@@ -30,17 +31,16 @@ def preferences(request: Request) -> dict[str, str]:
     return found
 
 
-def returned(request: Request, response: Response) -> Response:
-    """The response to a change, without its body where the client wants no more than to hear that
-    it worked.
+def apply_return(request: Request, response: Response) -> Response:
+    """Remove the body from the response to a change if the client sent `Prefer: return=minimal`.
 
-    A trial keeps its body, which is all that it is for, and so do a problem and a 207, whose parts
-    are answers of their own.
+    A dry run keeps its body, which is its only result; so do a problem and a 207, whose parts are
+    responses of their own.
     """
     is_minimal = preferences(request).get("return", "").lower() == "minimal"
     if (
         not is_minimal
-        or response.status_code not in _SHRUNK
+        or response.status_code not in _MINIMAL_STATUS
         or not response.body
         or is_dry_run(request)
     ):
@@ -52,6 +52,6 @@ def returned(request: Request, response: Response) -> Response:
     }
     applied = [*filter(None, [headers.get("preference-applied")]), "return=minimal"]
     return Response(
-        status_code=_SHRUNK[response.status_code],
+        status_code=_MINIMAL_STATUS[response.status_code],
         headers=headers | {"preference-applied": ", ".join(applied)},
     )

@@ -1,6 +1,6 @@
-"""Errors on their way out.
+"""Answer every error with an RFC 9457 problem document.
 
-A class becomes a status, a slug and an RFC 9457 problem, here and nowhere else.
+Only this module turns error classes into responses; `problem_types` has their statuses and texts.
 """
 
 import errno
@@ -18,9 +18,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from shrinkd import errors
-from shrinkd.api.http.error_locations import pointed
+from shrinkd.api.http.error_locations import location_of
 from shrinkd.api.http.group_reference import href_of
-from shrinkd.api.http.problem_types import PROBLEMS, Problem
+from shrinkd.api.http.problem_types import BY_STATUS, PROBLEMS, Problem, problem_of
+from shrinkd.api.http.request_context import request_context
 from shrinkd.backends import Group
 from shrinkd.errors import ShrinkdError
 from shrinkd.strict_model import reason
@@ -28,61 +29,27 @@ from shrinkd.strict_model import reason
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
-_OF_STATUS = {
-    400: Problem(400, "bad-request", "The request cannot be read", "Send it as HTTP says."),
-    404: PROBLEMS[errors.NotFound],
-    405: Problem(405, "method-not-allowed", "That cannot be done here", "`Allow` lists what can."),
-    408: Problem(
-        408,
-        "request-timeout",
-        "The request did not arrive in time",
-        "Send all of it within ten seconds of its first byte.",
-    ),
-    429: Problem(
-        429,
-        "too-many-connections",
-        "Too many connections are open",
-        "Use those that are open again, or close some. Nobody has more than half of all that this "
-        "daemon takes.",
-    ),
-    431: Problem(
-        431,
-        "header-too-large",
-        "The header is too large",
-        "No request of this API needs more than 64 KiB or 128 fields of it, nor trailers.",
-    ),
-    500: PROBLEMS[errors.ShrinkdError],
-    503: Problem(
-        503,
-        "overloaded",
-        "This daemon has no room for another connection",
-        "Try again after Retry-After.",
-    ),
-}
-_OF_HTTP_ALONE = {400, 401, 412, 413, 415, 421}
-"""Where no kernel would answer, `errno` would only puzzle."""
-BY_SLUG = {problem.slug: problem for problem in (*PROBLEMS.values(), *_OF_STATUS.values())}
-
-
-def problem_of(error: ShrinkdError) -> Problem:
-    """The problem of an error's class, or of the nearest class above it."""
-    return next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
+_WITHOUT_ERRNO = {400, 401, 412, 413, 415, 421}
+"""Statuses of problems without `errno`, because no kernel call is behind them."""
 
 
 def body_of(error: ShrinkdError) -> dict[str, object]:
-    """An error as a problem document, without an instance: what a failed shrink carries, too."""
+    """Build the problem document of an error, without an instance. Failed shrinks carry it, too."""
     problem = problem_of(error)
     members = {
         name: _plain(value)
         for name, value in error.members.items()
         if name not in {"errno", "shrink_id"}
     }
-    errname = None if problem.status in _OF_HTTP_ALONE else error.errname
+    errname = None if problem.status in _WITHOUT_ERRNO else error.errname
     return _document(problem, error.detail, errname) | members | _extras(error)
 
 
 def restored(row: Mapping[str, Any] | None) -> dict[str, object] | None:
-    """The problem document of an error that the store kept (see store.describe)."""
+    """Build the problem document of an error that the database kept (see store.describe).
+
+    None for no error.
+    """
     if row is None:
         return None
     kind = getattr(errors, row["kind"], errors.InternalError)
@@ -107,7 +74,7 @@ def _plain(value: object) -> object:
 
 
 def _extras(error: ShrinkdError) -> dict[str, object]:
-    """The members that only this layer knows: where to go next."""
+    """Return the members that hold addresses: `next` and `shrink`."""
     group = error.members.get("group")
     if isinstance(error, errors.LimitBelowUsage) and isinstance(group, Group):
         requested = error.members["requested_bytes"]
@@ -119,17 +86,14 @@ def _extras(error: ShrinkdError) -> dict[str, object]:
 
 
 def answer(scope: Scope, error: ShrinkdError) -> Response:
-    """The problem of an error, for what stands before the application and has a scope alone."""
+    """Answer an error with its problem. For middleware, which has a scope and no Request."""
     return _respond(scope, body_of(error), _headers(error))
 
 
 def _respond(scope: Scope, document: dict[str, object], headers: Mapping[str, str]) -> Response:
-    state = scope.setdefault("state", {})
-    state["problem"], instance = (
-        str(document["type"]).rpartition("/")[2],
-        state.get("request_id", ""),
-    )
-    body = json.dumps(document | {"instance": instance})
+    context = request_context(scope)
+    context.problem = str(document["type"]).rpartition("/")[2]
+    body = json.dumps(document | {"instance": context.request_id})
     return Response(body, int(str(document["status"])), dict(headers), MEDIA_TYPE)
 
 
@@ -140,7 +104,7 @@ def _headers(error: ShrinkdError) -> dict[str, str]:
         refused = ', error="invalid_token"' if isinstance(error, errors.TokenRefused) else ""
         return {"WWW-Authenticate": f'Bearer realm="shrinkd"{refused}'}  # RFC 6750, section 3
     if isinstance(error, errors.BodyTooLarge):
-        return {"Connection": "close"}  # the rest of the body is on its way
+        return {"Connection": "close"}  # the client may still be sending the rest
     return (
         {"Retry-After": "1"}
         if isinstance(error, errors.KeyInUse) or problem_of(error).status in {429, 503}
@@ -156,7 +120,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_validation(request: Request, error: Exception) -> Response:
     rows = error.errors() if isinstance(error, RequestValidationError) else []
     body = error.body if isinstance(error, RequestValidationError) else None
-    listed = [{"pointer": pointed(row, body), "detail": reason(row["msg"])} for row in rows]
+    listed = [{"pointer": location_of(row, body), "detail": reason(row["msg"])} for row in rows]
     detail = "; ".join(f"{row['pointer']}: {row['detail']}" for row in listed) + "."
     return _respond(
         request.scope,
@@ -167,9 +131,7 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    problem = _OF_STATUS.get(status) or Problem(
-        status, "bad-request", HTTPStatus(status).phrase, ""
-    )
+    problem = BY_STATUS.get(status) or Problem(status, "bad-request", HTTPStatus(status).phrase, "")
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     detail = f"{request.method} {request.url.path!a}: {problem.title.lower()}. {problem.advice}"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -178,42 +140,41 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method of this address: the router knows only those of the first route that fits."""
-    scope = {**request.scope, "root_path": ""}  # a mount has noted there what it took off
-    fitting = (route for route in request.app.routes if route.matches(scope)[0].value)
-    methods = {method for route in fitting for method in getattr(route, "methods", None) or {"GET"}}
+    """List every method of this address; the router knows only those of the first match."""
+    scope = {**request.scope, "root_path": ""}  # a mount has set it to the prefix it removed
+    matching = (route for route in request.app.routes if route.matches(scope)[0].value)
+    methods = {
+        method for route in matching for method in getattr(route, "methods", None) or {"GET"}
+    }
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
-    instance = request.scope.get("state", {}).get("request_id", "")
-    log.error("request %s met a fault", instance, exc_info=error)
+    instance = request_context(request.scope).request_id
+    log.error("request %s failed with an internal error", instance, exc_info=error)
     document = _document(
         PROBLEMS[errors.ShrinkdError],
-        "The daemon met a fault that its log describes under this instance.",
+        "The daemon met a fault; its log describes it under this instance.",
         errno.errorcode[errno.EIO],
     )
-    return _respond(
-        request.scope, document, {"Connection": "close"}
-    )  # the server hears of the fault too, and closes
+    # Starlette raises the error again behind this response, so the server closes the connection
+    return _respond(request.scope, document, {"Connection": "close"})
 
 
-async def _on_hang_up(request: Request, _error: Exception) -> Response:
-    """A client that is gone before its body was all here.
+async def _on_disconnect(request: Request, _error: Exception) -> Response:
+    """Answer a client that disconnected before its body was complete.
 
-    No fault, and nobody to read this but the log.
+    Only the access log shows this response; it keeps the disconnect from counting as a fault.
     """
-    return _respond(
-        request.scope, _document(_OF_STATUS[400], "The body did not come to its end.", None), {}
-    )
+    return _respond(request.scope, _document(BY_STATUS[400], "The body is not complete.", None), {})
 
 
 def unreadable(status: int) -> tuple[bytes, dict[str, str]]:
-    """The body and header of the problem for bytes that never became a request.
+    """Build body and header of the problem for bytes that could not be parsed as a request.
 
-    The server's part of the contract.
+    The server sends them, as no application has seen the request.
     """
-    problem, instance = _OF_STATUS[status], secrets.token_hex(8)
+    problem, instance = BY_STATUS[status], secrets.token_hex(8)
     body = json.dumps(
         _document(problem, f"{problem.title}. {problem.advice}", None) | {"instance": instance}
     ).encode()
@@ -228,9 +189,9 @@ def unreadable(status: int) -> tuple[bytes, dict[str, str]]:
 
 
 def install(app: FastAPI) -> None:
-    """Answer everything that is raised, in any layer of the application, with a problem."""
+    """Register handlers that answer every exception of the application with a problem."""
     app.add_exception_handler(ShrinkdError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(ClientDisconnect, _on_hang_up)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_fault)

@@ -1,1 +1,1 @@
-"""What surrounds every route: request ids, authentication, the audit, the host check, bounds."""
+"""Middleware around every route: request ids, authentication, audit, host check, bounds."""

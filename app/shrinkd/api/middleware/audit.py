@@ -1,9 +1,10 @@
-"""Every attempted change on its way into the audit.
+"""Record every attempted change in the audit log.
 
-Before it is made where it would change something, and after the fact where not.
+A change is recorded before it is made, and its outcome afterwards. A dry run, and a request that
+reached no route, are recorded with their outcome only.
 
-The route knows the operation and the body, the middleware around everything knows how it ended, and
-who never came to a route.
+The route calls `begin_attempt`, because it knows the operation and the parsed body; the middleware
+records the outcome, because it also sees requests that reached no route.
 """
 
 import asyncio
@@ -12,76 +13,83 @@ import json
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shrinkd.api.http.dependencies import Parts, caller_of, is_dry_run
+from shrinkd.api.http.dependencies import Parts, is_dry_run
+from shrinkd.api.http.request_context import request_context
 from shrinkd.events import outcome
 from shrinkd.storage import Row, new_id, now
 
-_READING = frozenset(("GET", "HEAD", "OPTIONS"))
-_CHANGES_NOTHING = frozenset(("evaluate_policy",))
-_MOST_CHARACTERS = 2048
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+_READ_ONLY_OPERATIONS = frozenset(("evaluate_policy",))
+_MAX_CHARACTERS = 2048
+"""Characters of a path or body that are recorded; the rest is cut off."""
 
 
-async def attempt(request: Request, operation: str, body: object) -> None:
-    """Write down what is about to be tried."""
+async def begin_attempt(request: Request, operation: str, body: object) -> None:
+    """Record a change that is about to be made; return when the row is in the database.
+
+    StoreUnavailable refuses the change. Reads are not recorded, dry runs only when they are done.
+    """
     scope = request.scope
-    state = scope.setdefault("state", {})
-    state["operation"] = operation
-    if scope["method"] in _READING or operation in _CHANGES_NOTHING:
+    context = request_context(scope)
+    context.operation = operation
+    if scope["method"] in _SAFE_METHODS or operation in _READ_ONLY_OPERATIONS:
         return
-    state["attempt"] = row = _row(scope, operation, body, dry_run=is_dry_run(request))
+    context.audit_row = row = _row(scope, operation, body, dry_run=is_dry_run(request))
     if row["dry_run"]:
         return
     wiring: Parts = scope["app"].state.wiring
     await asyncio.wrap_future(wiring.audit.begin(row))
-    state["is_written"] = True
+    context.is_audit_row_stored = True
 
 
 class AuditMiddleware:
-    """Tells the audit what came of every request that could have changed something."""
+    """Records the outcome of every request that could have changed something."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in _READING:
+        if scope["type"] != "http" or scope["method"] in _SAFE_METHODS:
             return await self._app(scope, receive, send)
         status = 500
 
-        async def send_on(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            return await self._app(scope, receive, send_on)
+            return await self._app(scope, receive, send_and_note_status)
         finally:
-            _tell(scope, status)
+            _record_outcome(scope, status)
 
 
-def _tell(scope: Scope, status: int) -> None:
-    state, wiring = scope["state"], scope["app"].state.wiring
-    if state.get("operation") in _CHANGES_NOTHING:
+def _record_outcome(scope: Scope, status: int) -> None:
+    context, wiring = request_context(scope), scope["app"].state.wiring
+    if context.operation in _READ_ONLY_OPERATIONS:
         return
-    row, group = state.get("attempt") or _row(scope, None, None, dry_run=False), state.get("group")
-    ended = outcome(status, state.get("problem"), group and {"id": group.id, "path": group.path})
-    if state.get("is_written"):
+    row, group = context.audit_row or _row(scope, None, None, dry_run=False), context.group
+    found = None if group is None else {"id": group.id, "path": group.path}
+    ended = outcome(status, context.problem, found)
+    if context.is_audit_row_stored:
         wiring.audit.finish(row["id"], ended)
     else:
         wiring.audit.note({**row, **ended})
 
 
 def _row(scope: Scope, operation: str | None, body: object, *, dry_run: bool) -> Row:
-    text = json.dumps(body)
+    """Build the audit row of an attempt without an outcome."""
+    context, text = request_context(scope), json.dumps(body)
     return {
         "id": new_id(),
         "at": now(),
-        "caller": caller_of(scope).name,
+        "caller": context.caller.name,
         "operation": operation,
         "method": scope["method"][:16],
-        "path": scope["raw_path"].decode("latin-1")[:_MOST_CHARACTERS],
-        "request_id": scope["state"]["request_id"],
+        "path": scope["raw_path"].decode("latin-1")[:_MAX_CHARACTERS],
+        "request_id": context.request_id,
         "dry_run": dry_run,
-        "body": body if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…",
+        "body": body if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…",
         "group_id": None,
         "group_path": None,
         "status": None,

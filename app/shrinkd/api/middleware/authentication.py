@@ -1,26 +1,27 @@
-"""Who sends a request, found before anything looks at it.
+"""Authenticate every request, by its bearer token or else by the peer of its connection.
 
-By the token that it carries, or else by the other end of its connection.
-
-Pure ASGI and outside of all that answers, so that a new route asks for a caller unless it is named
-here.
+Pure ASGI middleware outside of every route, so that a new route requires a caller unless its path
+is listed here as public.
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shrinkd.api.http import problems
 from shrinkd.api.http.dependencies import Parts
+from shrinkd.api.http.request_context import request_context
 from shrinkd.auth import ANYONE, NOBODY, Caller, Level
 from shrinkd.errors import ShrinkdError, TokenRefused, Unauthenticated
 
-_OPEN = frozenset(("/", "/livez", "/readyz", "/version", "/docs", "/openapi.json", "/problems"))
-_OPEN_BELOW = ("/problems/", "/ui/")
-"""What tells nothing of this node: for supervisors that have no token, and for pages that explain
-how to get one."""
+_PUBLIC_PATHS = frozenset(
+    ("/", "/livez", "/readyz", "/version", "/docs", "/openapi.json", "/problems")
+)
+"""Paths that need no caller, because they disclose nothing of the node: probes of supervisors,
+which have no token, and pages that explain how to get one."""
+_PUBLIC_PREFIXES = ("/problems/", "/ui/")
 
 
 class Authentication:
-    """Puts the caller of a request into its scope, and answers 401 or 403 where there is none."""
+    """Stores the caller of a request in its context; answers 401 or 403 if there is none."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,46 +29,52 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope["state"]["caller"] = find_caller(scope)
+                request_context(scope).caller = find_caller(scope)
             except ShrinkdError as error:
                 return await problems.answer(scope, error)(scope, receive, send)
         return await self._app(scope, receive, send)
 
 
 def find_caller(scope: Scope) -> Caller:
-    """Who sends a request, by what holds now.
+    """Authenticate a request by the tokens that are valid now.
 
-    Unauthenticated, TokenRefused, and Forbidden for who may do nothing.
+    Raises Unauthenticated without credentials, TokenRefused for an invalid token, Forbidden for a
+    caller without any scope.
     """
     path: str = scope["path"]
-    if path in _OPEN or path.startswith(_OPEN_BELOW):
+    if path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIXES):
         return NOBODY
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    credentials = [value for name, value in scope["headers"] if name == b"authorization"]
     wiring: Parts = scope["app"].state.wiring
-    caller = _bearer(wiring, given) if given else _peer(wiring, scope["state"].get("peer"))
+    caller = (
+        _by_token(wiring, credentials)
+        if credentials
+        else _by_peer(wiring, request_context(scope).peer)
+    )
     if not caller.grants:
         caller.require(Level.READ)
     return caller
 
 
-def _bearer(wiring: Parts, given: list[bytes]) -> Caller:
-    """Who sends a token counts as its bearer, also where the connection would do.
+def _by_token(wiring: Parts, credentials: list[bytes]) -> Caller:
+    """Authenticate by the Authorization header, which goes before the peer of the connection.
 
-    Its scopes may be narrower, and were chosen.
+    The client has chosen the token, and its scopes may be narrower.
     """
-    scheme, _, secret = given[0].partition(b" ")
-    if len(given) > 1 or scheme.lower() != b"bearer":
-        raise Unauthenticated("Authorization is taken once, and as Bearer with a token.")
+    scheme, _, secret = credentials[0].partition(b" ")
+    if len(credentials) > 1 or scheme.lower() != b"bearer":
+        raise Unauthenticated("Send one Authorization header, of the form: Bearer TOKEN.")
     if wiring.tokens is None:
-        raise TokenRefused("The token that was sent is none that holds here now.")
+        raise TokenRefused("The token is not valid.")
     return wiring.tokens.bearer(secret.strip())
 
 
-def _peer(wiring: Parts, peer: Caller | None) -> Caller:
+def _by_peer(wiring: Parts, peer: Caller | None) -> Caller:
     if wiring.tokens is None:
-        return peer or ANYONE  # the server listens so only where that is safe
+        # without tokens, server/listen.py serves TCP for the simulator only
+        return peer or ANYONE
     if peer is None:
         raise Unauthenticated(
-            "A token is wanted here: send Authorization: Bearer and one of `shrinkd token make`."
+            "A token is required: send Authorization: Bearer and a token of `shrinkd token make`."
         )
     return wiring.tokens.certified(peer)

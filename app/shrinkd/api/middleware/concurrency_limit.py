@@ -1,58 +1,56 @@
-"""How many requests of one caller may wait for their answers.
-
-Whoever asks for more in one instant is told to come back.
-"""
+"""Bound the requests of one caller that wait for their responses; refuse more with 429."""
 
 from collections import Counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shrinkd.api.http import problems
-from shrinkd.api.http.dependencies import caller_of
+from shrinkd.api.http.request_context import request_context
 from shrinkd.errors import TooManyRequests
 
-# more than the connections that client libraries open by themselves, and 50 clients on one socket
-MOST_WAITING = 128
+MAX_WAITING = 128
+"""More than the connections that client libraries open by themselves, and enough for 50 clients on
+one unix socket, which all count as one caller."""
 
 
 class ConcurrencyLimit:
-    """Answers 429 to a caller of whose requests that many wait.
+    """Answers 429 to a caller with `limit` requests waiting.
 
-    One whose answer has begun, as a stream's has, waits no more.
+    A request whose response has started, such as a stream, does not count.
     """
 
-    def __init__(self, app: ASGIApp, most: int = MOST_WAITING) -> None:
+    def __init__(self, app: ASGIApp, limit: int = MAX_WAITING) -> None:
         self._app = app
-        self._most = most
+        self._limit = limit
         self._waiting: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        name, waits = caller_of(scope).name, True
-        if self._waiting[name] >= self._most:
+        name, is_waiting = request_context(scope).caller.name, True
+        if self._waiting[name] >= self._limit:
             error = TooManyRequests(
-                f"{self._most} requests of {name} wait for their answers already.",
-                waiting=self._most,
+                f"{self._limit} requests of {name} are waiting for their responses already.",
+                waiting=self._limit,
             )
             return await problems.answer(scope, error)(scope, receive, send)
 
-        async def send_begun(message: Message) -> None:
-            nonlocal waits
-            if waits:
-                waits = self._leave(name)
+        async def send_and_release(message: Message) -> None:
+            nonlocal is_waiting
+            if is_waiting:
+                is_waiting = False
+                self._release(name)
             await send(message)
 
         self._waiting[name] += 1
         try:
-            return await self._app(scope, receive, send_begun)
+            return await self._app(scope, receive, send_and_release)
         finally:
-            if waits:
-                self._leave(name)
+            if is_waiting:
+                self._release(name)
 
-    def _leave(self, name: str) -> bool:
-        """Count one less, and forget who has none. Answers False: it waits no more."""
+    def _release(self, name: str) -> None:
+        """Count one waiting request less; drop a caller's entry with its last one."""
         self._waiting[name] -= 1
         if not self._waiting[name]:
             del self._waiting[name]
-        return False

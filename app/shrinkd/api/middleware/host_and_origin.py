@@ -1,10 +1,12 @@
-"""What a browser was talked into.
+"""Refuse requests that a foreign web page makes a browser send.
 
-Requests for a name that is not ours (DNS rebinding), and changes sent by a page from elsewhere.
+Two attacks are covered. Cross-site request forgery: a page can make a browser send a POST without a
+body, such as a cancel, to any address without a preflight; Sec-Fetch-Site or Origin names the page.
+DNS rebinding: a page can make its own host name resolve to this daemon, and would then read the
+responses as well; Host names that foreign host.
 
-A page can make a browser send a POST without a body anywhere, such as a cancel, and asks nobody.
-And where its own name is made to lead to this address, it may read the answers as well. Neither can
-hide its name: it stands in Host or in Origin.
+Starlette's TrustedHostMiddleware is no replacement: it answers 400 in plain text, where every error
+is a problem, and it does not look at Origin or exempt unix sockets.
 """
 
 import ipaddress
@@ -17,13 +19,16 @@ from shrinkd.api.http import problems
 from shrinkd.api.http.dependencies import Parts
 from shrinkd.errors import CrossSiteRequest, MisdirectedRequest, ShrinkdError
 
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_SHARED = frozenset({"", "localhost"})  # with other servers of this host, each on a port of its own
-_OUR_SITES = frozenset({b"same-origin", b"none"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SHARED_NAMES = frozenset({"", "localhost"})
+"""Names that other servers on this host answer to as well, on other ports: as an Origin they prove
+nothing unless the port is ours, too."""
+_OWN_SITES = frozenset({b"same-origin", b"none"})
+"""Values of Sec-Fetch-Site for our own pages and for an address that a user typed."""
 
 
 class HostAndOriginCheck:
-    """Answers 421 and 403 to such requests, before anything looks at them."""
+    """Answers 421 to a foreign Host, and 403 to a change that a foreign page sent."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,37 +42,41 @@ class HostAndOriginCheck:
 
 def _refusal(scope: Scope) -> ShrinkdError | None:
     wiring: Parts = scope["app"].state.wiring
-    ours = wiring.settings.host_names
+    own_names = wiring.settings.host_names
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     is_tcp = scope["server"] is not None and scope["server"][1] is not None
-    if is_tcp and _host_name(host) not in ours:
+    if is_tcp and _host_name(host) not in own_names:
         return MisdirectedRequest(
-            f"The request is for {host[:255].decode('latin-1')!a}, which is no name of this daemon."
+            f"The request is for the host {host[:255].decode('latin-1')!a}, which is not a name of "
+            "this daemon."
         )
-    if scope["method"] not in _READING and not _is_own(dict(scope["headers"]), host, ours):
-        return CrossSiteRequest("A browser sent this change for a page that is not of this daemon.")
+    if scope["method"] not in _SAFE_METHODS and not _is_own(
+        dict(scope["headers"]), host, own_names
+    ):
+        return CrossSiteRequest("A browser sent this change on behalf of a page of another site.")
     return None
 
 
-def _is_own(headers: dict[bytes, bytes], host: bytes, ours: frozenset[str]) -> bool:
-    """Whether a program sent it, or a browser for a page of ours.
+def _is_own(headers: dict[bytes, bytes], host: bytes, own_names: frozenset[str]) -> bool:
+    """Tell whether a change comes from a program or from a page of this daemon.
 
-    Where Sec-Fetch-Site stands, the browser has compared the two.
+    With Sec-Fetch-Site the browser has compared the origins itself; without Origin the sender is
+    not a browser.
     """
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
     if site is not None:
-        return site in _OUR_SITES
+        return site in _OWN_SITES
     if origin is None:
         return True
     authority = origin.partition(b"://")[2]
-    return authority == host or _host_name(authority) in ours - _SHARED
+    return authority == host or _host_name(authority) in own_names - _SHARED_NAMES
 
 
 @lru_cache(256)
 def _host_name(host: bytes) -> str | None:
-    """The name in a host with a port, "" for an address, which nobody can make lead elsewhere.
+    """Return the host name in "host:port"; "" for an IP address, None for neither.
 
-    None for what is neither.
+    An address cannot be rebound, so it counts as ours.
     """
     name = None
     try:

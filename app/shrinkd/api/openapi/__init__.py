@@ -1,1 +1,1 @@
-"""The OpenAPI document: what FastAPI cannot know is added here."""
+"""The OpenAPI document: texts, declarations of responses for routes, and its completion."""

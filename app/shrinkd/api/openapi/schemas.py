@@ -1,4 +1,4 @@
-"""The schemas of the document: what no model says of them, and the one of all problems."""
+"""Complete the schemas of the OpenAPI document, and add the schema of problems."""
 
 from copy import deepcopy
 from typing import Any
@@ -7,14 +7,14 @@ Schema = dict[str, Any]
 _PROBLEM: Schema = {
     "type": "object",
     "title": "Problem",
-    "description": "Why it did not work (RFC 9457). Every number in `detail` is also a member of "
-    "its own.",
+    "description": "The reason of an error (RFC 9457). Every number in `detail` is also a member "
+    "of its own.",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
         "type": {
             "type": "string",
             "format": "uri-reference",
-            "description": "`/problems/` and a name, and a page of this daemon: branch on it.",
+            "description": "`/problems/` and a name to decide by; also a page of this daemon.",
         },
         "title": {"type": "string"},
         "status": {"type": "integer"},
@@ -22,20 +22,20 @@ _PROBLEM: Schema = {
         "instance": {"type": "string", "description": "The request id."},
         "errno": {
             "type": "string",
-            "description": "The kernel's answer, where one is behind it.",
+            "description": "The errno of the kernel, if the kernel refused.",
             "examples": ["EBUSY"],
         },
         "errors": {
             "type": "array",
-            "description": "What is wrong with a request, place by place.",
+            "description": "The invalid parts of a request.",
             "items": {
                 "type": "object",
                 "required": ["pointer", "detail"],
                 "properties": {
                     "pointer": {
                         "type": "string",
-                        "description": "Into the body, a JSON pointer as a fragment; elsewhere the "
-                        "part and the name.",
+                        "description": "In the body, a JSON pointer as a fragment; elsewhere the "
+                        "part of the request and the name.",
                         "examples": ["#/max_bytes", "query/page_size"],
                     },
                     "detail": {"type": "string"},
@@ -44,7 +44,7 @@ _PROBLEM: Schema = {
         },
         "next": {
             "type": "object",
-            "description": "The request that would make it work, where there is one.",
+            "description": "The request that can succeed instead, if there is one.",
             "required": ["method", "href", "body"],
             "properties": {
                 "method": {"type": "string"},
@@ -67,44 +67,41 @@ _PROBLEM: Schema = {
 
 
 def complete_schemas(schemas: dict[str, Schema]) -> None:
-    """Complete what FastAPI made of the models, and add what they only hint at."""
+    """Complete the schemas that FastAPI generates from the models, in place."""
     schemas["Problem"] = deepcopy(_PROBLEM)
     schemas["Failure"] = _failure()
-    schemas["StatsBody"]["required"].remove("raw")  # there with ?raw=true alone
+    schemas["StatsBody"]["required"].remove("raw")  # present only with ?raw=true
     schemas["StatsRow"] = schemas["StatsBody"] | {
         "required": ["group"],
-        "description": "What was asked for of a reading.",
+        "description": "The requested fields of a reading.",
     }
-    _name_what_is_keyed(schemas["WantedLimits"])
-    _close_what_is_open(
+    _enumerate_keys(schemas["WantedLimits"])
+    _refer_to_rows(
         {name: schema["properties"] for name, schema in schemas.items() if "properties" in schema}
     )
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for name, schema in schemas.items():
-        schema["title"] = (
-            # generated clients name their classes by it, and two of one name would be one too many
-            name
-        )
+        schema["title"] = name  # generated clients name their classes by it, so it has to be unique
         _complete_times(schema)
         _complete_bounds(schema)
 
 
 def _failure() -> Schema:
-    """A problem that no request met, and so without an instance."""
+    """Return the schema of a failed shrink's problem, which has no instance."""
     failure = deepcopy(_PROBLEM) | {
-        "description": "Why a shrink failed: a problem, in which `status` is what a request would "
-        "be told."
+        "description": "The reason why a shrink failed: a problem whose `status` is the one that a "
+        "request would be answered with."
     }
     failure["required"].remove("instance")
     del failure["properties"]["instance"]
     return failure
 
 
-def _close_what_is_open(members: dict[str, Schema]) -> None:
-    """Say what is in the objects that our models leave open, since the code has them as plain rows.
+def _refer_to_rows(members: dict[str, Schema]) -> None:
+    """Give schemas to the objects that our models declare as plain dicts.
 
-    They are sent as they are.
+    The code builds those as rows and sends them without a model.
     """
     kinds = members["Plan"]["policies"]["items"]["discriminator"]["mapping"].values()
     specs = [{"$ref": members[_name(policy)]["spec"]["$ref"]} for policy in kinds]
@@ -112,14 +109,12 @@ def _close_what_is_open(members: dict[str, Schema]) -> None:
     members["ShrinkBody"]["error"]["anyOf"][0] = _reference("Failure")
     members["BatchAnswer"]["body"]["anyOf"][1] = _reference("Problem")
     members["StatsList"]["items"]["items"] = _reference("StatsRow")
-    for opened in ("type", "additionalProperties"):
-        del members["PolicyBody"]["spec"][opened]
+    for name in ("type", "additionalProperties"):
+        del members["PolicyBody"]["spec"][name]
 
 
-def _name_what_is_keyed(schema: Schema) -> None:
-    """Generated clients make members of properties alone, and not of keys that are among these
-    names.
-    """
+def _enumerate_keys(schema: Schema) -> None:
+    """Turn a mapping with known keys into properties, because client generators need those."""
     names, value = schema.pop("propertyNames")["enum"], schema.pop("additionalProperties")
     schema["properties"] = {name: deepcopy(value) for name in names}
 
@@ -133,7 +128,7 @@ def _reference(name: str) -> Schema:
 
 
 def _complete_times(schema: Schema) -> None:
-    """Every name that ends in _at is a time by RFC 3339."""
+    """Mark every member whose name ends in _at as a time (RFC 3339)."""
     for name, member in schema.get("properties", {}).items():
         for kind in (member, *member.get("anyOf", ())) if name.endswith("_at") else ():
             if kind.get("type") == "string":
@@ -141,9 +136,7 @@ def _complete_times(schema: Schema) -> None:
 
 
 def _complete_bounds(schema: Schema) -> None:
-    """Pydantic leaves the bound of a size as `ge` in an answer, where it does not see that this is
-    a number.
-    """
+    """Rename `ge` to `minimum`: pydantic writes `ge` for sizes, whose schema it does not know."""
     for member in schema.get("properties", {}).values():
         if "ge" in member:
             member["minimum"] = member.pop("ge")

@@ -1,4 +1,4 @@
-"""The audit over HTTP: every attempted change, allowed or not, for who may do everything."""
+"""Audit log: list every attempted change, allowed or refused; needs the scope admin."""
 
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from shrinkd.api.http.paging import (
     write_token,
 )
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, refuses
+from shrinkd.api.openapi.responses import PAGED, refuses
 from shrinkd.backends import check_group_path
 from shrinkd.errors import InvalidGroupName
 from shrinkd.storage import Row
@@ -31,27 +31,27 @@ class AttemptBody(Body):
     id: str
     attempted_at: str
     caller: str = Field(examples=["token:ci"])
-    """Who: "uid:1000", "token:ci", "certificate:orchestrator", "anyone" where nobody is asked,
-    "nobody" who did not say."""
+    """For example "uid:1000", "token:ci" or "certificate:orchestrator"; "anyone" if the daemon
+    needs no credentials, "nobody" for a request without any."""
     operation: str | None = Field(examples=["patch_limits"])
-    """The operationId; null for what came to no operation."""
+    """The operationId; null if the request matched none."""
     method: str = Field(examples=["PATCH"])
     path: str = Field(examples=["/v1/groups/web/limits"])
-    """As it was sent."""
+    """The path as it was sent."""
     body: Any = Field(examples=[{"max_bytes": "64M"}])
-    """What was asked for, or its first 2048 characters as text; null for nothing, and where nobody
-    read it."""
+    """The body, or its first 2048 characters as text; null if there was none, or if it was not
+    read."""
     dry_run: bool
     group: GroupRef | None
-    """Which group that was; null where none was found, or the body names it."""
+    """The group in the address; null if none was found, or if the body names it."""
     status: int | None = Field(examples=[409])
-    """Of the answer; null while it is tried, and for ever where the daemon died in it."""
+    """Status of the answer; null while the request runs, and forever if the daemon died in it."""
     problem: str | None = Field(examples=["limit-below-usage"])
     finished_at: str | None
     request_id: str
     times: int
-    """How many there were in that second, alike in caller, operation and answer: only what has
-    changed nothing is counted together."""
+    """Number of attempts in that second with the same caller, operation and answer; only attempts
+    that changed nothing are counted together."""
 
 
 class AuditPage(Body):
@@ -62,19 +62,19 @@ class AuditPage(Body):
 
 
 class AuditQuery(BaseModel):
-    """Which attempts."""
+    """Filters of attempts."""
 
     model_config = ConfigDict(extra="forbid")
 
-    caller: str | None = Field(None, max_length=255, description="Only those of this caller.")
+    caller: str | None = Field(None, max_length=255, description="Only attempts of this caller.")
     group: str | None = Field(None, description="The path of a group, which may be gone by now.")
     operation: str | None = Field(
         None, max_length=64, description="An operationId, such as patch_limits."
     )
     status_from: int | None = Field(
-        None, ge=100, le=599, description="Only those whose answer has this status or a higher one."
+        None, ge=100, le=599, description="Only attempts with this status or a higher one."
     )
-    since: Moment | None = Field(None, description="Only those made at or after this time.")
+    since: Moment | None = Field(None, description="Only attempts at or after this time.")
     page_size: PageSize = 50
     page_token: PageToken = None
 
@@ -89,9 +89,8 @@ def list_audit(
 ) -> AuditPage:
     """List every attempted change, the newest first.
 
-    They are kept for 30 days, and a million of them.
-
-    What the policies do by themselves is in their decisions and shrinks.
+    They are kept for 30 days, and at most a million. The actions of policies are not here, but in
+    their decisions and shrinks.
     """
     page = list_page(wiring, query)
     link_next(response, request, page.next_page_token)
@@ -99,6 +98,7 @@ def list_audit(
 
 
 def list_page(wiring: Parts, query: AuditQuery) -> AuditPage:
+    """Return the page of attempts that follows the one in the page token."""
     limit = page_limit(query.page_size)
     after = read_token(query.page_token, _NEWEST_FIRST, (str,))
     of = {
@@ -118,7 +118,7 @@ def list_page(wiring: Parts, query: AuditQuery) -> AuditPage:
 
 
 def attempt_body(row: Row) -> AttemptBody:
-    told = {name: row[name] for name in AttemptBody.model_fields.keys() & row.keys()}
+    fields = {name: row[name] for name in AttemptBody.model_fields.keys() & row.keys()}
     group = (
         None
         if row["group_path"] is None
@@ -126,5 +126,5 @@ def attempt_body(row: Row) -> AttemptBody:
     )
     finished = None if row["finished_at"] is None else rfc3339(row["finished_at"])
     return AttemptBody(
-        **told | {"attempted_at": rfc3339(row["at"]), "finished_at": finished, "group": group}
+        **fields | {"attempted_at": rfc3339(row["at"]), "finished_at": finished, "group": group}
     )

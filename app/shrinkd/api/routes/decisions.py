@@ -1,4 +1,4 @@
-"""What the policies decided, and why: as it was written down, for one policy or for one group."""
+"""Decisions of policies, as recorded, for one policy or for one group."""
 
 from dataclasses import asdict
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired, caller_of, rfc3339
+from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired, rfc3339
 from shrinkd.api.http.paging import (
     PageSize,
     PageToken,
@@ -16,8 +16,9 @@ from shrinkd.api.http.paging import (
     write_token,
 )
 from shrinkd.api.http.policy_access import Readable
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, refuses
+from shrinkd.api.openapi.responses import PAGED, refuses
 from shrinkd.auth import Caller
 from shrinkd.errors import PolicyNotFound, PolicyUnreadable
 from shrinkd.policies import Reason, Record, Verdict
@@ -32,11 +33,11 @@ class DecisionBody(Body):
     """One decision of a policy for a group."""
 
     id: str | None
-    """null for one that is not written down, or not yet."""
+    """null for a decision that is not recorded, or not yet."""
     decided_at: str
     policy: str
     generation: int
-    """Of the policy, when it decided so."""
+    """Generation of the policy at that time."""
     group: GroupRef
     mode: Literal["enforce", "observe"]
     verdict: Verdict
@@ -44,22 +45,21 @@ class DecisionBody(Body):
     signals: dict[str, float | int | str | None] = Field(
         examples=[{"usage_bytes": 371195904, "high_bytes": 386547056}]
     )
-    """The numbers that it went by, with their units in their names."""
+    """The numbers that the decision is based on, with their units in their names."""
     look_seconds: float
-    """It looks again after so long at the latest."""
+    """The policy is evaluated again after this time at the latest."""
     asked_bytes: int | None
-    """What the policy wanted to reclaim; null where it wanted nothing of the sort."""
+    """Bytes that the policy proposed to reclaim; null if it proposed no reclaim."""
     granted_bytes: int | None
-    """How much of that it was allowed to."""
+    """Bytes of it that the guards granted."""
     freed_bytes: int | None
-    """By how much usage fell; null until that is known."""
+    """Decrease of usage; null until it is known."""
     shrink_id: str | None
-    """The shrink that did it: GET /v1/shrinks/{shrink_id}."""
+    """The shrink that acted on it: GET /v1/shrinks/{shrink_id}."""
     errno: str | None
-    """What the kernel, or a guard of the daemon, said to it."""
+    """The errno with which the kernel, or a guard of the daemon, refused it."""
     times: int
-    """How often it decided so, one time after the other: `decided_at` and the numbers are those of
-    the last."""
+    """Number of equal decisions in a row; `decided_at` and the numbers are those of the last."""
 
 
 class DecisionPage(Body):
@@ -70,12 +70,12 @@ class DecisionPage(Body):
 
 
 class DecisionQuery(BaseModel):
-    """Which decisions."""
+    """Filters of decisions."""
 
     model_config = ConfigDict(extra="forbid")
 
     verdict: list[Verdict] = Field([], description="One or more verdicts; absent: all.")
-    since: Moment | None = Field(None, description="Only those made at or after this time.")
+    since: Moment | None = Field(None, description="Only decisions at or after this time.")
     page_size: PageSize = 50
     page_token: PageToken = None
 
@@ -92,11 +92,11 @@ def list_policy_decisions(
     name: Readable,
     query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
-    """List what a policy decided, the newest first.
+    """List the decisions of a policy, the newest first.
 
-    Equal ones of a minute are one; they are kept for 7 days, and a million of them.
+    Equal decisions within a minute are one. They are kept for 7 days, and at most a million.
     """
-    page = list_page(wiring, caller_of(request.scope), query, policy=name)
+    page = list_page(wiring, request_context(request.scope).caller, query, policy=name)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -113,16 +113,17 @@ def list_group_decisions(
     group: Target,
     query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
-    """List what policies decided for a group's path, the newest first.
+    """List the decisions of all policies for a group's path, the newest first.
 
-    Those that are no more, too.
+    Decisions of deleted policies are included.
     """
-    page = list_page(wiring, caller_of(request.scope), query, group_path=group.path)
+    page = list_page(wiring, request_context(request.scope).caller, query, group_path=group.path)
     link_next(response, request, page.next_page_token)
     return page
 
 
 def list_page(wiring: Parts, caller: Caller, query: DecisionQuery, **of: str) -> DecisionPage:
+    """Return a page of decisions. `of`: `policy` or `group_path`, and its value."""
     limit = page_limit(query.page_size)
     after = read_token(query.page_token, _NEWEST_FIRST, (int,))
     rows = wiring.store.list_decisions(
@@ -138,16 +139,16 @@ def list_page(wiring: Parts, caller: Caller, query: DecisionQuery, **of: str) ->
 
 
 def decision_body(row: Row) -> DecisionBody:
-    told = {name: row[name] for name in DecisionBody.model_fields.keys() & row.keys()}
+    fields = {name: row[name] for name in DecisionBody.model_fields.keys() & row.keys()}
     group = GroupRef(id=str(row["group_id"]), path=row["group_path"])
     return DecisionBody(
-        **told
+        **fields
         | {"id": row["id"] and str(row["id"]), "decided_at": rfc3339(row["at"]), "group": group}
     )
 
 
 def record_body(record: Record) -> DecisionBody:
-    """As decision_body, for one that is fresh from the daemon."""
+    """Build the body of a decision that is not in the database."""
     return decision_body(
         asdict(record) | {"id": None, "group_id": record.group.id, "group_path": record.group.path}
     )

@@ -1,4 +1,4 @@
-"""Pages for people: Swagger UI from our own files, and a page for each kind of problem."""
+"""Pages for people: Swagger UI, served from the package, and a page for each kind of problem."""
 
 from html import escape
 from http import HTTPStatus
@@ -10,19 +10,22 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from shrinkd.api.http.problem_types import Problem
-from shrinkd.api.http.problems import BY_SLUG
-from shrinkd.api.openapi.document import refuses
+from shrinkd.api.http.problem_types import BY_SLUG, Problem
+from shrinkd.api.openapi.responses import refuses
 from shrinkd.errors import ProblemNotFound
 
 UI_FILES = Path(str(files("shrinkd.dashboard"))) / "swagger"
 router = APIRouter(tags=["docs"])
 
 _PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>{head}<link rel="stylesheet" href="/ui/pages.css"><link rel="icon" href="/ui/favicon.svg" type="image/svg+xml"></head>
-<body><nav class="bar"><a class="home" href="/docs"><img src="/ui/favicon.svg" alt="" width="24" height="24">shrinkd</a>
-<a href="/docs">API</a><a href="/problems">Problems</a><a href="/openapi.json">openapi.json</a></nav>{body}</body></html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>{head}<link rel="stylesheet" href="/ui/pages.css">
+<link rel="icon" href="/ui/favicon.svg" type="image/svg+xml"></head>
+<body><nav class="bar">
+<a class="home" href="/docs"><img src="/ui/favicon.svg" alt="" width="24" height="24">shrinkd</a>
+<a href="/docs">API</a><a href="/problems">Problems</a><a href="/openapi.json">openapi.json</a>
+</nav>{body}</body></html>
 """
 _DOCS_HEAD = '<link rel="stylesheet" href="/ui/swagger-ui.css">'
 _DOCS_BODY = (
@@ -32,8 +35,8 @@ _DOCS_BODY = (
     '<script src="/ui/swagger-ui-bundle.js"></script><script src="/ui/init.js"></script>'
 )
 _HEADERS = {
-    # Swagger UI draws its icons from data: URLs and styles elements through the DOM, which no
-    # policy forbids: no 'unsafe-inline'.
+    # Swagger UI loads its icons from data: URLs. It sets styles through the DOM, which the policy
+    # does not restrict, so 'unsafe-inline' is not needed.
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'; object-src 'none'"
@@ -44,7 +47,7 @@ _HEADERS = {
 
 @router.get("/problems", operation_id="list_problems", response_class=HTMLResponse)
 async def list_problems() -> Response:
-    """Show every kind of problem."""
+    """List every kind of problem."""
     rows = (
         f'<li><span class="status">{problem.status}</span><a '
         f'href="/problems/{slug}">{slug}</a><span>{escape(problem.title)}</span></li>'
@@ -84,15 +87,12 @@ async def get_docs() -> Response:
 
 @router.get("/", include_in_schema=False)
 async def get_root() -> Response:
-    """Lead people who typed only the address to the documentation."""
+    """Redirect from the root to the documentation."""
     return Response(status_code=307, headers={"Location": "/docs"})
 
 
 class Files(StaticFiles):
-    """Our own files, under the policy of the pages.
-
-    An image that is looked at by itself is a page, too.
-    """
+    """Static files with the headers of the pages, because an image can be opened as a page."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -101,6 +101,7 @@ class Files(StaticFiles):
 
 
 def find_problem(slug: str) -> Problem:
+    """Return a kind of problem by its slug, or raise ProblemNotFound."""
     if slug not in BY_SLUG:
         raise ProblemNotFound(f"There is no problem {slug!a}.")
     return BY_SLUG[slug]
@@ -113,7 +114,7 @@ def _page(title: str, body: str, head: str = "") -> Response:
 
 
 def _code(text: str) -> str:
-    """Escape, and show what stands between backticks as code."""
+    """Escape a text for HTML, and mark parts between backticks as code."""
     return "".join(
         f"<code>{part}</code>" if index % 2 else part
         for index, part in enumerate(escape(text).split("`"))

@@ -1,4 +1,4 @@
-"""What has happened: a page of events, or all of them as they come."""
+"""Events: list them in pages, or follow them as a stream."""
 
 import asyncio
 import re
@@ -19,9 +19,9 @@ from shrinkd.api.http.paging import (
     read_token,
     write_token,
 )
-from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import Responses, refuses, sends
+from shrinkd.api.openapi.responses import Responses, refuses, sends
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import check_group_path
 from shrinkd.errors import EventsExpired, InvalidGroupName, TooManyStreams
@@ -29,21 +29,20 @@ from shrinkd.events import RECENT, Event, EventType, Selection
 
 router = APIRouter(route_class=StrictRoute, tags=["events"])
 _OLDEST_FIRST = "id"
-_AT_ONCE = 100
-"""Events that one write to a stream holds at most."""
+_MAX_BATCH = 100
+"""Maximum events in one write to a stream."""
 _ID = re.compile(r"\d{1,18}", re.ASCII)
 _STREAM: dict[str, Any] = sends("Link") | {
-    "description": "A page; or, with `Accept: text/event-stream`, each event as an EventBody in "
-    "the `data` of one of its type. But a `gap` "
-    "whose data is `after`, `oldest_id` and `newest_id` tells that the stream was to begin behind "
-    "an event that is not kept any more (all "
-    "that is kept follows) or was never given out here (what comes follows).",
+    "description": "A page; or, with `Accept: text/event-stream`, a stream of events of the given "
+    "types, each with an EventBody as `data`. A `gap` whose data is `after`, `oldest_id` and "
+    "`newest_id` means that the stream was requested after an event that is not kept any more (all "
+    "kept events follow) or that this daemon never published (new events follow).",
     "content": {
         "text/event-stream": {
             "schema": {"type": "string"},
-            "example": "event: group.made\nid: 42\ndata: "
+            "example": "event: group.made\ndata: "
             '{"id":42,"type":"group.made","happened_at":"2026-11-23T08:00:00.000000Z",'
-            '"group":{"id":"354371","path":"web"},"data":{}}\n\n',
+            '"group":{"id":"354371","path":"web"},"data":{}}\nid: 42\n\n',
         }
     },
 }
@@ -51,23 +50,23 @@ _ANSWERS: Responses = {200: _STREAM}
 
 
 class EventBody(Body):
-    """One thing that happened."""
+    """One event."""
 
     id: int
-    """Counts up by one with each event of this daemon, over restarts too."""
+    """Increases by one with each event of this daemon, across restarts."""
     type: EventType
     happened_at: str
     group: GroupRef | None
-    """null: of the whole node."""
+    """null for an event of the whole node."""
     data: dict[str, Any] = Field(
         examples=[{"shrink_id": "019a1b2c3d4e5f60718293a4b5c6d7e8", "state": "succeeded"}]
     )
-    """What there is to say, by the type. `daemon.started`: version, interrupted_shrinks.
-    `group.made` and `limits.changed`: the limits, and policy and shrink_id where those set them.
+    """Members by type. `daemon.started`: version, interrupted_shrinks.
+    `group.made` and `limits.changed`: the limits, and policy and shrink_id if those set them.
     `process.added`: pid. `shrink.state`: shrink_id, state, policy, errno, reclaimed_bytes.
     `policy.changed`: name, kind, enabled, generation. `policy.deleted`: name. `decision`:
     policy, generation, mode, verdict, reason, asked_bytes, granted_bytes. `simulation.state`:
-    simulation_id, state. `gap`: dropped. Others: nothing."""
+    simulation_id, state. `gap`: dropped. Others: none."""
 
 
 class EventPage(Body):
@@ -75,28 +74,27 @@ class EventPage(Body):
 
     items: list[EventBody]
     last_id: int
-    """Ask for what comes after this one, next time: no event that was asked for lies between it and
-    the last item."""
+    """The id to continue after: no requested event lies between the last item and it."""
     next_page_token: str | None
 
 
 class EventQuery(BaseModel):
-    """Which events."""
+    """Filters of events."""
 
     model_config = ConfigDict(extra="forbid")
 
     type: list[EventType] = Field(
-        [], description="One or more types; absent: all. `gap` always comes along."
+        [], description="One or more types; absent: all. `gap` is always included."
     )
     group: str | None = Field(
         None,
-        description="The path of a group, which may be gone by now: what happened at it and below.",
+        description="The path of a group, which may be gone by now: events of it and groups below.",
     )
     after: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="The id of an event: those behind it. Absent: all; in a stream, what comes.",
+        description="The id of an event: only later events. Absent: all; in a stream, new ones.",
     )
     page_size: PageSize = 50
     page_token: PageToken = None
@@ -106,8 +104,8 @@ LastEventId = Annotated[
     str | None,
     Header(
         alias="Last-Event-ID",
-        description="Of the last event that was received: a stream goes on behind it. Goes before "
-        "after=.",
+        description="The id of the last event that was received: a stream continues after it. "
+        "Overrides after=.",
     ),
 ]
 
@@ -125,25 +123,26 @@ def list_events(
     query: Annotated[EventQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> Response:
-    """List what has happened, the oldest first, or follow it.
+    """List events, the oldest first, or follow them.
 
-    With `Accept: text/event-stream`, until you hang up.
+    With `Accept: text/event-stream` the answer is a stream without an end.
     """
-    wanted = selection(caller, query)
-    if not wants_stream(request):
-        return page(request, wiring, query, wanted)
-    return EventStream(follow(wiring, wanted, _begin(wiring, last_event_id, query.after)))
+    selected = selection(caller, query)
+    if not accepts_stream(request):
+        return page(request, wiring, query, selected)
+    return EventStream(follow(wiring, selected, _begin(wiring, last_event_id, query.after)))
 
 
-def wants_stream(request: Request) -> bool:
+def accepts_stream(request: Request) -> bool:
+    """Tell whether the Accept header names text/event-stream."""
     accepted = ",".join(request.headers.getlist("accept")).lower().split(",")
     return any(media.partition(";")[0].strip() == EventStream.media_type for media in accepted)
 
 
 def selection(caller: Caller, query: EventQuery) -> Selection:
-    """What is asked for, as far as the caller may read it.
+    """Return the filter for the requested events that the caller may read.
 
-    What has no group is of the whole node.
+    Events without a group need the scope to read the whole node.
     """
     within = [frozenset((check_group_path(query.group),))] if query.group else []
     if not caller.may(Level.READ):
@@ -151,11 +150,12 @@ def selection(caller: Caller, query: EventQuery) -> Selection:
     return Selection(frozenset(query.type), tuple(within))
 
 
-def page(request: Request, wiring: Parts, query: EventQuery, wanted: Selection) -> Response:
+def page(request: Request, wiring: Parts, query: EventQuery, selected: Selection) -> Response:
+    """Answer the page of selected events that follows the page token or `after`."""
     token = read_token(query.page_token, _OLDEST_FIRST, (int,))
     after = token[0] if token else wiring.events.oldest - 1 if query.after is None else query.after
     limit = page_limit(query.page_size)
-    found, last_id = wiring.events.read(after, limit, wanted)
+    found, last_id = wiring.events.read(after, limit, selected)
     following = (
         write_token(_OLDEST_FIRST, last_id)
         if len(found) == limit and last_id < wiring.events.newest
@@ -170,30 +170,32 @@ def page(request: Request, wiring: Parts, query: EventQuery, wanted: Selection) 
 
 
 def _begin(wiring: Parts, last_event_id: str | None, after: int | None) -> int:
-    """Where a stream begins; -1 for an id that nobody here has given out."""
+    """Return the event id after which a stream begins; -1 for an id of another form."""
     if last_event_id:
         return int(last_event_id) if _ID.fullmatch(last_event_id) else -1
     return wiring.events.newest if after is None else after
 
 
-async def follow(wiring: Parts, wanted: Selection, position: int) -> AsyncGenerator[bytes]:
-    """Everything behind a position that is wanted, and then what comes.
+async def follow(wiring: Parts, selected: Selection, position: int) -> AsyncGenerator[bytes]:
+    """Yield the selected events after a position, then new ones as they are published.
 
-    From memory where that has it, from the database where not.
+    Recent events come from memory, older ones from the database.
     """
     events = wiring.events
     while True:
         found: list[Event] = []
-        recent = events.recent(position, _AT_ONCE)
+        recent = events.recent(position, _MAX_BATCH)
         if recent is None:
             try:
-                found, position = await asyncio.to_thread(events.read, position, _AT_ONCE, wanted)
+                found, position = await asyncio.to_thread(
+                    events.read, position, _MAX_BATCH, selected
+                )
             except EventsExpired as expired:
-                foreign = position > events.newest or position < 0
-                position = events.newest if foreign else events.oldest - 1
-                yield sse("gap", to_json(expired.members), position)
+                is_unknown = position > events.newest or position < 0
+                position = events.newest if is_unknown else events.oldest - 1
+                yield encode_event("gap", to_json(expired.members), position)
         elif recent:
-            found, position = [event for event in recent if wanted.takes(event)], recent[-1].id
+            found, position = [event for event in recent if selected.takes(event)], recent[-1].id
         else:
             await wiring.streams.news.wait()
         if found:
@@ -212,5 +214,5 @@ def event_body(event: Event) -> EventBody:
 
 @lru_cache(RECENT)
 def _frame(event: Event) -> bytes:
-    """An event as all who follow are sent it: written once for all of them."""
-    return sse(event.type, event_body(event).model_dump_json().encode(), event.id)
+    """Encode an event; cached, because all streams send the same bytes."""
+    return encode_event(event.type, event_body(event).model_dump_json().encode(), event.id)

@@ -30,7 +30,7 @@ from shrinkd.api.http.paging import (
     write_token,
 )
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import PAGED, UNCHANGED, bodies, refuses, sends
 from shrinkd.api.routes.limits import (
     LimitsBody,
     LimitsPatch,

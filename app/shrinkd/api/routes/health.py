@@ -1,7 +1,4 @@
-"""Is it alive, is it ready, which version is it.
-
-For supervisors, load balancers and bug reports.
-"""
+"""Liveness, readiness and version, for supervisors, load balancers and bug reports."""
 
 import platform
 
@@ -10,24 +7,24 @@ from fastapi import APIRouter
 from shrinkd import __version__
 from shrinkd.api.http.dependencies import Body, Parts, Wired
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import refuses
+from shrinkd.api.openapi.responses import refuses
 from shrinkd.backends import Backend, last_walk
 from shrinkd.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
-_MOMENT_SECONDS = 1.0
-"""How long walks may fail before readiness tells, and how often they are tried for it then: who
-asks for it needs no token."""
+_MAX_FAILING_SECONDS = 1.0
+"""Time for which walks of the tree may fail before the daemon is not ready. While they fail, the
+probe starts at most one walk in this time, because it needs no token."""
 
 
 class StatusBody(Body):
-    """A word that says it."""
+    """The status in one word."""
 
     status: str
 
 
 class VersionBody(Body):
-    """What runs here."""
+    """Versions of the daemon and of Python."""
 
     version: str
     python: str
@@ -35,7 +32,7 @@ class VersionBody(Body):
 
 @router.get("/livez", operation_id="get_livez")
 async def get_livez() -> StatusBody:
-    """Answer as long as the process can."""
+    """Answer 200 while the process can answer."""
     return StatusBody(status="alive")
 
 
@@ -45,16 +42,16 @@ async def get_livez() -> StatusBody:
     responses=refuses(StoreUnavailable, NotWritable, OutOfResources, NotReady),
 )
 def get_readyz(wiring: Wired) -> StatusBody:
-    """Answer 200 when the controller can be read, the database written and policies are carried
-    out.
+    """Answer 200 if the controller and the database work and policies are evaluated, else 503.
 
-    Else a 503 says what is wrong.
+    The 503 says what is wrong.
     """
     check_ready(wiring)
     return StatusBody(status="ready")
 
 
 def check_ready(wiring: Parts) -> None:
+    """Raise NotReady, NotWritable, OutOfResources or StoreUnavailable if a part does not work."""
     wiring.backend.groups(depth=0)
     _check_walks(wiring.backend)
     wiring.store.ping()
@@ -62,20 +59,18 @@ def check_ready(wiring: Parts) -> None:
 
 
 def _check_walks(backend: Backend) -> None:
-    """Raise NotReady when walks of the tree have failed for longer than a moment."""
+    """Raise NotReady if walks of the tree have failed for a second or more."""
     walk = (
         last_walk(backend)
         if backend.walked().failure is None
-        else last_walk(backend, _MOMENT_SECONDS)
+        else last_walk(backend, _MAX_FAILING_SECONDS)
     )
     seconds = walk.ended_at - (walk.ended_at if walk.failing_since is None else walk.failing_since)
-    if seconds >= _MOMENT_SECONDS:
-        raise NotReady(
-            f"The groups could not be walked through for {seconds:.0f} s: {walk.failure}"
-        )
+    if seconds >= _MAX_FAILING_SECONDS:
+        raise NotReady(f"The groups could not be listed for {seconds:.0f} s: {walk.failure}")
 
 
 @router.get("/version", operation_id="get_version")
 async def get_version() -> VersionBody:
-    """Tell the version."""
+    """Read the version."""
     return VersionBody(version=__version__, python=platform.python_version())

@@ -1,4 +1,4 @@
-"""Statistics over time: the last hour of one group, as the daemon has sampled it, in steps."""
+"""Statistics over time: the samples of one group in the last hour, in steps."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired
 from shrinkd.api.http.etags import tagged_bytes
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED, refuses
+from shrinkd.api.openapi.responses import UNCHANGED, refuses
 from shrinkd.api.routes.stats import pick_fields
 from shrinkd.backends import Group
 from shrinkd.errors import InvalidRequest, RangeTooLarge
@@ -21,27 +21,27 @@ from shrinkd.strict_model import Moment
 
 router = APIRouter(route_class=StrictRoute, tags=["stats"])
 _MOST_VALUES = 10_000
-_WRITTEN = "%Y-%m-%dT%H:%M:%SZ"
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class HistoryBody(Body):
-    """The samples of a group over time: as many values of each field as there are times."""
+    """The samples of a group over time. Each field has one value for each time."""
 
     group: GroupRef
     step_seconds: int
     times: list[Annotated[str, Field(json_schema_extra={"format": "date-time"})]] = Field(
         examples=[["2026-11-23T08:00:00Z"]]
     )
-    """Each is the begin of a step, a multiple of it; steps of which nothing is known are left out."""
+    """The start of each step, a multiple of its length; steps without samples are left out."""
     series: dict[str, list[int | None]] = Field(
         examples=[{"usage_bytes": [371195904], "anon_bytes": [100663296]}]
     )
-    """By field, the last value that is known of each step; null where none is."""
+    """The last known value of each step by field; null if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What of the history is asked for; times in seconds since the epoch."""
+    """The requested part of the history; times in seconds since the epoch."""
 
     begins: float
     ends: float
@@ -54,24 +54,26 @@ async def _span(
     wiring: Wired,
     begins: Annotated[
         Moment | None,
-        Query(alias="from", description="The first time; absent: an hour before the last."),
+        Query(alias="from", description="The first time; absent: an hour before the end."),
     ] = None,
     ends: Annotated[
         Moment | None,
-        Query(alias="to", description="What comes before this time; absent: all up to now."),
+        Query(alias="to", description="The end, exclusive; absent: now."),
     ] = None,
     step_seconds: Annotated[
         int,
         Query(
             ge=SLOT_SECONDS,
             le=SLOTS * SLOT_SECONDS,
-            description="The last sample of each step is answered.",
+            description="Seconds of a step, whose last sample is answered.",
         ),
     ] = SLOT_SECONDS,
     fields: Annotated[
-        str | None, Query(description=f"Comma list of {', '.join(FIELDS)}; absent: all.")
+        str | None,
+        Query(description=f"Comma-separated fields of {', '.join(FIELDS)}; absent: all."),
     ] = None,
 ) -> Span:
+    """Parse the query of a history; InvalidRequest or RangeTooLarge."""
     wanted = pick_fields(fields, frozenset(FIELDS))
     last = wiring.history.now() + SLOT_SECONDS if ends is None else ends.timestamp()
     first = last - SLOTS * SLOT_SECONDS if begins is None else begins.timestamp()
@@ -100,18 +102,18 @@ async def _span(
 async def get_stats_history(
     request: Request, wiring: Wired, group: Target, span: Annotated[Span, Depends(_span)]
 ) -> Response:
-    """Read what a group used in the last hour, sampled every 10 s, and read now where `to` is
-    absent.
+    """Read the memory of a group over the last hour, sampled every 10 s.
 
-    Usage is known of every sample; the rest as often as a policy reads the group, and every two
-    minutes otherwise. It is of this incarnation, and of this run of the daemon, which keeps it in
-    memory. The answer as it is can be the `history` of a recording in a simulation.
+    Without `to`, the group is also read now. Each sample has the usage; the other fields are
+    sampled whenever a policy reads the group, and every two minutes otherwise. The history is that
+    of this incarnation and of this run of the daemon, which keeps it in memory. The answer can be
+    sent unchanged as the `history` of a recording in a simulation.
     """
     return tagged_bytes(request, to_json(history_row(wiring, group, span)))
 
 
 def history_row(wiring: Parts, group: Group, span: Span) -> dict[str, Any]:
-    """The samples as they are sent; GroupGone."""
+    """Return the samples as they are sent. Raises GroupGone."""
     if span.is_up_to_now:
         wiring.history.note_all({group.id: wiring.backend.stat(group)})
     times, series = wiring.history.read(
@@ -120,6 +122,6 @@ def history_row(wiring: Parts, group: Group, span: Span) -> dict[str, Any]:
     return {
         "group": {"id": str(group.id), "path": group.path},
         "step_seconds": span.step_seconds,
-        "times": [datetime.fromtimestamp(at, UTC).strftime(_WRITTEN) for at in times],
+        "times": [datetime.fromtimestamp(at, UTC).strftime(_TIME_FORMAT) for at in times],
         "series": series,
     }

@@ -22,7 +22,7 @@ from shrinkd.api.http.dependencies import (
 )
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import (
     LIMIT_NAMES,

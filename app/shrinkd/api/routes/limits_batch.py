@@ -13,9 +13,11 @@ from pydantic import AfterValidator, Field
 from shrinkd.api.http.dependencies import Body, Calling, DryRun, Parts, Wired, changeable
 from shrinkd.api.http.etags import check_lines, etag_of
 from shrinkd.api.http.group_reference import resolve
-from shrinkd.api.http.problems import body_of, problem_of
+from shrinkd.api.http.problem_types import problem_of
+from shrinkd.api.http.problems import body_of
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import bodies
+from shrinkd.api.openapi.responses import bodies
 from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, change_limits, limits_body
 from shrinkd.auth import Caller
 from shrinkd.backends import LIMIT_NAMES, Group, LimitName, Limits, to_kernel
@@ -210,7 +212,7 @@ def told_of(
     request: Request, item: BatchItem, outcome: LimitsBody | ShrinkdError, *, dry_run: bool
 ) -> BatchAnswer:
     if isinstance(outcome, ShrinkdError):
-        problem = body_of(outcome) | {"instance": request.state.request_id}
+        problem = body_of(outcome) | {"instance": request_context(request.scope).request_id}
         return BatchAnswer(
             group=item.group, status=problem_of(outcome).status, etag=None, body=problem
         )

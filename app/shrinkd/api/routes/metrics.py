@@ -1,4 +1,4 @@
-"""The numbers for Prometheus, in its own format or in OpenMetrics, as it asks."""
+"""Metrics for Prometheus, in its text format or in OpenMetrics."""
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
@@ -9,7 +9,7 @@ from shrinkd.api.http.strict_route import StrictRoute
 router = APIRouter(route_class=StrictRoute, tags=["node"])
 _TEXT = {
     200: {
-        "description": "Prometheus' text format, or OpenMetrics for who accepts that.",
+        "description": "Prometheus' text format, or OpenMetrics if `Accept` asks for it.",
         "content": {
             "text/plain": {
                 "example": 'shrinkd_subtree_usage_bytes{subtree="web"} 3.71195904e+08\n',
@@ -22,6 +22,6 @@ _TEXT = {
 
 @router.get("/metrics", operation_id="get_metrics", response_class=Response, responses=_TEXT)  # type: ignore[arg-type]
 def get_metrics(request: Request, wiring: Wired, _caller: ReadingAll) -> Response:
-    """Tell what this daemon and its groups do, as numbers for Prometheus."""
+    """Read the metrics of this daemon and its groups."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(wiring.metrics), media_type=content_type)

@@ -1,4 +1,4 @@
-"""The node: which kernel, which controller, how much memory, and what can be done with it."""
+"""The node: kernel, memory controller, memory sizes and capabilities."""
 
 from typing import Annotated, Literal
 
@@ -8,57 +8,51 @@ from pydantic import Field
 from shrinkd.api.http.dependencies import Body, Calling, Parts, Wired
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED
+from shrinkd.api.openapi.responses import UNCHANGED
 from shrinkd.api.routes.stats import PressureBody, pressure_row
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, Walk, last_walk, shown
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
-_MOST_SUSPECTS = 20
+_MAX_SUSPECTS = 20
 
 
 class CapabilitiesBody(Body):
-    """What this node can do; ask these, never its version."""
+    """Capabilities of this node. Decide by these, not by its kernel version."""
 
     settable_limits: list[str]
     swappiness: bool
-    """A shrink may carry its own swappiness."""
+    """A shrink can have its own swappiness."""
     pressure: bool
-    """Stats tell the pressure of some groups, and a shrink may pause on it."""
+    """Stats include the pressure of some groups, and a shrink can pause on it."""
 
 
 class OwnGroupBody(Body):
-    """Where this daemon is itself among the groups.
-
-    It changes neither that group nor those around it.
-    """
+    """The group of this daemon, which it does not change, nor those around it."""
 
     state: Literal["found", "elsewhere", "unknown"]
-    """`elsewhere`: in no group below the root. `unknown`: it could not find out, and changes
-    nothing near where it may be."""
+    """`elsewhere`: in no group below the root. `unknown`: it could not be determined; no group near
+    the possible ones is changed."""
     path: str | None
-    """Where it was found, "" for the root; null for who may not read that group."""
+    """Its path, "" for the root; null if the caller may not read that group."""
     suspects: list[str]
-    """While it is unknown: the groups that it may be in or below, of those that the caller may
-    read. Nothing near them is changed."""
+    """While it is unknown: groups, readable by the caller, that the daemon may be in or below. No
+    group near them is changed."""
     detail: str | None
-    """What could not be found out, and what to do about it."""
+    """The reason why it is unknown, and what to do about it."""
 
 
 class UnreadableGroupBody(Body):
-    """An entry of the tree that is left out of every list."""
+    """A group that is left out of every list because it cannot be read."""
 
     path: str
-    """A name that is no Unicode has backslashes in it."""
+    """The path; bytes that are not UTF-8 are written with backslashes."""
     errno: str
-    """Why, such as "ENAMETOOLONG" (its path is longer than the kernel takes) or "EACCES"."""
+    """The errno, such as "ENAMETOOLONG" (the path is too long for the kernel) or "EACCES"."""
 
 
 class UnreadableBody(Body):
-    """What the last walk of the tree has left out, since it cannot be read for what it is.
-
-    What is in it is not counted.
-    """
+    """The groups that the last walk of the tree left out. Groups inside them are not counted."""
 
     count: int
     groups: list[UnreadableGroupBody]
@@ -66,7 +60,7 @@ class UnreadableBody(Body):
 
 
 class NodeBody(Body):
-    """The machine under the groups."""
+    """Facts of the machine."""
 
     kernel: str
     backend: Annotated[str, Field(json_schema_extra={"enum": [*BACKEND_NAMES]})]
@@ -78,14 +72,14 @@ class NodeBody(Body):
     swap_total_bytes: int
     swap_free_bytes: int
     pressure: PressureBody | None
-    """That of the whole machine; null where its kernel tells none."""
+    """Pressure of the whole machine; null if its kernel does not report it."""
     root: str
     subtrees: list[str]
-    """Globs of the groups that this daemon may change; empty means all."""
+    """Globs of the groups that this daemon may change; empty: all."""
     boot_id: str
     own_group: OwnGroupBody
     unreadable: UnreadableBody | None
-    """Null for a caller who may not read the whole node."""
+    """null if the caller may not read the whole node."""
 
 
 @router.get("/v1/node", operation_id="get_node", response_model=NodeBody, responses=UNCHANGED)
@@ -121,12 +115,12 @@ def node_body(wiring: Parts, caller: Caller) -> NodeBody:
 
 
 def own_group_body(caller: Caller, own: OwnGroup) -> OwnGroupBody:
-    """Names of groups are for who may read them.
+    """Build the body of the daemon's own group.
 
-    That the daemon does not know its own is for everybody.
+    Names are included only if the caller may read those groups; the state always is.
     """
     path = own.path if own.path is not None and caller.may(Level.READ, own.path) else None
-    suspects = [shown(suspect) for suspect in caller.visible(own.suspects)[:_MOST_SUSPECTS]]
+    suspects = [shown(suspect) for suspect in caller.visible(own.suspects)[:_MAX_SUSPECTS]]
     return OwnGroupBody(
         state="unknown" if own.suspects else "elsewhere" if own.path is None else "found",
         path=None if path is None else shown(path),

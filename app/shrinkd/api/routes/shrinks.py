@@ -23,7 +23,7 @@ from shrinkd.api.http.dependencies import (
 )
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.group_reference import href_of
-from shrinkd.api.http.idempotency import Makes
+from shrinkd.api.http.idempotency import ReservedId
 from shrinkd.api.http.paging import (
     PageSize,
     PageToken,
@@ -35,7 +35,7 @@ from shrinkd.api.http.paging import (
 from shrinkd.api.http.prefer import preferences
 from shrinkd.api.http.problems import restored
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import PAGED, UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import Group, check_group_path
 from shrinkd.errors import (
@@ -215,7 +215,7 @@ class Terms(NamedTuple):
 
 
 async def _terms(
-    request: Request, caller: Calling, wait: Wait, makes: Makes, dry_run: DryRun = False
+    request: Request, caller: Calling, wait: Wait, makes: ReservedId, dry_run: DryRun = False
 ) -> Terms:
     return Terms(caller.name, wait, makes, None if makes else request, dry_run)
 

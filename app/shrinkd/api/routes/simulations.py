@@ -1,7 +1,4 @@
-"""Simulations.
-
-Policies tried on a simulated machine, beside a run without them, before a host feels them.
-"""
+"""Simulations: run policies on a simulated machine, and compare with a run without them."""
 
 from typing import Annotated, Literal
 
@@ -11,34 +8,34 @@ from pydantic import Field
 from shrinkd.api.http.dependencies import Body, Calling, DryRun, Wired, rfc3339
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import UNCHANGED, bodies, refuses, sends
+from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
 from shrinkd.errors import SimulationNotFound, TooManySimulations
 from shrinkd.simulation import Plan, Report, Simulation, no_simulation
 
 router = APIRouter(route_class=StrictRoute, tags=["simulations"])
-_AGAIN = {"Retry-After": "1"}
+_RETRY_AFTER = {"Retry-After": "1"}
 
 
 class SimulationLinks(Body):
-    """Where it is, and where it is cancelled."""
+    """Addresses of a simulation."""
 
     self: str
     cancel: str
 
 
 class SimulationBody(Body):
-    """One simulation, and what came of it."""
+    """A simulation and its report."""
 
     id: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
     done: bool
     done_ratio: float = Field(ge=0, le=1)
-    """How much of the time has been lived through."""
+    """Share of the simulated time that has passed."""
     plan: Plan
     report: Report | None
     error: str | None
-    """Why it failed."""
+    """The reason of a failure."""
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -47,7 +44,7 @@ class SimulationBody(Body):
 
 
 class SimulationPage(Body):
-    """All that are kept, the newest first."""
+    """All simulations that are kept, the newest first."""
 
     items: list[SimulationBody]
     next_page_token: str | None = None
@@ -57,7 +54,7 @@ APlan = Annotated[
     Plan,
     bodies(
         pressure=(
-            "How much an hour of gentle pressure saves",
+            "Memory that a pressure policy saves in an hour",
             {
                 "scenario": "heat",
                 "policies": [{"name": "squeeze", "kind": "pressure", "selector": {"parent": ""}}],
@@ -65,7 +62,7 @@ APlan = Annotated[
             },
         ),
         watermark=(
-            "Whether limits are still hit",
+            "A watermark policy on a load with spikes",
             {
                 "scenario": "spikes",
                 "policies": [
@@ -83,7 +80,10 @@ APlan = Annotated[
 
 
 def is_readable(caller: Caller, simulation: Simulation) -> bool:
-    """A plan may hold what its sender has read of groups: others see it who may read them all."""
+    """Tell whether the caller may read a simulation: its owner, or a reader of the whole node.
+
+    A plan may contain what its owner has read of some groups.
+    """
     return simulation.owner == caller.name or caller.may(Level.READ)
 
 
@@ -102,10 +102,7 @@ async def _cancellable(
 
 
 async def _writer(caller: Calling) -> Caller:
-    """Who may change something somewhere.
-
-    A simulation takes a core of this host, and nothing else.
-    """
+    """Return the caller if it may write to any group, because a simulation only takes CPU time."""
     if not caller.may_somewhere(Level.WRITE):
         caller.require(Level.WRITE)
     return caller
@@ -126,24 +123,24 @@ Writer = Annotated[Caller, Depends(_writer)]
 def create_simulation(
     wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRun = False
 ) -> Response:
-    """Try policies on a scenario of the gallery, or on one of your own.
+    """Simulate policies on a scenario of the gallery, or on one in the request.
 
-    It runs in a process of its own, at a low priority.
+    The simulation runs in a process of its own, at a low priority.
     """
     body = simulation_body(
         wiring.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run
     )
     headers = {} if dry_run else {"Location": body.links.self}
-    return Response(body.model_dump_json(), 202, headers | _AGAIN, "application/json")
+    return Response(body.model_dump_json(), 202, headers | _RETRY_AFTER, "application/json")
 
 
 @router.get("/v1/simulations", operation_id="list_simulations")
 async def list_simulations(wiring: Wired, caller: Calling) -> SimulationPage:
-    """List the simulations that are kept: the last hundred, and none over a restart."""
-    seen = [
+    """List the last hundred simulations since the daemon started."""
+    visible = [
         simulation for simulation in wiring.simulations.newest() if is_readable(caller, simulation)
     ]
-    return SimulationPage(items=[simulation_body(simulation) for simulation in seen])
+    return SimulationPage(items=[simulation_body(simulation) for simulation in visible])
 
 
 @router.get(
@@ -153,9 +150,9 @@ async def list_simulations(wiring: Wired, caller: Calling) -> SimulationPage:
     responses=UNCHANGED | {200: sends("ETag", "Retry-After")} | refuses(SimulationNotFound),
 )
 async def get_simulation(request: Request, wiring: Wired, simulation_id: Known) -> Response:
-    """Read a simulation: how far it is, and its report when it is done."""
+    """Read a simulation: its progress, and its report when it is done."""
     body = simulation_body(wiring.simulations.get(simulation_id))
-    return tagged(request, body, {} if body.done else _AGAIN)
+    return tagged(request, body, {} if body.done else _RETRY_AFTER)
 
 
 @router.post(
@@ -166,23 +163,23 @@ async def get_simulation(request: Request, wiring: Wired, simulation_id: Known) 
 def cancel_simulation(
     wiring: Wired, simulation_id: Cancellable, dry_run: DryRun = False
 ) -> SimulationBody:
-    """End a simulation that waits or runs; one that is done stays as it is."""
+    """Cancel a simulation that waits or runs; one that is done stays unchanged."""
     return simulation_body(
         wiring.simulations.cancel(simulation_id, dry_run=dry_run), dry_run=dry_run
     )
 
 
 def simulation_body(simulation: Simulation, *, dry_run: bool = False) -> SimulationBody:
-    here = f"/v1/simulations/{simulation.id}"
-    told = {
+    href = f"/v1/simulations/{simulation.id}"
+    fields = {
         name: getattr(simulation, name)
         for name in ("id", "state", "done", "done_ratio", "plan", "report", "error")
     }
     return SimulationBody(
-        **told,
+        **fields,
         created_at=rfc3339(simulation.created_at),
         started_at=None if simulation.started_at is None else rfc3339(simulation.started_at),
         finished_at=None if simulation.finished_at is None else rfc3339(simulation.finished_at),
-        links=SimulationLinks(self=here, cancel=f"{here}/cancel"),
+        links=SimulationLinks(self=href, cancel=f"{href}/cancel"),
         dry_run=dry_run,
     )

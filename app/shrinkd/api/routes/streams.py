@@ -1,6 +1,6 @@
-"""Streams of one thing.
+"""Streams of one group's statistics and of one shrink's progress.
 
-A group's statistics and a shrink's progress, each read once for all who listen.
+Each group or shrink is read once for all its listeners.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from fastapi import APIRouter, Query, Response
 from pydantic_core import to_json
 
 from shrinkd.api.http.dependencies import Parts, Target, Wired, ref
-from shrinkd.api.http.sse import EventStream, sse
+from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
-from shrinkd.api.openapi.document import refuses
+from shrinkd.api.openapi.responses import refuses
 from shrinkd.api.routes.shrinks import Known, row_of, shrink_body, wait_done
 from shrinkd.api.routes.stats import stats_bytes
 from shrinkd.backends import Group
@@ -25,11 +25,11 @@ from shrinkd.events import Feed
 from shrinkd.shrinks import State
 
 router = APIRouter(route_class=StrictRoute)
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _STATS: dict[str, Any] = {
-    "description": "The `data` of `stats` is a StatsBody. Who reads too slowly misses some, and a "
-    "`gap` says how many were `missed`; "
-    "`gone` is the end, when the group is removed.",
+    "description": "The `data` of `stats` is a StatsBody. A client that reads too slowly misses "
+    "some, and a `gap` has their number as `missed`. `gone` is the last event, when the group is "
+    "removed.",
     "content": {
         "text/event-stream": {
             "example": "event: stats\ndata: "
@@ -38,8 +38,8 @@ _STATS: dict[str, Any] = {
     },
 }
 _SHRINK: dict[str, Any] = {
-    "description": "The `data` of `state` is a ShrinkBody, that of `progress` its `progress`; what "
-    "changes twice in 0.1 s is told once.",
+    "description": "The `data` of `state` is a ShrinkBody, that of `progress` its `progress`; "
+    "changes within 0.1 s are one event.",
     "content": {
         "text/event-stream": {
             "example": "event: progress\ndata: "
@@ -54,7 +54,7 @@ Interval = Annotated[
     Query(
         ge=0.2,
         le=60,
-        description="How often it is read; all who ask for the same share the reading.",
+        description="Seconds between readings; streams with the same interval share them.",
     ),
 ]
 
@@ -68,9 +68,9 @@ Interval = Annotated[
     responses=refuses(TooManyStreams, group=True) | {200: _STATS},
 )
 async def stream_stats(wiring: Wired, group: Target, interval_seconds: Interval = 1.0) -> Response:
-    """Follow the statistics of a group, from the last reading on.
+    """Follow the statistics of a group, beginning with the last reading.
 
-    It ends when the group is removed.
+    The stream ends when the group is removed.
     """
     return EventStream(stats_frames(wiring, group, interval_seconds))
 
@@ -86,8 +86,8 @@ async def stream_stats(wiring: Wired, group: Target, interval_seconds: Interval 
 async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> Response:
     """Follow a shrink.
 
-    A `state` event whenever its state changes, `progress` in between; it ends when the shrink is
-    done.
+    The stream has a `state` event for each change of state, and `progress` in between. It ends when
+    the shrink is done.
     """
     return EventStream(shrink_frames(wiring, shrink_id))
 
@@ -95,29 +95,30 @@ async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> Response:
 async def stats_frames(
     wiring: Parts, group: Group, interval_seconds: float
 ) -> AsyncGenerator[bytes]:
-    tell = partial(_tell_stats, wiring, group, interval_seconds)
-    async with wiring.streams.listening((group.id, interval_seconds), tell) as feed:
+    """Yield encoded readings of a group, with a `gap` before one that follows missed ones."""
+    produce = partial(_publish_stats, wiring, group, interval_seconds)
+    async with wiring.streams.listening((group.id, interval_seconds), produce) as feed:
         async for frame, missed in feed.hear():
-            yield sse("gap", to_json({"missed": missed})) + frame if missed else frame
+            yield encode_event("gap", to_json({"missed": missed})) + frame if missed else frame
 
 
-async def _tell_stats(
+async def _publish_stats(
     wiring: Parts, group: Group, interval_seconds: float, feed: Feed[bytes]
 ) -> None:
-    """Read a group at every tick until it is gone; a tick that comes too late is left out."""
+    """Publish a reading every interval until the group is gone; late readings are left out."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     with suppress(GroupGone, GroupNotFound):
         while True:
-            feed.tell(sse("stats", stats_bytes(group, wiring.backend.stat(group))))
+            feed.tell(encode_event("stats", stats_bytes(group, wiring.backend.stat(group))))
             due = max(due + interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
-    feed.tell(sse("gone", ref(group).model_dump_json().encode()))
+    feed.tell(encode_event("gone", ref(group).model_dump_json().encode()))
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """A shrink as it was at one look, in both ways to tell it."""
+class _Snapshot:
+    """A shrink at one moment, encoded as both kinds of event."""
 
     state: State
     as_state: bytes
@@ -125,33 +126,35 @@ class _Step:
 
 
 async def shrink_frames(wiring: Parts, shrink_id: str) -> AsyncGenerator[bytes]:
-    """The shrink as it is now, then what changes, until it is done.
+    """Yield the current state of a shrink, then its changes, until it is done.
 
-    Who is slow sees fewer steps.
+    A slow client gets fewer of them.
     """
-    seen: State | None = None
+    last: State | None = None
     async with wiring.streams.listening(
-        shrink_id, partial(_tell_shrink, wiring, shrink_id)
+        shrink_id, partial(_publish_shrink, wiring, shrink_id)
     ) as feed:
-        async for step, _ in feed.hear():
-            yield step.as_progress if step.state is seen else step.as_state
-            seen = step.state
+        async for snapshot, _ in feed.hear():
+            yield snapshot.as_progress if snapshot.state is last else snapshot.as_state
+            last = snapshot.state
 
 
-async def _tell_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Step]) -> None:
-    """Look ten times a second, which costs nothing that matters once it is one look for all, and
-    when it ends.
-    """
-    seen: tuple[State, int] | None = None
+async def _publish_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Snapshot]) -> None:
+    """Publish changes of a shrink: poll it ten times a second for all listeners, and at its end."""
+    last: tuple[State, int] | None = None
     done = False
     while not done:
         job = wiring.jobs.job(shrink_id)
         body = shrink_body(await row_of(wiring, shrink_id))
-        if seen != (body.state, body.progress.passes):
+        if last != (body.state, body.progress.passes):
             state, progress = (
                 body.model_dump_json().encode(),
                 body.progress.model_dump_json().encode(),
             )
-            feed.tell(_Step(body.state, sse("state", state), sse("progress", progress)))
-        seen, done = (body.state, body.progress.passes), body.done
-        await wait_done(wiring, job, 0 if done else _LOOK_SECONDS)
+            feed.tell(
+                _Snapshot(
+                    body.state, encode_event("state", state), encode_event("progress", progress)
+                )
+            )
+        last, done = (body.state, body.progress.passes), body.done
+        await wait_done(wiring, job, 0 if done else _POLL_SECONDS)
