@@ -13,6 +13,7 @@ import pytest
 
 from shrinkd.backends import Group
 from shrinkd.errors import EventsExpired, StoreUnavailable
+from shrinkd.events.bus import Topic
 from shrinkd.events.log import RECENT, Event, Events, EventType, Selection
 from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
 from shrinkd.storage.store import Row, Store, now
@@ -34,8 +35,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def events(store: Store) -> Events:
-    return Events(store)
+def recorded() -> Topic[[]]:
+    """Published to when there are more events to read."""
+    return Topic()
+
+
+@pytest.fixture
+def events(store: Store, recorded: Topic[[]]) -> Events:
+    return Events(store, recorded.publish)
 
 
 def publish(events: Events, count: int, begin: int = 0) -> None:
@@ -205,10 +212,10 @@ def test_what_had_to_be_dropped_is_counted_where_it_is_missing(store: Store) -> 
 
 
 def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(
-    events: Events,
+    events: Events, recorded: Topic[[]]
 ) -> None:
     told = threading.Event()
-    events.on_news = told.set
+    recorded.subscribe(told.set)
     events.start()
     publish(events, 1)
     told.wait()
@@ -219,10 +226,10 @@ def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(
 
 
 def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_at_once(
-    events: Events,
+    events: Events, recorded: Topic[[]]
 ) -> None:
     batches: list[int] = []
-    events.on_news = lambda: batches.append(events.newest)
+    recorded.subscribe(lambda: batches.append(events.newest))
     events.start()
     try:
         began = time.monotonic()
@@ -239,10 +246,10 @@ def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_a
 
 
 def test_the_writer_tries_again_by_itself(
-    events: Events, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    events: Events, recorded: Topic[[]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = threading.Event()
-    events.on_news = told.set
+    recorded.subscribe(told.set)
     with locked(tmp_path / "shrinkd.db"):
         events.start()
         publish(events, 1)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from shrinkd.backends import Group
 from shrinkd.errors import EventsExpired, StoreUnavailable
@@ -113,21 +113,17 @@ class Selection:
         )
 
 
-class Publish(Protocol):
-    """Tell what has happened. Thread-safe; waits for nothing."""
-
-    def __call__(self, what: EventType, group: Group | None = None, /, **data: object) -> None: ...
-
-
-def nobody(what: EventType, group: Group | None = None, /, **data: object) -> None:
-    """A Publish that nobody hears."""
-
-
 class Events:
     """The log of one daemon. start() begins the writing, close() ends it; reading needs neither."""
 
-    def __init__(self, store: Store, most_waiting: int = _MOST_WAITING) -> None:
-        self._store, self._most_waiting = store, most_waiting
+    def __init__(
+        self,
+        store: Store,
+        notify: Callable[[], None] = lambda: None,
+        most_waiting: int = _MOST_WAITING,
+    ) -> None:
+        """`notify` is called by the writer whenever there are more events to read."""
+        self._store, self._notify, self._most_waiting = store, notify, most_waiting
         self.oldest, self.newest = store.event_span()
         """The ids that can be read, both included."""
         self._given = self.newest
@@ -140,8 +136,6 @@ class Events:
         self._stopping = threading.Event()
         self._sweep_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="events")
-        self.on_news: Callable[[], None] = lambda: None
-        """Called by the writer when there is more to read."""
 
     def start(self) -> None:
         self._thread.start()
@@ -260,7 +254,7 @@ class Events:
                 self._own_up()
                 self._recent.extend(batch)
                 self.newest = batch[-1].id
-            self.on_news()
+            self._notify()
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
             self.forget(now())

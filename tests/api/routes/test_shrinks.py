@@ -95,7 +95,9 @@ def test_a_shrink_that_nobody_waits_for_is_202_even_when_it_is_done_before_it_is
     job.finished.result()
     answer = asyncio.run(
         shrinks.answer(
-            wiring, job.row(), shrinks.Terms("anyone", 0, makes=None, reader=None, dry_run=False)
+            wiring,
+            job.row(),
+            shrinks.SubmitOptions("anyone", 0, makes=None, reader=None, dry_run=False),
         )
     )
     assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")
