@@ -19,7 +19,16 @@ from shrinkd.policies.guards import Setback
 from shrinkd.shrinks.job import Request
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.worker_pool import hand_over
-from tests.policies.test_controller import FULL, GIB, HALF, KEEP, LOW, ROOM, Build, House
+from tests.policies.test_controller import (
+    FULL,
+    GIB,
+    HALF,
+    KEEP,
+    LOW,
+    ROOM,
+    Build,
+    House,
+)
 from tests.policies.test_evaluator import House as Bench
 from tests.policies.test_evaluator import verdicts
 from tests.support.polling import until

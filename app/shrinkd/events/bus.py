@@ -32,25 +32,26 @@ class Topic(Generic[Args]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._subscribers: tuple[Callable[Args, None], ...] = ()
+        self._subscribers: dict[object, Callable[Args, None]] = {}
         """Replaced as a whole, so publish() reads it without the lock."""
 
     def subscribe(self, subscriber: Callable[Args, None]) -> Unsubscribe:
         """Call `subscriber` with every later message, until the returned function is called."""
+        key = object()
         with self._lock:
-            self._subscribers = (*self._subscribers, subscriber)
+            self._subscribers = {**self._subscribers, key: subscriber}
 
         def unsubscribe() -> None:
             with self._lock:
-                self._subscribers = tuple(
-                    each for each in self._subscribers if each is not subscriber
-                )
+                self._subscribers = {
+                    other: each for other, each in self._subscribers.items() if other is not key
+                }
 
         return unsubscribe
 
     def publish(self, *args: Args.args, **kwargs: Args.kwargs) -> None:
         """Call every subscriber, in the order in which they subscribed."""
-        for subscriber in self._subscribers:
+        for subscriber in self._subscribers.values():
             subscriber(*args, **kwargs)
 
 

@@ -5,13 +5,12 @@ that has moved, as the kernel holds it: in whole pages, and also one that the ch
 such as v1's swap, which shares a counter with the maximum. Nothing is published when nothing moved.
 """
 
-import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from shrinkd import memcontrol
 from shrinkd.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits, is_unset, told_limits
-from shrinkd.errors import ShrinkdError, UnsupportedLimit
+from shrinkd.errors import UnsupportedLimit
 from shrinkd.events import EventType, Publish
 from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.groups.locks import GroupLocks
@@ -20,8 +19,6 @@ Changes = Mapping[LimitName, int | None]
 """New limits in bytes; None is as if the limit was never set."""
 Precondition = Callable[[Limits], None]
 """Is called with the limits before a change, under the group's lock, and raises to refuse it."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +91,7 @@ class GroupLimits:
         `limit` is in bytes, whole pages.
         """
         before = self.backend.stat(memcg.group).limits
-        memcontrol.resize_limit(memcg, limit, current)
-        try:
-            after = self.backend.stat(memcg.group).limits
-        except ShrinkdError as error:  # the limit is set, so the shrink has succeeded
-            log.warning(
-                "the limits of %a were set and could not be read back, so no event tells of it: %s",
-                memcg.group.path,
-                error,
-            )
-            return
+        after = memcontrol.resize_limit(memcg, limit, current)
         self._publish_moved(memcg.group, before, after, actor)
 
     def memcg(self, group: Group, swappiness: int | None = None) -> memcontrol.Memcg:

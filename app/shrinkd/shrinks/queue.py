@@ -121,9 +121,8 @@ class ShrinkQueue:
         running one stops all the same.
         """
         job = self._active.get(shrink_id)
-        if job is not None and not dry_run:
-            if job.cancel():
-                self._retire(job)
+        if job is not None and not dry_run and job.cancel():
+            self._retire(job)
         row = self.shrink(shrink_id)
         if row["state"] not in (*ACTIVE_STATES, State.CANCELLED):
             raise ShrinkFinished(
