@@ -22,8 +22,8 @@ from shrinkd.events.bus import discard
 from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.groups.limits import GroupLimits
 from shrinkd.groups.locks import GroupLocks
-from shrinkd.shrinks.job import Request
 from shrinkd.shrinks.queue import ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB, opened
 from tests.support.cgroup_host import CgroupHost

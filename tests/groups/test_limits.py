@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from shrinkd.backends import Group
+from shrinkd.backends import Group, LimitName
 from shrinkd.errors import LimitBelowUsage, PreconditionFailed, UnsupportedLimit
 from shrinkd.events.log import EventType
 from shrinkd.groups.limits import Actor
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Request
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
 from tests.support.event_recorder import Heard
 from tests.support.live_server import Live
 from tests.support.scripted_simulator import MIB, Stage
 
-BEFORE = {"max_bytes": 64 * MIB, "swap_max_bytes": 16 * MIB}
+BEFORE: dict[LimitName, int | None] = {"max_bytes": 64 * MIB, "swap_max_bytes": 16 * MIB}
 
 
 class Scene:
@@ -105,7 +105,7 @@ def test_the_event_of_a_change_has_every_limit_that_moved_as_the_kernel_holds_it
 
 @WAYS
 def test_a_change_that_moves_nothing_publishes_nothing(scene: Scene, change: Change) -> None:
-    change(scene, BEFORE["max_bytes"] + PAGE_BYTES - 1)
+    change(scene, 64 * MIB + PAGE_BYTES - 1)
     assert (scene.held(), scene.changes()) == (BEFORE, [])
 
 

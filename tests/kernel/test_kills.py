@@ -23,8 +23,9 @@ from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.groups.limits import GroupLimits
 from shrinkd.groups.locks import GroupLocks
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Request, State
+from shrinkd.shrinks.job import State
 from shrinkd.shrinks.queue import ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import page_floor
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB

@@ -32,8 +32,8 @@ from shrinkd.policies.catalog import PolicyCatalog
 from shrinkd.policies.controller import Clock, PolicyController, Scope
 from shrinkd.policies.policy import parse
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Request
 from shrinkd.shrinks.queue import ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.storage.store import Row, Store
 from tests.support.locked_database import locked
@@ -173,7 +173,7 @@ class House:
         """Let the pass go on once its shrink was told to end."""
         job = self.jobs.job(shrink_id)
         assert job
-        until(job.signal_pending)
+        until(job.run.signal_pending)
         self.let_go.set()
 
     def group(self, path: str) -> Group:

@@ -16,7 +16,7 @@ import pytest
 from shrinkd.errors import NotReady
 from shrinkd.policies import Outcome, Reason, Verdict
 from shrinkd.policies.guards import Setback
-from shrinkd.shrinks.job import Request
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.worker_pool import hand_over
 from tests.policies.test_controller import (

@@ -29,8 +29,9 @@ from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.groups.limits import Actor, GroupLimits
 from shrinkd.groups.locks import GroupLocks
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Job, Request, State
+from shrinkd.shrinks.job import Job, State
 from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS, ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.storage.store import Store
 from tests.storage.test_store import row as stored_row
 from tests.support.event_recorder import Heard

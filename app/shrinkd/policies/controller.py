@@ -450,7 +450,7 @@ class PolicyController:
         outcome = Outcome(
             grant.amount_bytes,
             job.progress.reclaimed_bytes,
-            job.reclaim_seconds,
+            job.run.reclaim_seconds,
             errname,
             _fault(error) if error else None,
         )

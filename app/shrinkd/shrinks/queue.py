@@ -19,7 +19,8 @@ from shrinkd.errors import (
 )
 from shrinkd.events import Publish
 from shrinkd.groups import GroupLimits
-from shrinkd.shrinks.job import Job, JobContext, Origin, Request, State
+from shrinkd.shrinks.job import Job, JobContext, Origin, State
+from shrinkd.shrinks.run import Request
 from shrinkd.shrinks.workers import ShrinkWorkers
 from shrinkd.storage import ACTIVE_STATES, GroupFilter, Row, Store, is_of, now
 

@@ -17,8 +17,8 @@ import pytest
 
 from shrinkd.api.routes import shrinks
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Request
 from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS
+from shrinkd.shrinks.run import Request
 from tests.api.conftest import Still
 from tests.support.live_server import Live
 from tests.support.polling import until
