@@ -1,4 +1,4 @@
-"""Changes of limits, by each of the ways that lead to one: the events tell what the kernel holds."""
+"""Changes of limits, by each way that leads to one: the events tell what the kernel holds."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -51,9 +51,9 @@ class Progress:
 
 
 class ReclaimRun:
-    """One run of a shrink.
+    """One run of a shrink, a memcontrol.Current.
 
-    One thread calls execute(); the other methods may be called from any thread.
+    One thread calls execute(); kill() and the properties may be used from any thread.
     """
 
     def __init__(self, memcg: memcontrol.Memcg, request: Request) -> None:
@@ -101,8 +101,6 @@ class ReclaimRun:
     def reclaim_seconds(self) -> float:
         """How long it has run, without its pauses for the rate and for the pressure."""
         return max(self.elapsed_seconds - self._slept, 0.0)
-
-    # -- memcontrol.Current -------------------------------------------------------------------------
 
     def signal_pending(self) -> ShrinkdError | None:
         """Return the signal that kill() has sent, or TimedOut past the deadline."""

@@ -103,7 +103,7 @@ class GroupPage(Body):
     items: list[Row] = Field(
         examples=[[{"id": "354371", "path": "web", "usage_bytes": 371195904, "max_bytes": None}]]
     )
-    """id, path, aliases, usage_bytes, max_bytes and effective_max_bytes, or the names in ?fields=."""
+    """id, path, aliases, usage_bytes, max_bytes and effective_max_bytes, or those in ?fields=."""
     next_page_token: str | None
 
 

@@ -209,8 +209,8 @@ class SubmitOptions(NamedTuple):
     wait_seconds: int
     makes: str | None
     reader: Request | None
-    """The request whose disconnect ends the wait. None under an idempotency key: its answer is stored
-    for the retry of a caller that disconnects."""
+    """The request whose disconnect ends the wait. None under an idempotency key: its answer is
+    stored for the retry of a caller that disconnects."""
     dry_run: bool
 
 
@@ -350,7 +350,8 @@ def submit(parts: Parts, group: Group, new: NewShrink, options: SubmitOptions) -
             return parts.jobs.shrink(options.makes)
     if new.swappiness is not None and not parts.backend.has_swappiness:
         raise UnsupportedOption(
-            "This kernel takes no swappiness for one reclaim: leave it out, or set the group's own.",
+            "This kernel takes no swappiness for one reclaim: leave it out, or set that of the "
+            "group.",
             option="swappiness",
         )
     if new.pressure_pause_percent is not None and parts.backend.stat(group).pressure is None:
@@ -369,7 +370,10 @@ def submit(parts: Parts, group: Group, new: NewShrink, options: SubmitOptions) -
 async def wait_done(
     parts: Parts, job: Job | None, seconds: float, request: Request | None = None
 ) -> None:
-    """Wait until a job is done, but end after `seconds`, on a disconnect, and when the daemon stops."""
+    """Wait until a job is done, for at most `seconds`; end early when the daemon stops.
+
+    With a `request`, also when its client disconnects.
+    """
     if job is not None and seconds:
         if job not in parts.finishes:
             parts.finishes[job] = asyncio.wrap_future(job.finished)
@@ -472,7 +476,7 @@ def list_page(
 
 
 def _filter_for(caller: Caller, group: str | None) -> GroupFilter:
-    """Return the filter for one path, whose group may be gone, or for all that the caller may read."""
+    """Return the filter for one path, whose group may be gone, or for all that one may read."""
     if group is None:
         return caller.readable()
     return group if caller.may(Level.READ, check_group_path(group)) else ()
