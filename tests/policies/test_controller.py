@@ -24,6 +24,7 @@ from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Fault, Scenario
 from shrinkd.errors import LimitBelowUsage
 from shrinkd.events.bus import EventBus
+from shrinkd.events.log import EventType
 from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.groups.limits import GroupLimits
 from shrinkd.groups.locks import GroupLocks
@@ -36,6 +37,7 @@ from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.storage.store import Row, Store
+from tests.support.event_recorder import Heard
 from tests.support.locked_database import locked
 from tests.support.policy_samples import MIB
 from tests.support.polling import until
@@ -637,6 +639,18 @@ def test_a_wanted_maximum_that_cannot_be_reached_is_not_set_and_nobody_dies_for_
     assert (row["errno"], house.jobs.shrink(row["shrink_id"])["state"]) == ("EBUSY", "failed")
     assert (house.limit("web"), house.usage("web") >= 4 * GIB) == (8 * GIB, True)
     assert house.machine.stat(house.group("web")).events.oom_kill == 0
+
+
+def test_the_limits_that_a_policy_sets_are_published_once_as_the_kernel_holds_them(
+    build: Build,
+) -> None:
+    house = build({"web": {"max_bytes": "8G"}, "db": {"max_bytes": GIB}})
+    house.bus.subscribe_events(heard := Heard())
+    house.put(KEEP, spec={"limits": {"max_bytes": GIB + 1}})
+    until(lambda: house.limit("web") == GIB and not house.locks.busy())
+    assert [each for each in heard.all if each[0] == EventType.LIMITS_CHANGED] == [
+        ("limits.changed", "web", {"max_bytes": GIB, "policy": "keep"})
+    ]
 
 
 def test_a_caller_who_ends_the_shrink_for_a_limit_is_no_error_of_the_policy(build: Build) -> None:

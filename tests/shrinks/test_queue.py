@@ -1,8 +1,4 @@
-"""Jobs.
-
-One final state each, whoever races for it, and the database and the answer never say different
-things.
-"""
+"""Shrinks as jobs: each gets one final state in every race, and answers agree with the database."""
 
 import threading
 import time
@@ -52,7 +48,7 @@ def queue(backend: Backend, store: Store, publish: Publish) -> tuple[ShrinkQueue
 
 
 class House:
-    """A stage, a store and the jobs between them."""
+    """A simulator, a store and the queue between them."""
 
     def __init__(
         self, path: Path, make_backend: Callable[[Settings], Backend] | None = None
@@ -71,7 +67,7 @@ class House:
         return self.stage.simulator.groups("web")[0]
 
     def done(self, job: Job) -> dict[str, Any]:
-        """The row of a job that has finished, as the jobs and the store alike have it."""
+        """Wait for the end of a job, and return its row, which queue and store agree on."""
         job.finished.result()
         row = self.jobs.shrink(job.id)
         assert row == self.store.shrink(job.id) == job.row()
@@ -224,7 +220,7 @@ def test_a_change_that_fails_gives_the_group_back(house: House) -> None:
 
 
 class Faulty(Simulator):
-    """A controller with a bug of ours in it."""
+    """A backend with a bug in it."""
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         raise ZeroDivisionError(group.path, goal_bytes, swappiness)
@@ -245,7 +241,7 @@ def test_a_fault_ends_one_shrink_and_neither_its_worker_nor_the_others(tmp_path:
     house.store.close()
 
 
-# -- the database goes away and comes back ---------------------------------------------------------------------------
+# -- the database goes away and comes back
 
 
 def test_a_shrink_that_cannot_be_written_down_is_not_begun_and_its_group_is_free(
@@ -270,7 +266,7 @@ def test_a_cancel_that_cannot_be_written_down_stops_the_shrink_all_the_same(
     assert house.done(job)["state"] == "cancelled"
 
 
-def test_the_news_of_a_finished_shrink_is_told_when_it_is_written_and_that_is_when_the_database_is_back(
+def test_a_shrink_has_finished_once_that_is_written_which_waits_for_the_database(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = house.running(house.web)
@@ -334,11 +330,11 @@ def test_of_many_who_write_down_what_policies_finished_each_row_is_written_once(
         assert all(house.done(job)["policy"] == "room" for job in jobs)
 
 
-# -- stopping --------------------------------------------------------------------------------------------------------
+# -- stopping
 
 
 def stopped(path: Path, job: Job) -> dict[str, Any]:
-    """What the next start finds of a job."""
+    """Return the row of a job as the next start finds it."""
     with closing(Store(f"sqlite:///{path}")) as store:
         store.open()
         return dict(store.shrink(job.id))
@@ -423,7 +419,7 @@ def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) ->
         assert 0 <= row["progress"]["elapsed_seconds"] < 60
 
 
-# -- what is told ----------------------------------------------------------------------------------------------------
+# -- events
 
 
 def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None:

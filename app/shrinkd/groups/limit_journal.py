@@ -1,10 +1,12 @@
-"""The journal of limit changes: a change that the daemon dies in is finished at the next start.
+"""What makes a change of limits safe against the death of the daemon.
 
-A row is committed before the first write of a change and deleted after its last check, so a row
-that a start finds belongs to a change that the daemon died in. A row that outlives its change would
-be dangerous: its steps may one day be limits that an operator has set on purpose. So a change whose
-row cannot be deleted is undone (the caller gets 503), and a row that was left is deleted or
-replaced before the next change of its group, or that change is refused.
+A row around it, and a settling of the row that was left.
+
+The row is committed before the first write and deleted behind the last check, so a row that a start
+finds is of a change that the daemon died in. A row that outlives its change would be dangerous: its
+steps may one day be the limits of somebody who wants them. So a change whose row cannot be deleted
+does not stand (the backend puts it back, the client hears 503), and a row that was left is deleted
+or replaced before the next change of its group, or that one is refused.
 """
 
 import logging
@@ -20,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class LimitJournal:
-    """Journals the changes of one daemon, as an Intent of the backends.
+    """The changes of one daemon, as an Intent of the backends.
 
-    At most one change of a group at a time; GroupLocks ensures that.
+    One at a time for each group, which Jobs sees to.
     """
 
     def __init__(self, backend: Backend, store: Store) -> None:
@@ -30,7 +32,7 @@ class LimitJournal:
         self._store = store
         self._boot_id = backend.node().boot_id
         self._left: set[int] = set()
-        """Ids of the groups whose row is, or may be, in the database."""
+        """The groups whose row is, or may be, in the database."""
 
     @contextmanager
     def __call__(self, group: Group, steps: Steps) -> Iterator[Callable[[], None]]:
@@ -49,14 +51,13 @@ class LimitJournal:
         try:
             yield lambda: self._forget(group)
         finally:
-            with suppress(StoreUnavailable):  # the next change of the group tries again
+            with suppress(StoreUnavailable):  # the next change will have to
                 self._forget(group)
 
     def settle(self) -> None:
-        """Complete or undo each change that a dead daemon left half made.
+        """Finish what a daemon that died left half made.
 
-        To be called before the first request. A change that cannot be settled now is left for the
-        next start.
+        Before the first answer. What cannot be written now waits for the next start.
         """
         for row in self._store.list_intents(self._boot_id):
             group = Group(row["path"], row["group_id"])
@@ -92,7 +93,10 @@ class LimitJournal:
         return f"they are {dict(steps[0])}, as before it"
 
     def _walk(self, group: Group, steps: Steps) -> None:
-        """Set the steps one by one: if the daemon dies between two, the row still has that step."""
+        """Go the steps one by one.
+
+        Dying in between leaves one of them again, and so the same row for the next start.
+        """
         for step in steps:
             self._backend.set_limits(group, step)
 
@@ -103,9 +107,9 @@ class LimitJournal:
 
 
 def _as_now(step: Mapping[LimitName, int | None]) -> dict[LimitName, int | None]:
-    """Return a step of any version in the form of this one.
+    """A step as this version writes it.
 
-    Until 0.2.0 an infinite protection was None. This can go when no such row can be left.
+    Until 0.2.0 a protection that was infinite was None. Can go when no such row can be left.
     """
     return {
         name: UNLIMITED if value is None and name in PROTECTIONS else value

@@ -1,9 +1,9 @@
-"""What the routes share: the daemon's parts, the request's context, and their dependencies."""
+"""What the routes share: the daemon's parts, and the dependencies that hand them over."""
 
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 from weakref import WeakKeyDictionary
 
 from fastapi import Depends, FastAPI, Path, Query, Request
@@ -67,79 +67,6 @@ def parts_of(app: FastAPI) -> Parts:
     return parts
 
 
-class RequestContext:
-    """Typed access to the state of one request, from the first middleware to the route.
-
-    It is a view of the ASGI scope's `state`: two contexts of one scope are the same state.
-    """
-
-    __slots__ = ("_state",)
-
-    def __init__(self, scope: Scope) -> None:
-        self._state: dict[str, Any] = scope.setdefault("state", {})
-
-    @property
-    def request_id(self) -> str:
-        """The id of the request, for its log lines, audit row and problem."""
-        request_id: str = self._state["request_id"]
-        return request_id
-
-    @request_id.setter
-    def request_id(self, request_id: str) -> None:
-        self._state["request_id"] = request_id
-
-    @property
-    def peer(self) -> Caller | None:
-        """The caller that the connection identifies, by its uid or certificate."""
-        return self._state.get("peer")
-
-    @property
-    def caller(self) -> Caller:
-        """The authenticated caller; before authentication one that may do nothing."""
-        caller: Caller = self._state.get("caller", NOBODY)
-        return caller
-
-    @caller.setter
-    def caller(self, caller: Caller) -> None:
-        self._state["caller"] = caller
-
-    @property
-    def operation(self) -> str | None:
-        """The operation id of the route; None before the route is known."""
-        return self._state.get("operation")
-
-    @operation.setter
-    def operation(self, operation: str) -> None:
-        self._state["operation"] = operation
-
-    @property
-    def group(self) -> Group | None:
-        """The group that the path refers to, once it is resolved; for the audit."""
-        return self._state.get("group")
-
-    @group.setter
-    def group(self, group: Group) -> None:
-        self._state["group"] = group
-
-    @property
-    def problem(self) -> str | None:
-        """The type of the problem that the request is answered with; for the audit."""
-        return self._state.get("problem")
-
-    @problem.setter
-    def problem(self, problem: str) -> None:
-        self._state["problem"] = problem
-
-    @property
-    def makes(self) -> str | None:
-        """The id for what the request makes, from its idempotency key; None without a key."""
-        return self._state.get("makes")
-
-    @makes.setter
-    def makes(self, makes: str) -> None:
-        self._state["makes"] = makes
-
-
 class Body(BaseModel):
     """A response body, validated when it is made: so answers and document cannot differ."""
 
@@ -190,8 +117,12 @@ Lifecycle = Annotated[GroupLifecycle, Depends(_lifecycle)]
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return the authenticated caller of an ASGI scope; see RequestContext.caller."""
-    return RequestContext(scope).caller
+    """Who sent the request of an ASGI scope, as app/shrinkd/api/middleware/authentication.py found.
+
+    Before that, nobody who may do anything.
+    """
+    caller: Caller = scope.get("state", {}).get("caller", NOBODY)
+    return caller
 
 
 async def _caller(request: Request) -> Caller:
@@ -241,9 +172,9 @@ Administrating = Annotated[Caller, Depends(_administrating)]
 """A caller who may do everything; 403 for all others."""
 
 
-async def _group(request: Request, parts: Wired, caller: Calling, group: Reference) -> Group:
-    found = resolve(parts.backend, group, caller)
-    RequestContext(request.scope).group = found
+async def _group(request: Request, wiring: Wired, caller: Calling, group: Reference) -> Group:
+    found = resolve(wiring.backend, group, caller)
+    request.scope["state"]["group"] = found  # for the audit
     return found
 
 
