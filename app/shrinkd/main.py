@@ -69,7 +69,7 @@ def _open_parts(settings: Settings, make_backend: Callable[[Settings], Backend] 
         store = Store(settings.database_url)
         undo.callback(store.close)
         store.open()
-        events = Events(store, bus.recorded.publish)
+        events = Events(store)
         bus.subscribe_events(events.publish)
         journal = LimitJournal(backend, store)
         journal.settle()
@@ -145,8 +145,7 @@ def _raise_file_limit() -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: Parts = app.state.wiring
     loop = asyncio.get_running_loop()
-    parts.bus.recorded.subscribe(partial(_wake_event_streams, loop, parts))
-    parts.events.start()
+    parts.events.start(partial(_notify_streams, loop, parts))
     parts.daemon.start()
     if parts.sampler:
         parts.sampler.start()
@@ -165,7 +164,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts.backend.close()
 
 
-def _wake_event_streams(loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
+def _notify_streams(loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
     """Let the event streams, which live on the loop, read the new events. From any thread."""
     loop.call_soon_threadsafe(parts.streams.news.ring)
 

@@ -37,8 +37,8 @@ def test_two_subscriptions_of_one_function_end_one_by_one() -> None:
     def count() -> None:
         calls[0] += 1
 
-    first = bus.recorded.subscribe(count)
-    bus.recorded.subscribe(count)
+    first = bus.policies.subscribe(count)
+    bus.policies.subscribe(count)
     first()
-    bus.recorded.publish()
+    bus.policies.publish()
     assert calls == [1]

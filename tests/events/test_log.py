@@ -13,7 +13,6 @@ import pytest
 
 from shrinkd.backends import Group
 from shrinkd.errors import EventsExpired, StoreUnavailable
-from shrinkd.events.bus import Topic
 from shrinkd.events.log import RECENT, Event, Events, EventType, Selection
 from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
 from shrinkd.storage.store import Row, Store, now
@@ -35,14 +34,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def recorded() -> Topic[[]]:
-    """Published to when there are more events to read."""
-    return Topic()
-
-
-@pytest.fixture
-def events(store: Store, recorded: Topic[[]]) -> Events:
-    return Events(store, recorded.publish)
+def events(store: Store) -> Events:
+    return Events(store)
 
 
 def publish(events: Events, count: int, begin: int = 0) -> None:
@@ -212,11 +205,10 @@ def test_what_had_to_be_dropped_is_counted_where_it_is_missing(store: Store) -> 
 
 
 def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(
-    events: Events, recorded: Topic[[]]
+    events: Events,
 ) -> None:
     told = threading.Event()
-    recorded.subscribe(told.set)
-    events.start()
+    events.start(told.set)
     publish(events, 1)
     told.wait()
     assert events.newest == 1
@@ -226,11 +218,10 @@ def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(
 
 
 def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_at_once(
-    events: Events, recorded: Topic[[]]
+    events: Events,
 ) -> None:
     batches: list[int] = []
-    recorded.subscribe(lambda: batches.append(events.newest))
-    events.start()
+    events.start(lambda: batches.append(events.newest))
     try:
         began = time.monotonic()
         for number in range(40):
@@ -246,12 +237,11 @@ def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_a
 
 
 def test_the_writer_tries_again_by_itself(
-    events: Events, recorded: Topic[[]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    events: Events, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = threading.Event()
-    recorded.subscribe(told.set)
     with locked(tmp_path / "shrinkd.db"):
-        events.start()
+        events.start(told.set)
         publish(events, 1)
         while "not written down yet" not in caplog.text:
             told.wait(0.01)

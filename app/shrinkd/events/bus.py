@@ -1,6 +1,6 @@
 """The one event bus of a daemon: parts publish on it and subscribe to it, and know no other part.
 
-It carries the events of the API (`publish`) and four notices between parts. Subscribers are called
+It carries the events of the API (`publish`) and three notices between parts. Subscribers are called
 on the thread that publishes, one after the other, so they must return at once and must not raise;
 what one raises reaches the publisher.
 """
@@ -66,8 +66,6 @@ class EventBus:
         """A policy was made, changed, switched or deleted."""
         self.readings: Topic[[Mapping[int, MemStat]]] = Topic()
         """The statistics that the policies have just read, by group id."""
-        self.recorded: Topic[[]] = Topic()
-        """More events can be read from the event log."""
 
     def subscribe_events(self, subscriber: Publish) -> None:
         """Call `subscriber` with every later event."""

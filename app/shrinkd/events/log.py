@@ -116,14 +116,8 @@ class Selection:
 class Events:
     """The log of one daemon. start() begins the writing, close() ends it; reading needs neither."""
 
-    def __init__(
-        self,
-        store: Store,
-        notify: Callable[[], None] = lambda: None,
-        most_waiting: int = _MOST_WAITING,
-    ) -> None:
-        """`notify` is called by the writer whenever there are more events to read."""
-        self._store, self._notify, self._most_waiting = store, notify, most_waiting
+    def __init__(self, store: Store, most_waiting: int = _MOST_WAITING) -> None:
+        self._store, self._most_waiting = store, most_waiting
         self.oldest, self.newest = store.event_span()
         """The ids that can be read, both included."""
         self._given = self.newest
@@ -136,8 +130,11 @@ class Events:
         self._stopping = threading.Event()
         self._sweep_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="events")
+        self._on_written: Callable[[], None] = lambda: None
 
-    def start(self) -> None:
+    def start(self, on_written: Callable[[], None] = lambda: None) -> None:
+        """Begin the writer's thread, which calls `on_written` when there is more to read."""
+        self._on_written = on_written
         self._thread.start()
 
     def close(self) -> None:
@@ -254,7 +251,7 @@ class Events:
                 self._own_up()
                 self._recent.extend(batch)
                 self.newest = batch[-1].id
-            self._notify()
+            self._on_written()
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
             self.forget(now())
