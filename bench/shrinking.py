@@ -18,9 +18,12 @@ from bench.table import Extent, Row, Tables, median
 from shrinkd.backends import Backend
 from shrinkd.backends.cgroup.timed_write import timed_write
 from shrinkd.errors import ShrinkFinished
+from shrinkd.events.bus import discard
 from shrinkd.groups.limit_journal import LimitJournal
-from shrinkd.shrinks.job import Request
+from shrinkd.groups.limits import GroupLimits
+from shrinkd.groups.locks import GroupLocks
 from shrinkd.shrinks.queue import ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB, opened
 from tests.support.cgroup_host import CgroupHost
@@ -170,7 +173,9 @@ class _Bench:
 def _figures(store: Store, rounds: int, kernel: str, *, large: bool) -> _Figures:
     figures = _Figures(ratio={name: [] for name in _BARE[kernel]})
     with opened(kernel) as host:
-        jobs = ShrinkQueue(host.backend, store, LimitJournal(host.backend, store), 2)
+        journal = LimitJournal(host.backend, store)
+        limits = GroupLimits(host.backend, journal, GroupLocks(), discard)
+        jobs = ShrinkQueue(store, limits, discard, 2)
         bench = _Bench(host, jobs, large=large)
         for number in range(rounds):
             bare = (

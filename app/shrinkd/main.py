@@ -1,6 +1,6 @@
-"""The composition root.
+"""The composition root: settings, then the daemon's parts, then the application.
 
-From settings to parts, from parts to an application. Nothing is made at import.
+Nothing is made at import.
 """
 
 import asyncio
@@ -20,8 +20,15 @@ from shrinkd.api import Parts
 from shrinkd.auth import Tokens
 from shrinkd.backends import Backend, load, simulated
 from shrinkd.errors import BackendUnavailable, SettingsError
-from shrinkd.events import Audit, Events, EventType
-from shrinkd.groups import LimitJournal, UsageHistory, UsageSampler
+from shrinkd.events import Audit, EventBus, Events, EventType
+from shrinkd.groups import (
+    GroupLifecycle,
+    GroupLimits,
+    GroupLocks,
+    LimitJournal,
+    UsageHistory,
+    UsageSampler,
+)
 from shrinkd.metrics import MetricsCollector, RequestMetrics, registry_of
 from shrinkd.policies import Clock, PolicyCatalog, PolicyController, Scope
 from shrinkd.settings import Settings
@@ -35,14 +42,24 @@ log = logging.getLogger(__name__)
 def create_app(
     settings: Settings, make_backend: Callable[[Settings], Backend] | None = None
 ) -> FastAPI:
-    """Open the controller and the database, settle what a dead daemon left, and wire the
-    application.
+    """Make the application of one daemon: settings, then its parts, then the application.
 
-    `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of
-    theirs; without policies nothing reads that but what they ask for. Raises BackendUnavailable,
-    SettingsError or StoreUnavailable before anything listens; the lifespan closes what this opens.
+    `make_backend` replaces the choice of a backend, as tests do with a simulator on a clock of
+    their own; then no sampler reads that backend. Raises BackendUnavailable, SettingsError or
+    StoreUnavailable before anything listens; the lifespan closes what this opens.
     """
     _raise_file_limit()
+    wants_traces = _wants_traces()
+    parts = _open_parts(settings, make_backend)
+    app = api.build(traces=wants_traces)
+    app.state.wiring = parts
+    app.router.lifespan_context = _lifespan
+    return app
+
+
+def _open_parts(settings: Settings, make_backend: Callable[[Settings], Backend] | None) -> Parts:
+    """Open the backend and the database, settle what a dead daemon left, and connect the parts."""
+    bus = EventBus()
     tokens = None if settings.tokens is None else Tokens(settings.tokens, time.time)
     backend = (make_backend or choose_backend)(settings)
     with ExitStack() as undo:
@@ -51,56 +68,55 @@ def create_app(
         store = Store(settings.database_url)
         undo.callback(store.close)
         store.open()
-        intents = LimitJournal(backend, store)
-        intents.settle()
-        jobs = ShrinkQueue(backend, store, intents, settings.max_running_shrinks)
-        if interrupted := jobs.recover():
-            log.warning("%d shrinks were interrupted when the daemon died", interrupted)
-        made = store.made_group_ids(backend.node().boot_id)
-        policies = PolicyCatalog(backend, store, settings.subtrees)
-        daemon = PolicyController(
-            backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees)
-        )
-        simulations = SimulationJobs()
         events = Events(store)
-        for part in (jobs, policies, daemon.decisions, simulations):
-            part.publish = events.publish
-        events.publish(
-            EventType.DAEMON_STARTED, version=__version__, interrupted_shrinks=interrupted
-        )
+        bus.subscribe_events(events.publish)
+        journal = LimitJournal(backend, store)
+        journal.settle()
+        limits = GroupLimits(backend, journal, GroupLocks(bus.limits.publish), bus.publish)
+        lifecycle = GroupLifecycle(backend, store, limits, settings.subtrees)
+        jobs = ShrinkQueue(store, limits, bus.publish, settings.max_running_shrinks)
+        _recover(jobs, bus)
         history = UsageHistory()
-        daemon.on_readings = history.note_all
-        sampler = None if make_backend else UsageSampler(backend, history)
+        bus.readings.subscribe(history.note_all)
+        policies = PolicyCatalog(backend, store, bus, settings.subtrees)
+        scope = Scope(_clock_of(backend), settings.subtrees)
+        controller = PolicyController(limits, store, policies, jobs, scope, bus)
         undo.pop_all()
     requests = RequestMetrics()
-    app = api.build(traces=_wants_traces())
-    app.state.wiring = Parts(
+    return Parts(
         settings=settings,
+        bus=bus,
         backend=backend,
         store=store,
-        intents=intents,
+        events=events,
+        limits=limits,
+        lifecycle=lifecycle,
         jobs=jobs,
         policies=policies,
-        daemon=daemon,
+        daemon=controller,
         keys=IdempotencyKeys(store),
-        events=events,
         audit=Audit(store),
         requests=requests,
-        metrics=registry_of(MetricsCollector(requests, backend, jobs, daemon)),
-        made=made,
+        metrics=registry_of(MetricsCollector(requests, backend, jobs, controller)),
         history=history,
-        sampler=sampler,
+        sampler=None if make_backend else UsageSampler(backend, history),
         tokens=tokens,
-        simulations=simulations,
+        simulations=SimulationJobs(bus.publish),
     )
-    app.router.lifespan_context = _lifespan
-    return app
+
+
+def _recover(jobs: ShrinkQueue, bus: EventBus) -> None:
+    """Interrupt the shrinks of a dead daemon, and publish that this one has started."""
+    interrupted = jobs.recover()
+    if interrupted:
+        log.warning("%d shrinks were interrupted when the daemon died", interrupted)
+    bus.publish(EventType.DAEMON_STARTED, version=__version__, interrupted_shrinks=interrupted)
 
 
 def _wants_traces() -> bool:
-    """Whether OpenTelemetry's own variables name a collector.
+    """Tell whether OpenTelemetry's own variables name a collector.
 
-    SettingsError where nothing is installed that could speak to it.
+    SettingsError where the exporter is not installed.
     """
     named = [
         name
@@ -116,7 +132,7 @@ def _wants_traces() -> bool:
 
 
 def _raise_file_limit() -> None:
-    """Take all the open files that the hard limit allows.
+    """Raise the limit of open files to the hard limit.
 
     The soft one is low for select(2), which nothing here calls.
     """
@@ -126,36 +142,34 @@ def _raise_file_limit() -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    wiring: Parts = app.state.wiring
-    wiring.events.on_news = partial(_ring, asyncio.get_running_loop(), wiring)
-    wiring.events.start()
-    wiring.daemon.start()
-    if wiring.sampler:
-        wiring.sampler.start()
+    parts: Parts = app.state.wiring
+    loop = asyncio.get_running_loop()
+    parts.events.start(partial(_notify_streams, loop, parts))
+    parts.daemon.start()
+    if parts.sampler:
+        parts.sampler.start()
     yield
-    wiring.closing.set()
-    if wiring.sampler:
-        wiring.sampler.stop()
-    wiring.simulations.close()
-    wiring.daemon.stop()
-    wiring.jobs.close()
-    wiring.daemon.close()
-    wiring.events.close()
-    wiring.keys.close()
-    wiring.audit.close()
-    wiring.store.close()
-    wiring.backend.close()
+    parts.closing.set()
+    if parts.sampler:
+        parts.sampler.stop()
+    parts.simulations.close()
+    parts.daemon.stop()
+    parts.jobs.close()
+    parts.daemon.close()
+    parts.events.close()
+    parts.keys.close()
+    parts.audit.close()
+    parts.store.close()
+    parts.backend.close()
 
 
-def _ring(loop: asyncio.AbstractEventLoop, wiring: Parts) -> None:
-    loop.call_soon_threadsafe(wiring.streams.news.ring)
+def _notify_streams(loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
+    """Let the event streams, which live on the loop, read the new events. From any thread."""
+    loop.call_soon_threadsafe(parts.streams.news.ring)
 
 
 def _clock_of(backend: Backend) -> Clock:
-    """The time that the policies live in.
-
-    On a simulated machine its own, for what they measure passes in that.
-    """
+    """Return the clock of the policies: a simulated machine's own, or else the host's."""
     if not backend.is_simulated:
         return Clock()
     simulator_time = simulated(backend).time
@@ -165,7 +179,7 @@ def _clock_of(backend: Backend) -> Clock:
 def choose_backend(settings: Settings) -> Backend:
     """Make the backend of the settings.
 
-    `auto` takes the memory controller that this host has, and says which.
+    `auto` takes the memory controller that this host has, and logs which. BackendUnavailable.
     """
     if settings.backend != "auto":
         return load(settings.backend)(settings)

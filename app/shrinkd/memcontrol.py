@@ -68,7 +68,7 @@ class Memcg:
         )
 
 
-def set_limit(memcg: Memcg, limit: int) -> None:
+def set_limit(memcg: Memcg, limit: int) -> Limits:
     """Make `limit` (whole pages) the maximum if usage is below it (patch 1/4), else LimitBelowUsage
     and nothing changed.
 
@@ -76,7 +76,7 @@ def set_limit(memcg: Memcg, limit: int) -> None:
     and a v2 kernel does not refuse. The backend's own -EBUSY is the second line, against a charge
     between our reading and its write.
     """
-    set_limits(memcg, {"max_bytes": limit})
+    return set_limits(memcg, {"max_bytes": limit})
 
 
 def set_limits(
@@ -123,7 +123,7 @@ def shrink_usage_to(
     return retry_count
 
 
-def resize_limit(memcg: Memcg, limit: int, current: Current) -> None:
+def resize_limit(memcg: Memcg, limit: int, current: Current) -> Limits:
     """Shrink below `limit` (whole pages), then make it the maximum.
 
     Shrink again, and as far as that wants, when a charge came between.

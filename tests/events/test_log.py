@@ -209,8 +209,7 @@ def test_the_writer_tells_when_there_is_more_and_writes_the_last_when_it_ends(
     events: Events,
 ) -> None:
     told = threading.Event()
-    events.on_news = told.set
-    events.start()
+    events.start(told.set)
     publish(events, 1)
     told.wait()
     assert events.newest == 1
@@ -223,8 +222,7 @@ def test_what_policies_have_to_tell_is_written_once_a_second_and_with_any_news_a
     events: Events,
 ) -> None:
     batches: list[tuple[float, int]] = []
-    events.on_news = lambda: batches.append((time.monotonic(), events.newest))
-    events.start()
+    events.start(lambda: batches.append((time.monotonic(), events.newest)))
     try:
         published = 0
         while len(batches) < 3:
@@ -245,9 +243,8 @@ def test_the_writer_tries_again_by_itself(
     events: Events, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = threading.Event()
-    events.on_news = told.set
     with locked(tmp_path / "shrinkd.db"):
-        events.start()
+        events.start(told.set)
         publish(events, 1)
         while "not written down yet" not in caplog.text:
             told.wait(0.01)

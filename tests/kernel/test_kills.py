@@ -18,10 +18,14 @@ import pytest
 
 from shrinkd.backends import Backend
 from shrinkd.errors import ShrinkFinished
+from shrinkd.events.bus import discard
 from shrinkd.groups.limit_journal import LimitJournal
+from shrinkd.groups.limits import GroupLimits
+from shrinkd.groups.locks import GroupLocks
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Request, State
+from shrinkd.shrinks.job import State
 from shrinkd.shrinks.queue import ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import page_floor
 from shrinkd.storage.store import Store
 from tests.backends.hosts import MIB
@@ -87,7 +91,9 @@ def scene(kernel: CgroupHost[Backend]) -> Scene:
 def jobs(scene: Scene, tmp_path: Path) -> Iterator[ShrinkQueue]:
     store = Store(f"sqlite:///{tmp_path}/jobs.db")
     store.open()
-    jobs = ShrinkQueue(scene.kernel.backend, store, LimitJournal(scene.kernel.backend, store), 2)
+    backend = scene.kernel.backend
+    limits = GroupLimits(backend, LimitJournal(backend, store), GroupLocks(), discard)
+    jobs = ShrinkQueue(store, limits, discard, 2)
     yield jobs
     jobs.close()
     store.close()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shrinkd.backends import Backend, Group
+from shrinkd.events.bus import EventBus
 from shrinkd.policies.catalog import PolicyCatalog
 from shrinkd.policies.policy import parse
 from shrinkd.settings import Settings
@@ -164,7 +165,7 @@ def keep(
     """Write policies down for a daemon to find at its start."""
     with closing(Store(settings.database_url)) as store:
         store.open()
-        policies = PolicyCatalog(kernel.backend, store, settings.subtrees)
+        policies = PolicyCatalog(kernel.backend, store, EventBus(), settings.subtrees)
         for group, policy in wanted.items():
             name = group.path.rpartition("/")[2]
             policies.put(

@@ -24,6 +24,7 @@ from shrinkd.errors import (
     PreconditionFailed,
     StoreUnavailable,
 )
+from shrinkd.events.bus import EventBus
 from shrinkd.events.log import EventType
 from shrinkd.policies import Kind, kinds
 from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
@@ -72,6 +73,7 @@ class House:
     stage: Stage
     store: Store
     policies: PolicyCatalog
+    bus: EventBus
     changes: list[int] = field(default_factory=list)
     """How many policies there were, at each change that was told."""
 
@@ -88,7 +90,7 @@ class House:
 
     def again(self, known: dict[str, Kind] | None = None, *subtrees: str) -> PolicyCatalog:
         """The policies as the next start finds them."""
-        return PolicyCatalog(self.stage.simulator, self.store, subtrees, known)
+        return PolicyCatalog(self.stage.simulator, self.store, EventBus(), subtrees, known)
 
 
 @pytest.fixture
@@ -99,8 +101,9 @@ def house(tmp_path: Path) -> Iterator[House]:
         closing(Store(f"sqlite:///{path}?timeout=0.05")) as store,
     ):
         store.open()
-        house = House(path, stage, store, PolicyCatalog(stage.simulator, store))
-        house.policies.on_change = lambda: house.changes.append(len(house.policies.all()))
+        bus = EventBus()
+        house = House(path, stage, store, PolicyCatalog(stage.simulator, store, bus), bus)
+        bus.policies.subscribe(lambda: house.changes.append(len(house.policies.all())))
         yield house
 
 
@@ -475,7 +478,7 @@ def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(hous
 
 
 def test_each_change_is_told_and_what_changes_nothing_is_not(house: House) -> None:
-    heard = house.policies.publish = EventRecorder()
+    house.bus.subscribe_events(heard := EventRecorder())
     house.put(policy(), dry_run=True)
     house.put(policy())
     house.put(policy())
@@ -491,7 +494,7 @@ def test_each_change_is_told_and_what_changes_nothing_is_not(house: House) -> No
 
 
 def test_a_change_that_the_database_did_not_take_is_not_told(house: House) -> None:
-    heard = house.policies.publish = EventRecorder()
+    house.bus.subscribe_events(heard := EventRecorder())
     with locked(house.path), pytest.raises(StoreUnavailable):
         house.put(policy())
     assert heard.all == []

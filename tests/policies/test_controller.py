@@ -23,16 +23,21 @@ from shrinkd.backends.protection import OwnGroup
 from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Fault, Scenario
 from shrinkd.errors import LimitBelowUsage
+from shrinkd.events.bus import EventBus
+from shrinkd.events.log import EventType
 from shrinkd.groups.limit_journal import LimitJournal
+from shrinkd.groups.limits import GroupLimits
+from shrinkd.groups.locks import GroupLocks
 from shrinkd.policies import Reason, Verdict
 from shrinkd.policies.catalog import PolicyCatalog
 from shrinkd.policies.controller import Clock, PolicyController, Scope
 from shrinkd.policies.policy import parse
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Request
 from shrinkd.shrinks.queue import ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.storage.store import Row, Store
+from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
 from tests.support.policy_samples import MIB
 from tests.support.polling import until
@@ -124,14 +129,18 @@ class House:
 
     def begin(self) -> None:
         backend, store, clock = self.machine, self.store, self.machine.time
-        self.jobs = ShrinkQueue(backend, store, LimitJournal(backend, store), max_running=2)
-        self.policies = PolicyCatalog(backend, store, self.subtrees)
+        self.bus = bus = EventBus()
+        self.locks = GroupLocks(bus.limits.publish)
+        limits = GroupLimits(backend, LimitJournal(backend, store), self.locks, bus.publish)
+        self.jobs = ShrinkQueue(store, limits, bus.publish, max_running=2)
+        self.policies = PolicyCatalog(backend, store, bus, self.subtrees)
         self.daemon = PolicyController(
-            backend,
+            limits,
             store,
             self.policies,
             self.jobs,
             Scope(Clock(clock.now, lambda: clock.speed), self.subtrees),
+            bus,
         )
         self.daemon.start()
 
@@ -166,7 +175,7 @@ class House:
         """Let the pass go on once its shrink was told to end."""
         job = self.jobs.job(shrink_id)
         assert job
-        until(job.signal_pending)
+        until(job.run.signal_pending)
         self.let_go.set()
 
     def group(self, path: str) -> Group:
@@ -330,7 +339,7 @@ def test_a_callers_own_change_of_limits_ends_the_shrink_of_a_policy_and_has_the_
     house.hang("web")
     house.put(ROOM)
     threading.Thread(target=house.let_go_of, args=(house.running("web")["id"],)).start()
-    with house.jobs.holding(house.group("web")):
+    with house.locks.hold(house.group("web")):
         assert [row["state"] for row in house.shrinks("web")] == ["cancelled"]
         usage = house.usage("web")
         until(lambda: house.last() == (Verdict.VETOED, Reason.MANUAL_CHANGE))
@@ -343,7 +352,7 @@ def test_a_group_that_a_caller_has_just_made_has_its_policies_at_once(build: Bui
     house = build({"web": HALF})
     house.put(ROOM)
     new = house.machine.make("new")
-    with house.jobs.holding(new, is_new=True):
+    with house.locks.hold(new, is_new=True):
         house.machine.set_limits(new, {"max_bytes": 8 * GIB})
     house.fill("new", 7900 * MIB)
     until(lambda: house.usage("new") < LOW)
@@ -351,15 +360,15 @@ def test_a_group_that_a_caller_has_just_made_has_its_policies_at_once(build: Bui
 
 def test_policies_do_not_keep_away_behind_a_change_that_was_refused(build: Build) -> None:
     house = build({"web": HALF})
-    with suppress(LimitBelowUsage), house.jobs.holding(house.group("web")):
+    with suppress(LimitBelowUsage), house.locks.hold(house.group("web")):
         raise LimitBelowUsage("refused")
-    assert house.jobs.manual_age(house.group("web")) == math.inf
-    with house.jobs.holding(house.group("web")):
+    assert house.locks.manual_age(house.group("web")) == math.inf
+    with house.locks.hold(house.group("web")):
         pass
-    with suppress(LimitBelowUsage), house.jobs.holding(house.group("web")):
-        assert house.jobs.manual_age(house.group("web")) == 0
+    with suppress(LimitBelowUsage), house.locks.hold(house.group("web")):
+        assert house.locks.manual_age(house.group("web")) == 0
         raise LimitBelowUsage("refused")
-    assert 0 < house.jobs.manual_age(house.group("web")) < math.inf
+    assert 0 < house.locks.manual_age(house.group("web")) < math.inf
 
 
 def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_work(
@@ -369,8 +378,8 @@ def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_w
     house.hang("web")
     house.put(ROOM)
     running = house.running("web")["id"]
-    with house.jobs.holding(house.group("web"), dry_run=True):
-        assert house.jobs.manual_age(house.group("web")) == math.inf
+    with house.locks.hold(house.group("web"), dry_run=True):
+        assert house.locks.manual_age(house.group("web")) == math.inf
     house.let_go.set()
     until(lambda: house.usage("web") < LOW)
     assert [(row["id"], row["state"]) for row in house.shrinks("web")] == [(running, "succeeded")]
@@ -565,7 +574,7 @@ def test_a_group_whose_limit_is_lowered_here_is_looked_at_at_once(build: Build) 
     until(
         lambda: house.looks() == 3
     )  # that of who wrote the policy, the first, and one when the watch was there
-    with house.jobs.holding(house.group("web"), "another"):
+    with house.locks.hold(house.group("web"), "another"):
         house.machine.set_limits(house.group("web"), {"max_bytes": 4 * GIB + 64 * MIB})
     until(lambda: house.shrinks("web", "succeeded"))
 
@@ -630,6 +639,18 @@ def test_a_wanted_maximum_that_cannot_be_reached_is_not_set_and_nobody_dies_for_
     assert (row["errno"], house.jobs.shrink(row["shrink_id"])["state"]) == ("EBUSY", "failed")
     assert (house.limit("web"), house.usage("web") >= 4 * GIB) == (8 * GIB, True)
     assert house.machine.stat(house.group("web")).events.oom_kill == 0
+
+
+def test_the_limits_that_a_policy_sets_are_published_once_as_the_kernel_holds_them(
+    build: Build,
+) -> None:
+    house = build({"web": {"max_bytes": "8G"}, "db": {"max_bytes": GIB}})
+    house.bus.subscribe_events(heard := EventRecorder())
+    house.put(KEEP, spec={"limits": {"max_bytes": GIB + 1}})
+    until(lambda: house.limit("web") == GIB and not house.locks.busy())
+    assert [each for each in heard.all if each[0] == EventType.LIMITS_CHANGED] == [
+        ("limits.changed", "web", {"max_bytes": GIB, "policy": "keep"})
+    ]
 
 
 def test_a_caller_who_ends_the_shrink_for_a_limit_is_no_error_of_the_policy(build: Build) -> None:
@@ -767,9 +788,9 @@ def test_a_pass_that_ends_behind_a_stop_brings_no_look(build: Build) -> None:
     house.running("web")
     house.daemon.stop()
     looks: list[object] = []
-    house.daemon.on_readings = looks.append
+    house.bus.readings.subscribe(looks.append)
     house.let_go.set()
-    until(lambda: not house.jobs.busy())
+    until(lambda: not house.locks.busy())
     house.end()
     assert (looks, [row["freed_bytes"] > 0 for row in house.rows(policy="room")]) == ([], [True])
     house.begin()
@@ -788,8 +809,11 @@ def test_a_daemon_that_is_never_started_leaves_nothing_open(tmp_path: Path) -> N
     machine = Simulator(Settings(scenario="empty"))
     with closing(Store(f"sqlite:///{tmp_path}/shrinkd.db")) as store:
         store.open()
-        jobs = ShrinkQueue(machine, store, LimitJournal(machine, store), 1)
-        daemon = PolicyController(machine, store, PolicyCatalog(machine, store), jobs, Scope())
+        bus = EventBus()
+        limits = GroupLimits(machine, LimitJournal(machine, store), GroupLocks(), bus.publish)
+        jobs = ShrinkQueue(store, limits, bus.publish, 1)
+        policies = PolicyCatalog(machine, store, bus)
+        daemon = PolicyController(limits, store, policies, jobs, Scope(), bus)
         jobs.close()
         daemon.close()
     assert not daemon.is_alive

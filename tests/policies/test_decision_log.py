@@ -302,9 +302,9 @@ def test_a_row_that_was_deleted_meanwhile_is_not_made_again(
 
 
 def test_acts_and_changes_of_mind_are_told_and_what_stays_the_same_is_not(
-    decisions: DecisionLog,
+    store: Store,
 ) -> None:
-    heard = decisions.publish = EventRecorder()
+    decisions = DecisionLog(store, heard := EventRecorder())
     would = [
         hold(
             second,

@@ -16,10 +16,19 @@ import pytest
 from shrinkd.errors import NotReady
 from shrinkd.policies import Outcome, Reason, Verdict
 from shrinkd.policies.guards import Setback
-from shrinkd.shrinks.job import Request
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.worker_pool import hand_over
-from tests.policies.test_controller import FULL, GIB, HALF, KEEP, LOW, ROOM, Build, House
+from tests.policies.test_controller import (
+    FULL,
+    GIB,
+    HALF,
+    KEEP,
+    LOW,
+    ROOM,
+    Build,
+    House,
+)
 from tests.policies.test_evaluator import House as Bench
 from tests.policies.test_evaluator import verdicts
 from tests.support.polling import until
@@ -147,7 +156,7 @@ def test_a_watermark_that_met_an_error_acts_the_next_time_and_the_time_after(
         house.fault(verb, "web", use=use, error="ENOMEM")
     enable(house, "watermark")
     for _ in range(3):
-        passes(house, lambda: used(house) < LOW and not house.jobs.busy())
+        passes(house, lambda: used(house) < LOW and not house.locks.busy())
         house.fill("web", 8000 * 2**20 - used(house))
 
 
@@ -206,7 +215,7 @@ def test_who_is_shown_the_readings_and_fails_takes_no_grant_along(
     def fail(_: object) -> None:
         raise RuntimeError("nobody expects this")
 
-    house.daemon.on_readings = fail
+    house.bus.readings.subscribe(fail)
     enable(house, "watermark")
     passes(house, lambda: used(house) < LOW)
     assert house.daemon.is_alive
@@ -285,25 +294,25 @@ def test_a_pool_that_is_closed_refuses() -> None:
 
 def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(build: Build) -> None:
     house = build({"web": FULL})
-    house.jobs._workers = Crowded(1)  # the host's doing
+    house.jobs._workers.callers = crowded = Crowded(1)  # the host's doing
     with pytest.raises(NotReady):
         house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
-    assert (house.jobs.busy(), house.shrinks("web", "queued", "running")) == (set(), [])
+    assert (house.locks.busy(), house.shrinks("web", "queued", "running")) == (set(), [])
     (row,) = house.shrinks("web")
     assert (row["state"], "could not begin" in row["error"]["detail"]) == ("interrupted", True)
-    house.jobs._workers.is_full = False
+    crowded.is_full = False
     job = house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     job.finished.result(60)
     assert used(house) < GIB
 
 
-@pytest.mark.parametrize("pool", ["_policy_workers", "_hands"])
+@pytest.mark.parametrize("pool", ["policies", "_hands"])
 def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(
     build: Build, pool: str
 ) -> None:
     kind = "limit" if pool == "_hands" else "watermark"
     house = begin(build, kind)
-    owner, crowded = (house.daemon if pool == "_hands" else house.jobs), Crowded(1)
+    owner, crowded = (house.daemon if pool == "_hands" else house.jobs._workers), Crowded(1)
     setattr(owner, pool, crowded)
     enable(house, kind)
     (condition,) = passes(

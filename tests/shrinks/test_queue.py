@@ -1,8 +1,4 @@
-"""Jobs.
-
-One final state each, whoever races for it, and the database and the answer never say different
-things.
-"""
+"""Shrinks as jobs: each gets one final state in every race, and answers agree with the database."""
 
 import threading
 import time
@@ -23,11 +19,15 @@ from shrinkd.errors import (
     StoreUnavailable,
     TooManyShrinks,
 )
+from shrinkd.events.bus import Publish, discard
 from shrinkd.events.log import EventType
 from shrinkd.groups.limit_journal import LimitJournal
+from shrinkd.groups.limits import Actor, GroupLimits
+from shrinkd.groups.locks import GroupLocks
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Job, Request, State
+from shrinkd.shrinks.job import Job, State
 from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS, ShrinkQueue
+from shrinkd.shrinks.run import Request
 from shrinkd.storage.store import Store
 from tests.storage.test_store import row as stored_row
 from tests.support.event_recorder import EventRecorder
@@ -41,8 +41,14 @@ _POLL_SECONDS = 0.001
 TO_THE_LIMIT = Request(timeout_seconds=60, target_bytes=200 * MIB, set_max_bytes=200 * MIB)
 
 
+def queue(backend: Backend, store: Store, publish: Publish) -> tuple[ShrinkQueue, GroupLimits]:
+    """A queue for two shrinks at a time, and the use case that shares its locks."""
+    limits = GroupLimits(backend, LimitJournal(backend, store), GroupLocks(), publish)
+    return ShrinkQueue(store, limits, publish, max_running=2), limits
+
+
 class House:
-    """A stage, a store and the jobs between them."""
+    """A simulator, a store and the queue between them."""
 
     def __init__(
         self, path: Path, make_backend: Callable[[Settings], Backend] | None = None
@@ -53,16 +59,15 @@ class House:
         self.stage.simulator = backend if isinstance(backend, Simulator) else self.stage.simulator
         self.store = Store(f"sqlite:///{path}?timeout=0.05")
         self.store.open()
-        self.jobs = ShrinkQueue(
-            backend, self.store, LimitJournal(backend, self.store), max_running=2
-        )
+        self.heard = EventRecorder()
+        self.jobs, self.limits = queue(backend, self.store, self.heard)
 
     @property
     def web(self) -> Group:
         return self.stage.simulator.groups("web")[0]
 
     def done(self, job: Job) -> dict[str, Any]:
-        """The row of a job that has finished, as the jobs and the store alike have it."""
+        """Wait for the end of a job, and return its row, which queue and store agree on."""
         job.finished.result()
         row = self.jobs.shrink(job.id)
         assert row == self.store.shrink(job.id) == job.row()
@@ -169,7 +174,7 @@ def test_of_a_change_of_limits_and_a_shrink_one_waits_or_is_refused(house: House
     inside: list[str] = []
 
     def change() -> None:
-        with house.jobs.holding(house.web):
+        with house.limits.locks.hold(house.web):
             inside.append("in")
             assert not house.jobs.shrinks(
                 limit=10,
@@ -192,7 +197,7 @@ def test_of_a_change_of_limits_and_a_shrink_one_waits_or_is_refused(house: House
 
 
 def test_a_shrink_waits_for_the_change_that_has_its_group(house: House) -> None:
-    with house.jobs.holding(house.web):
+    with house.limits.locks.hold(house.web):
         waiting = threading.Thread(target=lambda: house.done(house.jobs.submit(house.web, QUICK)))
         waiting.start()
         assert house.jobs.shrinks(limit=1, before=None, states=(), group=None, since=None) == []
@@ -208,14 +213,14 @@ def test_a_shrink_waits_for_the_change_that_has_its_group(house: House) -> None:
 
 
 def test_a_change_that_fails_gives_the_group_back(house: House) -> None:
-    with pytest.raises(ZeroDivisionError), house.jobs.holding(house.web):
+    with pytest.raises(ZeroDivisionError), house.limits.locks.hold(house.web):
         raise ZeroDivisionError
-    with house.jobs.holding(house.web):
+    with house.limits.locks.hold(house.web):
         pass
 
 
 class Faulty(Simulator):
-    """A controller with a bug of ours in it."""
+    """A backend with a bug in it."""
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         raise ZeroDivisionError(group.path, goal_bytes, swappiness)
@@ -236,7 +241,7 @@ def test_a_fault_ends_one_shrink_and_neither_its_worker_nor_the_others(tmp_path:
     house.store.close()
 
 
-# -- the database goes away and comes back ---------------------------------------------------------------------------
+# -- the database goes away and comes back
 
 
 def test_a_shrink_that_cannot_be_written_down_is_not_begun_and_its_group_is_free(
@@ -261,7 +266,7 @@ def test_a_cancel_that_cannot_be_written_down_stops_the_shrink_all_the_same(
     assert house.done(job)["state"] == "cancelled"
 
 
-def test_the_news_of_a_finished_shrink_is_told_when_it_is_written_and_that_is_when_the_database_is_back(
+def test_a_shrink_has_finished_once_that_is_written_which_waits_for_the_database(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = house.running(house.web)
@@ -284,9 +289,7 @@ def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_t
     slow = Store(
         f"sqlite:///{house.path}"
     )  # waits for a locked database, where the other one gives up
-    jobs = ShrinkQueue(
-        house.stage.simulator, slow, LimitJournal(house.stage.simulator, slow), max_running=1
-    )
+    jobs, _ = queue(house.stage.simulator, slow, discard)
     submitted: list[Job] = []
     cancelled: list[Any] = []
     with house.locked():
@@ -327,11 +330,11 @@ def test_of_many_who_write_down_what_policies_finished_each_row_is_written_once(
         assert all(house.done(job)["policy"] == "room" for job in jobs)
 
 
-# -- stopping --------------------------------------------------------------------------------------------------------
+# -- stopping
 
 
 def stopped(path: Path, job: Job) -> dict[str, Any]:
-    """What the next start finds of a job."""
+    """Return the row of a job as the next start finds it."""
     with closing(Store(f"sqlite:///{path}")) as store:
         store.open()
         return dict(store.shrink(job.id))
@@ -416,11 +419,11 @@ def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) ->
         assert 0 <= row["progress"]["elapsed_seconds"] < 60
 
 
-# -- what is told ----------------------------------------------------------------------------------------------------
+# -- events
 
 
 def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None:
-    heard = house.jobs.publish = EventRecorder()
+    heard = house.heard
     done = house.done(house.jobs.submit(house.web, QUICK))
     assert heard.of(EventType.SHRINK_STATE, "shrink_id", "state") == [
         (done["id"], state) for state in ("queued", "running", "succeeded")
@@ -433,7 +436,7 @@ def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None
 
 
 def test_a_cancel_is_told_with_what_it_came_to(house: House) -> None:
-    heard = house.jobs.publish = EventRecorder()
+    heard = house.heard
     job = house.running(house.web)
     house.jobs.cancel(job.id)
     house.done(job)
@@ -446,7 +449,7 @@ def test_a_cancel_is_told_with_what_it_came_to(house: House) -> None:
 
 
 def test_a_limit_that_a_shrink_sets_is_told_before_its_end(house: House) -> None:
-    heard = house.jobs.publish = EventRecorder()
+    heard = house.heard
     job = house.jobs.submit(house.web, TO_THE_LIMIT)
     house.done(job)
     assert heard.of(EventType.LIMITS_CHANGED, "max_bytes", "shrink_id") == [(200 * MIB, job.id)]
@@ -454,20 +457,20 @@ def test_a_limit_that_a_shrink_sets_is_told_before_its_end(house: House) -> None
 
 
 def test_of_a_policys_shrink_only_the_end_is_told(house: House) -> None:
-    heard = house.jobs.publish = EventRecorder()
+    heard = house.heard
     job = house.jobs.submit(house.web, QUICK, policy="room")
     job.finished.result()
     assert heard.of(EventType.SHRINK_STATE, "state", "policy") == [("succeeded", "room")]
 
 
 def test_limits_that_a_policy_sets_are_told_as_read_back(house: House) -> None:
-    heard = house.jobs.publish = EventRecorder()
-    house.jobs.set_limits(house.web, {"max_bytes": 2**30}, "night")
+    heard = house.heard
+    house.limits.change_limits(house.web, {"max_bytes": 2**30}, Actor("night"))
     assert heard.all == [("limits.changed", "web", {"max_bytes": 2**30, "policy": "night"})]
 
 
 def test_what_the_database_did_not_take_is_not_told(house: House) -> None:
-    heard = house.jobs.publish = EventRecorder()
+    heard = house.heard
     with house.locked(), pytest.raises(StoreUnavailable):
         house.jobs.submit(house.web, QUICK)
     assert heard.all == []

@@ -23,8 +23,13 @@ LONG = Plan.model_validate(ENDLESS)
 
 
 @pytest.fixture
-def simulations() -> Iterator[SimulationJobs]:
-    simulations = SimulationJobs()
+def heard() -> EventRecorder:
+    return EventRecorder()
+
+
+@pytest.fixture
+def simulations(heard: EventRecorder) -> Iterator[SimulationJobs]:
+    simulations = SimulationJobs(heard)
     yield simulations
     simulations.close()
 
@@ -170,8 +175,9 @@ def test_the_process_of_a_simulation_ends_when_the_daemon_does(
     until(lambda: not is_alive(pid))
 
 
-def test_the_states_of_a_simulation_are_told(simulations: SimulationJobs) -> None:
-    heard = simulations.publish = EventRecorder()
+def test_the_states_of_a_simulation_are_told(
+    simulations: SimulationJobs, heard: EventRecorder
+) -> None:
     simulation = simulations.submit(LONG)
     until(lambda: simulation.process)
     simulations.cancel(simulation.id)

@@ -2,18 +2,21 @@
 
 from shrinkd.events.audit import Audit, outcome
 from shrinkd.events.broadcast import Feed, StreamHub
-from shrinkd.events.log import RECENT, Event, Events, EventType, Publish, Selection, nobody
+from shrinkd.events.bus import EventBus, Publish, Unsubscribe, discard
+from shrinkd.events.log import RECENT, Event, Events, EventType, Selection
 
 __all__ = [
     "RECENT",
     "Audit",
     "Event",
+    "EventBus",
     "EventType",
     "Events",
     "Feed",
     "Publish",
     "Selection",
     "StreamHub",
-    "nobody",
+    "Unsubscribe",
+    "discard",
     "outcome",
 ]

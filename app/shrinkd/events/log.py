@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from shrinkd.backends import Group
 from shrinkd.errors import EventsExpired, StoreUnavailable
@@ -113,16 +113,6 @@ class Selection:
         )
 
 
-class Publish(Protocol):
-    """Tell what has happened. Thread-safe; waits for nothing."""
-
-    def __call__(self, what: EventType, group: Group | None = None, /, **data: object) -> None: ...
-
-
-def nobody(what: EventType, group: Group | None = None, /, **data: object) -> None:
-    """A Publish that nobody hears."""
-
-
 class Events:
     """The log of one daemon. start() begins the writing, close() ends it; reading needs neither."""
 
@@ -140,10 +130,11 @@ class Events:
         self._stopping = threading.Event()
         self._sweep_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="events")
-        self.on_news: Callable[[], None] = lambda: None
-        """Called by the writer when there is more to read."""
+        self._on_written: Callable[[], None] = lambda: None
 
-    def start(self) -> None:
+    def start(self, on_written: Callable[[], None] = lambda: None) -> None:
+        """Begin the writer's thread, which calls `on_written` when there is more to read."""
+        self._on_written = on_written
         self._thread.start()
 
     def close(self) -> None:
@@ -260,7 +251,7 @@ class Events:
                 self._own_up()
                 self._recent.extend(batch)
                 self.newest = batch[-1].id
-            self.on_news()
+            self._on_written()
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
             self.forget(now())

@@ -1,7 +1,4 @@
-"""Groups by their paths.
-
-The names by which people know them, of a container, a pod or a systemd unit, and globs over them.
-"""
+"""Names of groups: containers, pods and systemd units by their paths, and globs over paths."""
 
 import re
 from fnmatch import fnmatchcase
@@ -15,7 +12,7 @@ _UNIT = re.compile(r"[^/]+\.(?:service|scope|slice|socket|mount|swap)")
 
 
 def aliases_of(path: str) -> list[str]:
-    """The references besides its path and id that name a group, by its last component."""
+    """Return the `container:`, `pod:` and `unit:` references that a path's last component means."""
     name = path.rpartition("/")[2]
     aliases = []
     if match := _CONTAINER.fullmatch(name):
@@ -28,16 +25,16 @@ def aliases_of(path: str) -> list[str]:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a glob names this path, component by component: a * does not cross a slash."""
+    """Tell whether a glob matches a path, component by component: a * does not cross a slash."""
     wanted, components = pattern.split("/"), path.split("/")
     return len(components) == len(wanted) and all(map(fnmatchcase, components, wanted))
 
 
-@lru_cache(maxsize=8192)  # a tree is walked again and again
+@lru_cache(maxsize=8192)  # the same paths are asked for at each walk of the tree
 def covers(patterns: tuple[str, ...], path: str) -> bool:
-    """Whether one of the globs names this path or one above it.
+    """Tell whether one of the globs matches this path or one above it.
 
-    "/" covers all, and so do no globs at all.
+    "/" covers all paths, and so does an empty tuple.
     """
     return not patterns or any(_is_below(pattern.strip("/"), path) for pattern in patterns)
 

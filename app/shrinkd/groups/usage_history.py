@@ -1,9 +1,9 @@
-"""What the groups used lately: a sample of each in every 10 s, for an hour, in memory alone.
+"""Usage history of groups: one sample every 10 s, for an hour, in memory.
 
-Two feed it: what the policies read anyway, and a light sampling of the groups that none of them
-reads. Nothing of it is written down: it is forgotten with the daemon's end, as what is older than
-an hour is. A group takes 2 KiB while only its usage is known, 9 KiB when all of it is, and 12 KiB
-where the kernel tells of pressure; so 48 MiB are the most that 4096 groups take.
+The samples come from the policies' own readings, and from a sampler that reads the other groups.
+They are not stored, so a restart begins with an empty history. A group takes 2 KiB while only its
+usage is known, 9 KiB with all sizes, and 12 KiB where the kernel has pressure: at most 48 MiB for
+4096 groups.
 """
 
 import logging
@@ -26,15 +26,15 @@ MOST_GROUPS = 4096
 _SIZES = ("usage_bytes", "anon_bytes", "file_bytes", "swap_bytes", "working_set_bytes")
 _STALLED = "some_total_microseconds"
 FIELDS = (*_SIZES, _STALLED)
-"""Sizes, to the page; and how long tasks have stalled for memory since the group was made, as PSI
-counts it."""
+"""Sizes in bytes, rounded to pages, and PSI's total time in microseconds in which tasks stalled
+for memory since the group was made."""
 _UNKNOWN_PAGES, _UNKNOWN_MICROSECONDS = 2**32 - 1, 2**64 - 1
 _SLICE = 50
-"""Groups that are sampled between two rests: 3 ms when all of each is read, 0.4 ms as a rule."""
+"""Groups that are sampled between two rests: 3 ms when all is read, 0.4 ms when only usage is."""
 _REST_SECONDS = 0.01
 _WHOLE_SLOTS = 12
-"""All of a group is read every two minutes: ten times as dear as its usage, and it tells what that
-is made of."""
+"""How often all sizes of a group are read, which costs ten times as much as its usage: every two
+minutes."""
 _WALK_SLOTS = 3
 
 log = logging.getLogger(__name__)
@@ -45,19 +45,16 @@ Samples = tuple[list[int], dict[str, list[int | None]]]
 
 @dataclass(slots=True)
 class _Ring:
-    """The samples of one group, each at its slot modulo SLOTS.
-
-    A field has a column once it is known.
-    """
+    """The samples of one group: a column for each field that was read, indexed by slot % SLOTS."""
 
     slot: int
-    """The newest one. Slots are counted from the epoch."""
+    """The slot of the newest sample. Slots are counted from the epoch."""
     whole: int = -1
-    """The newest one in which all was read."""
+    """The newest slot in which all fields were read."""
     columns: dict[str, MutableSequence[int]] = field(default_factory=dict)
 
-    def go_on(self, slot: int) -> None:
-        """Make `slot` the newest; nothing is known of those between."""
+    def advance(self, slot: int) -> None:
+        """Make `slot` the newest one, and mark the slots between as unknown."""
         for passed in range(max(self.slot, slot - SLOTS) + 1, slot + 1):
             for name, column in self.columns.items():
                 column[passed % SLOTS] = _unknown(name)
@@ -85,13 +82,11 @@ def _unknown(name: str) -> int:
 
 
 class UsageHistory:
-    """The samples of all groups, each by its id.
+    """The samples of all groups, by the group's id. Thread-safe.
 
-    A group that comes again at a path is another one. Thread-safe.
-
-    Who was neither seen nor asked for longest makes room when there are too many. `clock` answers
-    seconds since the epoch; where it is set back, what was known is of a time to come, and the
-    group begins anew.
+    With more than `most_groups`, the group is dropped that was neither noted nor read for longest.
+    `clock` returns seconds since the epoch; when it is set back, a group's samples are of the
+    future, and its history begins anew.
     """
 
     def __init__(
@@ -105,14 +100,14 @@ class UsageHistory:
         return self._clock()
 
     def note(self, group_id: int, usage_bytes: int) -> None:
-        """Keep the usage of a group as it is now, if nothing of this slot is known."""
+        """Record the present usage of a group, unless this slot has a sample."""
         with self._lock:
             slot, ring = self._slot(), self._rings.get(group_id)
             if ring is None or ring.slot != slot:
                 self._at(group_id, slot).put("usage_bytes", usage_bytes)
 
     def note_all(self, readings: Mapping[int, MemStat]) -> None:
-        """Keep readings by group id; the first of a slot is the one that is kept."""
+        """Record readings by group id, unless this slot has a whole reading."""
         with self._lock:
             slot = self._slot()
             for group_id, stat in readings.items():
@@ -121,9 +116,9 @@ class UsageHistory:
                     self._keep(self._at(group_id, slot), stat)
 
     def lacks(self, group_id: int) -> Literal["nothing", "usage", "all"]:
-        """What is to be read of a group now.
+        """Return what has to be read of a group now.
 
-        All of it where that is two minutes ago, and nothing that is known of this slot.
+        "all" once in two minutes, "nothing" if this slot has a sample.
         """
         with self._lock:
             slot, ring = self._slot(), self._rings.get(group_id)
@@ -132,7 +127,7 @@ class UsageHistory:
             return "nothing" if ring.slot == slot else "usage"
 
     def forget(self, live: Collection[int]) -> None:
-        """Drop the groups that are no more; one that was seen just now is younger than the list."""
+        """Drop all groups but the live ones and those noted in this slot, which may be newer."""
         with self._lock:
             slot = self._slot()
             for group_id in [
@@ -143,7 +138,7 @@ class UsageHistory:
                 del self._rings[group_id]
 
     def choose(self, groups: list[Group]) -> list[Group]:
-        """Those to be sampled: all, and of too many rather those that are known."""
+        """Return the groups to sample: all, or `most_groups` of them, known ones first."""
         if len(groups) <= self._most_groups:
             return groups
         with self._lock:
@@ -158,12 +153,10 @@ class UsageHistory:
         span: tuple[float, float],
         step_seconds: int = SLOT_SECONDS,
     ) -> Samples:
-        """The samples whose slots begin within the span, its end left out.
+        """Return the samples whose slots begin within the span, its end excluded.
 
-        Of each step the last that is known.
-
-        Times are multiples of the step, and only those of which something is known. A null is what
-        was not read then.
+        Of each step the last known sample. Times are multiples of the step, and only those with a
+        sample. None stands for a field that was not read then.
         """
         begins, ends = span
         with self._lock:
@@ -193,11 +186,11 @@ class UsageHistory:
         return int(self._clock() // SLOT_SECONDS)
 
     def _at(self, group_id: int, slot: int) -> _Ring:
-        """The ring of a group, gone on to this slot."""
+        """Return the ring of a group, advanced to this slot."""
         ring = self._rings.get(group_id)
         if ring is None or ring.slot > slot:
             ring = self._rings[group_id] = _Ring(slot)
-        ring.go_on(slot)
+        ring.advance(slot)
         self._rings.move_to_end(group_id)
         if len(self._rings) > self._most_groups:
             self._rings.popitem(last=False)
@@ -213,9 +206,9 @@ class UsageHistory:
 
 
 class UsageSampler:
-    """Reads the groups that nobody else has read, on a thread of its own.
+    """Samples the groups that have no sample yet in a slot, on a thread of its own.
 
-    The first time when it has run for 10 s.
+    The first time is 10 s after start().
     """
 
     def __init__(self, backend: Backend, history: UsageHistory) -> None:
@@ -229,15 +222,15 @@ class UsageSampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """End between two slices."""
+        """Stop sampling between two slices, and wait for that."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def sample(self) -> None:
-        """Make one pass over the groups, with a rest behind each slice."""
+        """Sample all groups once, with a rest after each slice."""
         number, self._passes = self._passes, self._passes + 1
-        with suppress(ShrinkdError):  # those of the last walk, then
+        with suppress(ShrinkdError):  # then the groups of the last walk
             if number % _WALK_SLOTS == 0:
                 groups = self._backend.groups()[1:]
                 self._history.forget({group.id for group in groups})
@@ -246,7 +239,7 @@ class UsageSampler:
             for group in self._groups[start : start + _SLICE]:
                 with suppress(
                     ShrinkdError
-                ):  # it is gone, or cannot be read: what is not known stands as null
+                ):  # it is gone or cannot be read: its sample stays unknown
                     self._read(group)
             if self._stopping.wait(_REST_SECONDS):
                 return
@@ -257,7 +250,7 @@ class UsageSampler:
         ):
             try:
                 self.sample()
-            except Exception:  # a bug costs this pass; the thread, and all later samples, are left
+            except Exception:  # a bug costs this pass; the thread goes on
                 log.exception(
                     "the groups could not be sampled for the history, and will be in %d s",
                     SLOT_SECONDS,

@@ -18,7 +18,7 @@ from shrinkd.errors import (
     PreconditionFailed,
     leaving_out,
 )
-from shrinkd.events import EventType, Publish, nobody
+from shrinkd.events import EventBus, EventType
 from shrinkd.groups import covers
 from shrinkd.policies.kind import Kind, kinds
 from shrinkd.policies.policy import Policy, means_the_same, restore, written
@@ -85,19 +85,18 @@ class PolicyCatalog:
         self,
         backend: Backend,
         store: Store,
+        bus: EventBus,
         subtrees: tuple[str, ...] = (),
         known: Mapping[str, Kind] | None = None,
     ) -> None:
         self._backend = backend
         self._store = store
+        self._bus = bus
         self._subtrees = subtrees
         self._kinds = kinds() if known is None else known
         self._lock = threading.Lock()
         self._kept: Mapping[str, StoredPolicy] = {}
         self._unreadable: Mapping[str, Unreadable] = {}
-        self.on_change: Callable[[], None] = lambda: None
-        """Called after each change, by whoever made it."""
-        self.publish: Publish = nobody
         self._load()
 
     def all(self) -> list[StoredPolicy]:
@@ -167,7 +166,7 @@ class PolicyCatalog:
             self._unreadable = {
                 other: row for other, row in self._unreadable.items() if other != name
             }
-            self.publish(EventType.POLICY_DELETED, name=name)
+            self._bus.publish(EventType.POLICY_DELETED, name=name)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -177,7 +176,7 @@ class PolicyCatalog:
                 yield
         finally:
             if self._kept is not before:
-                self.on_change()
+                self._bus.policies.publish()
 
     def _write(
         self, policy: Policy, before: StoredPolicy | None, *, dry_run: bool = False
@@ -191,7 +190,7 @@ class PolicyCatalog:
                 self._read_anew(policy.name)
             self._kept = dict(sorted({**self._kept, policy.name: kept}.items()))
             told = {"name": policy.name, "kind": policy.kind, "enabled": policy.enabled}
-            self.publish(EventType.POLICY_CHANGED, **told, generation=kept.generation)
+            self._bus.publish(EventType.POLICY_CHANGED, **told, generation=kept.generation)
         return kept
 
     def _read_anew(self, name: str) -> None:

@@ -9,14 +9,14 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from shrinkd.backends import Backend, Group, MemStat
+from shrinkd.backends import Group
 from shrinkd.errors import (
     InternalError,
     KernelRefused,
@@ -26,6 +26,8 @@ from shrinkd.errors import (
     errname_of,
     words_of,
 )
+from shrinkd.events import EventBus, Unsubscribe
+from shrinkd.groups import Actor, GroupLimits
 from shrinkd.policies.arbiter import Key
 from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy, selectable
 from shrinkd.policies.conditions import Status, conditions_of
@@ -79,21 +81,25 @@ class PolicyController:
     death.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # the composition root passes each part by name
         self,
-        backend: Backend,
+        limits: GroupLimits,
         store: Store,
         policies: PolicyCatalog,
         jobs: ShrinkQueue,
         scope: Scope,
+        bus: EventBus,
     ) -> None:
+        backend = limits.backend
         self._backend, self._store, self._policies, self._jobs = backend, store, policies, jobs
+        self._limits, self._bus = limits, bus
+        self._unsubscribe: list[Unsubscribe] = []
         self._clock, self._subtrees = scope.clock, scope.subtrees
         self._boot_id = backend.node().boot_id
-        self.decisions = DecisionLog(store)
+        self.decisions = DecisionLog(store, bus.publish)
         self._engine = Evaluator(
             backend,
-            Guards(backend.has_swappiness, jobs.manual_age),
+            Guards(backend.has_swappiness, limits.locks.manual_age),
             store.load_states(self._boot_id),
         )
         self._lock = threading.Lock()
@@ -123,12 +129,12 @@ class PolicyController:
         self._thread = threading.Thread(target=self._run, name="policies")
         self.round_errors: Counter[str] = Counter()
         """Rounds that were cut short since the start, by errno."""
-        self.on_readings: Callable[[Mapping[int, MemStat]], None] = lambda _: None
-        """Shown what each look has read, by group id."""
 
     def start(self) -> None:
-        self._policies.on_change = self._tell_changed
-        self._jobs.on_limits = self._tell_limits
+        self._unsubscribe = [
+            self._bus.policies.subscribe(self._tell_changed),
+            self._bus.limits.subscribe(self._tell_limits),
+        ]
         self._tell_changed()
         self._thread.start()
 
@@ -146,7 +152,8 @@ class PolicyController:
         When the jobs are closed: how they ended is told, too.
         """
         self.stop()
-        self._policies.on_change, self._jobs.on_limits = lambda: None, lambda _: None
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
         self._wakes.stop()
         self._hands.shutdown(wait=True)
         self._scribe.shutdown(wait=True)
@@ -266,13 +273,13 @@ class PolicyController:
         heard = [self._wakes.hear(key, moment) for key in fired]
         if not all(heard):
             self._changed.set()
-        looked = self._engine.look(moment, datetime.now(UTC), self._jobs.busy())
+        looked = self._engine.look(moment, datetime.now(UTC), self._limits.locks.busy())
         try:
             self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
             self.decisions.add(looked.records)
             for binding in looked.bindings:
                 self._wakes.arm(binding)
-            self.on_readings(looked.readings)
+            self._bus.readings.publish(looked.readings)
         finally:  # what was granted is carried out, or its end is told: nothing else would ever free its post
             for grant in looked.grants:
                 self._carry_out(grant)
@@ -438,12 +445,12 @@ class PolicyController:
         return max(min(grant.amount_bytes, self._backend.usage(grant.group) - grant.floor_bytes), 0)
 
     def _tell_job(self, grant: Action, job: Job) -> None:
-        error = job.standing.error
+        error = job.status.error
         errname = error.errname if error else None if job.state is State.SUCCEEDED else "EINTR"
         outcome = Outcome(
             grant.amount_bytes,
             job.progress.reclaimed_bytes,
-            job.reclaim_seconds,
+            job.run.reclaim_seconds,
             errname,
             _fault(error) if error else None,
         )
@@ -483,7 +490,7 @@ class PolicyController:
             elif isinstance(grant.ask, Resize):
                 if shrink is None and self._is_shrunk_first(grant, grant.ask):
                     return
-                self._jobs.set_limits(grant.group, grant.ask.limits, grant.policy.name)
+                self._limits.change_limits(grant.group, grant.ask.limits, Actor(grant.policy.name))
             freed = shrink.progress.reclaimed_bytes if shrink else 0
             self._tell(
                 grant, Outcome(0, freed, time.monotonic() - began), shrink.id if shrink else None

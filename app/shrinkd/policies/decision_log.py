@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from shrinkd.errors import StoreUnavailable
-from shrinkd.events import EventType, Publish, nobody
+from shrinkd.events import EventType, Publish, discard
 from shrinkd.policies.arbiter import Key
 from shrinkd.policies.kind import Verdict
 from shrinkd.policies.records import Record
@@ -39,8 +39,10 @@ class DecisionLog:
     Thread-safe; no database is touched but in write().
     """
 
-    def __init__(self, store: Store, most_unwritten: int = _MOST_UNWRITTEN) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, publish: Publish = discard, most_unwritten: int = _MOST_UNWRITTEN
+    ) -> None:
+        self._store, self._publish = store, publish
         self._most_unwritten = most_unwritten
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -53,7 +55,6 @@ class DecisionLog:
         """How many decisions there were since the start, by verdict."""
         self._unwritten: dict[int, _Line] = {}
         """By the identity of the line, in the order in which they changed."""
-        self.publish: Publish = nobody
 
     def add(self, records: Iterable[Record]) -> None:
         with self._lock:
@@ -82,7 +83,7 @@ class DecisionLog:
         self._touch(fresh)
 
     def _tell(self, record: Record) -> None:
-        self.publish(
+        self._publish(
             EventType.DECISION, record.group, **dict(zip(_TOLD, _told_of(record), strict=True))
         )
 

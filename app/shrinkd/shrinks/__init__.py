@@ -1,11 +1,12 @@
 """Run shrinks as jobs that can be cancelled, have a deadline and are stored."""
 
-from shrinkd.shrinks.job import Job, Request, State
+from shrinkd.shrinks.job import Job, State
 from shrinkd.shrinks.queue import ShrinkQueue
+from shrinkd.shrinks.run import Request
 
 __all__ = [
     "Job",
-    "ShrinkQueue",
     "Request",
+    "ShrinkQueue",
     "State",
 ]

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shrinkd.errors import SimulationNotFound, TooManySimulations
-from shrinkd.events import EventType, Publish, nobody
+from shrinkd.events import EventType, Publish, discard
 from shrinkd.simulation.run import Plan, Report, simulate
 from shrinkd.storage import now
 from shrinkd.terminal import json_line
@@ -80,11 +80,11 @@ def no_simulation(simulation_id: str) -> SimulationNotFound:
 class SimulationJobs:
     """All simulations of one daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, publish: Publish = discard) -> None:
+        self._publish = publish
         self._all: OrderedDict[str, Simulation] = OrderedDict()
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(_RUNNING, thread_name_prefix="simulation")
-        self.publish: Publish = nobody
 
     def submit(self, plan: Plan, owner: str = "", *, dry_run: bool = False) -> Simulation:
         """Queue a simulation.
@@ -155,7 +155,7 @@ class SimulationJobs:
             simulation.process.kill()
 
     def _tell(self, simulation: Simulation) -> None:
-        self.publish(
+        self._publish(
             EventType.SIMULATION_STATE, simulation_id=simulation.id, state=simulation.state
         )
 

@@ -89,10 +89,12 @@ def everything(still: Still) -> list[Any]:
     kept = [
         wiring.policies.all(),
         [simulation.state for simulation in wiring.simulations.newest()],
-        set(wiring.made),
+        set(wiring.lifecycle.made),
     ]
     resting = [
-        group.path for group in simulator.groups() if wiring.jobs.manual_age(group) < math.inf
+        group.path
+        for group in simulator.groups()
+        if wiring.limits.locks.manual_age(group) < math.inf
     ]
     return [
         still.stage.everything(),

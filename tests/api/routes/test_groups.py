@@ -146,9 +146,9 @@ def test_policies_need_not_keep_away_from_a_group_that_was_just_made_as_they_do_
 ) -> None:
     make(still.client, "fresh", max_bytes="64M")
     (group,) = still.stage.simulator.groups("fresh")
-    assert still.live.wiring.jobs.manual_age(group) == math.inf
+    assert still.live.wiring.limits.locks.manual_age(group) == math.inf
     still.client.patch("/v1/groups/fresh/limits", json={"max_bytes": "32M"})
-    assert still.live.wiring.jobs.manual_age(group) < math.inf
+    assert still.live.wiring.limits.locks.manual_age(group) < math.inf
     remove(still.client, "fresh")
 
 

@@ -9,7 +9,8 @@ from functools import partial
 import httpx
 import pytest
 
-from shrinkd.shrinks.job import Request, State
+from shrinkd.shrinks.job import State
+from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
 from tests.api.conftest import Still
 from tests.support.problem_checks import problem
@@ -363,6 +364,6 @@ def test_the_pass_of_a_policy_ends_for_a_change_and_not_for_one_that_is_refused(
         ),
     ]
     assert [answer.status_code for answer in refused] == [409, 422, 412]
-    assert not job.signal_pending()
+    assert not job.run.signal_pending()
     assert patch(still.client, group, max_bytes="900M").status_code == 200
     assert job.state is State.CANCELLED

@@ -70,7 +70,8 @@ class Recording:
 
 def written(still: Still, *items: tuple[Any, ...]) -> list[str]:
     recording = Recording(still.stage.simulator)
-    wiring = replace(still.live.wiring, backend=cast("Backend", recording))
+    limits = replace(still.live.wiring.limits, backend=cast("Backend", recording))
+    wiring = replace(still.live.wiring, limits=limits)
     batch = Batch.model_validate({"items": [item(*each) for each in items]})
     outcomes = change_all(wiring, ANYONE, batch.items, dry_run=False)
     assert [outcome for outcome in outcomes if not isinstance(outcome, LimitsBody)] == []

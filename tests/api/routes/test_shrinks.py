@@ -17,8 +17,8 @@ import pytest
 
 from shrinkd.api.routes import shrinks
 from shrinkd.settings import Settings
-from shrinkd.shrinks.job import Request
 from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS
+from shrinkd.shrinks.run import Request
 from tests.api.conftest import Still
 from tests.support.live_server import Live
 from tests.support.polling import until
@@ -95,7 +95,9 @@ def test_a_shrink_that_nobody_waits_for_is_202_even_when_it_is_done_before_it_is
     job.finished.result()
     answer = asyncio.run(
         shrinks.answer(
-            wiring, job.row(), shrinks.Terms("anyone", 0, makes=None, reader=None, dry_run=False)
+            wiring,
+            job.row(),
+            shrinks.SubmitOptions("anyone", 0, makes=None, reader=None, dry_run=False),
         )
     )
     assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")

@@ -1,4 +1,4 @@
-"""What the routes share: the daemon's parts, and the Annotated dependencies that hand them over."""
+"""What the routes share: the daemon's parts, and the dependencies that hand them over."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, FastAPI, Path, Query, Request
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict
 from starlette.types import Scope
@@ -15,8 +15,8 @@ from shrinkd.api.http.group_reference import may_change, resolve
 from shrinkd.api.http.request_context import request_context
 from shrinkd.auth import Caller, Level, Tokens
 from shrinkd.backends import Backend, Group
-from shrinkd.events import Audit, Events, StreamHub
-from shrinkd.groups import LimitJournal, UsageHistory, UsageSampler
+from shrinkd.events import Audit, EventBus, Events, StreamHub
+from shrinkd.groups import GroupLifecycle, GroupLimits, UsageHistory, UsageSampler
 from shrinkd.metrics import RequestMetrics
 from shrinkd.policies import PolicyCatalog, PolicyController
 from shrinkd.settings import Settings
@@ -27,43 +27,49 @@ from shrinkd.storage import IdempotencyKeys, Store
 
 @dataclass(slots=True)
 class Parts:
-    """The parts of one running daemon, made by the composition root."""
+    """The parts of one running daemon, made by the composition root.
+
+    A route takes them as `Wired`, or one of them by a dependency of its own below.
+    """
 
     settings: Settings
+    bus: EventBus
     backend: Backend
     store: Store
-    intents: LimitJournal
+    events: Events
+    limits: GroupLimits
+    lifecycle: GroupLifecycle
     jobs: ShrinkQueue
     policies: PolicyCatalog
     daemon: PolicyController
-    events: Events
     keys: IdempotencyKeys
     audit: Audit
     requests: RequestMetrics
     metrics: CollectorRegistry
-    made: set[int] = field(default_factory=set)
-    """Ids of the groups that were made through this API, in this boot."""
     history: UsageHistory = field(default_factory=UsageHistory)
     sampler: UsageSampler | None = None
-    """None where who brought the controller is the only one who reads it."""
+    """Reads groups for the history; None where a test has made the backend."""
     tokens: Tokens | None = None
-    """None where nobody is asked for one."""
+    """None where callers need no token."""
     simulations: SimulationJobs = field(default_factory=SimulationJobs)
     streams: StreamHub = field(default_factory=StreamHub)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the server stops: endless answers end."""
+    """Set when the server stops: streams and waits end."""
     finishes: WeakKeyDictionary[Job, asyncio.Future[None]] = field(
         default_factory=WeakKeyDictionary
     )
-    """What all who wait for a job wait for: one for each job, since a job keeps it until it is
-    done."""
+    """One future on the event loop for each job that requests wait for, since wrap_future() leaves
+    a callback on the job for each call."""
+
+
+def parts_of(app: FastAPI) -> Parts:
+    """Return the parts of the daemon whose application this is."""
+    parts: Parts = app.state.wiring
+    return parts
 
 
 class Body(BaseModel):
-    """A response body.
-
-    Validated when it is made, so that the document and the answers cannot part.
-    """
+    """A response body, validated when it is made: so answers and document cannot differ."""
 
     model_config = ConfigDict(
         frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
@@ -71,18 +77,19 @@ class Body(BaseModel):
 
 
 class GroupRef(Body):
-    """Which incarnation of which group."""
+    """A group in this incarnation: a group made anew at the same path has another id."""
 
     id: str
     path: str
 
 
 def ref(group: Group) -> GroupRef:
+    """Return a group as the API refers to it."""
     return GroupRef(id=str(group.id), path=group.path)
 
 
 def rfc3339(microseconds: int) -> str:
-    """A time of the store as the API writes it: UTC, ending in Z."""
+    """Format microseconds since the epoch as the API does: UTC, ending in Z."""
     return (
         datetime.fromtimestamp(microseconds / 1e6, UTC)
         .isoformat(timespec="microseconds")
@@ -90,12 +97,24 @@ def rfc3339(microseconds: int) -> str:
     )
 
 
-async def _wiring(request: Request) -> Parts:
-    wiring: Parts = request.app.state.wiring
-    return wiring
+async def _parts(request: Request) -> Parts:
+    return parts_of(request.app)
 
 
-Wired = Annotated[Parts, Depends(_wiring)]
+async def _limits(request: Request) -> GroupLimits:
+    return parts_of(request.app).limits
+
+
+async def _lifecycle(request: Request) -> GroupLifecycle:
+    return parts_of(request.app).lifecycle
+
+
+Wired = Annotated[Parts, Depends(_parts)]
+"""All parts of the daemon."""
+Limiting = Annotated[GroupLimits, Depends(_limits)]
+"""The use case that changes limits."""
+Lifecycle = Annotated[GroupLifecycle, Depends(_lifecycle)]
+"""The use cases that make and remove groups and move processes."""
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -157,31 +176,33 @@ async def _group(request: Request, wiring: Wired, caller: Calling, group: Refere
 
 
 Target = Annotated[Group, Depends(_group)]
+"""The group that the path refers to, which the caller may read."""
 
 
-def changeable(wiring: Parts, caller: Caller, group: Group) -> Group:
-    """Answer a group that this caller and this daemon may change.
+def changeable(parts: Parts, caller: Caller, group: Group) -> Group:
+    """Return the group if this caller and this daemon may change it.
 
-    Else Forbidden, GroupNotFound or ProtectedGroup.
+    Forbidden, GroupNotFound outside of SHRINKD_SUBTREES, ProtectedGroup for the daemon's own.
     """
     caller.require(Level.WRITE, group.path)
-    may_change(wiring.settings, group)
-    wiring.backend.own().check_apart(group)
+    may_change(parts.settings, group)
+    parts.backend.own().check_apart(group)
     return group
 
 
-async def _changeable(wiring: Wired, caller: Calling, group: Target) -> Group:
-    return changeable(wiring, caller, group)
+async def _changeable(parts: Wired, caller: Calling, group: Target) -> Group:
+    return changeable(parts, caller, group)
 
 
 Changeable = Annotated[Group, Depends(_changeable)]
+"""The group that the path refers to, which this caller and this daemon may change."""
 DryRun = Annotated[
     bool, Query(description="Make every check and answer as if it were done, and write nothing.")
 ]
 _YES = frozenset(("1", "on", "t", "true", "y", "yes"))
-"""What pydantic takes for true."""
+"""The texts that pydantic reads as true."""
 
 
 def is_dry_run(request: Request) -> bool:
-    """As DryRun, for what stands around all routes."""
+    """Tell whether a request is a dry run, outside of its route, where DryRun is not at hand."""
     return request.query_params.get("dry_run", "").lower() in _YES

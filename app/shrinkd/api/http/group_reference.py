@@ -10,7 +10,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from shrinkd.auth import Caller, Level
 from shrinkd.backends import Backend, Group, check_group_path
 from shrinkd.errors import AmbiguousReference, GroupNotFound, InvalidRequest
-from shrinkd.groups import aliases_of, covers
+from shrinkd.groups import aliases_of, check_in_subtrees
 from shrinkd.settings import Settings
 
 _PROCESS = "pid"
@@ -88,13 +88,8 @@ def check_readable(caller: Caller, path: str) -> str:
 
 
 def may_change(settings: Settings, group: Group) -> Group:
-    """Return the group if SHRINKD_SUBTREES lets the daemon change it; else raise GroupNotFound."""
-    if not covers(settings.subtrees, group.path):
-        raise GroupNotFound(
-            f"{group.path!a} is outside the subtrees that this daemon may change "
-            f"({', '.join(settings.subtrees)})."
-        )
-    return group
+    """Return the group if SHRINKD_SUBTREES lets the daemon change it, else GroupNotFound."""
+    return check_in_subtrees(settings.subtrees, group)
 
 
 def _by_process(backend: Backend, name: str, caller: Caller) -> Group:

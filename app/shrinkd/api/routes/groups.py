@@ -1,7 +1,6 @@
-"""Groups: list them, read one, make one, put a process in, remove what was made here."""
+"""Routes of groups: list, read, make and remove them, and move a process into one."""
 
-import logging
-from contextlib import ExitStack, suppress
+from functools import partial
 from operator import itemgetter
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from shrinkd.api.http.dependencies import (
     Calling,
     Changeable,
     DryRun,
+    Lifecycle,
     Parts,
     Target,
     Wired,
@@ -20,7 +20,7 @@ from shrinkd.api.http.dependencies import (
     caller_of,
 )
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
-from shrinkd.api.http.group_reference import check_readable, href_of, may_change, resolve, seen_by
+from shrinkd.api.http.group_reference import check_readable, href_of, resolve, seen_by
 from shrinkd.api.http.paging import (
     PageSize,
     PageToken,
@@ -31,22 +31,13 @@ from shrinkd.api.http.paging import (
 )
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import PAGED, UNCHANGED, bodies, refuses, sends
-from shrinkd.api.routes.limits import (
-    LimitsBody,
-    LimitsPatch,
-    change_limits,
-    check_supported,
-    limits_body,
-    set_limits,
-    without_lacking,
-)
+from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, limits_body
 from shrinkd.api.routes.stats import StatsBody, pick_fields, read_all, stats_row
 from shrinkd.auth import Caller, Level
-from shrinkd.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path, told_limits
+from shrinkd.backends import Backend, Group, Limits, check_group_path
 from shrinkd.errors import (
     GroupBusy,
     GroupExists,
-    GroupGone,
     GroupNotEmpty,
     GroupNotFound,
     GroupNotManaged,
@@ -56,23 +47,18 @@ from shrinkd.errors import (
     PreconditionFailed,
     ProcessNotFound,
     ProtectedGroup,
-    ShrinkdError,
     ShrinkInProgress,
-    StoreUnavailable,
     UnsupportedLimit,
     leaving_out,
 )
-from shrinkd.events import EventType
-from shrinkd.groups import aliases_of
-from shrinkd.storage import now
+from shrinkd.groups import GroupLifecycle, aliases_of
 from shrinkd.strict_model import Strict
 
 router = APIRouter(route_class=StrictRoute, tags=["groups"])
-log = logging.getLogger(__name__)
 
 
 class GroupLinks(Body):
-    """Where the parts of a group are."""
+    """The addresses of a group and of its parts."""
 
     self: str
     limits: str
@@ -88,7 +74,7 @@ class GroupBody(Body):
     path: str
     aliases: list[str]
     managed: bool
-    """Made through this API, so that it can be removed through it."""
+    """Made through this API, and so removable through it."""
     limits: LimitsBody
     links: GroupLinks
     dry_run: bool = False
@@ -99,7 +85,7 @@ _NUMBERS = tuple(name for name in StatsBody.model_fields if name.endswith("_byte
 _ROW_SCHEMA = {
     "type": "object",
     "title": "GroupRow",
-    "description": "What was asked for of a group, and nothing else.",
+    "description": "The requested fields of a group.",
     "properties": {
         "id": {"type": "string"},
         "path": {"type": "string"},
@@ -117,7 +103,7 @@ class GroupPage(Body):
     items: list[Row] = Field(
         examples=[[{"id": "354371", "path": "web", "usage_bytes": 371195904, "max_bytes": None}]]
     )
-    """id, path, aliases, usage_bytes, max_bytes and effective_max_bytes, or what ?fields= asks for."""
+    """id, path, aliases, usage_bytes, max_bytes and effective_max_bytes, or those in ?fields=."""
     next_page_token: str | None
 
 
@@ -148,7 +134,7 @@ ANewProcess = Annotated[NewProcess, bodies(process=("A process, by its id", {"pi
 
 
 class DryRunBody(Body):
-    """It would have worked; nothing was written."""
+    """The answer of a dry run: the change would succeed; nothing was changed."""
 
     dry_run: Literal[True] = True
 
@@ -156,7 +142,7 @@ class DryRunBody(Body):
 TRIED: dict[int | str, dict[str, Any]] = {
     200: {
         "model": DryRunBody,
-        "description": "It would work; `dry_run` changed nothing.",
+        "description": "The change would succeed; `dry_run` changed nothing.",
         "content": {"application/json": {"example": {"dry_run": True}}},
     }
 }
@@ -166,7 +152,7 @@ _SHOWN = "id,path,aliases,usage_bytes,max_bytes,effective_max_bytes"
 
 
 class GroupQuery(BaseModel):
-    """Which groups, how, and which page of them."""
+    """The query of a list of groups: the selection, order, fields and page."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -190,15 +176,12 @@ class GroupQuery(BaseModel):
 async def list_groups(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: Wired,
     caller: Calling,
     query: Annotated[GroupQuery, Query()],
 ) -> GroupPage:
-    """List groups, a page at a time, in the order of their paths or of a number.
-
-    Those that the caller may read.
-    """
-    page = await list_page(wiring, caller, query)
+    """List the groups that the caller may read, by path or by a number, a page at a time."""
+    page = await list_page(parts, caller, query)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -220,10 +203,11 @@ async def list_groups(
     | {201: sends("Location", "ETag")},
 )
 def create_group(
-    wiring: Wired, caller: Calling, new: ANewGroup, dry_run: DryRun = False
+    lifecycle: Lifecycle, caller: Calling, new: ANewGroup, dry_run: DryRun = False
 ) -> Response:
     """Make a group below an existing one, with limits if they are given: all of it, or nothing."""
-    body = make_group(wiring, caller, new, dry_run=dry_run)
+    made = lifecycle.make_group(_new_path(caller, new), new.limits.changes(), dry_run=dry_run)
+    body = group_body(lifecycle, caller, *made, dry_run=dry_run)
     return changed(body, 201, {"Location": body.links.self}, dry_run=dry_run)
 
 
@@ -233,9 +217,10 @@ def create_group(
     response_model=GroupBody,
     responses=UNCHANGED | refuses(group=True),
 )
-async def get_group(request: Request, wiring: Wired, caller: Calling, group: Target) -> Response:
-    """Read one group: its names and limits. What moves is in its stats."""
-    return tagged(request, group_body(wiring, caller, group, wiring.backend.stat(group).limits))
+async def get_group(request: Request, parts: Wired, caller: Calling, group: Target) -> Response:
+    """Read one group: its names and limits. Its usage is in its stats."""
+    limits = parts.backend.stat(group).limits
+    return tagged(request, group_body(parts.lifecycle, caller, group, limits))
 
 
 @router.delete(
@@ -253,10 +238,11 @@ async def get_group(request: Request, wiring: Wired, caller: Calling, group: Tar
     ),
 )
 def delete_group(
-    request: Request, wiring: Wired, group: Changeable, dry_run: DryRun = False
+    request: Request, lifecycle: Lifecycle, group: Changeable, dry_run: DryRun = False
 ) -> Response:
     """Remove an empty group that was made through this API."""
-    remove_group(wiring, group, request, dry_run=dry_run)
+    check = partial(_check_etag, request, lifecycle, group)
+    lifecycle.remove_group(group, precondition=check, dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
@@ -267,37 +253,24 @@ def delete_group(
     responses=TRIED | refuses(GroupBusy, ProcessNotFound, ProtectedGroup, group=True),
 )
 def add_process(
-    wiring: Wired, _: WritingAll, group: Changeable, process: ANewProcess, dry_run: DryRun = False
+    lifecycle: Lifecycle,
+    _: WritingAll,
+    group: Changeable,
+    process: ANewProcess,
+    dry_run: DryRun = False,
 ) -> Response:
     """Move a process into a group, from another one that this daemon may change.
 
-    What it charged before stays charged to where it was.
-
-    A pid may be of any of these groups, so it takes the scope to write to all of them. The daemon
-    itself stays where it is, and so does what is in its group with it.
+    The memory that it has charged stays charged to its old group. The process may be in any group,
+    so the caller needs the scope to change all of them. The daemon and the other processes of its
+    group are not moved.
     """
-    attach(wiring, group, process.pid, dry_run=dry_run)
+    lifecycle.attach_process(group, process.pid, dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
-def attach(wiring: Parts, group: Group, pid: int, *, dry_run: bool) -> None:
-    """Move a process.
-
-    ProcessNotFound for one that is in no group that SHRINKD_SUBTREES lets this daemon change.
-    """
-    try:
-        may_change(wiring.settings, wiring.backend.group_of(pid))
-    except GroupNotFound as elsewhere:
-        raise ProcessNotFound(
-            f"The process {pid} cannot be moved. {elsewhere.detail}", pid=pid
-        ) from elsewhere
-    wiring.backend.attach(group, pid, dry_run=dry_run)
-    if not dry_run:
-        wiring.events.publish(EventType.PROCESS_ADDED, group, pid=pid)
-
-
 def done(*, dry_run: bool) -> Response:
-    """Answer a change that has no body of its own."""
+    """Return the response to a change that has no body of its own: 204, or 200 to a dry run."""
     return (
         Response(DryRunBody().model_dump_json(), 200, media_type="application/json")
         if dry_run
@@ -306,14 +279,20 @@ def done(*, dry_run: bool) -> Response:
 
 
 def group_body(
-    wiring: Parts, caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
+    lifecycle: GroupLifecycle,
+    caller: Caller,
+    group: Group,
+    limits: Limits,
+    *,
+    dry_run: bool = False,
 ) -> GroupBody:
+    """Return a group as this caller may see it."""
     here = href_of(group)
     return GroupBody(
         id=str(group.id),
         path=group.path,
         aliases=aliases_of(group.path),
-        managed=group.id in wiring.made,
+        managed=group.id in lifecycle.made,
         limits=limits_body(caller, group, limits),
         links=GroupLinks(
             self=here,
@@ -326,105 +305,44 @@ def group_body(
     )
 
 
-def make_group(wiring: Parts, caller: Caller, new: NewGroup, *, dry_run: bool) -> GroupBody:
-    """Kernel, limits, read back, database.
+def _new_path(caller: Caller, new: NewGroup) -> str:
+    """Return the path of a new group, if the caller may change its parent.
 
-    Whatever fails takes the group away again. A dry run tries the limits on a new group.
+    GroupNotFound for a parent that the caller may not read, whether it exists or not; the root is
+    known to all. InvalidGroupName, Forbidden.
     """
     path = check_group_path(new.path)
-    _check_parent(caller, path.rpartition("/")[0])
-    may_change(wiring.settings, Group(path, 0))
-    lacking = set(LIMIT_NAMES) - wiring.backend.settable_limits
-    changes = without_lacking(new.limits.changes(), lacking)
-    check_supported(wiring.backend, changes)
-    group = wiring.backend.make(path, dry_run=dry_run)
-    if dry_run:
-        return group_body(
-            wiring, caller, group, change_limits(wiring, group, changes, dry_run=True), dry_run=True
-        )
-    with ExitStack() as undo:
-        undo.callback(_take_back, wiring.backend, group)
-        with wiring.jobs.holding(group, is_new=True):
-            limits = set_limits(wiring, group, changes, lacking, dry_run=False)
-        wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
-        undo.pop_all()
-    wiring.made.add(group.id)
-    wiring.events.publish(EventType.GROUP_MADE, group, **told_limits(limits, changes))
-    return group_body(wiring, caller, group, limits)
-
-
-def _check_parent(caller: Caller, parent: str) -> None:
-    """A new group changes the one around it.
-
-    Of one that the caller cannot read, not even that it is there is told; the root is known.
-    """
+    parent = path.rpartition("/")[0]
     if parent:
         check_readable(caller, parent)
     caller.require(Level.WRITE, parent)
+    return path
 
 
-def _take_back(backend: Backend, group: Group) -> None:
-    """Remove what was just made.
-
-    What went wrong is the answer. A group that somebody fills meanwhile stays, and the log says so.
-    """
-    try:
-        backend.remove(group)
-    except (GroupGone, GroupNotFound):
-        return
-    except ShrinkdError as error:
-        log.warning(
-            "the group %a was made, could not be set up, and was not removed again: %s",
-            group.path,
-            error,
-        )
+def _check_etag(request: Request, lifecycle: GroupLifecycle, group: Group, before: Limits) -> None:
+    body = group_body(lifecycle, caller_of(request.scope), group, before)
+    check_preconditions(request, etag_of(body))
 
 
-def remove_group(wiring: Parts, group: Group, request: Request, *, dry_run: bool) -> None:
-    """Remove from the kernel, then from the database.
+async def list_page(parts: Parts, caller: Caller, query: GroupQuery) -> GroupPage:
+    """Return one page of groups, by keyset.
 
-    A row without a group does no harm, for ids are not used twice.
-    """
-    with wiring.jobs.holding(group, dry_run=dry_run):
-        check_preconditions(
-            request,
-            etag_of(
-                group_body(
-                    wiring, caller_of(request.scope), group, wiring.backend.stat(group).limits
-                )
-            ),
-        )
-        if group.id not in wiring.made:
-            raise GroupNotManaged(
-                f"{group.path!a} was not made through this API, so it is not removed through it.",
-                group=group,
-            )
-        wiring.backend.remove(group, dry_run=dry_run)
-        if not dry_run:
-            wiring.made.discard(group.id)
-            with suppress(StoreUnavailable):
-                wiring.store.forget_made_group(wiring.backend.node().boot_id, group.id)
-            wiring.events.publish(EventType.GROUP_REMOVED, group)
-
-
-async def list_page(wiring: Parts, caller: Caller, query: GroupQuery) -> GroupPage:
-    """One page by keyset.
-
-    The key of the last item, not its number, so it stays right while groups come and go.
+    The page token holds the key of the last item, not its number, so that pages stay right while
+    groups are made and removed.
     """
     name, descending = query.order_by.removeprefix("-"), query.order_by.startswith("-")
     fields = pick_fields(query.fields, _KNOWN)
     pick_fields(name, frozenset((*_NUMBERS, "path")))
     after = read_token(query.page_token, query.order_by, (int, str))
-    parent = resolve(wiring.backend, query.parent, caller).path if query.parent else ""
+    parent = resolve(parts.backend, query.parent, caller).path if query.parent else ""
     keyed = await _keyed(
-        wiring.backend, seen_by(caller, wiring.backend.groups(parent, query.depth)[1:]), name
+        parts.backend, seen_by(caller, parts.backend.groups(parent, query.depth)[1:]), name
     )
     keyed.sort(key=itemgetter(0), reverse=descending)
     if after is not None:
         keyed = [item for item in keyed if (item[0] < after if descending else item[0] > after)]
     limit = page_limit(query.page_size)
-    items = [row for key, group in keyed[:limit] if (row := _row(wiring, group, fields))]
+    items = [row for key, group in keyed[:limit] if (row := _row(parts, group, fields))]
     return GroupPage(
         items=items,
         next_page_token=write_token(query.order_by, *keyed[limit - 1][0])
@@ -436,9 +354,9 @@ async def list_page(wiring: Parts, caller: Caller, query: GroupQuery) -> GroupPa
 async def _keyed(
     backend: Backend, groups: list[Group], name: str
 ) -> list[tuple[tuple[int, str], Group]]:
-    """Groups with what they are sorted by.
+    """Return groups with their sort keys: a number and the path, or the path alone.
 
-    A number and the path, or the path alone. No limit counts as the largest.
+    No limit sorts as the largest one.
     """
     if name == "path":
         return [((0, group.path), group) for group in groups]
@@ -449,16 +367,16 @@ async def _keyed(
     ]
 
 
-def _row(wiring: Parts, group: Group, fields: frozenset[str]) -> dict[str, Any] | None:
-    """What was asked for of a group, or None when it has gone or cannot be read."""
+def _row(parts: Parts, group: Group, fields: frozenset[str]) -> dict[str, Any] | None:
+    """Return the requested fields of a group, or None where it is gone or cannot be read."""
     row: dict[str, Any] = {
         "id": str(group.id),
         "path": group.path,
         "aliases": aliases_of(group.path),
-        "managed": group.id in wiring.made,
+        "managed": group.id in parts.lifecycle.made,
     }
     with leaving_out():
         if not fields <= row.keys():
-            row |= stats_row(group, wiring.backend.stat(group))
+            row |= stats_row(group, parts.backend.stat(group))
         return {name: row[name] for name in (*_NAMES, *_NUMBERS) if name in fields}
     return None

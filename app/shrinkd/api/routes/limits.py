@@ -1,22 +1,19 @@
-"""Limits: patch 1/4 of the seed over HTTP. A change takes effect, or changes nothing at all."""
+"""Routes that read and change the limits of one group: patch 1/4 of the seed over HTTP."""
 
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
-from shrinkd import memcontrol
 from shrinkd.api.http.dependencies import (
     Body,
     Calling,
     Changeable,
     DryRun,
     GroupRef,
-    Parts,
+    Limiting,
     Target,
-    Wired,
     caller_of,
     ref,
 )
@@ -24,16 +21,7 @@ from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
-from shrinkd.backends import (
-    LIMIT_NAMES,
-    Backend,
-    Group,
-    LimitName,
-    Limits,
-    in_pages,
-    is_unset,
-    told_limits,
-)
+from shrinkd.backends import LIMIT_NAMES, Group, LimitName, Limits, in_pages, told_limits
 from shrinkd.errors import (
     LimitBelowUsage,
     LimitOrder,
@@ -42,23 +30,20 @@ from shrinkd.errors import (
     ShrinkInProgress,
     UnsupportedLimit,
 )
-from shrinkd.events import EventType
 from shrinkd.strict_model import LimitSizes
 
 router = APIRouter(route_class=StrictRoute, tags=["limits"])
 
 
 class LimitsPatch(LimitSizes):
-    """A merge patch (RFC 7396).
+    """A merge patch (RFC 7396): an absent limit stays, null makes it as if it was never set.
 
-    What is absent stays as it is, null makes a limit as if it was never set.
-
-    That is no limit, and of low_bytes and min_bytes no protection: 0. What GET answers may be sent,
-    and changes nothing.
+    As if never set is no limit, and for low_bytes and min_bytes no protection: 0. What GET answers
+    can be sent back, and changes nothing.
     """
 
     def changes(self) -> dict[LimitName, int | None]:
-        """The limits that the patch names, as the kernel will have them."""
+        """Return the limits that the patch names, in whole pages as the kernel holds them."""
         return {
             name: in_pages(name, getattr(self, name))
             for name in LIMIT_NAMES
@@ -83,9 +68,8 @@ ALimitsPatch = Annotated[
 class LimitsBody(Body):
     """The limits of a group as the kernel holds them.
 
-    Null is no limit, or one that `unsupported` names.
-
-    low_bytes and min_bytes protect: 0 is no protection, "max" an infinite one.
+    Null is no limit, or one that `unsupported` names. low_bytes and min_bytes protect: 0 is no
+    protection, "max" an infinite one.
     """
 
     group: GroupRef
@@ -105,19 +89,20 @@ class LimitsBody(Body):
 def limits_body(
     caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
 ) -> LimitsBody:
+    """Return the limits of a group as this caller may see them."""
     values: dict[str, Any] = asdict(limits) | told_limits(limits, LIMIT_NAMES)
     holder = (
         limits.limited_by
         if limits.limited_by is None or caller.may(Level.READ, limits.limited_by)
         else None
     )
-    told = {
+    others = {
         "group": ref(group),
         "limited_by": holder,
         "unsupported": list(limits.unsupported),
         "dry_run": dry_run,
     }
-    return LimitsBody(**values | told)
+    return LimitsBody(**values | others)
 
 
 @router.get(
@@ -126,9 +111,11 @@ def limits_body(
     response_model=LimitsBody,
     responses=UNCHANGED | refuses(group=True),
 )
-async def get_limits(request: Request, wiring: Wired, caller: Calling, group: Target) -> Response:
+async def get_limits(
+    request: Request, limits: Limiting, caller: Calling, group: Target
+) -> Response:
     """Read the limits of a group from the kernel."""
-    return tagged(request, limits_body(caller, group, wiring.backend.stat(group).limits))
+    return tagged(request, limits_body(caller, group, limits.backend.stat(group).limits))
 
 
 @router.patch(
@@ -147,92 +134,20 @@ async def get_limits(request: Request, wiring: Wired, caller: Calling, group: Ta
     | {200: sends("ETag")},
 )
 def patch_limits(
-    request: Request, wiring: Wired, group: Changeable, patch: ALimitsPatch, dry_run: DryRun = False
+    request: Request,
+    limits: Limiting,
+    group: Changeable,
+    patch: ALimitsPatch,
+    dry_run: DryRun = False,
 ) -> Response:
     """Compare and set limits, at once.
 
     All take effect, or 409 and nothing changed, not one page of cache.
     """
-    caller = caller_of(request.scope)
-    limits = change_limits(
-        wiring, group, patch.changes(), partial(_check_etag, request, group), dry_run=dry_run
-    )
-    return changed(limits_body(caller, group, limits, dry_run=dry_run), dry_run=dry_run)
+    caller, check = caller_of(request.scope), partial(_check_etag, request, group)
+    after = limits.change_limits(group, patch.changes(), precondition=check, dry_run=dry_run)
+    return changed(limits_body(caller, group, after, dry_run=dry_run), dry_run=dry_run)
 
 
 def _check_etag(request: Request, group: Group, before: Limits) -> None:
     check_preconditions(request, etag_of(limits_body(caller_of(request.scope), group, before)))
-
-
-def change_limits(
-    wiring: Parts,
-    group: Group,
-    changes: Mapping[LimitName, int | None],
-    check: Callable[[Limits], None] | None = None,
-    *,
-    dry_run: bool,
-) -> Limits:
-    """Set limits with the group to oneself, and answer them as read back.
-
-    `check` is shown those before: no change comes between.
-
-    A pass of a policy in that group ends for it, and so it is tried before: one that is refused
-    ends nothing.
-    """
-    if not dry_run and wiring.jobs.would_make_way(group):
-        change_limits(wiring, group, changes, check, dry_run=True)
-    with wiring.jobs.holding(group, dry_run=dry_run):
-        before = wiring.backend.stat(group).limits
-        if check:
-            check(before)
-        limits = set_limits(wiring, group, changes, before.unsupported, dry_run=dry_run)
-        moved = told_limits(
-            limits, (name for name in changes if getattr(limits, name) != getattr(before, name))
-        )
-        if moved and not dry_run:
-            wiring.events.publish(EventType.LIMITS_CHANGED, group, **moved)
-        return limits
-
-
-def set_limits(
-    wiring: Parts,
-    group: Group,
-    changes: Mapping[LimitName, int | None],
-    lacking: Collection[LimitName],
-    *,
-    dry_run: bool,
-) -> Limits:
-    """As change_limits, for who has the group to himself, and tells of it.
-
-    `lacking` are the limits that the group does not have.
-    """
-    changes = without_lacking(changes, lacking)
-    check_supported(wiring.backend, changes)
-    if not changes:
-        return wiring.backend.stat(group).limits
-    memcg = memcontrol.Memcg(wiring.backend, group, intent=wiring.intents)
-    return memcontrol.set_limits(memcg, changes, dry_run=dry_run)
-
-
-def without_lacking(
-    changes: Mapping[LimitName, int | None], lacking: Collection[LimitName]
-) -> Mapping[LimitName, int | None]:
-    """Leave out what asks nothing.
-
-    A limit that is not there is as if it was never set. It is so that what GET answers may be sent.
-    """
-    return {
-        name: value
-        for name, value in changes.items()
-        if name not in lacking or not is_unset(name, value)
-    }
-
-
-def check_supported(backend: Backend, changes: Mapping[LimitName, int | None]) -> None:
-    unsupported = [name for name in changes if name not in backend.settable_limits]
-    if unsupported:
-        raise UnsupportedLimit(
-            f"{', '.join(unsupported)} cannot be set on this node: its memory controller has no "
-            "such limit.",
-            unsupported=unsupported,
-        )

@@ -1,6 +1,6 @@
-"""Limits of many groups in one request.
+"""The route that changes the limits of many groups in one request.
 
-In the order in which memory moves between them without being promised twice.
+Decreases come before increases, so that no memory is promised to two groups at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from shrinkd.api.http.problems import body_of
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import bodies
-from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, change_limits, limits_body
+from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, limits_body
 from shrinkd.auth import Caller
 from shrinkd.backends import LIMIT_NAMES, Group, LimitName, Limits, to_kernel
 from shrinkd.errors import InvalidRequest, NotReady, ShrinkdError
@@ -34,33 +34,33 @@ class BatchItem(Strict):
     group: Annotated[str, AfterValidator(lambda text: text.encode().decode())] = Field(
         examples=["web"]
     )
-    """As in an address, without the %-signs."""
+    """A reference as in a path of the API, without percent-encoding."""
     patch: LimitsPatch
     if_match: str | None = Field(None, examples=['"5f2b1c7a9d3e4f60a1b2c3d4"'])
-    """What If-Match would say; it may be a list."""
+    """The value of If-Match, which may be a list."""
 
 
 class Batch(Strict):
-    """Changes of limits, no two of one group."""
+    """Changes of limits, at most one of each group."""
 
     items: list[BatchItem] = Field(min_length=1, max_length=MOST_ITEMS)
 
 
 class BatchAnswer(Body):
-    """What came of one item."""
+    """The outcome of one item."""
 
     group: str
     """As it was sent."""
     status: int
-    """What PATCH would have answered."""
+    """The status that PATCH would have answered."""
     etag: str | None
-    """Of the limits as they are now; null with a problem or a trial."""
+    """The ETag of the limits as they are now; null with a problem or in a dry run."""
     body: LimitsBody | dict[str, Any]
     """The limits, or a problem."""
 
 
 class BatchBody(Body):
-    """What came of each item, in the order of the request."""
+    """The outcome of each item, in the order of the request."""
 
     items: list[BatchAnswer]
     dry_run: bool = False
@@ -79,7 +79,7 @@ ABatch = Annotated[
             },
         ),
         conditional=(
-            "Only if nobody was there since",
+            "Only if the limits are still those that were read",
             {
                 "items": [
                     {
@@ -96,7 +96,7 @@ ABatch = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An item whose group is known, and what it would change there."""
+    """An item with its group, the changes that it wants there, and the limits before."""
 
     item: BatchItem
     group: Group
@@ -105,9 +105,9 @@ class Step:
 
     @property
     def place(self) -> tuple[bool, int]:
-        """What sorts steps.
+        """The sort key: decreases first and from children to parents, then increases from parents.
 
-        Down before up, children first on the way down and parents first on the way up.
+        The first limit that moves decides, in the order of LIMIT_NAMES.
         """
         depth, moves = (
             self.group.path.count("/"),
@@ -123,46 +123,46 @@ class Step:
 
 @router.post("/v1/limits/batch", operation_id="batch_limits", status_code=207)
 def batch_limits(
-    request: Request, wiring: Wired, caller: Calling, batch: ABatch, dry_run: DryRun = False
+    request: Request, parts: Wired, caller: Calling, batch: ABatch, dry_run: DryRun = False
 ) -> BatchBody:
     """Change the limits of many groups: each as PATCH would, and one that fails stops no other.
 
-    What goes down goes first, children before parents; then what goes up, parents before children.
-    An item goes by the first of its limits that moves, max_bytes before all others. A trial tries
-    each item on what is there now.
+    Decreases go first, children before parents; then increases, parents before children. The first
+    limit that moves decides which of both an item is, max_bytes before all others. A dry run checks
+    each item against the limits as they are now.
     """
-    outcomes = change_all(wiring, caller, batch.items, dry_run=dry_run)
-    told = [
-        told_of(request, item, outcome, dry_run=dry_run)
+    outcomes = change_all(parts, caller, batch.items, dry_run=dry_run)
+    answers = [
+        _answer(request, item, outcome, dry_run=dry_run)
         for item, outcome in zip(batch.items, outcomes, strict=True)
     ]
-    return BatchBody(items=told, dry_run=dry_run)
+    return BatchBody(items=answers, dry_run=dry_run)
 
 
 def change_all(
-    wiring: Parts, caller: Caller, items: Sequence[BatchItem], *, dry_run: bool
+    parts: Parts, caller: Caller, items: Sequence[BatchItem], *, dry_run: bool
 ) -> list[LimitsBody | ShrinkdError]:
-    """Change what can be changed, and answer what came of each item.
+    """Make all changes that can be made, and return the outcome of each item.
 
-    InvalidRequest for two of one group, before anything is.
+    InvalidRequest for two items of one group, before any change.
     """
-    found = [_step(wiring, caller, item) for item in items]
+    found = [_step(parts, caller, item) for item in items]
     steps = {number: step for number, step in enumerate(found) if isinstance(step, Step)}
     _check_apart(steps)
     outcomes = {
         number: error for number, error in enumerate(found) if isinstance(error, ShrinkdError)
     }
     done = {
-        number: _change(wiring, caller, steps[number], dry_run=dry_run)
+        number: _change(parts, caller, steps[number], dry_run=dry_run)
         for number in sorted(steps, key=lambda number: steps[number].place)
     }
     return [(outcomes | done)[number] for number in range(len(items))]
 
 
-def _step(wiring: Parts, caller: Caller, item: BatchItem) -> Step | ShrinkdError:
+def _step(parts: Parts, caller: Caller, item: BatchItem) -> Step | ShrinkdError:
     try:
-        group = changeable(wiring, caller, resolve(wiring.backend, item.group, caller))
-        return Step(item, group, item.patch.changes(), wiring.backend.stat(group).limits)
+        group = changeable(parts, caller, resolve(parts.backend, item.group, caller))
+        return Step(item, group, item.patch.changes(), parts.backend.stat(group).limits)
     except ShrinkdError as error:
         return error
 
@@ -189,7 +189,7 @@ def _check_apart(steps: Mapping[int, Step]) -> None:
 
 
 def _change(
-    wiring: Parts, caller: Caller, step: Step, *, dry_run: bool
+    parts: Parts, caller: Caller, step: Step, *, dry_run: bool
 ) -> LimitsBody | ShrinkdError:
     condition = [] if step.item.if_match is None else [step.item.if_match]
 
@@ -197,18 +197,20 @@ def _change(
         check_lines(condition, etag_of(limits_body(caller, step.group, before)))
 
     try:
-        if wiring.closing.is_set():
+        if parts.closing.is_set():
             raise NotReady(
                 "The daemon is stopping, and has not begun with this item: try again when it is "
                 "back."
             )
-        limits = change_limits(wiring, step.group, step.changes, check, dry_run=dry_run)
+        limits = parts.limits.change_limits(
+            step.group, step.changes, precondition=check, dry_run=dry_run
+        )
     except ShrinkdError as error:
         return error
     return limits_body(caller, step.group, limits, dry_run=dry_run)
 
 
-def told_of(
+def _answer(
     request: Request, item: BatchItem, outcome: LimitsBody | ShrinkdError, *, dry_run: bool
 ) -> BatchAnswer:
     if isinstance(outcome, ShrinkdError):

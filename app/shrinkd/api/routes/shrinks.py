@@ -1,4 +1,4 @@
-"""Shrinks: patches 3/4 and 4/4 of the seed over HTTP, as jobs that are watched and cancelled."""
+"""Routes that submit, read, list and cancel shrinks: patches 3/4 and 4/4 of the seed over HTTP."""
 
 import asyncio
 import re
@@ -110,7 +110,7 @@ ANewShrink = Annotated[
 
 
 class ShrinkRequestBody(Body):
-    """What was asked of a shrink, with what was left open filled in."""
+    """The parameters of a shrink, with the defaults filled in."""
 
     target_bytes: int | None = None
     reclaim_bytes: int | None = None
@@ -123,7 +123,7 @@ class ShrinkRequestBody(Body):
 
 
 class ProgressBody(Body):
-    """How far a shrink is; target_bytes is what usage has to be below."""
+    """The progress of a shrink; usage has to get below target_bytes."""
 
     start_bytes: int
     usage_bytes: int
@@ -138,7 +138,7 @@ class ProgressBody(Body):
 
 
 class ShrinkLinks(Body):
-    """Where to go from a shrink."""
+    """The addresses of a shrink, its actions and its group."""
 
     self: str
     cancel: str
@@ -147,7 +147,7 @@ class ShrinkLinks(Body):
 
 
 class ShrinkBody(Body):
-    """One shrink: what was asked, how far it is, and how it ended."""
+    """One shrink: its parameters, its progress and its outcome."""
 
     id: str
     group: GroupRef
@@ -172,7 +172,7 @@ class ShrinkPage(Body):
 
 
 class GroupShrinkQuery(BaseModel):
-    """Which shrinks of a group."""
+    """The query of a list of one group's shrinks."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -183,7 +183,7 @@ class GroupShrinkQuery(BaseModel):
 
 
 class ShrinkQuery(GroupShrinkQuery):
-    """Which shrinks."""
+    """The query of a list of shrinks."""
 
     group: str | None = Field(None, description="The path of a group, which may be gone by now.")
 
@@ -202,44 +202,46 @@ async def _wait_seconds(
 Wait = Annotated[int, Depends(_wait_seconds)]
 
 
-class Terms(NamedTuple):
-    """How a client wants to have its shrink."""
+class SubmitOptions(NamedTuple):
+    """The options of a request that submits a shrink, besides its body."""
 
     owner: str
     wait_seconds: int
     makes: str | None
     reader: Request | None
-    """Whose end ends the wait; None under a key, since what that is answered is kept for the retry
-    of who hangs up."""
+    """The request whose disconnect ends the wait. None under an idempotency key: its answer is
+    stored for the retry of a caller that disconnects."""
     dry_run: bool
 
 
-async def _terms(
+async def _submit_options(
     request: Request, caller: Calling, wait: Wait, makes: ReservedId, dry_run: DryRun = False
-) -> Terms:
-    return Terms(caller.name, wait, makes, None if makes else request, dry_run)
+) -> SubmitOptions:
+    return SubmitOptions(caller.name, wait, makes, None if makes else request, dry_run)
 
 
-async def _known(wiring: Wired, caller: Calling, shrink_id: str) -> str:
-    """The id of a shrink that is there for the caller.
+async def _known(parts: Wired, caller: Calling, shrink_id: str) -> str:
+    """Return the id of a shrink that the caller may read. ShrinkNotFound.
 
-    A stream has no way to say 404 once it has begun, nor a wait to be taken back.
+    This is checked before a stream or a wait begins, since neither can answer 404 later.
     """
-    row = await row_of(wiring, shrink_id)
+    row = await row_of(parts, shrink_id)
     if not caller.may(Level.READ, row["group_path"]):
         raise no_shrink(shrink_id)
     return shrink_id
 
 
 async def _cancellable(
-    wiring: Wired, caller: Calling, shrink_id: Annotated[str, Depends(_known)]
+    parts: Wired, caller: Calling, shrink_id: Annotated[str, Depends(_known)]
 ) -> str:
-    caller.require(Level.WRITE, (await row_of(wiring, shrink_id))["group_path"])
+    caller.require(Level.WRITE, (await row_of(parts, shrink_id))["group_path"])
     return shrink_id
 
 
 Known = Annotated[str, Depends(_known)]
+"""The id of a shrink that the caller may read."""
 Cancellable = Annotated[str, Depends(_cancellable)]
+"""The id of a shrink that the caller may cancel."""
 
 
 @router.post(
@@ -253,19 +255,22 @@ Cancellable = Annotated[str, Depends(_cancellable)]
     | {
         200: {
             "model": ShrinkBody,
-            "description": "Done within `Prefer: wait=N`; its `state` tells how it ended.",
+            "description": "Done within `Prefer: wait=N`; `state` is its outcome.",
         }
         | sends("Location", "Preference-Applied"),
         202: sends("Location", "Retry-After", "Preference-Applied"),
     },
 )
 async def create_shrink(
-    wiring: Wired, group: Changeable, new: ANewShrink, terms: Annotated[Terms, Depends(_terms)]
+    parts: Wired,
+    group: Changeable,
+    new: ANewShrink,
+    options: Annotated[SubmitOptions, Depends(_submit_options)],
 ) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
-    row = await asyncio.to_thread(submit, wiring, group, new, terms)
-    await wait_done(wiring, wiring.jobs.job(row["id"]), terms.wait_seconds, terms.reader)
-    return await answer(wiring, row, terms)
+    row = await asyncio.to_thread(submit, parts, group, new, options)
+    await wait_done(parts, parts.jobs.job(row["id"]), options.wait_seconds, options.reader)
+    return await answer(parts, row, options)
 
 
 @router.get(
@@ -276,12 +281,12 @@ async def create_shrink(
 def list_group_shrinks(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: Wired,
     group: Target,
     query: Annotated[GroupShrinkQuery, Query()],
 ) -> ShrinkPage:
     """List the shrinks of a group's path, the newest first."""
-    page = list_page(wiring, caller_of(request.scope), query, group.path)
+    page = list_page(parts, caller_of(request.scope), query, group.path)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -290,12 +295,12 @@ def list_group_shrinks(
 def list_shrinks(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: Wired,
     caller: Calling,
     query: Annotated[ShrinkQuery, Query()],
 ) -> ShrinkPage:
     """List shrinks, the newest first; finished ones are kept for 7 days."""
-    page = list_page(wiring, caller, query, query.group)
+    page = list_page(parts, caller, query, query.group)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -308,10 +313,10 @@ def list_shrinks(
     | {200: sends("ETag", "Retry-After", "Preference-Applied")}
     | refuses(ShrinkNotFound),
 )
-async def get_shrink(request: Request, wiring: Wired, shrink_id: Known, wait: Wait) -> Response:
+async def get_shrink(request: Request, parts: Wired, shrink_id: Known, wait: Wait) -> Response:
     """Read a shrink; with `Prefer: wait=N`, when it is done."""
-    await wait_done(wiring, wiring.jobs.job(shrink_id), wait, request)
-    body = shrink_body(await row_of(wiring, shrink_id))
+    await wait_done(parts, parts.jobs.job(shrink_id), wait, request)
+    body = shrink_body(await row_of(parts, shrink_id))
     return tagged(request, body, _hints(body, wait))
 
 
@@ -323,64 +328,61 @@ async def get_shrink(request: Request, wiring: Wired, shrink_id: Known, wait: Wa
     responses=refuses(ShrinkNotFound, ShrinkFinished)
     | {
         200: {"model": ShrinkBody, "description": "It is cancelled."},
-        202: {
-            "description": "It was asked to stop; `Retry-After` says when to look whether it has."
-        }
+        202: {"description": "It is stopping; `Retry-After` says when to read it again."}
         | sends("Retry-After"),
     },
 )
-def cancel_shrink(wiring: Wired, shrink_id: Cancellable, dry_run: DryRun = False) -> Response:
-    """Ask a shrink to stop: -EINTR.
-
-    What was reclaimed stays reclaimed and nothing else is changed.
-    """
-    body = shrink_body(wiring.jobs.cancel(shrink_id, dry_run=dry_run), dry_run=dry_run)
+def cancel_shrink(parts: Wired, shrink_id: Cancellable, dry_run: DryRun = False) -> Response:
+    """Ask a shrink to stop: -EINTR. What it has reclaimed stays reclaimed; no limit changes."""
+    body = shrink_body(parts.jobs.cancel(shrink_id, dry_run=dry_run), dry_run=dry_run)
     return Response(
         body.model_dump_json(), 200 if body.done else 202, _hints(body, 0), "application/json"
     )
 
 
-def submit(wiring: Parts, group: Group, new: NewShrink, terms: Terms) -> Row:
-    """Hand a shrink to the jobs, once this node is known to take all of its options.
+def submit(parts: Parts, group: Group, new: NewShrink, options: SubmitOptions) -> Row:
+    """Submit a shrink and return its row, or the row of the shrink that already has its id.
 
-    One that is there by its id is the one.
+    UnsupportedOption for an option that this node does not have; see ShrinkQueue.submit().
     """
     with suppress(ShrinkNotFound):
-        if terms.makes:
-            return wiring.jobs.shrink(terms.makes)
-    if new.swappiness is not None and not wiring.backend.has_swappiness:
+        if options.makes:
+            return parts.jobs.shrink(options.makes)
+    if new.swappiness is not None and not parts.backend.has_swappiness:
         raise UnsupportedOption(
-            "This kernel takes no swappiness for one reclaim: leave it out, or set the group's own.",
+            "This kernel takes no swappiness for one reclaim: leave it out, or set that of the "
+            "group.",
             option="swappiness",
         )
-    if new.pressure_pause_percent is not None and wiring.backend.stat(group).pressure is None:
+    if new.pressure_pause_percent is not None and parts.backend.stat(group).pressure is None:
         raise UnsupportedOption(
-            "This kernel tells no pressure for the group: leave pressure_pause_percent out.",
+            "This kernel has no pressure of the group: leave pressure_pause_percent out.",
             option="pressure_pause_percent",
         )
-    if new.set_max_bytes is not None and "max_bytes" not in wiring.backend.settable_limits:
+    if new.set_max_bytes is not None and "max_bytes" not in parts.backend.settable_limits:
         raise UnsupportedOption("This node sets no max_bytes.", option="set_max_bytes")
     request = ShrinkRequest(**new.model_dump())
-    return wiring.jobs.submit(
-        group, request, owner=terms.owner, shrink_id=terms.makes, dry_run=terms.dry_run
+    return parts.jobs.submit(
+        group, request, owner=options.owner, shrink_id=options.makes, dry_run=options.dry_run
     ).row()
 
 
 async def wait_done(
-    wiring: Parts, job: Job | None, seconds: float, request: Request | None = None
+    parts: Parts, job: Job | None, seconds: float, request: Request | None = None
 ) -> None:
-    """Wait until a job is done or the daemon stops, but no longer than the client wants to, nor
-    when it has hung up.
+    """Wait until a job is done, for at most `seconds`; end early when the daemon stops.
+
+    With a `request`, also when its client disconnects.
     """
     if job is not None and seconds:
-        if job not in wiring.finishes:
-            wiring.finishes[job] = asyncio.wrap_future(job.finished)
+        if job not in parts.finishes:
+            parts.finishes[job] = asyncio.wrap_future(job.finished)
         ends: list[Coroutine[Any, Any, object]] = [
-            wiring.closing.wait(),
-            *([_hung_up(request)] if request else []),
+            parts.closing.wait(),
+            *([_disconnected(request)] if request else []),
         ]
         others = [asyncio.ensure_future(end) for end in ends]
-        waiting: set[asyncio.Future[Any]] = {wiring.finishes[job], *others}
+        waiting: set[asyncio.Future[Any]] = {parts.finishes[job], *others}
         try:
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -388,27 +390,27 @@ async def wait_done(
                 other.cancel()
 
 
-async def _hung_up(request: Request) -> None:
-    """Return when nobody is there any more to be answered; the body has been read by then."""
+async def _disconnected(request: Request) -> None:
+    """Return when the client has disconnected. To be called after the body was read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def row_of(wiring: Parts, shrink_id: str) -> Row:
-    """A shrink as it stands: a live one without the database, which may be locked."""
-    job = wiring.jobs.job(shrink_id)
-    return job.row() if job else await asyncio.to_thread(wiring.jobs.shrink, shrink_id)
+async def row_of(parts: Parts, shrink_id: str) -> Row:
+    """Return a shrink's row as it is now; an active one needs no database, which may be locked."""
+    job = parts.jobs.job(shrink_id)
+    return job.row() if job else await asyncio.to_thread(parts.jobs.shrink, shrink_id)
 
 
-async def answer(wiring: Parts, row: Row, terms: Terms) -> Response:
-    """200 when the shrink was waited for and is done, else 202 and where to look."""
+async def answer(parts: Parts, row: Row, options: SubmitOptions) -> Response:
+    """Return the response to a submitted shrink: 200 if it was waited for and is done, else 202."""
     body = shrink_body(
-        row if terms.dry_run else await row_of(wiring, row["id"]), dry_run=terms.dry_run
+        row if options.dry_run else await row_of(parts, row["id"]), dry_run=options.dry_run
     )
-    headers = ({} if terms.dry_run else {"Location": body.links.self}) | _hints(
-        body, terms.wait_seconds
+    headers = ({} if options.dry_run else {"Location": body.links.self}) | _hints(
+        body, options.wait_seconds
     )
-    if body.done and terms.wait_seconds:
+    if body.done and options.wait_seconds:
         return Response(body.model_dump_json(), 200, headers, "application/json")
     return Response(body.model_dump_json(), 202, headers | {"Retry-After": "1"}, "application/json")
 
@@ -420,6 +422,7 @@ def _hints(body: ShrinkBody, wait: int) -> dict[str, str]:
 
 
 def shrink_body(row: Row, *, dry_run: bool = False) -> ShrinkBody:
+    """Return a row of the queue as the API answers it."""
     state, here, path = State(row["state"]), f"/v1/shrinks/{row['id']}", row["group_path"]
     return ShrinkBody(
         id=row["id"],
@@ -454,14 +457,14 @@ def _progress(progress: Row, *, done: bool) -> ProgressBody:
 
 
 def list_page(
-    wiring: Parts, caller: Caller, query: GroupShrinkQuery, group: str | None
+    parts: Parts, caller: Caller, query: GroupShrinkQuery, group: str | None
 ) -> ShrinkPage:
     limit = page_limit(query.page_size)
-    rows = wiring.jobs.shrinks(
+    rows = parts.jobs.shrinks(
         limit=limit + 1,
         before=read_token(query.page_token, _NEWEST_FIRST, (int, str)),
         states=tuple(map(str, query.state)),
-        group=_whose(caller, group),
+        group=_filter_for(caller, group),
         since=None if query.since is None else round(query.since.timestamp() * 1e6),
     )
     token = (
@@ -472,8 +475,8 @@ def list_page(
     return ShrinkPage(items=[shrink_body(row) for row in rows[:limit]], next_page_token=token)
 
 
-def _whose(caller: Caller, group: str | None) -> GroupFilter:
-    """Those of one path, which may be gone by now, or of all that the caller may read."""
+def _filter_for(caller: Caller, group: str | None) -> GroupFilter:
+    """Return the filter for one path, whose group may be gone, or for all that one may read."""
     if group is None:
         return caller.readable()
     return group if caller.may(Level.READ, check_group_path(group)) else ()
