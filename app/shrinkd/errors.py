@@ -62,7 +62,7 @@
 
 An error changes its language twice and nowhere else: `map_oserror` on the way in (the kernel's
 errno becomes a class), `app/shrinkd/api/http/problems.py` on the way out (the class becomes a
-status). Whoever reads many groups asks `failure_of` what an error says about the one that it met.
+status). Whoever reads many groups asks `classify_failure` what an error says about the one that it met.
 """
 
 import errno
@@ -331,7 +331,7 @@ class SettingsError(ShrinkdError):
     errno = errno.EINVAL
 
 
-def errname_of(error: BaseException) -> str:
+def errno_symbol(error: BaseException) -> str:
     """The symbol of the errno behind any error.
 
     EIO, that of a fault of this daemon, where there is none.
@@ -342,7 +342,7 @@ def errname_of(error: BaseException) -> str:
     return _SYMBOLS.get(number or errno.EIO, "EIO")
 
 
-def words_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What an error says; its class where it says nothing."""
     return str(error) or type(error).__name__
 
@@ -429,16 +429,16 @@ _FAILURES = {_SYMBOLS[number]: Failure.GONE for number in _GONE} | {
 }
 
 
-def failure_of(error: OSError | ShrinkdError) -> Failure:
+def classify_failure(error: OSError | ShrinkdError) -> Failure:
     """Classify an error that was met in reading one of many groups.
 
     Every errno that is not listed is UNKNOWN.
     """
-    return _FAILURES.get(errname_of(error), Failure.UNKNOWN)
+    return _FAILURES.get(errno_symbol(error), Failure.UNKNOWN)
 
 
 @contextmanager
-def leaving_out() -> Iterator[None]:
+def ignoring_unreadable() -> Iterator[None]:
     """Suppress what is wrong with one of many groups, that it is gone or unreadable.
 
     Raise what says nothing about it.
@@ -446,5 +446,5 @@ def leaving_out() -> Iterator[None]:
     try:
         yield
     except (ShrinkdError, OSError) as error:
-        if failure_of(error) is Failure.UNKNOWN:
+        if classify_failure(error) is Failure.UNKNOWN:
             raise

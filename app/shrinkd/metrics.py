@@ -21,8 +21,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from shrinkd.backends import Backend, Group, last_walk
-from shrinkd.errors import ShrinkdError, leaving_out
+from shrinkd.backends import Backend, Group, recent_walk
+from shrinkd.errors import ShrinkdError, ignoring_unreadable
 from shrinkd.policies import PolicyController
 from shrinkd.shrinks import ShrinkQueue
 from shrinkd.terminal import is_shown_as_it_is
@@ -137,7 +137,7 @@ class MetricsCollector(Collector):
 
     def _walk(self) -> Iterator[Metric]:
         """How the last walk of the whole tree ended."""
-        walk = last_walk(self._backend)
+        walk = recent_walk(self._backend)
         told = "Groups that are left out since they cannot be read, by errno: /v1/node names some."
         unreadable = GaugeMetricFamily("shrinkd_unreadable_groups", told, labels=["errno"])
         for symbol, count in walk.unreadable.items():
@@ -170,7 +170,7 @@ class MetricsCollector(Collector):
         largest, others = self._largest()
         for group in largest:
             stat = None
-            with leaving_out():
+            with ignoring_unreadable():
                 stat = self._backend.stat(group)
             if stat is None:
                 continue
@@ -191,7 +191,7 @@ class MetricsCollector(Collector):
         """
         sizes: dict[Group, int] = {}
         for group in self._backend.groups(depth=1)[1:]:
-            with leaving_out():
+            with ignoring_unreadable():
                 sizes[group] = self._backend.usage(group)
         ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
         others = ordered[MOST_SUBTREES:]

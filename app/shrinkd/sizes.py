@@ -52,7 +52,7 @@ def parse_protection(value: object) -> int:
     return UNLIMITED if value == "max" else min(parse_size(value), UNLIMITED)
 
 
-def told_protection(size: int | None) -> int | Literal["max"] | None:
+def protection_to_json(size: int | None) -> int | Literal["max"] | None:
     """A protection as JSON says it, the inverse of parse_protection().
 
     "max" where it is infinite. None stays None.

@@ -19,7 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from shrinkd.sizes import parse_limit, parse_protection, parse_size, told_protection
+from shrinkd.sizes import parse_limit, parse_protection, parse_size, protection_to_json
 
 
 def size_schema(largest: int, smallest: int = 0) -> dict[str, Any]:
@@ -54,7 +54,7 @@ Limit = Annotated[
 Protection = Annotated[
     int | None,
     BeforeValidator(parse_protection),
-    PlainSerializer(told_protection),
+    PlainSerializer(protection_to_json),
     WithJsonSchema(
         {
             "anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "max"}, {"type": "null"}],

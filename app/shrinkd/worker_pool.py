@@ -13,7 +13,7 @@ from shrinkd.errors import NotReady
 P = ParamSpec("P")
 
 
-def hand_over(
+def submit_once(
     pool: ThreadPoolExecutor, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs
 ) -> Future[None]:
     """Submit work.

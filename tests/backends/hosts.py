@@ -138,7 +138,7 @@ def opened(name: str) -> Iterator[Any]:
         yield host
 
 
-def limit_of(host: Host, group: Group) -> int | None:
+def parse_limit_file(host: Host, group: Group) -> int | None:
     return host.backend.stat(group).limits.max_bytes
 
 

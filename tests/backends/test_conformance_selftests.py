@@ -20,10 +20,10 @@ from tests.backends.hosts import (
     cache_of,
     failures_of,
     is_close,
-    limit_of,
     limit_without_swap,
     offers,
     on,
+    parse_limit_file,
 )
 
 
@@ -59,7 +59,7 @@ def test_a_group_at_every_depth_counts_and_takes_a_limit(host: Host) -> None:  #
     host.charge(host.group(host.group(outer)), anon=4 * MIB)
     for group in host.backend.groups(outer.path):
         host.backend.set_limits(group, {"max_bytes": 64 * MIB})
-        assert limit_of(host, group) == 64 * MIB
+        assert parse_limit_file(host, group) == 64 * MIB
         assert host.backend.usage(group) == pytest.approx(4 * MIB, abs=host.slack_bytes)
 
 

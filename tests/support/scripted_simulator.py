@@ -72,7 +72,7 @@ class Stage:
         machine.reclaim(
             machine.cgroups[path], UNLIMITED
         )  # or else its cache would be the root's, and the machine fill up
-        machine.uproot(machine.cgroups[path])
+        machine.remove_tree(machine.cgroups[path])
 
     def everything(self) -> dict[str, tuple[int, MemStat]]:
         """All groups, what they use and what they are limited to: for "nothing was changed"."""

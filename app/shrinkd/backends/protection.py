@@ -26,7 +26,7 @@ class OwnGroup:
     of them or below."""
 
     @property
-    def shortcoming(self) -> str | None:
+    def uncertainty(self) -> str | None:
         """Say what could not be found out, and what follows; None where everything was."""
         if not self.suspects:
             return None
@@ -40,14 +40,14 @@ class OwnGroup:
             "/proc and all of the controller mounted."
         )
 
-    def is_around_us(self, path: str) -> bool:
+    def may_contain_daemon(self, path: str) -> bool:
         """Tell whether this daemon is in the group of a path or below it, as far as it can tell."""
         is_near = any(
             _is_within(suspect, path) or _is_within(path, suspect) for suspect in self.suspects
         )
         return is_near or (self.path is not None and _is_within(self.path, path))
 
-    def is_inside(self, path: str) -> bool:
+    def may_be_charged_to_daemon(self, path: str) -> bool:
         """Tell whether what the group of a path uses is, or may be, charged to this daemon's own
         group.
 
@@ -57,26 +57,26 @@ class OwnGroup:
             bool(self.path) and _is_within(path, str(self.path))
         )
 
-    def check_apart(self, group: "Group") -> None:
+    def refuse_own(self, group: "Group") -> None:
         """Raise ProtectedGroup for a group that this daemon is in, or that is around that one."""
-        if self.is_around_us(group.path):
+        if self.may_contain_daemon(group.path):
             sentence = (
                 f"This daemon runs in {group.path!a} or below it, and would be changed with it."
             )
-            raise ProtectedGroup(self.doubt(group.path) or sentence, group=group)
+            raise ProtectedGroup(self.uncertainty_near(group.path) or sentence, group=group)
 
-    def check_outside(self, path: str) -> None:
+    def refuse_inside_own(self, path: str) -> None:
         """Raise ProtectedGroup for the path of what is to use memory, where this daemon would have
         to share its own with it.
         """
-        if self.is_inside(path):
+        if self.may_be_charged_to_daemon(path):
             sentence = (
                 f"This daemon runs in {self.path!a}, and would share its memory with what "
                 f"is in {path!a}: take a group beside it."
             )
-            raise ProtectedGroup(self.doubt(path) or sentence)
+            raise ProtectedGroup(self.uncertainty_near(path) or sentence)
 
-    def doubt(self, path: str) -> str | None:
+    def uncertainty_near(self, path: str) -> str | None:
         """Say to who asks for a change at a path why it is not made, without the names of other
         groups.
 

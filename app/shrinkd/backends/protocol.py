@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Protocol, Self, get_args
 from shrinkd.backends.protection import OwnGroup
 from shrinkd.errors import InvalidGroupName, InvalidRequest, ShrinkdError
 from shrinkd.settings import Settings
-from shrinkd.sizes import UNLIMITED, or_none, page_floor, told_protection
+from shrinkd.sizes import UNLIMITED, or_none, page_floor, protection_to_json
 
 LimitName = Literal[
     "max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", "soft_limit_bytes"
@@ -332,7 +332,7 @@ class Backend(Protocol):
     def node(self) -> Node:
         """Tell the facts of this machine."""
 
-    def own(self) -> OwnGroup:
+    def own_group(self) -> OwnGroup:
         """Find the group that this daemon is in.
 
         Cheap, and true now, for it may have been moved since the last call.
@@ -353,7 +353,7 @@ class Backend(Protocol):
         is there.
         """
 
-    def walked(self) -> Walk:
+    def last_walk(self) -> Walk:
         """Tell how the last groups() of the whole tree ended. Costs nothing."""
 
     def group_of(self, pid: int) -> Group:
@@ -473,16 +473,16 @@ def is_unset(name: LimitName, value: int | None) -> bool:
     return to_kernel(name, value) == to_kernel(name, None)
 
 
-def told_limit(name: LimitName, value: int | None) -> int | Literal["max"] | None:
+def limit_to_json(name: LimitName, value: int | None) -> int | Literal["max"] | None:
     """A limit as an answer or an event has it."""
-    return told_protection(value) if name in PROTECTIONS else value
+    return protection_to_json(value) if name in PROTECTIONS else value
 
 
-def told_limits(
+def limits_to_json(
     limits: Limits, names: Iterable[LimitName]
 ) -> dict[LimitName, int | Literal["max"] | None]:
     """Some of a group's limits, as told_limit() has each."""
-    return {name: told_limit(name, getattr(limits, name)) for name in names}
+    return {name: limit_to_json(name, getattr(limits, name)) for name in names}
 
 
 def load(name: str) -> type[Backend]:
@@ -499,15 +499,15 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def last_walk(backend: Backend, seconds: float = 5.0) -> Walk:
+def recent_walk(backend: Backend, seconds: float = 5.0) -> Walk:
     """Tell how the tree is walked through.
 
     By the last walk that anybody made, or by one made for this where that is too long ago.
     """
-    if time.monotonic() - backend.walked().ended_at >= seconds:
+    if time.monotonic() - backend.last_walk().ended_at >= seconds:
         with suppress(ShrinkdError):  # which the walk tells
             backend.groups()
-    return backend.walked()
+    return backend.last_walk()
 
 
 def check_group_path(path: str) -> str:

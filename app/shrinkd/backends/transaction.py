@@ -14,7 +14,7 @@ from shrinkd.errors import ShrinkdError
 Name = TypeVar("Name", bound=str)
 
 
-def way_stations(
+def limit_steps(
     held: Mapping[Name, int],
     writes: Sequence[tuple[Name, int]],
     named: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
@@ -50,12 +50,12 @@ def write_all(
     with intent as settle, ExitStack() as undo:
         for name, value in writes:
             commit(name, value)
-            undo.callback(_put_back, commit, name, held[name])
+            undo.callback(_restore, commit, name, held[name])
         settle()
         undo.pop_all()
 
 
-def _put_back(commit: Callable[[Name, int], None], name: Name, value: int) -> None:
+def _restore(commit: Callable[[Name, int], None], name: Name, value: int) -> None:
     """What was refused is the answer.
 
     A group that grew above its old limit meanwhile keeps the new one.

@@ -15,12 +15,12 @@ from shrinkd.errors import (
     Failure,
     InvalidGroupName,
     ShrinkdError,
-    errname_of,
-    failure_of,
+    classify_failure,
+    errno_symbol,
     map_oserror,
 )
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Entries that are named; the others are only counted, since anybody who may make a group may make
 thousands."""
 LONGEST_PATH_BYTES = 4095
@@ -30,7 +30,7 @@ _LONGEST_FILE_BYTES = 98
 """CGROUP_FILE_NAME_MAX, kernel/cgroup/cgroup.c: the longest name of a control file."""
 
 
-class LeftOut:
+class SkippedEntries:
     """The entries that one walk, or the listing of one group, has left out."""
 
     def __init__(self) -> None:
@@ -41,21 +41,21 @@ class LeftOut:
 
     def add(self, path: str, symbol: str) -> None:
         self.counts[symbol] += 1
-        if len(self.named) < MOST_NAMED:
+        if len(self.named) < MAX_NAMED:
             self.named.append((path, symbol))
 
-    def add_all(self, other: "LeftOut") -> None:
+    def add_all(self, other: "SkippedEntries") -> None:
         self.counts.update(other.counts)
-        self.named += other.named[: MOST_NAMED - len(self.named)]
+        self.named += other.named[: MAX_NAMED - len(self.named)]
 
     def meet(self, path: str, error: OSError | ShrinkdError) -> None:
         """Note a group that cannot be read, and pass over one that is gone.
 
         Raise an error that says nothing about it.
         """
-        failure = failure_of(error)
+        failure = classify_failure(error)
         if failure is Failure.UNREADABLE:
-            self.add(path, errname_of(error))
+            self.add(path, errno_symbol(error))
         elif failure is Failure.UNKNOWN:
             raise error if isinstance(error, ShrinkdError) else map_oserror(error, path) from error
 
@@ -68,13 +68,13 @@ class Listing:
     """
 
     groups: list[Group] = field(default_factory=list)
-    left_out: LeftOut | None = None
+    left_out: SkippedEntries | None = None
 
     def __bool__(self) -> bool:
         return bool(self.groups or self.left_out)
 
 
-class Walks:
+class WalkRecorder:
     """The last walk of the whole tree.
 
     Thread-safe: of two walks at the same time the one that ends last counts.
@@ -84,12 +84,12 @@ class Walks:
         self.last = Walk()
 
     @contextmanager
-    def begun(self, *, is_whole: bool) -> Iterator[LeftOut]:
+    def begun(self, *, is_whole: bool) -> Iterator[SkippedEntries]:
         """Note how a walk ends, if it is one of the whole tree.
 
         Around what turns every OSError into a ShrinkdError.
         """
-        left_out = LeftOut()
+        left_out = SkippedEntries()
         try:
             yield left_out
         except ShrinkdError as error:
@@ -103,7 +103,7 @@ class Walks:
 
 
 def walk(
-    top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: LeftOut
+    top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: SkippedEntries
 ) -> list[Group]:
     """List a group and what is below it, parents first.
 
@@ -123,7 +123,7 @@ def walk(
 
 
 def _inside(
-    group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: LeftOut
+    group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: SkippedEntries
 ) -> Listing | None:
     """What is in a group, and None of one that is left out."""
     try:

@@ -40,7 +40,7 @@ class Source(Protocol):
         """Give back the descriptor."""
 
 
-class Alarm:
+class EventfdSource:
     """An eventfd, for a source that a kernel or a simulator rings."""
 
     mask: ClassVar[int] = select.EPOLLIN
@@ -60,7 +60,7 @@ class Alarm:
         os.close(self._eventfd)
 
 
-class _Epoll:
+class _EpollWatch:
     """See Watch. One that was closed, or whose group was removed, has no sources left."""
 
     def __init__(self, look: Callable[[], object]) -> None:
@@ -128,7 +128,7 @@ def open_watch(
     backend.usage(group)
     with ExitStack() as undo:
         try:
-            watch = undo.enter_context(_Epoll(lambda: backend.usage(group)))
+            watch = undo.enter_context(_EpollWatch(lambda: backend.usage(group)))
             for trigger in dict.fromkeys(triggers):
                 watch.add(trigger, source_of(group, trigger))
         except OSError as error:

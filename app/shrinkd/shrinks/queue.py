@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from shrinkd import memcontrol
-from shrinkd.backends import Backend, Group, LimitName, told_limits
+from shrinkd.backends import Backend, Group, LimitName, limits_to_json
 from shrinkd.errors import (
     DaemonStopped,
     GroupBusy,
@@ -39,7 +39,7 @@ from shrinkd.groups import LimitJournal
 from shrinkd.shrinks.job import Job, Request, State
 from shrinkd.sizes import page_floor
 from shrinkd.storage import ACTIVE_STATES, GroupFilter, Row, Store, is_of, now
-from shrinkd.worker_pool import hand_over
+from shrinkd.worker_pool import submit_once
 
 MAX_WAITING_SHRINKS = 256
 """How many may be queued beyond the running ones before 429."""
@@ -165,7 +165,7 @@ class ShrinkQueue:
                     self._store.add_shrink(job.row())
                     undo.callback(self._withdraw, job)
                     self._tell(job)
-            hand_over(self._policy_workers if policy else self._workers, self._work, job)
+            submit_once(self._policy_workers if policy else self._workers, self._work, job)
             undo.pop_all()
         return job
 
@@ -297,7 +297,7 @@ class ShrinkQueue:
                 memcontrol.Memcg(self._backend, group, intent=self._intents), changes
             )
             self.publish(
-                EventType.LIMITS_CHANGED, group, **told_limits(limits, changes), policy=policy
+                EventType.LIMITS_CHANGED, group, **limits_to_json(limits, changes), policy=policy
             )
 
     def busy(self) -> set[str]:

@@ -169,7 +169,7 @@ def changeable(wiring: Parts, caller: Caller, group: Group) -> Group:
     """
     caller.require(Level.WRITE, group.path)
     may_change(wiring.settings, group)
-    wiring.backend.own().check_apart(group)
+    wiring.backend.own_group().refuse_own(group)
     return group
 
 

@@ -42,7 +42,7 @@ from shrinkd.api.routes.limits import (
 )
 from shrinkd.api.routes.stats import StatsBody, pick_fields, read_all, stats_row
 from shrinkd.auth import Caller, Level
-from shrinkd.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path, told_limits
+from shrinkd.backends import LIMIT_NAMES, Backend, Group, Limits, check_group_path, limits_to_json
 from shrinkd.errors import (
     GroupBusy,
     GroupExists,
@@ -60,7 +60,7 @@ from shrinkd.errors import (
     ShrinkInProgress,
     StoreUnavailable,
     UnsupportedLimit,
-    leaving_out,
+    ignoring_unreadable,
 )
 from shrinkd.events import EventType
 from shrinkd.groups import aliases_of
@@ -349,7 +349,7 @@ def make_group(wiring: Parts, caller: Caller, new: NewGroup, *, dry_run: bool) -
         wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
         undo.pop_all()
     wiring.made.add(group.id)
-    wiring.events.publish(EventType.GROUP_MADE, group, **told_limits(limits, changes))
+    wiring.events.publish(EventType.GROUP_MADE, group, **limits_to_json(limits, changes))
     return group_body(wiring, caller, group, limits)
 
 
@@ -457,7 +457,7 @@ def _row(wiring: Parts, group: Group, fields: frozenset[str]) -> dict[str, Any] 
         "aliases": aliases_of(group.path),
         "managed": group.id in wiring.made,
     }
-    with leaving_out():
+    with ignoring_unreadable():
         if not fields <= row.keys():
             row |= stats_row(group, wiring.backend.stat(group))
         return {name: row[name] for name in (*_NAMES, *_NUMBERS) if name in fields}

@@ -11,7 +11,7 @@ from shrinkd import __version__
 from shrinkd.api.http.dependencies import Body, Parts, Wired
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import refuses
-from shrinkd.backends import Backend, last_walk
+from shrinkd.backends import Backend, recent_walk
 from shrinkd.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
@@ -64,9 +64,9 @@ def check_ready(wiring: Parts) -> None:
 def _check_walks(backend: Backend) -> None:
     """Raise NotReady when walks of the tree have failed for longer than a moment."""
     walk = (
-        last_walk(backend)
-        if backend.walked().failure is None
-        else last_walk(backend, _MOMENT_SECONDS)
+        recent_walk(backend)
+        if backend.last_walk().failure is None
+        else recent_walk(backend, _MOMENT_SECONDS)
     )
     seconds = walk.ended_at - (walk.ended_at if walk.failing_since is None else walk.failing_since)
     if seconds >= _MOMENT_SECONDS:

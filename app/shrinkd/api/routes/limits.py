@@ -32,7 +32,7 @@ from shrinkd.backends import (
     Limits,
     in_pages,
     is_unset,
-    told_limits,
+    limits_to_json,
 )
 from shrinkd.errors import (
     LimitBelowUsage,
@@ -105,7 +105,7 @@ class LimitsBody(Body):
 def limits_body(
     caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
 ) -> LimitsBody:
-    values: dict[str, Any] = asdict(limits) | told_limits(limits, LIMIT_NAMES)
+    values: dict[str, Any] = asdict(limits) | limits_to_json(limits, LIMIT_NAMES)
     holder = (
         limits.limited_by
         if limits.limited_by is None or caller.may(Level.READ, limits.limited_by)
@@ -186,7 +186,7 @@ def change_limits(
         if check:
             check(before)
         limits = set_limits(wiring, group, changes, before.unsupported, dry_run=dry_run)
-        moved = told_limits(
+        moved = limits_to_json(
             limits, (name for name in changes if getattr(limits, name) != getattr(before, name))
         )
         if moved and not dry_run:

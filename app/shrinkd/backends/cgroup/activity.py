@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from shrinkd.backends.cgroup.mounts import Mount, mounts
-from shrinkd.backends.cgroup.own_group import trail_to
+from shrinkd.backends.cgroup.own_group import relative_path
 from shrinkd.backends.cgroup.tree import (
     CGROUP2_SUPER_MAGIC,
     CGROUP_SUPER_MAGIC,
@@ -21,11 +21,11 @@ from shrinkd.backends.cgroup.tree import (
     Tree,
 )
 from shrinkd.backends.protocol import Activity, Group
-from shrinkd.errors import BackendUnavailable, leaving_out
+from shrinkd.errors import BackendUnavailable, ignoring_unreadable
 
 _CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
 _CPUACCT, _FREEZER = "cpuacct.usage", "freezer.state"
-_TELLERS = (
+_MIRROR_HIERARCHIES = (
     ("cgroup2", "", (_CPU_STAT, _CGROUP_EVENTS)),
     ("cgroup", "cpuacct", (_CPUACCT,)),
     ("cgroup", "freezer", (_FREEZER,)),
@@ -42,7 +42,7 @@ def v2_activity(tree: Tree, group: Group, *, is_top: bool) -> Activity:
     return _by_v2(tree.read_once(group, _CPU_STAT), events)
 
 
-def tree_beside(own: Tree, kind: str, option: str = "") -> Tree | None:
+def mirror_tree(own: Tree, kind: str, option: str = "") -> Tree | None:
     """Find the directory that mirrors the managed root of v1 in another mount.
 
     Of cgroup2, or of another v1 controller.
@@ -63,7 +63,9 @@ def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
     for other in mounts(kind, option):
         if _is_whole(mount) and _is_whole(other):
             yield str(Path(other.point, *names))
-        elif (trail := trail_to("/".join((mount.root, *names)), other.root)) and not trail.untold:
+        elif (
+            trail := relative_path("/".join((mount.root, *names)), other.root)
+        ) and not trail.unknown_levels:
             yield str(Path(other.point, *trail.names))
 
 
@@ -76,7 +78,7 @@ def _is_whole(mount: Mount) -> bool:
     return False
 
 
-class Twins:
+class MirrorGroups:
     """What the twins of v1 groups tell.
 
     Nothing stays open for it: it is asked every few seconds at most.
@@ -84,7 +86,9 @@ class Twins:
 
     def __init__(self, own: Tree) -> None:
         self._own = own
-        beside = ((tree_beside(own, kind, option), files) for kind, option, files in _TELLERS)
+        beside = (
+            (mirror_tree(own, kind, option), files) for kind, option, files in _MIRROR_HIERARCHIES
+        )
         self._trees = [(tree, files) for tree, files in beside if tree]
 
     def activity(self, group: Group) -> Activity | None:
@@ -96,7 +100,7 @@ class Twins:
         told: dict[str, bytes] = {}
         for tree, files in homes:
             is_needless = _CPUACCT in files and _CPU_STAT in told
-            with leaving_out():  # it went in between
+            with ignoring_unreadable():  # it went in between
                 if not is_needless and self._has_all(tree, group.path, own):
                     told |= _read(tree, group.path, files)
         is_frozen = told.get(_FREEZER, b"").strip() == b"FROZEN"
@@ -129,9 +133,9 @@ def _processes(tree: Tree, path: str) -> set[bytes]:
     Of what goes meanwhile, or cannot be read, none.
     """
     found: set[bytes] = set()
-    with leaving_out():
+    with ignoring_unreadable():
         for member in [path] if tree.is_leaf(path) else [group.path for group in tree.groups(path)]:
-            with leaving_out():
+            with ignoring_unreadable():
                 found.update(tree.read_at(member, _PROCESSES).split())
     return found
 

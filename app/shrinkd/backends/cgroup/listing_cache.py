@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 from shrinkd.backends.cgroup.syscalls import Descriptor, inotify, inotify_add, open_beneath
 from shrinkd.backends.protocol import Group
-from shrinkd.backends.walks import LONGEST_PATH_BYTES, LeftOut, Listing
+from shrinkd.backends.walks import LONGEST_PATH_BYTES, Listing, SkippedEntries
 
 _HEAD = struct.Struct("iIII")
 _READ_BYTES = 64 << 10
@@ -45,7 +45,7 @@ class ListingCache:
         self._root = root
         self._lock = threading.Lock()
         self._queue = inotify()
-        self._kept: dict[Group, Listing] = {}
+        self._listings: dict[Group, Listing] = {}
         self._watches: dict[int, Group] = {}
 
     def of(self, group: Group) -> Listing:
@@ -54,7 +54,7 @@ class ListingCache:
         As it is kept, or else as it is found in its directory. OSError where that cannot be read.
         """
         if (
-            known := self._kept.get(group)
+            known := self._listings.get(group)
         ) is not None:  # without the lock: a dict has a list or it has none
             return known
         with self._lock:
@@ -67,7 +67,7 @@ class ListingCache:
             finally:
                 os.close(descriptor)
             if is_watched:
-                self._kept[group] = found
+                self._listings[group] = found
             return found
 
     def refresh(self) -> None:
@@ -81,7 +81,7 @@ class ListingCache:
 
     def close(self) -> None:
         with self._lock:
-            self._kept.clear()
+            self._listings.clear()
             self._queue = None
             del self._root
 
@@ -100,11 +100,11 @@ class ListingCache:
                 error.errno == errno.ENOSPC
             ):  # the user's watches are used up, and half of them would be no better
                 self._queue = None
-                self._kept.clear()
+                self._listings.clear()
             # it was removed, as reading it will tell, or there is no memory now, as there may be
             # next time
             return False
-        self._kept.pop(
+        self._listings.pop(
             self._watches.get(watch, group), None
         )  # as it was called before it was moved
         self._watches[watch] = group
@@ -116,9 +116,9 @@ class ListingCache:
             watch, mask, _, length = _HEAD.unpack_from(events, at)
             at += _HEAD.size + length
             if mask & _Q_OVERFLOW:
-                self._kept.clear()
+                self._listings.clear()
             elif group := self._watches.get(watch):
-                self._kept.pop(group, None)
+                self._listings.pop(group, None)
                 if mask & _IGNORED:
                     del self._watches[watch]
 
@@ -130,7 +130,7 @@ def _read(group: Group, directory: int) -> Listing:
     """
     if os.fstat(directory).st_ino != group.id:
         return Listing()
-    groups, left_out = [], LeftOut()
+    groups, left_out = [], SkippedEntries()
     prefix = group.path and group.path + "/"
     room = LONGEST_PATH_BYTES - len(prefix.encode())
     with os.scandir(directory) as entries:

@@ -25,15 +25,15 @@ from shrinkd.backends.cgroup.procfs import read_file, read_whole
 from shrinkd.backends.cgroup.syscalls import Descriptor, open_beneath
 from shrinkd.backends.protection import OwnGroup
 from shrinkd.backends.protocol import Group
-from shrinkd.errors import ProcessNotFound, ProtectedGroup, leaving_out
+from shrinkd.errors import ProcessNotFound, ProtectedGroup, ignoring_unreadable
 
 _PROCESSES = "cgroup.procs"
 _PID = re.compile(rb"^Pid:\t(-?\d+)$", re.MULTILINE)
 _PARENT = re.compile(rb"^PPid:\t(\d+)$", re.MULTILINE)
-_NOBODY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP})
+_NO_PROCESSES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP})
 """It is gone, or a threaded group of cgroup v2, whose processes are listed further up."""
-_WE_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-_ASK_AGAIN_SECONDS = 10.0
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_SEARCH_INTERVAL_SECONDS = 10.0
 _LOOKS = 3
 _OWN_BYTES = 1 << 18
 """A line for each of the hierarchies, of which there are at most 16 or so, with a path of at most
@@ -43,23 +43,27 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Trail:
+class RelativePath:
     """A way down to a group: so many levels of names that nobody tells, then these."""
 
-    untold: int
+    unknown_levels: int
     names: tuple[str, ...]
 
-    def below(self, names: tuple[str, ...]) -> "Trail | None":
+    def below(self, names: tuple[str, ...]) -> "RelativePath | None":
         """What is left of it behind these names.
 
         None where it leads elsewhere. An untold name may be any, so it fits.
         """
-        untold = max(self.untold - len(names), 0)
-        told = names[self.untold :]
-        return Trail(untold, self.names[len(told) :]) if self.names[: len(told)] == told else None
+        unknown_levels = max(self.unknown_levels - len(names), 0)
+        told = names[self.unknown_levels :]
+        return (
+            RelativePath(unknown_levels, self.names[len(told) :])
+            if self.names[: len(told)] == told
+            else None
+        )
 
 
-def trail_to(group: str, shown: str) -> Trail | None:
+def relative_path(group: str, shown: str) -> RelativePath | None:
     """The way from one group to another, by their paths in one cgroup namespace.
 
     None where that is not inside of the first.
@@ -69,8 +73,8 @@ def trail_to(group: str, shown: str) -> Trail | None:
     """
     (levels, names), (levels_shown, names_shown) = _split(group), _split(shown)
     if levels < levels_shown:
-        return None if names_shown else Trail(levels_shown - levels, names)
-    return Trail(0, names).below(names_shown) if levels == levels_shown else None
+        return None if names_shown else RelativePath(levels_shown - levels, names)
+    return RelativePath(0, names).below(names_shown) if levels == levels_shown else None
 
 
 def _split(path: str) -> tuple[int, tuple[str, ...]]:
@@ -95,7 +99,7 @@ def group_in(cgroups: bytes, version: int) -> str | None:
     return os.fsdecode(found[0]) if len(found) == 1 else None
 
 
-class Search:
+class ProcessSearch:
     """Asks groups whether a process is in them, and keeps those that could not be asked, in
     `suspects`.
     """
@@ -104,10 +108,10 @@ class Search:
         self._root, self._pid = root, b"%d" % pid
         self.suspects: list[str] = []
 
-    def along(self, trail: Trail) -> str | None:
+    def along(self, trail: RelativePath) -> str | None:
         """The group that the process is in, of all at the end of a trail; None for none of them."""
         level = [""]
-        for _ in range(trail.untold):
+        for _ in range(trail.unknown_levels):
             level = [child for path in level for child in self._inside(path)]
         return next(
             filter(self._has, ("/".join(filter(None, (path, *trail.names))) for path in level)),
@@ -154,13 +158,13 @@ class Search:
 
         OSError where it is us who lack something: then nothing is known of any.
         """
-        if error.errno in _WE_LACK:
+        if error.errno in _SHORTAGES:
             raise error
-        if error.errno not in _NOBODY_THERE and path not in self.suspects:
+        if error.errno not in _NO_PROCESSES and path not in self.suspects:
             self.suspects.append(path)
 
 
-class Locator:
+class ProcessLocator:
     """Finds processes among the groups below one directory. Thread-safe."""
 
     def __init__(self, root: Descriptor, version: int) -> None:
@@ -176,7 +180,7 @@ class Locator:
         with suppress(OSError):
             self._own_text()
 
-    def own(self) -> OwnGroup:
+    def own_group(self) -> OwnGroup:
         """Find the group of this process, anew if it may have been moved since the last call.
 
         One small file tells.
@@ -194,10 +198,10 @@ class Locator:
         None where it is in none of these, or has ended.
         """
         # ENAMETOOLONG is the kernel's word where the path of the group is too long for it to print
-        with leaving_out():
+        with ignoring_unreadable():
             group = group_in(read_file(f"/proc/{_number_in_proc(pid)}/cgroup"), self._version)
             trail = _trail(group, mount_of(self._root))
-            return Search(self._root, pid).along(trail) if trail else None
+            return ProcessSearch(self._root, pid).along(trail) if trail else None
         return None
 
     def check_move(self, pid: int, group: Group) -> None:
@@ -208,17 +212,19 @@ class Locator:
         Out of the managed root anything may be taken but what is this daemon's: where there are no
         services, all others are there, too.
         """
-        own, source = self.own(), self.path_of(pid)
-        own.check_apart(group)
-        own.check_outside(group.path)
+        own, source = self.own_group(), self.path_of(pid)
+        own.refuse_own(group)
+        own.refuse_inside_own(group.path)
         if source is None:
             raise ProcessNotFound(no_process(pid), pid=pid)
-        if (source and own.is_around_us(source)) or (source == own.path and descends_from_us(pid)):
+        if (source and own.may_contain_daemon(source)) or (
+            source == own.path and descends_from_daemon(pid)
+        ):
             sentence = (
                 f"The process {pid} is this daemon, or in {source!a} with it: begin it in "
                 "another group, or move it by hand."
             )
-            raise ProtectedGroup(own.doubt(source) or sentence, pid=pid)
+            raise ProtectedGroup(own.uncertainty_near(source) or sentence, pid=pid)
 
     def _own_text(self) -> bytes:
         """What /proc says of us; nothing where it cannot be read, and then the groups are asked.
@@ -231,7 +237,7 @@ class Locator:
                 self._file = Descriptor(os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC))
             return os.pread(self._file.number, _OWN_BYTES, 0)
         except OSError as error:
-            if error.errno in _WE_LACK:
+            if error.errno in _SHORTAGES:
                 raise
             return b""
 
@@ -259,25 +265,27 @@ class Locator:
         self._own_id = 0 if own.path is None else _id_of(self._root, own.path)
         is_told = group_in(told, self._version) is not None
         self._until = (
-            math.inf if is_told and not own.suspects else time.monotonic() + _ASK_AGAIN_SECONDS
+            math.inf
+            if is_told and not own.suspects
+            else time.monotonic() + _SEARCH_INTERVAL_SECONDS
         )
         if own.suspects and own != before:
-            log.warning("%s", own.shortcoming)
+            log.warning("%s", own.uncertainty)
 
     def _find(self, told: bytes) -> OwnGroup:
         group, place = group_in(told, self._version), mount_of(self._root)
-        trail, search = _trail(group, place), Search(self._root, os.getpid())
+        trail, search = _trail(group, place), ProcessSearch(self._root, os.getpid())
         if group is not None and place is not None and trail is None:
             return OwnGroup()
         found = search.along(trail) if trail else None
-        if found is None and trail and not trail.untold and search.suspects:
+        if found is None and trail and not trail.unknown_levels and search.suspects:
             return OwnGroup("/".join(trail.names))  # as /proc says, and nobody denies it
         if found is None:
             found = search.everywhere()
         return OwnGroup(found) if found is not None else OwnGroup(None, tuple(search.suspects))
 
 
-def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Trail | None:
+def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> RelativePath | None:
     """The way from a directory of a mount to a group.
 
     None where it is not inside of it, or nothing tells.
@@ -285,7 +293,7 @@ def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Tr
     if group is None or place is None:
         return None
     mount, names = place
-    trail = trail_to(group, mount.root)
+    trail = relative_path(group, mount.root)
     return trail and trail.below(names)
 
 
@@ -299,7 +307,7 @@ def no_process(pid: int) -> str:
     )
 
 
-def descends_from_us(pid: int) -> bool:
+def descends_from_daemon(pid: int) -> bool:
     """Tell whether a process is this one, or was begun by it or by one that it began."""
     if pid == os.getpid():
         return True

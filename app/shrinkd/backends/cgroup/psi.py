@@ -7,7 +7,7 @@ import re
 
 from shrinkd.backends.cgroup.procfs import read_file
 from shrinkd.backends.protocol import Pressure, Stall
-from shrinkd.errors import leaving_out
+from shrinkd.errors import ignoring_unreadable
 
 _VALUE = re.compile(rb"=([0-9.]+)")
 
@@ -23,7 +23,7 @@ def machine_pressure() -> Pressure | None:
 
     A kernel built or started without PSI has no such file, or refuses to read it. OSError.
     """
-    with leaving_out():
+    with ignoring_unreadable():
         return parse_pressure(read_file("/proc/pressure/memory"))
     return None
 

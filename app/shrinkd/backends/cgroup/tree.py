@@ -22,13 +22,13 @@ from typing import ClassVar
 
 from shrinkd.backends.cgroup.listing_cache import ListingCache
 from shrinkd.backends.cgroup.mounts import Mount, mount_of
-from shrinkd.backends.cgroup.own_group import Locator, no_process
+from shrinkd.backends.cgroup.own_group import ProcessLocator, no_process
 from shrinkd.backends.cgroup.procfs import read_file, read_whole
 from shrinkd.backends.cgroup.psi import machine_pressure
 from shrinkd.backends.cgroup.syscalls import Descriptor, filesystem_of, open_beneath, swap_free
 from shrinkd.backends.protection import OwnGroup
 from shrinkd.backends.protocol import Group, Node, Walk, check_group_path, shown
-from shrinkd.backends.walks import Listing, Walks, check_length, walk
+from shrinkd.backends.walks import Listing, WalkRecorder, check_length, walk
 from shrinkd.errors import (
     BackendUnavailable,
     GroupNotFound,
@@ -36,7 +36,7 @@ from shrinkd.errors import (
     InvalidGroupName,
     ProcessNotFound,
     ShrinkdError,
-    leaving_out,
+    ignoring_unreadable,
     map_oserror,
 )
 from shrinkd.sizes import PAGE_BYTES
@@ -52,7 +52,7 @@ CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
 used, mm/memcontrol.c."""
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
 _MEMORY = re.compile(rb"^(MemTotal|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
-_GONE = frozenset({errno.ENODEV, errno.ENOENT})
+_REMOVED_ERRNOS = frozenset({errno.ENODEV, errno.ENOENT})
 # instead of one a group, which would have to outlive whoever waits for it, and nothing else of a
 # group does
 _LOCKS = 64
@@ -109,16 +109,16 @@ class Tree:
                 root=shown(root),
             )
         self.root = root
-        self._locator = Locator(self._root, self.version)
+        self._locator = ProcessLocator(self._root, self.version)
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
         self._listings = ListingCache(self._root, needed=self.needed)
-        self._walks = Walks()
-        self._longest_root = root
-        self._kept: OrderedDict[int, _Incarnation] = OrderedDict()
-        self._kept_lock = threading.Lock()
+        self._walks = WalkRecorder()
+        self._longest_mount_path = root
+        self._incarnations: OrderedDict[int, _Incarnation] = OrderedDict()
+        self._cache_lock = threading.Lock()
         self._limits_locks = tuple(threading.Lock() for _ in range(_LOCKS))
-        self._paths: dict[str, int] = {}
-        self._kept_files, self._most_files = 0, _file_budget()
+        self._id_by_path: dict[str, int] = {}
+        self._open_files, self._max_open_files = 0, _file_budget()
         self._swap_until, self._swap_room = 0.0, 0
 
     # -- verbs of the Backend protocol --------------------------------------------------------------------------
@@ -142,9 +142,9 @@ class Tree:
             pressure=machine_pressure(),
         )
 
-    def own(self) -> OwnGroup:
+    def own_group(self) -> OwnGroup:
         with mapped(""):
-            return self._locator.own()
+            return self._locator.own_group()
 
     def group_of(self, pid: int) -> Group:
         with (
@@ -161,13 +161,13 @@ class Tree:
             self._listings.refresh()
             return walk(self.find(path), depth, self._inside, left_out)
 
-    def walked(self) -> Walk:
+    def last_walk(self) -> Walk:
         return self._walks.last
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         parent, name = os.path.split(check_group_path(path))
-        check_length(path, self._longest_root)
-        self.own().check_outside(parent)
+        check_length(path, self._longest_mount_path)
+        self.own_group().refuse_inside_own(parent)
         with self._opened(parent, parent or "/") as directory, mapped(path):
             if not dry_run:
                 os.mkdir(name, 0o755, dir_fd=directory)
@@ -201,7 +201,7 @@ class Tree:
         """
         if not group.path:
             raise GroupNotManaged("The managed root stays.", group=group)
-        self.check_apart(group)
+        self.refuse_own(group)
         directory = self._incarnation(group).directory
         name = (
             "../" + group.path.rpartition("/")[2]
@@ -230,10 +230,10 @@ class Tree:
 
         One that a thread is still reading closes behind that read.
         """
-        with self._kept_lock:
-            self._kept.clear()
-            self._paths.clear()
-            self._kept_files = 0
+        with self._cache_lock:
+            self._incarnations.clear()
+            self._id_by_path.clear()
+            self._open_files = 0
         self._listings.close()
         del self._root, self._locator
 
@@ -247,25 +247,25 @@ class Tree:
         """
         return mount_of(self._root)
 
-    def check_apart(self, group: Group) -> None:
+    def refuse_own(self, group: Group) -> None:
         """Raise ProtectedGroup for a group that this daemon is in, or that is around that one.
 
         Asked anew before each change.
         """
-        self.own().check_apart(group)
+        self.own_group().refuse_own(group)
 
     # -- groups by path and by incarnation ----------------------------------------------------------------------
 
     def find(self, path: str) -> Group:
         """Look a path up and name the incarnation that lives there now."""
-        return self._still_there(path) or self.look_up(check_group_path(path) if path else "")
+        return self._cached(path) or self.look_up(check_group_path(path) if path else "")
 
     def look_up(self, path: str) -> Group:
         """As find, for a path that came from the kernel.
 
         There a name may have characters that no client can give one.
         """
-        if kept := self._still_there(path):
+        if kept := self._cached(path):
             return kept
         with self._opened(path, path) as directory:
             self._check_is_group(path, directory)
@@ -309,13 +309,13 @@ class Tree:
         with mapped(path):
             return os.stat(path or ".", dir_fd=self._root.number).st_nlink == 2
 
-    def _still_there(self, path: str) -> Group | None:
+    def _cached(self, path: str) -> Group | None:
         """Answer the kept incarnation of a path if one of its files can still be read.
 
         A fifth of the cost of a look-up.
         """
-        with self._kept_lock:
-            incarnation = self._kept.get(self._paths.get(path, 0))
+        with self._cache_lock:
+            incarnation = self._incarnations.get(self._id_by_path.get(path, 0))
             file = next(iter(incarnation.files.values()), None) if incarnation else None
         if incarnation is None or file is None:
             return None
@@ -328,15 +328,15 @@ class Tree:
 
     def read_all(self, group: Group, names: Sequence[str]) -> dict[str, bytes]:
         """As read, for several control files: one look at what is kept instead of one for each."""
-        with self._kept_lock:
-            incarnation = self._kept.get(group.id)
+        with self._cache_lock:
+            incarnation = self._incarnations.get(group.id)
             kept = (
                 [incarnation.files.get(name) for name in names]
                 if incarnation and incarnation.group.path == group.path
                 else []
             )
             if kept:
-                self._kept.move_to_end(group.id)
+                self._incarnations.move_to_end(group.id)
         files = [file for file in kept if file]
         if len(files) < len(names):
             return {name: self.read(group, name) for name in names}
@@ -408,10 +408,10 @@ class Tree:
                 pass
 
     def _file(self, group: Group, name: str) -> Descriptor:
-        with self._kept_lock:
-            incarnation = self._kept.get(group.id)
+        with self._cache_lock:
+            incarnation = self._incarnations.get(group.id)
             if incarnation and incarnation.group.path == group.path:
-                self._kept.move_to_end(group.id)
+                self._incarnations.move_to_end(group.id)
                 if file := incarnation.files.get(name):
                     return file
         incarnation = self._incarnation(group)
@@ -422,21 +422,21 @@ class Tree:
                 dir_fd=incarnation.directory.number,
             )
         )
-        with self._kept_lock:
+        with self._cache_lock:
             if (
-                self._kept.get(group.id) is incarnation
+                self._incarnations.get(group.id) is incarnation
                 and incarnation.files.setdefault(name, file) is file
             ):
-                self._kept_files += 1
-                self._make_room()
+                self._open_files += 1
+                self._evict()
         return file
 
     def _incarnation(self, group: Group) -> _Incarnation:
         """Answer the kept directory of a group, or open it and see that it is the one that was
         meant.
         """
-        with self._kept_lock:
-            incarnation = self._kept.get(group.id)
+        with self._cache_lock:
+            incarnation = self._incarnations.get(group.id)
             if incarnation and incarnation.group.path == group.path:
                 return incarnation
         try:
@@ -446,35 +446,35 @@ class Tree:
         if os.fstat(directory.number).st_ino != group.id:
             raise self._gone(group, OSError(errno.ENODEV, ""))
         incarnation = _Incarnation(group, directory)
-        with self._kept_lock:
-            incarnation = self._kept.setdefault(group.id, incarnation)
-            self._paths[group.path] = group.id
-            self._kept_files += incarnation.directory is directory
-            self._make_room()
+        with self._cache_lock:
+            incarnation = self._incarnations.setdefault(group.id, incarnation)
+            self._id_by_path[group.path] = group.id
+            self._open_files += incarnation.directory is directory
+            self._evict()
         return incarnation
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         """Give up the groups that were not read for the longest time. With the lock held."""
-        while self._kept_files > self._most_files and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
+        while self._open_files > self._max_open_files and len(self._incarnations) > 1:
+            self._drop(next(iter(self._incarnations)))
 
     def _forget(self, group: Group) -> None:
-        with self._kept_lock:
+        with self._cache_lock:
             self._drop(group.id)
 
     def _drop(self, group_id: int) -> None:
         """Let go of an incarnation, if it is kept. With the lock held."""
-        if incarnation := self._kept.pop(group_id, None):
-            self._kept_files -= 1 + len(incarnation.files)
-            if self._paths.get(incarnation.group.path) == group_id:
-                del self._paths[incarnation.group.path]
+        if incarnation := self._incarnations.pop(group_id, None):
+            self._open_files -= 1 + len(incarnation.files)
+            if self._id_by_path.get(incarnation.group.path) == group_id:
+                del self._id_by_path[incarnation.group.path]
 
     def _gone(self, group: Group, error: OSError) -> ShrinkdError:
         """Name what the kernel said.
 
         To the holder of an incarnation "no such path" is its end, whatever lives there next.
         """
-        if error.errno in _GONE:
+        if error.errno in _REMOVED_ERRNOS:
             self._forget(group)
             error = OSError(errno.ENODEV, "")
         return map_oserror(error, group.path)
@@ -490,7 +490,7 @@ class Tree:
 
     def children(self, group: Group) -> list[Group]:
         """The groups in a group, as they are now; none in one that is gone or cannot be read."""
-        with mapped(group.path), leaving_out():
+        with mapped(group.path), ignoring_unreadable():
             self._listings.refresh()
             return self._inside(group).groups
         return []

@@ -11,7 +11,7 @@ from typing import ClassVar
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.tree import Tree
 from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
-from shrinkd.backends.watch import Alarm, Source
+from shrinkd.backends.watch import EventfdSource, Source
 from shrinkd.errors import ShrinkdError, UnsupportedOption, map_oserror
 from shrinkd.sizes import page_ceil
 
@@ -24,14 +24,14 @@ _USAGE, _OOM, _RECLAIM, _FAILURES = (
 )
 
 
-class _V1Alarm(Alarm):
+class _V1Eventfd(EventfdSource):
     """An eventfd in the event control of a v1 group: the kernel takes it out when it is closed."""
 
     def __init__(self, tree: Tree, group: Group) -> None:
         super().__init__()
         self._tree, self._group = tree, group
 
-    def ring_for(self, name: str, argument: bytes) -> None:
+    def register(self, name: str, argument: bytes) -> None:
         """Have the kernel ring for what a control file tells; the file itself may close again."""
         file = self._tree.open(self._group, name, os.O_RDONLY)
         try:
@@ -41,7 +41,7 @@ class _V1Alarm(Alarm):
             os.close(file)
 
 
-class _V1Usage(_V1Alarm):
+class _V1Usage(_V1Eventfd):
     def __init__(self, tree: Tree, group: Group, trigger: UsageCrosses) -> None:
         super().__init__(tree, group)
         self._usage_bytes = trigger.usage_bytes
@@ -49,10 +49,10 @@ class _V1Usage(_V1Alarm):
     def arm(self) -> None:
         # The kernel cuts the value to pages: of a usage on the last page below it nothing more
         # would be told.
-        self.ring_for(_USAGE, b"%d" % page_ceil(self._usage_bytes))
+        self.register(_USAGE, b"%d" % page_ceil(self._usage_bytes))
 
 
-class _V1Events(_V1Alarm):
+class _V1Events(_V1Eventfd):
     """memory.failcnt rings for nobody, but what follows a failed charge does.
 
     Reclaim in this very group, or an OOM.
@@ -63,8 +63,8 @@ class _V1Events(_V1Alarm):
 
     def arm(self) -> None:
         self._seen = self._counters()
-        self.ring_for(_RECLAIM, b"low,local")
-        self.ring_for(_OOM, b"")
+        self.register(_RECLAIM, b"low,local")
+        self.register(_OOM, b"")
 
     def has_fired(self) -> bool:
         if not super().has_fired():
@@ -165,7 +165,7 @@ def v1_watchable(groups: Tree, pressed: Tree) -> frozenset[type[Trigger]]:
     `pressed` is where pressure is told, the twins of the groups where there are any.
     """
     by_control: frozenset[type[Trigger]] = frozenset(
-        {UsageCrosses, EventsMove} if _understands(groups, _EVENT_CONTROL) else ()
+        {UsageCrosses, EventsMove} if _supports(groups, _EVENT_CONTROL) else ()
     )
     return by_control | _by_pressure(pressed)
 
@@ -193,10 +193,10 @@ def v2_source(groups: Tree, group: Group, trigger: Trigger) -> Source:
 
 
 def _by_pressure(pressed: Tree) -> frozenset[type[Trigger]]:
-    return frozenset({Stalled} if _understands(pressed, _PRESSURE) else ())
+    return frozenset({Stalled} if _supports(pressed, _PRESSURE) else ())
 
 
-def _understands(tree: Tree, name: str) -> bool:
+def _supports(tree: Tree, name: str) -> bool:
     """Ask a control file with nonsense, which changes nothing.
 
     EINVAL is the word of one that would have understood sense.

@@ -53,11 +53,18 @@ from shrinkd.backends.simulator.readings import (
     reading_of,
 )
 from shrinkd.backends.simulator.time_control import Time
-from shrinkd.backends.simulator.triggers import Bell, Bells
+from shrinkd.backends.simulator.triggers import SimulatedSource, TriggerNotifier
 from shrinkd.backends.transaction import write_all
 from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
-from shrinkd.backends.v2.files import LIMIT_FILES, RECLAIMED_FOR, text_of
-from shrinkd.backends.walks import LONGEST_PATH_BYTES, LeftOut, Listing, Walks, check_length, walk
+from shrinkd.backends.v2.files import LIMIT_FILES, RECLAIMING_LIMITS, format_limit_file
+from shrinkd.backends.walks import (
+    LONGEST_PATH_BYTES,
+    Listing,
+    SkippedEntries,
+    WalkRecorder,
+    check_length,
+    walk,
+)
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     GroupBusy,
@@ -74,10 +81,12 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES
 
 TICK_SECONDS = 0.1
-TICKS_A_VERB = 10  # after a pause no verb simulates more steps than these; they grow longer instead
+MAX_TICKS_PER_VERB = (
+    10  # after a pause no verb simulates more steps than these; they grow longer instead
+)
 PASS_US = 50_000  # what the protocol gives a pass
 _LONGEST_PASS_SECONDS = 1.0  # of ours: where time goes a thousand times slower, a cancel need not
-_COMMITTER = Writer(
+_LIMIT_WRITER = Writer(
     pending=lambda spent_us: spent_us >= 20, nonblock=True
 )  # as v2.py: O_NONBLOCK, and a timer of 20 us
 
@@ -116,9 +125,9 @@ class Simulator:
         self.watchable = self._profile.watchable
         self.clock, self.faults = Clock(clock), Faults()
         self.time = Time(self.clock, self.machine)
-        self._walks = Walks()
+        self._walks = WalkRecorder()
         self._lock = threading.Lock()
-        self._bells = Bells(self.machine, TICK_SECONDS)
+        self._notifier = TriggerNotifier(self.machine, TICK_SECONDS)
         self._sleep = sleep
         self._ticks = 0
 
@@ -129,15 +138,15 @@ class Simulator:
         A verb meets the faults that were planned for it.
         """
         if verb:
-            self._meet(verb, path)
+            self._apply_faults(verb, path)
         with self._lock:
-            self._catch_up()
+            self._advance_to_now()
             try:
                 yield self._machine
             finally:
-                self._bells.ring(self._machine)
+                self._notifier.ring(self._machine)
 
-    def _meet(self, verb: Verb, path: str) -> None:
+    def _apply_faults(self, verb: Verb, path: str) -> None:
         """Let happen what was planned for this use, before the machine is anybody's.
 
         A delay is no other's.
@@ -153,12 +162,12 @@ class Simulator:
     def _uproot(self, path: str) -> None:
         with self.machine() as machine:
             if cgroup := machine.cgroups.get(path):
-                machine.uproot(cgroup)
+                machine.remove_tree(cgroup)
 
-    def _catch_up(self) -> None:
+    def _advance_to_now(self) -> None:
         ticks = int(self.clock.now() / TICK_SECONDS) - self._ticks
         self._ticks += max(ticks, 0)
-        steps = min(ticks, TICKS_A_VERB)
+        steps = min(ticks, MAX_TICKS_PER_VERB)
         for step in range(steps):
             self._machine.advance(
                 (ticks * (step + 1) // steps - ticks * step // steps) * TICK_SECONDS
@@ -199,7 +208,7 @@ class Simulator:
                 pressure=pressure_of(machine.root, machine),
             )
 
-    def own(self) -> OwnGroup:
+    def own_group(self) -> OwnGroup:
         """As promised by Backend: no process of this host is in a simulated group."""
         return OwnGroup()
 
@@ -213,7 +222,7 @@ class Simulator:
             top = _find(machine, path)
             return walk(Group(path, top.id), depth, partial(_inside, machine), left_out)
 
-    def walked(self) -> Walk:
+    def last_walk(self) -> Walk:
         return self._walks.last
 
     def group_of(self, pid: int) -> Group:
@@ -251,7 +260,7 @@ class Simulator:
         if not group.path:
             raise UnsupportedLimit("The root takes no limits.", group=group)
         with self.machine("set_limits", group.path) as machine:
-            cgroup = _tried(machine, group) if dry_run else _live(machine, group)
+            cgroup = _dry_run_copy(machine, group) if dry_run else _live(machine, group)
             if self._profile.refuses_limits:
                 with intent(group, ()):
                     _compare_and_set(cgroup, group, changes)
@@ -337,8 +346,8 @@ class Simulator:
             )
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        self._meet("watch", group.path)
-        return open_watch(self, group, triggers, partial(Bell, self._bells))
+        self._apply_faults("watch", group.path)
+        return open_watch(self, group, triggers, partial(SimulatedSource, self._notifier))
 
     def close(self) -> None:
         self.time.close()
@@ -374,8 +383,8 @@ class Simulator:
                 machine,
                 _live(machine, group),
                 LIMIT_FILES[name],
-                text_of(value).decode(),
-                _COMMITTER,
+                format_limit_file(value).decode(),
+                _LIMIT_WRITER,
             )
 
 
@@ -390,7 +399,7 @@ def _inside(machine: Machine, group: Group) -> Listing:
 
     A process in the machine could have made them.
     """
-    left_out, found = LeftOut(), []
+    left_out, found = SkippedEntries(), []
     for child in machine.cgroups[group.path].children:
         if len(child.path.encode()) > LONGEST_PATH_BYTES:
             left_out.add(child.path, "ENAMETOOLONG")
@@ -415,7 +424,7 @@ def _readable(machine: Machine, group: Group) -> Cgroup:
     )
 
 
-def _tried(machine: Machine, group: Group) -> Cgroup:
+def _dry_run_copy(machine: Machine, group: Group) -> Cgroup:
     """A group in no machine, to try limits on: what it has of the real one are limits and usage."""
     real = _readable(machine, group)
     tried = Cgroup(group.path, group.id, real.parent)
@@ -426,7 +435,7 @@ def _tried(machine: Machine, group: Group) -> Cgroup:
 
 def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int) -> None:
     """Refuse what the kernel would reclaim for: a high just as a maximum."""
-    if name in RECLAIMED_FOR and (usage := cgroup.usage * PAGE_BYTES) >= value:
+    if name in RECLAIMING_LIMITS and (usage := cgroup.usage * PAGE_BYTES) >= value:
         raise busy(group, usage, value)
 
 

@@ -152,11 +152,11 @@ def _reclaimable(cgroup: Cgroup, machine: Machine, size: dict[str, int]) -> int:
     room = (
         max(min(cgroup.swap_room(), machine.swap.free), 0) * PAGE_BYTES if cgroup.swappiness else 0
     )
-    withheld = sum(_withheld(child) for child in cgroup.children) * PAGE_BYTES
+    withheld = sum(_withheld_bytes(child) for child in cgroup.children) * PAGE_BYTES
     return max(size["file"] + size["slab_reclaimable"] + min(anon, room) - withheld, 0)
 
 
-def _withheld(child: Cgroup) -> int:
+def _withheld_bytes(child: Cgroup) -> int:
     if not child.min:
         return 0
     cache = sum(

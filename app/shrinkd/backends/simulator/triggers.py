@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager
 from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
-from shrinkd.backends.watch import Alarm
+from shrinkd.backends.watch import EventfdSource
 from shrinkd.sizes import PAGE_BYTES
 
 
-class Bells:
+class TriggerNotifier:
     """The bells of one machine, which is borrowed as a context that locks it and rings them at its
     end.
 
@@ -29,64 +29,58 @@ class Bells:
         self, machine: Callable[[], AbstractContextManager[Machine]], tick_seconds: float
     ) -> None:
         self._machine, self._tick_seconds = machine, tick_seconds
-        self._hung: set[Bell] = set()
-        self._time_passes = False
+        self._armed: set[SimulatedSource] = set()
+        self._is_ticking = False
 
     def ring(self, machine: Machine) -> None:
         """Ring what the machine, as it is now, gives a reason to ring."""
-        for bell in self._hung:
+        for bell in self._armed:
             bell.look(machine)
 
-    def hang(self, bell: "Bell") -> None:
+    def hang(self, bell: "SimulatedSource") -> None:
         with self._machine() as machine:
             bell.look(machine)
             bell.has_fired()  # what is so already is no reason
-            self._hung.add(bell)
-            if not self._time_passes:
-                self._time_passes = True
-                threading.Thread(
-                    target=self._let_time_pass, name="simulated time", daemon=True
-                ).start()
+            self._armed.add(bell)
+            if not self._is_ticking:
+                self._is_ticking = True
+                threading.Thread(target=self._tick, name="simulated time", daemon=True).start()
 
-    def take_down(self, bell: "Bell") -> None:
+    def disarm(self, bell: "SimulatedSource") -> None:
         with self._machine():
-            self._hung.discard(bell)
+            self._armed.discard(bell)
 
-    def _let_time_pass(self) -> None:
+    def _tick(self) -> None:
         going = True
         while going:
             time.sleep(self._tick_seconds)
             with self._machine():
-                going = self._time_passes = bool(self._hung)
+                going = self._is_ticking = bool(self._armed)
 
 
-class Bell(Alarm):
+class SimulatedSource(EventfdSource):
     """One trigger of a simulated group. See Source."""
 
-    def __init__(self, bells: Bells, group: Group, trigger: Trigger) -> None:
+    def __init__(self, bells: TriggerNotifier, group: Group, trigger: Trigger) -> None:
         super().__init__()
-        self._bells, self._group, self._trigger = bells, group, trigger
+        self._notifier, self._group, self._trigger = bells, group, trigger
         self._seen: object = None
         self._stalled_us, self._since_us = 0, -math.inf
 
     def arm(self) -> None:
-        self._bells.hang(self)
+        self._notifier.hang(self)
 
     def close(self) -> None:
-        self._bells.take_down(self)
+        self._notifier.disarm(self)
         super().close()
 
     def look(self, machine: Machine) -> None:
         """Ring if there is a reason since the last look, or for good when the group was removed."""
         cgroup = machine.cgroups.get(self._group.path)
-        if (
-            cgroup is None
-            or cgroup.id != self._group.id
-            or self._has_struck(cgroup, machine.now_us)
-        ):
+        if cgroup is None or cgroup.id != self._group.id or self._fires_now(cgroup, machine.now_us):
             os.eventfd_write(self.fileno(), 1)
 
-    def _has_struck(self, cgroup: Cgroup, now_us: int) -> bool:
+    def _fires_now(self, cgroup: Cgroup, now_us: int) -> bool:
         match self._trigger:
             case UsageCrosses(usage_bytes=value):
                 return self._has_changed(cgroup.usage * PAGE_BYTES >= value)

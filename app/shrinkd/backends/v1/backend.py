@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from shrinkd.backends.cgroup.activity import Twins, tree_beside
+from shrinkd.backends.cgroup.activity import MirrorGroups, mirror_tree
 from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.cgroup.psi import parse_pressure
@@ -50,7 +50,7 @@ from shrinkd.backends.protocol import (
     unrecorded,
 )
 from shrinkd.backends.refusal import busy
-from shrinkd.backends.transaction import way_stations, write_all
+from shrinkd.backends.transaction import limit_steps, write_all
 from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
 from shrinkd.backends.v1.reclaim_pacer import ReclaimPacer
 from shrinkd.backends.watch import open_watch
@@ -62,7 +62,7 @@ from shrinkd.errors import (
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
-    leaving_out,
+    ignoring_unreadable,
 )
 from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES, UNLIMITED, or_none
@@ -88,7 +88,7 @@ _PASS_SECONDS = 4e-3
 _PATIENCE_SECONDS = 25e-3
 """How long a pass without progress tries on: five of them end a shrink, so each has to be a fair
 attempt."""
-_REST_BYTES = 1 << 20
+_NEGLIGIBLE_BYTES = 1 << 20
 """File pages that are not worth a sleep of 100 ms when some are dirty: about what the LRU counters
 lag by."""
 _NOTABLE_KERNEL_BYTES = 8 << 20
@@ -161,17 +161,17 @@ class V1(Tree):
             for names in (_STAT_FILES, _RAW_FILES)
         )
         self._lines = StatLines(_LINES)
-        self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
-        unified = tree_beside(self, "cgroup2")
-        self._twins = unified if unified and _PRESSURE in unified.control_files else None
-        self._active = Twins(self)
-        self._longest_root = max([root, *self._active.roots()], key=len)
-        self.has_pressure = self._twins is not None
-        self.watchable = v1_watchable(self, self._twins or self)
+        self._pacers = functools.lru_cache(maxsize=4096)(_new_pacer)
+        unified = mirror_tree(self, "cgroup2")
+        self._mirror = unified if unified and _PRESSURE in unified.control_files else None
+        self._active = MirrorGroups(self)
+        self._longest_mount_path = max([root, *self._active.roots()], key=len)
+        self.has_pressure = self._mirror is not None
+        self.watchable = v1_watchable(self, self._mirror or self)
         honoured = {
             "max_bytes": True,
             "swap_max_bytes": self._has_memsw,
-            "soft_limit_bytes": self._keeps_soft_limit(),
+            "soft_limit_bytes": self._has_soft_limit(),
         }
         self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
@@ -247,7 +247,7 @@ class V1(Tree):
             )
         if group.id == HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
-        self.check_apart(group)
+        self.refuse_own(group)
         with self.limits_of(group):
             held = self._held(group)
             writes = plan_writes(group, held, changes)
@@ -256,7 +256,7 @@ class V1(Tree):
             if dry_run:
                 self.check_writable(group, LIMIT)
                 return self._limits(group, held | dict(writes), self._least_around(group))
-            steps = way_stations(held, writes, self._named) if len(writes) > 1 else []
+            steps = limit_steps(held, writes, self._named) if len(writes) > 1 else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
         return self.stat(group).limits
 
@@ -270,11 +270,11 @@ class V1(Tree):
             raise Unsupported(
                 "The root of the memory controller cannot be shrunk; its groups can.", group=group
             )
-        self.check_apart(group)
-        goal = self._within_reach(group, goal_bytes)
+        self.refuse_own(group)
+        goal = self._attainable_goal(group, goal_bytes)
         if not goal:
             return 0
-        pace, freed, spent = self._pace(group.id), 0, 0.0
+        pace, freed, spent = self._pacers(group.id), 0, 0.0
         before = self.usage(group)
         with self.opened(group, _FORCE_EMPTY) as file:
             while freed < goal and spent < (_PASS_SECONDS if freed > 0 else _PATIENCE_SECONDS):
@@ -293,14 +293,14 @@ class V1(Tree):
         Stalled is told of those processes that are in the group's twin as well.
         """
         return open_watch(
-            self, group, triggers, functools.partial(v1_source, self, self._twins or self)
+            self, group, triggers, functools.partial(v1_source, self, self._mirror or self)
         )
 
     def close(self) -> None:
         super().close()
         self._active.close()
-        if self._twins:
-            self._twins.close()
+        if self._mirror:
+            self._mirror.close()
 
     # -- limits -------------------------------------------------------------------------------------------------
 
@@ -348,7 +348,7 @@ class V1(Tree):
 
         What the directory above it says, if that is a group.
         """
-        with mapped(group.path), leaving_out():
+        with mapped(group.path), ignoring_unreadable():
             above = Path(self.root).resolve().parent
             text = (
                 self.read(self.look_up(group.path.rpartition("/")[0]), STAT)
@@ -398,7 +398,7 @@ class V1(Tree):
             room_bytes=2 * CHARGED_AHEAD_BYTES,
         )
 
-    def _keeps_soft_limit(self) -> bool:
+    def _has_soft_limit(self) -> bool:
         """Newer kernels accept a soft limit and forget it.
 
         A group of our own tells, where one can be made.
@@ -408,7 +408,7 @@ class V1(Tree):
         """
         if SOFT_LIMIT not in self.control_files:
             return False
-        with self._alone():
+        with self._root_locked():
             try:
                 with contextlib.suppress(GroupExists):
                     self.make(_PROBE)
@@ -416,15 +416,15 @@ class V1(Tree):
             except ShrinkdError:
                 return True  # nothing can be written here, so nothing is promised by it
             try:
-                self._commit(scratch, SOFT_LIMIT, _REST_BYTES)
-                return int(self.read(scratch, SOFT_LIMIT)) == _REST_BYTES
+                self._commit(scratch, SOFT_LIMIT, _NEGLIGIBLE_BYTES)
+                return int(self.read(scratch, SOFT_LIMIT)) == _NEGLIGIBLE_BYTES
             except ShrinkdError:
                 return False  # PREEMPT_RT: EOPNOTSUPP
             finally:
                 self.remove(scratch)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _root_locked(self) -> Iterator[None]:
         """Have no other daemon in this managed root do the same at the same time."""
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -435,7 +435,7 @@ class V1(Tree):
 
     # -- reclaim ------------------------------------------------------------------------------------------------
 
-    def _within_reach(self, group: Group, goal_bytes: int) -> int:
+    def _attainable_goal(self, group: Group, goal_bytes: int) -> int:
         """Answer how much of a goal the LRU lists can give (0.
 
         Nothing worth a write), so that no pass runs into their end.
@@ -449,7 +449,7 @@ class V1(Tree):
             group, _sum(lines, "total_inactive_anon", "total_active_anon")
         )
         if (
-            0 < reach < _REST_BYTES
+            0 < reach < _NEGLIGIBLE_BYTES
             and lines.get("total_dirty")
             and self._kernel(group) < _NOTABLE_KERNEL_BYTES
         ):
@@ -467,14 +467,14 @@ class V1(Tree):
     # -- pressure -----------------------------------------------------------------------------------------------
 
     def _pressure(self, group: Group) -> Pressure | None:
-        if self._twins is None or not self._twins.has(group.path):
+        if self._mirror is None or not self._mirror.has(group.path):
             return None
-        with leaving_out():
-            return parse_pressure(self._twins.read(self._twins.look_up(group.path), _PRESSURE))
+        with ignoring_unreadable():
+            return parse_pressure(self._mirror.read(self._mirror.look_up(group.path), _PRESSURE))
         return None
 
 
-def _pace_of_group(_: int) -> ReclaimPacer:
+def _new_pacer(_: int) -> ReclaimPacer:
     return ReclaimPacer()
 
 

@@ -44,7 +44,7 @@ from shrinkd.backends.protocol import (
     unrecorded,
 )
 from shrinkd.backends.refusal import busy
-from shrinkd.backends.transaction import way_stations, write_all
+from shrinkd.backends.transaction import limit_steps, write_all
 from shrinkd.backends.v2.ancestors import levels_above, mounts_with_memory, offers_memory
 from shrinkd.backends.v2.files import (
     EVENT_LINES,
@@ -56,7 +56,7 @@ from shrinkd.backends.v2.files import (
     NEW_GROUP,
     PRESSURE,
     RECLAIM,
-    RECLAIMED_FOR,
+    RECLAIMING_LIMITS,
     STAT,
     STAT_LINES,
     SUBTREE,
@@ -66,10 +66,10 @@ from shrinkd.backends.v2.files import (
     ZSWAP,
     describe,
     file_of,
-    limit_of,
+    format_limit_file,
     named,
-    text_of,
-    usage_of_top,
+    parse_limit_file,
+    usage_of_hierarchy_root,
 )
 from shrinkd.backends.v2.reclaim_sizer import ReclaimSizer
 from shrinkd.backends.walks import Listing
@@ -83,7 +83,7 @@ from shrinkd.errors import (
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
-    leaving_out,
+    ignoring_unreadable,
 )
 from shrinkd.settings import Settings
 from shrinkd.sizes import UNLIMITED, or_none
@@ -93,7 +93,7 @@ _COMMIT_SECONDS = 20e-6
 nothing to do takes 5 us."""
 _AT_ONCE_BYTES = CHARGED_AHEAD_BYTES + (4 << 20)
 """What may be charged between our reading and our write: that, and two huge pages."""
-_LIST_SECONDS, _KEPT_LISTS = 10.0, 4096
+_PROTECTED_TTL_SECONDS, _MAX_PROTECTED_LISTS = 10.0, 4096
 """How long the children that have a memory.min are remembered: listing 100 costs 40 readings, and
 hardly any group has one."""
 _LONGEST_SECONDS = 50e-3
@@ -133,14 +133,14 @@ class V2(Tree):
                 root=shown(root),
             )
         catch_signal()
-        self._top_id = None if USAGE in self.control_files else self.find("").id
+        self._hierarchy_root_id = None if USAGE in self.control_files else self.find("").id
         present = self._files_of_a_group()
         self._stat_files = [name for name in GROUP_FILES if name in present]
         self._top_files = [STAT]
         self._lines, self._events = StatLines(STAT_LINES), StatLines(EVENT_LINES)
-        self._chunks = functools.lru_cache(maxsize=4096)(_chunk_of_group)
-        self._with_minimum: dict[int, tuple[float, list[Group]]] = {}
-        self._above = list(levels_above(root))
+        self._sizers = functools.lru_cache(maxsize=4096)(_new_sizer)
+        self._protected_children: dict[int, tuple[float, list[Group]]] = {}
+        self._ancestor_trees = list(levels_above(root))
         self.has_pressure = self._pressure(self.find("")) is not None
         self.has_swappiness = self._takes_swappiness()
         self.watchable = v2_watchable(self)
@@ -161,15 +161,15 @@ class V2(Tree):
         return self.look_up(path)
 
     def usage(self, group: Group) -> int:
-        if group.id == self._top_id:
-            return usage_of_top(self._lines.parse(self.read(group, STAT)))
+        if group.id == self._hierarchy_root_id:
+            return usage_of_hierarchy_root(self._lines.parse(self.read(group, STAT)))
         return int(self.read(group, USAGE))
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         if not group.id:
             return MemStat(usage_bytes=0, limits=self._limits(group, self._held(group)))
         texts = self.read_all(
-            group, self._top_files if group.id == self._top_id else self._stat_files
+            group, self._top_files if group.id == self._hierarchy_root_id else self._stat_files
         )
         lines = self._lines.parse(texts[STAT])
         reading = describe(texts, lines, self._limits(group, self._parsed(texts)))
@@ -183,7 +183,7 @@ class V2(Tree):
         return reading
 
     def activity(self, group: Group) -> Activity | None:
-        return v2_activity(self, group, is_top=group.id == self._top_id)
+        return v2_activity(self, group, is_top=group.id == self._hierarchy_root_id)
 
     def set_limits(
         self,
@@ -201,9 +201,9 @@ class V2(Tree):
             raise UnsupportedLimit(
                 f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0]
             )
-        if group.id == self._top_id:
+        if group.id == self._hierarchy_root_id:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
-        self.check_apart(group)
+        self.refuse_own(group)
         with self.limits_of(group):
             held = self._held(group)
             wanted = {
@@ -218,10 +218,10 @@ class V2(Tree):
             is_lowered = (
                 wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]
             )  # stored, looked at, and maybe taken back
-            steps = way_stations(held, writes, named) if len(writes) > 1 or is_lowered else []
+            steps = limit_steps(held, writes, named) if len(writes) > 1 or is_lowered else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
             if "min_bytes" in changes:
-                self._with_minimum.clear()
+                self._protected_children.clear()
             return self._limits(group, self._held(group))
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
@@ -229,12 +229,12 @@ class V2(Tree):
             raise UnsupportedOption(
                 f"The {RECLAIM} of this kernel takes no swappiness.", field="swappiness"
             )
-        if group.id == self._top_id:
+        if group.id == self._hierarchy_root_id:
             raise Unsupported(
                 "The root of the memory controller cannot be shrunk; its groups can.", group=group
             )
-        self.check_apart(group)
-        chunk = self._chunks(group.id)
+        self.refuse_own(group)
+        chunk = self._sizers(group.id)
         asked = chunk.ask(goal_bytes)
         before, began = self.usage(group), time.perf_counter()
         with (
@@ -258,7 +258,7 @@ class V2(Tree):
         return tried if dry_run else super().make(path)
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
-        if group.id != self._top_id and self._has_enabled_memory(group):
+        if group.id != self._hierarchy_root_id and self._has_enabled_memory(group):
             raise GroupBusy(
                 f"{group.path!a} has groups inside, and cgroup v2 takes processes into the "
                 "innermost ones alone.",
@@ -275,7 +275,7 @@ class V2(Tree):
 
     def close(self) -> None:
         super().close()
-        for level in self._above:
+        for level in self._ancestor_trees:
             level.close()
 
     # -- limits -------------------------------------------------------------------------------------------------
@@ -285,13 +285,15 @@ class V2(Tree):
 
     def _parsed(self, texts: Mapping[str, bytes]) -> dict[LimitName, int]:
         return {
-            name: limit_of(texts[file]) for name, file in self._limit_files.items() if file in texts
+            name: parse_limit_file(texts[file])
+            for name, file in self._limit_files.items()
+            if file in texts
         }
 
     def _limits(self, group: Group, own: Mapping[LimitName, int]) -> Limits:
-        if group.id == self._top_id:
+        if group.id == self._hierarchy_root_id:
             return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
-        effective, holder = self._tightest(group, own["max_bytes"])
+        effective, holder = self._effective_max(group, own["max_bytes"])
         return Limits(
             **named(own),
             effective_max_bytes=or_none(effective),
@@ -299,17 +301,17 @@ class V2(Tree):
             unsupported=self._unsupported,
         )
 
-    def _tightest(self, group: Group, own: int) -> tuple[int, str]:
+    def _effective_max(self, group: Group, own: int) -> tuple[int, str]:
         """Find the least maximum on the way up, and the nearest group that holds it.
 
         No file of the kernel tells it.
         """
         least, holder = own, group.path or "/"
         for ancestor in self._ancestors(group):
-            if (limit := limit_of(self.read(ancestor, MAX))) < least:
+            if (limit := parse_limit_file(self.read(ancestor, MAX))) < least:
                 least, holder = limit, ancestor.path or "/"
-        for level in self._above:
-            if (limit := limit_of(level.read(level.find(""), MAX))) < least:
+        for level in self._ancestor_trees:
+            if (limit := parse_limit_file(level.read(level.find(""), MAX))) < least:
                 least, holder = limit, "/"
         return least, holder
 
@@ -326,11 +328,11 @@ class V2(Tree):
                 GroupNotFound
             ) as error:  # they go from the inside out, so that one is gone as well
                 raise GroupGone(f"The group {group.path!a} was removed.") from error
-            if ancestor.id != self._top_id:
+            if ancestor.id != self._hierarchy_root_id:
                 yield ancestor
 
     def _check_above_usage(self, group: Group, name: LimitName, value: int) -> None:
-        if name in RECLAIMED_FOR and (usage := self.usage(group)) >= value:
+        if name in RECLAIMING_LIMITS and (usage := self.usage(group)) >= value:
             raise busy(group, usage, value)
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
@@ -344,7 +346,7 @@ class V2(Tree):
                 return
             maximum = Maximum(
                 usage=functools.partial(self.usage, group),
-                read=lambda: limit_of(self.read(group, MAX)),
+                read=lambda: parse_limit_file(self.read(group, MAX)),
                 store=functools.partial(_store, file),
                 slack=_AT_ONCE_BYTES,
             )
@@ -363,10 +365,16 @@ class V2(Tree):
         What is free, below the limit of it and of each around it.
         """
         room = self.swap_room()
-        if not room or "swap_max_bytes" not in self.settable_limits or group.id == self._top_id:
+        if (
+            not room
+            or "swap_max_bytes" not in self.settable_limits
+            or group.id == self._hierarchy_root_id
+        ):
             return room
         for level in (group, *self._ancestors(group)):
-            room = min(room, limit_of(self.read(level, SWAP_MAX)) - int(self.read(level, SWAP)))
+            room = min(
+                room, parse_limit_file(self.read(level, SWAP_MAX)) - int(self.read(level, SWAP))
+            )
         return max(room, 0)
 
     def _protected(self, group: Group) -> int:
@@ -379,23 +387,26 @@ class V2(Tree):
         """
         if os.fstat(self._incarnation(group).directory.number).st_nlink == 2:
             return 0
-        until, protected = self._with_minimum.get(group.id, (0.0, []))
+        until, protected = self._protected_children.get(group.id, (0.0, []))
         if time.monotonic() >= until:
             protected = [child for child in self.children(group) if self._minimum(child)]
-            if len(self._with_minimum) >= _KEPT_LISTS:
-                self._with_minimum.clear()
-            self._with_minimum[group.id] = time.monotonic() + _LIST_SECONDS, protected
-        return sum(map(self._withheld, protected))
+            if len(self._protected_children) >= _MAX_PROTECTED_LISTS:
+                self._protected_children.clear()
+            self._protected_children[group.id] = (
+                time.monotonic() + _PROTECTED_TTL_SECONDS,
+                protected,
+            )
+        return sum(map(self._withheld_bytes, protected))
 
-    def _withheld(self, group: Group) -> int:
-        with leaving_out():
+    def _withheld_bytes(self, group: Group) -> int:
+        with ignoring_unreadable():
             above = max(self.usage(group) - self._minimum(group), 0)
             return max(file_of(self._lines.parse(self.read(group, STAT))) - above, 0)
         return 0
 
     def _minimum(self, group: Group) -> int:
-        with leaving_out():
-            return limit_of(self.read(group, MIN))
+        with ignoring_unreadable():
+            return parse_limit_file(self.read(group, MIN))
         return 0
 
     # -- groups that have the controller ------------------------------------------------------------------------
@@ -420,7 +431,7 @@ class V2(Tree):
     def _enable_memory(self, group: Group, *, dry_run: bool) -> None:
         if self._has_enabled_memory(group):
             return
-        if group.id != self._top_id and self.read_once(group, "cgroup.procs"):
+        if group.id != self._hierarchy_root_id and self.read_once(group, "cgroup.procs"):
             raise GroupBusy(
                 f"{group.path or '/'!a} has processes, and cgroup v2 has none beside groups with "
                 "limits: move them into a group first.",
@@ -437,7 +448,7 @@ class V2(Tree):
 
         Those of the managed root, or of a group in it. A root that is the top has few.
         """
-        if self._top_id is None:
+        if self._hierarchy_root_id is None:
             return self.control_files
         for child in self.children(self.find("")):
             with contextlib.suppress(OSError):
@@ -460,17 +471,17 @@ class V2(Tree):
         """Read a file that goes and comes with the group's cgroup.pressure, and is EOPNOTSUPP when
         the kernel was started without.
         """
-        with leaving_out():
+        with ignoring_unreadable():
             return parse_pressure(self.read(group, PRESSURE))
         return None
 
 
-def _chunk_of_group(_: int) -> ReclaimSizer:
+def _new_sizer(_: int) -> ReclaimSizer:
     return ReclaimSizer()
 
 
 def _store(file: int, limit: int) -> None:
-    timed_write(file, text_of(limit), _COMMIT_SECONDS)
+    timed_write(file, format_limit_file(limit), _COMMIT_SECONDS)
 
 
 backend_class: type[Backend] = V2

@@ -31,7 +31,7 @@ LIMIT_FILES: dict[LimitName, str] = {
     "swap_max_bytes": SWAP_MAX,
 }
 """In the order of writing: those that can be refused come first."""
-RECLAIMED_FOR: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
+RECLAIMING_LIMITS: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
 """The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
 GROUP_FILES = (USAGE, STAT, *LIMIT_FILES.values(), PEAK, EVENTS, SWAP, ZSWAP)
 """What a reading reads, where this kernel has it."""
@@ -73,7 +73,7 @@ EVENT_LINES = ("low", "high", "max", "oom", "oom_kill")
 
 def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limits) -> MemStat:
     """Say what the files say by themselves; what needs the groups around is left to the caller."""
-    usage = int(texts[USAGE]) if USAGE in texts else usage_of_top(lines)
+    usage = int(texts[USAGE]) if USAGE in texts else usage_of_hierarchy_root(lines)
     return MemStat(
         usage_bytes=usage,
         limits=limits,
@@ -105,7 +105,7 @@ def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limit
     )
 
 
-def usage_of_top(lines: Mapping[str, int]) -> int:
+def usage_of_hierarchy_root(lines: Mapping[str, int]) -> int:
     """The top of the hierarchy has no memory.current.
 
     V1 counts these two there, mem_cgroup_usage().
@@ -118,11 +118,11 @@ def file_of(lines: Mapping[str, int]) -> int:
     return lines["inactive_file"] + lines["active_file"] + lines.get("slab_reclaimable", 0)
 
 
-def limit_of(text: bytes) -> int:
+def parse_limit_file(text: bytes) -> int:
     return UNLIMITED if text.startswith(b"max") else int(text)
 
 
-def text_of(limit: int) -> bytes:
+def format_limit_file(limit: int) -> bytes:
     return b"max" if limit >= UNLIMITED else b"%d" % limit
 
 

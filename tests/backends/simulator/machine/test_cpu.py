@@ -125,7 +125,7 @@ def test_the_cpu_time_of_what_is_gone_stays_with_the_groups_around(end: str) -> 
     before = used(cgroup.parent)
     ends: dict[str, Callable[[], object]] = {
         "killed": partial(machine.oom_kill, cgroup),
-        "uprooted": partial(machine.uproot, cgroup),
+        "uprooted": partial(machine.remove_tree, cgroup),
         "replaced": partial(put_to_work, machine, cgroup, IDLE, "seed"),
     }
     ends[end]()

@@ -90,7 +90,7 @@ class Machine:
         del self.cgroups[cgroup.path]
         self.programs.pop(cgroup.path, None)
 
-    def uproot(self, cgroup: Cgroup) -> None:
+    def remove_tree(self, cgroup: Cgroup) -> None:
         """Remove a group with the groups inside, and kill who is in them. The root stays."""
         for member in reversed([*cgroup.subtree()] if cgroup.parent else []):
             for process in [*member.processes.values()]:
