@@ -1,7 +1,4 @@
-"""How every backend refuses a limit that usage is in the way of.
-
-One sentence, and the numbers in it.
-"""
+"""Build the error with which every backend refuses a limit below usage."""
 
 from shrinkd.backends.protocol import Group
 from shrinkd.errors import GroupBusy
@@ -9,9 +6,9 @@ from shrinkd.sizes import format_size
 
 
 def busy(group: Group, usage: int, limit: int, room: int = 1) -> GroupBusy:
-    """Name the usage in the way of a limit.
+    """Build GroupBusy for a limit that usage does not allow, with usage and `room` in bytes.
 
-    One below it is in the way because it grows, and wants room.
+    Usage below the limit is refused if it grows, and needs `room` below it.
     """
     if usage < limit:
         sentence = (

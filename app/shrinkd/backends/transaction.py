@@ -1,7 +1,4 @@
-"""Several writes as one.
-
-All of them or none, whichever of them is refused and whenever this process dies.
-"""
+"""Commit several limit writes as one: all or none, also when one is refused or the process dies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -19,10 +16,7 @@ def limit_steps(
     writes: Sequence[tuple[Name, int]],
     named: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
 ) -> Steps:
-    """Answer what the limits that change are before the writes and behind each of them.
-
-    The others are left to others.
-    """
+    """Return the values of the changing limits before the writes and after each of them."""
     steps = list(
         map(
             named,
@@ -39,13 +33,10 @@ def write_all(
     commit: Callable[[Name, int], None],
     intent: AbstractContextManager[Callable[[], None]],
 ) -> None:
-    """Commit the writes in their order.
+    """Commit the writes in order; if one raises, undo the earlier ones, the last first.
 
-    When one raises, those before it get back what was held, the last one first.
-
-    An intent that is still written down at the end would undo the change later, at a start of the
-    daemon. So it is settled while everything can still be put back, and a refusal here is one like
-    any other.
+    A journal entry that remained would undo the change at the next start of the daemon. So it is
+    settled while everything can still be undone, and a refusal there is handled like any other.
     """
     with intent as settle, ExitStack() as undo:
         for name, value in writes:
@@ -56,9 +47,9 @@ def write_all(
 
 
 def _restore(commit: Callable[[Name, int], None], name: Name, value: int) -> None:
-    """What was refused is the answer.
+    """Write the old value again; a group that outgrew it meanwhile keeps the new one.
 
-    A group that grew above its old limit meanwhile keeps the new one.
+    The caller reports the refusal, not a failure of the undo.
     """
     with suppress(ShrinkdError):
         commit(name, value)

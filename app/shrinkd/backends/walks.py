@@ -1,7 +1,4 @@
-"""What walks of a tree came to.
-
-Which entries were left out since they cannot be read, and since when no walk has come to its end.
-"""
+"""Walk the tree of groups, and record which entries were skipped and since when walks fail."""
 
 import math
 import time
@@ -21,8 +18,8 @@ from shrinkd.errors import (
 )
 
 MAX_NAMED = 10
-"""Entries that are named; the others are only counted, since anybody who may make a group may make
-thousands."""
+"""The maximum number of skipped entries that are named; the rest are only counted, since anybody
+who may make groups may make thousands."""
 LONGEST_PATH_BYTES = 4095
 """PATH_MAX less its NUL, include/uapi/linux/limits.h: the kernel resolves no longer path, though a
 deeper directory can be made."""
@@ -31,13 +28,13 @@ _LONGEST_FILE_BYTES = 98
 
 
 class SkippedEntries:
-    """The entries that one walk, or the listing of one group, has left out."""
+    """Collect the entries that one walk, or the listing of one group, skipped as unreadable."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        """By the errno's symbol."""
+        """Counts by errno symbol."""
         self.named: list[tuple[str, str]] = []
-        """Paths, each with the symbol; at most MOST_NAMED."""
+        """Paths with their errno symbols; at most MAX_NAMED."""
 
     def add(self, path: str, symbol: str) -> None:
         self.counts[symbol] += 1
@@ -49,10 +46,7 @@ class SkippedEntries:
         self.named += other.named[: MAX_NAMED - len(self.named)]
 
     def meet(self, path: str, error: OSError | ShrinkdError) -> None:
-        """Note a group that cannot be read, and pass over one that is gone.
-
-        Raise an error that says nothing about it.
-        """
+        """Record an unreadable group, ignore a removed one, and raise any other error."""
         failure = classify_failure(error)
         if failure is Failure.UNREADABLE:
             self.add(path, errno_symbol(error))
@@ -62,10 +56,7 @@ class SkippedEntries:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is in one group.
-
-    The groups, and the entries that can be none since their names or paths cannot be used.
-    """
+    """List the child groups of one group, and the entries that cannot be used as groups."""
 
     groups: list[Group] = field(default_factory=list)
     left_out: SkippedEntries | None = None
@@ -75,19 +66,16 @@ class Listing:
 
 
 class WalkRecorder:
-    """The last walk of the whole tree.
-
-    Thread-safe: of two walks at the same time the one that ends last counts.
-    """
+    """Record the last walk of the whole tree. Thread-safe: the walk that ends last is kept."""
 
     def __init__(self) -> None:
         self.last = Walk()
 
     @contextmanager
     def begun(self, *, is_whole: bool) -> Iterator[SkippedEntries]:
-        """Note how a walk ends, if it is one of the whole tree.
+        """Record how a walk ends, if it covers the whole tree.
 
-        Around what turns every OSError into a ShrinkdError.
+        It wraps code in which every OSError has become a ShrinkdError.
         """
         left_out = SkippedEntries()
         try:
@@ -105,9 +93,9 @@ class WalkRecorder:
 def walk(
     top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: SkippedEntries
 ) -> list[Group]:
-    """List a group and what is below it, parents first.
+    """List a group and its descendants, parents first.
 
-    What is wrong with the top raises; any other group is left out for it.
+    An error at the top raises; any other unreadable group is skipped.
     """
     found: list[Group] = []
     level, levels = [top], math.inf if depth is None else depth
@@ -125,7 +113,7 @@ def walk(
 def _inside(
     group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: SkippedEntries
 ) -> Listing | None:
-    """What is in a group, and None of one that is left out."""
+    """Return the listing of a group; None for a group that is skipped."""
     try:
         inside = inside_of(group)
     except (ShrinkdError, OSError) as error:
@@ -139,8 +127,9 @@ def _inside(
 
 
 def check_length(path: str, root: str) -> None:
-    """Raise InvalidGroupName for a group whose control files nobody could open by their paths from
-    the root of all.
+    """Raise InvalidGroupName for a group whose control files would have too long a path.
+
+    The path counts from the root directory of the file system.
     """
     length = (
         len(root.encode(errors="surrogateescape")) + len(path.encode()) + _LONGEST_FILE_BYTES + 2

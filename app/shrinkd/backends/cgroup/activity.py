@@ -1,11 +1,9 @@
-"""What groups do beside using memory, for which cgroup v1 has other hierarchies.
+"""Read the CPU time and the freezer state of groups, on v1 from mirror groups in other hierarchies.
 
-The CPU time that they use, and whether they are frozen.
-
-A memory controller of v1 knows neither. Where a group has a twin, a directory of the same path in
-the cgroup2 mount, in cpuacct or in the freezer, that one does; but a path is no promise: systemd
-makes groups in one hierarchy without moving anybody in another. A busy group whose twin is empty
-would look idle and be shrunk for it, so a twin counts only when it has every process of the group.
+A memory controller of v1 has neither. A mirror, the directory of the same path in the cgroup2
+mount, in cpuacct or in the freezer, may have them; but an equal path is no guarantee: systemd makes
+groups in one hierarchy without moving processes in another. A busy group with an empty mirror would
+look idle and be shrunk for it, so a mirror counts only if it has every process of the group.
 """
 
 from collections.abc import Iterator
@@ -30,22 +28,22 @@ _MIRROR_HIERARCHIES = (
     ("cgroup", "cpuacct", (_CPUACCT,)),
     ("cgroup", "freezer", (_FREEZER,)),
 )
-"""Mounts, as mounts() names them, and what their groups tell."""
+"""Mounts, by the arguments of mounts(), and the control files that are read there."""
 
 
 def v2_activity(tree: Tree, group: Group, *, is_top: bool) -> Activity:
-    """Read two files that every v2 group has, also without the cpu controller.
+    """Read the activity of a v2 group, which has both files even without the cpu controller.
 
-    The top of the hierarchy cannot be frozen.
+    The top of the hierarchy has no freezer.
     """
     events = b"" if is_top else tree.read_once(group, _CGROUP_EVENTS)
     return _by_v2(tree.read_once(group, _CPU_STAT), events)
 
 
 def mirror_tree(own: Tree, kind: str, option: str = "") -> Tree | None:
-    """Find the directory that mirrors the managed root of v1 in another mount.
+    """Open the directory that mirrors the managed root of v1 in another mount; None without one.
 
-    Of cgroup2, or of another v1 controller.
+    The mount is cgroup2, or another v1 controller.
     """
     for root in _mirrors(own, kind, option):
         with suppress(BackendUnavailable):
@@ -54,8 +52,9 @@ def mirror_tree(own: Tree, kind: str, option: str = "") -> Tree | None:
 
 
 def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
-    """Find the directories of other mounts that are called as a managed root is, both from the top
-    or in our cgroup namespace.
+    """Find the directories of other mounts that have the path of the managed root.
+
+    Paths are compared from the top of the hierarchies, or in our cgroup namespace.
     """
     if (place := own.place()) is None:
         return
@@ -70,18 +69,16 @@ def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
 
 
 def _is_whole(mount: Mount) -> bool:
-    """Whether a mount shows its hierarchy from the top, whatever that is called in our cgroup
-    namespace.
-    """
+    """Return whether a mount shows its hierarchy from the top, whatever its name in our namespace."""
     with suppress(OSError):
         return Path(mount.point).stat().st_ino == HIERARCHY_ROOT
     return False
 
 
 class MirrorGroups:
-    """What the twins of v1 groups tell.
+    """Read activity from the mirrors of v1 groups.
 
-    Nothing stays open for it: it is asked every few seconds at most.
+    No descriptor stays open: it is read every few seconds at most.
     """
 
     def __init__(self, own: Tree) -> None:
@@ -92,7 +89,7 @@ class MirrorGroups:
         self._trees = [(tree, files) for tree, files in beside if tree]
 
     def activity(self, group: Group) -> Activity | None:
-        """Tell what is known of a group that is there; None where no twin of it counts CPU time."""
+        """Return the activity of an existing group; None if no mirror of it counts CPU time."""
         homes = [(tree, files) for tree, files in self._trees if tree.has(group.path)]
         own = (
             set() if group.id == HIERARCHY_ROOT or not homes else _processes(self._own, group.path)
@@ -100,7 +97,8 @@ class MirrorGroups:
         told: dict[str, bytes] = {}
         for tree, files in homes:
             is_needless = _CPUACCT in files and _CPU_STAT in told
-            with ignoring_unreadable():  # it went in between
+            # the mirror was removed meanwhile
+            with ignoring_unreadable():
                 if not is_needless and self._has_all(tree, group.path, own):
                     told |= _read(tree, group.path, files)
         is_frozen = told.get(_FREEZER, b"").strip() == b"FROZEN"
@@ -112,7 +110,7 @@ class MirrorGroups:
         )
 
     def roots(self) -> list[str]:
-        """The directories whose groups are twins."""
+        """Return the directories in which the mirrors are."""
         return [tree.root for tree, _ in self._trees]
 
     def close(self) -> None:
@@ -120,18 +118,13 @@ class MirrorGroups:
             tree.close()
 
     def _has_all(self, tree: Tree, path: str, own: set[bytes]) -> bool:
-        """Whether each of these processes of the group is in its twin, but for those that have left
-        the group meanwhile.
-        """
+        """Return whether a mirror has all these processes, except those that left the group meanwhile."""
         missing = own - _processes(tree, path) if own else own
         return not missing or missing.isdisjoint(_processes(self._own, path))
 
 
 def _processes(tree: Tree, path: str) -> set[bytes]:
-    """List the processes of the group at a path and of those inside.
-
-    Of what goes meanwhile, or cannot be read, none.
-    """
+    """List the processes of a group and its descendants; none of a group that cannot be read."""
     found: set[bytes] = set()
     with ignoring_unreadable():
         for member in [path] if tree.is_leaf(path) else [group.path for group in tree.groups(path)]:
@@ -141,10 +134,7 @@ def _processes(tree: Tree, path: str) -> set[bytes]:
 
 
 def _read(tree: Tree, path: str, files: tuple[str, ...]) -> dict[str, bytes]:
-    """Read what there is of some files.
-
-    The top of a hierarchy cannot be frozen, and has no file for it.
-    """
+    """Read those of the files that exist: the top of a hierarchy has no freezer file."""
     return {name: tree.read_at(path, name) for name in files if path or name in tree.control_files}
 
 
@@ -156,6 +146,6 @@ def _by_v2(cpu_stat: bytes, cgroup_events: bytes) -> Activity:
 
 
 def _counted(text: bytes, name: bytes) -> int:
-    """Find a count in lines of a name and a count each; 0 where there is none of the name."""
+    """Return the count of a name in lines of name and count; 0 if the name is missing."""
     words = text.split()
     return int(words[words.index(name) + 1]) if name in words else 0

@@ -1,10 +1,8 @@
-"""Which groups are in which, kept until inotify(7) tells of a change.
+"""Cache the children of each group, invalidated by inotify(7).
 
-A walk of a thousand groups that stay costs no system call for each.
-
-The kernel queues an event before mkdir or rmdir returns, and the queue is emptied before what is
-kept is believed: so a group that is there is never missed. Where there are no watches to be had,
-each group is listed whenever it is asked for.
+A walk of a thousand unchanged groups makes no system call for each. The kernel queues an event
+before mkdir or rmdir returns, and the queue is drained before the cache is used: so an existing
+group is never missed. Without inotify watches each group is listed on every walk.
 """
 
 import errno
@@ -21,7 +19,7 @@ _HEAD = struct.Struct("iIII")
 _READ_BYTES = 64 << 10
 _LONGEST_NAME_BYTES = 255  # NAME_MAX, include/uapi/linux/limits.h
 _MOST = 16384
-"""The kernel pays about 1 KiB for each that is watched."""
+"""The kernel uses about 1 KiB for each watch."""
 _ATTRIB, _CREATE, _DELETE, _MOVED = (
     0x4,
     0x100,
@@ -32,13 +30,13 @@ _ONLYDIR, _Q_OVERFLOW, _IGNORED = 0x01000000, 0x4000, 0x8000
 
 
 class ListingCache:
-    """The groups in each group. Thread-safe."""
+    """Return the children of each group. Thread-safe."""
 
     def __init__(self, root: Descriptor, most: int = _MOST, needed: Collection[str] = ()) -> None:
-        """`root` is the directory that paths are below, and `most` how many groups are watched.
+        """Cache below the directory `root`, watching at most `most` groups.
 
-        `needed` are the files that can be read in every group but the root: where one cannot, the
-        group is as one that cannot be listed.
+        `needed` are the files that must be readable in every group but the root; a group in which
+        one is not is treated like one that cannot be listed.
         """
         self._most = most
         self._needed = needed
@@ -49,13 +47,9 @@ class ListingCache:
         self._watches: dict[int, Group] = {}
 
     def of(self, group: Group) -> Listing:
-        """What is in a group.
-
-        As it is kept, or else as it is found in its directory. OSError where that cannot be read.
-        """
-        if (
-            known := self._listings.get(group)
-        ) is not None:  # without the lock: a dict has a list or it has none
+        """Return the listing of a group, from the cache or from its directory. May raise OSError."""
+        # Without the lock: reading one key of a dict is atomic.
+        if (known := self._listings.get(group)) is not None:
             return known
         with self._lock:
             descriptor = open_beneath(self._root.number, group.path, os.O_RDONLY)
@@ -71,7 +65,7 @@ class ListingCache:
             return found
 
     def refresh(self) -> None:
-        """Forget what has changed since the last call."""
+        """Discard the listings that changed since the last call."""
         with self._lock:
             try:
                 while self._queue is not None:
@@ -86,7 +80,7 @@ class ListingCache:
             del self._root
 
     def _watch(self, group: Group, descriptor: int) -> bool:
-        """Watch a directory before it is read, so that nothing comes between."""
+        """Watch a directory before it is read, so that no change is missed in between."""
         if self._queue is None or len(self._watches) >= self._most:
             return False
         try:
@@ -96,17 +90,14 @@ class ListingCache:
                 _ATTRIB | _CREATE | _DELETE | _MOVED | _ONLYDIR,
             )
         except OSError as error:
-            if (
-                error.errno == errno.ENOSPC
-            ):  # the user's watches are used up, and half of them would be no better
+            # The user's watches are used up: a partial set would not help.
+            if error.errno == errno.ENOSPC:
                 self._queue = None
                 self._listings.clear()
-            # it was removed, as reading it will tell, or there is no memory now, as there may be
-            # next time
+            # The group was removed, which reading it will report, or memory is short at the moment.
             return False
-        self._listings.pop(
-            self._watches.get(watch, group), None
-        )  # as it was called before it was moved
+        # under its path before it was moved
+        self._listings.pop(self._watches.get(watch, group), None)
         self._watches[watch] = group
         return True
 
@@ -124,9 +115,10 @@ class ListingCache:
 
 
 def _read(group: Group, directory: int) -> Listing:
-    """Read a directory, if it is that group's.
+    """List a directory if its inode is the group's.
 
-    A name that is no Unicode cannot be said in JSON, and a longer path not to the kernel.
+    Skipped are names that are not Unicode, which JSON cannot express, and paths too long for the
+    kernel.
     """
     if os.fstat(directory).st_ino != group.id:
         return Listing()
@@ -149,9 +141,9 @@ def _read(group: Group, directory: int) -> Listing:
 
 
 def _check_readable(name: str, directory: int) -> None:
-    """Raise what opening a file would.
+    """Raise the error that opening a file would.
 
-    To ask costs a fifth of opening it, and only to open it tells why not.
+    access(2) costs a fifth of opening it, but only opening it gives the errno.
     """
     if not os.access(name, os.R_OK, dir_fd=directory, effective_ids=True):
         os.close(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))

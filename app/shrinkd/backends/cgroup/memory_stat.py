@@ -1,6 +1,6 @@
-"""The wanted lines of a memory.stat, fast.
+"""Parse the wanted lines of a memory.stat fast.
 
-A reading is parsed a thousand times a sweep, and their order seldom changes.
+Readings are parsed a thousand times per sweep, and the order of the lines seldom changes.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ class _Learned:
 
 
 class StatLines:
-    """The wanted lines of memory.stat, by name.
+    """Parse wanted lines of memory.stat by name.
 
-    Where they stand is learned from a text, and anew from one that differs.
+    Their positions are learned from a text, and again from one with other positions.
     """
 
     def __init__(self, wanted: Sequence[str]) -> None:

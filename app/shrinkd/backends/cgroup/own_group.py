@@ -1,12 +1,10 @@
-"""Which group a process is in, and this daemon itself.
+"""Find the group of a process, and of this daemon, which must not change its own group.
 
-What it does to others it must not do to that one, nor to those around it.
-
-Three places of the kernel tell it. /proc/PID/cgroup names the group, and mountinfo the group that a
-mount shows, both as they are called in our cgroup namespace; what is above that is "/.." and has no
-name there. cgroup.procs lists the processes of one group, by their numbers in our pid namespace. So
-where a mount shows more than our namespace has, as that of the whole host in a container does, the
-first two leave names untold, and the groups that fit are asked for their processes.
+The kernel has three sources. /proc/PID/cgroup names the group, and mountinfo the group that a mount
+shows, both relative to our cgroup namespace; groups above it are "/.." and have no name there.
+cgroup.procs lists the processes of one group, by their numbers in our pid namespace. So if a mount
+shows more than our namespace, such as the host's mount in a container, the first two leave names
+unknown, and the processes of the groups that fit are read.
 """
 
 import errno
@@ -31,28 +29,29 @@ _PROCESSES = "cgroup.procs"
 _PID = re.compile(rb"^Pid:\t(-?\d+)$", re.MULTILINE)
 _PARENT = re.compile(rb"^PPid:\t(\d+)$", re.MULTILINE)
 _NO_PROCESSES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP})
-"""It is gone, or a threaded group of cgroup v2, whose processes are listed further up."""
+"""The group is gone, or is a threaded group of cgroup v2, whose processes are listed in an
+ancestor."""
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _SEARCH_INTERVAL_SECONDS = 10.0
 _LOOKS = 3
 _OWN_BYTES = 1 << 18
-"""A line for each of the hierarchies, of which there are at most 16 or so, with a path of at most
-4095 bytes."""
+"""One line per hierarchy, of which there are at most about 16, with a path of at most 4095
+bytes."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RelativePath:
-    """A way down to a group: so many levels of names that nobody tells, then these."""
+    """Hold a path relative to a group: a number of levels whose names are unknown, then names."""
 
     unknown_levels: int
     names: tuple[str, ...]
 
     def below(self, names: tuple[str, ...]) -> "RelativePath | None":
-        """What is left of it behind these names.
+        """Return the rest of the path below these names; None if it leads elsewhere.
 
-        None where it leads elsewhere. An untold name may be any, so it fits.
+        An unknown name matches any.
         """
         unknown_levels = max(self.unknown_levels - len(names), 0)
         told = names[self.unknown_levels :]
@@ -64,12 +63,10 @@ class RelativePath:
 
 
 def relative_path(group: str, shown: str) -> RelativePath | None:
-    """The way from one group to another, by their paths in one cgroup namespace.
+    """Return the path from one group to another, given their paths in one cgroup namespace.
 
-    None where that is not inside of the first.
-
-    The kernel prints the shortest path: "/../x" is beside us, and never the way back down to where
-    we are.
+    None if the second is not inside the first. The kernel prints the shortest path: "/../x" is
+    beside us, and never the way back down to our own group.
     """
     (levels, names), (levels_shown, names_shown) = _split(group), _split(shown)
     if levels < levels_shown:
@@ -78,17 +75,17 @@ def relative_path(group: str, shown: str) -> RelativePath | None:
 
 
 def _split(path: str) -> tuple[int, tuple[str, ...]]:
-    """How many levels a path goes up, and the names that it then goes down."""
+    """Split a path into the number of levels that it goes up and the names that follow."""
     parts = [part for part in path.split("/") if part]
     levels = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return levels, tuple(parts[levels:])
 
 
 def group_in(cgroups: bytes, version: int) -> str | None:
-    """Find the group of a controller's hierarchy in the text of a /proc/PID/cgroup.
+    """Find the group of the controller's hierarchy in the text of a /proc/PID/cgroup.
 
-    None where that cannot be told: the kernel prints names as they are, also with a line of their
-    own in them.
+    None if it is ambiguous: the kernel prints names unescaped, and a name may contain a line of
+    this form.
     """
     lines = [line.split(b":", 2) for line in cgroups.split(b"\n") if line.count(b":") > 1]
     found = [
@@ -100,16 +97,14 @@ def group_in(cgroups: bytes, version: int) -> str | None:
 
 
 class ProcessSearch:
-    """Asks groups whether a process is in them, and keeps those that could not be asked, in
-    `suspects`.
-    """
+    """Find the group that lists a process; `suspects` collects the groups that cannot be read."""
 
     def __init__(self, root: Descriptor, pid: int) -> None:
         self._root, self._pid = root, b"%d" % pid
         self.suspects: list[str] = []
 
     def along(self, trail: RelativePath) -> str | None:
-        """The group that the process is in, of all at the end of a trail; None for none of them."""
+        """Return the group with the process among all that match a relative path, or None."""
         level = [""]
         for _ in range(trail.unknown_levels):
             level = [child for path in level for child in self._inside(path)]
@@ -119,7 +114,7 @@ class ProcessSearch:
         )
 
     def everywhere(self) -> str | None:
-        """As along, of all groups."""
+        """Return the group with the process among all groups, or None."""
         level = [""]
         while level:
             if (found := next(filter(self._has, level), None)) is not None:
@@ -154,10 +149,7 @@ class ProcessSearch:
             return []
 
     def _suspect(self, path: str, error: OSError) -> None:
-        """Note what could not be asked.
-
-        OSError where it is us who lack something: then nothing is known of any.
-        """
+        """Record an unreadable group; raise OSError for a shortage, which says nothing about groups."""
         if error.errno in _SHORTAGES:
             raise error
         if error.errno not in _NO_PROCESSES and path not in self.suspects:
@@ -165,27 +157,25 @@ class ProcessSearch:
 
 
 class ProcessLocator:
-    """Finds processes among the groups below one directory. Thread-safe."""
+    """Find the groups of processes below one directory. Thread-safe."""
 
     def __init__(self, root: Descriptor, version: int) -> None:
         self._root, self._version = root, version
         self._lock = threading.Lock()
         self._own = OwnGroup()
         self._told: bytes | None = None
-        """What /proc said of us when we were found last."""
+        """The text of /proc/self/cgroup when the daemon was last found."""
         self._own_id = 0
         self._until = -math.inf
-        """When we are to be searched again, whatever it says; of the monotonic clock."""
+        """Time of the next search even if the text is unchanged; monotonic clock."""
         self._file: Descriptor | None = None
         with suppress(OSError):
             self._own_text()
 
     def own_group(self) -> OwnGroup:
-        """Find the group of this process, anew if it may have been moved since the last call.
+        """Return the group of this process, searching anew if it may have been moved.
 
-        One small file tells.
-
-        OSError where that could not be done for want of memory or descriptors.
+        Reads one small file. OSError for a shortage of memory or descriptors.
         """
         with self._lock:
             if not self._is_where_it_was(self._own_text()):
@@ -193,11 +183,11 @@ class ProcessLocator:
             return self._own
 
     def path_of(self, pid: int) -> str | None:
-        """Find the group of a process, by its number in our pid namespace.
+        """Return the path of a process's group; None if it is in none of these, or has ended.
 
-        None where it is in none of these, or has ended.
+        `pid` is in our pid namespace.
         """
-        # ENAMETOOLONG is the kernel's word where the path of the group is too long for it to print
+        # The kernel answers ENAMETOOLONG if the group's path is too long to print.
         with ignoring_unreadable():
             group = group_in(read_file(f"/proc/{_number_in_proc(pid)}/cgroup"), self._version)
             trail = _trail(group, mount_of(self._root))
@@ -205,12 +195,10 @@ class ProcessLocator:
         return None
 
     def check_move(self, pid: int, group: Group) -> None:
-        """Raise what keeps a process from being moved to a group.
+        """Raise the error that forbids moving a process to a group.
 
-        Nobody takes one out of the daemon's own, nor puts one there.
-
-        Out of the managed root anything may be taken but what is this daemon's: where there are no
-        services, all others are there, too.
+        No process moves out of the daemon's own group or into it. From the managed root any process
+        may be moved except the daemon's own: on a host without services all others are there, too.
         """
         own, source = self.own_group(), self.path_of(pid)
         own.refuse_own(group)
@@ -279,17 +267,15 @@ class ProcessLocator:
             return OwnGroup()
         found = search.along(trail) if trail else None
         if found is None and trail and not trail.unknown_levels and search.suspects:
-            return OwnGroup("/".join(trail.names))  # as /proc says, and nobody denies it
+            # as /proc says; no readable group contradicts it
+            return OwnGroup("/".join(trail.names))
         if found is None:
             found = search.everywhere()
         return OwnGroup(found) if found is not None else OwnGroup(None, tuple(search.suspects))
 
 
 def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> RelativePath | None:
-    """The way from a directory of a mount to a group.
-
-    None where it is not inside of it, or nothing tells.
-    """
+    """Return the path from a mounted directory to a group; None if it is outside or unknown."""
     if group is None or place is None:
         return None
     mount, names = place
@@ -298,9 +284,7 @@ def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Re
 
 
 def no_process(pid: int) -> str:
-    """Say that there is no such process here, to those who took its number from another pid
-    namespace as well.
-    """
+    """Explain that a process is not here, also to callers in another pid namespace."""
     return (
         f"There is no process {pid}, as this daemon's own pid namespace numbers them, in any "
         "group below the managed root."
@@ -308,12 +292,11 @@ def no_process(pid: int) -> str:
 
 
 def descends_from_daemon(pid: int) -> bool:
-    """Tell whether a process is this one, or was begun by it or by one that it began."""
+    """Return whether a process is this one or one of its descendants."""
     if pid == os.getpid():
         return True
-    with suppress(
-        FileNotFoundError, ProcessLookupError
-    ):  # it has ended, or one that began it: then that was not this one
+    # It has ended, or an ancestor has: then this process is not among its ancestors.
+    with suppress(FileNotFoundError, ProcessLookupError):
         ours, number = int(Path("/proc/self").readlink().name), _number_in_proc(pid)
         while number > 0 and number != ours:
             found = _PARENT.search(read_file(f"/proc/{number}/status"))
@@ -323,17 +306,18 @@ def descends_from_daemon(pid: int) -> bool:
 
 
 def _number_in_proc(pid: int) -> int:
-    """Answer what a process is called in /proc, which may be of another pid namespace than ours.
+    """Return the number of a process in /proc, which may belong to another pid namespace.
 
-    ProcessLookupError, also for a thread.
+    ProcessLookupError if it does not exist, or is a thread.
     """
     try:
         descriptor = Descriptor(os.pidfd_open(pid))
     except OSError as error:
+        # The kernel's errnos for a thread that is not a process.
         if error.errno not in {
             errno.EINVAL,
             errno.ENOENT,
-        }:  # the kernel's words for a thread that leads no process
+        }:
             raise
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
     found = _PID.search(read_file(f"/proc/self/fdinfo/{descriptor.number}"))
@@ -343,7 +327,7 @@ def _number_in_proc(pid: int) -> int:
 
 
 def _id_of(root: Descriptor, path: str) -> int:
-    """The id of the group at a path, 0 where there is none."""
+    """Return the id of the group at a path, 0 if there is none."""
     with suppress(OSError):
         return os.stat(path or ".", dir_fd=root.number, follow_symlinks=False).st_ino
     return 0

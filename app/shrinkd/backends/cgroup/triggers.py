@@ -1,7 +1,4 @@
-"""What a kernel can wake us by.
-
-The event control of v1, memory.events of v2, and memory.pressure of both.
-"""
+"""Implement triggers with kernel events: v1's event control, v2's memory.events, and PSI of both."""
 
 import errno
 import os
@@ -25,14 +22,14 @@ _USAGE, _OOM, _RECLAIM, _FAILURES = (
 
 
 class _V1Eventfd(EventfdSource):
-    """An eventfd in the event control of a v1 group: the kernel takes it out when it is closed."""
+    """Register an eventfd in the event control of a v1 group; closing it unregisters it."""
 
     def __init__(self, tree: Tree, group: Group) -> None:
         super().__init__()
         self._tree, self._group = tree, group
 
     def register(self, name: str, argument: bytes) -> None:
-        """Have the kernel ring for what a control file tells; the file itself may close again."""
+        """Let the kernel signal events of a control file; the file itself may be closed again."""
         file = self._tree.open(self._group, name, os.O_RDONLY)
         try:
             with self._tree.opened(self._group, _EVENT_CONTROL) as control:
@@ -47,18 +44,15 @@ class _V1Usage(_V1Eventfd):
         self._usage_bytes = trigger.usage_bytes
 
     def arm(self) -> None:
-        # The kernel cuts the value to pages: of a usage on the last page below it nothing more
-        # would be told.
+        # The kernel rounds the value down to pages: usage on the last page below it would not fire.
         self.register(_USAGE, b"%d" % page_ceil(self._usage_bytes))
 
 
 class _V1Events(_V1Eventfd):
-    """memory.failcnt rings for nobody, but what follows a failed charge does.
+    """Wake for events through reclaim in this group or an OOM, since memory.failcnt has no event.
 
-    Reclaim in this very group, or an OOM.
-
-    Both ring for other reasons too (our own reclaim, an OOM further up), so what counts is whether
-    a counter moved.
+    Both also fire for other reasons (reclaim by this daemon, an OOM in an ancestor), so it fires
+    only if a counter changed.
     """
 
     def arm(self) -> None:
@@ -73,19 +67,16 @@ class _V1Events(_V1Eventfd):
         return before != self._seen
 
     def _counters(self) -> tuple[bytes, bytes]:
-        """Read the failed charges and the kills.
-
-        Oom_control also says whether an OOM goes on, which is no counter.
-        """
+        """Read the failed charges and the kills: oom_control also has a state, which is no counter."""
         return self._tree.read(self._group, _FAILURES), self._tree.read(
             self._group, _OOM
         ).partition(b"oom_kill ")[2]
 
 
 class _File:
-    """A control file that wakes.
+    """Poll a control file.
 
-    It can always be read, so what is waited for is EPOLLPRI: it ends with the next read.
+    It is always readable, so the epoll waits for EPOLLPRI, which the next read clears.
     """
 
     mask: ClassVar[int] = select.EPOLLPRI
@@ -117,12 +108,10 @@ class _V2Events(_File):
 
 
 class _Pressure(_File):
-    """A PSI trigger, Documentation/accounting/psi.rst.
+    """Register a PSI trigger (Documentation/accounting/psi.rst), and report it by the stall total.
 
-    Polling is forgetting, so what fired is told by the total.
-
-    That may tell a stall that took longer than the window, to who reads for another reason; it
-    never loses one.
+    A poll consumes the event of the trigger. The total may also report a stall that took longer
+    than the window, if the read had another reason; it never misses one.
     """
 
     def __init__(self, tree: Tree, group: Group, trigger: Stalled) -> None:
@@ -160,9 +149,10 @@ class _Pressure(_File):
 
 
 def v1_watchable(groups: Tree, pressed: Tree) -> frozenset[type[Trigger]]:
-    """Find what v1 wakes for.
+    """Return the trigger types that v1 supports.
 
-    `pressed` is where pressure is told, the twins of the groups where there are any.
+    `pressed` is the tree whose memory.pressure is read: the mirrors of the groups, where there are
+    any.
     """
     by_control: frozenset[type[Trigger]] = frozenset(
         {UsageCrosses, EventsMove} if _supports(groups, _EVENT_CONTROL) else ()
@@ -197,9 +187,9 @@ def _by_pressure(pressed: Tree) -> frozenset[type[Trigger]]:
 
 
 def _supports(tree: Tree, name: str) -> bool:
-    """Ask a control file with nonsense, which changes nothing.
+    """Return whether a control file supports triggers, by writing an invalid one.
 
-    EINVAL is the word of one that would have understood sense.
+    EINVAL, which changes nothing, is the answer of a file that would accept a valid one.
     """
     try:
         with tree.opened(tree.find(""), name) as file:
