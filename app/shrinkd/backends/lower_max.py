@@ -57,7 +57,7 @@ class Maximum:
     sleep: Callable[[float], None] = time.sleep
 
     def commit(self, value: int) -> Refusal | None:
-        """Set the maximum to `value` if usage is below it; else change nothing and return a Refusal.
+        """Set the maximum to `value` if usage is below it, else change nothing: returns a Refusal.
 
         Usage has to be strictly below at first, as the seed compares; during the write usage may
         rise to the value, which then acts as a limit.

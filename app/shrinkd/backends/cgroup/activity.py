@@ -69,7 +69,7 @@ def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
 
 
 def _is_whole(mount: Mount) -> bool:
-    """Return whether a mount shows its hierarchy from the top, whatever its name in our namespace."""
+    """Return whether a mount shows its hierarchy from the top, whatever our namespace calls it."""
     with suppress(OSError):
         return Path(mount.point).stat().st_ino == HIERARCHY_ROOT
     return False
@@ -118,7 +118,7 @@ class MirrorGroups:
             tree.close()
 
     def _has_all(self, tree: Tree, path: str, own: set[bytes]) -> bool:
-        """Return whether a mirror has all these processes, except those that left the group meanwhile."""
+        """Return whether a mirror has all these processes, except those that have left the group."""
         missing = own - _processes(tree, path) if own else own
         return not missing or missing.isdisjoint(_processes(self._own, path))
 

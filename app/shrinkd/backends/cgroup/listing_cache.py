@@ -47,7 +47,7 @@ class ListingCache:
         self._watches: dict[int, Group] = {}
 
     def of(self, group: Group) -> Listing:
-        """Return the listing of a group, from the cache or from its directory. May raise OSError."""
+        """Return the listing of a group, from the cache or its directory. May raise OSError."""
         # Without the lock: reading one key of a dict is atomic.
         if (known := self._listings.get(group)) is not None:
             return known

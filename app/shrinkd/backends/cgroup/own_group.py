@@ -149,7 +149,7 @@ class ProcessSearch:
             return []
 
     def _suspect(self, path: str, error: OSError) -> None:
-        """Record an unreadable group; raise OSError for a shortage, which says nothing about groups."""
+        """Record an unreadable group; a shortage, which says nothing about groups, raises OSError."""
         if error.errno in _SHORTAGES:
             raise error
         if error.errno not in _NO_PROCESSES and path not in self.suspects:
@@ -215,10 +215,10 @@ class ProcessLocator:
             raise ProtectedGroup(own.uncertainty_near(source) or sentence, pid=pid)
 
     def _own_text(self) -> bytes:
-        """What /proc says of us; nothing where it cannot be read, and then the groups are asked.
+        """Read /proc/self/cgroup; empty if it is unreadable, and then cgroup.procs files are searched.
 
-        The file stays open: a daemon that has no descriptor left has to know where it is, to take
-        back a group that it has just made.
+        The file stays open: a daemon without free descriptors has to know its group, to remove a
+        group that it has just made.
         """
         try:
             if self._file is None:
@@ -230,9 +230,10 @@ class ProcessLocator:
             return b""
 
     def _is_where_it_was(self, told: bytes) -> bool:
-        """A path that was searched for is not in that text, and may be another one by now.
+        """Return whether the last result is still valid.
 
-        So its group has to be the same.
+        A path that was found by a search is not in the text, and may be another group by now: so
+        the id has to be the same.
         """
         if told != self._told or time.monotonic() >= self._until:
             return False
@@ -243,9 +244,10 @@ class ProcessLocator:
         for _ in range(_LOOKS):
             told = self._own_text()
             own = self._find(told)
+            # else the daemon was moved, perhaps to a group that was searched already
             if (
                 self._own_text() == told
-            ):  # or it was moved, perhaps to where the search had been already
+            ):
                 break
         else:
             own = OwnGroup(None, ("",))

@@ -1,10 +1,8 @@
-"""What both versions of cgroupfs share.
+"""Implement the verbs that both versions of cgroupfs share.
 
-Groups are directories below one root, and a descriptor says which incarnation.
-
-A path is resolved once for an incarnation, below a descriptor of the root: no symbolic link, no
-mount and no ".." leads elsewhere. What was opened keeps its identity: after rmdir each read of it
-is ENODEV, also when the path lives again.
+Groups are directories below one root. A path is resolved once for an incarnation, below a
+descriptor of the root: no symbolic link, no mount and no ".." leads out of it. What was opened
+keeps its identity: after rmdir each read of it is ENODEV, even if the path exists again.
 """
 
 import contextlib
@@ -44,26 +42,23 @@ from shrinkd.sizes import PAGE_BYTES
 CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
 CGROUP2_SUPER_MAGIC = 0x63677270
 _VERSIONS = {CGROUP_SUPER_MAGIC: 1, CGROUP2_SUPER_MAGIC: 2}
+# The inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty.
 HIERARCHY_ROOT = (
-    1  # the inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty
+    1
 )
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
-"""By how much usage may jump at once: each CPU charges MEMCG_CHARGE_BATCH pages ahead of what is
-used, mm/memcontrol.c."""
+"""The amount by which usage may jump at once (bytes): each CPU charges MEMCG_CHARGE_BATCH pages
+ahead, mm/memcontrol.c."""
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
 _MEMORY = re.compile(rb"^(MemTotal|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
 _REMOVED_ERRNOS = frozenset({errno.ENODEV, errno.ENOENT})
-# instead of one a group, which would have to outlive whoever waits for it, and nothing else of a
-# group does
+# A fixed number instead of one lock per group, which would have to outlive its waiters.
 _LOCKS = 64
 
 
 @contextlib.contextmanager
 def mapped(path: str) -> Iterator[None]:
-    """Name what the kernel says in here about the group at a path.
-
-    Around a function it does so at each call.
-    """
+    """Convert OSError into ShrinkdError for the group at a path; also usable as a decorator."""
     try:
         yield
     except OSError as error:
@@ -71,7 +66,7 @@ def mapped(path: str) -> Iterator[None]:
 
 
 class _Incarnation:
-    """A group's directory and the control files that were opened in it."""
+    """Hold the open directory of a group and its open control files."""
 
     __slots__ = ("directory", "files", "group")
 
@@ -82,19 +77,16 @@ class _Incarnation:
 
 
 class Tree:
-    """The groups below one directory of a cgroupfs mount, and the verbs that are the same in both
-    versions.
-    """
+    """Manage the groups below one directory of a cgroupfs mount."""
 
     fresh: ClassVar[Mapping[str, bytes]] = {}
-    """What the control files of a group say that was just made, and so of one that was only tried:
-    usage and limits."""
+    """The texts of the control files of a new group, and so of a group with the id 0: usage and
+    limits."""
     needed: ClassVar[tuple[str, ...]] = ()
-    """The control files without which a group could be listed and not be used: one that lets nobody
-    read them is left out of a walk."""
+    """The control files that must be readable: a group in which one is not is skipped in walks."""
 
     def __init__(self, root: str, magic: int) -> None:
-        """Open the root; BackendUnavailable when it cannot be read or is no such cgroupfs."""
+        """Open the root; BackendUnavailable if it cannot be read or is no such cgroupfs."""
         self.version = _VERSIONS.get(magic, 0)
         try:
             self._root = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -147,10 +139,11 @@ class Tree:
             return self._locator.own_group()
 
     def group_of(self, pid: int) -> Group:
+        # A name that is not Unicode belongs to no group that JSON can express.
         with (
             mapped(""),
             contextlib.suppress(InvalidGroupName),
-        ):  # a name that is no Unicode is of no group that could be said
+        ):
             path = self._locator.path_of(pid)
             if path is not None:
                 return self.charged(path)
@@ -179,10 +172,7 @@ class Tree:
         return Group(path, 0)
 
     def _made(self, path: str, parent: int) -> Group:
-        """Open a group that was just made, so that it can be removed without one more open file.
-
-        What cannot be opened does not stay.
-        """
+        """Open a new group, so that removing it needs no further descriptor; remove it if that fails."""
         _, name = os.path.split(path)
         try:
             group = Group(path, os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino)
@@ -196,16 +186,17 @@ class Tree:
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
         """Remove a group.
 
-        rmdir takes a name alone, so that a stranger made in its place in that instant would go:
-        empty, at least.
+        rmdir takes a name alone, so a group made in its place at that moment would be removed
+        instead, if it is empty.
         """
         if not group.path:
             raise GroupNotManaged("The managed root stays.", group=group)
         self.refuse_own(group)
         directory = self._incarnation(group).directory
+        # Relative to the directory itself: the daemon may lack the permission to open its parent.
         name = (
             "../" + group.path.rpartition("/")[2]
-        )  # as the directory itself sees it: to open the one above may be what we cannot
+        )
         with mapped(group.path):
             if os.stat(name, dir_fd=directory.number, follow_symlinks=False).st_ino != group.id:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
@@ -218,7 +209,8 @@ class Tree:
         self._forget(group)
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
-        if pid <= 0:  # 0 would be this daemon itself
+        # 0 would be this daemon itself
+        if pid <= 0:
             raise ProcessNotFound(f"{pid} is no process id.", pid=pid)
         with self.opened(group, "cgroup.procs") as file, mapped(group.path):
             self._locator.check_move(pid, group)
@@ -226,10 +218,7 @@ class Tree:
                 os.write(file, b"%d" % pid)
 
     def close(self) -> None:
-        """Let go of every descriptor.
-
-        One that a thread is still reading closes behind that read.
-        """
+        """Close every descriptor; one that a thread is reading closes after that read."""
         with self._cache_lock:
             self._incarnations.clear()
             self._id_by_path.clear()
@@ -237,34 +226,24 @@ class Tree:
         self._listings.close()
         del self._root, self._locator
 
-    # -- where it is, and where we are --------------------------------------------------------------------------
+    # -- the mount, and the daemon's own group
 
     def place(self) -> tuple[Mount, tuple[str, ...]] | None:
-        """Answer the mount that the managed root is in, and the names that lead there from the
-        mount's own root.
-
-        See mount_of.
-        """
+        """Return the mount of the managed root, and the names from the mount to the root; see mount_of."""
         return mount_of(self._root)
 
     def refuse_own(self, group: Group) -> None:
-        """Raise ProtectedGroup for a group that this daemon is in, or that is around that one.
-
-        Asked anew before each change.
-        """
+        """Raise ProtectedGroup for a group that contains this daemon, checked anew before each change."""
         self.own_group().refuse_own(group)
 
-    # -- groups by path and by incarnation ----------------------------------------------------------------------
+    # -- groups by path and by incarnation
 
     def find(self, path: str) -> Group:
-        """Look a path up and name the incarnation that lives there now."""
+        """Look up the incarnation that exists at a path now."""
         return self._cached(path) or self.look_up(check_group_path(path) if path else "")
 
     def look_up(self, path: str) -> Group:
-        """As find, for a path that came from the kernel.
-
-        There a name may have characters that no client can give one.
-        """
+        """Look up a path that came from the kernel, and so may have characters that clients cannot use."""
         if kept := self._cached(path):
             return kept
         with self._opened(path, path) as directory:
@@ -272,47 +251,38 @@ class Tree:
             return Group(path, os.fstat(directory).st_ino)
 
     def charged(self, path: str) -> Group:
-        """Name the group that what a process in the directory of a path uses is charged to."""
+        """Return the group to which processes in the directory of a path are charged."""
         return self.look_up(path)
 
     def _check_is_group(self, path: str, directory: int) -> None:
-        """Raise GroupNotFound for a directory that is no group."""
+        """Raise GroupNotFound for a directory that is no group of this controller."""
 
     def limits_of(self, group: Group) -> threading.Lock:
-        """The lock that a group's limits are changed under.
+        """Return the lock for changes of a group's limits.
 
-        Groups that share one wait for each other; no thread takes two.
+        Groups that share one wait for each other; no thread acquires two.
         """
         return self._limits_locks[group.id % _LOCKS]
 
     def swap_room(self) -> int:
-        """Answer the bytes that swap had room for within the last second.
-
-        It only enters estimates, and asking is dear.
-        """
+        """Return the free swap in bytes, at most one second old: it enters estimates only."""
         if time.monotonic() >= self._swap_until:
             self._swap_until, self._swap_room = time.monotonic() + 1.0, swap_free()
         return self._swap_room
 
     def has(self, path: str) -> bool:
-        """Tell whether something is at a path, as a hint.
-
-        A look-up that fails costs five times as much.
-        """
+        """Return whether a path exists, as a hint: a failing look-up costs five times as much."""
         return os.access(path or ".", os.F_OK, dir_fd=self._root.number)
 
     def is_leaf(self, path: str) -> bool:
-        """Tell whether no group is in the one at a path.
-
-        A directory has 2 links and one for each inside.
-        """
+        """Return whether a group has no children: its directory then has 2 links."""
         with mapped(path):
             return os.stat(path or ".", dir_fd=self._root.number).st_nlink == 2
 
     def _cached(self, path: str) -> Group | None:
-        """Answer the kept incarnation of a path if one of its files can still be read.
+        """Return the cached incarnation of a path if one of its files is still readable.
 
-        A fifth of the cost of a look-up.
+        This costs a fifth of a look-up.
         """
         with self._cache_lock:
             incarnation = self._incarnations.get(self._id_by_path.get(path, 0))
@@ -327,7 +297,7 @@ class Tree:
         return incarnation.group
 
     def read_all(self, group: Group, names: Sequence[str]) -> dict[str, bytes]:
-        """As read, for several control files: one look at what is kept instead of one for each."""
+        """Read several control files with one look-up in the cache."""
         with self._cache_lock:
             incarnation = self._incarnations.get(group.id)
             kept = (
@@ -349,28 +319,27 @@ class Tree:
             raise self._gone(group, error) from error
 
     def read(self, group: Group, name: str) -> bytes:
-        """Read a control file of a group from its start, through a descriptor that is kept for the
-        next time.
-        """
+        """Read a control file of a group from its start, through a cached descriptor."""
         if not group.id and (text := self.fresh.get(name)):
             return text
         try:
+            # The name keeps a reference: a temporary could close before the read.
             file = self._file(
                 group, name
-            )  # held by its name here: as a temporary it could close before the read
+            )
             return os.pread(file.number, _READ_BYTES, 0)
         except OSError as error:
             raise self._gone(group, error) from error
 
     def read_once(self, group: Group, name: str) -> bytes:
-        """As read, with no file kept open.
+        """Read a control file without caching its descriptor.
 
-        What has some counts as a group that has the controller.
+        Groups with cached files count as groups that have the controller.
         """
         return read_whole(self.open(group, name, os.O_RDONLY))
 
     def read_at(self, path: str, name: str) -> bytes:
-        """Read a control file of whichever group lives at a path now, with nothing kept."""
+        """Read a control file of the group that exists at a path now, without caching."""
         with self._opened(path, path) as directory, mapped(path):
             return read_whole(
                 os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
@@ -378,10 +347,7 @@ class Tree:
 
     @contextlib.contextmanager
     def opened(self, group: Group, name: str) -> Iterator[int]:
-        """Open a control file for one write.
-
-        The kernel lets one writer at a time into an open file.
-        """
+        """Open a control file for one write: the kernel serializes writers of one open file."""
         file = self.open(group, name, os.O_WRONLY)
         try:
             yield file
@@ -391,7 +357,7 @@ class Tree:
             os.close(file)
 
     def open(self, group: Group, name: str, flags: int) -> int:
-        """Open a control file of this incarnation; the descriptor is the caller's."""
+        """Open a control file of this incarnation; the caller closes the descriptor."""
         directory = self._incarnation(group).directory
         try:
             return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory.number)
@@ -399,9 +365,9 @@ class Tree:
             raise self._gone(group, error) from error
 
     def check_writable(self, group: Group, name: str) -> None:
-        """Raise what a write would, as far as opening tells.
+        """Raise the error that a write would, as far as opening shows it.
 
-        Of a group that was only tried make() has told.
+        For a group with the id 0, make() has checked it.
         """
         if group.id:
             with self.opened(group, name):
@@ -432,9 +398,7 @@ class Tree:
         return file
 
     def _incarnation(self, group: Group) -> _Incarnation:
-        """Answer the kept directory of a group, or open it and see that it is the one that was
-        meant.
-        """
+        """Return the open directory of a group, opening it and comparing its inode if needed."""
         with self._cache_lock:
             incarnation = self._incarnations.get(group.id)
             if incarnation and incarnation.group.path == group.path:
@@ -454,7 +418,7 @@ class Tree:
         return incarnation
 
     def _evict(self) -> None:
-        """Give up the groups that were not read for the longest time. With the lock held."""
+        """Close the least recently read groups above the budget. The lock is held."""
         while self._open_files > self._max_open_files and len(self._incarnations) > 1:
             self._drop(next(iter(self._incarnations)))
 
@@ -463,17 +427,14 @@ class Tree:
             self._drop(group.id)
 
     def _drop(self, group_id: int) -> None:
-        """Let go of an incarnation, if it is kept. With the lock held."""
+        """Remove an incarnation from the cache. The lock is held."""
         if incarnation := self._incarnations.pop(group_id, None):
             self._open_files -= 1 + len(incarnation.files)
             if self._id_by_path.get(incarnation.group.path) == group_id:
                 del self._id_by_path[incarnation.group.path]
 
     def _gone(self, group: Group, error: OSError) -> ShrinkdError:
-        """Name what the kernel said.
-
-        To the holder of an incarnation "no such path" is its end, whatever lives there next.
-        """
+        """Convert an OSError of a control file; ENOENT and ENODEV mean that the incarnation is gone."""
         if error.errno in _REMOVED_ERRNOS:
             self._forget(group)
             error = OSError(errno.ENODEV, "")
@@ -489,26 +450,22 @@ class Tree:
             os.close(directory)
 
     def children(self, group: Group) -> list[Group]:
-        """The groups in a group, as they are now; none in one that is gone or cannot be read."""
+        """Return the children of a group; none of one that is gone or unreadable."""
         with mapped(group.path), ignoring_unreadable():
             self._listings.refresh()
             return self._inside(group).groups
         return []
 
     def _inside(self, group: Group) -> Listing:
-        """What is in a group, as it was at the last refresh or later.
-
-        OSError or ShrinkdError where that cannot be read.
-        """
+        """Return the listing of a group at the last refresh or later; OSError or ShrinkdError."""
         return self._listings.of(group)
 
 
 def _file_budget() -> int:
-    """How many files to keep open.
+    """Return the number of files to keep open: half of what this process may open.
 
-    Half of what this process may, for connections, watches and the database live on the same limit.
-
-    The kernel pays 5.7 KiB for a file, so there is an end to it however high the limit is.
+    Connections, watches and the database share the limit. The kernel uses 5.7 KiB per file, so
+    there is an upper bound.
     """
     return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) // 2)
 
@@ -524,9 +481,10 @@ def _rmdir(name: str, directory: int) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
+        # cgroupfs answers EBUSY for both
         raise OSError(
             errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)
-        ) from error  # cgroupfs says EBUSY for both
+        ) from error
 
 
 def _read_text(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Implement triggers with kernel events: v1's event control, v2's memory.events, and PSI of both."""
+"""Implement triggers with kernel events: event control (v1), memory.events (v2), PSI (both)."""
 
 import errno
 import os
@@ -67,7 +67,7 @@ class _V1Events(_V1Eventfd):
         return before != self._seen
 
     def _counters(self) -> tuple[bytes, bytes]:
-        """Read the failed charges and the kills: oom_control also has a state, which is no counter."""
+        """Read the failed charges and the kills; oom_control also has a state, which is no counter."""
         return self._tree.read(self._group, _FAILURES), self._tree.read(
             self._group, _OOM
         ).partition(b"oom_kill ")[2]

@@ -1,14 +1,12 @@
-"""The memory controller of cgroup v1.
+"""Implement the Backend protocol for cgroup v1, which refuses limits and has no memory.reclaim.
 
-The one that refuses a limit with -EBUSY, and has no memory.reclaim.
+A reclaim pass is a write to memory.force_empty that a timer interrupts (cgroup/timed_write.py): no
+limit changes for a shrink, and nothing is left behind if the daemon dies during it.
 
-So a pass is a write to memory.force_empty that a timer stops (_timed.py): no limit moves for a
-shrink, and nothing is left behind when the daemon dies in it.
-
-Where the kernel leaves no way: a batch of nothing but dirty pages puts the writer to sleep for 100
-ms, uninterruptible (shrink_inactive_list(), VMSCAN_THROTTLE_WRITEBACK: v1 has no other brake on who
-dirties pages). A group full of dirty page cache is held that long; one with a few dirty pages left
-is left alone.
+One limitation is the kernel's: a batch of nothing but dirty pages puts the writer to sleep for 100
+ms, uninterruptible (shrink_inactive_list(), VMSCAN_THROTTLE_WRITEBACK: v1 has no other brake on
+writers of dirty pages). A group full of dirty page cache is held that long; one with a few dirty
+pages left is skipped.
 """
 
 import contextlib
@@ -81,16 +79,17 @@ _RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
 _LIMIT_FILES = (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
 _USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
 _COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
-"""How long a limit write may take at first, and after each -EINTR. One that finds nothing to
+"""The time that a limit write may take at first, and after each -EINTR. One that finds nothing to
 reclaim takes 5 us."""
 _PASS_SECONDS = 4e-3
-"""How long a pass writes: a cancel waits for it, and what goes on around a pass is small beside it."""
+"""The time that a pass writes: a cancel waits for it, and the work around a pass is small beside
+it."""
 _PATIENCE_SECONDS = 25e-3
-"""How long a pass without progress tries on: five of them end a shrink, so each has to be a fair
-attempt."""
+"""The time after which a pass without progress ends: five such passes end a shrink, so each has to
+be a fair attempt."""
 _NEGLIGIBLE_BYTES = 1 << 20
-"""File pages that are not worth a sleep of 100 ms when some are dirty: about what the LRU counters
-lag by."""
+"""File pages below this are not worth a sleep of 100 ms if some are dirty: about the lag of the LRU
+counters."""
 _NOTABLE_KERNEL_BYTES = 8 << 20
 
 _LINES = (
@@ -121,11 +120,7 @@ _LINES = (
 
 
 class V1(Tree):
-    """See Backend.
-
-    What a group's twin in a cgroup2 mount knows of pressure is told as well, and what its twins
-    know of activity.
-    """
+    """Access the v1 memory controller; pressure and activity come from mirror groups."""
 
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
@@ -222,11 +217,8 @@ class V1(Tree):
         )
 
     def activity(self, group: Group) -> Activity | None:
-        """As promised by Backend.
-
-        CPU time counts from when the group's processes were moved into its twin.
-        """
-        self.usage(group)  # or it is gone, which no twin would tell
+        """Implement Backend.activity; CPU time counts from the move of the processes into the mirror."""
+        self.usage(group)  # raises GroupGone, which no mirror reports
         return self._active.activity(group)
 
     def set_limits(
@@ -237,9 +229,9 @@ class V1(Tree):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend.
+        """Implement Backend.set_limits.
 
-        A kernel that refuses has thrown the page cache away first, so usage is asked before.
+        A kernel that refuses a limit has dropped page cache before, so usage is compared first.
         """
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(
@@ -288,10 +280,7 @@ class V1(Tree):
         return max(freed, 0)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """As promised by Backend.
-
-        Stalled is told of those processes that are in the group's twin as well.
-        """
+        """Implement Backend.watch; Stalled covers only processes that are in the group's mirror as well."""
         return open_watch(
             self, group, triggers, functools.partial(v1_source, self, self._mirror or self)
         )
@@ -316,9 +305,9 @@ class V1(Tree):
         )
 
     def _limits(self, group: Group, values: Mapping[str, int], least: int) -> Limits:
-        """Say limit files in our vocabulary.
+        """Convert the values of limit files to Limits.
 
-        `least` is the least maximum around the group, its own included or not.
+        `least` is the smallest maximum of the ancestors, with or without the group's own.
         """
         own = values[LIMIT]
         effective = min(own, least)
@@ -344,10 +333,7 @@ class V1(Tree):
         }
 
     def _least_around(self, group: Group) -> int:
-        """Read the least maximum of those around a group, whatever its own.
-
-        What the directory above it says, if that is a group.
-        """
+        """Read the smallest maximum of the ancestors, from the parent directory if it is a group."""
         with mapped(group.path), ignoring_unreadable():
             above = Path(self.root).resolve().parent
             text = (
@@ -359,9 +345,7 @@ class V1(Tree):
         return UNLIMITED
 
     def _own_limit(self, group: Group, name: str, least: int) -> int:
-        """Read a group's own limit, unless the least of its and its ancestors' says that there is
-        none.
-        """
+        """Read a group's own limit, unless the smallest of its line shows that there is none."""
         return UNLIMITED if least >= UNLIMITED else int(self.read(group, name))
 
     def _holder(self, group: Group, own: int, effective: int) -> str:
@@ -373,9 +357,9 @@ class V1(Tree):
         return path or "/"
 
     def _check_above_usage(self, group: Group, name: str, value: int) -> None:
-        """Strictly, as the seed compares.
+        """Raise GroupBusy unless usage is strictly below the limit, as the seed compares.
 
-        The kernel itself would take a limit that equals usage.
+        The kernel itself would accept a limit that equals usage.
         """
         if name not in _USED_UNDER:
             return
@@ -384,9 +368,7 @@ class V1(Tree):
             raise busy(group, usage, value)
 
     def _commit(self, group: Group, name: str, value: int) -> None:
-        """Write a limit that is above usage, and stop the kernel after a few pages if usage has
-        grown meanwhile.
-        """
+        """Write a limit above usage; interrupt the kernel after a few pages if usage has grown."""
         with self.opened(group, name) as file:
             for seconds in _COMMIT_SECONDS:
                 if timed_write(file, b"%d" % value, seconds):
@@ -399,12 +381,10 @@ class V1(Tree):
         )
 
     def _has_soft_limit(self) -> bool:
-        """Newer kernels accept a soft limit and forget it.
+        """Return whether this kernel stores soft limits, by trying it in a probe group.
 
-        A group of our own tells, where one can be made.
-
-        Its name is always the same, so that what a daemon left that was killed in this serves the
-        next one.
+        Newer kernels accept a soft limit and drop it. The probe's name is fixed, so a probe that a
+        killed daemon left is reused by the next one.
         """
         if SOFT_LIMIT not in self.control_files:
             return False
@@ -414,7 +394,7 @@ class V1(Tree):
                     self.make(_PROBE)
                 scratch = self.find(_PROBE)
             except ShrinkdError:
-                return True  # nothing can be written here, so nothing is promised by it
+                return True  # nothing can be written here, so the limit is never used
             try:
                 self._commit(scratch, SOFT_LIMIT, _NEGLIGIBLE_BYTES)
                 return int(self.read(scratch, SOFT_LIMIT)) == _NEGLIGIBLE_BYTES
@@ -425,7 +405,7 @@ class V1(Tree):
 
     @contextlib.contextmanager
     def _root_locked(self) -> Iterator[None]:
-        """Have no other daemon in this managed root do the same at the same time."""
+        """Hold a lock that excludes other daemons with this managed root."""
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(root, fcntl.LOCK_EX)
@@ -436,12 +416,10 @@ class V1(Tree):
     # -- reclaim ------------------------------------------------------------------------------------------------
 
     def _attainable_goal(self, group: Group, goal_bytes: int) -> int:
-        """Answer how much of a goal the LRU lists can give (0.
+        """Return how much of a goal the LRU lists can give, so that no pass runs into their end.
 
-        Nothing worth a write), so that no pass runs into their end.
-
-        A page at least is asked of a group that has none: dentries and the CPUs' precharged pages
-        are on no list.
+        0 means that nothing is worth a write. At least one page is requested of a group with empty
+        lists: dentries and the pages that CPUs precharged are on no list.
         """
         lines = self._lines.parse(self.read(group, STAT))
         file = _sum(lines, "total_inactive_file", "total_active_file")
@@ -460,7 +438,7 @@ class V1(Tree):
         return int(self.read(group, _KERNEL)) if _KERNEL in self._stat_files else 0
 
     def _swappable(self, group: Group, anon: int) -> int:
-        """How much anonymous memory swap has room for; memory.swappiness 0 forbids it."""
+        """Return how much anonymous memory fits into swap; memory.swappiness 0 forbids it."""
         room = self.swap_room()
         return min(anon, room) if room and int(self.read(group, _SWAPPINESS)) else 0
 

@@ -1,14 +1,12 @@
-"""The memory controller of cgroup v2.
+"""Implement the Backend protocol for cgroup v2, which reclaims by amount and refuses no maximum.
 
-It reclaims by amount, and never refuses a maximum, which is our part (_commit.py).
+Refusing a maximum is done by lower_max.py. A pass is a write to memory.reclaim, sized by what the
+group's last ones freed in 25 ms (reclaim_sizer.py) and cut by a timer: no limit changes for it, no
+stall is recorded for the group, and nothing is left behind if the daemon dies during it.
 
-A pass is a write to memory.reclaim, sized by what the group's last ones freed in 25 ms (_chunk.py)
-and cut by a timer: no limit moves for it, no stall is recorded for the group, and nothing is left
-behind when the daemon dies in it.
-
-What is called a group here has the controller: a directory whose parent has enabled memory in its
-cgroup.subtree_control. The others are not listed, and make() enables it from the managed root down,
-where the kernel lets it.
+A group here has the controller: a directory whose parent has enabled memory in its
+cgroup.subtree_control. Others are not listed, and make() enables it from the managed root down,
+where the kernel permits.
 """
 
 import contextlib
@@ -89,20 +87,21 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import UNLIMITED, or_none
 
 _COMMIT_SECONDS = 20e-6
-"""How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding
-nothing to do takes 5 us."""
+"""The time that a write may reclaim if usage has grown, on kernels that reclaim. Finding nothing to
+do takes 5 us."""
 _AT_ONCE_BYTES = CHARGED_AHEAD_BYTES + (4 << 20)
-"""What may be charged between our reading and our write: that, and two huge pages."""
+"""The bytes that may be charged between a reading and a write: the CPUs' stocks and two huge
+pages."""
 _PROTECTED_TTL_SECONDS, _MAX_PROTECTED_LISTS = 10.0, 4096
-"""How long the children that have a memory.min are remembered: listing 100 costs 40 readings, and
+"""The time for which children with a memory.min are cached: listing 100 costs 40 readings, and
 hardly any group has one."""
 _LONGEST_SECONDS = 50e-3
-"""When a pass is cut that turned out slower than the ones before. The kernel notices behind the
-batch it is in."""
+"""The time after which a pass is cut that is slower than those before. The kernel reacts after the
+current batch."""
 
 
 class V2(Tree):
-    """See Backend."""
+    """Access the v2 memory controller."""
 
     name: ClassVar[str] = "v2"
     is_simulated: ClassVar[bool] = False
@@ -151,10 +150,9 @@ class V2(Tree):
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
     def charged(self, path: str) -> Group:
-        """As Tree.
+        """Return the group to which processes in a directory are charged.
 
-        Without the controller, a directory's processes are charged to the nearest group around it
-        that has it.
+        Without the controller in that directory, it is the nearest ancestor that has it.
         """
         while path and not self.has(f"{path}/{USAGE}"):
             path = path.rpartition("/")[0]
@@ -193,10 +191,7 @@ class V2(Tree):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend.
-
-        High_bytes is held to the same as max_bytes, for the kernel reclaims for both of them.
-        """
+        """Implement Backend.set_limits; high_bytes is checked like max_bytes, for which the kernel reclaims too."""
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(
                 f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0]
@@ -215,9 +210,10 @@ class V2(Tree):
             if dry_run:
                 self.check_writable(group, MAX)
                 return self._limits(group, held | wanted)
+            # stored, compared with usage, and possibly undone
             is_lowered = (
                 wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]
-            )  # stored, looked at, and maybe taken back
+            )
             steps = limit_steps(held, writes, named) if len(writes) > 1 or is_lowered else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
             if "min_bytes" in changes:
@@ -267,10 +263,7 @@ class V2(Tree):
         super().attach(group, pid, dry_run=dry_run)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """As promised by Backend.
-
-        Nothing in v2 tells usage, and memory.high, which would, is a limit of the group's owner.
-        """
+        """Implement Backend.watch; no v2 file signals usage, and memory.high belongs to the group's owner."""
         return open_watch(self, group, triggers, functools.partial(v2_source, self))
 
     def close(self) -> None:
@@ -302,9 +295,9 @@ class V2(Tree):
         )
 
     def _effective_max(self, group: Group, own: int) -> tuple[int, str]:
-        """Find the least maximum on the way up, and the nearest group that holds it.
+        """Return the smallest maximum of a group and its ancestors, and the nearest group that has it.
 
-        No file of the kernel tells it.
+        No file of the kernel reports it.
         """
         least, holder = own, group.path or "/"
         for ancestor in self._ancestors(group):
@@ -316,17 +309,16 @@ class V2(Tree):
         return least, holder
 
     def _ancestors(self, group: Group) -> Iterator[Group]:
-        """The groups around a group, up to the managed root, but for the top of the hierarchy,
-        which has no limits.
-        """
+        """Yield the ancestors of a group up to the managed root, except the top, which has no limits."""
         path = group.path
         while path:
             path = path.rpartition("/")[0]
             try:
                 ancestor = self.look_up(path)
+            # Groups are removed from the inside out, so the group is gone as well.
             except (
                 GroupNotFound
-            ) as error:  # they go from the inside out, so that one is gone as well
+            ) as error:
                 raise GroupGone(f"The group {group.path!a} was removed.") from error
             if ancestor.id != self._hierarchy_root_id:
                 yield ancestor
@@ -336,9 +328,10 @@ class V2(Tree):
             raise busy(group, usage, value)
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
+        # Opened once: undoing a maximum must not fail for want of a descriptor.
         with self.opened(
             group, LIMIT_FILES[name]
-        ) as file:  # once: a maximum that is taken back must not want for a descriptor
+        ) as file:
             os.set_blocking(file, False)
             if name != "max_bytes":
                 self._check_above_usage(group, name, value)
@@ -360,10 +353,7 @@ class V2(Tree):
         return max(file_of(lines) + min(anon, self._swap_left(group)) - self._protected(group), 0)
 
     def _swap_left(self, group: Group) -> int:
-        """How much swap this group could still take.
-
-        What is free, below the limit of it and of each around it.
-        """
+        """Return how much swap this group can still use, by free swap and the limits of its line."""
         room = self.swap_room()
         if (
             not room
@@ -378,12 +368,10 @@ class V2(Tree):
         return max(room, 0)
 
     def _protected(self, group: Group) -> int:
-        """How much of what looks reclaimable the memory.min of groups inside withholds.
+        """Return how many reclaimable bytes the memory.min of descendants protects.
 
-        The group's own holds against others alone.
-
-        What a child protects is an upper bound to what those inside of it do, so one level is
-        enough. memory.low is soft.
+        The group's own memory.min holds against others alone. A child's protection is an upper
+        bound to that of its descendants, so one level suffices. memory.low is soft.
         """
         if os.fstat(self._incarnation(group).directory.number).st_nlink == 2:
             return 0
@@ -412,10 +400,7 @@ class V2(Tree):
     # -- groups that have the controller ------------------------------------------------------------------------
 
     def _check_is_group(self, path: str, directory: int) -> None:
-        """Only groups that have the controller.
-
-        The directory of another one is none that could be read or limited.
-        """
+        """Raise GroupNotFound for a directory without the controller: it has no usage and no limits."""
         if path and not os.access(USAGE, os.F_OK, dir_fd=directory):
             raise GroupNotFound(
                 f"The group {path!a} has no memory controller: its parent has not enabled it."
@@ -444,9 +429,9 @@ class V2(Tree):
     # -- probes, none of which changes anything -----------------------------------------------------------------
 
     def _files_of_a_group(self) -> frozenset[str]:
-        """Name the files that a group has here.
+        """Return the files that a group has here.
 
-        Those of the managed root, or of a group in it. A root that is the top has few.
+        They are those of the managed root, or of a child: a root that is the top has few.
         """
         if self._hierarchy_root_id is None:
             return self.control_files
@@ -457,9 +442,9 @@ class V2(Tree):
         return frozenset(name for name in GROUP_FILES if Path(kernel_has.get(name, "/")).exists())
 
     def _takes_swappiness(self) -> bool:
-        """Keys are parsed before anything is reclaimed, and nothing is for an amount of 0.
+        """Return whether memory.reclaim accepts a swappiness, by a request for 0 bytes.
 
-        Before Linux 6.11 a key is EINVAL.
+        Keys are parsed before anything is reclaimed. Before Linux 6.11 a key is EINVAL.
         """
         try:
             with self.opened(self.find(""), RECLAIM) as file:
@@ -468,8 +453,10 @@ class V2(Tree):
             return False
 
     def _pressure(self, group: Group) -> Pressure | None:
-        """Read a file that goes and comes with the group's cgroup.pressure, and is EOPNOTSUPP when
-        the kernel was started without.
+        """Read the pressure of a group; None where it is switched off.
+
+        The file depends on the group's cgroup.pressure, and is EOPNOTSUPP if the kernel was started
+        without PSI.
         """
         with ignoring_unreadable():
             return parse_pressure(self.read(group, PRESSURE))

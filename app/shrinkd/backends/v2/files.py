@@ -1,7 +1,4 @@
-"""What the files of a cgroup v2 group are called and say, in the vocabulary of MemStat.
-
-Text to numbers, nothing is opened here.
-"""
+"""Name and parse the control files of a cgroup v2 group; opens no file."""
 
 from collections.abc import Mapping
 
@@ -30,11 +27,11 @@ LIMIT_FILES: dict[LimitName, str] = {
     "min_bytes": MIN,
     "swap_max_bytes": SWAP_MAX,
 }
-"""In the order of writing: those that can be refused come first."""
+"""In the order of writing: limits that can be refused come first."""
 RECLAIMING_LIMITS: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
-"""The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
+"""The limits for which the kernel reclaims, or kills, when they are written below usage."""
 GROUP_FILES = (USAGE, STAT, *LIMIT_FILES.values(), PEAK, EVENTS, SWAP, ZSWAP)
-"""What a reading reads, where this kernel has it."""
+"""The files of one reading, if this kernel has them."""
 NEW_GROUP = {
     USAGE: b"0",
     MAX: b"max",
@@ -72,7 +69,7 @@ EVENT_LINES = ("low", "high", "max", "oom", "oom_kill")
 
 
 def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limits) -> MemStat:
-    """Say what the files say by themselves; what needs the groups around is left to the caller."""
+    """Build a reading from the texts of a group's files; the caller adds what ancestors determine."""
     usage = int(texts[USAGE]) if USAGE in texts else usage_of_hierarchy_root(lines)
     return MemStat(
         usage_bytes=usage,
@@ -106,7 +103,7 @@ def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limit
 
 
 def usage_of_hierarchy_root(lines: Mapping[str, int]) -> int:
-    """The top of the hierarchy has no memory.current.
+    """Return the usage of the top of the hierarchy, which has no memory.current.
 
     V1 counts these two there, mem_cgroup_usage().
     """
@@ -114,7 +111,7 @@ def usage_of_hierarchy_root(lines: Mapping[str, int]) -> int:
 
 
 def file_of(lines: Mapping[str, int]) -> int:
-    """What needs no swap to be reclaimed."""
+    """Return the bytes that are reclaimable without swap."""
     return lines["inactive_file"] + lines["active_file"] + lines.get("slab_reclaimable", 0)
 
 
