@@ -118,7 +118,7 @@ class MirrorGroups:
             tree.close()
 
     def _has_all(self, tree: Tree, path: str, own: set[bytes]) -> bool:
-        """Return whether a mirror has all these processes, except those that have left the group."""
+        """Return whether a mirror has all these processes, except those that left the group."""
         missing = own - _processes(tree, path) if own else own
         return not missing or missing.isdisjoint(_processes(self._own, path))
 

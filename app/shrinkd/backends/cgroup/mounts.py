@@ -52,7 +52,7 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
 
 
 def mounts(kind: str, option: str = "") -> Iterator[Mount]:
-    """Find the visible mounts of a cgroupfs ("cgroup", "cgroup2") with an option such as "memory"."""
+    """Find the visible mounts of a cgroupfs: "cgroup" or "cgroup2", with an option ("memory")."""
     for mount in parse_mounts(read_file("/proc/self/mountinfo")):
         if mount.kind == kind and (not option or option in mount.options) and _is_in_sight(mount):
             yield mount

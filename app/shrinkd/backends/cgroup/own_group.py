@@ -149,7 +149,7 @@ class ProcessSearch:
             return []
 
     def _suspect(self, path: str, error: OSError) -> None:
-        """Record an unreadable group; a shortage, which says nothing about groups, raises OSError."""
+        """Record an unreadable group; raise OSError for a shortage, which concerns no group."""
         if error.errno in _SHORTAGES:
             raise error
         if error.errno not in _NO_PROCESSES and path not in self.suspects:
@@ -215,7 +215,7 @@ class ProcessLocator:
             raise ProtectedGroup(own.uncertainty_near(source) or sentence, pid=pid)
 
     def _own_text(self) -> bytes:
-        """Read /proc/self/cgroup; empty if it is unreadable, and then cgroup.procs files are searched.
+        """Read /proc/self/cgroup; empty if it is unreadable, and then all groups are searched.
 
         The file stays open: a daemon without free descriptors has to know its group, to remove a
         group that it has just made.

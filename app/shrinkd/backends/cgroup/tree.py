@@ -172,7 +172,7 @@ class Tree:
         return Group(path, 0)
 
     def _made(self, path: str, parent: int) -> Group:
-        """Open a new group, so that removing it needs no further descriptor; remove it if that fails."""
+        """Open a new group, so that removing it needs no descriptor; remove it if that fails."""
         _, name = os.path.split(path)
         try:
             group = Group(path, os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino)
@@ -229,11 +229,11 @@ class Tree:
     # -- the mount, and the daemon's own group
 
     def place(self) -> tuple[Mount, tuple[str, ...]] | None:
-        """Return the mount of the managed root, and the names from the mount to the root; see mount_of."""
+        """Return the mount of the managed root, and the names between them; see mount_of."""
         return mount_of(self._root)
 
     def refuse_own(self, group: Group) -> None:
-        """Raise ProtectedGroup for a group that contains this daemon, checked anew before each change."""
+        """Raise ProtectedGroup for a group that contains this daemon at this moment."""
         self.own_group().refuse_own(group)
 
     # -- groups by path and by incarnation
@@ -243,7 +243,7 @@ class Tree:
         return self._cached(path) or self.look_up(check_group_path(path) if path else "")
 
     def look_up(self, path: str) -> Group:
-        """Look up a path that came from the kernel, and so may have characters that clients cannot use."""
+        """Look up a path from the kernel, whose characters are not restricted as clients' are."""
         if kept := self._cached(path):
             return kept
         with self._opened(path, path) as directory:
@@ -434,7 +434,7 @@ class Tree:
                 del self._id_by_path[incarnation.group.path]
 
     def _gone(self, group: Group, error: OSError) -> ShrinkdError:
-        """Convert an OSError of a control file; ENOENT and ENODEV mean that the incarnation is gone."""
+        """Convert an OSError of a control file; ENOENT and ENODEV mean GroupGone."""
         if error.errno in _REMOVED_ERRNOS:
             self._forget(group)
             error = OSError(errno.ENODEV, "")

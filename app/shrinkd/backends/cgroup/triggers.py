@@ -67,7 +67,7 @@ class _V1Events(_V1Eventfd):
         return before != self._seen
 
     def _counters(self) -> tuple[bytes, bytes]:
-        """Read the failed charges and the kills; oom_control also has a state, which is no counter."""
+        """Read the counts of failed charges and kills; oom_control also has a state."""
         return self._tree.read(self._group, _FAILURES), self._tree.read(
             self._group, _OOM
         ).partition(b"oom_kill ")[2]

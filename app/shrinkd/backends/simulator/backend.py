@@ -1,13 +1,10 @@
-"""The backend with no kernel.
+"""Implement the Backend protocol with a simulated machine that follows the rules of one kernel.
 
-Groups of a simulated machine, which follows the rules of one kernel or another (_machine/).
-
-It behaves as Linux would where it does anything, and says None where that kernel knows nothing. On
-cgroup v1 one rule is better than the kernel's: a limit is compared and set under one lock, so a
-refusal has not cost a page. On v2 a maximum is committed by the very algorithm that real kernels
-get (_commit.py), for the simulated one stores first and kills afterwards, as they do. Time is the
-caller's clock, followed lazily: each verb first lets the machine live through the ticks that have
-gone by.
+Its readings are what Linux would report, None where that kernel reports nothing. On cgroup v1 one
+rule is stricter than the kernel's: a limit is compared and set under one lock, so a refusal
+reclaims nothing. On v2 a maximum is lowered by the algorithm of real kernels (lower_max.py), since
+the simulated one also stores first and kills afterwards. Time is the caller's clock, followed
+lazily: each verb first advances the machine by the ticks that have passed (machine/).
 """
 
 import threading
@@ -81,18 +78,21 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES
 
 TICK_SECONDS = 0.1
+# After a pause a verb simulates at most so many steps, which are then longer.
 MAX_TICKS_PER_VERB = (
-    10  # after a pause no verb simulates more steps than these; they grow longer instead
+    10
 )
-PASS_US = 50_000  # what the protocol gives a pass
-_LONGEST_PASS_SECONDS = 1.0  # of ours: where time goes a thousand times slower, a cancel need not
+PASS_US = 50_000  # the time of a pass by the Backend protocol
+# In real time: however slow the simulated clock, a cancel must not wait longer.
+_LONGEST_PASS_SECONDS = 1.0
+# As v2/backend.py writes: O_NONBLOCK, and a timer of 20 us.
 _LIMIT_WRITER = Writer(
     pending=lambda spent_us: spent_us >= 20, nonblock=True
-)  # as v2.py: O_NONBLOCK, and a timer of 20 us
+)
 
 
 class Simulator:
-    """A machine as its scenario says, made anew with every instance and forgotten with it."""
+    """Simulate the machine of a scenario; each instance is new, and nothing outlives it."""
 
     name: ClassVar[str] = "simulator"
     is_simulated: ClassVar[bool] = True
@@ -112,9 +112,10 @@ class Simulator:
         boot = uuid4()
         self._boot_id = str(boot)
         self.scenario = scenario or scenarios.load_scenario(settings.scenario)
+        # 28 random bits, so that ids of an earlier start identify no group.
         first_id = (
             boot.int >> 100
-        ) + 1  # 28 random bits, so that an id of the last start means nothing
+        ) + 1
         self._machine = self.scenario.machine(first_id)
         self._profile = self._machine.profile
         self.settable_limits = self._profile.settable_limits
@@ -133,9 +134,9 @@ class Simulator:
 
     @contextmanager
     def machine(self, verb: Verb | None = None, path: str = "") -> Iterator[Machine]:
-        """Lend the machine as it is now, with everybody else locked out.
+        """Yield the machine, advanced to now, with its lock held.
 
-        A verb meets the faults that were planned for it.
+        A verb first meets the faults that are planned for it.
         """
         if verb:
             self._apply_faults(verb, path)
@@ -147,9 +148,9 @@ class Simulator:
                 self._notifier.ring(self._machine)
 
     def _apply_faults(self, verb: Verb, path: str) -> None:
-        """Let happen what was planned for this use, before the machine is anybody's.
+        """Apply the faults planned for this use.
 
-        A delay is no other's.
+        This happens before the lock is held, so a delay holds no other verb.
         """
         for fault in self.faults.meet(verb, path):
             if fault.error:
@@ -209,7 +210,7 @@ class Simulator:
             )
 
     def own_group(self) -> OwnGroup:
-        """As promised by Backend: no process of this host is in a simulated group."""
+        """Implement Backend.own_group: no process of this host is in a simulated group."""
         return OwnGroup()
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
@@ -251,10 +252,7 @@ class Simulator:
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend.
-
-        There is nothing to write down: limits of this machine die with this process.
-        """
+        """Implement Backend.set_limits; limits end with the process, so steps are not recorded."""
         if alien := sorted(changes.keys() - self.settable_limits):
             raise UnsupportedLimit(f"The simulator has no {alien[0]}.", group=group, field=alien[0])
         if not group.path:
@@ -295,9 +293,10 @@ class Simulator:
                 cgroup, -(-goal_bytes // PAGE_BYTES), PASS_US, swappiness=swappiness
             )
             freed = before - cgroup.usage
+        # A kernel would take this time, and a reader that polls a shrink sees usage fall.
         if (
             spent_us and self.clock.speed
-        ):  # a kernel would not be back before, and who watches a shrink wants to see it go down
+        ):
             self._sleep(min(spent_us / 1_000_000 / self.clock.speed, _LONGEST_PASS_SECONDS))
         return max(freed, 0) * PAGE_BYTES
 
@@ -352,7 +351,7 @@ class Simulator:
     def close(self) -> None:
         self.time.close()
 
-    # -- limits, where the kernel refuses none ------------------------------------------------------------------
+    # -- limits, where the kernel refuses none
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
         if name != "max_bytes":
@@ -395,7 +394,7 @@ def _find(machine: Machine, path: str) -> Cgroup:
 
 
 def _inside(machine: Machine, group: Group) -> Listing:
-    """The groups in a group, but for those whose path no kernel resolves.
+    """List the children of a group, except those whose path no kernel resolves.
 
     A process in the machine could have made them.
     """
@@ -416,7 +415,7 @@ def _live(machine: Machine, group: Group) -> Cgroup:
 
 
 def _readable(machine: Machine, group: Group) -> Cgroup:
-    """As _live, and for a group that was only tried one that is as new and in no machine."""
+    """Return the group, or for the id 0 (a dry run's) a new one that is in no machine."""
     return (
         _live(machine, group)
         if group.id
@@ -425,7 +424,7 @@ def _readable(machine: Machine, group: Group) -> Cgroup:
 
 
 def _dry_run_copy(machine: Machine, group: Group) -> Cgroup:
-    """A group in no machine, to try limits on: what it has of the real one are limits and usage."""
+    """Copy the limits and usage of a group to one in no machine, for a dry run."""
     real = _readable(machine, group)
     tried = Cgroup(group.path, group.id, real.parent)
     for name in ("usage", "swap", "memsw", *LIMIT_FIELDS.values()):
@@ -434,15 +433,15 @@ def _dry_run_copy(machine: Machine, group: Group) -> Cgroup:
 
 
 def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int) -> None:
-    """Refuse what the kernel would reclaim for: a high just as a maximum."""
+    """Raise GroupBusy for a maximum or high below usage, for which the kernel would reclaim."""
     if name in RECLAIMING_LIMITS and (usage := cgroup.usage * PAGE_BYTES) >= value:
         raise busy(group, usage, value)
 
 
 def _compare_and_set(cgroup: Cgroup, group: Group, changes: Mapping[LimitName, int | None]) -> None:
-    """Set limits of v1, or of the seed, under one lock.
+    """Set limits of v1, or of the seed, under one lock, all or none.
 
-    At once, or not at all. Usage has to be below, as the seed compares.
+    Usage has to be below the limit, as the seed compares.
     """
     held = {
         LIMIT: cgroup.max * PAGE_BYTES,

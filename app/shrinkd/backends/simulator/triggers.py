@@ -1,7 +1,4 @@
-"""How a simulated machine wakes those who watch it.
-
-Bells that whoever changed it rings, and time that passes for them.
-"""
+"""Fire the triggers of a simulated machine when it changes, and advance its time for them."""
 
 import math
 import os
@@ -18,11 +15,10 @@ from shrinkd.sizes import PAGE_BYTES
 
 
 class TriggerNotifier:
-    """The bells of one machine, which is borrowed as a context that locks it and rings them at its
-    end.
+    """Hold the armed sources of one machine, and check them after each use of it.
 
-    The machine only lives while somebody asks for it, and who waits for a bell does not ask: so a
-    thread does, for as long as there are bells.
+    The machine only advances while a verb uses it, and a reader that waits on a watch uses none: so
+    a thread advances it for as long as sources are armed.
     """
 
     def __init__(
@@ -33,14 +29,14 @@ class TriggerNotifier:
         self._is_ticking = False
 
     def ring(self, machine: Machine) -> None:
-        """Ring what the machine, as it is now, gives a reason to ring."""
+        """Check all armed sources against the machine."""
         for bell in self._armed:
             bell.look(machine)
 
     def hang(self, bell: "SimulatedSource") -> None:
         with self._machine() as machine:
             bell.look(machine)
-            bell.has_fired()  # what is so already is no reason
+            bell.has_fired()  # a condition that holds already does not fire
             self._armed.add(bell)
             if not self._is_ticking:
                 self._is_ticking = True
@@ -59,7 +55,7 @@ class TriggerNotifier:
 
 
 class SimulatedSource(EventfdSource):
-    """One trigger of a simulated group. See Source."""
+    """Implement Source for one trigger of a simulated group."""
 
     def __init__(self, bells: TriggerNotifier, group: Group, trigger: Trigger) -> None:
         super().__init__()
@@ -75,7 +71,10 @@ class SimulatedSource(EventfdSource):
         super().close()
 
     def look(self, machine: Machine) -> None:
-        """Ring if there is a reason since the last look, or for good when the group was removed."""
+        """Fire if the trigger's condition has occurred since the last check.
+
+        It also fires, for good, when the group was removed.
+        """
         cgroup = machine.cgroups.get(self._group.path)
         if cgroup is None or cgroup.id != self._group.id or self._fires_now(cgroup, machine.now_us):
             os.eventfd_write(self.fileno(), 1)

@@ -217,7 +217,7 @@ class V1(Tree):
         )
 
     def activity(self, group: Group) -> Activity | None:
-        """Implement Backend.activity; CPU time counts from the move of the processes into the mirror."""
+        """Implement Backend.activity; CPU time counts from a process's move into the mirror."""
         self.usage(group)  # raises GroupGone, which no mirror reports
         return self._active.activity(group)
 
@@ -280,7 +280,7 @@ class V1(Tree):
         return max(freed, 0)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """Implement Backend.watch; Stalled covers only processes that are in the group's mirror as well."""
+        """Implement Backend.watch; Stalled covers only processes that the mirror has as well."""
         return open_watch(
             self, group, triggers, functools.partial(v1_source, self, self._mirror or self)
         )
@@ -333,7 +333,7 @@ class V1(Tree):
         }
 
     def _least_around(self, group: Group) -> int:
-        """Read the smallest maximum of the ancestors, from the parent directory if it is a group."""
+        """Read the smallest maximum of the ancestors, from the parent directory if it has one."""
         with mapped(group.path), ignoring_unreadable():
             above = Path(self.root).resolve().parent
             text = (

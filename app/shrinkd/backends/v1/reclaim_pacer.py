@@ -47,7 +47,7 @@ class ReclaimPacer:
         return self._drain + min(likely, max(certain * self._trust, _ALWAYS), _LONGEST)
 
     def learn(self, freed_bytes: int, seconds: float) -> None:
-        """Record what a write freed; nothing means that the drain, or another process, took its time."""
+        """Record what a write freed; nothing means that the drain took its time."""
         if freed_bytes <= 0:
             self._drain = min(self._drain * 2, _LONGEST_DRAIN)
             return

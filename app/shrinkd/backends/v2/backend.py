@@ -191,7 +191,10 @@ class V2(Tree):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """Implement Backend.set_limits; high_bytes is checked like max_bytes, for which the kernel reclaims too."""
+        """Implement Backend.set_limits.
+
+        high_bytes is checked like max_bytes, since the kernel reclaims for both of them.
+        """
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(
                 f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0]
@@ -263,7 +266,10 @@ class V2(Tree):
         super().attach(group, pid, dry_run=dry_run)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """Implement Backend.watch; no v2 file signals usage, and memory.high belongs to the group's owner."""
+        """Implement Backend.watch.
+
+        No v2 file signals usage, and memory.high, which would, is a limit of the group's owner.
+        """
         return open_watch(self, group, triggers, functools.partial(v2_source, self))
 
     def close(self) -> None:
@@ -295,7 +301,7 @@ class V2(Tree):
         )
 
     def _effective_max(self, group: Group, own: int) -> tuple[int, str]:
-        """Return the smallest maximum of a group and its ancestors, and the nearest group that has it.
+        """Return the smallest maximum of a group's line, and the nearest group that has it.
 
         No file of the kernel reports it.
         """
@@ -309,7 +315,10 @@ class V2(Tree):
         return least, holder
 
     def _ancestors(self, group: Group) -> Iterator[Group]:
-        """Yield the ancestors of a group up to the managed root, except the top, which has no limits."""
+        """Yield the ancestors of a group up to the managed root, except the hierarchy's root.
+
+        That one has no limits.
+        """
         path = group.path
         while path:
             path = path.rpartition("/")[0]
@@ -353,7 +362,7 @@ class V2(Tree):
         return max(file_of(lines) + min(anon, self._swap_left(group)) - self._protected(group), 0)
 
     def _swap_left(self, group: Group) -> int:
-        """Return how much swap this group can still use, by free swap and the limits of its line."""
+        """Return how much swap this group can use, by free swap and the limits of its line."""
         room = self.swap_room()
         if (
             not room
@@ -400,7 +409,7 @@ class V2(Tree):
     # -- groups that have the controller ------------------------------------------------------------------------
 
     def _check_is_group(self, path: str, directory: int) -> None:
-        """Raise GroupNotFound for a directory without the controller: it has no usage and no limits."""
+        """Raise GroupNotFound for a directory that lacks the controller, and so has no usage."""
         if path and not os.access(USAGE, os.F_OK, dir_fd=directory):
             raise GroupNotFound(
                 f"The group {path!a} has no memory controller: its parent has not enabled it."

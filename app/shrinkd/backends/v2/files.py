@@ -69,7 +69,7 @@ EVENT_LINES = ("low", "high", "max", "oom", "oom_kill")
 
 
 def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limits) -> MemStat:
-    """Build a reading from the texts of a group's files; the caller adds what ancestors determine."""
+    """Build a reading from a group's files; the caller adds what ancestors determine."""
     usage = int(texts[USAGE]) if USAGE in texts else usage_of_hierarchy_root(lines)
     return MemStat(
         usage_bytes=usage,
