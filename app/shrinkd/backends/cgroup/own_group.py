@@ -245,9 +245,7 @@ class ProcessLocator:
             told = self._own_text()
             own = self._find(told)
             # else the daemon was moved, perhaps to a group that was searched already
-            if (
-                self._own_text() == told
-            ):
+            if self._own_text() == told:
                 break
         else:
             own = OwnGroup(None, ("",))

@@ -43,9 +43,7 @@ CGROUP_SUPER_MAGIC = 0x27E0EB  # include/uapi/linux/magic.h, as the next
 CGROUP2_SUPER_MAGIC = 0x63677270
 _VERSIONS = {CGROUP_SUPER_MAGIC: 1, CGROUP2_SUPER_MAGIC: 2}
 # The inode of a controller's own root, where v1 answers EINVAL to a limit and to force_empty.
-HIERARCHY_ROOT = (
-    1
-)
+HIERARCHY_ROOT = 1
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
 """The amount by which usage may jump at once (bytes): each CPU charges MEMCG_CHARGE_BATCH pages
 ahead, mm/memcontrol.c."""
@@ -194,9 +192,7 @@ class Tree:
         self.refuse_own(group)
         directory = self._incarnation(group).directory
         # Relative to the directory itself: the daemon may lack the permission to open its parent.
-        name = (
-            "../" + group.path.rpartition("/")[2]
-        )
+        name = "../" + group.path.rpartition("/")[2]
         with mapped(group.path):
             if os.stat(name, dir_fd=directory.number, follow_symlinks=False).st_ino != group.id:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
@@ -324,9 +320,7 @@ class Tree:
             return text
         try:
             # The name keeps a reference: a temporary could close before the read.
-            file = self._file(
-                group, name
-            )
+            file = self._file(group, name)
             return os.pread(file.number, _READ_BYTES, 0)
         except OSError as error:
             raise self._gone(group, error) from error
@@ -482,9 +476,7 @@ def _rmdir(name: str, directory: int) -> None:
         if error.errno != errno.EBUSY:
             raise
         # cgroupfs answers EBUSY for both
-        raise OSError(
-            errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)
-        ) from error
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from error
 
 
 def _read_text(path: str) -> str:

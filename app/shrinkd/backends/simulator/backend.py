@@ -79,16 +79,12 @@ from shrinkd.sizes import PAGE_BYTES
 
 TICK_SECONDS = 0.1
 # After a pause a verb simulates at most so many steps, which are then longer.
-MAX_TICKS_PER_VERB = (
-    10
-)
+MAX_TICKS_PER_VERB = 10
 PASS_US = 50_000  # the time of a pass by the Backend protocol
 # In real time: however slow the simulated clock, a cancel must not wait longer.
 _LONGEST_PASS_SECONDS = 1.0
 # As v2/backend.py writes: O_NONBLOCK, and a timer of 20 us.
-_LIMIT_WRITER = Writer(
-    pending=lambda spent_us: spent_us >= 20, nonblock=True
-)
+_LIMIT_WRITER = Writer(pending=lambda spent_us: spent_us >= 20, nonblock=True)
 
 
 class Simulator:
@@ -113,9 +109,7 @@ class Simulator:
         self._boot_id = str(boot)
         self.scenario = scenario or scenarios.load_scenario(settings.scenario)
         # 28 random bits, so that ids of an earlier start identify no group.
-        first_id = (
-            boot.int >> 100
-        ) + 1
+        first_id = (boot.int >> 100) + 1
         self._machine = self.scenario.machine(first_id)
         self._profile = self._machine.profile
         self.settable_limits = self._profile.settable_limits
@@ -294,9 +288,7 @@ class Simulator:
             )
             freed = before - cgroup.usage
         # A kernel would take this time, and a reader that polls a shrink sees usage fall.
-        if (
-            spent_us and self.clock.speed
-        ):
+        if spent_us and self.clock.speed:
             self._sleep(min(spent_us / 1_000_000 / self.clock.speed, _LONGEST_PASS_SECONDS))
         return max(freed, 0) * PAGE_BYTES
 

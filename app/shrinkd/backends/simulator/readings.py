@@ -177,7 +177,5 @@ def available_of(machine: Machine) -> int:
 def _stall(stalls: Stalls, now_us: int) -> Stall:
     stalls.settle(now_us)
     # as the kernel prints
-    avg10, avg60, avg300 = (
-        round(average, 2) for average in stalls.averages
-    )
+    avg10, avg60, avg300 = (round(average, 2) for average in stalls.averages)
     return Stall(avg10, avg60, avg300, stalls.total_us)

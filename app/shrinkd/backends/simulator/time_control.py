@@ -64,9 +64,7 @@ class Time:
                 seconds -= part
             if seconds > 0 and time.monotonic() >= rest_at:
                 # A thread that releases a lock and acquires it at once starves the others.
-                time.sleep(
-                    _REST_SECONDS
-                )
+                time.sleep(_REST_SECONDS)
                 rest_at = time.monotonic() + _TURN_SECONDS
 
     def close(self) -> None:

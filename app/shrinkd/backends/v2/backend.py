@@ -214,9 +214,7 @@ class V2(Tree):
                 self.check_writable(group, MAX)
                 return self._limits(group, held | wanted)
             # stored, compared with usage, and possibly undone
-            is_lowered = (
-                wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]
-            )
+            is_lowered = wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]
             steps = limit_steps(held, writes, named) if len(writes) > 1 or is_lowered else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
             if "min_bytes" in changes:
@@ -325,9 +323,7 @@ class V2(Tree):
             try:
                 ancestor = self.look_up(path)
             # Groups are removed from the inside out, so the group is gone as well.
-            except (
-                GroupNotFound
-            ) as error:
+            except GroupNotFound as error:
                 raise GroupGone(f"The group {group.path!a} was removed.") from error
             if ancestor.id != self._hierarchy_root_id:
                 yield ancestor
@@ -338,9 +334,7 @@ class V2(Tree):
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
         # Opened once: undoing a maximum must not fail for want of a descriptor.
-        with self.opened(
-            group, LIMIT_FILES[name]
-        ) as file:
+        with self.opened(group, LIMIT_FILES[name]) as file:
             os.set_blocking(file, False)
             if name != "max_bytes":
                 self._check_above_usage(group, name, value)

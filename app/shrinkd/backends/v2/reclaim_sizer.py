@@ -36,7 +36,10 @@ class ReclaimSizer:
         return max(-(-min(goal_bytes, self._size) // PAGE_BYTES), 1) * PAGE_BYTES
 
     def learn(self, asked_bytes: int, freed_bytes: int, seconds: float) -> None:
-        """Record a write: a full one that freed most of it shows the speed; a slow one halves it."""
+        """Record a write and adapt the size.
+
+        A write of full size that freed most of it shows the speed; any slow one was too large.
+        """
         if asked_bytes >= self._size and freed_bytes >= asked_bytes / 2:
             fitting = int(freed_bytes * _WANTED_SECONDS / max(seconds, 1e-6))
             self._size = max(_LEAST, min(fitting, self._size * 2, _MOST))

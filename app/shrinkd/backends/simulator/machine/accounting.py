@@ -216,7 +216,7 @@ class Process:
         return self.meter() - self.metered_us
 
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
-        """Return the area for a charge: one of its own in its present group, or one of the group."""
+        """Return the area for a charge: one of its own in its present group, or the group's."""
         if kind not in DIES:
             return self.cgroup.area(kind, interval, folio)
         for area in reversed(self.areas):

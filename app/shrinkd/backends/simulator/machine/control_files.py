@@ -152,9 +152,7 @@ def _seed_limit(write: _Write, text: str) -> None:
     while True:
         _shrink_usage_to(write, val)
         # res_counter_set_limit(): compared and set under one lock
-        if _check_under(
-            write.cgroup, val
-        ):
+        if _check_under(write.cgroup, val):
             write.cgroup.max = val
             return
 

@@ -12,9 +12,7 @@ from shrinkd.sizes import PAGE_BYTES
 
 MEMCG_CHARGE_BATCH = 64  # include/linux/memcontrol.h: pages per charge
 # dirty_writeback_centisecs = 500: dirty pages are under writeback after that time
-FLUSH_US = (
-    5_000_000
-)
+FLUSH_US = 5_000_000
 HIGH_DELAY_US = 2_000_000  # MEMCG_MAX_HIGH_DELAY_JIFFIES of mm/memcontrol.c: 2 s
 HIGH_GRACE_US = 10_000  # below HZ/100 it does not sleep
 
@@ -71,7 +69,7 @@ class Machine:
         return cgroup
 
     def remove(self, cgroup: Cgroup) -> None:
-        """Remove an empty group; its remaining charges move to its parent, whose usage includes them."""
+        """Remove an empty group; its remaining charges move to its parent, which counts them."""
         parent = cgroup.parent
         if parent is None or cgroup.children or cgroup.processes:
             raise ValueError(cgroup.path)
@@ -180,7 +178,7 @@ class Machine:
                 self.stall(process, spent_us)
 
     def _reclaim_for(self, process: Process, cgroup: Cgroup, pages: int) -> bool:
-        """Make room below the tightest limit while the process waits; False if nothing can be freed.
+        """Make room below the tightest limit while the process waits; False if nothing is freed.
 
         A large charge makes room in parts, so that what it has brought in is reclaimable as well.
         """
@@ -208,7 +206,10 @@ class Machine:
                 self.stall(process, spent_us + high_delay_us(member) * pages / MEMCG_CHARGE_BATCH)
 
     def paced(self, cgroup: Cgroup, pages: int) -> int:
-        """Return how many of these pages are charged at once: a batch where a sleep may follow each."""
+        """Return how many of these pages are charged at once.
+
+        It is a batch above a high limit, where a sleep may follow each.
+        """
         for member in cgroup.line:
             if member.usage + pages > member.high:
                 return min(pages, MEMCG_CHARGE_BATCH)
@@ -300,9 +301,7 @@ class Machine:
         if not victims:
             return False
         # of two equal ones the younger
-        largest = max(
-            victims, key=lambda process: (process.rss(), process.pid)
-        )
+        largest = max(victims, key=lambda process: (process.rss(), process.pid))
         line = largest.cgroup.line
         whole = next(
             (member for member in reversed(line[: line.index(tight) + 1]) if member.oom_group), None
@@ -319,9 +318,9 @@ class Machine:
     # -- charges ahead
 
     def _draw(self, process: Process, cgroup: Cgroup, pages: int, room: int) -> int:
-        """Return by how much the counters change for a charge; one group's stock is on a CPU at a time.
+        """Return by how much the counters change for a charge.
 
-        See consume_stock() and refill_stock().
+        A CPU has the stock of one group at a time: consume_stock() and refill_stock().
         """
         cpu = process.pid % len(self._stocks)
         owner, stocked = self._stocks[cpu]
@@ -336,7 +335,7 @@ class Machine:
         return pages + self._stocks[cpu][1] - stocked
 
     def drain_stocks(self, within: Cgroup) -> bool:
-        """Uncharge the CPUs' stocks in a subtree, as drain_all_stock(); return whether there were any."""
+        """Uncharge the CPUs' stocks in a subtree, drain_all_stock(); return whether any existed."""
         drained = False
         for cpu, (owner, stocked) in enumerate(self._stocks):
             if stocked and within in owner.line:

@@ -1,8 +1,7 @@
-"""Workloads: what processes do with memory as time passes, and the part of them that is plain data.
+"""Simulate how processes use memory over time, as declared by plain data.
 
-How much a process wants at a time is a pure function of its age and the seed; what it gets is
-between it and the machine. So the same scenario asks for the same memory whatever a policy did to
-it meanwhile.
+The memory that a process wants at a time is a pure function of its age and the seed; the machine
+decides how much it gets. So the same scenario requests the same memory whatever a policy does.
 """
 
 import bisect
@@ -27,21 +26,23 @@ from shrinkd.sizes import PAGE_BYTES, format_size
 from shrinkd.strict_model import Size, Strict, size_schema
 
 
-# as assert, which -O would take away
+# like assert, which -O would remove
 def _demand(is_so: bool, sentence: str) -> None:
     if not is_so:
         raise ValueError(sentence)
 
 
 LARGEST_BYTES = 2**36
-"""The most that one piece of memory may be: the whole of it is charged at the start, while others
-wait for the machine."""
+"""The maximum of one piece of memory: all of it is charged at the start, while the machine is
+locked."""
 FASTEST_BYTES = 2**32
-"""The most that it may grow or be written to in a second."""
+"""The maximum growth or writes per second."""
 _MOST_A_TICK = 2**30 // PAGE_BYTES
-"""How many pages one piece charges in a tick, which may be an hour; it catches up in the next ones."""
+"""The maximum pages that one piece charges in a tick, which may be an hour; later ticks catch
+up."""
 USE_US = 2
-"""The CPU time of one use of a page: to read 4 KiB costs 1 us, and something is done with it."""
+"""The CPU time of one use of a page: reading 4 KiB takes 1 us, and the program does something with
+it."""
 HEATS = {"hot": 1.0, "warm": 30.0, "cold": 600.0, "idle": math.inf}
 _WORDS = {seconds: word for word, seconds in HEATS.items()}
 
@@ -64,7 +65,7 @@ Speed = Annotated[
 ]
 Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Step = Annotated[tuple[Seconds, MemorySize], Field(strict=False)]
-"""From a second on, a size. Strict would be a tuple, which no JSON has."""
+"""A second, and the size from then on. Strict mode would require a tuple, which JSON lacks."""
 
 
 def _heat(value: object) -> object:
@@ -87,7 +88,7 @@ Heat = Annotated[
 
 
 class Bursts(Strict):
-    """More memory for a while: once in every so many seconds, at a moment that the seed decides."""
+    """Describe extra memory: once in each period, at a moment that the seed decides."""
 
     every_seconds: float = Field(ge=1, allow_inf_nan=False, examples=[120])
     lasts_seconds: float = Field(gt=0, allow_inf_nan=False, examples=[20])
@@ -101,34 +102,33 @@ class Bursts(Strict):
 
 
 class Memory(Strict):
-    """One piece of what a process uses."""
+    """Describe one piece of the memory of a process."""
 
     kind: Used = Field(examples=["anon"])
-    """`shmem` is anonymous and outlives its process, as does what is cached of a `file`;
-    `unevictable` is locked."""
+    """`shmem` is anonymous and outlives its process, as does the cache of a `file`; `unevictable`
+    is locked."""
     size_bytes: MemorySize = Field(default=0, examples=[48 << 20])
-    """What the process starts with."""
+    """The size at the start of the process."""
     heat_seconds: Heat = Field(default=math.inf, examples=["hot", 45])
-    """The mean time between two uses of one page, or hot (1), warm (30), cold (600), idle (nobody
-    uses it again)."""
+    """The mean time between two uses of one page, or hot (1), warm (30), cold (600), idle (never
+    used again)."""
     folio_pages: Literal[1, 512] = 1
     """Pages of a folio of the page cache: 1, or 512 for files that were read ahead."""
     grows_bytes_per_second: Speed = 0
-    """How fast it grows from then on."""
+    """The growth from then on."""
     ceiling_bytes: MemorySize | None = None
-    """Where growth ends; null is a leak."""
+    """The size at which growth ends; null is a leak."""
     falls: bool = False
-    """At the ceiling it falls back to `size_bytes`, as the teeth of a saw, instead of staying
-    there."""
+    """At the ceiling it falls back to `size_bytes`, in a sawtooth, instead of staying there."""
     bursts: Bursts | None = None
-    """What is wanted for a while beside that."""
+    """Extra memory for a while."""
     writes_bytes_per_second: Speed = 0
-    """How much of a file is written to, and so left dirty."""
+    """The rate at which a file is written, and so made dirty."""
     trace: Annotated[tuple[Step, ...], Field(strict=False)] = Field(
         default=(), examples=[[[0, 128 << 20], [30, 640 << 20], [45, 128 << 20]]]
     )
-    """Recorded sizes, each from its second on; they replace `size_bytes`, and begin anew at the
-    last one."""
+    """Recorded sizes, each from its second on; they replace `size_bytes`, and repeat from the last
+    one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -152,11 +152,11 @@ class Memory(Strict):
 
     @functools.cached_property
     def changes(self) -> bool:
-        """Whether it wants more at one time than at another."""
+        """Whether the wanted size changes over time."""
         return bool(self.grows_bytes_per_second or self.bursts or self.trace)
 
     def wanted(self, age: float, seed: str) -> int:
-        """The pages that are wanted at an age in seconds."""
+        """Return the wanted pages at an age in seconds."""
         return (self._level(age) + self._burst(age, seed)) // PAGE_BYTES
 
     def _level(self, age: float) -> int:
@@ -181,22 +181,19 @@ class Memory(Strict):
 
 @functools.lru_cache(maxsize=4096)
 def _chance(seed: str, number: int) -> float:
-    """The n-th random number of a seed, whichever were asked for before."""
-    return Random(f"{seed}:{number}").random()  # no secret
+    """Return the n-th random number of a seed, independent of earlier calls."""
+    return Random(f"{seed}:{number}").random()  # noqa: S311 - reproducible, not a secret
 
 
 class Workload(Strict):
-    """One process, what it uses, and its life.
-
-    When it was killed or has ended, it comes back after a while.
-    """
+    """Describe one process: its memory, its lifetime, and its restart after the end."""
 
     memory: Annotated[tuple[Memory, ...], Field(strict=False, max_length=64)]
-    """At most one piece of each kind and heat; none at all is no process."""
+    """At most one piece of each kind and heat; an empty list is no process."""
     exits_after_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """How long it runs; null is for ever."""
+    """The lifetime; null is unlimited."""
     restarts_after_seconds: Seconds = 10.0
-    """How long it stays away."""
+    """The time until it restarts."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -209,29 +206,26 @@ class Workload(Strict):
 
 
 IDLE = Workload(memory=())
-"""No process."""
+"""The workload without a process."""
 
 
 @dataclass(slots=True)
 class _Piece:
-    """A piece of memory of a running process.
-
-    Where it is, and how to keep it as large and as hot as it should be.
-    """
+    """Keep one piece of a running process's memory at its size and frequency of use."""
 
     memory: Memory
     area: Area
     seed: str
     left: list[Area] = field(default_factory=list)
-    """Where it was before its process was moved: what was charged there stays there."""
+    """Areas in groups that the process has left: their charges stay there."""
     back: int = 0
     more: int = 0
     _written: float = 0.0
     _page_us: int = 0
-    """For how long it wanted how many pages, where that changes."""
+    """The sum of wanted pages times microseconds, if the size changes."""
 
     def plan(self, machine: Machine, age: float, run_us: int) -> int:
-        """Find how many pages come back and how many are new; answers how many will be charged."""
+        """Plan the refaulted and the new pages of a tick; return how many will be charged."""
         area, memory = self.area, self.memory
         out = area.out
         if out:
@@ -254,7 +248,7 @@ class _Piece:
         return self.back + more if more > 0 else self.back
 
     def act(self, machine: Machine, process: Process, run_us: int) -> None:
-        """Do what was planned, as far as the process gets with it."""
+        """Execute the plan, as far as the process gets."""
         if self.back:
             machine.refault(process, self.area, self.back)
             self.back = 0
@@ -268,7 +262,7 @@ class _Piece:
             self._written %= 1
 
     def uses(self, awake_us: int) -> float:
-        """How often a page was used, or written to, by a process that was awake for so long."""
+        """Return the uses of pages, and writes, of a process that was awake for so long."""
         memory = self.memory
         page_us = self._page_us if memory.changes else memory.size_bytes // PAGE_BYTES * awake_us
         return (
@@ -277,17 +271,14 @@ class _Piece:
         )
 
     def is_still(self) -> bool:
-        """Whether nothing will happen here until somebody reclaims."""
+        """Return whether nothing changes here until the next reclaim."""
         return not (self.area.out or self.more or self.left)
 
     def _held_elsewhere(self) -> int:
         return sum(before.resident() + before.out for before in self.left) if self.left else 0
 
     def _missed(self, machine: Machine, run_us: int) -> int:
-        """The pages that were reclaimed and are used now.
-
-        As often as they are used, and no faster than they can be read.
-        """
+        """Return how many reclaimed pages are used in this time, bounded by the read speed."""
         area = self.area
         area.owed += area.out * -math.expm1(-run_us / 1e6 / self.memory.heat_seconds)
         page_us = machine.swap.in_us if area.kind in SWAPPED else machine.hardware.file_in_us
@@ -296,9 +287,8 @@ class _Piece:
         return back
 
     def _grow(self, machine: Machine, process: Process, ends_us: int) -> None:
-        if (
-            self.area.cgroup is not process.cgroup
-        ):  # it was moved, and charges its new group from now on
+        # It was moved, and charges its new group from now on.
+        if self.area.cgroup is not process.cgroup:
             self.left.append(self.area)
             self.area = process.area(
                 self.memory.kind, self.memory.heat_seconds, self.memory.folio_pages
@@ -313,7 +303,7 @@ class _Piece:
 
 @dataclass(slots=True)
 class Running:
-    """A workload in its group, for as long as that lives."""
+    """Run a workload in its group, for as long as the group exists."""
 
     workload: Workload
     cgroup: Cgroup
@@ -322,8 +312,8 @@ class Running:
     _pieces: list[_Piece] = field(default_factory=list)
     _began_us: int = 0
     _still_at: int = -1
-    """What reclaim had taken here when everything was in its place; as long as that stands, a tick
-    has nothing to do."""
+    """The reclaim count when everything was resident; while it is unchanged, a tick has nothing to
+    do."""
     _ended_us: int | None = None
     _may_stand_still: bool = False
     _exits_after: float = math.inf
@@ -336,7 +326,7 @@ class Running:
         self._may_stand_still = self.workload.exits_after_seconds is None and not always_moves
 
     def run(self, machine: Machine, elapsed_us: int) -> None:
-        """Live through a tick."""
+        """Simulate a tick."""
         process = self.process
         if process is None or process.pid not in machine.processes:
             self._wait(machine, elapsed_us)
@@ -369,7 +359,7 @@ class Running:
             )
 
     def start(self, machine: Machine) -> None:
-        """Start the process, with all of its first memory."""
+        """Start the process, with all of its initial memory."""
         self.process = process = machine.start(self.cgroup)
         self._began_us, self._ended_us, self._still_at = machine.now_us, None, -1
         self._pieces = []
@@ -382,18 +372,16 @@ class Running:
                 return
 
     def stop(self, machine: Machine) -> None:
-        """End it for good; what it has read stays in the cache."""
+        """End the process for good; its page cache stays."""
         if self.process and self.process.pid in machine.processes:
             machine.exit(self.process)
         machine.programs.pop(self.cgroup.path, None)
 
     def _cpu_us(self, machine: Machine, process: Process) -> int:
-        """The CPU time that using its memory has cost the process.
+        """Return the CPU time of the process: one thread that uses none while it waits.
 
-        It has one thread, and uses nothing while it waits.
-
-        What is used always is asked for here instead of being added up, so that a tick in which
-        nothing happens costs nothing.
+        Constant use is computed here instead of being summed, so that a tick without changes costs
+        nothing.
         """
         waited_us = process.waited_us - max(process.wakes_us - machine.now_us, 0)
         awake_us = machine.now_us - self._began_us - waited_us
@@ -410,16 +398,13 @@ class Running:
 
 
 def workload_of(machine: Machine, cgroup: Cgroup) -> Workload:
-    """What was put into a group, whether its process runs at the moment or not."""
+    """Return the workload of a group, whether its process runs at the moment or not."""
     running = machine.programs.get(cgroup.path)
     return running.workload if isinstance(running, Running) else IDLE
 
 
 def put_to_work(machine: Machine, cgroup: Cgroup, workload: Workload, seed: str) -> None:
-    """Give a group a workload in place of the one that it has.
-
-    One without memory only ends that.
-    """
+    """Replace the workload of a group; one without memory only ends the old one."""
     before = machine.programs.get(cgroup.path)
     if isinstance(before, Running):
         before.stop(machine)
