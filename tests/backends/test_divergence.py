@@ -101,7 +101,7 @@ class Histories(Comparison):
         while len(self.log) == lines:
             self.random.choice(STEPS)(self)
 
-    # -- what is chosen -----------------------------------------------------------------------------------------
+    # -- what is chosen
 
     def path(self) -> str:
         return self.random.choice(list(self.groups))
@@ -118,7 +118,7 @@ class Histories(Comparison):
         living = [hands for hands in self.hands if hands.simulated.alive()]
         return self.random.choice(living) if living else None
 
-    # -- what is done -------------------------------------------------------------------------------------------
+    # -- what is done
 
     def make(self) -> None:
         parent = self.path()

@@ -1,12 +1,9 @@
 """Describe which group the daemon runs in, and refuse changes to that group and its ancestors."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from shrinkd.backends.readings import Group
 from shrinkd.errors import ProtectedGroup
-
-if TYPE_CHECKING:
-    from shrinkd.backends.protocol import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class OwnGroup:
             bool(self.path) and _is_within(path, str(self.path))
         )
 
-    def refuse_own(self, group: "Group") -> None:
+    def refuse_own(self, group: Group) -> None:
         """Raise ProtectedGroup for a group that contains the daemon, directly or below."""
         if self.may_contain_daemon(group.path):
             sentence = (

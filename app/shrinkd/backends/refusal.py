@@ -1,6 +1,6 @@
 """Build the error with which every backend refuses a limit below usage."""
 
-from shrinkd.backends.protocol import Group
+from shrinkd.backends.readings import Group
 from shrinkd.errors import GroupBusy
 from shrinkd.sizes import format_size
 

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import accumulate
 from typing import TypeVar
 
-from shrinkd.backends.protocol import LimitName, Steps
+from shrinkd.backends.protocol import Steps
+from shrinkd.backends.readings import LimitName
 from shrinkd.errors import ShrinkdError
 
 Name = TypeVar("Name", bound=str)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from shrinkd.backends.protocol import Group, Walk
+from shrinkd.backends.readings import Group, Walk
 from shrinkd.errors import (
     Failure,
     InvalidGroupName,

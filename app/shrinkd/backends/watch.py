@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from typing import ClassVar, Protocol, Self
 
-from shrinkd.backends.protocol import Backend, Group, Trigger, Watch
+from shrinkd.backends.protocol import Backend, Watch
+from shrinkd.backends.readings import Group
+from shrinkd.backends.trigger_types import Trigger
 from shrinkd.errors import GroupGone, GroupNotFound, Unsupported, map_oserror
 
 

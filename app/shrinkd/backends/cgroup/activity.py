@@ -18,7 +18,7 @@ from shrinkd.backends.cgroup.tree import (
     HIERARCHY_ROOT,
     Tree,
 )
-from shrinkd.backends.protocol import Activity, Group
+from shrinkd.backends.readings import Activity, Group
 from shrinkd.errors import BackendUnavailable, ignoring_unreadable
 
 _CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
@@ -56,9 +56,9 @@ def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
 
     Paths are compared from the top of the hierarchies, or in our cgroup namespace.
     """
-    if (place := own.place()) is None:
+    if (mount_location := own.mount_location()) is None:
         return
-    mount, names = place
+    mount, names = mount_location
     for other in mounts(kind, option):
         if _is_whole(mount) and _is_whole(other):
             yield str(Path(other.point, *names))

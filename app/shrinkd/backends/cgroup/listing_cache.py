@@ -12,7 +12,7 @@ import threading
 from collections.abc import Collection
 
 from shrinkd.backends.cgroup.syscalls import Descriptor, inotify, inotify_add, open_beneath
-from shrinkd.backends.protocol import Group
+from shrinkd.backends.readings import Group
 from shrinkd.backends.walks import LONGEST_PATH_BYTES, Listing, SkippedEntries
 
 _HEAD = struct.Struct("iIII")
@@ -32,14 +32,16 @@ _ONLYDIR, _Q_OVERFLOW, _IGNORED = 0x01000000, 0x4000, 0x8000
 class ListingCache:
     """Return the children of each group. Thread-safe."""
 
-    def __init__(self, root: Descriptor, most: int = _MOST, needed: Collection[str] = ()) -> None:
+    def __init__(
+        self, root: Descriptor, most: int = _MOST, required_files: Collection[str] = ()
+    ) -> None:
         """Cache below the directory `root`, watching at most `most` groups.
 
-        `needed` are the files that must be readable in every group but the root; a group in which
+        `required_files` are the files that must be readable in every group but the root; a group in which
         one is not is treated like one that cannot be listed.
         """
         self._most = most
-        self._needed = needed
+        self._needed = required_files
         self._root = root
         self._lock = threading.Lock()
         self._queue = inotify()

@@ -22,7 +22,7 @@ from shrinkd.backends.cgroup.mounts import Mount, mount_of
 from shrinkd.backends.cgroup.procfs import read_file, read_whole
 from shrinkd.backends.cgroup.syscalls import Descriptor, open_beneath
 from shrinkd.backends.protection import OwnGroup
-from shrinkd.backends.protocol import Group
+from shrinkd.backends.readings import Group
 from shrinkd.errors import ProcessNotFound, ProtectedGroup, ignoring_unreadable
 
 _PROCESSES = "cgroup.procs"
@@ -261,9 +261,9 @@ class ProcessLocator:
             log.warning("%s", own.uncertainty)
 
     def _find(self, told: bytes) -> OwnGroup:
-        group, place = group_in(told, self._version), mount_of(self._root)
-        trail, search = _trail(group, place), ProcessSearch(self._root, os.getpid())
-        if group is not None and place is not None and trail is None:
+        group, mount_location = group_in(told, self._version), mount_of(self._root)
+        trail, search = _trail(group, mount_location), ProcessSearch(self._root, os.getpid())
+        if group is not None and mount_location is not None and trail is None:
             return OwnGroup()
         found = search.along(trail) if trail else None
         if found is None and trail and not trail.unknown_levels and search.suspects:
@@ -274,11 +274,13 @@ class ProcessLocator:
         return OwnGroup(found) if found is not None else OwnGroup(None, tuple(search.suspects))
 
 
-def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> RelativePath | None:
+def _trail(
+    group: str | None, mount_location: tuple[Mount, tuple[str, ...]] | None
+) -> RelativePath | None:
     """Return the path from a mounted directory to a group; None if it is outside or unknown."""
-    if group is None or place is None:
+    if group is None or mount_location is None:
         return None
-    mount, names = place
+    mount, names = mount_location
     trail = relative_path(group, mount.root)
     return trail and trail.below(names)
 

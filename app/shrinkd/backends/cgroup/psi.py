@@ -6,7 +6,7 @@ The format is that of Documentation/accounting/psi.rst.
 import re
 
 from shrinkd.backends.cgroup.procfs import read_file
-from shrinkd.backends.protocol import Pressure, Stall
+from shrinkd.backends.readings import Pressure, Stall
 from shrinkd.errors import ignoring_unreadable
 
 _VALUE = re.compile(rb"=([0-9.]+)")

@@ -10,22 +10,21 @@ import errno
 import mmap
 import os
 import re
-import resource
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from shrinkd.backends.cgroup.control_files import ControlFiles, mapping_oserrors
 from shrinkd.backends.cgroup.listing_cache import ListingCache
 from shrinkd.backends.cgroup.mounts import Mount, mount_of
 from shrinkd.backends.cgroup.own_group import ProcessLocator, no_process
-from shrinkd.backends.cgroup.procfs import read_file, read_whole
+from shrinkd.backends.cgroup.procfs import read_file
 from shrinkd.backends.cgroup.psi import machine_pressure
-from shrinkd.backends.cgroup.syscalls import Descriptor, filesystem_of, open_beneath, swap_free
+from shrinkd.backends.cgroup.syscalls import Descriptor, filesystem_of, swap_free
 from shrinkd.backends.protection import OwnGroup
-from shrinkd.backends.protocol import Group, Node, Walk, check_group_path, shown
+from shrinkd.backends.protocol import check_group_path, shown
+from shrinkd.backends.readings import Group, Node, Walk
 from shrinkd.backends.walks import Listing, WalkRecorder, check_length, walk
 from shrinkd.errors import (
     BackendUnavailable,
@@ -35,7 +34,6 @@ from shrinkd.errors import (
     ProcessNotFound,
     ShrinkdError,
     ignoring_unreadable,
-    map_oserror,
 )
 from shrinkd.sizes import PAGE_BYTES
 
@@ -47,73 +45,45 @@ HIERARCHY_ROOT = 1
 CHARGED_AHEAD_BYTES = 64 * PAGE_BYTES * (os.cpu_count() or 1)
 """The amount by which usage may jump at once (bytes): each CPU charges MEMCG_CHARGE_BATCH pages
 ahead, mm/memcontrol.c."""
-_READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
 _MEMORY = re.compile(rb"^(MemTotal|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
-_REMOVED_ERRNOS = frozenset({errno.ENODEV, errno.ENOENT})
 # A fixed number instead of one lock per group, which would have to outlive its waiters.
 _LOCKS = 64
 
 
-@contextlib.contextmanager
-def mapped(path: str) -> Iterator[None]:
-    """Convert OSError into ShrinkdError for the group at a path; also usable as a decorator."""
-    try:
-        yield
-    except OSError as error:
-        raise map_oserror(error, path) from error
-
-
-class _Incarnation:
-    """Hold the open directory of a group and its open control files."""
-
-    __slots__ = ("directory", "files", "group")
-
-    def __init__(self, group: Group, directory: Descriptor) -> None:
-        self.group = group
-        self.directory = directory
-        self.files: dict[str, Descriptor] = {}
-
-
-class Tree:
+class Tree(ControlFiles):
     """Manage the groups below one directory of a cgroupfs mount."""
 
-    fresh: ClassVar[Mapping[str, bytes]] = {}
-    """The texts of the control files of a new group, and so of a group with the id 0: usage and
-    limits."""
-    needed: ClassVar[tuple[str, ...]] = ()
+    required_files: ClassVar[tuple[str, ...]] = ()
     """The control files that must be readable: a group in which one is not is skipped in walks."""
 
     def __init__(self, root: str, magic: int) -> None:
         """Open the root; BackendUnavailable if it cannot be read or is no such cgroupfs."""
         self.version = _VERSIONS.get(magic, 0)
         try:
-            self._root = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            directory = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             self.control_files = frozenset(file.name for file in Path(root).iterdir())
         except OSError as error:
             raise BackendUnavailable(
                 f"Cannot read {shown(root)}: {error.strerror}.", root=shown(root)
             ) from error
-        if magic != filesystem_of(self._root.number):
+        if magic != filesystem_of(directory.number):
             raise BackendUnavailable(
                 f"{shown(root)} is not a directory of the cgroup v{self.version} controllers.",
                 root=shown(root),
             )
+        super().__init__(directory)
         self.root = root
         self._locator = ProcessLocator(self._root, self.version)
         self._boot_id = _read_text("/proc/sys/kernel/random/boot_id")
-        self._listings = ListingCache(self._root, needed=self.needed)
+        self._listings = ListingCache(self._root, required_files=self.required_files)
         self._walks = WalkRecorder()
         self._longest_mount_path = root
-        self._incarnations: OrderedDict[int, _Incarnation] = OrderedDict()
-        self._cache_lock = threading.Lock()
         self._limits_locks = tuple(threading.Lock() for _ in range(_LOCKS))
-        self._id_by_path: dict[str, int] = {}
-        self._open_files, self._max_open_files = 0, _file_budget()
         self._swap_until, self._swap_room = 0.0, 0
 
-    # -- verbs of the Backend protocol --------------------------------------------------------------------------
+    # -- verbs of the Backend protocol
 
-    @mapped("/")
+    @mapping_oserrors("/")
     def node(self) -> Node:
         memory = {
             name: int(kibibytes) << 10
@@ -133,22 +103,25 @@ class Tree:
         )
 
     def own_group(self) -> OwnGroup:
-        with mapped(""):
+        with mapping_oserrors(""):
             return self._locator.own_group()
 
     def group_of(self, pid: int) -> Group:
         # A name that is not Unicode belongs to no group that JSON can express.
         with (
-            mapped(""),
+            mapping_oserrors(""),
             contextlib.suppress(InvalidGroupName),
         ):
             path = self._locator.path_of(pid)
             if path is not None:
-                return self.charged(path)
+                return self.charging_group(path)
         raise GroupNotFound(no_process(pid), pid=pid)
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
-        with self._walks.begun(is_whole=not path and depth is None) as left_out, mapped(path):
+        with (
+            self._walks.begun(is_whole=not path and depth is None) as left_out,
+            mapping_oserrors(path),
+        ):
             self._listings.refresh()
             return walk(self.find(path), depth, self._inside, left_out)
 
@@ -159,7 +132,7 @@ class Tree:
         parent, name = os.path.split(check_group_path(path))
         check_length(path, self._longest_mount_path)
         self.own_group().refuse_inside_own(parent)
-        with self._opened(parent, parent or "/") as directory, mapped(path):
+        with self._opened(parent, parent or "/") as directory, mapping_oserrors(path):
             if not dry_run:
                 os.mkdir(name, 0o755, dir_fd=directory)
                 return self._made(path, directory)
@@ -193,7 +166,7 @@ class Tree:
         directory = self._incarnation(group).directory
         # Relative to the directory itself: the daemon may lack the permission to open its parent.
         name = "../" + group.path.rpartition("/")[2]
-        with mapped(group.path):
+        with mapping_oserrors(group.path):
             if os.stat(name, dir_fd=directory.number, follow_symlinks=False).st_ino != group.id:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
             if dry_run:
@@ -208,23 +181,20 @@ class Tree:
         # 0 would be this daemon itself
         if pid <= 0:
             raise ProcessNotFound(f"{pid} is no process id.", pid=pid)
-        with self.opened(group, "cgroup.procs") as file, mapped(group.path):
+        with self.opened(group, "cgroup.procs") as file, mapping_oserrors(group.path):
             self._locator.check_move(pid, group)
             if not dry_run:
                 os.write(file, b"%d" % pid)
 
     def close(self) -> None:
         """Close every descriptor; one that a thread is reading closes after that read."""
-        with self._cache_lock:
-            self._incarnations.clear()
-            self._id_by_path.clear()
-            self._open_files = 0
+        self.close_files()
         self._listings.close()
         del self._root, self._locator
 
     # -- the mount, and the daemon's own group
 
-    def place(self) -> tuple[Mount, tuple[str, ...]] | None:
+    def mount_location(self) -> tuple[Mount, tuple[str, ...]] | None:
         """Return the mount of the managed root, and the names between them; see mount_of."""
         return mount_of(self._root)
 
@@ -246,14 +216,14 @@ class Tree:
             self._check_is_group(path, directory)
             return Group(path, os.fstat(directory).st_ino)
 
-    def charged(self, path: str) -> Group:
+    def charging_group(self, path: str) -> Group:
         """Return the group to which processes in the directory of a path are charged."""
         return self.look_up(path)
 
     def _check_is_group(self, path: str, directory: int) -> None:
         """Raise GroupNotFound for a directory that is no group of this controller."""
 
-    def limits_of(self, group: Group) -> threading.Lock:
+    def limits_lock(self, group: Group) -> threading.Lock:
         """Return the lock for changes of a group's limits.
 
         Groups that share one wait for each other; no thread acquires two.
@@ -272,180 +242,12 @@ class Tree:
 
     def is_leaf(self, path: str) -> bool:
         """Return whether a group has no children: its directory then has 2 links."""
-        with mapped(path):
+        with mapping_oserrors(path):
             return os.stat(path or ".", dir_fd=self._root.number).st_nlink == 2
-
-    def _cached(self, path: str) -> Group | None:
-        """Return the cached incarnation of a path if one of its files is still readable.
-
-        This costs a fifth of a look-up.
-        """
-        with self._cache_lock:
-            incarnation = self._incarnations.get(self._id_by_path.get(path, 0))
-            file = next(iter(incarnation.files.values()), None) if incarnation else None
-        if incarnation is None or file is None:
-            return None
-        try:
-            os.pread(file.number, 1, 0)
-        except OSError as error:
-            self._gone(incarnation.group, error)
-            return None
-        return incarnation.group
-
-    def read_all(self, group: Group, names: Sequence[str]) -> dict[str, bytes]:
-        """Read several control files with one look-up in the cache."""
-        with self._cache_lock:
-            incarnation = self._incarnations.get(group.id)
-            kept = (
-                [incarnation.files.get(name) for name in names]
-                if incarnation and incarnation.group.path == group.path
-                else []
-            )
-            if kept:
-                self._incarnations.move_to_end(group.id)
-        files = [file for file in kept if file]
-        if len(files) < len(names):
-            return {name: self.read(group, name) for name in names}
-        try:
-            return {
-                name: os.pread(file.number, _READ_BYTES, 0)
-                for name, file in zip(names, files, strict=True)
-            }
-        except OSError as error:
-            raise self._gone(group, error) from error
-
-    def read(self, group: Group, name: str) -> bytes:
-        """Read a control file of a group from its start, through a cached descriptor."""
-        if not group.id and (text := self.fresh.get(name)):
-            return text
-        try:
-            # The name keeps a reference: a temporary could close before the read.
-            file = self._file(group, name)
-            return os.pread(file.number, _READ_BYTES, 0)
-        except OSError as error:
-            raise self._gone(group, error) from error
-
-    def read_once(self, group: Group, name: str) -> bytes:
-        """Read a control file without caching its descriptor.
-
-        Groups with cached files count as groups that have the controller.
-        """
-        return read_whole(self.open(group, name, os.O_RDONLY))
-
-    def read_at(self, path: str, name: str) -> bytes:
-        """Read a control file of the group that exists at a path now, without caching."""
-        with self._opened(path, path) as directory, mapped(path):
-            return read_whole(
-                os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
-            )
-
-    @contextlib.contextmanager
-    def opened(self, group: Group, name: str) -> Iterator[int]:
-        """Open a control file for one write: the kernel serializes writers of one open file."""
-        file = self.open(group, name, os.O_WRONLY)
-        try:
-            yield file
-        except OSError as error:
-            raise self._gone(group, error) from error
-        finally:
-            os.close(file)
-
-    def open(self, group: Group, name: str, flags: int) -> int:
-        """Open a control file of this incarnation; the caller closes the descriptor."""
-        directory = self._incarnation(group).directory
-        try:
-            return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory.number)
-        except OSError as error:
-            raise self._gone(group, error) from error
-
-    def check_writable(self, group: Group, name: str) -> None:
-        """Raise the error that a write would, as far as opening shows it.
-
-        For a group with the id 0, make() has checked it.
-        """
-        if group.id:
-            with self.opened(group, name):
-                pass
-
-    def _file(self, group: Group, name: str) -> Descriptor:
-        with self._cache_lock:
-            incarnation = self._incarnations.get(group.id)
-            if incarnation and incarnation.group.path == group.path:
-                self._incarnations.move_to_end(group.id)
-                if file := incarnation.files.get(name):
-                    return file
-        incarnation = self._incarnation(group)
-        file = Descriptor(
-            os.open(
-                name,
-                os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
-                dir_fd=incarnation.directory.number,
-            )
-        )
-        with self._cache_lock:
-            if (
-                self._incarnations.get(group.id) is incarnation
-                and incarnation.files.setdefault(name, file) is file
-            ):
-                self._open_files += 1
-                self._evict()
-        return file
-
-    def _incarnation(self, group: Group) -> _Incarnation:
-        """Return the open directory of a group, opening it and comparing its inode if needed."""
-        with self._cache_lock:
-            incarnation = self._incarnations.get(group.id)
-            if incarnation and incarnation.group.path == group.path:
-                return incarnation
-        try:
-            directory = Descriptor(open_beneath(self._root.number, group.path, os.O_PATH))
-        except OSError as error:
-            raise self._gone(group, error) from error
-        if os.fstat(directory.number).st_ino != group.id:
-            raise self._gone(group, OSError(errno.ENODEV, ""))
-        incarnation = _Incarnation(group, directory)
-        with self._cache_lock:
-            incarnation = self._incarnations.setdefault(group.id, incarnation)
-            self._id_by_path[group.path] = group.id
-            self._open_files += incarnation.directory is directory
-            self._evict()
-        return incarnation
-
-    def _evict(self) -> None:
-        """Close the least recently read groups above the budget. The lock is held."""
-        while self._open_files > self._max_open_files and len(self._incarnations) > 1:
-            self._drop(next(iter(self._incarnations)))
-
-    def _forget(self, group: Group) -> None:
-        with self._cache_lock:
-            self._drop(group.id)
-
-    def _drop(self, group_id: int) -> None:
-        """Remove an incarnation from the cache. The lock is held."""
-        if incarnation := self._incarnations.pop(group_id, None):
-            self._open_files -= 1 + len(incarnation.files)
-            if self._id_by_path.get(incarnation.group.path) == group_id:
-                del self._id_by_path[incarnation.group.path]
-
-    def _gone(self, group: Group, error: OSError) -> ShrinkdError:
-        """Convert an OSError of a control file; ENOENT and ENODEV mean GroupGone."""
-        if error.errno in _REMOVED_ERRNOS:
-            self._forget(group)
-            error = OSError(errno.ENODEV, "")
-        return map_oserror(error, group.path)
-
-    @contextlib.contextmanager
-    def _opened(self, path: str, called: str) -> Iterator[int]:
-        with mapped(called):
-            directory = open_beneath(self._root.number, path, os.O_PATH)
-        try:
-            yield directory
-        finally:
-            os.close(directory)
 
     def children(self, group: Group) -> list[Group]:
         """Return the children of a group; none of one that is gone or unreadable."""
-        with mapped(group.path), ignoring_unreadable():
+        with mapping_oserrors(group.path), ignoring_unreadable():
             self._listings.refresh()
             return self._inside(group).groups
         return []
@@ -453,15 +255,6 @@ class Tree:
     def _inside(self, group: Group) -> Listing:
         """Return the listing of a group at the last refresh or later; OSError or ShrinkdError."""
         return self._listings.of(group)
-
-
-def _file_budget() -> int:
-    """Return the number of files to keep open: half of what this process may open.
-
-    Connections, watches and the database share the limit. The kernel uses 5.7 KiB per file, so
-    there is an upper bound.
-    """
-    return max(32, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) // 2)
 
 
 def _check_writable(directory: int, path: str = ".") -> None:

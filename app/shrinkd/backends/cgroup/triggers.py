@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.tree import Tree
-from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.readings import Group
+from shrinkd.backends.trigger_types import EventsMove, Stalled, Trigger, UsageCrosses
 from shrinkd.backends.watch import EventfdSource, Source
 from shrinkd.errors import ShrinkdError, UnsupportedOption, map_oserror
 from shrinkd.sizes import page_ceil

@@ -15,33 +15,24 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
+from shrinkd.backends.limit_values import to_kernel
 from shrinkd.backends.lower_max import Maximum
 from shrinkd.backends.protection import OwnGroup
-from shrinkd.backends.protocol import (
-    Activity,
-    Group,
-    Intent,
-    LimitName,
-    Limits,
-    MemStat,
-    Node,
-    Trigger,
-    Walk,
-    Watch,
-    check_group_path,
-    to_kernel,
-    unrecorded,
-)
+from shrinkd.backends.protocol import Intent, Watch, check_group_path, unrecorded
+from shrinkd.backends.readings import Activity, Group, LimitName, Limits, MemStat, Node, Walk
 from shrinkd.backends.refusal import busy
 from shrinkd.backends.simulator.controls import Simulated
 from shrinkd.backends.simulator.faults import Faults, Verb, error_of
+from shrinkd.backends.simulator.limit_rules import check_above_usage, compare_and_set
+from shrinkd.backends.simulator.lookup import children_of, dry_run_copy, find, live, readable
 from shrinkd.backends.simulator.machine import scenarios
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.clock import Clock
 from shrinkd.backends.simulator.machine.control_files import Writer, write
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import MEMCG_CHARGE_BATCH, Machine
-from shrinkd.backends.simulator.machine.workloads import Workload, put_to_work, workload_of
+from shrinkd.backends.simulator.machine.running import put_to_work, workload_of
+from shrinkd.backends.simulator.machine.workloads import Workload
 from shrinkd.backends.simulator.readings import (
     activity_of,
     available_of,
@@ -52,12 +43,9 @@ from shrinkd.backends.simulator.readings import (
 from shrinkd.backends.simulator.time_control import Time
 from shrinkd.backends.simulator.triggers import SimulatedSource, TriggerNotifier
 from shrinkd.backends.transaction import write_all
-from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
-from shrinkd.backends.v2.files import LIMIT_FILES, RECLAIMING_LIMITS, format_limit_file
+from shrinkd.backends.trigger_types import Trigger
+from shrinkd.backends.v2.files import LIMIT_FILES, format_limit_file
 from shrinkd.backends.walks import (
-    LONGEST_PATH_BYTES,
-    Listing,
-    SkippedEntries,
     WalkRecorder,
     check_length,
     walk,
@@ -66,7 +54,6 @@ from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     GroupBusy,
     GroupExists,
-    GroupGone,
     GroupNotEmpty,
     GroupNotFound,
     ProcessNotFound,
@@ -170,7 +157,7 @@ class Simulator:
 
     def workload(self, group: Group) -> Workload:
         with self.machine() as machine:
-            return workload_of(machine, _live(machine, group))
+            return workload_of(machine, live(machine, group))
 
     def put_to_work(
         self,
@@ -181,7 +168,7 @@ class Simulator:
         dry_run: bool = False,
     ) -> None:
         with self.machine() as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             check(workload_of(machine, cgroup))
             if workload.memory:
                 self._check_takes_processes(cgroup, group)
@@ -214,8 +201,8 @@ class Simulator:
             self._walks.begun(is_whole=not path and depth is None) as left_out,
             self.machine("groups", path) as machine,
         ):
-            top = _find(machine, path)
-            return walk(Group(path, top.id), depth, partial(_inside, machine), left_out)
+            top = find(machine, path)
+            return walk(Group(path, top.id), depth, partial(children_of, machine), left_out)
 
     def last_walk(self) -> Walk:
         return self._walks.last
@@ -228,15 +215,15 @@ class Simulator:
 
     def usage(self, group: Group) -> int:
         with self.machine("usage", group.path) as machine:
-            return _readable(machine, group).usage * PAGE_BYTES
+            return readable(machine, group).usage * PAGE_BYTES
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         with self.machine("stat", group.path) as machine:
-            return reading_of(_readable(machine, group), machine, raw=raw)
+            return reading_of(readable(machine, group), machine, raw=raw)
 
     def activity(self, group: Group) -> Activity | None:
         with self.machine("activity", group.path) as machine:
-            return activity_of(_live(machine, group))
+            return activity_of(live(machine, group))
 
     def set_limits(
         self,
@@ -252,10 +239,10 @@ class Simulator:
         if not group.path:
             raise UnsupportedLimit("The root takes no limits.", group=group)
         with self.machine("set_limits", group.path) as machine:
-            cgroup = _dry_run_copy(machine, group) if dry_run else _live(machine, group)
+            cgroup = dry_run_copy(machine, group) if dry_run else live(machine, group)
             if self._profile.refuses_limits:
                 with intent(group, ()):
-                    _compare_and_set(cgroup, group, changes)
+                    compare_and_set(cgroup, group, changes)
                 return limits_of(cgroup, machine)
             held = {name: getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES for name in changes}
             wanted = {
@@ -263,14 +250,14 @@ class Simulator:
             }
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
-                _check_above_usage(cgroup, group, name, value)
+                check_above_usage(cgroup, group, name, value)
                 if dry_run:
                     setattr(cgroup, LIMIT_FIELDS[name], value // PAGE_BYTES)
             if dry_run:
                 return limits_of(cgroup, machine)
         write_all(held, writes, partial(self._commit, group), intent(group, ()))
         with self.machine() as machine:
-            return limits_of(_live(machine, group), machine)
+            return limits_of(live(machine, group), machine)
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None and not self.has_swappiness:
@@ -278,7 +265,7 @@ class Simulator:
                 "This controller has no swappiness for one reclaim.", field="swappiness"
             )
         with self.machine("reclaim", group.path) as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             if cgroup.parent is None:
                 raise Unsupported("The root cannot be shrunk; its groups can.", group=group)
             before = cgroup.usage
@@ -296,7 +283,7 @@ class Simulator:
         parent_path, _, name = check_group_path(path).rpartition("/")
         check_length(path, "/")
         with self.machine("make", path) as machine:
-            parent = _find(machine, parent_path)
+            parent = find(machine, parent_path)
             if path in machine.cgroups:
                 raise GroupExists(f"The group {path!a} exists already.")
             if parent.parent and parent.processes and not self._profile.inner_processes:
@@ -308,7 +295,7 @@ class Simulator:
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
         with self.machine("remove", group.path) as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             if cgroup.parent is None:
                 raise GroupBusy("The root cannot be removed.")
             if cgroup.processes or cgroup.children:
@@ -320,7 +307,7 @@ class Simulator:
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
         with self.machine("attach", group.path) as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             process = machine.processes.get(pid)
             if process is None:
                 raise ProcessNotFound(f"There is no process {pid}.", pid=pid)
@@ -361,92 +348,22 @@ class Simulator:
 
     def _usage(self, group: Group) -> int:
         with self.machine() as machine:
-            return _live(machine, group).usage * PAGE_BYTES
+            return live(machine, group).usage * PAGE_BYTES
 
     def _held(self, group: Group, name: LimitName) -> int:
         with self.machine() as machine:
-            pages: int = getattr(_live(machine, group), LIMIT_FIELDS[name])
+            pages: int = getattr(live(machine, group), LIMIT_FIELDS[name])
             return pages * PAGE_BYTES
 
     def _store(self, group: Group, name: LimitName, value: int) -> None:
         with self.machine() as machine:
             write(
                 machine,
-                _live(machine, group),
+                live(machine, group),
                 LIMIT_FILES[name],
                 format_limit_file(value).decode(),
                 _LIMIT_WRITER,
             )
-
-
-def _find(machine: Machine, path: str) -> Cgroup:
-    if (cgroup := machine.cgroups.get(path)) is None:
-        raise GroupNotFound(f"There is no group {path!a}.")
-    return cgroup
-
-
-def _inside(machine: Machine, group: Group) -> Listing:
-    """List the children of a group, except those whose path no kernel resolves.
-
-    A process in the machine could have made them.
-    """
-    left_out, found = SkippedEntries(), []
-    for child in machine.cgroups[group.path].children:
-        if len(child.path.encode()) > LONGEST_PATH_BYTES:
-            left_out.add(child.path, "ENAMETOOLONG")
-        else:
-            found.append(Group(child.path, child.id))
-    return Listing(found, left_out if left_out.counts else None)
-
-
-def _live(machine: Machine, group: Group) -> Cgroup:
-    cgroup = machine.cgroups.get(group.path)
-    if cgroup is None or cgroup.id != group.id:
-        raise GroupGone(f"The group {group.path!a} was removed.", group=group)
-    return cgroup
-
-
-def _readable(machine: Machine, group: Group) -> Cgroup:
-    """Return the group, or for the id 0 (a dry run's) a new one that is in no machine."""
-    return (
-        _live(machine, group)
-        if group.id
-        else Cgroup(group.path, 0, _find(machine, group.path.rpartition("/")[0]))
-    )
-
-
-def _dry_run_copy(machine: Machine, group: Group) -> Cgroup:
-    """Copy the limits and usage of a group to one in no machine, for a dry run."""
-    real = _readable(machine, group)
-    tried = Cgroup(group.path, group.id, real.parent)
-    for name in ("usage", "swap", "memsw", *LIMIT_FIELDS.values()):
-        setattr(tried, name, getattr(real, name))
-    return tried
-
-
-def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int) -> None:
-    """Raise GroupBusy for a maximum or high below usage, for which the kernel would reclaim."""
-    if name in RECLAIMING_LIMITS and (usage := cgroup.usage * PAGE_BYTES) >= value:
-        raise busy(group, usage, value)
-
-
-def _compare_and_set(cgroup: Cgroup, group: Group, changes: Mapping[LimitName, int | None]) -> None:
-    """Set limits of v1, or of the seed, under one lock, all or none.
-
-    Usage has to be below the limit, as the seed compares.
-    """
-    held = {
-        LIMIT: cgroup.max * PAGE_BYTES,
-        MEMSW_LIMIT: cgroup.memsw * PAGE_BYTES,
-        SOFT_LIMIT: cgroup.soft * PAGE_BYTES,
-    }
-    writes = dict(plan_writes(group, held, changes))
-    if LIMIT in writes and writes[LIMIT] <= (usage := cgroup.usage * PAGE_BYTES):
-        raise busy(group, usage, writes[LIMIT])
-    wanted = held | writes
-    cgroup.max, cgroup.memsw, cgroup.soft = (
-        wanted[name] // PAGE_BYTES for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
-    )
 
 
 backend_class: type[Simulated] = Simulator

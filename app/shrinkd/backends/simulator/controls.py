@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from shrinkd.backends.protocol import Backend, Group
+from shrinkd.backends.protocol import Backend
+from shrinkd.backends.readings import Group
 from shrinkd.backends.simulator.faults import VERBS, Fault, Faults, Verb
 from shrinkd.backends.simulator.machine.recordings import Recording, with_recordings
 from shrinkd.backends.simulator.machine.scenarios import Scenario, load_scenario, scenario_names

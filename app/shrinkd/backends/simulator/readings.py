@@ -1,6 +1,7 @@
 """Convert a simulated group to MemStat, Limits and Activity: pages to bytes, nothing changes."""
 
-from shrinkd.backends.protocol import (
+from shrinkd.backends.limit_values import from_kernel
+from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
     Counters,
@@ -9,7 +10,6 @@ from shrinkd.backends.protocol import (
     MemStat,
     Pressure,
     Stall,
-    from_kernel,
 )
 from shrinkd.backends.simulator.machine.accounting import KINDS, SWAPPED, UNLIMITED, Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS

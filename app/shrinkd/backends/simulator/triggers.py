@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.readings import Group
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.trigger_types import EventsMove, Stalled, Trigger, UsageCrosses
 from shrinkd.backends.watch import EventfdSource
 from shrinkd.sizes import PAGE_BYTES
 

@@ -9,12 +9,8 @@ writers of dirty pages). A group full of dirty page cache is held that long; one
 pages left is skipped.
 """
 
-import contextlib
-import fcntl
 import functools
-import os
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from shrinkd.backends.cgroup.activity import MirrorGroups, mirror_tree
@@ -24,63 +20,47 @@ from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
 from shrinkd.backends.cgroup.tree import (
     CGROUP_SUPER_MAGIC,
-    CHARGED_AHEAD_BYTES,
     HIERARCHY_ROOT,
-    Tree,
-    mapped,
 )
 from shrinkd.backends.cgroup.triggers import v1_source, v1_watchable
-from shrinkd.backends.protocol import (
+from shrinkd.backends.protocol import Backend, Intent, Watch, shown, unrecorded
+from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
-    Backend,
     Counters,
     Events,
     Group,
-    Intent,
     LimitName,
     Limits,
     MemStat,
     Pressure,
-    Trigger,
-    Watch,
-    shown,
-    unrecorded,
 )
-from shrinkd.backends.refusal import busy
 from shrinkd.backends.transaction import limit_steps, write_all
-from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from shrinkd.backends.trigger_types import Trigger
+from shrinkd.backends.v1.files import LIMIT, MEMSW_LIMIT, MEMSW_USAGE, SOFT_LIMIT, STAT, USAGE
+from shrinkd.backends.v1.limit_order import plan_writes
+from shrinkd.backends.v1.limits import LIMIT_FILES, V1Limits
 from shrinkd.backends.v1.reclaim_pacer import ReclaimPacer
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     BackendUnavailable,
-    GroupBusy,
-    GroupExists,
-    ShrinkdError,
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
     ignoring_unreadable,
 )
 from shrinkd.settings import Settings
-from shrinkd.sizes import PAGE_BYTES, UNLIMITED, or_none
+from shrinkd.sizes import PAGE_BYTES, UNLIMITED
 
-USAGE, MEMSW_USAGE, STAT = "memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.stat"
 _PEAK, _FAILURES, _OOM, _KERNEL = (
     "memory.max_usage_in_bytes",
     "memory.failcnt",
     "memory.oom_control",
     "memory.kmem.usage_in_bytes",
 )
-_PROBE = "shrinkd-probe"
 _SWAPPINESS, _FORCE_EMPTY, _PRESSURE = "memory.swappiness", "memory.force_empty", "memory.pressure"
 _STAT_FILES = (USAGE, STAT, SOFT_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
 _RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
-_LIMIT_FILES = (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
-_USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
-_COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
-"""The time that a limit write may take at first, and after each -EINTR. One that finds nothing to
-reclaim takes 5 us."""
 _PASS_SECONDS = 4e-3
 """The time that a pass writes: a cancel waits for it, and the work around a pass is small beside
 it."""
@@ -119,17 +99,17 @@ _LINES = (
 )
 
 
-class V1(Tree):
+class V1(V1Limits):
     """Access the v1 memory controller; pressure and activity come from mirror groups."""
 
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
-    fresh: ClassVar[Mapping[str, bytes]] = {
+    new_group_texts: ClassVar[Mapping[str, bytes]] = {
         USAGE: b"0",
         MEMSW_USAGE: b"0",
-        **dict.fromkeys(_LIMIT_FILES, b"%d" % UNLIMITED),
+        **dict.fromkeys(LIMIT_FILES, b"%d" % UNLIMITED),
     }
-    needed: ClassVar[tuple[str, ...]] = (USAGE, STAT)
+    required_files: ClassVar[tuple[str, ...]] = (USAGE, STAT)
     settable_limits: frozenset[LimitName]
     has_swappiness = False
     has_pressure: bool
@@ -240,7 +220,7 @@ class V1(Tree):
         if group.id == HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
         self.refuse_own(group)
-        with self.limits_of(group):
+        with self.limits_lock(group):
             held = self._held(group)
             writes = plan_writes(group, held, changes)
             for name, value in writes:
@@ -291,129 +271,9 @@ class V1(Tree):
         if self._mirror:
             self._mirror.close()
 
-    # -- limits -------------------------------------------------------------------------------------------------
+    # -- limits
 
-    def _limits_read(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
-        least = lines["hierarchical_memory_limit"]
-        memsw = self._own_limit(
-            group, MEMSW_LIMIT, lines.get("hierarchical_memsw_limit", UNLIMITED)
-        )
-        return self._limits(
-            group,
-            {LIMIT: self._own_limit(group, LIMIT, least), MEMSW_LIMIT: memsw, SOFT_LIMIT: soft},
-            least,
-        )
-
-    def _limits(self, group: Group, values: Mapping[str, int], least: int) -> Limits:
-        """Convert the values of limit files to Limits.
-
-        `least` is the smallest maximum of the ancestors, with or without the group's own.
-        """
-        own = values[LIMIT]
-        effective = min(own, least)
-        return Limits(
-            **self._named(values),
-            effective_max_bytes=or_none(effective),
-            limited_by=None if effective >= UNLIMITED else self._holder(group, own, effective),
-            unsupported=self._unsupported,
-        )
-
-    def _named(self, values: Mapping[str, int]) -> dict[LimitName, int | None]:
-        memory, memsw = values[LIMIT], values.get(MEMSW_LIMIT, UNLIMITED)
-        named: dict[LimitName, int | None] = {"max_bytes": or_none(memory)}
-        if "swap_max_bytes" in self.settable_limits:
-            named["swap_max_bytes"] = None if memsw >= UNLIMITED else memsw - memory
-        if "soft_limit_bytes" in self.settable_limits:
-            named["soft_limit_bytes"] = or_none(values[SOFT_LIMIT])
-        return named
-
-    def _held(self, group: Group) -> dict[str, int]:
-        return {
-            name: int(self.read(group, name)) for name in _LIMIT_FILES if name in self.control_files
-        }
-
-    def _least_around(self, group: Group) -> int:
-        """Read the smallest maximum of the ancestors, from the parent directory if it has one."""
-        with mapped(group.path), ignoring_unreadable():
-            above = Path(self.root).resolve().parent
-            text = (
-                self.read(self.look_up(group.path.rpartition("/")[0]), STAT)
-                if group.path
-                else (above / STAT).read_bytes()
-            )
-            return self._lines.parse(text)["hierarchical_memory_limit"]
-        return UNLIMITED
-
-    def _own_limit(self, group: Group, name: str, least: int) -> int:
-        """Read a group's own limit, unless the smallest of its line shows that there is none."""
-        return UNLIMITED if least >= UNLIMITED else int(self.read(group, name))
-
-    def _holder(self, group: Group, own: int, effective: int) -> str:
-        """Find the nearest group, upwards, whose own limit is the effective one."""
-        path = group.path
-        while path and own != effective:
-            path = path.rpartition("/")[0]
-            own = int(self.read(self.look_up(path), LIMIT)) if path else own
-        return path or "/"
-
-    def _check_above_usage(self, group: Group, name: str, value: int) -> None:
-        """Raise GroupBusy unless usage is strictly below the limit, as the seed compares.
-
-        The kernel itself would accept a limit that equals usage.
-        """
-        if name not in _USED_UNDER:
-            return
-        usage = int(self.read(group, _USED_UNDER[name]))
-        if usage >= value:
-            raise busy(group, usage, value)
-
-    def _commit(self, group: Group, name: str, value: int) -> None:
-        """Write a limit above usage; interrupt the kernel after a few pages if usage has grown."""
-        with self.opened(group, name) as file:
-            for seconds in _COMMIT_SECONDS:
-                if timed_write(file, b"%d" % value, seconds):
-                    return
-                self._check_above_usage(group, name, value)
-        raise GroupBusy(
-            f"{group.path!a} grows as fast as it is limited.",
-            group=group,
-            room_bytes=2 * CHARGED_AHEAD_BYTES,
-        )
-
-    def _has_soft_limit(self) -> bool:
-        """Return whether this kernel stores soft limits, by trying it in a probe group.
-
-        Newer kernels accept a soft limit and drop it. The probe's name is fixed, so a probe that a
-        killed daemon left is reused by the next one.
-        """
-        if SOFT_LIMIT not in self.control_files:
-            return False
-        with self._root_locked():
-            try:
-                with contextlib.suppress(GroupExists):
-                    self.make(_PROBE)
-                scratch = self.find(_PROBE)
-            except ShrinkdError:
-                return True  # nothing can be written here, so the limit is never used
-            try:
-                self._commit(scratch, SOFT_LIMIT, _NEGLIGIBLE_BYTES)
-                return int(self.read(scratch, SOFT_LIMIT)) == _NEGLIGIBLE_BYTES
-            except ShrinkdError:
-                return False  # PREEMPT_RT: EOPNOTSUPP
-            finally:
-                self.remove(scratch)
-
-    @contextlib.contextmanager
-    def _root_locked(self) -> Iterator[None]:
-        """Hold a lock that excludes other daemons with this managed root."""
-        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(root, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(root)
-
-    # -- reclaim ------------------------------------------------------------------------------------------------
+    # -- reclaim
 
     def _attainable_goal(self, group: Group, goal_bytes: int) -> int:
         """Return how much of a goal the LRU lists can give, so that no pass runs into their end.
@@ -442,7 +302,7 @@ class V1(Tree):
         room = self.swap_room()
         return min(anon, room) if room and int(self.read(group, _SWAPPINESS)) else 0
 
-    # -- pressure -----------------------------------------------------------------------------------------------
+    # -- pressure
 
     def _pressure(self, group: Group) -> Pressure | None:
         if self._mirror is None or not self._mirror.has(group.path):

@@ -2,15 +2,10 @@
 
 from collections.abc import Mapping
 
-from shrinkd.backends.protocol import Group, LimitName
+from shrinkd.backends.readings import Group, LimitName
+from shrinkd.backends.v1.files import LIMIT, MEMSW_LIMIT, SOFT_LIMIT
 from shrinkd.errors import LimitOrder
 from shrinkd.sizes import UNLIMITED, format_size, or_none, or_unlimited
-
-LIMIT, MEMSW_LIMIT, SOFT_LIMIT = (
-    "memory.limit_in_bytes",
-    "memory.memsw.limit_in_bytes",
-    "memory.soft_limit_in_bytes",
-)
 
 
 def plan_writes(

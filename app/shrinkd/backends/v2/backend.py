@@ -13,7 +13,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,28 +21,22 @@ from shrinkd.backends.cgroup.activity import v2_activity
 from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
-from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree
+from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC
 from shrinkd.backends.cgroup.triggers import v2_source, v2_watchable
-from shrinkd.backends.lower_max import Maximum
-from shrinkd.backends.protocol import (
+from shrinkd.backends.limit_values import to_kernel
+from shrinkd.backends.protocol import Backend, Intent, Watch, shown, unrecorded
+from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
-    Backend,
     Events,
     Group,
-    Intent,
     LimitName,
     Limits,
     MemStat,
     Pressure,
-    Trigger,
-    Watch,
-    shown,
-    to_kernel,
-    unrecorded,
 )
-from shrinkd.backends.refusal import busy
 from shrinkd.backends.transaction import limit_steps, write_all
+from shrinkd.backends.trigger_types import Trigger
 from shrinkd.backends.v2.ancestors import levels_above, mounts_with_memory, offers_memory
 from shrinkd.backends.v2.files import (
     EVENT_LINES,
@@ -54,7 +48,6 @@ from shrinkd.backends.v2.files import (
     NEW_GROUP,
     PRESSURE,
     RECLAIM,
-    RECLAIMING_LIMITS,
     STAT,
     STAT_LINES,
     SUBTREE,
@@ -64,18 +57,16 @@ from shrinkd.backends.v2.files import (
     ZSWAP,
     describe,
     file_of,
-    format_limit_file,
     named,
     parse_limit_file,
-    usage_of_hierarchy_root,
 )
+from shrinkd.backends.v2.limits import V2Limits
 from shrinkd.backends.v2.reclaim_sizer import ReclaimSizer
 from shrinkd.backends.walks import Listing
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     BackendUnavailable,
     GroupBusy,
-    GroupGone,
     GroupNotFound,
     ShrinkdError,
     Unsupported,
@@ -84,14 +75,8 @@ from shrinkd.errors import (
     ignoring_unreadable,
 )
 from shrinkd.settings import Settings
-from shrinkd.sizes import UNLIMITED, or_none
+from shrinkd.sizes import UNLIMITED
 
-_COMMIT_SECONDS = 20e-6
-"""The time that a write may reclaim if usage has grown, on kernels that reclaim. Finding nothing to
-do takes 5 us."""
-_AT_ONCE_BYTES = CHARGED_AHEAD_BYTES + (4 << 20)
-"""The bytes that may be charged between a reading and a write: the CPUs' stocks and two huge
-pages."""
 _PROTECTED_TTL_SECONDS, _MAX_PROTECTED_LISTS = 10.0, 4096
 """The time for which children with a memory.min are cached: listing 100 costs 40 readings, and
 hardly any group has one."""
@@ -100,13 +85,13 @@ _LONGEST_SECONDS = 50e-3
 current batch."""
 
 
-class V2(Tree):
+class V2(V2Limits):
     """Access the v2 memory controller."""
 
     name: ClassVar[str] = "v2"
     is_simulated: ClassVar[bool] = False
-    fresh: ClassVar[Mapping[str, bytes]] = NEW_GROUP
-    needed: ClassVar[tuple[str, ...]] = (USAGE, STAT)
+    new_group_texts: ClassVar[Mapping[str, bytes]] = NEW_GROUP
+    required_files: ClassVar[tuple[str, ...]] = (USAGE, STAT)
     settable_limits: frozenset[LimitName]
     has_swappiness: bool
     has_pressure: bool
@@ -149,7 +134,7 @@ class V2(Tree):
         self.settable_limits = frozenset(self._limit_files)
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
-    def charged(self, path: str) -> Group:
+    def charging_group(self, path: str) -> Group:
         """Return the group to which processes in a directory are charged.
 
         Without the controller in that directory, it is the nearest ancestor that has it.
@@ -157,11 +142,6 @@ class V2(Tree):
         while path and not self.has(f"{path}/{USAGE}"):
             path = path.rpartition("/")[0]
         return self.look_up(path)
-
-    def usage(self, group: Group) -> int:
-        if group.id == self._hierarchy_root_id:
-            return usage_of_hierarchy_root(self._lines.parse(self.read(group, STAT)))
-        return int(self.read(group, USAGE))
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         if not group.id:
@@ -202,7 +182,7 @@ class V2(Tree):
         if group.id == self._hierarchy_root_id:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
         self.refuse_own(group)
-        with self.limits_of(group):
+        with self.limits_lock(group):
             held = self._held(group)
             wanted = {
                 name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes
@@ -249,9 +229,9 @@ class V2(Tree):
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         tried = super().make(path, dry_run=True)
-        for place in range(len(path)):
-            if path[place] == "/" or not place:
-                self._enable_memory(self.find(path[:place]), dry_run=dry_run)
+        for mount_location in range(len(path)):
+            if path[mount_location] == "/" or not mount_location:
+                self._enable_memory(self.find(path[:mount_location]), dry_run=dry_run)
         return tried if dry_run else super().make(path)
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
@@ -275,81 +255,9 @@ class V2(Tree):
         for level in self._ancestor_trees:
             level.close()
 
-    # -- limits -------------------------------------------------------------------------------------------------
+    # -- limits
 
-    def _held(self, group: Group) -> dict[LimitName, int]:
-        return self._parsed(self.read_all(group, list(self._limit_files.values())))
-
-    def _parsed(self, texts: Mapping[str, bytes]) -> dict[LimitName, int]:
-        return {
-            name: parse_limit_file(texts[file])
-            for name, file in self._limit_files.items()
-            if file in texts
-        }
-
-    def _limits(self, group: Group, own: Mapping[LimitName, int]) -> Limits:
-        if group.id == self._hierarchy_root_id:
-            return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
-        effective, holder = self._effective_max(group, own["max_bytes"])
-        return Limits(
-            **named(own),
-            effective_max_bytes=or_none(effective),
-            limited_by=None if effective >= UNLIMITED else holder,
-            unsupported=self._unsupported,
-        )
-
-    def _effective_max(self, group: Group, own: int) -> tuple[int, str]:
-        """Return the smallest maximum of a group's line, and the nearest group that has it.
-
-        No file of the kernel reports it.
-        """
-        least, holder = own, group.path or "/"
-        for ancestor in self._ancestors(group):
-            if (limit := parse_limit_file(self.read(ancestor, MAX))) < least:
-                least, holder = limit, ancestor.path or "/"
-        for level in self._ancestor_trees:
-            if (limit := parse_limit_file(level.read(level.find(""), MAX))) < least:
-                least, holder = limit, "/"
-        return least, holder
-
-    def _ancestors(self, group: Group) -> Iterator[Group]:
-        """Yield the ancestors of a group up to the managed root, except the hierarchy's root.
-
-        That one has no limits.
-        """
-        path = group.path
-        while path:
-            path = path.rpartition("/")[0]
-            try:
-                ancestor = self.look_up(path)
-            # Groups are removed from the inside out, so the group is gone as well.
-            except GroupNotFound as error:
-                raise GroupGone(f"The group {group.path!a} was removed.") from error
-            if ancestor.id != self._hierarchy_root_id:
-                yield ancestor
-
-    def _check_above_usage(self, group: Group, name: LimitName, value: int) -> None:
-        if name in RECLAIMING_LIMITS and (usage := self.usage(group)) >= value:
-            raise busy(group, usage, value)
-
-    def _commit(self, group: Group, name: LimitName, value: int) -> None:
-        # Opened once: undoing a maximum must not fail for want of a descriptor.
-        with self.opened(group, LIMIT_FILES[name]) as file:
-            os.set_blocking(file, False)
-            if name != "max_bytes":
-                self._check_above_usage(group, name, value)
-                _store(file, value)
-                return
-            maximum = Maximum(
-                usage=functools.partial(self.usage, group),
-                read=lambda: parse_limit_file(self.read(group, MAX)),
-                store=functools.partial(_store, file),
-                slack=_AT_ONCE_BYTES,
-            )
-            if refusal := maximum.commit(value):
-                raise busy(group, refusal.usage, value, refusal.room)
-
-    # -- what could be reclaimed --------------------------------------------------------------------------------
+    # -- what could be reclaimed
 
     def _reclaimable(self, group: Group, lines: Mapping[str, int]) -> int:
         anon = lines["inactive_anon"] + lines["active_anon"]
@@ -400,7 +308,7 @@ class V2(Tree):
             return parse_limit_file(self.read(group, MIN))
         return 0
 
-    # -- groups that have the controller ------------------------------------------------------------------------
+    # -- groups that have the controller
 
     def _check_is_group(self, path: str, directory: int) -> None:
         """Raise GroupNotFound for a directory that lacks the controller, and so has no usage."""
@@ -429,7 +337,7 @@ class V2(Tree):
             if not dry_run:
                 os.write(file, b"+memory")
 
-    # -- probes, none of which changes anything -----------------------------------------------------------------
+    # -- probes, none of which changes anything
 
     def _files_of_a_group(self) -> frozenset[str]:
         """Return the files that a group has here.
@@ -468,10 +376,6 @@ class V2(Tree):
 
 def _new_sizer(_: int) -> ReclaimSizer:
     return ReclaimSizer()
-
-
-def _store(file: int, limit: int) -> None:
-    timed_write(file, format_limit_file(limit), _COMMIT_SECONDS)
 
 
 backend_class: type[Backend] = V2

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from shrinkd.backends.protocol import Counters, LimitName, Limits, MemStat, from_kernel
+from shrinkd.backends.limit_values import from_kernel
+from shrinkd.backends.readings import Counters, LimitName, Limits, MemStat
 from shrinkd.sizes import UNLIMITED
 
 USAGE, MAX, STAT, RECLAIM, SUBTREE = (

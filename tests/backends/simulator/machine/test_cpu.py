@@ -11,8 +11,9 @@ import pytest
 
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.running import USE_US, put_to_work
 from shrinkd.backends.simulator.machine.scenarios import Scenario
-from shrinkd.backends.simulator.machine.workloads import IDLE, USE_US, put_to_work
+from shrinkd.backends.simulator.machine.workloads import IDLE
 from shrinkd.backends.simulator.readings import CHARGE_US, activity_of
 from tests.support.simulated_machines import MIB, only_process
 

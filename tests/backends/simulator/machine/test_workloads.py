@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from shrinkd.backends.simulator.machine import scenarios
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.running import put_to_work
 from shrinkd.backends.simulator.machine.scenarios import Scenario
-from shrinkd.backends.simulator.machine.workloads import IDLE, Bursts, Memory, Workload, put_to_work
+from shrinkd.backends.simulator.machine.workloads import IDLE, Bursts, Memory, Workload
 from shrinkd.errors import SettingsError
 from shrinkd.sizes import PAGE_BYTES
 from tests.support.simulated_machines import MIB

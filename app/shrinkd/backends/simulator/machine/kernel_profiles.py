@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shrinkd.backends.protocol import EventsMove, LimitName, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.readings import LimitName
+from shrinkd.backends.trigger_types import EventsMove, Stalled, Trigger, UsageCrosses
 
 LIMIT_FIELDS: dict[LimitName, str] = {
     "max_bytes": "max",

@@ -15,12 +15,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from shrinkd.backends.protocol import LIMIT_NAMES, LimitName, check_group_path
+from shrinkd.backends.protocol import check_group_path
+from shrinkd.backends.readings import LIMIT_NAMES, LimitName
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS, PROFILES, Profile
 from shrinkd.backends.simulator.machine.machine import Hardware, Machine
+from shrinkd.backends.simulator.machine.running import put_to_work
 from shrinkd.backends.simulator.machine.swap import Swap
-from shrinkd.backends.simulator.machine.workloads import Memory, Workload, put_to_work
+from shrinkd.backends.simulator.machine.workloads import Memory, Workload
 from shrinkd.errors import InvalidGroupName, SettingsError
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.strict_model import LimitSizes, Size, Strict, pointer, reason
