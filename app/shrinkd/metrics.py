@@ -25,7 +25,7 @@ from shrinkd.backends import Backend, Group, recent_walk
 from shrinkd.errors import ShrinkdError, ignoring_unreadable
 from shrinkd.policies import PolicyController
 from shrinkd.shrinks import ShrinkQueue
-from shrinkd.terminal import is_shown_as_it_is
+from shrinkd.terminal import is_displayed_unchanged
 
 BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 MOST_SUBTREES = 50
@@ -207,7 +207,9 @@ def _label(group: Group) -> str:
     Two series of one name would make Prometheus refuse all the others, too.
     """
     is_its_own = (
-        is_shown_as_it_is(group.path) and group.path != _OTHERS and not group.path.startswith(_ID)
+        is_displayed_unchanged(group.path)
+        and group.path != _OTHERS
+        and not group.path.startswith(_ID)
     )
     return group.path if is_its_own else f"{_ID}{group.id}"
 

@@ -43,12 +43,12 @@ def _escape(character: str) -> str:
     )
 
 
-def is_shown_as_it_is(text: str) -> bool:
+def is_displayed_unchanged(text: str) -> bool:
     """Return whether a text is displayed unchanged, and so can be copied."""
     return shown(text) == text
 
 
-def is_plain(word: str) -> bool:
+def is_shell_safe(word: str) -> bool:
     """Return whether a word needs no quotes in any shell and is no option: completion may offer it.
 
     zsh evaluates what is completed, and bash splits and expands it, and runs the result at Enter.
@@ -56,7 +56,7 @@ def is_plain(word: str) -> bool:
     return bool(_PLAIN.fullmatch(word))
 
 
-def json_line(value: Any) -> str:  # whatever JSON can say
+def json_line(value: object) -> str:  # whatever JSON can say
     """Return JSON as one line of printable ASCII."""
     return json.dumps(value).replace("\x7f", "\\u007f")  # JSON permits DEL, in strings alone
 
@@ -66,7 +66,7 @@ def say(*texts: str, sep: str = " ", file: TextIO | None = None) -> None:
     print(*map(shown, texts), sep=sep, file=file, flush=True)
 
 
-def overwrite(text: str) -> None:
+def replace_last_line(text: str) -> None:
     """Replace the last line on the terminal of stderr.
 
     Its control sequence is the only one that is not escaped.
@@ -75,12 +75,12 @@ def overwrite(text: str) -> None:
     print(
         f"\r\033[K{shown(text)}",
         end="",
-        file=stream.stream if isinstance(stream, _Shown) else stream,
+        file=stream.stream if isinstance(stream, _EscapingStream) else stream,
         flush=True,
     )
 
 
-class _Shown:
+class _EscapingStream:
     """Wrap a text stream and escape what is written to it, except line breaks and tabs."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -97,11 +97,11 @@ class _Shown:
             self.write(line)
 
     # other attributes are the stream's
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the type is the stream\'s
         return getattr(self.stream, name)
 
 
-def guard() -> None:
+def escape_standard_streams() -> None:
     """Wrap stdout and stderr so that everything written to them is escaped.
 
     Usage errors, tracebacks and warnings quote foreign text, too.
@@ -112,4 +112,4 @@ def guard() -> None:
             if reconfigure := getattr(stream, "reconfigure", None):
                 # for names with letters that this locale lacks
                 reconfigure(errors="backslashreplace")
-            setattr(sys, name, _Shown(stream))
+            setattr(sys, name, _EscapingStream(stream))

@@ -18,18 +18,18 @@ def submit_once(
     ThreadPoolExecutor.submit() queues the work before it starts the thread, so refused work would
     be run by the next thread.
     """
-    taken = threading.Lock()
+    started = threading.Lock()
 
     def begin() -> None:
-        if taken.acquire(blocking=False):
+        if started.acquire(blocking=False):
             work(*args, **kwargs)
 
     try:
         return pool.submit(begin)
     except RuntimeError as error:
-        if taken.acquire(blocking=False):
+        if started.acquire(blocking=False):
             raise NotReady(f"No thread could be had for it: {error}. Try again.") from error
         # An idle thread has begun it; the caller learns its end from the work itself.
-        begun: Future[None] = Future()
-        begun.set_result(None)
-        return begun
+        running: Future[None] = Future()
+        running.set_result(None)
+        return running

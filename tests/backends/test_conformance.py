@@ -1,8 +1,7 @@
-"""What every backend promises of groups and processes, tried on every host.
+"""Test the promises of Backend for groups and processes on every host.
 
-This suite names no backend: what differs is asked of its capabilities, and sizes are compared
-within the slack of the host. The same holds for test_conformance_memory.py and
-test_conformance_shrink.py beside it.
+This suite names no backend: differences are capabilities, and sizes are compared within the slack
+of the host. The same holds for test_conformance_memory.py and test_conformance_shrink.py.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,8 @@
-"""What the Linux Test Project expects of the controller, asked of every backend on every host that
-has what it is about.
+"""Test every backend on every host by the memory tests of the Linux Test Project.
 
 The scenarios are those of testcases/kernel/controllers/memcg, whose tests are named beside ours.
-They are written for v1 and hold on every controller, but for what is v1's alone: resetting a count,
-writing "1xx", charges that move along.
+They are written for v1 and hold on every controller, except what is v1's alone: resetting a count,
+writing "1xx", charges that move with a process.
 """
 
 from collections.abc import Callable

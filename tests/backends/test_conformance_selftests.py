@@ -1,9 +1,8 @@
-"""What the kernel's own test of the controller expects, asked of every backend on every host that
-has what it is about.
+"""Test every backend on every host by the kernel's own memory controller selftest.
 
 The scenarios and figures are those of tools/testing/selftests/cgroup/test_memcontrol.c in Linux
-6.12, whose tests are named beside ours; sizes of trees are halved. Not here: sock, of which no
-reading tells, and what a descriptor of a peak resets.
+6.12, whose tests are named beside ours; sizes of trees are halved. Not here: sock, which no reading
+has, and the reset of a peak by a descriptor.
 """
 
 from dataclasses import dataclass
@@ -121,9 +120,7 @@ def grow_tree(host: Host, protection: LimitName) -> Tree:
 
 
 def assert_shared_out(host: Host, tree: Tree) -> None:
-    """Those that claim a protection have it in proportion to what they use of their claim, and the
-    others nothing.
-    """
+    """Memory is left in proportion to the protected usage, and none without protection."""
     usages = [host.backend.usage(group) for group in tree.sharing]
     assert is_close(host.backend.usage(tree.shielded), 25 * MIB, 3)
     assert is_close(usages[0], 29 * MIB // 2, 10)

@@ -1,6 +1,4 @@
-"""A daemon that is killed between any two steps of a change of limits, on each kernel there is, and
-the start after it.
-"""
+"""Test kill -9 between any two steps of a limit change, and the next start, on each kernel."""
 
 import itertools
 import os
@@ -37,9 +35,7 @@ class Fate:
 
 
 class Mortal(Tree):
-    """A controller whose daemon may die before it reads a control file, and before and behind each
-    write.
-    """
+    """Count the steps of a backend, and die before a read and before and after each write."""
 
     fate = Fate()
 

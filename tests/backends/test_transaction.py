@@ -1,4 +1,4 @@
-"""Several writes as one: what is put back, in which order, and when an intent may go."""
+"""Test several writes as one: what is undone, in which order, and when an intent is settled."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +14,7 @@ WRITES: list[tuple[LimitName, int]] = [("max_bytes", 10), ("high_bytes", 20), ("
 
 
 class Files:
-    """Limits that refuse a value of `refused`, and write down all that happens to them and their
-    intent.
-    """
+    """Refuse a value of `refused`, and record all calls of limits and intent."""
 
     def __init__(self, *refused: int, sticks: bool = False) -> None:
         self.values = dict(HELD)

@@ -99,7 +99,7 @@ class Tokens:
         self._path, self._clock = Path(path), clock
         self._bearers: dict[str, tuple[Entry, Caller]] = {}
         self._certificates: dict[str, Caller] = {}
-        if not self._take(read_entries(self._path)):
+        if not self._replace_entries(read_entries(self._path)):
             raise SettingsError(f"{path} has no token in it: make one with `shrinkd token make`.")
 
     def reload(self) -> None:
@@ -108,10 +108,10 @@ class Tokens:
         An invalid file changes nothing, and is logged; an empty one revokes every token.
         """
         try:
-            count = self._take(read_entries(self._path))
+            count = self._replace_entries(read_entries(self._path))
         except SettingsError as error:
             # a traceback would not help the operator
-            log.error("the tokens stay as they were: %s", error)
+            log.error("the tokens stay as they were: %s", error)  # noqa: TRY400
         else:
             log.info("%d tokens and certificates were read from %s", count, self._path)
 
@@ -135,7 +135,7 @@ class Tokens:
         """Return the certificate's caller with the scopes of its line; none without a line."""
         return self._certificates.get(peer.name, peer)
 
-    def _take(self, entries: list[Entry]) -> int:
+    def _replace_entries(self, entries: list[Entry]) -> int:
         self._bearers = {
             str(entry.sha256)[:_INDEXED]: (entry, entry.caller)
             for entry in entries
@@ -170,14 +170,14 @@ def make(path: Path, name: str, scopes: list[str], span: str) -> str | None:
     The secret is stored nowhere else.
     """
     secret = None if name.startswith(_CERTIFICATE) else PREFIX + secrets.token_urlsafe(32)
-    draft: dict[str, object] = {"name": name, "scopes": tuple(scopes)}
+    members: dict[str, object] = {"name": name, "scopes": tuple(scopes)}
     if secret is not None:
-        draft |= {
+        members |= {
             "sha256": hashlib.sha256(secret.encode()).hexdigest(),
             "expires_at": datetime.now(UTC).replace(microsecond=0) + _span(span),
         }
     try:
-        entry = Entry.model_validate(draft)
+        entry = Entry.model_validate(members)
     except ValidationError as error:
         raise SettingsError(f"{reason(error.errors()[0]['msg'])}.") from None
     with _changing(path) as entries:
@@ -257,13 +257,13 @@ def _changing(path: Path) -> Iterator[list[Entry]]:
 
 def _replace(path: Path, text: str) -> None:
     # mode 0600 from the start
-    descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(descriptor)
-        Path(fresh).replace(path)
+        Path(temporary).replace(path)
     finally:
         with suppress(FileNotFoundError):
-            Path(fresh).unlink()
+            Path(temporary).unlink()

@@ -17,8 +17,8 @@ from shrinkd.backends.protocol import (
     Watch,
     check_group_path,
     load,
+    printable_path,
     recent_walk,
-    shown,
     unrecorded,
 )
 from shrinkd.backends.readings import (
@@ -92,9 +92,9 @@ __all__ = [
     "limits_to_json",
     "load",
     "load_scenario",
+    "printable_path",
     "recent_walk",
     "scenario_names",
-    "shown",
     "simulated",
     "to_kernel",
     "unrecorded",

@@ -23,14 +23,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_LOOK_SECONDS = 2e-3
-_LOOKS = 50
+_SAMPLE_SECONDS = 2e-3
+_SAMPLES = 50
 """Together 100 ms: a process that fills huge pages one after the other is charged no more often
 than that on a slow machine."""
-_FIRST_LOOKS, _RATE_LOOKS = 2, 10
+_MIN_SAMPLES, _RATE_SAMPLES = 2, 10
 """Samples that suffice for a group that is not close and does not grow; samples needed to measure
 growth."""
-_FAR = 128
+_FAR_SLACKS = 128
 """Distances above this many times `slack` need no sampling: more than is charged in 100 ms."""
 
 
@@ -71,7 +71,7 @@ class Maximum:
             return Refusal(used)
         if (
             value < before
-            and value - used < _FAR * self.slack
+            and value - used < _FAR_SLACKS * self.slack
             and (refusal := self._growth(value, used))
         ):
             return refusal
@@ -85,13 +85,13 @@ class Maximum:
 
     def _growth(self, value: int, used: int) -> Refusal | None:
         """Sample usage, and refuse if its growth would reach the maximum within 100 ms."""
-        now, looks = used, 0
-        while looks < _LOOKS and not (
-            now > used and (looks >= _RATE_LOOKS or now + self.slack > value)
+        now, samples = used, 0
+        while samples < _SAMPLES and not (
+            now > used and (samples >= _RATE_SAMPLES or now + self.slack > value)
         ):
-            if looks == _FIRST_LOOKS and now == used and used + self.slack <= value:
+            if samples == _MIN_SAMPLES and now == used and used + self.slack <= value:
                 return None
-            self.sleep(_LOOK_SECONDS)
-            now, looks = max(now, self.usage()), looks + 1
-        room = self.slack + (now - used) * _LOOKS // max(looks, _RATE_LOOKS)
+            self.sleep(_SAMPLE_SECONDS)
+            now, samples = max(now, self.usage()), samples + 1
+        room = self.slack + (now - used) * _SAMPLES // max(samples, _RATE_SAMPLES)
         return Refusal(now, room) if now > used and now + room > value else None

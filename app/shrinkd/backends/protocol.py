@@ -205,7 +205,7 @@ def load(name: str) -> type[Backend]:
     return backend_class
 
 
-def shown(path: str) -> str:
+def printable_path(path: str) -> str:
     """Convert a host path to text that UTF-8 can encode, other bytes as backslash escapes."""
     return os.fsencode(path).decode(errors="backslashreplace")
 

@@ -15,12 +15,12 @@ Name = TypeVar("Name", bound=str)
 def limit_steps(
     held: Mapping[Name, int],
     writes: Sequence[tuple[Name, int]],
-    named: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
+    to_limits: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
 ) -> Steps:
     """Return the values of the changing limits before the writes and after each of them."""
     steps = list(
         map(
-            named,
+            to_limits,
             accumulate(writes, lambda values, write: {**values, write[0]: write[1]}, initial=held),
         )
     )

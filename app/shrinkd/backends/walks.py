@@ -45,7 +45,7 @@ class SkippedEntries:
         self.counts.update(other.counts)
         self.named += other.named[: MAX_NAMED - len(self.named)]
 
-    def meet(self, path: str, error: OSError | ShrinkdError) -> None:
+    def skip_or_raise(self, path: str, error: OSError | ShrinkdError) -> None:
         """Record an unreadable group, ignore a removed one, and raise any other error."""
         failure = classify_failure(error)
         if failure is Failure.UNREADABLE:
@@ -59,10 +59,10 @@ class Listing:
     """List the child groups of one group, and the entries that cannot be used as groups."""
 
     groups: list[Group] = field(default_factory=list)
-    left_out: SkippedEntries | None = None
+    skipped: SkippedEntries | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.groups or self.left_out)
+        return bool(self.groups or self.skipped)
 
 
 class WalkRecorder:
@@ -72,14 +72,14 @@ class WalkRecorder:
         self.last = Walk()
 
     @contextmanager
-    def begun(self, *, is_whole: bool) -> Iterator[SkippedEntries]:
+    def recorded(self, *, is_whole: bool) -> Iterator[SkippedEntries]:
         """Record how a walk ends, if it covers the whole tree.
 
         It wraps code in which every OSError has become a ShrinkdError.
         """
-        left_out = SkippedEntries()
+        skipped = SkippedEntries()
         try:
-            yield left_out
+            yield skipped
         except ShrinkdError as error:
             if is_whole:
                 last, moment = self.last, time.monotonic()
@@ -87,11 +87,11 @@ class WalkRecorder:
                 self.last = Walk(moment, last.unreadable, last.named, error.detail, since)
             raise
         if is_whole:
-            self.last = Walk(time.monotonic(), dict(left_out.counts), tuple(left_out.named))
+            self.last = Walk(time.monotonic(), dict(skipped.counts), tuple(skipped.named))
 
 
 def walk(
-    top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: SkippedEntries
+    top: Group, depth: int | None, listing_of: Callable[[Group], Listing], skipped: SkippedEntries
 ) -> list[Group]:
     """List a group and its descendants, parents first.
 
@@ -101,29 +101,29 @@ def walk(
     level, levels = [top], math.inf if depth is None else depth
     while level and levels:
         read = [
-            (group, inside)
+            (group, listing)
             for group in level
-            if (inside := _inside(group, top, inside_of, left_out)) is not None
+            if (listing := _listing_of(group, top, listing_of, skipped)) is not None
         ]
         found += [group for group, _ in read]
-        level, levels = [child for _, inside in read for child in inside.groups], levels - 1
+        level, levels = [child for _, listing in read for child in listing.groups], levels - 1
     return found + level
 
 
-def _inside(
-    group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: SkippedEntries
+def _listing_of(
+    group: Group, top: Group, listing_of: Callable[[Group], Listing], skipped: SkippedEntries
 ) -> Listing | None:
     """Return the listing of a group; None for a group that is skipped."""
     try:
-        inside = inside_of(group)
+        listing = listing_of(group)
     except (ShrinkdError, OSError) as error:
         if group is top:
             raise
-        left_out.meet(group.path, error)
+        skipped.skip_or_raise(group.path, error)
         return None
-    if inside.left_out:
-        left_out.add_all(inside.left_out)
-    return inside
+    if listing.skipped:
+        skipped.add_all(listing.skipped)
+    return listing
 
 
 def check_length(path: str, root: str) -> None:

@@ -63,11 +63,11 @@ class EventfdSource:
 class _EpollWatch:
     """Implement Watch; it has no sources after close() or after its group was removed."""
 
-    def __init__(self, look: Callable[[], object]) -> None:
-        self._look = look
+    def __init__(self, check_exists: Callable[[], object]) -> None:
+        self._check_exists = check_exists
         self._lock = threading.Lock()
         self._sources: dict[Trigger, Source] = {}
-        self._end = ""
+        self._gone_detail = ""
         self._epoll = select.epoll()
 
     def add(self, trigger: Trigger, source: Source) -> None:
@@ -80,27 +80,27 @@ class _EpollWatch:
 
     def read(self) -> frozenset[Trigger]:
         with self._lock:
-            if self._end:
-                raise GroupGone(self._end)
+            if self._gone_detail:
+                raise GroupGone(self._gone_detail)
             if self._epoll.closed:
                 return frozenset()
             try:
                 fired = frozenset(
                     [trigger for trigger, source in self._sources.items() if source.has_fired()]
                 )
-                self._look()  # after the sources, since v1 removes a group before it signals
+                self._check_exists()  # after the sources, since v1 removes a group before it signals
             except GroupGone as gone:
-                self._end = gone.detail
-                self._silence()
+                self._gone_detail = gone.detail
+                self._close_sources()
                 raise
             return fired
 
     def close(self) -> None:
         with self._lock:
-            self._silence()
+            self._close_sources()
             self._epoll.close()
 
-    def _silence(self) -> None:
+    def _close_sources(self) -> None:
         while self._sources:
             self._sources.popitem()[1].close()
 

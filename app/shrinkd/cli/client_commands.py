@@ -21,7 +21,7 @@ import typer
 
 from shrinkd.cli import output
 from shrinkd.sizes import parse_limit, parse_size
-from shrinkd.terminal import is_plain, json_line, overwrite, say
+from shrinkd.terminal import is_shell_safe, json_line, replace_last_line, say
 
 if TYPE_CHECKING:  # httpx takes longer to load than all else here, and --help has no use for it
     from shrinkd.client import Client, ClientError, ShrinkHandle
@@ -78,7 +78,7 @@ def _complete_group(context: typer.Context, incomplete: str) -> list[str]:
             context.params.get("url"), terms=Terms(timeout_seconds=_COMPLETING_SECONDS, attempts=1)
         ) as shrinkd:
             paths = (str(group["path"]) for group in shrinkd.groups(fields="path"))
-            return [path for path in paths if path.startswith(incomplete) and is_plain(path)]
+            return [path for path in paths if path.startswith(incomplete) and is_shell_safe(path)]
     except (ClientError, ValueError):
         return []
 
@@ -524,7 +524,7 @@ def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
             if as_json:
                 say(json_line(now))
             elif is_terminal:
-                overwrite(output.bar_line(now))
+                replace_last_line(output.bar_line(now))
             else:
                 say(output.step_line(now), file=sys.stderr)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from shrinkd import __version__
 from shrinkd.cli import client_commands
 from shrinkd.cli.output import one_line
 from shrinkd.errors import BackendUnavailable, SettingsError, ShrinkdError
-from shrinkd.terminal import guard, say
+from shrinkd.terminal import escape_standard_streams, say
 
 # Plain, for rich would take longer to load than all else that --help needs.
 # Without colours, for what it prints is shown (app/shrinkd/terminal.py), escapes and all.
@@ -182,5 +182,5 @@ def fail(error: ShrinkdError) -> NoReturn:
 
 def main() -> None:
     """The console script."""
-    guard()
+    escape_standard_streams()
     cli(prog_name="shrinkd")

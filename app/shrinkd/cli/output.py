@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shrinkd.sizes import format_size
-from shrinkd.terminal import is_shown_as_it_is, shown
+from shrinkd.terminal import is_displayed_unchanged, shown
 
 _NOTHING = "-"
 _SUFFIX = "_bytes"
@@ -115,7 +115,7 @@ def named(group: Mapping[str, Any]) -> str:
     otherwise.
     """
     path = str(group["path"])
-    return path if is_shown_as_it_is(path) and not _MISREAD.search(path) else f"id:{group['id']}"
+    return path if is_displayed_unchanged(path) and not _MISREAD.search(path) else f"id:{group['id']}"
 
 
 def share_done(progress: Mapping[str, Any]) -> float:

@@ -1,6 +1,4 @@
-"""Which group we are in ourselves, from the texts that tell it, and by asking the groups where they
-do not.
-"""
+"""Test finding the daemon's own group, from texts of /proc and by searching groups."""
 
 import errno
 import os
@@ -173,15 +171,20 @@ def test_of_the_groups_at_the_end_of_a_way_the_one_that_has_the_process_is_found
     group(tmp_path, "docker/a/inner", 1, 7)
     group(tmp_path, "docker/b/inner", 177, 77)
     group(tmp_path, "docker/b", 5)
-    assert found_in(tmp_path).along(RelativePath(2, ("inner",))) == "docker/b/inner"
-    assert found_in(tmp_path).along(RelativePath(0, ("docker", "b", "inner"))) == "docker/b/inner"
-    assert found_in(tmp_path).along(RelativePath(1, ("b",))) is None
-    assert found_in(tmp_path).everywhere() == "docker/b/inner"
+    assert found_in(tmp_path).find_along(RelativePath(2, ("inner",))) == "docker/b/inner"
+    assert (
+        found_in(tmp_path).find_along(RelativePath(0, ("docker", "b", "inner"))) == "docker/b/inner"
+    )
+    assert found_in(tmp_path).find_along(RelativePath(1, ("b",))) is None
+    assert found_in(tmp_path).find_anywhere() == "docker/b/inner"
 
 
 def test_the_managed_root_may_be_the_group(tmp_path: Path) -> None:
     group(tmp_path, "", 77)
-    assert (found_in(tmp_path).along(RelativePath(0, ())), found_in(tmp_path).everywhere()) == (
+    assert (
+        found_in(tmp_path).find_along(RelativePath(0, ())),
+        found_in(tmp_path).find_anywhere(),
+    ) == (
         "",
         "",
     )
@@ -192,7 +195,7 @@ def test_a_process_that_is_nowhere_leaves_no_suspect_where_all_could_be_asked(
 ) -> None:
     group(tmp_path, "a/b", 7)
     search = found_in(tmp_path)
-    assert (search.everywhere(), search.suspects) == (None, [])
+    assert (search.find_anywhere(), search.suspects) == (None, [])
 
 
 def test_a_group_that_cannot_be_asked_is_a_suspect(tmp_path: Path) -> None:
@@ -200,17 +203,17 @@ def test_a_group_that_cannot_be_asked_is_a_suspect(tmp_path: Path) -> None:
     (group(tmp_path, "a/b") / "cgroup.procs").unlink()
     (tmp_path / "a/b/cgroup.procs").symlink_to("/")  # ELOOP, also for root
     search = found_in(tmp_path)
-    assert (search.everywhere(), search.suspects) == (None, ["a/b"])
+    assert (search.find_anywhere(), search.suspects) == (None, ["a/b"])
 
 
 def test_where_we_lack_descriptors_nobody_is_taken_for_a_suspect(tmp_path: Path) -> None:
     class Lacking(ProcessSearch):
         def _inside(self, path: str) -> list[str]:
-            self._suspect(path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            self._record_unreadable(path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             return []
 
     with pytest.raises(OSError, match="Too many"):
-        Lacking(Descriptor(os.open(tmp_path, os.O_PATH)), 77).everywhere()
+        Lacking(Descriptor(os.open(tmp_path, os.O_PATH)), 77).find_anywhere()
 
 
 # -- what follows

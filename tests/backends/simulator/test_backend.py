@@ -394,7 +394,7 @@ def test_a_fault_that_was_called_off_does_not_come(clock: Clock) -> None:
 def test_a_group_is_given_another_workload(clock: Clock) -> None:
     simulator = started(clock)
     leaky = named(simulator, "leaky")
-    simulator.put_to_work(
+    simulator.set_workload(
         leaky, Workload.model_validate({"memory": [{"kind": "anon", "size_bytes": "8M"}]})
     )
     assert simulator.stat(leaky).anon_bytes == 8 * MIB
@@ -419,7 +419,7 @@ def growing(profile: str, tmp_path: Path, *, on_sleep: bool) -> tuple[Simulator,
 
     def charge(size: int) -> None:
         # the lock is held by the verb that this happens in
-        machine = simulator._machine
+        machine = simulator._machine  # noqa: SLF001
         machine.charge(process, "anon", size // PAGE_BYTES)
 
     grows_at = -1

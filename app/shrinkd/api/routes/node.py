@@ -11,7 +11,7 @@ from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import UNCHANGED
 from shrinkd.api.routes.stats import PressureBody, pressure_row
 from shrinkd.auth import Caller, Level
-from shrinkd.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, Walk, recent_walk, shown
+from shrinkd.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, Walk, recent_walk, printable_path
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
 _MOST_SUSPECTS = 20
@@ -126,10 +126,10 @@ def own_group_body(caller: Caller, own: OwnGroup) -> OwnGroupBody:
     That the daemon does not know its own is for everybody.
     """
     path = own.path if own.path is not None and caller.may(Level.READ, own.path) else None
-    suspects = [shown(suspect) for suspect in caller.visible(own.suspects)[:_MOST_SUSPECTS]]
+    suspects = [printable_path(suspect) for suspect in caller.visible(own.suspects)[:_MOST_SUSPECTS]]
     return OwnGroupBody(
         state="unknown" if own.suspects else "elsewhere" if own.path is None else "found",
-        path=None if path is None else shown(path),
+        path=None if path is None else printable_path(path),
         suspects=suspects,
         detail=own.uncertainty if caller.may(Level.READ) else None,
     )

@@ -45,13 +45,13 @@ def mirror_tree(own: Tree, kind: str, option: str = "") -> Tree | None:
 
     The mount is cgroup2, or another v1 controller.
     """
-    for root in _mirrors(own, kind, option):
+    for root in _mirror_roots(own, kind, option):
         with suppress(BackendUnavailable):
             return Tree(root, CGROUP_SUPER_MAGIC if option else CGROUP2_SUPER_MAGIC)
     return None
 
 
-def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
+def _mirror_roots(own: Tree, kind: str, option: str) -> Iterator[str]:
     """Find the directories of other mounts that have the path of the managed root.
 
     Paths are compared from the top of the hierarchies, or in our cgroup namespace.
@@ -63,9 +63,9 @@ def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
         if _is_whole(mount) and _is_whole(other):
             yield str(Path(other.point, *names))
         elif (
-            trail := relative_path("/".join((mount.root, *names)), other.root)
-        ) and not trail.unknown_levels:
-            yield str(Path(other.point, *trail.names))
+            route := relative_path("/".join((mount.root, *names)), other.root)
+        ) and not route.unknown_levels:
+            yield str(Path(other.point, *route.names))
 
 
 def _is_whole(mount: Mount) -> bool:
@@ -90,23 +90,25 @@ class MirrorGroups:
 
     def activity(self, group: Group) -> Activity | None:
         """Return the activity of an existing group; None if no mirror of it counts CPU time."""
-        homes = [(tree, files) for tree, files in self._trees if tree.has(group.path)]
+        mirrors = [(tree, files) for tree, files in self._trees if tree.has(group.path)]
         own = (
-            set() if group.id == HIERARCHY_ROOT or not homes else _processes(self._own, group.path)
+            set()
+            if group.id == HIERARCHY_ROOT or not mirrors
+            else _processes(self._own, group.path)
         )
-        told: dict[str, bytes] = {}
-        for tree, files in homes:
-            is_needless = _CPUACCT in files and _CPU_STAT in told
+        texts: dict[str, bytes] = {}
+        for tree, files in mirrors:
+            is_needless = _CPUACCT in files and _CPU_STAT in texts
             # the mirror was removed meanwhile
             with ignoring_unreadable():
                 if not is_needless and self._has_all(tree, group.path, own):
-                    told |= _read(tree, group.path, files)
-        is_frozen = told.get(_FREEZER, b"").strip() == b"FROZEN"
-        if cpu_stat := told.get(_CPU_STAT):
-            by_v2 = _by_v2(cpu_stat, told.get(_CGROUP_EVENTS, b""))
+                    texts |= _read(tree, group.path, files)
+        is_frozen = texts.get(_FREEZER, b"").strip() == b"FROZEN"
+        if cpu_stat := texts.get(_CPU_STAT):
+            by_v2 = _by_v2(cpu_stat, texts.get(_CGROUP_EVENTS, b""))
             return Activity(by_v2.cpu_seconds, is_frozen=by_v2.is_frozen or is_frozen)
         return (
-            Activity(int(told[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in told else None
+            Activity(int(texts[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in texts else None
         )
 
     def roots(self) -> list[str]:
@@ -140,12 +142,12 @@ def _read(tree: Tree, path: str, files: tuple[str, ...]) -> dict[str, bytes]:
 
 def _by_v2(cpu_stat: bytes, cgroup_events: bytes) -> Activity:
     return Activity(
-        cpu_seconds=_counted(cpu_stat, b"usage_usec") / 1e6,
-        is_frozen=bool(_counted(cgroup_events, b"frozen")),
+        cpu_seconds=_count_of(cpu_stat, b"usage_usec") / 1e6,
+        is_frozen=bool(_count_of(cgroup_events, b"frozen")),
     )
 
 
-def _counted(text: bytes, name: bytes) -> int:
+def _count_of(text: bytes, name: bytes) -> int:
     """Return the count of a name in lines of name and count; 0 if the name is missing."""
     words = text.split()
     return int(words[words.index(name) + 1]) if name in words else 0

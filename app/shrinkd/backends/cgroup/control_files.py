@@ -12,10 +12,7 @@ from typing import ClassVar
 from shrinkd.backends.cgroup.procfs import read_whole
 from shrinkd.backends.cgroup.syscalls import Descriptor, open_beneath
 from shrinkd.backends.readings import Group
-from shrinkd.errors import (
-    ShrinkdError,
-    map_oserror,
-)
+from shrinkd.errors import ShrinkdError, map_oserror
 
 _READ_BYTES = 8192  # above any file read here: memory.stat has 1 to 2 KiB
 _REMOVED_ERRNOS = frozenset({errno.ENODEV, errno.ENOENT})

@@ -18,7 +18,7 @@ from shrinkd.backends.walks import LONGEST_PATH_BYTES, Listing, SkippedEntries
 _HEAD = struct.Struct("iIII")
 _READ_BYTES = 64 << 10
 _LONGEST_NAME_BYTES = 255  # NAME_MAX, include/uapi/linux/limits.h
-_MOST = 16384
+_MAX_WATCHES = 16384
 """The kernel uses about 1 KiB for each watch."""
 _ATTRIB, _CREATE, _DELETE, _MOVED = (
     0x4,
@@ -33,14 +33,14 @@ class ListingCache:
     """Return the children of each group. Thread-safe."""
 
     def __init__(
-        self, root: Descriptor, most: int = _MOST, required_files: Collection[str] = ()
+        self, root: Descriptor, most: int = _MAX_WATCHES, required_files: Collection[str] = ()
     ) -> None:
         """Cache below the directory `root`, watching at most `most` groups.
 
         `required_files` are the files that must be readable in every group but the root; a group in which
         one is not is treated like one that cannot be listed.
         """
-        self._most = most
+        self._max_watches = most
         self._needed = required_files
         self._root = root
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class ListingCache:
         self._listings: dict[Group, Listing] = {}
         self._watches: dict[int, Group] = {}
 
-    def of(self, group: Group) -> Listing:
+    def listing_of(self, group: Group) -> Listing:
         """Return the listing of a group, from the cache or its directory. May raise OSError."""
         # Without the lock: reading one key of a dict is atomic.
         if (known := self._listings.get(group)) is not None:
@@ -71,7 +71,7 @@ class ListingCache:
         with self._lock:
             try:
                 while self._queue is not None:
-                    self._take(os.read(self._queue.number, _READ_BYTES))
+                    self._invalidate(os.read(self._queue.number, _READ_BYTES))
             except BlockingIOError:
                 pass
 
@@ -83,7 +83,7 @@ class ListingCache:
 
     def _watch(self, group: Group, descriptor: int) -> bool:
         """Watch a directory before it is read, so that no change is missed in between."""
-        if self._queue is None or len(self._watches) >= self._most:
+        if self._queue is None or len(self._watches) >= self._max_watches:
             return False
         try:
             watch = inotify_add(
@@ -103,11 +103,11 @@ class ListingCache:
         self._watches[watch] = group
         return True
 
-    def _take(self, events: bytes) -> None:
-        at = 0
-        while at < len(events):
-            watch, mask, _, length = _HEAD.unpack_from(events, at)
-            at += _HEAD.size + length
+    def _invalidate(self, events: bytes) -> None:
+        offset = 0
+        while offset < len(events):
+            watch, mask, _, length = _HEAD.unpack_from(events, offset)
+            offset += _HEAD.size + length
             if mask & _Q_OVERFLOW:
                 self._listings.clear()
             elif group := self._watches.get(watch):
@@ -124,7 +124,7 @@ def _read(group: Group, directory: int) -> Listing:
     """
     if os.fstat(directory).st_ino != group.id:
         return Listing()
-    groups, left_out = [], SkippedEntries()
+    groups, skipped = [], SkippedEntries()
     prefix = group.path and group.path + "/"
     room = LONGEST_PATH_BYTES - len(prefix.encode())
     with os.scandir(directory) as entries:
@@ -132,14 +132,14 @@ def _read(group: Group, directory: int) -> Listing:
             if not entry.is_dir(follow_symlinks=False):
                 continue
             if not _is_unicode(entry.name):
-                left_out.add(
+                skipped.add(
                     prefix + os.fsencode(entry.name).decode(errors="backslashreplace"), "EILSEQ"
                 )
             elif room < _LONGEST_NAME_BYTES and len(entry.name.encode()) > room:
-                left_out.add(prefix + entry.name, "ENAMETOOLONG")
+                skipped.add(prefix + entry.name, "ENAMETOOLONG")
             else:
                 groups.append(Group(prefix + entry.name, entry.inode()))
-    return Listing(groups, left_out if left_out.counts else None)
+    return Listing(groups, skipped if skipped.counts else None)
 
 
 def _check_readable(name: str, directory: int) -> None:

@@ -33,7 +33,7 @@ _NO_PROCESSES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPN
 ancestor."""
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _SEARCH_INTERVAL_SECONDS = 10.0
-_LOOKS = 3
+_SEARCH_ATTEMPTS = 3
 _OWN_BYTES = 1 << 18
 """One line per hierarchy, of which there are at most about 16, with a path of at most 4095
 bytes."""
@@ -54,24 +54,24 @@ class RelativePath:
         An unknown name matches any.
         """
         unknown_levels = max(self.unknown_levels - len(names), 0)
-        told = names[self.unknown_levels :]
+        known = names[self.unknown_levels :]
         return (
-            RelativePath(unknown_levels, self.names[len(told) :])
-            if self.names[: len(told)] == told
+            RelativePath(unknown_levels, self.names[len(known) :])
+            if self.names[: len(known)] == known
             else None
         )
 
 
-def relative_path(group: str, shown: str) -> RelativePath | None:
+def relative_path(group: str, visible: str) -> RelativePath | None:
     """Return the path from one group to another, given their paths in one cgroup namespace.
 
     None if the second is not inside the first. The kernel prints the shortest path: "/../x" is
     beside us, and never the way back down to our own group.
     """
-    (levels, names), (levels_shown, names_shown) = _split(group), _split(shown)
-    if levels < levels_shown:
-        return None if names_shown else RelativePath(levels_shown - levels, names)
-    return RelativePath(0, names).below(names_shown) if levels == levels_shown else None
+    (levels, names), (levels_visible, names_visible) = _split(group), _split(visible)
+    if levels < levels_visible:
+        return None if names_visible else RelativePath(levels_visible - levels, names)
+    return RelativePath(0, names).below(names_visible) if levels == levels_visible else None
 
 
 def _split(path: str) -> tuple[int, tuple[str, ...]]:
@@ -103,23 +103,23 @@ class ProcessSearch:
         self._root, self._pid = root, b"%d" % pid
         self.suspects: list[str] = []
 
-    def along(self, trail: RelativePath) -> str | None:
+    def find_along(self, route: RelativePath) -> str | None:
         """Return the group with the process among all that match a relative path, or None."""
         level = [""]
-        for _ in range(trail.unknown_levels):
-            level = [child for path in level for child in self._inside(path)]
+        for _ in range(route.unknown_levels):
+            level = [child for path in level for child in self._children(path)]
         return next(
-            filter(self._has, ("/".join(filter(None, (path, *trail.names))) for path in level)),
+            filter(self._has, ("/".join(filter(None, (path, *route.names))) for path in level)),
             None,
         )
 
-    def everywhere(self) -> str | None:
+    def find_anywhere(self) -> str | None:
         """Return the group with the process among all groups, or None."""
         level = [""]
         while level:
             if (found := next(filter(self._has, level), None)) is not None:
                 return found
-            level = [child for path in level for child in self._inside(path)]
+            level = [child for path in level for child in self._children(path)]
         return None
 
     def _has(self, path: str) -> bool:
@@ -131,11 +131,11 @@ class ProcessSearch:
                 )
             )
         except OSError as error:
-            self._suspect(path, error)
+            self._record_unreadable(path, error)
             return False
         return self._pid in processes.split(b"\n")
 
-    def _inside(self, path: str) -> list[str]:
+    def _children(self, path: str) -> list[str]:
         try:
             directory = Descriptor(open_beneath(self._root.number, path, os.O_RDONLY))
             with os.scandir(directory.number) as entries:
@@ -145,10 +145,10 @@ class ProcessSearch:
                     if entry.is_dir(follow_symlinks=False)
                 ]
         except OSError as error:
-            self._suspect(path, error)
+            self._record_unreadable(path, error)
             return []
 
-    def _suspect(self, path: str, error: OSError) -> None:
+    def _record_unreadable(self, path: str, error: OSError) -> None:
         """Record an unreadable group; raise OSError for a shortage, which concerns no group."""
         if error.errno in _SHORTAGES:
             raise error
@@ -163,10 +163,10 @@ class ProcessLocator:
         self._root, self._version = root, version
         self._lock = threading.Lock()
         self._own = OwnGroup()
-        self._told: bytes | None = None
+        self._last_text: bytes | None = None
         """The text of /proc/self/cgroup when the daemon was last found."""
         self._own_id = 0
-        self._until = -math.inf
+        self._search_at = -math.inf
         """Time of the next search even if the text is unchanged; monotonic clock."""
         self._file: Descriptor | None = None
         with suppress(OSError):
@@ -178,8 +178,8 @@ class ProcessLocator:
         Reads one small file. OSError for a shortage of memory or descriptors.
         """
         with self._lock:
-            if not self._is_where_it_was(self._own_text()):
-                self._look()
+            if not self._is_current(self._own_text()):
+                self._search()
             return self._own
 
     def path_of(self, pid: int) -> str | None:
@@ -190,8 +190,8 @@ class ProcessLocator:
         # The kernel answers ENAMETOOLONG if the group's path is too long to print.
         with ignoring_unreadable():
             group = group_in(read_file(f"/proc/{_number_in_proc(pid)}/cgroup"), self._version)
-            trail = _trail(group, mount_of(self._root))
-            return ProcessSearch(self._root, pid).along(trail) if trail else None
+            route = _path_from_mount(group, mount_of(self._root))
+            return ProcessSearch(self._root, pid).find_along(route) if route else None
         return None
 
     def check_move(self, pid: int, group: Group) -> None:
@@ -229,60 +229,63 @@ class ProcessLocator:
                 raise
             return b""
 
-    def _is_where_it_was(self, told: bytes) -> bool:
+    def _is_current(self, text: bytes) -> bool:
         """Return whether the last result is still valid.
 
         A path that was found by a search is not in the text, and may be another group by now: so
         the id has to be the same.
         """
-        if told != self._told or time.monotonic() >= self._until:
+        if text != self._last_text or time.monotonic() >= self._search_at:
             return False
         return self._own.path is None or _id_of(self._root, self._own.path) == self._own_id
 
-    def _look(self) -> None:
-        before, self._told = self._own, None
-        for _ in range(_LOOKS):
-            told = self._own_text()
-            own = self._find(told)
+    def _search(self) -> None:
+        before, self._last_text = self._own, None
+        for _ in range(_SEARCH_ATTEMPTS):
+            text = self._own_text()
+            own = self._find(text)
             # else the daemon was moved, perhaps to a group that was searched already
-            if self._own_text() == told:
+            if self._own_text() == text:
                 break
         else:
             own = OwnGroup(None, ("",))
-        self._own, self._told = own, told
+        self._own, self._last_text = own, text
         self._own_id = 0 if own.path is None else _id_of(self._root, own.path)
-        is_told = group_in(told, self._version) is not None
-        self._until = (
+        is_named = group_in(text, self._version) is not None
+        self._search_at = (
             math.inf
-            if is_told and not own.suspects
+            if is_named and not own.suspects
             else time.monotonic() + _SEARCH_INTERVAL_SECONDS
         )
         if own.suspects and own != before:
             log.warning("%s", own.uncertainty)
 
-    def _find(self, told: bytes) -> OwnGroup:
-        group, mount_location = group_in(told, self._version), mount_of(self._root)
-        trail, search = _trail(group, mount_location), ProcessSearch(self._root, os.getpid())
-        if group is not None and mount_location is not None and trail is None:
+    def _find(self, text: bytes) -> OwnGroup:
+        group, mount_location = group_in(text, self._version), mount_of(self._root)
+        route, search = (
+            _path_from_mount(group, mount_location),
+            ProcessSearch(self._root, os.getpid()),
+        )
+        if group is not None and mount_location is not None and route is None:
             return OwnGroup()
-        found = search.along(trail) if trail else None
-        if found is None and trail and not trail.unknown_levels and search.suspects:
+        found = search.find_along(route) if route else None
+        if found is None and route and not route.unknown_levels and search.suspects:
             # as /proc says; no readable group contradicts it
-            return OwnGroup("/".join(trail.names))
+            return OwnGroup("/".join(route.names))
         if found is None:
-            found = search.everywhere()
+            found = search.find_anywhere()
         return OwnGroup(found) if found is not None else OwnGroup(None, tuple(search.suspects))
 
 
-def _trail(
+def _path_from_mount(
     group: str | None, mount_location: tuple[Mount, tuple[str, ...]] | None
 ) -> RelativePath | None:
     """Return the path from a mounted directory to a group; None if it is outside or unknown."""
     if group is None or mount_location is None:
         return None
     mount, names = mount_location
-    trail = relative_path(group, mount.root)
-    return trail and trail.below(names)
+    route = relative_path(group, mount.root)
+    return route and route.below(names)
 
 
 def no_process(pid: int) -> str:

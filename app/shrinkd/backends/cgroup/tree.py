@@ -23,7 +23,7 @@ from shrinkd.backends.cgroup.procfs import read_file
 from shrinkd.backends.cgroup.psi import machine_pressure
 from shrinkd.backends.cgroup.syscalls import Descriptor, filesystem_of, swap_free
 from shrinkd.backends.protection import OwnGroup
-from shrinkd.backends.protocol import check_group_path, shown
+from shrinkd.backends.protocol import check_group_path, printable_path
 from shrinkd.backends.readings import Group, Node, Walk
 from shrinkd.backends.walks import Listing, WalkRecorder, check_length, walk
 from shrinkd.errors import (
@@ -64,12 +64,12 @@ class Tree(ControlFiles):
             self.control_files = frozenset(file.name for file in Path(root).iterdir())
         except OSError as error:
             raise BackendUnavailable(
-                f"Cannot read {shown(root)}: {error.strerror}.", root=shown(root)
+                f"Cannot read {printable_path(root)}: {error.strerror}.", root=printable_path(root)
             ) from error
         if magic != filesystem_of(directory.number):
             raise BackendUnavailable(
-                f"{shown(root)} is not a directory of the cgroup v{self.version} controllers.",
-                root=shown(root),
+                f"{printable_path(root)} is not a directory of the cgroup v{self.version} controllers.",
+                root=printable_path(root),
             )
         super().__init__(directory)
         self.root = root
@@ -93,7 +93,7 @@ class Tree(ControlFiles):
             kernel=os.uname().release,
             cgroup_version=self.version,
             boot_id=self._boot_id,
-            root=shown(self.root),
+            root=printable_path(self.root),
             page_size_bytes=mmap.PAGESIZE,
             total_bytes=memory[b"MemTotal"],
             available_bytes=memory[b"MemAvailable"],
@@ -119,11 +119,11 @@ class Tree(ControlFiles):
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         with (
-            self._walks.begun(is_whole=not path and depth is None) as left_out,
+            self._walks.recorded(is_whole=not path and depth is None) as skipped,
             mapping_oserrors(path),
         ):
             self._listings.refresh()
-            return walk(self.find(path), depth, self._inside, left_out)
+            return walk(self.find(path), depth, self._listing_of, skipped)
 
     def last_walk(self) -> Walk:
         return self._walks.last
@@ -249,12 +249,12 @@ class Tree(ControlFiles):
         """Return the children of a group; none of one that is gone or unreadable."""
         with mapping_oserrors(group.path), ignoring_unreadable():
             self._listings.refresh()
-            return self._inside(group).groups
+            return self._listing_of(group).groups
         return []
 
-    def _inside(self, group: Group) -> Listing:
+    def _listing_of(self, group: Group) -> Listing:
         """Return the listing of a group at the last refresh or later; OSError or ShrinkdError."""
-        return self._listings.of(group)
+        return self._listings.listing_of(group)
 
 
 def _check_writable(directory: int, path: str = ".") -> None:

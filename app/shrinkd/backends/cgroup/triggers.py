@@ -120,7 +120,7 @@ class _Pressure(_File):
         self._trigger = trigger
 
     def arm(self) -> None:
-        self._told = self._total()
+        self._reported_total = self._total()
         line, stall, window = (
             self._trigger.line,
             self._trigger.stall_microseconds,
@@ -139,9 +139,9 @@ class _Pressure(_File):
 
     def has_fired(self) -> bool:
         total = self._total()
-        if total - self._told < self._trigger.stall_microseconds:
+        if total - self._reported_total < self._trigger.stall_microseconds:
             return False
-        self._told = total
+        self._reported_total = total
         return True
 
     def _total(self) -> int:
@@ -149,26 +149,26 @@ class _Pressure(_File):
         return (pressure.some if self._trigger.line == "some" else pressure.full).total_microseconds
 
 
-def v1_watchable(groups: Tree, pressed: Tree) -> frozenset[type[Trigger]]:
+def v1_watchable(groups: Tree, pressure_tree: Tree) -> frozenset[type[Trigger]]:
     """Return the trigger types that v1 supports.
 
-    `pressed` is the tree whose memory.pressure is read: the mirrors of the groups, where there are
+    `pressure_tree` is the tree whose memory.pressure is read: the mirrors of the groups, where there are
     any.
     """
     by_control: frozenset[type[Trigger]] = frozenset(
         {UsageCrosses, EventsMove} if _supports(groups, _EVENT_CONTROL) else ()
     )
-    return by_control | _by_pressure(pressed)
+    return by_control | _by_pressure(pressure_tree)
 
 
-def v1_source(groups: Tree, pressed: Tree, group: Group, trigger: Trigger) -> Source:
+def v1_source(groups: Tree, pressure_tree: Tree, group: Group, trigger: Trigger) -> Source:
     match trigger:
         case UsageCrosses():
             return _V1Usage(groups, group, trigger)
         case EventsMove():
             return _V1Events(groups, group)
         case Stalled():
-            return _Pressure(pressed, pressed.look_up(group.path), trigger)
+            return _Pressure(pressure_tree, pressure_tree.look_up(group.path), trigger)
 
 
 def v2_watchable(groups: Tree) -> frozenset[type[Trigger]]:
@@ -183,8 +183,8 @@ def v2_source(groups: Tree, group: Group, trigger: Trigger) -> Source:
     )
 
 
-def _by_pressure(pressed: Tree) -> frozenset[type[Trigger]]:
-    return frozenset({Stalled} if _supports(pressed, _PRESSURE) else ())
+def _by_pressure(pressure_tree: Tree) -> frozenset[type[Trigger]]:
+    return frozenset({Stalled} if _supports(pressure_tree, _PRESSURE) else ())
 
 
 def _supports(tree: Tree, name: str) -> bool:

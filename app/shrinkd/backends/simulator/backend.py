@@ -31,7 +31,7 @@ from shrinkd.backends.simulator.machine.clock import Clock
 from shrinkd.backends.simulator.machine.control_files import Writer, write
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import MEMCG_CHARGE_BATCH, Machine
-from shrinkd.backends.simulator.machine.running import put_to_work, workload_of
+from shrinkd.backends.simulator.machine.running import set_workload, workload_of
 from shrinkd.backends.simulator.machine.workloads import Workload
 from shrinkd.backends.simulator.readings import (
     activity_of,
@@ -40,16 +40,12 @@ from shrinkd.backends.simulator.readings import (
     pressure_of,
     reading_of,
 )
-from shrinkd.backends.simulator.time_control import Time
+from shrinkd.backends.simulator.time_control import TimeControl
 from shrinkd.backends.simulator.triggers import SimulatedSource, TriggerNotifier
 from shrinkd.backends.transaction import write_all
 from shrinkd.backends.trigger_types import Trigger
 from shrinkd.backends.v2.files import LIMIT_FILES, format_limit_file
-from shrinkd.backends.walks import (
-    WalkRecorder,
-    check_length,
-    walk,
-)
+from shrinkd.backends.walks import WalkRecorder, check_length, walk
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     GroupBusy,
@@ -106,7 +102,7 @@ class Simulator:
         )
         self.watchable = self._profile.watchable
         self.clock, self.faults = Clock(clock), Faults()
-        self.time = Time(self.clock, self.machine)
+        self.time = TimeControl(self.clock, self.machine)
         self._walks = WalkRecorder()
         self._lock = threading.Lock()
         self._notifier = TriggerNotifier(self.machine, TICK_SECONDS)
@@ -126,14 +122,14 @@ class Simulator:
             try:
                 yield self._machine
             finally:
-                self._notifier.ring(self._machine)
+                self._notifier.check_all(self._machine)
 
     def _apply_faults(self, verb: Verb, path: str) -> None:
         """Apply the faults planned for this use.
 
         This happens before the lock is held, so a delay holds no other verb.
         """
-        for fault in self.faults.meet(verb, path):
+        for fault in self.faults.take_due(verb, path):
             if fault.error:
                 raise error_of(fault.error, path)
             if fault.delay_seconds:
@@ -159,7 +155,7 @@ class Simulator:
         with self.machine() as machine:
             return workload_of(machine, live(machine, group))
 
-    def put_to_work(
+    def set_workload(
         self,
         group: Group,
         workload: Workload,
@@ -173,7 +169,7 @@ class Simulator:
             if workload.memory:
                 self._check_takes_processes(cgroup, group)
             if not dry_run:
-                put_to_work(machine, cgroup, workload, self.scenario.seed)
+                set_workload(machine, cgroup, workload, self.scenario.seed)
 
     def node(self) -> Node:
         with self.machine("node") as machine:
@@ -198,11 +194,11 @@ class Simulator:
         if path:
             check_group_path(path)
         with (
-            self._walks.begun(is_whole=not path and depth is None) as left_out,
+            self._walks.recorded(is_whole=not path and depth is None) as skipped,
             self.machine("groups", path) as machine,
         ):
             top = find(machine, path)
-            return walk(Group(path, top.id), depth, partial(children_of, machine), left_out)
+            return walk(Group(path, top.id), depth, partial(children_of, machine), skipped)
 
     def last_walk(self) -> Walk:
         return self._walks.last

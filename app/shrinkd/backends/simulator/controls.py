@@ -9,7 +9,7 @@ from shrinkd.backends.simulator.faults import VERBS, Fault, Faults, Verb
 from shrinkd.backends.simulator.machine.recordings import Recording, with_recordings
 from shrinkd.backends.simulator.machine.scenarios import Scenario, load_scenario, scenario_names
 from shrinkd.backends.simulator.machine.workloads import IDLE, Workload
-from shrinkd.backends.simulator.time_control import Time
+from shrinkd.backends.simulator.time_control import TimeControl
 from shrinkd.errors import NotSimulator
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Recording",
     "Scenario",
     "Simulated",
-    "Time",
+    "TimeControl",
     "Verb",
     "Workload",
     "load_scenario",
@@ -34,13 +34,13 @@ class Simulated(Backend, Protocol):
     """Extend Backend by the controls of a simulated machine; `is_simulated` identifies it."""
 
     scenario: Scenario
-    time: Time
+    time: TimeControl
     faults: Faults
 
     def workload(self, group: Group) -> Workload:
         """Return the workload of a group; IDLE is none."""
 
-    def put_to_work(
+    def set_workload(
         self,
         group: Group,
         workload: Workload,

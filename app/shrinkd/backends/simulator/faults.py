@@ -119,8 +119,8 @@ class Faults:
         with self._lock:
             self._planned = self._planned if dry_run else ()
 
-    def meet(self, verb: Verb, path: str) -> list[Fault]:
-        """Count a use, and answer what was planned for it, in the order in which that was planned."""
+    def take_due(self, verb: Verb, path: str) -> list[Fault]:
+        """Count a use, and return the faults planned for it, in the order of planning."""
         with self._lock:
             self._uses[verb] += 1
             counted = [fault.is_about(verb, path) for fault in self._planned]
@@ -130,11 +130,11 @@ class Faults:
                 fault.model_copy(update={"use": fault.use - counts})
                 for fault, counts in zip(self._planned, counted, strict=True)
             ]
-            self._planned = tuple(kept for fault in left if (kept := _again(fault)) is not None)
+            self._planned = tuple(kept for fault in left if (kept := _next_use(fault)) is not None)
         return [fault for fault in left if not fault.use]
 
 
-def _again(fault: Fault) -> Fault | None:
+def _next_use(fault: Fault) -> Fault | None:
     """Return the fault for its next use; None after its last one."""
     if fault.use or fault.lasts:
         return fault.model_copy(update={"use": fault.use or 1})

@@ -4,15 +4,8 @@ from shrinkd.backends.readings import Group
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import Machine
-from shrinkd.backends.walks import (
-    LONGEST_PATH_BYTES,
-    Listing,
-    SkippedEntries,
-)
-from shrinkd.errors import (
-    GroupGone,
-    GroupNotFound,
-)
+from shrinkd.backends.walks import LONGEST_PATH_BYTES, Listing, SkippedEntries
+from shrinkd.errors import GroupGone, GroupNotFound
 
 
 def find(machine: Machine, path: str) -> Cgroup:
@@ -26,13 +19,13 @@ def children_of(machine: Machine, group: Group) -> Listing:
 
     A process in the machine could have made them.
     """
-    left_out, found = SkippedEntries(), []
+    skipped, found = SkippedEntries(), []
     for child in machine.cgroups[group.path].children:
         if len(child.path.encode()) > LONGEST_PATH_BYTES:
-            left_out.add(child.path, "ENAMETOOLONG")
+            skipped.add(child.path, "ENAMETOOLONG")
         else:
             found.append(Group(child.path, child.id))
-    return Listing(found, left_out if left_out.counts else None)
+    return Listing(found, skipped if skipped.counts else None)
 
 
 def live(machine: Machine, group: Group) -> Cgroup:

@@ -11,7 +11,7 @@ from shrinkd.backends.readings import (
     Pressure,
     Stall,
 )
-from shrinkd.backends.simulator.machine.accounting import KINDS, SWAPPED, UNLIMITED, Cgroup
+from shrinkd.backends.simulator.machine.accounting import KINDS, SWAPPABLE, UNLIMITED, Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import Machine
 from shrinkd.backends.simulator.machine.pressure import Stalls
@@ -60,7 +60,7 @@ def reading_of(cgroup: Cgroup, machine: Machine, *, raw: bool) -> MemStat:
     kinds: dict[str, int] = dict.fromkeys(KINDS, 0)
     for area in (area for member in cgroup.subtree() for area in member.areas):
         kinds[area.kind] += area.resident()
-        if area.kind == "file" or area.kind in SWAPPED:
+        if area.kind == "file" or area.kind in SWAPPABLE:
             of = "file" if area.kind == "file" else "anon"
             lists[f"active_{of}"] += area.active
             lists[f"inactive_{of}"] += area.inactive + area.dirty + area.writeback

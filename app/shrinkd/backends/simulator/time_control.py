@@ -13,7 +13,7 @@ _SLICE_SECONDS = 10.0
 _TURN_SECONDS, _REST_SECONDS = 0.005, 0.001
 
 
-class Time:
+class TimeControl:
     """Control the clock of a machine, which advances whenever it is locked. Thread-safe."""
 
     def __init__(

@@ -29,14 +29,14 @@ class TriggerNotifier:
         self._armed: set[SimulatedSource] = set()
         self._is_ticking = False
 
-    def ring(self, machine: Machine) -> None:
+    def check_all(self, machine: Machine) -> None:
         """Check all armed sources against the machine."""
         for bell in self._armed:
-            bell.look(machine)
+            bell.check(machine)
 
-    def hang(self, bell: "SimulatedSource") -> None:
+    def arm_source(self, bell: "SimulatedSource") -> None:
         with self._machine() as machine:
-            bell.look(machine)
+            bell.check(machine)
             bell.has_fired()  # a condition that holds already does not fire
             self._armed.add(bell)
             if not self._is_ticking:
@@ -65,13 +65,13 @@ class SimulatedSource(EventfdSource):
         self._stalled_us, self._since_us = 0, -math.inf
 
     def arm(self) -> None:
-        self._notifier.hang(self)
+        self._notifier.arm_source(self)
 
     def close(self) -> None:
         self._notifier.disarm(self)
         super().close()
 
-    def look(self, machine: Machine) -> None:
+    def check(self, machine: Machine) -> None:
         """Fire if the trigger's condition has occurred since the last check.
 
         It also fires, for good, when the group was removed.

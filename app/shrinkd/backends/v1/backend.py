@@ -18,12 +18,9 @@ from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
-from shrinkd.backends.cgroup.tree import (
-    CGROUP_SUPER_MAGIC,
-    HIERARCHY_ROOT,
-)
+from shrinkd.backends.cgroup.tree import CGROUP_SUPER_MAGIC, HIERARCHY_ROOT
 from shrinkd.backends.cgroup.triggers import v1_source, v1_watchable
-from shrinkd.backends.protocol import Backend, Intent, Watch, shown, unrecorded
+from shrinkd.backends.protocol import Backend, Intent, Watch, printable_path, unrecorded
 from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
@@ -125,10 +122,10 @@ class V1(V1Limits):
         super().__init__(root, CGROUP_SUPER_MAGIC)
         if USAGE not in self.control_files:
             sentence = (
-                f"{shown(root)} is not in the v1 memory controller; "
+                f"{printable_path(root)} is not in the v1 memory controller; "
                 "SHRINKD_BACKEND=simulator needs none."
             )
-            raise BackendUnavailable(sentence, root=shown(root))
+            raise BackendUnavailable(sentence, root=printable_path(root))
         catch_signal()
         self._has_memsw = MEMSW_LIMIT in self.control_files
         self._stat_files, self._raw_files = (
@@ -139,16 +136,16 @@ class V1(V1Limits):
         self._pacers = functools.lru_cache(maxsize=4096)(_new_pacer)
         unified = mirror_tree(self, "cgroup2")
         self._mirror = unified if unified and _PRESSURE in unified.control_files else None
-        self._active = MirrorGroups(self)
-        self._longest_mount_path = max([root, *self._active.roots()], key=len)
+        self._activity_mirrors = MirrorGroups(self)
+        self._longest_mount_path = max([root, *self._activity_mirrors.roots()], key=len)
         self.has_pressure = self._mirror is not None
         self.watchable = v1_watchable(self, self._mirror or self)
-        honoured = {
+        accepted = {
             "max_bytes": True,
             "swap_max_bytes": self._has_memsw,
             "soft_limit_bytes": self._has_soft_limit(),
         }
-        self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
+        self.settable_limits = frozenset(name for name in LIMIT_NAMES if accepted.get(name))
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
     def usage(self, group: Group) -> int:
@@ -158,7 +155,7 @@ class V1(V1Limits):
         if not group.id:
             return MemStat(
                 usage_bytes=0,
-                limits=self._limits(group, self._held(group), self._least_around(group)),
+                limits=self._limits(group, self._held(group), self._ancestors_maximum(group)),
             )
         texts = self.read_all(group, self._raw_files if raw else self._stat_files)
         usage, lines = int(texts[USAGE]), self._lines.parse(texts[STAT])
@@ -168,7 +165,7 @@ class V1(V1Limits):
         )
         return MemStat(
             usage_bytes=usage,
-            limits=self._limits_read(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
+            limits=self._limits_from_stat(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
             peak_bytes=int(texts[_PEAK]),
             working_set_bytes=max(usage - lines["total_inactive_file"], 0),
             reclaimable_estimate_bytes=file + self._swappable(group, anon),
@@ -199,7 +196,7 @@ class V1(V1Limits):
     def activity(self, group: Group) -> Activity | None:
         """Implement Backend.activity; CPU time counts from a process's move into the mirror."""
         self.usage(group)  # raises GroupGone, which no mirror reports
-        return self._active.activity(group)
+        return self._activity_mirrors.activity(group)
 
     def set_limits(
         self,
@@ -227,7 +224,7 @@ class V1(V1Limits):
                 self._check_above_usage(group, name, value)
             if dry_run:
                 self.check_writable(group, LIMIT)
-                return self._limits(group, held | dict(writes), self._least_around(group))
+                return self._limits(group, held | dict(writes), self._ancestors_maximum(group))
             steps = limit_steps(held, writes, self._named) if len(writes) > 1 else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
         return self.stat(group).limits
@@ -246,16 +243,16 @@ class V1(V1Limits):
         goal = self._attainable_goal(group, goal_bytes)
         if not goal:
             return 0
-        pace, freed, spent = self._pacers(group.id), 0, 0.0
+        pacer, freed, spent = self._pacers(group.id), 0, 0.0
         before = self.usage(group)
         with self.opened(group, _FORCE_EMPTY) as file:
             while freed < goal and spent < (_PASS_SECONDS if freed > 0 else _PATIENCE_SECONDS):
-                quantum = pace.quantum(goal - freed)
+                quantum = pacer.quantum(goal - freed)
                 ended = timed_write(file, b"0", quantum)
                 freed, earlier = before - self.usage(group), freed
                 if ended:
                     break
-                pace.learn(freed - earlier, quantum)
+                pacer.learn(freed - earlier, quantum)
                 spent += quantum
         return max(freed, 0)
 
@@ -267,7 +264,7 @@ class V1(V1Limits):
 
     def close(self) -> None:
         super().close()
-        self._active.close()
+        self._activity_mirrors.close()
         if self._mirror:
             self._mirror.close()
 

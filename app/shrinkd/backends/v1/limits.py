@@ -9,23 +9,11 @@ from pathlib import Path
 from shrinkd.backends.cgroup.control_files import mapping_oserrors
 from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.timed_write import timed_write
-from shrinkd.backends.cgroup.tree import (
-    CHARGED_AHEAD_BYTES,
-    Tree,
-)
-from shrinkd.backends.readings import (
-    Group,
-    LimitName,
-    Limits,
-)
+from shrinkd.backends.cgroup.tree import CHARGED_AHEAD_BYTES, Tree
+from shrinkd.backends.readings import Group, LimitName, Limits
 from shrinkd.backends.refusal import busy
 from shrinkd.backends.v1.files import LIMIT, MEMSW_LIMIT, MEMSW_USAGE, SOFT_LIMIT, STAT, USAGE
-from shrinkd.errors import (
-    GroupBusy,
-    GroupExists,
-    ShrinkdError,
-    ignoring_unreadable,
-)
+from shrinkd.errors import GroupBusy, GroupExists, ShrinkdError, ignoring_unreadable
 from shrinkd.sizes import UNLIMITED, or_none
 
 LIMIT_FILES = (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
@@ -44,7 +32,7 @@ class V1Limits(Tree):
     _lines: StatLines
     _unsupported: tuple[LimitName, ...]
 
-    def _limits_read(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
+    def _limits_from_stat(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
         least = lines["hierarchical_memory_limit"]
         memsw = self._own_limit(
             group, MEMSW_LIMIT, lines.get("hierarchical_memsw_limit", UNLIMITED)
@@ -65,7 +53,9 @@ class V1Limits(Tree):
         return Limits(
             **self._named(values),
             effective_max_bytes=or_none(effective),
-            limited_by=None if effective >= UNLIMITED else self._holder(group, own, effective),
+            limited_by=None
+            if effective >= UNLIMITED
+            else self._limit_holder(group, own, effective),
             unsupported=self._unsupported,
         )
 
@@ -83,7 +73,7 @@ class V1Limits(Tree):
             name: int(self.read(group, name)) for name in LIMIT_FILES if name in self.control_files
         }
 
-    def _least_around(self, group: Group) -> int:
+    def _ancestors_maximum(self, group: Group) -> int:
         """Read the smallest maximum of the ancestors, from the parent directory if it has one."""
         with mapping_oserrors(group.path), ignoring_unreadable():
             above = Path(self.root).resolve().parent
@@ -99,7 +89,7 @@ class V1Limits(Tree):
         """Read a group's own limit, unless the smallest of its line shows that there is none."""
         return UNLIMITED if least >= UNLIMITED else int(self.read(group, name))
 
-    def _holder(self, group: Group, own: int, effective: int) -> str:
+    def _limit_holder(self, group: Group, own: int, effective: int) -> str:
         """Find the nearest group, upwards, whose own limit is the effective one."""
         path = group.path
         while path and own != effective:

@@ -9,24 +9,24 @@ module reads no clock and no group, so it is tested as arithmetic.
 _DRAIN = 50e-6
 """The time a write takes before it frees anything, 40-50 us measured: lru_add_drain_all(), longer
 on busy CPUs."""
-_LONGEST_DRAIN = 12.8e-3
-_LONGEST = 5e-3
+_MAX_DRAIN = 12.8e-3
+_MAX_SECONDS = 5e-3
 """The drain is 1 % of such a write, and a cancel, or an rmdir of the group, waits no longer than
 that."""
 _FASTEST = 240 * 2.0**30
 _LARGE_FOLIOS = 12 * 2.0**30
 """Above this speed large folios are being freed, and their speed predicts nothing: read-ahead makes
 ever larger ones."""
-_FADE = 0.5
+_DECAY = 0.5
 """Five writes forget large folios that were met once, or assumed for a new group: a millisecond or
 two of short writes."""
-_CAUTION = 0.75
+_AIM_FRACTION = 0.75
 """The part of the remaining goal that a write aims at: too little is repeated, too much cannot be
 undone."""
-_MOST_TRUST = 16
+_MAX_TRUST = 16
 """The multiple of the goal that a write may free at the fastest speed if it was timed by slower
 ones: doubled by each slow write, 1 after a fast one."""
-_ALWAYS = 0.25e-3
+_MIN_SECONDS = 0.25e-3
 """The time that is risked for any goal (seconds): shorter writes are mostly drain."""
 
 
@@ -43,16 +43,16 @@ class ReclaimPacer:
 
     def quantum(self, goal_bytes: int) -> float:
         """Return the seconds to write for a goal, the drain included."""
-        likely, certain = goal_bytes * _CAUTION / self._fastest, goal_bytes / _FASTEST
-        return self._drain + min(likely, max(certain * self._trust, _ALWAYS), _LONGEST)
+        likely, certain = goal_bytes * _AIM_FRACTION / self._fastest, goal_bytes / _FASTEST
+        return self._drain + min(likely, max(certain * self._trust, _MIN_SECONDS), _MAX_SECONDS)
 
     def learn(self, freed_bytes: int, seconds: float) -> None:
         """Record what a write freed; nothing means that the drain took its time."""
         if freed_bytes <= 0:
-            self._drain = min(self._drain * 2, _LONGEST_DRAIN)
+            self._drain = min(self._drain * 2, _MAX_DRAIN)
             return
         speed = freed_bytes / max(seconds - _DRAIN, _DRAIN)
         large = speed > _LARGE_FOLIOS
-        self._trust = 1 if large else min(self._trust * 2, _MOST_TRUST)
-        self._fastest = max(_FASTEST if large else speed, self._fastest * _FADE)
+        self._trust = 1 if large else min(self._trust * 2, _MAX_TRUST)
+        self._fastest = max(_FASTEST if large else speed, self._fastest * _DECAY)
         self._drain = _DRAIN

@@ -24,7 +24,7 @@ from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
 from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC
 from shrinkd.backends.cgroup.triggers import v2_source, v2_watchable
 from shrinkd.backends.limit_values import to_kernel
-from shrinkd.backends.protocol import Backend, Intent, Watch, shown, unrecorded
+from shrinkd.backends.protocol import Backend, Intent, Watch, printable_path, unrecorded
 from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
@@ -107,14 +107,14 @@ class V2(V2Limits):
         super().__init__(root, CGROUP2_SUPER_MAGIC)
         if STAT not in self.control_files or not offers_memory(root):
             sentence = (
-                f"{shown(root)} is not in the v2 memory controller; "
+                f"{printable_path(root)} is not in the v2 memory controller; "
                 "SHRINKD_BACKEND=simulator needs none."
             )
-            raise BackendUnavailable(sentence, root=shown(root))
+            raise BackendUnavailable(sentence, root=printable_path(root))
         if RECLAIM not in self.control_files:
             raise BackendUnavailable(
-                f"{shown(root)} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.",
-                root=shown(root),
+                f"{printable_path(root)} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.",
+                root=printable_path(root),
             )
         catch_signal()
         self._hierarchy_root_id = None if USAGE in self.control_files else self.find("").id
@@ -211,8 +211,8 @@ class V2(V2Limits):
                 "The root of the memory controller cannot be shrunk; its groups can.", group=group
             )
         self.refuse_own(group)
-        chunk = self._sizers(group.id)
-        asked = chunk.ask(goal_bytes)
+        sizer = self._sizers(group.id)
+        asked = sizer.request_bytes(goal_bytes)
         before, began = self.usage(group), time.perf_counter()
         with (
             self.opened(group, RECLAIM) as file,
@@ -224,7 +224,7 @@ class V2(V2Limits):
                 _LONGEST_SECONDS,
             )
         freed = before - self.usage(group)
-        chunk.learn(asked, freed, time.perf_counter() - began)
+        sizer.learn(asked, freed, time.perf_counter() - began)
         return max(freed, 0)
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
@@ -317,8 +317,8 @@ class V2(V2Limits):
                 f"The group {path!a} has no memory controller: its parent has not enabled it."
             )
 
-    def _inside(self, group: Group) -> Listing:
-        inside = super()._inside(group)
+    def _listing_of(self, group: Group) -> Listing:
+        inside = super()._listing_of(group)
         return inside if inside and self._has_enabled_memory(group) else Listing()
 
     def _has_enabled_memory(self, group: Group) -> bool:

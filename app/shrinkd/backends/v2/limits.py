@@ -8,12 +8,7 @@ from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.timed_write import timed_write
 from shrinkd.backends.cgroup.tree import CHARGED_AHEAD_BYTES, Tree
 from shrinkd.backends.lower_max import Maximum
-from shrinkd.backends.readings import (
-    LIMIT_NAMES,
-    Group,
-    LimitName,
-    Limits,
-)
+from shrinkd.backends.readings import LIMIT_NAMES, Group, LimitName, Limits
 from shrinkd.backends.refusal import busy
 from shrinkd.backends.v2.files import (
     LIMIT_FILES,
@@ -26,10 +21,7 @@ from shrinkd.backends.v2.files import (
     parse_limit_file,
     usage_of_hierarchy_root,
 )
-from shrinkd.errors import (
-    GroupGone,
-    GroupNotFound,
-)
+from shrinkd.errors import GroupGone, GroupNotFound
 from shrinkd.sizes import UNLIMITED, or_none
 
 _COMMIT_SECONDS = 20e-6

@@ -8,11 +8,11 @@ freed in that time. This module is tested as arithmetic.
 
 from shrinkd.sizes import PAGE_BYTES
 
-_WANTED_SECONDS = 25e-3
-_FIRST = 4 << 20
-_LEAST = 1 << 20
+_TARGET_SECONDS = 25e-3
+_INITIAL_BYTES = 4 << 20
+_MIN_BYTES = 1 << 20
 """Smaller requests are mostly the overhead of the system call."""
-_MOST = 1 << 30
+_MAX_BYTES = 1 << 30
 """25 ms of the fastest case, 2 MiB folios: for larger requests the kernel would only check for
 signals less often (remaining/4)."""
 
@@ -26,9 +26,9 @@ class ReclaimSizer:
     __slots__ = ("_size",)
 
     def __init__(self) -> None:
-        self._size = _FIRST
+        self._size = _INITIAL_BYTES
 
-    def ask(self, goal_bytes: int) -> int:
+    def request_bytes(self, goal_bytes: int) -> int:
         """Return the whole pages to request, in bytes.
 
         Never more than the goal's, and at least one, since the kernel treats 0 as done.
@@ -41,7 +41,7 @@ class ReclaimSizer:
         A write of full size that freed most of it shows the speed; any slow one was too large.
         """
         if asked_bytes >= self._size and freed_bytes >= asked_bytes / 2:
-            fitting = int(freed_bytes * _WANTED_SECONDS / max(seconds, 1e-6))
-            self._size = max(_LEAST, min(fitting, self._size * 2, _MOST))
-        elif seconds > _WANTED_SECONDS:
-            self._size = max(_LEAST, min(self._size, asked_bytes) // 2)
+            fitting = int(freed_bytes * _TARGET_SECONDS / max(seconds, 1e-6))
+            self._size = max(_MIN_BYTES, min(fitting, self._size * 2, _MAX_BYTES))
+        elif seconds > _TARGET_SECONDS:
+            self._size = max(_MIN_BYTES, min(self._size, asked_bytes) // 2)

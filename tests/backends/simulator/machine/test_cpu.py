@@ -11,7 +11,7 @@ import pytest
 
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
-from shrinkd.backends.simulator.machine.running import USE_US, put_to_work
+from shrinkd.backends.simulator.machine.running import USE_US, set_workload
 from shrinkd.backends.simulator.machine.scenarios import Scenario
 from shrinkd.backends.simulator.machine.workloads import IDLE
 from shrinkd.backends.simulator.readings import CHARGE_US, activity_of
@@ -127,7 +127,7 @@ def test_the_cpu_time_of_what_is_gone_stays_with_the_groups_around(end: str) -> 
     ends: dict[str, Callable[[], object]] = {
         "killed": partial(machine.oom_kill, cgroup),
         "uprooted": partial(machine.remove_tree, cgroup),
-        "replaced": partial(put_to_work, machine, cgroup, IDLE, "seed"),
+        "replaced": partial(set_workload, machine, cgroup, IDLE, "seed"),
     }
     ends[end]()
     assert used(cgroup.parent) == before

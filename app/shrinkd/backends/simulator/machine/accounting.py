@@ -17,9 +17,9 @@ Kind = Literal["anon", "file", "shmem", "unevictable", "slab_reclaimable", "kern
 """`shmem` is on the anonymous lists and outlives its process; `zswap` is the space that compressed
 pages of a group take."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-DIES: frozenset[Kind] = frozenset({"anon", "unevictable", "kernel"})
+FREED_WITH_PROCESS: frozenset[Kind] = frozenset({"anon", "unevictable", "kernel"})
 """These are freed with their process; the others stay charged until they are reclaimed."""
-SWAPPED: frozenset[Kind] = frozenset({"anon", "shmem"})
+SWAPPABLE: frozenset[Kind] = frozenset({"anon", "shmem"})
 
 UNLIMITED = (2**63 - 1) // PAGE_BYTES  # PAGE_COUNTER_MAX, include/linux/page_counter.h
 EVENTS = ("low", "high", "max", "oom", "oom_kill")
@@ -45,7 +45,7 @@ class Area:
     cleared_us: int | None = None
     """The mean time at which the accessed bits of the inactive pages were cleared; None before the
     first reclaim."""
-    owed: float = 0.0
+    refault_fraction: float = 0.0
     """The fraction of a page that was used and has not been brought back yet."""
 
     def resident(self) -> int:
@@ -165,7 +165,7 @@ class Cgroup:
                 area.kind == kind
                 and area.interval == interval
                 and area.folio == folio
-                and kind not in DIES
+                and kind not in FREED_WITH_PROCESS
             ):
                 return area
         self.areas.append(made := Area(self, kind, interval, folio))
@@ -217,7 +217,7 @@ class Process:
 
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
         """Return the area for a charge: one of its own in its present group, or the group's."""
-        if kind not in DIES:
+        if kind not in FREED_WITH_PROCESS:
             return self.cgroup.area(kind, interval, folio)
         for area in reversed(self.areas):
             if (

@@ -4,9 +4,16 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shrinkd.backends.simulator.machine.accounting import DIES, SWAPPED, Area, Cgroup, Kind, Process
+from shrinkd.backends.simulator.machine.accounting import (
+    FREED_WITH_PROCESS,
+    SWAPPABLE,
+    Area,
+    Cgroup,
+    Kind,
+    Process,
+)
 from shrinkd.backends.simulator.machine.kernel_profiles import V1, Profile
-from shrinkd.backends.simulator.machine.reclaim import UNHURRIED_US, WRITE_US, Scan, reclaim
+from shrinkd.backends.simulator.machine.reclaim import UNBOUNDED_US, WRITE_US, Scan, reclaim
 from shrinkd.backends.simulator.machine.swap import Swap
 from shrinkd.sizes import PAGE_BYTES
 
@@ -89,16 +96,22 @@ class Machine:
             self.remove(member)
 
     def _reparent(self, area: Area, parent: Cgroup) -> None:
-        if area.kind in DIES:
+        if area.kind in FREED_WITH_PROCESS:
             area.cgroup = parent
             parent.areas.append(area)
             return
-        heir = parent.area(area.kind, folio=area.folio)  # no process uses it any more
-        heir.active, heir.inactive = heir.active + area.active, heir.inactive + area.inactive
-        heir.dirty, heir.writeback = heir.dirty + area.dirty, heir.writeback + area.writeback
-        heir.out += area.out
+        target = parent.area(area.kind, folio=area.folio)  # no process uses it any more
+        target.active, target.inactive = (
+            target.active + area.active,
+            target.inactive + area.inactive,
+        )
+        target.dirty, target.writeback = (
+            target.dirty + area.dirty,
+            target.writeback + area.writeback,
+        )
+        target.out += area.out
         if self._dirtied.pop(area, area) is None:
-            self._dirtied[heir] = None
+            self._dirtied[target] = None
 
     def start(self, cgroup: Cgroup) -> Process:
         process = Process(next(self._pids), cgroup)
@@ -124,15 +137,17 @@ class Machine:
         """
         return self.fault(process, process.area(kind), pages)
 
-    def fault(self, process: Process, area: Area, pages: int, *, is_back: bool = False) -> bool:
+    def fault(self, process: Process, area: Area, pages: int, *, is_refault: bool = False) -> bool:
         """Charge pages of an area; make room by reclaim, then by killing the largest process."""
         cgroup = area.cgroup
         while pages > 0 and process.pid in self.processes:
             room = cgroup.room()
             if room > 0:
                 part = min(room, pages)
-                cgroup.add(self._draw(process, cgroup, part, room) if self._stocks else part)
-                self._place(area, part, is_back=is_back)
+                cgroup.add(
+                    self._consume_stock(process, cgroup, part, room) if self._stocks else part
+                )
+                self._place(area, part, is_refault=is_refault)
                 self._throttle(process, cgroup, part)
                 pages -= part
             elif not self._reclaim_for(process, cgroup, pages) and not self.oom_kill(
@@ -141,16 +156,16 @@ class Machine:
                 return False
         return process.pid in self.processes
 
-    def _place(self, area: Area, pages: int, *, is_back: bool) -> None:
+    def _place(self, area: Area, pages: int, *, is_refault: bool) -> None:
         """Put pages on an LRU list.
 
         Refaulted pages go to the active list, like anonymous pages of the youngest generation.
         """
         counts = area.cgroup.counts
         counts.charged += pages
-        if area.kind in DIES:
+        if area.kind in FREED_WITH_PROCESS:
             counts.faults += pages
-        if (is_back and area.kind != "slab_reclaimable") or (
+        if (is_refault and area.kind != "slab_reclaimable") or (
             area.kind == "anon" and self.profile.is_multigenerational
         ):
             area.active += pages
@@ -205,7 +220,7 @@ class Machine:
                 )
                 self.stall(process, spent_us + high_delay_us(member) * pages / MEMCG_CHARGE_BATCH)
 
-    def paced(self, cgroup: Cgroup, pages: int) -> int:
+    def charge_batch(self, cgroup: Cgroup, pages: int) -> int:
         """Return how many of these pages are charged at once.
 
         It is a batch above a high limit, where a sleep may follow each.
@@ -218,8 +233,8 @@ class Machine:
     def refault(self, process: Process, area: Area, pages: int) -> None:
         """Bring back pages that were reclaimed too early; the process waits for each."""
         cgroup = area.cgroup
-        if area.kind in SWAPPED:
-            waits_us = self.swap.give(area, pages)
+        if area.kind in SWAPPABLE:
+            waits_us = self.swap.swap_in(area, pages)
             cgroup.counts.refaults_anon += pages
             cgroup.anon_cost += pages
         else:
@@ -231,7 +246,7 @@ class Machine:
         if cgroup.anon_cost + cgroup.file_cost > cgroup.usage / 4:  # lru_note_cost()
             cgroup.anon_cost, cgroup.file_cost = cgroup.anon_cost / 2, cgroup.file_cost / 2
         self.stall(process, waits_us)
-        self.fault(process, area, pages, is_back=True)
+        self.fault(process, area, pages, is_refault=True)
 
     # -- freeing and reclaim
 
@@ -245,8 +260,8 @@ class Machine:
     def shrink_area(self, area: Area, pages: int) -> None:
         """Free pages of an area: first those that were reclaimed, then those on the lists."""
         gone = min(area.out, pages)
-        if area.kind in SWAPPED and gone:
-            self.swap.give(area, gone)
+        if area.kind in SWAPPABLE and gone:
+            self.swap.swap_in(area, gone)
         elif gone:
             area.out -= gone
         pages -= gone
@@ -260,7 +275,7 @@ class Machine:
         self,
         cgroup: Cgroup,
         goal: int,
-        budget_us: float = UNHURRIED_US,
+        budget_us: float = UNBOUNDED_US,
         *,
         swappiness: int | None = None,
         may_swap: bool = True,
@@ -317,7 +332,7 @@ class Machine:
 
     # -- charges ahead
 
-    def _draw(self, process: Process, cgroup: Cgroup, pages: int, room: int) -> int:
+    def _consume_stock(self, process: Process, cgroup: Cgroup, pages: int, room: int) -> int:
         """Return by how much the counters change for a charge.
 
         A CPU has the stock of one group at a time: consume_stock() and refill_stock().
@@ -395,12 +410,12 @@ class Machine:
             else:
                 share = 1.0
             for member in process.cgroup.line:
-                count, nobody, everybody = waits.get(member, (0, 1.0, 1.0))
-                waits[member] = (count + 1, nobody * (1 - share), everybody * share)
-        for cgroup, (count, nobody, everybody) in waits.items():
-            cgroup.some.add(round((1 - nobody) * elapsed_us), self.now_us, elapsed_us)
+                count, none_share, all_share = waits.get(member, (0, 1.0, 1.0))
+                waits[member] = (count + 1, none_share * (1 - share), all_share * share)
+        for cgroup, (count, none_share, all_share) in waits.items():
+            cgroup.some.add(round((1 - none_share) * elapsed_us), self.now_us, elapsed_us)
             if count == cgroup.tasks:
-                cgroup.full.add(round(everybody * elapsed_us), self.now_us, elapsed_us)
+                cgroup.full.add(round(all_share * elapsed_us), self.now_us, elapsed_us)
 
 
 def high_delay_us(cgroup: Cgroup) -> float:

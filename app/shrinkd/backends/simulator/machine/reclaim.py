@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup
+from shrinkd.backends.simulator.machine.accounting import SWAPPABLE, Area, Cgroup
 from shrinkd.backends.simulator.machine.swap import Swap
 
 RECLAIM_US = 2  # one clean page: 2.05 GiB/s in folios of 4 KiB, as measured on 6.18
 FOLIO_SPEED = 35  # and so much faster in folios of 2 MiB
 WRITE_US = 8  # one dirty page: a disk of some 500 MB/s
-UNHURRIED_US = 2**63  # no limit: a task in direct reclaim waits for as long as it takes
+UNBOUNDED_US = 2**63  # no limit: a task in direct reclaim waits for as long as it takes
 SWAPPINESS_MAX = 201  # SWAPPINESS_ANON_ONLY, "swappiness=max" since 6.16
 DEF_PRIORITY = 12  # include/linux/mmzone.h
 _GIB_SHIFT = 18  # pages of 4 KiB to GiB
@@ -29,7 +29,7 @@ class Scan:
     goal: int
     now_us: int
     swap: Swap
-    budget_us: float = UNHURRIED_US
+    budget_us: float = UNBOUNDED_US
     swappiness: int | None = None
     may_swap: bool = True
     is_multigenerational: bool = False
@@ -114,7 +114,7 @@ def _evictable(cgroup: Cgroup, scan: Scan) -> int:
             pages += area.active + area.inactive + area.dirty + area.writeback
         elif area.kind == "slab_reclaimable":
             pages += area.inactive
-        elif area.kind in SWAPPED:
+        elif area.kind in SWAPPABLE:
             anon += area.active + area.inactive
     return pages + min(anon, swap_room(cgroup, scan)) if anon else pages
 
@@ -131,12 +131,12 @@ def _round(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
     if len(members) == 1:
         _shrink(members[0][0], scan.wanted, scan)
     elif scan.is_multigenerational:
-        _share_out(members, scan)
+        _scan_proportionally(members, scan)
     else:
-        _rise(members, scan)
+        _scan_by_priority(members, scan)
 
 
-def _share_out(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
+def _scan_proportionally(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
     """Reclaim from every group in proportion to its pages.
 
     With many groups it takes a part at a time, since protection changes with usage.
@@ -152,7 +152,7 @@ def _share_out(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
             _shrink(cgroup, share, scan)
 
 
-def _rise(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
+def _scan_by_priority(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
     """Scan the groups with rising priority, as do_try_to_free_pages().
 
     It takes 1/4096 of each, then 1/2048, and so on to all of it. That is in whole pages, so nothing
@@ -183,7 +183,7 @@ def _shrink(cgroup: Cgroup, want: int, scan: Scan) -> None:
         if anon:
             _evict(files, goal - scan.freed, scan)
         for area in rest:
-            _take_rest(area, goal - scan.freed, scan)
+            _reclaim_slow(area, goal - scan.freed, scan)
     cgroup.counts.reclaimed += max(scan.freed - before, 0)
 
 
@@ -195,7 +195,7 @@ def _lists(cgroup: Cgroup) -> tuple[list[Area], list[Area], list[Area]]:
             files.append(area)
             if area.dirty or area.writeback:
                 rest.append(area)
-        elif area.kind in SWAPPED:
+        elif area.kind in SWAPPABLE:
             anons.append(area)
         elif area.kind == "slab_reclaimable":
             rest.insert(0, area)
@@ -220,7 +220,7 @@ def _anon_share(cgroup: Cgroup, files: Sequence[Area], want: int, scan: Scan) ->
 
 def _evict(areas: Sequence[Area], want: int, scan: Scan) -> None:
     """Reclaim pages of some lists, ageing them as needed; after two turns used pages as well."""
-    if scan.budget_us != UNHURRIED_US:
+    if scan.budget_us != UNBOUNDED_US:
         want = min(
             want,
             scan.affordable(
@@ -276,7 +276,7 @@ def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
         if area.folio > 1:
             gone = min(-(-gone // area.folio) * area.folio, inactive)
         # The zswap pool takes pages too, so more are swapped than freed.
-        if area.kind in SWAPPED:
+        if area.kind in SWAPPABLE:
             gone = min(gone, swap_room(area.cgroup, scan))
         if gone > 0:
             _free(area, gone, scan)
@@ -300,14 +300,14 @@ def _free(area: Area, pages: int, scan: Scan) -> None:
     area.cgroup.add(-pages)
     scan.freed += pages
     scan.spent_us += pages * RECLAIM_US / (FOLIO_SPEED if area.folio > 1 else 1)
-    if area.kind in SWAPPED:
-        scan.freed -= scan.swap.take(area, pages)
+    if area.kind in SWAPPABLE:
+        scan.freed -= scan.swap.swap_out(area, pages)
         scan.spent_us += pages * scan.swap.out_us
     else:
         area.out += pages
 
 
-def _take_rest(area: Area, want: int, scan: Scan) -> None:
+def _reclaim_slow(area: Area, want: int, scan: Scan) -> None:
     """Free slab, or dirty pages after they have been written to disk."""
     if area.kind != "file":
         _free(area, max(min(area.inactive, want, scan.affordable(RECLAIM_US)), 0), scan)

@@ -32,7 +32,7 @@ Time = Annotated[
     datetime, BeforeValidator(_read_time), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 Value = Annotated[int, Field(ge=0)] | None
-StoredPolicy = Annotated[int, Field(ge=0, le=LARGEST_BYTES)] | None
+SampleBytes = Annotated[int, Field(ge=0, le=LARGEST_BYTES)] | None
 
 
 class RecordedGroup(Strict):
@@ -45,9 +45,9 @@ class RecordedGroup(Strict):
 class Series(Strict):
     """Hold one value per time; null is unknown. Usage, anon and file are simulated."""
 
-    usage_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)]
-    anon_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)] = ()
-    file_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)] = ()
+    usage_bytes: Annotated[tuple[SampleBytes, ...], Field(strict=False)]
+    anon_bytes: Annotated[tuple[SampleBytes, ...], Field(strict=False)] = ()
+    file_bytes: Annotated[tuple[SampleBytes, ...], Field(strict=False)] = ()
     swap_bytes: Annotated[tuple[Value, ...], Field(strict=False)] = ()
     working_set_bytes: Annotated[tuple[Value, ...], Field(strict=False)] = ()
     some_total_microseconds: Annotated[tuple[Value, ...], Field(strict=False)] = ()
@@ -97,7 +97,7 @@ class RecordedHistory(Strict):
         that those of the first; if they are never known, all of it is anonymous, so that a policy's
         savings are not based on a guess.
         """
-        unknown: tuple[StoredPolicy, ...] = (None,) * len(self.times)
+        unknown: tuple[SampleBytes, ...] = (None,) * len(self.times)
         usages, anon, file = (
             self.series.usage_bytes,
             self.series.anon_bytes or unknown,
@@ -143,8 +143,8 @@ class Recording(Strict):
             for kind, steps in pieces.items()
             if any(size for _, size in steps)
         ]
-        told = [Memory.model_validate(piece) for piece in memory]
-        return Place(path=self.path, max_bytes=self.max_bytes, memory=tuple(told))
+        pieces_of_memory = [Memory.model_validate(piece) for piece in memory]
+        return Place(path=self.path, max_bytes=self.max_bytes, memory=tuple(pieces_of_memory))
 
 
 def with_recordings(scenario: Scenario, recordings: Sequence[Recording]) -> Scenario:

@@ -4,12 +4,12 @@ import functools
 import math
 from dataclasses import dataclass, field
 
-from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup, Process
+from shrinkd.backends.simulator.machine.accounting import SWAPPABLE, Area, Cgroup, Process
 from shrinkd.backends.simulator.machine.machine import Machine
 from shrinkd.backends.simulator.machine.workloads import IDLE, Memory, Workload
 from shrinkd.sizes import PAGE_BYTES
 
-_MOST_A_TICK = 2**30 // PAGE_BYTES
+_MAX_PAGES_PER_TICK = 2**30 // PAGE_BYTES
 """The maximum pages that one piece charges in a tick, which may be an hour; later ticks catch
 up."""
 USE_US = 2
@@ -24,10 +24,10 @@ class _Piece:
     memory: Memory
     area: Area
     seed: str
-    left: list[Area] = field(default_factory=list)
+    previous_areas: list[Area] = field(default_factory=list)
     """Areas in groups that the process has left: their charges stay there."""
-    back: int = 0
-    more: int = 0
+    refaults: int = 0
+    growth: int = 0
     _written: float = 0.0
     _page_us: int = 0
     """The sum of wanted pages times microseconds, if the size changes."""
@@ -37,13 +37,13 @@ class _Piece:
         area, memory = self.area, self.memory
         out = area.out
         if out:
-            self.back = self._missed(machine, run_us)
+            self.refaults = self._refault_count(machine, run_us)
         if memory.changes:
             wanted = memory.wanted(age, self.seed)
             self._page_us += wanted * run_us
         else:
             wanted = memory.size_bytes // PAGE_BYTES
-        more = (
+        growth = (
             wanted
             - area.active
             - area.inactive
@@ -52,17 +52,17 @@ class _Piece:
             - out
             - self._held_elsewhere()
         )
-        self.more = more = min(_MOST_A_TICK, more)
-        return self.back + more if more > 0 else self.back
+        self.growth = growth = min(_MAX_PAGES_PER_TICK, growth)
+        return self.refaults + growth if growth > 0 else self.refaults
 
     def act(self, machine: Machine, process: Process, run_us: int) -> None:
         """Execute the plan, as far as the process gets."""
-        if self.back:
-            machine.refault(process, self.area, self.back)
-            self.back = 0
-        if self.more < 0:
-            machine.shrink_area(self.area, -self.more)
-        elif self.more:
+        if self.refaults:
+            machine.refault(process, self.area, self.refaults)
+            self.refaults = 0
+        if self.growth < 0:
+            machine.shrink_area(self.area, -self.growth)
+        elif self.growth:
             self._grow(machine, process, machine.now_us + run_us)
         if self.memory.writes_bytes_per_second:
             self._written += self.memory.writes_bytes_per_second * run_us / 1e6 / PAGE_BYTES
@@ -78,35 +78,41 @@ class _Piece:
             + memory.writes_bytes_per_second / PAGE_BYTES * awake_us / 1e6
         )
 
-    def is_still(self) -> bool:
+    def is_idle(self) -> bool:
         """Return whether nothing changes here until the next reclaim."""
-        return not (self.area.out or self.more or self.left)
+        return not (self.area.out or self.growth or self.previous_areas)
 
     def _held_elsewhere(self) -> int:
-        return sum(before.resident() + before.out for before in self.left) if self.left else 0
+        return (
+            sum(before.resident() + before.out for before in self.previous_areas)
+            if self.previous_areas
+            else 0
+        )
 
-    def _missed(self, machine: Machine, run_us: int) -> int:
+    def _refault_count(self, machine: Machine, run_us: int) -> int:
         """Return how many reclaimed pages are used in this time, bounded by the read speed."""
         area = self.area
-        area.owed += area.out * -math.expm1(-run_us / 1e6 / self.memory.heat_seconds)
-        page_us = machine.swap.in_us if area.kind in SWAPPED else machine.hardware.file_in_us
-        back = min(int(area.owed), area.out, int(run_us / page_us) + 1, _MOST_A_TICK)
-        area.owed = min(area.owed - back, 1.0)
-        return back
+        area.refault_fraction += area.out * -math.expm1(-run_us / 1e6 / self.memory.heat_seconds)
+        page_us = machine.swap.in_us if area.kind in SWAPPABLE else machine.hardware.file_in_us
+        refaults = min(
+            int(area.refault_fraction), area.out, int(run_us / page_us) + 1, _MAX_PAGES_PER_TICK
+        )
+        area.refault_fraction = min(area.refault_fraction - refaults, 1.0)
+        return refaults
 
     def _grow(self, machine: Machine, process: Process, ends_us: int) -> None:
         # It was moved, and charges its new group from now on.
         if self.area.cgroup is not process.cgroup:
-            self.left.append(self.area)
+            self.previous_areas.append(self.area)
             self.area = process.area(
                 self.memory.kind, self.memory.heat_seconds, self.memory.folio_pages
             )
-        more = self.more
-        while more > 0 and process.wakes_us < ends_us:
-            part = machine.paced(self.area.cgroup, more)
+        growth = self.growth
+        while growth > 0 and process.wakes_us < ends_us:
+            part = machine.charge_batch(self.area.cgroup, growth)
             if not machine.fault(process, self.area, part):
                 return
-            more -= part
+            growth -= part
 
 
 @dataclass(slots=True)
@@ -119,11 +125,11 @@ class Running:
     process: Process | None = None
     _pieces: list[_Piece] = field(default_factory=list)
     _began_us: int = 0
-    _still_at: int = -1
+    _idle_at_reclaimed: int = -1
     """The reclaim count when everything was resident; while it is unchanged, a tick has nothing to
     do."""
     _ended_us: int | None = None
-    _may_stand_still: bool = False
+    _can_idle: bool = False
     _exits_after: float = math.inf
 
     def __post_init__(self) -> None:
@@ -131,7 +137,7 @@ class Running:
             memory.changes or memory.writes_bytes_per_second for memory in self.workload.memory
         )
         self._exits_after = self.workload.exits_after_seconds or math.inf
-        self._may_stand_still = self.workload.exits_after_seconds is None and not always_moves
+        self._can_idle = self.workload.exits_after_seconds is None and not always_moves
 
     def run(self, machine: Machine, elapsed_us: int) -> None:
         """Simulate a tick."""
@@ -139,7 +145,7 @@ class Running:
         if process is None or process.pid not in machine.processes:
             self._wait(machine, elapsed_us)
             return
-        if self._still_at == self.cgroup.counts.reclaimed:
+        if self._idle_at_reclaimed == self.cgroup.counts.reclaimed:
             return
         ends_us = machine.now_us + elapsed_us
         age = (ends_us - self._began_us) / 1e6
@@ -156,20 +162,20 @@ class Running:
             machine.make_room(process, needed)
         for piece in self._pieces:
             if (
-                piece.back or piece.more or piece.memory.writes_bytes_per_second
+                piece.refaults or piece.growth or piece.memory.writes_bytes_per_second
             ) and process.pid in machine.processes:
                 piece.act(machine, process, run_us)
-        if self._may_stand_still:
-            self._still_at = (
+        if self._can_idle:
+            self._idle_at_reclaimed = (
                 self.cgroup.counts.reclaimed
-                if all(piece.is_still() for piece in self._pieces)
+                if all(piece.is_idle() for piece in self._pieces)
                 else -1
             )
 
     def start(self, machine: Machine) -> None:
         """Start the process, with all of its initial memory."""
         self.process = process = machine.start(self.cgroup)
-        self._began_us, self._ended_us, self._still_at = machine.now_us, None, -1
+        self._began_us, self._ended_us, self._idle_at_reclaimed = machine.now_us, None, -1
         self._pieces = []
         process.meter = functools.partial(self._cpu_us, machine, process)
         for index, memory in enumerate(self.workload.memory):
@@ -211,7 +217,7 @@ def workload_of(machine: Machine, cgroup: Cgroup) -> Workload:
     return running.workload if isinstance(running, Running) else IDLE
 
 
-def put_to_work(machine: Machine, cgroup: Cgroup, workload: Workload, seed: str) -> None:
+def set_workload(machine: Machine, cgroup: Cgroup, workload: Workload, seed: str) -> None:
     """Replace the workload of a group; one without memory only ends the old one."""
     before = machine.programs.get(cgroup.path)
     if isinstance(before, Running):

@@ -20,7 +20,7 @@ from shrinkd.backends.readings import LIMIT_NAMES, LimitName
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS, PROFILES, Profile
 from shrinkd.backends.simulator.machine.machine import Hardware, Machine
-from shrinkd.backends.simulator.machine.running import put_to_work
+from shrinkd.backends.simulator.machine.running import set_workload
 from shrinkd.backends.simulator.machine.swap import Swap
 from shrinkd.backends.simulator.machine.workloads import Memory, Workload
 from shrinkd.errors import InvalidGroupName, SettingsError
@@ -72,13 +72,13 @@ class Place(LimitSizes, Workload):
     def limits(self) -> dict[LimitName, int]:
         return {name: size for name in LIMIT_NAMES if (size := getattr(self, name)) is not None}
 
-    def furnish(self, machine: Machine, seed: str) -> None:
+    def create_in(self, machine: Machine, seed: str) -> None:
         """Make the group and its missing ancestors, and start its process."""
         cgroup = _group_at(machine, self.path)
         for name, size in self.limits().items():
             setattr(cgroup, LIMIT_FIELDS[name], size // PAGE_BYTES)
         cgroup.swappiness, cgroup.oom_group = self.swappiness, int(self.oom_group)
-        put_to_work(machine, cgroup, self, seed)
+        set_workload(machine, cgroup, self, seed)
 
 
 class Scenario(Strict):
@@ -119,7 +119,7 @@ class Scenario(Strict):
         )
         machine = Machine(self.rules, hardware, first_id)
         for place in self.groups:
-            place.furnish(machine, self.seed)
+            place.create_in(machine, self.seed)
         return machine
 
 

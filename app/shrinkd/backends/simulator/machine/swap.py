@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup
+from shrinkd.backends.simulator.machine.accounting import SWAPPABLE, Area, Cgroup
 
 ZSWAP_RATIO = 3  # pages per page of the pool, as zstd compresses ordinary heaps
 
@@ -27,7 +27,7 @@ class Swap:
     def free(self) -> int:
         return self.pages - self.used
 
-    def take(self, area: Area, pages: int) -> int:
+    def swap_out(self, area: Area, pages: int) -> int:
         """Swap out pages of an area; return the pages that zswap charges its group for them."""
         self.used += pages
         area.out += pages
@@ -35,12 +35,12 @@ class Swap:
         fits = min(pages, (self.pool - self.pool_used) * ZSWAP_RATIO)
         return self._compress(area.cgroup, fits) if fits > 0 else 0
 
-    def give(self, area: Area, pages: int) -> float:
+    def swap_in(self, area: Area, pages: int) -> float:
         """Swap in or discard pages of an area; return the microseconds to read them."""
         pool = self._pool_of(area.cgroup)
         compressed = 0
         if pool is not None and pool.out:
-            swapped = sum(other.out for other in area.cgroup.areas if other.kind in SWAPPED)
+            swapped = sum(other.out for other in area.cgroup.areas if other.kind in SWAPPABLE)
             compressed = min(-(-pages * pool.out // swapped), pages, pool.out)
             self._compress(area.cgroup, -compressed)
         self.used -= pages

@@ -24,8 +24,8 @@ from shrinkd.strict_model import Size, Strict, size_schema
 
 
 # like assert, which -O would remove
-def _demand(is_so: bool, sentence: str) -> None:
-    if not is_so:
+def _require(condition: object, sentence: str) -> None:
+    if not condition:
         raise ValueError(sentence)
 
 
@@ -42,7 +42,7 @@ Used = Literal["anon", "file", "shmem", "unevictable", "slab_reclaimable", "kern
 
 def _at_most(largest: int) -> AfterValidator:
     def check(size: int) -> int:
-        _demand(size <= largest, f"that is more than {format_size(largest)}")
+        _require(size <= largest, f"that is more than {format_size(largest)}")
         return size
 
     return AfterValidator(check)
@@ -123,19 +123,21 @@ class Memory(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _demand(
+        _require(
             bool(self.trace) or "size_bytes" in self.model_fields_set, "give size_bytes, or a trace"
         )
-        _demand(self.folio_pages == 1 or self.kind == "file", "only files have folios of 512 pages")
-        _demand(
+        _require(
+            self.folio_pages == 1 or self.kind == "file", "only files have folios of 512 pages"
+        )
+        _require(
             not self.writes_bytes_per_second or self.kind == "file", "only files are written to"
         )
-        _demand(
+        _require(
             self.ceiling_bytes is None or self.ceiling_bytes >= self.size_bytes,
             "ceiling_bytes is below size_bytes",
         )
         seconds = [second for second, _ in self.trace]
-        _demand(
+        _require(
             seconds == sorted(seconds) and seconds[:1] in ([], [0]),
             "a trace begins at 0 and goes forward in time",
         )
@@ -189,7 +191,7 @@ class Workload(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         kinds = [(memory.kind, memory.heat_seconds, memory.folio_pages) for memory in self.memory]
-        _demand(
+        _require(
             len(kinds) == len(set(kinds)),
             "two pieces of memory are of one kind and one heat, which are one piece",
         )
