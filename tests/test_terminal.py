@@ -14,7 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shrinkd import terminal
-from shrinkd.terminal import escape_standard_streams, is_shell_safe, is_displayed_unchanged, json_line, say, shown
+from shrinkd.terminal import (
+    escape_standard_streams,
+    is_displayed_unchanged,
+    is_shell_safe,
+    json_line,
+    say,
+    shown,
+)
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates, too
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

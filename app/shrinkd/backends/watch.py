@@ -88,7 +88,8 @@ class _EpollWatch:
                 fired = frozenset(
                     [trigger for trigger, source in self._sources.items() if source.has_fired()]
                 )
-                self._check_exists()  # after the sources, since v1 removes a group before it signals
+                # after the sources, since v1 removes a group before it signals
+                self._check_exists()
             except GroupGone as gone:
                 self._gone_detail = gone.detail
                 self._close_sources()

@@ -37,8 +37,8 @@ class ListingCache:
     ) -> None:
         """Cache below the directory `root`, watching at most `most` groups.
 
-        `required_files` are the files that must be readable in every group but the root; a group in which
-        one is not is treated like one that cannot be listed.
+        `required_files` must be readable in every group but the root; a group in which one is not
+        is treated like one that cannot be listed.
         """
         self._max_watches = most
         self._needed = required_files

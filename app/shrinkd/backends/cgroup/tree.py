@@ -68,7 +68,8 @@ class Tree(ControlFiles):
             ) from error
         if magic != filesystem_of(directory.number):
             raise BackendUnavailable(
-                f"{printable_path(root)} is not a directory of the cgroup v{self.version} controllers.",
+                f"{printable_path(root)} is not a directory of the cgroup v{self.version} "
+                "controllers.",
                 root=printable_path(root),
             )
         super().__init__(directory)

@@ -152,8 +152,7 @@ class _Pressure(_File):
 def v1_watchable(groups: Tree, pressure_tree: Tree) -> frozenset[type[Trigger]]:
     """Return the trigger types that v1 supports.
 
-    `pressure_tree` is the tree whose memory.pressure is read: the mirrors of the groups, where there are
-    any.
+    `pressure_tree` is the tree whose memory.pressure is read: the mirrors, where there are any.
     """
     by_control: frozenset[type[Trigger]] = frozenset(
         {UsageCrosses, EventsMove} if _supports(groups, _EVENT_CONTROL) else ()
