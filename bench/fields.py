@@ -21,7 +21,7 @@ from bench.laws import PUBLISHED, alike, by_size, largest_first, polled, splitti
 from bench.loop import Loop
 from bench.table import Extent, Row, Tables, median
 from shrinkd.backends.simulator.machine import scenarios
-from shrinkd.backends.simulator.machine.accounting import SWAPPED
+from shrinkd.backends.simulator.machine.accounting import SWAPPABLE
 from shrinkd.policies import Kind
 from shrinkd.policies.kinds import balance as balancing
 from shrinkd.policies.kinds import pressure as ours
@@ -77,7 +77,7 @@ class Cell:
             False: self.scenario.file_in_microseconds,
         }
         costs = sorted(
-            (page_us[piece.kind in SWAPPED] / piece.heat_seconds, piece.size_bytes)
+            (page_us[piece.kind in SWAPPABLE] / piece.heat_seconds, piece.size_bytes)
             for piece in self.place.memory
         )
         allowed, out = 1e4 * _TARGET_PERCENT, 0.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shrinkd import errors
-from shrinkd.errors import Failure, ShrinkdError, failure_of, leaving_out, map_oserror
+from shrinkd.errors import Failure, ShrinkdError, classify_failure, ignoring_unreadable, map_oserror
 
 
 def classes(kind: type[ShrinkdError] = ShrinkdError) -> Iterator[type[ShrinkdError]]:
@@ -109,8 +109,8 @@ def test_an_errno_says_the_same_of_a_group_before_and_behind_the_table_that_name
 ) -> None:
     met = [OSError(number, os.strerror(number)) for number in numbers]
     assert (
-        {failure_of(error) for error in met}
-        == {failure_of(map_oserror(error, "web")) for error in met}
+        {classify_failure(error) for error in met}
+        == {classify_failure(map_oserror(error, "web")) for error in met}
         == {failure}
     )
 
@@ -119,9 +119,9 @@ def test_what_is_gone_or_unreadable_is_left_out_and_what_says_nothing_of_a_group
     None
 ):
     for number in (errno.ENODEV, errno.EACCES):
-        with leaving_out():
+        with ignoring_unreadable():
             raise map_oserror(OSError(number, ""), "web")
-    with pytest.raises(errors.OutOfResources), leaving_out():
+    with pytest.raises(errors.OutOfResources), ignoring_unreadable():
         raise map_oserror(OSError(errno.EMFILE, ""), "web")
-    with pytest.raises(errors.StoreUnavailable), leaving_out():
+    with pytest.raises(errors.StoreUnavailable), ignoring_unreadable():
         raise errors.StoreUnavailable("The disk is full.")

@@ -140,7 +140,8 @@ def test_a_refusal_is_a_sentence_with_bytes_and_words(bench: Bench) -> None:
     bench.anon(16 * MIB)
     with pytest.raises(
         LimitBelowUsage,
-        match=r"^Cannot set max_bytes to 8388608 \(8 MiB\): the group uses 16777216 bytes \(16 MiB\)\.$",
+        match=r"^Cannot set max_bytes to 8388608 \(8 MiB\): "
+        r"the group uses 16777216 bytes \(16 MiB\)\.$",
     ):
         set_limit(bench.memcg, 8 * MIB)
 
@@ -499,6 +500,6 @@ def test_slip_5_one_budget_bounds_a_race_against_a_fast_charger(bench: Bench) ->
 
 
 def race_again(bench: Bench) -> None:
-    """Be below the limit at the shrink's next look, and above it at that of the set that follows."""
+    """Be below the limit at the shrink's next reading, and above it at the following set's."""
     bench.machine.reclaim(bench.process.cgroup, 16 * MIB // PAGE_BYTES)
     bench.at(2, lambda: bench.cache(16 * MIB))

@@ -14,7 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shrinkd import terminal
-from shrinkd.terminal import guard, is_plain, is_shown_as_it_is, json_line, say, shown
+from shrinkd.terminal import (
+    escape_standard_streams,
+    is_displayed_unchanged,
+    is_shell_safe,
+    json_line,
+    say,
+    shown,
+)
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates, too
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -61,7 +68,7 @@ def test_what_a_terminal_would_obey_or_hide_is_an_escape(text: str, said: str) -
 )
 def test_what_people_can_read_stays_as_it_is(text: str) -> None:
     assert shown(text) == text
-    assert is_shown_as_it_is(text)
+    assert is_displayed_unchanged(text)
 
 
 @given(ANY_TEXT)
@@ -88,7 +95,7 @@ def test_json_is_printable_ascii_and_still_the_same_value(value: object) -> None
     "word", ["web", "system.slice/nginx.service", "a:b@c,d=e+f", "_x", "0", "/", "id:5"]
 )
 def test_a_plain_word_needs_no_quotes(word: str) -> None:
-    assert is_plain(word)
+    assert is_shell_safe(word)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +124,7 @@ def test_a_plain_word_needs_no_quotes(word: str) -> None:
     ],
 )
 def test_a_word_that_some_shell_would_read_otherwise_is_not_plain(word: str) -> None:
-    assert not is_plain(word)
+    assert not is_shell_safe(word)
 
 
 def test_a_line_is_said_as_one() -> None:
@@ -131,7 +138,7 @@ def test_whatever_is_written_to_guarded_streams_is_shown_and_stays_in_its_lines(
         contextlib.redirect_stdout(io.StringIO()) as said,
         contextlib.redirect_stderr(io.StringIO()) as complained,
     ):
-        guard()
+        escape_standard_streams()
         sys.stdout.write("a\033[2J\n\tb\u202e\n")
         sys.stderr.writelines(["c\x9b", "\r\n"])
         assert not sys.stdout.isatty()
@@ -141,7 +148,7 @@ def test_whatever_is_written_to_guarded_streams_is_shown_and_stays_in_its_lines(
 
 def test_a_name_in_letters_that_the_locale_lacks_is_shown_all_the_same() -> None:
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="latin-1")) as said:
-        guard()
+        escape_standard_streams()
         say("日本")
     said.flush()
     assert said.buffer.getvalue() == b"\\u65e5\\u672c\n"
@@ -149,6 +156,6 @@ def test_a_name_in_letters_that_the_locale_lacks_is_shown_all_the_same() -> None
 
 def test_a_bar_takes_the_place_of_the_line_before_and_nothing_in_it_is_obeyed() -> None:
     with contextlib.redirect_stderr(io.StringIO()) as drawn:
-        guard()
-        terminal.overwrite("50 %\033[2J")
+        escape_standard_streams()
+        terminal.replace_last_line("50 %\033[2J")
     assert drawn.getvalue() == "\r\033[K50 %\\x1b[2J"

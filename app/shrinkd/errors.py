@@ -1,7 +1,7 @@
-"""Every error of shrinkd: an errno with a sentence for people and members for programs.
+"""Define every error of shrinkd: an errno, a sentence for people, and members for programs.
 
     ShrinkdError
-    ├── InvalidRequest        EINVAL      a value that this daemon refuses
+    ├── InvalidRequest        EINVAL      an invalid value
     │   ├── InvalidGroupName
     │   └── RangeTooLarge     ERANGE
     ├── MalformedBody         EBADMSG     a body that is not JSON
@@ -13,21 +13,21 @@
     │   ├── SimulationNotFound
     │   ├── PolicyNotFound
     │   ├── ProblemNotFound
-    │   ├── NotSimulator      ENXIO       what only a simulator has
+    │   ├── NotSimulator      ENXIO       only a simulator has it
     │   └── ProcessNotFound   ESRCH
     ├── GroupGone             ENODEV      this incarnation was removed; the path may live again
     ├── GroupExists           EEXIST
     ├── PolicyExists          EEXIST
-    ├── PolicyConflict        EEXIST      another one of its kind has these groups, at its priority
+    ├── PolicyConflict        EEXIST      a policy of its kind and priority has these groups
     ├── PolicyUnreadable      EBADMSG     another version of this daemon wrote it
     ├── GroupNotEmpty         ENOTEMPTY
     ├── GroupNotManaged       EPERM
     ├── ProtectedGroup        EPERM       the daemon itself is in it
-    ├── Unauthenticated       ENOKEY      nobody knows who calls
+    ├── Unauthenticated       ENOKEY      the caller is unknown
     │   └── TokenRefused      EKEYREJECTED
     ├── Forbidden             EACCES      a scope is missing
     ├── AmbiguousReference    ENOTUNIQ
-    ├── Busy                  EBUSY       the seed's answer
+    ├── Busy                  EBUSY       the errno of the 2008 patches
     │   ├── GroupBusy
     │   ├── LimitBelowUsage
     │   ├── ShrinkStalled
@@ -43,26 +43,26 @@
     ├── TooManyShrinks        EAGAIN
     ├── TooManySimulations    EAGAIN
     ├── TooManyRequests       EAGAIN
-    ├── MisdirectedRequest    EHOSTUNREACH for a name that is not ours
-    ├── CrossSiteRequest      EACCES      by a page from elsewhere
+    ├── MisdirectedRequest    EHOSTUNREACH the Host is not this daemon
+    ├── CrossSiteRequest      EACCES      sent by a page of another site
     ├── TooManyStreams        EAGAIN
-    ├── EventsExpired         ENODATA     what came behind that id is not known any more
+    ├── EventsExpired         ENODATA     later events were deleted
     ├── NotReady              EAGAIN
     ├── PreconditionFailed    ESTALE
     ├── KeyInUse              EINPROGRESS  the first request of this idempotency key still runs
     ├── KeyReused             EKEYREJECTED another request had this idempotency key
     ├── OutcomeUnknown        ENOTRECOVERABLE the daemon died in the first request of this key
     ├── StoreUnavailable      EIO
-    ├── InternalError         EIO         a fault of this daemon
-    ├── KernelRefused         EIO         an errno that no row of the table below expects
-    ├── OutOfResources        ENOMEM      open files, memory: nothing is known of what was asked for
+    ├── InternalError         EIO         a bug in this daemon
+    ├── KernelRefused         EIO         an errno that the table below lacks
+    ├── OutOfResources        ENOMEM      no open files or memory left
     ├── NotWritable           EROFS
     ├── BackendUnavailable    ENXIO       at start: exit code 3
     └── SettingsError         EINVAL      at start: exit code 2
 
-An error changes its language twice and nowhere else: `map_oserror` on the way in (the kernel's
-errno becomes a class), `app/shrinkd/api/http/problems.py` on the way out (the class becomes a
-status). Whoever reads many groups asks `failure_of` what an error says about the one that it met.
+Errors are translated in two places: `map_oserror` turns the kernel's errno into a class, and
+`app/shrinkd/api/http/problems.py` turns the class into a status. Code that reads many groups uses
+`classify_failure` to find out what an error says about the group that it occurred at.
 """
 
 import errno
@@ -71,13 +71,12 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import ClassVar
 
-_SYMBOLS = dict(errno.errorcode) | {
-    errno.EOPNOTSUPP: "EOPNOTSUPP"
-}  # 95 has two names; this is the kernel's
+# 95 has two names; this is the kernel's
+_SYMBOLS = dict(errno.errorcode) | {errno.EOPNOTSUPP: "EOPNOTSUPP"}
 
 
 class ShrinkdError(Exception):
-    """One sentence that says what is wrong and what to do, and the numbers in it as members."""
+    """Carry one sentence that says what is wrong and what to do, and its numbers as members."""
 
     errno: ClassVar[int]
 
@@ -88,7 +87,7 @@ class ShrinkdError(Exception):
 
     @property
     def errname(self) -> str:
-        """The errno's symbol, such as "EBUSY"; a member may name the kernel's own."""
+        """The errno symbol, such as "EBUSY"; a member may name the kernel's own."""
         return str(self.members.get("errno") or _SYMBOLS[self.errno])
 
 
@@ -201,9 +200,7 @@ class Busy(ShrinkdError):
 
     @property
     def room_bytes(self) -> int:
-        """How far below a refused limit usage has to be: 1, unless the group grows too fast to be
-        limited so closely.
-        """
+        """The bytes that usage has to be below a refused limit: 1, more if the group grows fast."""
         return int(str(self.members.get("room_bytes", 1)))
 
 
@@ -331,19 +328,16 @@ class SettingsError(ShrinkdError):
     errno = errno.EINVAL
 
 
-def errname_of(error: BaseException) -> str:
-    """The symbol of the errno behind any error.
-
-    EIO, that of a fault of this daemon, where there is none.
-    """
+def errno_symbol(error: BaseException) -> str:
+    """Return the errno symbol of any error; EIO, that of an internal error, if it has none."""
     if isinstance(error, ShrinkdError):
         return error.errname
     number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
     return _SYMBOLS.get(number or errno.EIO, "EIO")
 
 
-def words_of(error: BaseException) -> str:
-    """What an error says; its class where it says nothing."""
+def error_text(error: BaseException) -> str:
+    """Return the message of an error, or its class if it has none."""
     return str(error) or type(error).__name__
 
 
@@ -395,7 +389,7 @@ _FROM_KERNEL: dict[int, tuple[type[ShrinkdError], str]] = {
 
 
 def map_oserror(error: OSError, group: str) -> ShrinkdError:
-    """Name what the kernel said about a group; the symbol it used stays in the member `errno`."""
+    """Convert an OSError about a group; the kernel's symbol becomes the member `errno`."""
     number = error.errno or errno.EIO
     symbol = _SYMBOLS.get(number, str(number))
     kind, sentence = _FROM_KERNEL.get(
@@ -405,16 +399,16 @@ def map_oserror(error: OSError, group: str) -> ShrinkdError:
 
 
 class Failure(StrEnum):
-    """What the failure to read one group says about that group."""
+    """Classify by what a failed read implies about the group."""
 
     GONE = "gone"
     """It was removed, or a process of it has ended."""
     UNREADABLE = "unreadable"
-    """It cannot be read because of what it is, and trying again changes nothing: its path is too
-    long, its owner forbids it."""
+    """It is permanently unreadable, and a retry changes nothing: its path is too long, or its owner
+    forbids it."""
     UNKNOWN = "unknown"
-    """Nothing: this daemon was short of something, or the kernel gave an answer that nobody
-    expected. The group may be there."""
+    """Nothing: this daemon lacked a resource, or the kernel gave an unexpected errno. The group may
+    exist."""
 
 
 _GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ESRCH))
@@ -429,22 +423,22 @@ _FAILURES = {_SYMBOLS[number]: Failure.GONE for number in _GONE} | {
 }
 
 
-def failure_of(error: OSError | ShrinkdError) -> Failure:
-    """Classify an error that was met in reading one of many groups.
+def classify_failure(error: OSError | ShrinkdError) -> Failure:
+    """Classify an error that occurred while reading one of many groups.
 
-    Every errno that is not listed is UNKNOWN.
+    An errno that is not listed is UNKNOWN.
     """
-    return _FAILURES.get(errname_of(error), Failure.UNKNOWN)
+    return _FAILURES.get(errno_symbol(error), Failure.UNKNOWN)
 
 
 @contextmanager
-def leaving_out() -> Iterator[None]:
-    """Suppress what is wrong with one of many groups, that it is gone or unreadable.
+def ignoring_unreadable() -> Iterator[None]:
+    """Suppress errors that concern one of many groups: it is gone or unreadable.
 
-    Raise what says nothing about it.
+    Errors that say nothing about it are raised.
     """
     try:
         yield
     except (ShrinkdError, OSError) as error:
-        if failure_of(error) is Failure.UNKNOWN:
+        if classify_failure(error) is Failure.UNKNOWN:
             raise

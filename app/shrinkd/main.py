@@ -64,7 +64,7 @@ def _open_parts(settings: Settings, make_backend: Callable[[Settings], Backend] 
     backend = (make_backend or choose_backend)(settings)
     with ExitStack() as undo:
         undo.callback(backend.close)
-        backend.own()  # what it cannot find is in the log before anything listens
+        backend.own_group()  # what it cannot find is in the log before anything listens
         store = Store(settings.database_url)
         undo.callback(store.close)
         store.open()

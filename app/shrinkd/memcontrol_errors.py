@@ -1,4 +1,4 @@
-"""What -EBUSY says: the two refusals of the routines, each with every number of one reading."""
+"""Build the two -EBUSY errors of memcontrol, each with every number of one reading."""
 
 from shrinkd.backends import Group, MemStat
 from shrinkd.errors import LimitBelowUsage, ShrinkStalled
@@ -6,12 +6,11 @@ from shrinkd.sizes import format_size
 
 
 def limit_below_usage(group: Group, stat: MemStat, limit: int, room: int = 1) -> LimitBelowUsage:
-    """A limit that cannot hold, or not safely.
+    """Build the error for a limit that usage prevents; sizes are bytes.
 
-    Usage has to be `room` bytes below it, and the shortfall is what it lacks of that.
-
-    It is 1 for a group that may stand still, since the limit is strict, and what a race could
-    charge for one that grows.
+    Usage has to be `room` bytes below it, and the shortfall is the missing part. The room is 1 for
+    a group whose usage stands still, since the limit is strict; for one that grows it is what a
+    race could charge.
     """
     usage = stat.usage_bytes
     reason = f"the group uses {usage} bytes ({format_size(usage)})"
@@ -36,9 +35,9 @@ def limit_below_usage(group: Group, stat: MemStat, limit: int, room: int = 1) ->
 
 
 def shrink_stalled(group: Group, stat: MemStat, target: int, passes: int) -> ShrinkStalled:
-    """A target that cannot be reached.
+    """Build the error for a shrink target that was not reached.
 
-    What is left is not reclaimable, or charged as fast as it is reclaimed.
+    The rest is not reclaimable, or is charged as fast as it is reclaimed.
     """
     usage = stat.usage_bytes
     return ShrinkStalled(

@@ -19,11 +19,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from shrinkd.backends import Backend, Group, last_walk
-from shrinkd.errors import ShrinkdError, leaving_out
+from shrinkd.backends import Backend, Group, recent_walk
+from shrinkd.errors import ShrinkdError, ignoring_unreadable
 from shrinkd.policies import PolicyController
 from shrinkd.shrinks import ShrinkQueue
-from shrinkd.terminal import is_shown_as_it_is
+from shrinkd.terminal import is_displayed_unchanged
 
 BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 MAX_SUBTREES = 50
@@ -135,7 +135,7 @@ class MetricsCollector(Collector):
 
     def _walk(self) -> Iterator[Metric]:
         """Report the result of the last walk of the whole tree."""
-        walk = last_walk(self._backend)
+        walk = recent_walk(self._backend)
         meaning = "Groups that are left out because they cannot be read, by errno; see /v1/node."
         unreadable = GaugeMetricFamily("shrinkd_unreadable_groups", meaning, labels=["errno"])
         for symbol, count in walk.unreadable.items():
@@ -168,7 +168,7 @@ class MetricsCollector(Collector):
         largest, others = self._largest()
         for group in largest:
             stat = None
-            with leaving_out():
+            with ignoring_unreadable():
                 stat = self._backend.stat(group)
             if stat is None:
                 continue
@@ -186,7 +186,7 @@ class MetricsCollector(Collector):
         """Return the largest groups in path order, and the usage of all the others, if any."""
         sizes: dict[Group, int] = {}
         for group in self._backend.groups(depth=1)[1:]:
-            with leaving_out():
+            with ignoring_unreadable():
                 sizes[group] = self._backend.usage(group)
         ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
         others = ordered[MAX_SUBTREES:]
@@ -200,7 +200,9 @@ def _label(group: Group) -> str:
     Two series with the same labels would make Prometheus refuse the whole scrape.
     """
     is_unique = (
-        is_shown_as_it_is(group.path) and group.path != _OTHERS and not group.path.startswith(_ID)
+        is_displayed_unchanged(group.path)
+        and group.path != _OTHERS
+        and not group.path.startswith(_ID)
     )
     return group.path if is_unique else f"{_ID}{group.id}"
 

@@ -1,8 +1,8 @@
-"""Sizes between people and the kernel: "400M" to bytes, bytes to "400.0 MiB", bytes to whole pages.
+"""Convert sizes: "400M" to bytes, bytes to "400.0 MiB", bytes to whole pages.
 
 The kernel's own memparse() is no grammar to expose: it reads "010M" as octal 8 MiB, "K" and "16E"
-as 0, and an empty line as 0, which on cgroup v2 kills every process of the group. So what a client
-says is parsed here, and only decimal integers that we printed ourselves ever reach a control file.
+as 0, and an empty line as 0, which on cgroup v2 kills every process of the group. So clients' sizes
+are parsed here, and only decimal integers that this daemon printed reach a control file.
 """
 
 import mmap
@@ -11,8 +11,8 @@ from typing import Literal
 
 PAGE_BYTES = mmap.PAGESIZE
 UNLIMITED = (2**63 - 1) // PAGE_BYTES * PAGE_BYTES
-"""No limit, as a number: PAGE_COUNTER_MAX, include/linux/page_counter.h. v1 prints it, v2 says
-"max" for it."""
+"""The kernel's number for no limit: PAGE_COUNTER_MAX, include/linux/page_counter.h. v1 prints it,
+v2 prints "max" for it."""
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,18})(?:([KMGTP])(?:I|IB)?)?", re.IGNORECASE | re.ASCII)
 _DECIMAL = re.compile(r"[0-9]+[KMGTPE]B", re.IGNORECASE | re.ASCII)
@@ -20,7 +20,7 @@ _TOO_LARGE = 2**63
 
 
 def parse_size(value: object) -> int:
-    """Bytes of a JSON integer or a string such as "400M" or "1GiB" (always binary).
+    """Parse bytes from a JSON integer or a string such as "400M" or "1GiB" (always binary).
 
     ValueError says what is wrong.
     """
@@ -36,26 +36,26 @@ def parse_size(value: object) -> int:
 
 
 def parse_limit(value: object) -> int | None:
-    """As parse_size, and None or "max" for no limit."""
+    """Parse a limit: a size, or None or "max" for no limit."""
     if value is None or value == "max":
         return None
     return parse_size(value)
 
 
 def parse_protection(value: object) -> int:
-    """As parse_size, and None for a protection that was never set, which is 0.
+    """Parse a protection: a size, None for one that was never set (0), "max" for infinite.
 
-    UNLIMITED for "max", which is infinite.
+    "max" becomes UNLIMITED.
     """
     if value is None:
         return 0
     return UNLIMITED if value == "max" else min(parse_size(value), UNLIMITED)
 
 
-def told_protection(size: int | None) -> int | Literal["max"] | None:
-    """A protection as JSON says it, the inverse of parse_protection().
+def protection_to_json(size: int | None) -> int | Literal["max"] | None:
+    """Convert a protection to its JSON value, the inverse of parse_protection().
 
-    "max" where it is infinite. None stays None.
+    "max" if it is infinite. None stays None.
     """
     return "max" if size is not None and size >= UNLIMITED else size
 
@@ -74,30 +74,27 @@ def _parse_text(text: str) -> int:
 
 
 def page_floor(size: int) -> int:
-    """The whole pages of a size, in bytes: since Linux 3.19 page_counter_memparse() rounds down."""
+    """Round a size down to whole pages (bytes), as page_counter_memparse() since Linux 3.19."""
     return size - size % PAGE_BYTES
 
 
 def page_ceil(size: int) -> int:
-    """The least of whole pages that holds a size, in bytes."""
+    """Round a size up to whole pages (bytes)."""
     return size + -size % PAGE_BYTES
 
 
 def or_none(limit: int) -> int | None:
-    """A limit of the kernel as ours: None where that is its number for no limit."""
+    """Convert the kernel's number of a limit: None for its number for no limit."""
     return None if limit >= UNLIMITED else limit
 
 
 def or_unlimited(limit: int | None) -> int:
-    """A limit of ours as the kernel's: the other way round."""
+    """Convert a limit to the kernel's number: the inverse of or_none()."""
     return UNLIMITED if limit is None else min(limit, UNLIMITED)
 
 
 def format_size(size: int) -> str:
-    """A size for people, such as "60.4 MiB".
-
-    The exact number stands beside it wherever this is shown.
-    """
+    """Format a size for people, such as "60.4 MiB"; the exact number is always shown beside it."""
     scaled, unit = float(size), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
         if scaled < 1024:

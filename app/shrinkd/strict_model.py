@@ -1,7 +1,6 @@
-"""Closed models.
+"""Base models that refuse unknown names and guessed types, and field types for sizes and times.
 
-What JSON may say, in a body or in a scenario, with one grammar for sizes and one way to name a
-place.
+Request bodies and scenarios share one grammar for sizes and one way to point to a place.
 """
 
 import re
@@ -19,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from shrinkd.sizes import parse_limit, parse_protection, parse_size, told_protection
+from shrinkd.sizes import parse_limit, parse_protection, parse_size, protection_to_json
 
 
 def size_schema(largest: int, smallest: int = 0) -> dict[str, Any]:
@@ -54,7 +53,7 @@ Limit = Annotated[
 Protection = Annotated[
     int | None,
     BeforeValidator(parse_protection),
-    PlainSerializer(told_protection),
+    PlainSerializer(protection_to_json),
     WithJsonSchema(
         {
             "anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "max"}, {"type": "null"}],
@@ -63,8 +62,8 @@ Protection = Annotated[
         }
     ),
 ]
-"""What reclaim leaves a group, in bytes: UNLIMITED is infinite. None only where the field is
-absent: null is 0."""
+"""Usage that reclaim spares, in bytes: UNLIMITED is infinite. None only if the field is absent:
+null is 0."""
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", re.ASCII)
 
 
@@ -75,11 +74,11 @@ def _check_moment(value: object) -> object:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_check_moment), Field(strict=False)]
-"""A time, in a body or a query. Pydantic alone takes 0.5 for one, half a second into 1970."""
+"""A time in a body or a query. Pydantic alone accepts 0.5, half a second into 1970."""
 
 
 class Strict(BaseModel):
-    """What somebody sends: no unknown names, no guessed types."""
+    """Validate received JSON strictly: no unknown names, no type conversions."""
 
     model_config = ConfigDict(
         strict=True,
@@ -91,7 +90,7 @@ class Strict(BaseModel):
 
 
 class LimitSizes(Strict):
-    """The limits of a group, by the names of the API."""
+    """Hold the limits of a group under their API names."""
 
     max_bytes: Limit = None
     high_bytes: Limit = None
@@ -102,10 +101,10 @@ class LimitSizes(Strict):
 
 
 def pointer(names: Iterable[str | int]) -> str:
-    """A JSON pointer as a fragment; RFC 9457 shows "#/age"."""
+    """Return a JSON pointer as a fragment, such as "#/age" (RFC 9457)."""
     return "#" + "".join(f"/{str(name).replace('~', '~0').replace('/', '~1')}" for name in names)
 
 
 def reason(message: str) -> str:
-    """What pydantic says of a place, without the class of what a validator raised."""
+    """Return pydantic's message without the class of a validator's error."""
     return message.removeprefix("Value error, ")

@@ -1,13 +1,11 @@
-r"""Text from elsewhere on its way to a terminal, a log or a shell.
+r"""Escape unprintable characters in text from outside before it reaches a terminal, log or shell.
 
-A group is named by whoever can make a directory.
-
-Shown as an escape are all characters that are not printable in the Unicode of this Python: controls
-(C0, DEL, C1), format characters (the marks of direction among them), separators of lines and
-paragraphs, every space but U+0020, lone surrogates, and what is private or not assigned, for a
-newer terminal may know more of those. So are characters that are printable and invisible. A
-backslash stays as it is, for systemd's names are full of them: "\x1b" in what people read may be
-four letters. JSON tells.
+The name of a group is chosen by anybody who can make a directory. Escaped are all characters that
+are not printable in the Unicode of this Python: controls (C0, DEL, C1), format characters
+(direction marks among them), line and paragraph separators, every space but U+0020, lone
+surrogates, and private or unassigned characters, since a newer terminal may know more of those. So
+are printable characters that are invisible. A backslash stays, since systemd's names are full of
+them: "\x1b" in the output may be four letters. JSON output is unambiguous.
 """
 
 import json
@@ -25,11 +23,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@/+,][A-Za-z0-9_.:@/+,=-]*")
 
 
 def shown(text: str) -> str:
-    r"""The text with nothing in it that a terminal obeys or hides.
+    r"""Escape every character that a terminal would obey or hide, such as "\x1b" or "\u202e".
 
-    An escape such as "\x1b" or "\u202e" stands for each of those.
-
-    Text that was shown before comes out as it is.
+    Escaping twice changes nothing.
     """
     if not text.isprintable():
         text = "".join(each if each.isprintable() else _escape(each) for each in text)
@@ -47,53 +43,45 @@ def _escape(character: str) -> str:
     )
 
 
-def is_shown_as_it_is(text: str) -> bool:
-    """Whether people see all of a text, and can copy it."""
+def is_displayed_unchanged(text: str) -> bool:
+    """Return whether a text is displayed unchanged, and so can be copied."""
     return shown(text) == text
 
 
-def is_plain(word: str) -> bool:
-    """Whether a word is itself to every shell without quotes, and no option to a command.
+def is_shell_safe(word: str) -> bool:
+    """Return whether a word needs no quotes in any shell and is no option: completion may offer it.
 
-    What completion may offer.
-
-    zsh evaluates what is completed, and bash splits and expands it, and has it run at Enter.
+    zsh evaluates what is completed, and bash splits and expands it, and runs the result at Enter.
     """
     return bool(_PLAIN.fullmatch(word))
 
 
-def json_line(value: Any) -> str:  # whatever JSON can say
-    """JSON in one line of printable ASCII."""
-    return json.dumps(value).replace("\x7f", "\\u007f")  # which JSON lets through, in strings alone
+def json_line(value: object) -> str:  # whatever JSON can say
+    """Return JSON as one line of printable ASCII."""
+    return json.dumps(value).replace("\x7f", "\\u007f")  # JSON permits DEL, in strings alone
 
 
 def say(*texts: str, sep: str = " ", file: TextIO | None = None) -> None:
-    """Print a line, at once, each of the texts as it can be shown.
-
-    Everything that a command says is said here.
-    """
+    """Print a line of escaped texts and flush; every command prints through this function."""
     print(*map(shown, texts), sep=sep, file=file, flush=True)
 
 
-def overwrite(text: str) -> None:
-    """Put a text in the place of the last line on the terminal of stderr.
+def replace_last_line(text: str) -> None:
+    """Replace the last line on the terminal of stderr.
 
-    The one thing that is told to a terminal and not shown by it.
+    Its control sequence is the only one that is not escaped.
     """
     stream = sys.stderr
     print(
         f"\r\033[K{shown(text)}",
         end="",
-        file=stream.stream if isinstance(stream, _Shown) else stream,
+        file=stream.stream if isinstance(stream, _EscapingStream) else stream,
         flush=True,
     )
 
 
-class _Shown:
-    """A stream of text that shows what is written to it.
-
-    Line breaks and tabs stay, for they are layout.
-    """
+class _EscapingStream:
+    """Wrap a text stream and escape what is written to it, except line breaks and tabs."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -108,21 +96,20 @@ class _Shown:
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name: str) -> Any:  # all else is the stream's
+    # other attributes are the stream's
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
 
-def guard() -> None:
-    """Have stdout and stderr show whatever is written to them from now on.
+def escape_standard_streams() -> None:
+    """Wrap stdout and stderr so that everything written to them is escaped.
 
-    Usage errors, faults and warnings quote it, too.
+    Usage errors, tracebacks and warnings quote foreign text, too.
     """
     for name in ("stdout", "stderr"):
-        if (
-            stream := getattr(sys, name)
-        ) is not None:  # as it is where whoever started this has closed it
+        # None if it was closed before this process started.
+        if (stream := getattr(sys, name)) is not None:
             if reconfigure := getattr(stream, "reconfigure", None):
-                reconfigure(
-                    errors="backslashreplace"
-                )  # a name in letters that this locale does not have
-            setattr(sys, name, _Shown(stream))
+                # for names with letters that this locale lacks
+                reconfigure(errors="backslashreplace")
+            setattr(sys, name, _EscapingStream(stream))

@@ -1,7 +1,4 @@
-"""Hand work to a pool of threads so that it is begun once, or refused.
-
-Never refused and begun all the same.
-"""
+"""Submit work to a thread pool so that it either runs once or is refused."""
 
 import threading
 from collections.abc import Callable
@@ -13,30 +10,26 @@ from shrinkd.errors import NotReady
 P = ParamSpec("P")
 
 
-def hand_over(
+def submit_once(
     pool: ThreadPoolExecutor, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs
 ) -> Future[None]:
-    """Submit work.
+    """Submit work; NotReady if no thread can be started, or the pool is closed: then it never runs.
 
-    NotReady when no thread can be started for it, or the pool is closed: then it is not done later
-    either.
-
-    ThreadPoolExecutor.submit() queues the work before it starts the thread, so that what it refuses
-    would be done by the next thread.
+    ThreadPoolExecutor.submit() queues the work before it starts the thread, so refused work would
+    be run by the next thread.
     """
-    taken = threading.Lock()
+    started = threading.Lock()
 
     def begin() -> None:
-        if taken.acquire(blocking=False):
+        if started.acquire(blocking=False):
             work(*args, **kwargs)
 
     try:
         return pool.submit(begin)
     except RuntimeError as error:
-        if taken.acquire(blocking=False):
+        if started.acquire(blocking=False):
             raise NotReady(f"No thread could be had for it: {error}. Try again.") from error
-        begun: Future[None] = (
-            Future()
-        )  # by a thread that was free already; who wants to know its end asks the work
-        begun.set_result(None)
-        return begun
+        # An idle thread has begun it; the caller learns its end from the work itself.
+        running: Future[None] = Future()
+        running.set_result(None)
+        return running

@@ -295,7 +295,7 @@ def test_a_certificate_has_scopes_and_no_secret(path: Path) -> None:
     assert (entry.name, entry.sha256, entry.expires_at) == ("certificate:node agent", None, None)
 
 
-# -- the command line and the daemon ------------------------------------------------------------------------------
+# -- the command line and the daemon
 
 
 def test_the_command_line_makes_lists_and_revokes(path: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_daemon_does_not_start_on_a_file_that_others_can_read(path: Path, tmp_
     assert_refused(shrinkd("serve", **sound, tokens=str(path)), 2, "chmod 600")
 
 
-def test_a_running_daemon_forgets_a_revoked_token_at_sighup_keeps_what_it_has_when_the_file_is_damaged_and_logs_no_secret(
+def test_a_running_daemon_forgets_a_revoked_token_at_sighup_keeps_all_when_the_file_is_damaged(
     path: Path, daemon: Callable[..., Daemon]
 ) -> None:
     secrets = {name: made(path, name) for name in ("stays", "goes")}

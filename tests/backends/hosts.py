@@ -1,17 +1,15 @@
-"""What the conformance suite asks of a host.
+"""Define the hosts of the conformance suite: a backend, new groups, and processes in them.
 
-A backend to test, fresh groups on it, and processes that use memory there.
-
-A host is a module `tests/backends/<name>_host.py`, found by being there, with a table and two
+A host is a module `tests/backends/<name>_host.py`, found by its name, with a table and two
 functions:
 
-    OFFERS: frozenset[Offer]                     what it has of that which not every host has
-    absent() -> str | None                       why this host cannot be had here, as a sentence, or None
-    open_host() -> AbstractContextManager[Host]  one host for one test; it leaves no group and no process behind
+    OFFERS: frozenset[Offer]                     the optional features that it has
+    absent() -> str | None                       a sentence why it is unavailable here, or None
+    open_host() -> AbstractContextManager[Host]  one host for one test; it leaves nothing behind
 
-A test of what only some hosts have is marked `@on("high_bytes")`: it exists for those alone. So it
-neither passes untested on the others nor is it skipped there, and what the others do instead, they
-refuse, is a test of its own.
+A test of an optional feature is marked `@on("high_bytes")`: it exists for the hosts that have it
+alone. So it neither passes untested on the others nor is it skipped there, and their behaviour, a
+refusal, is a test of its own.
 """
 
 import importlib
@@ -138,7 +136,7 @@ def opened(name: str) -> Iterator[Any]:
         yield host
 
 
-def limit_of(host: Host, group: Group) -> int | None:
+def parse_limit_file(host: Host, group: Group) -> int | None:
     return host.backend.stat(group).limits.max_bytes
 
 

@@ -1,6 +1,4 @@
-"""A simulated host that follows cgroup v2 before 6.16, where a write to memory.max reclaims and
-kills whatever its flags.
-"""
+"""Simulate cgroup v2 before 6.16, where memory.max reclaims and kills whatever its flags."""
 
 from contextlib import AbstractContextManager
 

@@ -1,8 +1,7 @@
-"""What every backend promises of groups and processes, tried on every host.
+"""Test the promises of Backend for groups and processes on every host.
 
-This suite names no backend: what differs is asked of its capabilities, and sizes are compared
-within the slack of the host. The same holds for test_conformance_memory.py and
-test_conformance_shrink.py beside it.
+This suite names no backend: differences are capabilities, and sizes are compared within the slack
+of the host. The same holds for test_conformance_memory.py and test_conformance_shrink.py.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from shrinkd.errors import (
 )
 from shrinkd.memcontrol import Memcg, resize_limit, shrink_usage_to
 from shrinkd.sizes import PAGE_BYTES
-from tests.backends.hosts import MIB, Host, limit_of
+from tests.backends.hosts import MIB, Host, parse_limit_file
 from tests.support.scripted_task import ScriptedTask
 
 VERBS: dict[str, Callable[[Backend, Group], object]] = {
@@ -159,10 +158,10 @@ def test_a_group_with_a_process_is_not_removed(host: Host, *, dry_run: bool) -> 
 
 
 def test_this_process_is_not_near_a_group_that_was_made_for_a_test(host: Host) -> None:
-    own, group = host.backend.own(), host.group()
+    own, group = host.backend.own_group(), host.group()
     assert not own.suspects
-    assert not own.is_around_us(group.path)
-    assert not own.is_inside(group.path)
+    assert not own.may_contain_daemon(group.path)
+    assert not own.may_be_charged_to_daemon(group.path)
 
 
 def test_a_group_of_page_cache_alone_is_removed(host: Host) -> None:
@@ -194,7 +193,7 @@ def test_no_verb_takes_a_group_of_the_same_path_for_the_one_before(host: Host, v
     assert again.id != gone.id
     with pytest.raises(GroupGone):
         VERBS[verb](host.backend, gone)
-    assert limit_of(host, again) is None
+    assert parse_limit_file(host, again) is None
     host.backend.remove(again)
 
 
@@ -224,7 +223,7 @@ def test_a_shrink_never_goes_on_with_a_stranger_of_the_same_path(host: Host) -> 
 
     with pytest.raises(GroupGone):
         resize_limit(Memcg(host.backend, group), MIB, ScriptedTask({1: replace}, largest_bytes=MIB))
-    assert limit_of(host, strangers[0]) is None
+    assert parse_limit_file(host, strangers[0]) is None
     host.backend.remove(strangers[0])
 
 

@@ -1,9 +1,8 @@
-"""What the Linux Test Project expects of the controller, asked of every backend on every host that
-has what it is about.
+"""Test every backend on every host by the memory tests of the Linux Test Project.
 
 The scenarios are those of testcases/kernel/controllers/memcg, whose tests are named beside ours.
-They are written for v1 and hold on every controller, but for what is v1's alone: resetting a count,
-writing "1xx", charges that move along.
+They are written for v1 and hold on every controller, except what is v1's alone: resetting a count,
+writing "1xx", charges that move with a process.
 """
 
 from collections.abc import Callable
@@ -18,9 +17,9 @@ from tests.backends.hosts import (
     SwapHost,
     Worker,
     failures_of,
-    limit_of,
     limit_without_swap,
     on,
+    parse_limit_file,
 )
 
 GROWING: dict[str, Callable[[Worker, int], bool]] = {
@@ -98,7 +97,7 @@ def test_two_pages_do_not_fit_in_one(
 ) -> None:  # memcg_limit_in_bytes, memcg_failcnt
     group = host.group()
     limit_without_swap(host, group, PAGE_BYTES)
-    assert limit_of(host, group) == PAGE_BYTES
+    assert parse_limit_file(host, group) == PAGE_BYTES
     worker = host.charge(group)
     assert not GROWING[kind](worker, 2 * PAGE_BYTES)
     assert host.backend.stat(group).events.oom_kill == 1
@@ -136,7 +135,7 @@ def test_a_maximum_of_nothing_is_refused_even_to_an_empty_group(
     group = host.group()
     with pytest.raises(Busy):
         host.backend.set_limits(group, {"max_bytes": 0})
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
 
 
 def test_what_cannot_be_had_is_refused_at_once_and_harms_nobody(

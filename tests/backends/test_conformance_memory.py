@@ -14,7 +14,7 @@ from shrinkd.backends import LIMIT_NAMES, PROTECTIONS, LimitName, from_kernel, t
 from shrinkd.errors import Busy, GroupGone, LimitBelowUsage, UnsupportedLimit, UnsupportedOption
 from shrinkd.memcontrol import Memcg, set_limits
 from shrinkd.sizes import PAGE_BYTES, UNLIMITED
-from tests.backends.hosts import MIB, Host, cache_of, limit_of, on
+from tests.backends.hosts import MIB, Host, cache_of, on, parse_limit_file
 
 # Reading
 
@@ -96,9 +96,9 @@ def test_a_limit_reads_back_as_it_was_set_and_can_be_taken_off(
 ) -> None:  # LTP memcg_limit_in_bytes
     group = host.group()
     host.backend.set_limits(group, {"max_bytes": 64 * MIB + PAGE_BYTES})
-    assert limit_of(host, group) == 64 * MIB + PAGE_BYTES
+    assert parse_limit_file(host, group) == 64 * MIB + PAGE_BYTES
     host.backend.set_limits(group, {"max_bytes": None})
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
 
 
 def test_every_settable_limit_reads_back_beside_a_maximum(host: Host) -> None:
@@ -146,7 +146,7 @@ def test_what_cannot_be_set_is_unsupported_and_refused(host: Host) -> None:
     for name in unsupported:
         with pytest.raises(UnsupportedLimit):
             host.backend.set_limits(group, {"max_bytes": 64 * MIB, name: 32 * MIB})
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
 
 
 @pytest.mark.parametrize("limited", [False, True])
@@ -200,7 +200,7 @@ def test_a_group_that_was_only_tried_cannot_be_changed(host: Host) -> None:
 def test_setting_on_trial_sets_nothing(host: Host) -> None:
     group = host.group()
     host.backend.set_limits(group, {"max_bytes": 64 * MIB}, dry_run=True)
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -211,7 +211,7 @@ def test_a_maximum_below_usage_is_busy_and_costs_nothing(host: Host, *, dry_run:
     with pytest.raises(Busy):
         host.backend.set_limits(group, {"max_bytes": 16 * MIB}, dry_run=dry_run)
     assert cache_of(host, group) >= before * 0.99
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
     assert worker.alive()
 
 
@@ -277,7 +277,7 @@ def test_a_child_cannot_grow_beyond_the_limit_of_its_parent(host: Host) -> None:
     worker = host.charge(inner, anon=4 * MIB)
     host.backend.set_limits(outer, {"max_bytes": 16 * MIB})
     assert not worker.grow(64 * MIB)
-    assert limit_of(host, inner) is None
+    assert parse_limit_file(host, inner) is None
 
 
 # One pass
@@ -348,4 +348,4 @@ def test_threads_may_reclaim_limit_and_read_one_group_at_once(host: Host) -> Non
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
-    assert limit_of(host, group) in {256 * MIB + number * MIB for number in range(4)}
+    assert parse_limit_file(host, group) in {256 * MIB + number * MIB for number in range(4)}

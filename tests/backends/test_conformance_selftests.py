@@ -1,9 +1,8 @@
-"""What the kernel's own test of the controller expects, asked of every backend on every host that
-has what it is about.
+"""Test every backend on every host by the kernel's own memory controller selftest.
 
 The scenarios and figures are those of tools/testing/selftests/cgroup/test_memcontrol.c in Linux
-6.12, whose tests are named beside ours; sizes of trees are halved. Not here: sock, of which no
-reading tells, and what a descriptor of a peak resets.
+6.12, whose tests are named beside ours; sizes of trees are halved. Not here: sock, which no reading
+has, and the reset of a peak by a descriptor.
 """
 
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from tests.backends.hosts import (
     cache_of,
     failures_of,
     is_close,
-    limit_of,
     limit_without_swap,
     offers,
     on,
+    parse_limit_file,
 )
 
 _MOST_TRIES = 10
@@ -61,7 +60,7 @@ def test_a_group_at_every_depth_counts_and_takes_a_limit(host: Host) -> None:  #
     host.charge(host.group(host.group(outer)), anon=4 * MIB)
     for group in host.backend.groups(outer.path):
         host.backend.set_limits(group, {"max_bytes": 64 * MIB})
-        assert limit_of(host, group) == 64 * MIB
+        assert parse_limit_file(host, group) == 64 * MIB
         assert host.backend.usage(group) == pytest.approx(4 * MIB, abs=host.slack_bytes)
 
 
@@ -123,9 +122,7 @@ def grow_tree(host: Host, protection: LimitName) -> Tree:
 
 
 def assert_shared_out(host: Host, tree: Tree) -> None:
-    """Those that claim a protection have it in proportion to what they use of their claim, and the
-    others nothing.
-    """
+    """Memory is left in proportion to the protected usage, and none without protection."""
     usages = [host.backend.usage(group) for group in tree.sharing]
     assert is_close(host.backend.usage(tree.shielded), 25 * MIB, 3)
     assert is_close(usages[0], 29 * MIB // 2, 10)

@@ -16,7 +16,7 @@ from shrinkd.memcontrol import (
     shrink_usage_to,
 )
 from shrinkd.sizes import PAGE_BYTES
-from tests.backends.hosts import MIB, Host, cache_of, limit_of
+from tests.backends.hosts import MIB, Host, cache_of, parse_limit_file
 from tests.support.scripted_task import ScriptedTask
 
 
@@ -24,7 +24,7 @@ def test_a_limit_above_usage_is_set_at_once(host: Host) -> None:
     group = host.group()
     host.charge(group, anon=4 * MIB, cache=16 * MIB)
     set_limit(Memcg(host.backend, group), 32 * MIB)
-    assert limit_of(host, group) == 32 * MIB
+    assert parse_limit_file(host, group) == 32 * MIB
     assert cache_of(host, group) >= 15 * MIB
 
 
@@ -36,7 +36,7 @@ def test_a_refused_limit_costs_no_cache_and_says_the_numbers(host: Host) -> None
     with pytest.raises(LimitBelowUsage) as caught:
         set_limits(Memcg(host.backend, group), {"max_bytes": 32 * MIB})
     assert cache_of(host, group) >= before * 0.99
-    assert limit_of(host, group) == 512 * MIB
+    assert parse_limit_file(host, group) == 512 * MIB
     assert worker.alive()
     assert caught.value.members["requested_bytes"] == 32 * MIB
     assert caught.value.members["current_max_bytes"] == 512 * MIB
@@ -54,7 +54,7 @@ def test_one_page_for_a_process_is_refused_and_shrinking_to_it_gives_up(
     with pytest.raises(ShrinkStalled):
         resize_limit(memcg, PAGE_BYTES, ScriptedTask())
     assert worker.alive()
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
 
 
 def test_a_shrink_brings_usage_below_the_target_and_not_far_below(
@@ -65,7 +65,7 @@ def test_a_shrink_brings_usage_below_the_target_and_not_far_below(
     shrink_usage_to(Memcg(host.backend, group), 40 * MIB, ScriptedTask())
     assert 36 * MIB <= host.backend.usage(group) < 40 * MIB
     assert worker.alive()
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
 
 
 def test_a_shrink_of_a_small_group_does_nothing_even_with_a_signal_pending(host: Host) -> None:
@@ -86,7 +86,7 @@ def test_a_signal_ends_a_shrink_and_keeps_what_it_reclaimed(host: Host) -> None:
         resize_limit(Memcg(host.backend, group), 8 * MIB, current)
     assert len(current.passes) == 2
     assert 8 * MIB <= host.backend.usage(group) <= 64 * MIB - 2 * MIB + host.slack_bytes
-    assert limit_of(host, group) is None
+    assert parse_limit_file(host, group) is None
 
 
 def test_a_signal_comes_before_giving_up(host: Host) -> None:
@@ -109,7 +109,7 @@ def test_a_shrink_gives_up_after_five_fruitless_passes(host: Host) -> None:
         resize_limit(Memcg(host.backend, group), 8 * MIB, current)
     assert current.fruitless() == MEM_CGROUP_RECLAIM_RETRIES
     assert host.backend.usage(group) == pytest.approx(16 * MIB, abs=host.slack_bytes)
-    assert limit_of(host, group) == 64 * MIB
+    assert parse_limit_file(host, group) == 64 * MIB
 
 
 def test_progress_in_between_forgives_no_fruitless_pass(host: Host) -> None:
@@ -131,7 +131,7 @@ def test_resizing_shrinks_and_then_sets_the_limit(host: Host) -> None:
     group = host.group()
     worker = host.charge(group, anon=16 * MIB, cache=64 * MIB)
     resize_limit(Memcg(host.backend, group), 40 * MIB, ScriptedTask())
-    assert limit_of(host, group) == 40 * MIB
+    assert parse_limit_file(host, group) == 40 * MIB
     assert check_under_val(Memcg(host.backend, group), 40 * MIB + 1)
     assert worker.alive()
 
@@ -142,5 +142,5 @@ def test_resizing_upwards_reclaims_nothing(host: Host) -> None:
     host.backend.set_limits(group, {"max_bytes": 64 * MIB})
     current = ScriptedTask()
     resize_limit(Memcg(host.backend, group), 128 * MIB, current)
-    assert limit_of(host, group) == 128 * MIB
+    assert parse_limit_file(host, group) == 128 * MIB
     assert not current.passes

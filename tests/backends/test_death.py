@@ -1,6 +1,4 @@
-"""A daemon that is killed between any two steps of a change of limits, on each kernel there is, and
-the start after it.
-"""
+"""Test kill -9 between any two steps of a limit change, and the next start, on each kernel."""
 
 import itertools
 import os

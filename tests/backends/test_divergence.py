@@ -1,9 +1,7 @@
-"""The simulated machine is held against the kernel whose rules it follows.
+"""Compare the simulated machine with the kernel whose rules it follows, by random histories.
 
-The same random things are done in both, and compared.
-
-Steps that lie on an edge, as a limit within EDGE of what is held, are not tried: there the pages of
-the process's own, which the machine does not have, decide.
+The same random steps are executed in both. Steps on an edge, such as a limit within EDGE of what is
+held, are skipped: there the pages of the process's own, which the machine does not have, decide.
 """
 
 import itertools
@@ -101,7 +99,7 @@ class Histories(Comparison):
         while len(self.log) == lines:
             self.random.choice(STEPS)(self)
 
-    # -- what is chosen -----------------------------------------------------------------------------------------
+    # -- what is chosen
 
     def path(self) -> str:
         return self.random.choice(list(self.groups))
@@ -118,7 +116,7 @@ class Histories(Comparison):
         living = [hands for hands in self.hands if hands.simulated.alive()]
         return self.random.choice(living) if living else None
 
-    # -- what is done -------------------------------------------------------------------------------------------
+    # -- what is done
 
     def make(self) -> None:
         parent = self.path()
@@ -260,10 +258,9 @@ class Histories(Comparison):
             self.write(path, "memory.reclaim", str(size))
 
     def reclaim(self) -> None:
-        """By passes, for one is cut off by its time, until that is had or so many have freed
-        nothing.
+        """Reclaim in passes until the goal is met or several freed nothing.
 
-        A busy CPU cuts some unbegun.
+        A pass is cut by its time, and on a busy CPU before it has begun.
         """
         path, size = self.path(), self.size()
         self.reclaims_by_passes(path)

@@ -1,4 +1,4 @@
-"""Several writes as one: what is put back, in which order, and when an intent may go."""
+"""Test several writes as one: what is undone, in which order, and when an intent is settled."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from shrinkd.backends import LimitName
-from shrinkd.backends.transaction import way_stations, write_all
+from shrinkd.backends.transaction import limit_steps, write_all
 from shrinkd.errors import Busy, StoreUnavailable
 
 HELD: dict[LimitName, int] = {"max_bytes": 1, "high_bytes": 2, "low_bytes": 3}
@@ -14,9 +14,7 @@ WRITES: list[tuple[LimitName, int]] = [("max_bytes", 10), ("high_bytes", 20), ("
 
 
 class Files:
-    """Limits that refuse a value of `refused`, and write down all that happens to them and their
-    intent.
-    """
+    """Refuse a value of `refused`, and record all calls of limits and intent."""
 
     def __init__(self, *refused: int, sticks: bool = False) -> None:
         self.values = dict(HELD)
@@ -80,7 +78,7 @@ def test_what_cannot_be_put_back_stays_and_the_rest_is_put_back() -> None:
 
 
 def test_the_way_stations_are_what_a_death_between_two_writes_leaves() -> None:
-    assert way_stations(HELD, WRITES[:2], named) == [
+    assert limit_steps(HELD, WRITES[:2], named) == [
         {"max_bytes": 1, "high_bytes": 2},
         {"max_bytes": 10, "high_bytes": 2},
         {"max_bytes": 10, "high_bytes": 20},
@@ -95,5 +93,5 @@ def test_a_limit_that_passes_through_another_value_belongs_to_the_way() -> None:
         }
 
     assert [
-        step["swap_max_bytes"] for step in way_stations(HELD, [WRITES[1], WRITES[0]], apart)
+        step["swap_max_bytes"] for step in limit_steps(HELD, [WRITES[1], WRITES[0]], apart)
     ] == [1, 19, 10]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.v1.backend import V1
-from shrinkd.backends.v1.limit_order import LIMIT
+from shrinkd.backends.v1.files import LIMIT
 from shrinkd.settings import Settings
 from tests.backends.hosts import Offer
 from tests.support import cgroup_host

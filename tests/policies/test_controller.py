@@ -91,7 +91,7 @@ class Machine(Simulator):
             raise self.shortages.pop()
         return super().node()
 
-    def own(self) -> OwnGroup:
+    def own_group(self) -> OwnGroup:
         if self.shortages:
             raise self.shortages.pop()
         return OwnGroup(self.own_path)
@@ -414,7 +414,7 @@ def test_a_group_that_goes_is_left_and_one_that_comes_in_its_place_is_another(bu
     house.put(ROOM)
     until(lambda: house.daemon.status("room").matched_groups == 2)
     with house.machine.machine() as machine:
-        machine.uproot(machine.cgroups["web"])
+        machine.remove_tree(machine.cgroups["web"])
     until(lambda: house.daemon.status("room").matched_groups == 1)
     house.machine.set_limits(house.machine.make("web"), {"max_bytes": 8 * GIB})
     house.fill("web", 7900 * MIB)

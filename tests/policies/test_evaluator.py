@@ -112,7 +112,7 @@ def test_a_group_that_goes_holds_up_no_other_and_one_that_comes_again_begins_ane
     house = House({"web": FULL, "db": HALF}, ROOM)
     first = house.group("web")
     with house.machine.machine() as machine:
-        machine.uproot(machine.cgroups["web"])
+        machine.remove_tree(machine.cgroups["web"])
     assert verdicts(house.look()) == {"db": (Verdict.HOLD, Reason.BELOW_HIGH)}
     again = house.machine.make("web")
     house.assign()

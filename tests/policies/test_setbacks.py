@@ -18,7 +18,7 @@ from shrinkd.policies import Outcome, Reason, Verdict
 from shrinkd.policies.guards import Setback
 from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
-from shrinkd.worker_pool import hand_over
+from shrinkd.worker_pool import submit_once
 from tests.policies.test_controller import (
     FULL,
     GIB,
@@ -228,7 +228,7 @@ def test_what_a_look_had_taken_is_due_again_when_the_look_fails() -> None:
     gone = bench.group("db")
     bench.look()
     with bench.machine.machine() as machine:
-        machine.uproot(machine.cgroups["db"])
+        machine.remove_tree(machine.cgroups["db"])
     bench.assign()
     bench.engine.finish(
         ("room", bench.group("web").id), bench.group("web"), Outcome(0, 0, 0.0), bench.now
@@ -279,9 +279,9 @@ def test_work_that_was_refused_is_not_done_later() -> None:
     done: list[str] = []
     with Crowded(1) as pool:
         with pytest.raises(NotReady, match="can't start new thread"):
-            hand_over(pool, done.append, "refused")
+            submit_once(pool, done.append, "refused")
         pool.is_full = False
-        hand_over(pool, done.append, "taken").result(60)
+        submit_once(pool, done.append, "taken").result(60)
     assert done == ["taken"]
 
 
@@ -289,7 +289,7 @@ def test_a_pool_that_is_closed_refuses() -> None:
     with ThreadPoolExecutor(1) as pool:
         pass
     with pytest.raises(NotReady):
-        hand_over(pool, lambda: None)
+        submit_once(pool, lambda: None)
 
 
 def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(build: Build) -> None:

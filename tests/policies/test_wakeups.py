@@ -86,7 +86,7 @@ def test_a_bell_ends_a_wait(watched: Watched) -> None:
 
 def test_a_group_that_is_gone_is_told_once(watched: Watched) -> None:
     with watched.house.machine.machine() as machine:
-        machine.uproot(machine.cgroups["web"])
+        machine.remove_tree(machine.cgroups["web"])
     ((name, group_id),) = watched.wakes.wait(None)
     assert [watched.wakes.hear((name, group_id), 0.0) for _ in range(2)] == [False, True]
     assert watched.engine.armed == set()

@@ -244,7 +244,7 @@ class CgroupHost(Generic[SomeBackend]):
         self.backend = backend
         self._root = root
         self._limit_file = limit_file
-        self._twins = twins
+        self._mirror = twins
         self._numbers = itertools.count()
         self._workers: list[CgroupWorker] = []
         self._tops: list[Path] = []
@@ -258,8 +258,8 @@ class CgroupHost(Generic[SomeBackend]):
 
     def twinned_group(self, parent: Group | None = None) -> Group:
         group = self.group(parent)
-        if self._twins:
-            self._tops.append(self._twins / group.path)
+        if self._mirror:
+            self._tops.append(self._mirror / group.path)
             self._tops[-1].mkdir()
         return group
 
@@ -272,7 +272,7 @@ class CgroupHost(Generic[SomeBackend]):
         locked: int = 0,
         large_folios: bool = False,
     ) -> CgroupWorker:
-        twin = self._twins / group.path if self._twins else None
+        twin = self._mirror / group.path if self._mirror else None
         homes = [self._root / group.path, *([twin] if twin and twin.exists() else [])]
         worker = CgroupWorker(*(home / "cgroup.procs" for home in homes))
         self._workers.append(worker)

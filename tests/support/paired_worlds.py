@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from shrinkd.backends import Backend, Group
-from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup, Kind
+from shrinkd.backends.simulator.machine.accounting import SWAPPABLE, Area, Cgroup, Kind
 from shrinkd.backends.simulator.machine.control_files import write
 from shrinkd.sizes import PAGE_BYTES
 from tests.backends.simulator_host import SimulatedHost, SimulatedWorker
@@ -210,7 +210,7 @@ class SimulatedWorld:
 
     def held(self, group: Group) -> int:
         """Return the memory of a group and all inside it that cannot be reclaimed without swap."""
-        kinds: set[Kind] = {*SWAPPED, "unevictable"}
+        kinds: set[Kind] = {*SWAPPABLE, "unevictable"}
         areas = (area for member in self.cgroup(group).subtree() for area in member.areas)
         return sum(area.resident() for area in areas if area.kind in kinds) * PAGE_BYTES
 

@@ -63,10 +63,10 @@ class Stage:
         Callable within a verb.
         """
         # the verb in which this is called holds the lock that machine() would acquire
-        machine = self.simulator._machine  # noqa: SLF001
+        machine = self.simulator._machine
         # otherwise the root would inherit its cache, and the machine would fill up
         machine.reclaim(machine.cgroups[path], UNLIMITED)
-        machine.uproot(machine.cgroups[path])
+        machine.remove_tree(machine.cgroups[path])
 
     def everything(self) -> dict[str, tuple[int, MemStat]]:
         """Return all groups with their ids and statistics, to compare before and after."""

@@ -1,4 +1,4 @@
-"""Who may do what: scopes, principals and tokens."""
+"""Authorize callers: scopes, principals and tokens."""
 
 from shrinkd.auth import tokens
 from shrinkd.auth.scopes import ANYONE, NOBODY, Caller, Grant, Level

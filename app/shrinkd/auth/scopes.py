@@ -1,4 +1,4 @@
-"""Who calls, and what they may do: scopes, each for a subtree or for all groups."""
+"""Define scopes, each for a subtree or for all groups, and check a caller's."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from shrinkd.errors import Forbidden
 
 
 class Level(IntEnum):
-    """What a scope allows; each allows what those below it do."""
+    """Order the levels of scopes; each includes the ones below it."""
 
     READ = 1
     WRITE = 2
     """Change limits, shrink, make and remove groups, and set their policies."""
     ADMIN = 3
-    """All of the node: policies that select everything, the simulator, the audit."""
+    """The whole node: policies that select everything, the simulator, the audit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A scope as it is written, "write@kubepods.slice".
+    """Hold one scope, written like "write@kubepods.slice".
 
-    The level, and the group at and below which it holds; "" is everywhere.
+    It has a level, and the group at and below which it holds; "" is everywhere.
     """
 
     level: Level
@@ -30,10 +30,9 @@ class Grant:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `read`, `write` or `admin`, with @ and the path of a group behind it where it is for
-        that alone.
+        """Parse `read`, `write` or `admin`, optionally with @ and the path of a group.
 
-        ValueError.
+        ValueError for anything else.
         """
         name, at, subtree = text.strip().partition("@")
         if name.upper() not in Level.__members__ or (at and not subtree):
@@ -47,37 +46,35 @@ class Grant:
         return self.level.name.lower() + (f"@{self.subtree}" if self.subtree else "")
 
     def holds_at(self, path: str) -> bool:
-        """Tell whether a group is at or below the subtree."""
+        """Return whether a group is at or below the subtree."""
         return not self.subtree or path == self.subtree or path.startswith(f"{self.subtree}/")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who was let in.
+    """Identify an authenticated sender of requests and its scopes.
 
-    A name for the audit and for what is kept for each caller, and the scopes.
+    The audit and per-caller records use the name.
     """
 
     name: str
-    """Such as "uid:1000", "token:ci" or "certificate:orchestrator"; who asks nobody is "anyone"."""
+    """For instance "uid:1000", "token:ci" or "certificate:orchestrator"; "anyone" without
+    authentication."""
     grants: tuple[Grant, ...]
 
     def may(self, level: Level, path: str | None = None) -> bool:
-        """Tell whether the caller may do what needs `level` at the group of a path.
-
-        None is the whole node.
-        """
+        """Return whether the caller has `level` at the group of a path; None is the whole node."""
         return any(
             grant.level >= level and (not grant.subtree if path is None else grant.holds_at(path))
             for grant in self.grants
         )
 
     def may_somewhere(self, level: Level) -> bool:
-        """Tell whether there is any group at which the caller may do what needs `level`."""
+        """Return whether the caller has `level` at any group."""
         return any(grant.level >= level for grant in self.grants)
 
     def require(self, level: Level, path: str | None = None) -> None:
-        """Raise Forbidden, naming the scope that is missing, where may() says no."""
+        """Raise Forbidden, naming the missing scope, unless may() permits it."""
         if not self.may(level, path):
             scope = str(Grant(level, path or ""))
             raise Forbidden(
@@ -85,16 +82,16 @@ class Caller:
             )
 
     def readable(self) -> tuple[str, ...] | None:
-        """The subtrees that the caller may read; None for everything."""
+        """Return the subtrees that the caller may read; None for everything."""
         return None if self.may(Level.READ) else tuple(grant.subtree for grant in self.grants)
 
     def visible(self, paths: Iterable[str]) -> list[str]:
-        """Those of the paths that the caller may read."""
+        """Return those of the paths that the caller may read."""
         return [path for path in paths if self.may(Level.READ, path)]
 
 
 ANYONE = Caller("anyone", (Grant(Level.ADMIN),))
-"""Who calls a daemon that asks nobody: a simulator on a loopback address."""
+"""The caller of a daemon without authentication: a simulator on a loopback address."""
 
 NOBODY = Caller("nobody", ())
-"""Who was not asked who they are: of a page that is for everybody."""
+"""The caller of a public page, which needs no authentication."""

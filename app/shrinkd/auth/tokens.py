@@ -1,9 +1,7 @@
-"""Who may do what, as a file says it.
+"""Read and change the file of tokens: one line of JSON per token hash or client certificate.
 
-A line of JSON for each token, known by its hash, and for each client certificate.
-
-A secret is 256 random bits, so its bare SHA-256 cannot be turned round: slow hashes are for what
-people can remember.
+A secret is 256 random bits, so its bare SHA-256 cannot be inverted: slow hashes are for passwords
+that people remember.
 """
 
 import fcntl
@@ -29,11 +27,11 @@ from shrinkd.errors import SettingsError, TokenRefused
 from shrinkd.strict_model import Strict, reason
 
 PREFIX = "shrinkd_"
-"""So that scanners for secrets in logs and repositories know one of ours."""
+"""Lets scanners for secrets in logs and repositories recognize a token of shrinkd."""
 _CERTIFICATE = "certificate:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}|certificate:[^\x00-\x1f\x7f]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_INDEXED = 16  # hexadecimal digits of a digest by which a line is found; all of it is then compared
+_INDEXED = 16  # hexadecimal digits of a digest that index a line; the whole digest is then compared
 _SPAN = re.compile(r"([1-9]\d{0,4})([mhdw])", re.ASCII)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -41,18 +39,15 @@ log = logging.getLogger("shrinkd")
 
 
 class Entry(Strict):
-    """A line of the file.
-
-    What the bearer of a token, or of a certificate with this common name, may do.
-    """
+    """Hold one line of the file: the scopes of a token, or of certificates with a common name."""
 
     name: str
-    """As the operator calls the token, or "certificate:" and a common name."""
+    """The operator's name for the token, or "certificate:" and a common name."""
     scopes: tuple[str, ...]
     sha256: str | None = None
-    """Of the token as it is sent; a certificate has none."""
+    """The hash of the token as it is sent; a certificate has none."""
     expires_at: AwareDatetime | None = None
-    """A certificate says itself when it expires."""
+    """The expiry of a token; a certificate contains its own."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,40 +86,39 @@ class Entry(Strict):
 
 
 class Tokens:
-    """The lines of one file as they were read last.
+    """Hold the lines of one file since the last (re)load.
 
-    Read by any thread while another reads the file again.
+    Thread-safe: readers continue while another thread reloads.
     """
 
     def __init__(self, path: str, clock: Callable[[], float]) -> None:
-        """`clock` tells seconds since the epoch.
+        """Load the file; `clock` returns seconds since the epoch.
 
-        SettingsError for a file that is not there, not ours alone, empty or not understood.
+        SettingsError for a file that is missing, accessible to others, empty or invalid.
         """
         self._path, self._clock = Path(path), clock
         self._bearers: dict[str, tuple[Entry, Caller]] = {}
         self._certificates: dict[str, Caller] = {}
-        if not self._take(read_entries(self._path)):
+        if not self._replace_entries(read_entries(self._path)):
             raise SettingsError(f"{path} has no token in it: make one with `shrinkd token make`.")
 
     def reload(self) -> None:
-        """Read the file again.
+        """Reload the file.
 
-        One that is not understood changes nothing, and the log says why; one without lines is the
-        last revoked.
+        An invalid file changes nothing, and is logged; an empty one revokes every token.
         """
         try:
-            count = self._take(read_entries(self._path))
+            count = self._replace_entries(read_entries(self._path))
         except SettingsError as error:
-            # where in the code is nobody's question
+            # a traceback would not help the operator
             log.error("the tokens stay as they were: %s", error)
         else:
             log.info("%d tokens and certificates were read from %s", count, self._path)
 
     def bearer(self, secret: bytes) -> Caller:
-        """Who sends this token.
+        """Return the caller with this token.
 
-        TokenRefused for one that is unknown, and just so for one that has expired.
+        TokenRefused if it is unknown or expired; the two are not distinguished.
         """
         digest = hashlib.sha256(secret).hexdigest()
         entry, caller = self._bearers.get(digest[:_INDEXED], (None, None))
@@ -138,10 +132,10 @@ class Tokens:
         raise TokenRefused("The token that was sent is none that holds here now.")
 
     def certified(self, peer: Caller) -> Caller:
-        """The bearer of a certificate with the scopes that its line has: none without a line."""
+        """Return the certificate's caller with the scopes of its line; none without a line."""
         return self._certificates.get(peer.name, peer)
 
-    def _take(self, entries: list[Entry]) -> int:
+    def _replace_entries(self, entries: list[Entry]) -> int:
         self._bearers = {
             str(entry.sha256)[:_INDEXED]: (entry, entry.caller)
             for entry in entries
@@ -152,9 +146,9 @@ class Tokens:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The lines of a file that nobody else can read or write.
+    """Read the lines of a file that only its owner can access.
 
-    SettingsError says which line is wrong, and nothing of what is in it.
+    SettingsError names the invalid line, and quotes nothing of it.
     """
     entries: dict[str, Entry] = {}
     for number, line in enumerate(_read(path).splitlines(), start=1):
@@ -171,19 +165,19 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def make(path: Path, name: str, scopes: list[str], span: str) -> str | None:
-    """Add a line, and answer the secret of the token.
+    """Add a line, and return the secret of the new token; None for a certificate.
 
-    It is nowhere else. None for a certificate, which has none of ours.
+    The secret is stored nowhere else.
     """
     secret = None if name.startswith(_CERTIFICATE) else PREFIX + secrets.token_urlsafe(32)
-    draft: dict[str, object] = {"name": name, "scopes": tuple(scopes)}
+    members: dict[str, object] = {"name": name, "scopes": tuple(scopes)}
     if secret is not None:
-        draft |= {
+        members |= {
             "sha256": hashlib.sha256(secret.encode()).hexdigest(),
             "expires_at": datetime.now(UTC).replace(microsecond=0) + _span(span),
         }
     try:
-        entry = Entry.model_validate(draft)
+        entry = Entry.model_validate(members)
     except ValidationError as error:
         raise SettingsError(f"{reason(error.errors()[0]['msg'])}.") from None
     with _changing(path) as entries:
@@ -196,7 +190,7 @@ def make(path: Path, name: str, scopes: list[str], span: str) -> str | None:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take a line away. SettingsError where there is none of that name."""
+    """Remove a line. SettingsError if there is none of that name."""
     with _changing(path) as entries:
         if all(each.name != name for each in entries):
             raise SettingsError(f"There is no token {name!a} in {path}.")
@@ -215,9 +209,8 @@ def _span(text: str) -> timedelta:
 
 def _read(path: Path) -> str:
     try:
-        descriptor = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )  # a pipe in its place must not hold us
+        # O_NONBLOCK: a pipe in its place must not block.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not S_ISREG(found.st_mode) or found.st_mode & 0o077:
@@ -235,18 +228,17 @@ def _read(path: Path) -> str:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[list[Entry]]:
-    """The lines, to be changed by one writer at a time and put in the place of those before.
+    """Yield the lines to one writer at a time, and replace the file with the changed ones.
 
-    Whoever reads sees all or nothing of it.
+    Readers see the old file or the new one.
     """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SettingsError(f"There is no place for {path}: {error.strerror}.") from None
     try:
-        fcntl.flock(
-            folder, fcntl.LOCK_EX
-        )  # of the folder, since the file is another one behind each change
+        # The folder is locked, since each change replaces the file.
+        fcntl.flock(folder, fcntl.LOCK_EX)
         entries = read_entries(path) if path.exists() else []
         yield entries
         _replace(
@@ -264,15 +256,14 @@ def _changing(path: Path) -> Iterator[list[Entry]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    descriptor, fresh = tempfile.mkstemp(
-        prefix=f".{path.name}.", dir=path.parent
-    )  # 0600 from its first moment
+    # mode 0600 from the start
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(descriptor)
-        Path(fresh).replace(path)
+        Path(temporary).replace(path)
     finally:
         with suppress(FileNotFoundError):
-            Path(fresh).unlink()
+            Path(temporary).unlink()

@@ -1,40 +1,40 @@
 """Access to the memory controller: cgroup v1, cgroup v2 or a simulator behind one protocol."""
 
+from shrinkd.backends.limit_values import (
+    from_kernel,
+    in_pages,
+    is_unset,
+    limit_to_json,
+    limits_to_json,
+    to_kernel,
+)
 from shrinkd.backends.protection import OwnGroup
 from shrinkd.backends.protocol import (
     BACKEND_NAMES,
+    Backend,
+    Intent,
+    Steps,
+    Watch,
+    check_group_path,
+    load,
+    printable_path,
+    recent_walk,
+    unrecorded,
+)
+from shrinkd.backends.readings import (
     LIMIT_NAMES,
     PROTECTIONS,
     Activity,
-    Backend,
     Counters,
     Events,
-    EventsMove,
     Group,
-    Intent,
     LimitName,
     Limits,
     MemStat,
     Node,
     Pressure,
     Stall,
-    Stalled,
-    Steps,
-    Trigger,
-    UsageCrosses,
     Walk,
-    Watch,
-    check_group_path,
-    from_kernel,
-    in_pages,
-    is_unset,
-    last_walk,
-    load,
-    shown,
-    to_kernel,
-    told_limit,
-    told_limits,
-    unrecorded,
 )
 from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import (
@@ -50,6 +50,7 @@ from shrinkd.backends.simulator.controls import (
     simulated,
     with_recordings,
 )
+from shrinkd.backends.trigger_types import EventsMove, Stalled, Trigger, UsageCrosses
 
 __all__ = [
     "BACKEND_NAMES",
@@ -87,15 +88,15 @@ __all__ = [
     "from_kernel",
     "in_pages",
     "is_unset",
-    "last_walk",
+    "limit_to_json",
+    "limits_to_json",
     "load",
     "load_scenario",
+    "printable_path",
+    "recent_walk",
     "scenario_names",
-    "shown",
     "simulated",
     "to_kernel",
-    "told_limit",
-    "told_limits",
     "unrecorded",
     "with_recordings",
 ]

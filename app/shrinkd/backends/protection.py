@@ -1,33 +1,27 @@
-"""What a daemon knows of its own place among the groups, and what it refuses to do there and around
-it.
-"""
+"""Describe which group the daemon runs in, and refuse changes to that group and its ancestors."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from shrinkd.backends.readings import Group
 from shrinkd.errors import ProtectedGroup
-
-if TYPE_CHECKING:
-    from shrinkd.backends.protocol import Group
 
 
 @dataclass(frozen=True, slots=True)
 class OwnGroup:
-    """Where this daemon is among the groups. By default it is in none of them.
+    """Name the group that this daemon runs in; the default is none of the managed groups.
 
-    Paths of groups whose names are no UTF-8 are there as os.fsdecode() gives them.
+    Paths that are not UTF-8 are as os.fsdecode() returns them.
     """
 
     path: str | None = None
-    """Its group, "" for the managed root; None where it is in none of these, or in one that was not
-    found."""
+    """Its group, "" for the managed root; None if it is in none of these, or was not found."""
     suspects: tuple[str, ...] = ()
-    """Where it was not found: the groups that could not be looked into, so that it may be in each
-    of them or below."""
+    """If it was not found: the unreadable groups, each of which may contain it, directly or
+    below."""
 
     @property
-    def shortcoming(self) -> str | None:
-        """Say what could not be found out, and what follows; None where everything was."""
+    def uncertainty(self) -> str | None:
+        """Explain what could not be determined and what follows; None if all was determined."""
         if not self.suspects:
             return None
         listed = ", ".join(ascii(path or "/") for path in self.suspects[:10]) + (
@@ -40,47 +34,43 @@ class OwnGroup:
             "/proc and all of the controller mounted."
         )
 
-    def is_around_us(self, path: str) -> bool:
-        """Tell whether this daemon is in the group of a path or below it, as far as it can tell."""
+    def may_contain_daemon(self, path: str) -> bool:
+        """Return whether this daemon runs, or may run, in the group of a path or below it."""
         is_near = any(
             _is_within(suspect, path) or _is_within(path, suspect) for suspect in self.suspects
         )
         return is_near or (self.path is not None and _is_within(self.path, path))
 
-    def is_inside(self, path: str) -> bool:
-        """Tell whether what the group of a path uses is, or may be, charged to this daemon's own
-        group.
+    def may_be_charged_to_daemon(self, path: str) -> bool:
+        """Return whether memory of this group is, or may be, charged to the daemon's own group.
 
-        All is to the managed root.
+        The managed root does not count as the daemon's own group.
         """
         return any(_is_within(path, suspect) for suspect in self.suspects) or (
             bool(self.path) and _is_within(path, str(self.path))
         )
 
-    def check_apart(self, group: "Group") -> None:
-        """Raise ProtectedGroup for a group that this daemon is in, or that is around that one."""
-        if self.is_around_us(group.path):
+    def refuse_own(self, group: Group) -> None:
+        """Raise ProtectedGroup for a group that contains the daemon, directly or below."""
+        if self.may_contain_daemon(group.path):
             sentence = (
                 f"This daemon runs in {group.path!a} or below it, and would be changed with it."
             )
-            raise ProtectedGroup(self.doubt(group.path) or sentence, group=group)
+            raise ProtectedGroup(self.uncertainty_near(group.path) or sentence, group=group)
 
-    def check_outside(self, path: str) -> None:
-        """Raise ProtectedGroup for the path of what is to use memory, where this daemon would have
-        to share its own with it.
-        """
-        if self.is_inside(path):
+    def refuse_inside_own(self, path: str) -> None:
+        """Raise ProtectedGroup for a path whose memory is charged to the daemon's own group."""
+        if self.may_be_charged_to_daemon(path):
             sentence = (
                 f"This daemon runs in {self.path!a}, and would share its memory with what "
                 f"is in {path!a}: take a group beside it."
             )
-            raise ProtectedGroup(self.doubt(path) or sentence)
+            raise ProtectedGroup(self.uncertainty_near(path) or sentence)
 
-    def doubt(self, path: str) -> str | None:
-        """Say to who asks for a change at a path why it is not made, without the names of other
-        groups.
+    def uncertainty_near(self, path: str) -> str | None:
+        """Explain why a change at a path is refused, without the names of other groups.
 
-        None where all is known.
+        None if the daemon's group is known.
         """
         sentence = (
             f"This daemon cannot tell which group it is in, and it may be near {path!a}: "

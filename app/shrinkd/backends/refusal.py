@@ -1,17 +1,14 @@
-"""How every backend refuses a limit that usage is in the way of.
+"""Build the error with which every backend refuses a limit below usage."""
 
-One sentence, and the numbers in it.
-"""
-
-from shrinkd.backends.protocol import Group
+from shrinkd.backends.readings import Group
 from shrinkd.errors import GroupBusy
 from shrinkd.sizes import format_size
 
 
 def busy(group: Group, usage: int, limit: int, room: int = 1) -> GroupBusy:
-    """Name the usage in the way of a limit.
+    """Build GroupBusy for a limit that usage does not allow, with usage and `room` in bytes.
 
-    One below it is in the way because it grows, and wants room.
+    Usage below the limit is refused if it grows, and needs `room` below it.
     """
     if usage < limit:
         sentence = (

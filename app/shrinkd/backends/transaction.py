@@ -1,31 +1,26 @@
-"""Several writes as one.
-
-All of them or none, whichever of them is refused and whenever this process dies.
-"""
+"""Commit several limit writes as one: all or none, also when one is refused or the process dies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import accumulate
 from typing import TypeVar
 
-from shrinkd.backends.protocol import LimitName, Steps
+from shrinkd.backends.protocol import Steps
+from shrinkd.backends.readings import LimitName
 from shrinkd.errors import ShrinkdError
 
 Name = TypeVar("Name", bound=str)
 
 
-def way_stations(
+def limit_steps(
     held: Mapping[Name, int],
     writes: Sequence[tuple[Name, int]],
-    named: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
+    to_limits: Callable[[Mapping[Name, int]], Mapping[LimitName, int | None]],
 ) -> Steps:
-    """Answer what the limits that change are before the writes and behind each of them.
-
-    The others are left to others.
-    """
+    """Return the values of the changing limits before the writes and after each of them."""
     steps = list(
         map(
-            named,
+            to_limits,
             accumulate(writes, lambda values, write: {**values, write[0]: write[1]}, initial=held),
         )
     )
@@ -39,26 +34,23 @@ def write_all(
     commit: Callable[[Name, int], None],
     intent: AbstractContextManager[Callable[[], None]],
 ) -> None:
-    """Commit the writes in their order.
+    """Commit the writes in order; if one raises, undo the earlier ones, the last first.
 
-    When one raises, those before it get back what was held, the last one first.
-
-    An intent that is still written down at the end would undo the change later, at a start of the
-    daemon. So it is settled while everything can still be put back, and a refusal here is one like
-    any other.
+    A journal entry that remained would undo the change at the next start of the daemon. So it is
+    settled while everything can still be undone, and a refusal there is handled like any other.
     """
     with intent as settle, ExitStack() as undo:
         for name, value in writes:
             commit(name, value)
-            undo.callback(_put_back, commit, name, held[name])
+            undo.callback(_restore, commit, name, held[name])
         settle()
         undo.pop_all()
 
 
-def _put_back(commit: Callable[[Name, int], None], name: Name, value: int) -> None:
-    """What was refused is the answer.
+def _restore(commit: Callable[[Name, int], None], name: Name, value: int) -> None:
+    """Write the old value again; a group that outgrew it meanwhile keeps the new one.
 
-    A group that grew above its old limit meanwhile keeps the new one.
+    The caller reports the refusal, not a failure of the undo.
     """
     with suppress(ShrinkdError):
         commit(name, value)

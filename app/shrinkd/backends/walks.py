@@ -1,7 +1,4 @@
-"""What walks of a tree came to.
-
-Which entries were left out since they cannot be read, and since when no walk has come to its end.
-"""
+"""Walk the tree of groups, and record which entries were skipped and since when walks fail."""
 
 import math
 import time
@@ -10,19 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from shrinkd.backends.protocol import Group, Walk
+from shrinkd.backends.readings import Group, Walk
 from shrinkd.errors import (
     Failure,
     InvalidGroupName,
     ShrinkdError,
-    errname_of,
-    failure_of,
+    classify_failure,
+    errno_symbol,
     map_oserror,
 )
 
-MOST_NAMED = 10
-"""Entries that are named; the others are only counted, since anybody who may make a group may make
-thousands."""
+MAX_NAMED = 10
+"""The maximum number of skipped entries that are named; the rest are only counted, since anybody
+who may make groups may make thousands."""
 LONGEST_PATH_BYTES = 4095
 """PATH_MAX less its NUL, include/uapi/linux/limits.h: the kernel resolves no longer path, though a
 deeper directory can be made."""
@@ -30,68 +27,59 @@ _LONGEST_FILE_BYTES = 98
 """CGROUP_FILE_NAME_MAX, kernel/cgroup/cgroup.c: the longest name of a control file."""
 
 
-class LeftOut:
-    """The entries that one walk, or the listing of one group, has left out."""
+class SkippedEntries:
+    """Collect the entries that one walk, or the listing of one group, skipped as unreadable."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        """By the errno's symbol."""
+        """Counts by errno symbol."""
         self.named: list[tuple[str, str]] = []
-        """Paths, each with the symbol; at most MOST_NAMED."""
+        """Paths with their errno symbols; at most MAX_NAMED."""
 
     def add(self, path: str, symbol: str) -> None:
         self.counts[symbol] += 1
-        if len(self.named) < MOST_NAMED:
+        if len(self.named) < MAX_NAMED:
             self.named.append((path, symbol))
 
-    def add_all(self, other: "LeftOut") -> None:
+    def add_all(self, other: "SkippedEntries") -> None:
         self.counts.update(other.counts)
-        self.named += other.named[: MOST_NAMED - len(self.named)]
+        self.named += other.named[: MAX_NAMED - len(self.named)]
 
-    def meet(self, path: str, error: OSError | ShrinkdError) -> None:
-        """Note a group that cannot be read, and pass over one that is gone.
-
-        Raise an error that says nothing about it.
-        """
-        failure = failure_of(error)
+    def skip_or_raise(self, path: str, error: OSError | ShrinkdError) -> None:
+        """Record an unreadable group, ignore a removed one, and raise any other error."""
+        failure = classify_failure(error)
         if failure is Failure.UNREADABLE:
-            self.add(path, errname_of(error))
+            self.add(path, errno_symbol(error))
         elif failure is Failure.UNKNOWN:
             raise error if isinstance(error, ShrinkdError) else map_oserror(error, path) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is in one group.
-
-    The groups, and the entries that can be none since their names or paths cannot be used.
-    """
+    """List the child groups of one group, and the entries that cannot be used as groups."""
 
     groups: list[Group] = field(default_factory=list)
-    left_out: LeftOut | None = None
+    skipped: SkippedEntries | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.groups or self.left_out)
+        return bool(self.groups or self.skipped)
 
 
-class Walks:
-    """The last walk of the whole tree.
-
-    Thread-safe: of two walks at the same time the one that ends last counts.
-    """
+class WalkRecorder:
+    """Record the last walk of the whole tree. Thread-safe: the walk that ends last is kept."""
 
     def __init__(self) -> None:
         self.last = Walk()
 
     @contextmanager
-    def begun(self, *, is_whole: bool) -> Iterator[LeftOut]:
-        """Note how a walk ends, if it is one of the whole tree.
+    def recorded(self, *, is_whole: bool) -> Iterator[SkippedEntries]:
+        """Record how a walk ends, if it covers the whole tree.
 
-        Around what turns every OSError into a ShrinkdError.
+        It wraps code in which every OSError has become a ShrinkdError.
         """
-        left_out = LeftOut()
+        skipped = SkippedEntries()
         try:
-            yield left_out
+            yield skipped
         except ShrinkdError as error:
             if is_whole:
                 last, moment = self.last, time.monotonic()
@@ -99,48 +87,49 @@ class Walks:
                 self.last = Walk(moment, last.unreadable, last.named, error.detail, since)
             raise
         if is_whole:
-            self.last = Walk(time.monotonic(), dict(left_out.counts), tuple(left_out.named))
+            self.last = Walk(time.monotonic(), dict(skipped.counts), tuple(skipped.named))
 
 
 def walk(
-    top: Group, depth: int | None, inside_of: Callable[[Group], Listing], left_out: LeftOut
+    top: Group, depth: int | None, listing_of: Callable[[Group], Listing], skipped: SkippedEntries
 ) -> list[Group]:
-    """List a group and what is below it, parents first.
+    """List a group and its descendants, parents first.
 
-    What is wrong with the top raises; any other group is left out for it.
+    An error at the top raises; any other unreadable group is skipped.
     """
     found: list[Group] = []
     level, levels = [top], math.inf if depth is None else depth
     while level and levels:
         read = [
-            (group, inside)
+            (group, listing)
             for group in level
-            if (inside := _inside(group, top, inside_of, left_out)) is not None
+            if (listing := _listing_of(group, top, listing_of, skipped)) is not None
         ]
         found += [group for group, _ in read]
-        level, levels = [child for _, inside in read for child in inside.groups], levels - 1
+        level, levels = [child for _, listing in read for child in listing.groups], levels - 1
     return found + level
 
 
-def _inside(
-    group: Group, top: Group, inside_of: Callable[[Group], Listing], left_out: LeftOut
+def _listing_of(
+    group: Group, top: Group, listing_of: Callable[[Group], Listing], skipped: SkippedEntries
 ) -> Listing | None:
-    """What is in a group, and None of one that is left out."""
+    """Return the listing of a group; None for a group that is skipped."""
     try:
-        inside = inside_of(group)
+        listing = listing_of(group)
     except (ShrinkdError, OSError) as error:
         if group is top:
             raise
-        left_out.meet(group.path, error)
+        skipped.skip_or_raise(group.path, error)
         return None
-    if inside.left_out:
-        left_out.add_all(inside.left_out)
-    return inside
+    if listing.skipped:
+        skipped.add_all(listing.skipped)
+    return listing
 
 
 def check_length(path: str, root: str) -> None:
-    """Raise InvalidGroupName for a group whose control files nobody could open by their paths from
-    the root of all.
+    """Raise InvalidGroupName for a group whose control files would have too long a path.
+
+    The path counts from the root directory of the file system.
     """
     length = (
         len(root.encode(errors="surrogateescape")) + len(path.encode()) + _LONGEST_FILE_BYTES + 2

@@ -1,10 +1,8 @@
-"""One descriptor that wakes whoever waits for a group.
+"""Combine the triggers of a group in one epoll descriptor.
 
-An epoll around one descriptor for each trigger.
-
-What wakes is not what is told. A PSI trigger forgets its event when anybody polls it, and a loop
-that polls this epoll does; v1 rings every eventfd when a group goes. So each source keeps what it
-knew, and read() asks all of them.
+The wake-up is not the result. A PSI trigger forgets its event when its descriptor is polled, and a
+loop that polls this epoll does so; v1 signals every eventfd when a group is removed. So each source
+keeps its last value, and read() compares all of them.
 """
 
 import os
@@ -14,34 +12,36 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from typing import ClassVar, Protocol, Self
 
-from shrinkd.backends.protocol import Backend, Group, Trigger, Watch
+from shrinkd.backends.protocol import Backend, Watch
+from shrinkd.backends.readings import Group
+from shrinkd.backends.trigger_types import Trigger
 from shrinkd.errors import GroupGone, GroupNotFound, Unsupported, map_oserror
 
 
 class Source(Protocol):
-    """What stands behind one trigger: a descriptor that wakes, and the truth about it."""
+    """Wake for one trigger, and report whether it really fired."""
 
     mask: ClassVar[int]
-    """What the epoll waits for."""
+    """The epoll event mask."""
 
     def fileno(self) -> int:
-        """Answer the descriptor."""
+        """Return the descriptor."""
 
     def arm(self) -> None:
-        """Begin: what happens from here on fires."""
+        """Start watching: later events fire."""
 
     def has_fired(self) -> bool:
-        """Tell whether it fired since the last time, and wait for the next.
+        """Return whether it fired since the last call, and rearm it.
 
-        Never blocks. GroupGone when there is no next.
+        Never blocks. GroupGone if it can never fire again.
         """
 
     def close(self) -> None:
-        """Give back the descriptor."""
+        """Close the descriptor."""
 
 
-class Alarm:
-    """An eventfd, for a source that a kernel or a simulator rings."""
+class EventfdSource:
+    """Wake through an eventfd that a kernel or a simulator writes."""
 
     mask: ClassVar[int] = select.EPOLLIN
 
@@ -60,14 +60,14 @@ class Alarm:
         os.close(self._eventfd)
 
 
-class _Epoll:
-    """See Watch. One that was closed, or whose group was removed, has no sources left."""
+class _EpollWatch:
+    """Implement Watch; it has no sources after close() or after its group was removed."""
 
-    def __init__(self, look: Callable[[], object]) -> None:
-        self._look = look
+    def __init__(self, check_exists: Callable[[], object]) -> None:
+        self._check_exists = check_exists
         self._lock = threading.Lock()
         self._sources: dict[Trigger, Source] = {}
-        self._end = ""
+        self._gone_detail = ""
         self._epoll = select.epoll()
 
     def add(self, trigger: Trigger, source: Source) -> None:
@@ -80,27 +80,28 @@ class _Epoll:
 
     def read(self) -> frozenset[Trigger]:
         with self._lock:
-            if self._end:
-                raise GroupGone(self._end)
+            if self._gone_detail:
+                raise GroupGone(self._gone_detail)
             if self._epoll.closed:
                 return frozenset()
             try:
                 fired = frozenset(
                     [trigger for trigger, source in self._sources.items() if source.has_fired()]
                 )
-                self._look()  # behind the sources, for v1 removes a group before it rings
+                # after the sources, since v1 removes a group before it signals
+                self._check_exists()
             except GroupGone as gone:
-                self._end = gone.detail
-                self._silence()
+                self._gone_detail = gone.detail
+                self._close_sources()
                 raise
             return fired
 
     def close(self) -> None:
         with self._lock:
-            self._silence()
+            self._close_sources()
             self._epoll.close()
 
-    def _silence(self) -> None:
+    def _close_sources(self) -> None:
         while self._sources:
             self._sources.popitem()[1].close()
 
@@ -117,7 +118,7 @@ def open_watch(
     triggers: Collection[Trigger],
     source_of: Callable[[Group, Trigger], Source],
 ) -> Watch:
-    """Make the watch of a backend that knows a source for each trigger that it calls watchable."""
+    """Open the watch of a backend; `source_of` makes the source of each watchable trigger."""
     for trigger in triggers:
         if type(trigger) not in backend.watchable:
             raise Unsupported(
@@ -128,12 +129,13 @@ def open_watch(
     backend.usage(group)
     with ExitStack() as undo:
         try:
-            watch = undo.enter_context(_Epoll(lambda: backend.usage(group)))
+            watch = undo.enter_context(_EpollWatch(lambda: backend.usage(group)))
             for trigger in dict.fromkeys(triggers):
                 watch.add(trigger, source_of(group, trigger))
         except OSError as error:
             raise map_oserror(error, group.path) from error
-        except (GroupGone, GroupNotFound) as error:  # a file that is not there: is the group?
+        # The file is missing: the next line raises if the group is.
+        except (GroupGone, GroupNotFound) as error:
             backend.usage(group)
             sentence = (
                 f"{group.path or '/'!a} has no file that wakes for "

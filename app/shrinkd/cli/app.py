@@ -4,7 +4,7 @@ import typer
 
 from shrinkd import __version__
 from shrinkd.cli import daemon_commands, events, groups, policies, shrinks
-from shrinkd.terminal import guard, say
+from shrinkd.terminal import escape_standard_streams, say
 
 # Without rich, which takes longer to load than all else that --help needs. Without colours, since
 # shrinkd.terminal prints escape sequences as text.
@@ -28,5 +28,5 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line, with all output made safe for a terminal."""
-    guard()
+    escape_standard_streams()
     cli(prog_name="shrinkd")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shrinkd.sizes import parse_limit, parse_size
-from shrinkd.terminal import is_plain
+from shrinkd.terminal import is_shell_safe
 
 _COMPLETION_SECONDS = 0.5
 
@@ -42,7 +42,7 @@ def complete_group(context: typer.Context, incomplete: str) -> list[str]:
             return []
         with Client(url, terms=Terms(timeout_seconds=_COMPLETION_SECONDS, attempts=1)) as shrinkd:
             paths = (str(group["path"]) for group in shrinkd.groups(fields="path"))
-            return [path for path in paths if path.startswith(incomplete) and is_plain(path)]
+            return [path for path in paths if path.startswith(incomplete) and is_shell_safe(path)]
     except (ClientError, ValueError):
         return []
 

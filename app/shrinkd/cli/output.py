@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shrinkd.sizes import format_size
-from shrinkd.terminal import is_shown_as_it_is, shown
+from shrinkd.terminal import is_displayed_unchanged, shown
 
 _ABSENT = "-"
 _SUFFIX = "_bytes"
@@ -113,7 +113,9 @@ def group_reference(group: Mapping[str, Any]) -> str:
     that a shell or shrinkd would read differently.
     """
     path = str(group["path"])
-    return path if is_shown_as_it_is(path) and not _MISREAD.search(path) else f"id:{group['id']}"
+    return (
+        path if is_displayed_unchanged(path) and not _MISREAD.search(path) else f"id:{group['id']}"
+    )
 
 
 def share_done(progress: Mapping[str, Any]) -> float:

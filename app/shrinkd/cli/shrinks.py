@@ -17,7 +17,7 @@ from shrinkd.cli.options import (
     Url,
 )
 from shrinkd.cli.session import connected, show_list
-from shrinkd.terminal import json_line, overwrite, say
+from shrinkd.terminal import json_line, replace_last_line, say
 
 if TYPE_CHECKING:  # as in session.py
     from shrinkd.client import ShrinkHandle
@@ -142,7 +142,7 @@ def _watch(handle: "ShrinkHandle", *, as_json: bool) -> None:
             if as_json:
                 say(json_line(now))
             elif is_terminal:
-                overwrite(output.bar_line(now))
+                replace_last_line(output.bar_line(now))
             else:
                 say(output.step_line(now), file=sys.stderr)
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import logging
 from contextlib import ExitStack, suppress
 
-from shrinkd.backends import LIMIT_NAMES, Backend, Group, Limits, told_limits
+from shrinkd.backends import LIMIT_NAMES, Backend, Group, Limits, limits_to_json
 from shrinkd.errors import (
     GroupGone,
     GroupNotFound,
@@ -65,7 +65,7 @@ class GroupLifecycle:
             self._store.add_made_group(self._boot_id, group.id, path, now())
             undo.pop_all()
         self.made.add(group.id)
-        self._limits.publish(EventType.GROUP_MADE, group, **told_limits(limits, wanted))
+        self._limits.publish(EventType.GROUP_MADE, group, **limits_to_json(limits, wanted))
         return group, limits
 
     def remove_group(

@@ -9,7 +9,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from shrinkd import memcontrol
-from shrinkd.backends import LIMIT_NAMES, Backend, Group, LimitName, Limits, is_unset, told_limits
+from shrinkd.backends import (
+    LIMIT_NAMES,
+    Backend,
+    Group,
+    LimitName,
+    Limits,
+    is_unset,
+    limits_to_json,
+)
 from shrinkd.errors import UnsupportedLimit
 from shrinkd.events import EventType, Publish
 from shrinkd.groups.limit_journal import LimitJournal
@@ -127,5 +135,5 @@ class GroupLimits:
         moved = [name for name in LIMIT_NAMES if getattr(after, name) != getattr(before, name)]
         if moved:
             self.publish(
-                EventType.LIMITS_CHANGED, group, **told_limits(after, moved), **actor.members()
+                EventType.LIMITS_CHANGED, group, **limits_to_json(after, moved), **actor.members()
             )

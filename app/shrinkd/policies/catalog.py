@@ -16,7 +16,7 @@ from shrinkd.errors import (
     PolicyNotFound,
     PolicyUnreadable,
     PreconditionFailed,
-    leaving_out,
+    ignoring_unreadable,
 )
 from shrinkd.events import EventBus, EventType
 from shrinkd.groups import covers
@@ -67,11 +67,12 @@ def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
 
     It would suffer first.
     """
-    own = backend.own()
+    own = backend.own_group()
     return [
         group
         for group in backend.groups()
-        if not group.path or (not own.is_around_us(group.path) and covers(subtrees, group.path))
+        if not group.path
+        or (not own.may_contain_daemon(group.path) and covers(subtrees, group.path))
     ]
 
 
@@ -253,7 +254,7 @@ class PolicyCatalog:
 
     def _check_at(self, policy: Policy, group: Group, total_bytes: int) -> None:
         try:
-            with leaving_out():
+            with ignoring_unreadable():
                 self._kinds[policy.kind].check(policy.spec, self._backend.stat(group), total_bytes)
         except ValueError as error:
             raise _invalid(f"at the group {group.path!a}, {error}") from None

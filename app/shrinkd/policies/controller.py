@@ -23,8 +23,8 @@ from shrinkd.errors import (
     NotReady,
     ShrinkdError,
     StoreUnavailable,
-    errname_of,
-    words_of,
+    errno_symbol,
+    error_text,
 )
 from shrinkd.events import EventBus, Unsubscribe
 from shrinkd.groups import Actor, GroupLimits
@@ -39,7 +39,7 @@ from shrinkd.policies.records import Action, Record
 from shrinkd.policies.wakeups import Wakeups
 from shrinkd.shrinks import Job, Request, ShrinkQueue, State
 from shrinkd.storage import Store, now
-from shrinkd.worker_pool import hand_over
+from shrinkd.worker_pool import submit_once
 
 _WALK_SECONDS = 0.8
 """How often the tree is walked: a group has its policies within a second of appearing."""
@@ -81,7 +81,7 @@ class PolicyController:
     death.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  # the composition root passes each part by name
+    def __init__(  # the composition root passes each part by name
         self,
         limits: GroupLimits,
         store: Store,
@@ -234,12 +234,12 @@ class PolicyController:
 
         What it had taken is put back, so the next round meets it again.
         """
-        self.round_errors[errname_of(error)] += 1
-        self._failing = self._failing[0] if self._failing else time.monotonic(), words_of(error)
+        self.round_errors[errno_symbol(error)] += 1
+        self._failing = self._failing[0] if self._failing else time.monotonic(), error_text(error)
         is_bug = not isinstance(error, ShrinkdError | OSError | MemoryError)
         log.warning(
             "the policies could not be looked at, and will be again: %s",
-            words_of(error),
+            error_text(error),
             exc_info=is_bug,
         )
 
@@ -380,7 +380,7 @@ class PolicyController:
             self._wakes.ring()
 
         try:
-            self._writing = hand_over(self._scribe, write)
+            self._writing = submit_once(self._scribe, write)
         except ShrinkdError as error:
             say_not_written(error)
 
@@ -415,7 +415,7 @@ class PolicyController:
                 grant.amount_bytes,
                 freed,
                 time.monotonic() - began,
-                errname_of(error),
+                errno_symbol(error),
                 _fault(error),
             )
             self._tell(grant, outcome, shrink.id if shrink else None)
@@ -426,7 +426,7 @@ class PolicyController:
             if isinstance(grant.ask, Reclaim):
                 self._reclaim(grant, grant.ask)
             else:
-                hand_over(self._hands, self._change, grant)
+                submit_once(self._hands, self._change, grant)
 
     def _reclaim(self, grant: Action, ask: Reclaim) -> None:
         request = Request(
@@ -520,7 +520,7 @@ class PolicyController:
             self._tell_job(grant, shrink)
             return
         with self._to_its_end(grant, shrink):
-            hand_over(self._hands, self._change, grant, shrink)
+            submit_once(self._hands, self._change, grant, shrink)
 
 
 def _fault(error: Exception) -> str | None:
@@ -533,4 +533,4 @@ def _fault(error: Exception) -> str | None:
         error, KernelRefused | StoreUnavailable | InternalError | NotReady
     ):
         return None
-    return words_of(error)
+    return error_text(error)

@@ -18,12 +18,25 @@ from itertools import islice
 from typing import Any
 
 from shrinkd.backends import Backend, Group, MemStat, UsageCrosses
-from shrinkd.errors import GroupNotFound, ShrinkdError, errname_of, leaving_out, words_of
+from shrinkd.errors import (
+    GroupNotFound,
+    ShrinkdError,
+    errno_symbol,
+    error_text,
+    ignoring_unreadable,
+)
 from shrinkd.policies.arbiter import Key, Moment, PolicyBinding, Proposal, arbitrate, is_within
 from shrinkd.policies.guards import Guards, Setback, floor_of
 from shrinkd.policies.kind import Host, Member, Observation, Outcome, Verdict, kinds
 from shrinkd.policies.policy import Policy
-from shrinkd.policies.records import Looked, Record, failure_of, farewell_of, grant_of, record_of
+from shrinkd.policies.records import (
+    Looked,
+    Record,
+    classify_failure,
+    farewell_of,
+    grant_of,
+    record_of,
+)
 from shrinkd.sizes import PAGE_BYTES
 
 _LOST_SECONDS = 1.0
@@ -56,7 +69,7 @@ class _Readings:
         """
         found: dict[int, Member] = {}
         for group in binding.groups:
-            with leaving_out():
+            with ignoring_unreadable():
                 stat = self.stats.get(group.id)
                 if stat is None:
                     stat = self.stats[group.id] = self._backend.stat(group)
@@ -502,12 +515,14 @@ class Evaluator:
         self, binding: PolicyBinding, error: Exception, moment: Moment, readings: _Readings
     ) -> list[Proposal]:
         """Let a post that could not be looked at come again later, as if this look had not been."""
-        errname = errname_of(error)
+        errname = errno_symbol(error)
         binding.breaker.tell(errname, moment.now)
-        self._set_back(binding, binding.groups, errname, words_of(error), moment.now, is_act=False)
+        self._set_back(
+            binding, binding.groups, errname, error_text(error), moment.now, is_act=False
+        )
         self._schedule(binding, max(binding.setback.until, binding.breaker.until))
         readings.failures += [
-            failure_of(binding, group, errname, moment) for group in binding.groups
+            classify_failure(binding, group, errname, moment) for group in binding.groups
         ]
         return []
 

@@ -112,7 +112,7 @@ def farewell_of(binding: PolicyBinding, moment: Moment) -> Record:
     )
 
 
-def failure_of(binding: PolicyBinding, group: Group, errname: str, moment: Moment) -> Record:
+def classify_failure(binding: PolicyBinding, group: Group, errname: str, moment: Moment) -> Record:
     at, policy, seconds = (
         int(moment.wall.timestamp() * 1e6),
         binding.policy,

@@ -19,7 +19,7 @@ from shrinkd.backends import Backend, EventsMove, Group, Trigger, UsageCrosses, 
 from shrinkd.errors import GroupGone, ShrinkdError, Unsupported
 from shrinkd.policies.arbiter import Key, PolicyBinding
 from shrinkd.policies.evaluator import Evaluator
-from shrinkd.worker_pool import hand_over
+from shrinkd.worker_pool import submit_once
 
 _WATCHED = frozenset((UsageCrosses, EventsMove))
 """Not Stalled: v1 takes a thread of the kernel for each group."""
@@ -147,7 +147,7 @@ class Wakeups:
         if wanted and len(self._watches) < self._most:
             self._watches[binding.key] = fresh = _Armed(wanted)
             try:
-                hand_over(self._armers, self._open, binding.key, binding.groups[0], fresh)
+                submit_once(self._armers, self._open, binding.key, binding.groups[0], fresh)
             except ShrinkdError as error:
                 self._put_off(binding.key, fresh, error)
 

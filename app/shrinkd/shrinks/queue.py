@@ -85,7 +85,7 @@ class ShrinkQueue:
             self.write_finished()
             self._store.interrupt_active(now(), stopped)
 
-    def submit(  # noqa: PLR0913  # all but two by name
+    def submit(  # all but two by name
         self,
         group: Group,
         request: Request,

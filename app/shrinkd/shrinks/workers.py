@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from shrinkd.shrinks.job import Job
-from shrinkd.worker_pool import hand_over
+from shrinkd.worker_pool import submit_once
 
 _POLICY_WORKERS = 8
 
@@ -38,7 +38,7 @@ class ShrinkWorkers:
         """Execute a job as soon as a thread is free. NotReady, and then it is not executed."""
         self._add(1)
         try:
-            hand_over(self.policies if job.policy else self.callers, self._work, job)
+            submit_once(self.policies if job.policy else self.callers, self._work, job)
         except BaseException:
             self._add(-1)
             raise

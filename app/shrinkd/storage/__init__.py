@@ -16,11 +16,11 @@ from shrinkd.storage.store import (
 __all__ = [
     "ACTIVE_STATES",
     "Answer",
-    "Key",
+    "GroupFilter",
     "IdempotencyKeys",
+    "Key",
     "Row",
     "Store",
-    "GroupFilter",
     "describe",
     "is_of",
     "new_id",

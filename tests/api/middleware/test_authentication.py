@@ -44,7 +44,7 @@ class HomeStage(Stage):
 
     def make_backend(self, settings: Settings) -> Simulator:
         class Home(Simulator):
-            def own(self) -> OwnGroup:
+            def own_group(self) -> OwnGroup:
                 return OwnGroup("system.slice/nginx.service")
 
         self.simulator = Home(settings, clock=lambda: self.seconds, sleep=lambda _seconds: None)

@@ -90,7 +90,7 @@ def full(v2: Node) -> Iterator[Group]:
     yield group
     with v2.machine.machine() as machine:
         machine.reclaim(machine.cgroups["full"], UNLIMITED_PAGES)
-        machine.uproot(machine.cgroups["full"])
+        machine.remove_tree(machine.cgroups["full"])
 
 
 # What is read may be written

@@ -27,7 +27,7 @@ def start_daemon(settings: Settings, tmp_path: Path) -> Iterator[Begin]:
 
         def start_daemon(own: OwnGroup) -> Live:
             class Placed(Simulator):
-                def own(self) -> OwnGroup:
+                def own_group(self) -> OwnGroup:
                     return own
 
             return stack.enter_context(

@@ -24,15 +24,15 @@ def at(root: Path, path: str = "") -> Group:
 
 def inside(listings: ListingCache, group: Group) -> set[str]:
     listings.refresh()
-    return {child.path for child in listings.of(group).groups}
+    return {child.path for child in listings.listing_of(group).groups}
 
 
 def test_what_was_listed_once_is_not_read_again(listings: ListingCache, tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     top = at(tmp_path)
-    first = listings.of(top)
+    first = listings.listing_of(top)
     listings.refresh()
-    assert listings.of(top) is first
+    assert listings.listing_of(top) is first
 
 
 def test_a_group_that_comes_goes_or_is_renamed_is_told_at_once(
@@ -99,7 +99,7 @@ def test_more_changes_than_the_queue_holds_are_no_change_missed(
 def test_without_watches_each_group_is_read_whenever_it_is_asked_for(tmp_path: Path) -> None:
     listings = ListingCache(Descriptor(os.open(tmp_path, os.O_PATH)), most=0)
     top = at(tmp_path)
-    assert not listings.of(top)
+    assert not listings.listing_of(top)
     (tmp_path / "web").mkdir()
-    assert [child.path for child in listings.of(top).groups] == ["web"]
+    assert [child.path for child in listings.listing_of(top).groups] == ["web"]
     listings.close()

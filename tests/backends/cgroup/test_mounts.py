@@ -19,7 +19,7 @@ HOST = b"""\
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
 """
 CONTAINER = b"""\
-612 611 0:32 /docker/2c4dee605d22 /sys/fs/cgroup/memory ro,nosuid,nodev,noexec,relatime - cgroup cgroup rw,memory
+612 611 0:32 /docker/2c4dee605d22 /sys/fs/cgroup/memory ro,relatime - cgroup cgroup rw,memory
 640 612 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 650 611 0:38 /../.. /host/sys/fs/cgroup rw,relatime - cgroup2  rw
 """

@@ -1,6 +1,4 @@
-"""Which group we are in ourselves, from the texts that tell it, and by asking the groups where they
-do not.
-"""
+"""Test finding the daemon's own group, from texts of /proc and by searching groups."""
 
 import errno
 import os
@@ -11,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkd.backends.cgroup.own_group import (
-    Locator,
-    Search,
-    Trail,
-    descends_from_us,
+    ProcessLocator,
+    ProcessSearch,
+    RelativePath,
+    descends_from_daemon,
     group_in,
-    trail_to,
+    relative_path,
 )
 from shrinkd.backends.cgroup.syscalls import Descriptor
 from shrinkd.backends.protection import OwnGroup
@@ -26,8 +24,8 @@ V1_JOINED = b"5:cpu,cpuacct:/\n4:hugetlb,memory:/docker/abc\n"
 NAMES = st.lists(st.sampled_from("abc"), max_size=4).map(tuple)
 
 
-def found_in(root: Path, pid: int = 77) -> Search:
-    return Search(Descriptor(os.open(root, os.O_PATH)), pid)
+def found_in(root: Path, pid: int = 77) -> ProcessSearch:
+    return ProcessSearch(Descriptor(os.open(root, os.O_PATH)), pid)
 
 
 def group(root: Path, path: str, *pids: int) -> Path:
@@ -75,7 +73,7 @@ def test_a_name_is_what_stands_before_the_line_feed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "shown", "untold", "names"),
+    ("own", "shown", "unknown_levels", "names"),
     [
         ("/system.slice/shrinkd.service", "/", 0, ("system.slice", "shrinkd.service")),
         ("/system.slice/shrinkd.service", "/system.slice", 0, ("shrinkd.service",)),
@@ -92,9 +90,9 @@ def test_a_name_is_what_stands_before_the_line_feed(name: str) -> None:
     ],
 )
 def test_the_way_to_a_group_has_the_names_that_are_told(
-    own: str, shown: str, untold: int, names: tuple[str, ...]
+    own: str, shown: str, unknown_levels: int, names: tuple[str, ...]
 ) -> None:
-    assert trail_to(own, shown) == Trail(untold, names)
+    assert relative_path(own, shown) == RelativePath(unknown_levels, names)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_the_way_to_a_group_has_the_names_that_are_told(
     ],
 )
 def test_no_way_leads_to_a_group_that_is_not_inside(own: str, shown: str) -> None:
-    assert trail_to(own, shown) is None
+    assert relative_path(own, shown) is None
 
 
 @given(NAMES, NAMES, NAMES)
@@ -120,26 +118,34 @@ def test_the_way_is_right_from_whatever_namespace_it_is_seen(
     namespace: tuple[str, ...], own: tuple[str, ...], shown: tuple[str, ...]
 ) -> None:
     """Held against the whole paths, which only the initial namespace knows."""
-    trail = trail_to(seen(own, namespace), seen(shown, namespace))
-    is_inside = own[: len(shown)] == shown
-    assert (trail is not None) == is_inside
+    trail = relative_path(seen(own, namespace), seen(shown, namespace))
+    may_be_charged_to_daemon = own[: len(shown)] == shown
+    assert (trail is not None) == may_be_charged_to_daemon
     if trail is not None:
         rest = own[len(shown) :]
-        assert (trail.untold + len(trail.names), trail.names) == (len(rest), rest[trail.untold :])
+        assert (trail.unknown_levels + len(trail.names), trail.names) == (
+            len(rest),
+            rest[trail.unknown_levels :],
+        )
 
 
 @given(NAMES, NAMES, NAMES, NAMES)
 def test_a_managed_root_below_the_mount_shortens_the_way(
     namespace: tuple[str, ...], own: tuple[str, ...], shown: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    trail = trail_to(seen(own, namespace), seen(shown, namespace))
+    trail = relative_path(seen(own, namespace), seen(shown, namespace))
     below = trail and trail.below(names)
     rest = own[len(shown) + len(names) :]
     if own[: len(shown) + len(names)] == shown + names:
         assert below is not None
-        assert (below.untold + len(below.names), below.names) == (len(rest), rest[below.untold :])
+        assert (below.unknown_levels + len(below.names), below.names) == (
+            len(rest),
+            rest[below.unknown_levels :],
+        )
     elif below is not None and trail is not None:
-        assert trail.untold > 0  # a name that is not told may be any, and then the groups are asked
+        assert (
+            trail.unknown_levels > 0
+        )  # a name that is not told may be any, and then the groups are asked
 
 
 def seen(path: tuple[str, ...], namespace: tuple[str, ...]) -> str:
@@ -165,15 +171,23 @@ def test_of_the_groups_at_the_end_of_a_way_the_one_that_has_the_process_is_found
     group(tmp_path, "docker/a/inner", 1, 7)
     group(tmp_path, "docker/b/inner", 177, 77)
     group(tmp_path, "docker/b", 5)
-    assert found_in(tmp_path).along(Trail(2, ("inner",))) == "docker/b/inner"
-    assert found_in(tmp_path).along(Trail(0, ("docker", "b", "inner"))) == "docker/b/inner"
-    assert found_in(tmp_path).along(Trail(1, ("b",))) is None
-    assert found_in(tmp_path).everywhere() == "docker/b/inner"
+    assert found_in(tmp_path).find_along(RelativePath(2, ("inner",))) == "docker/b/inner"
+    assert (
+        found_in(tmp_path).find_along(RelativePath(0, ("docker", "b", "inner"))) == "docker/b/inner"
+    )
+    assert found_in(tmp_path).find_along(RelativePath(1, ("b",))) is None
+    assert found_in(tmp_path).find_anywhere() == "docker/b/inner"
 
 
 def test_the_managed_root_may_be_the_group(tmp_path: Path) -> None:
     group(tmp_path, "", 77)
-    assert (found_in(tmp_path).along(Trail(0, ())), found_in(tmp_path).everywhere()) == ("", "")
+    assert (
+        found_in(tmp_path).find_along(RelativePath(0, ())),
+        found_in(tmp_path).find_anywhere(),
+    ) == (
+        "",
+        "",
+    )
 
 
 def test_a_process_that_is_nowhere_leaves_no_suspect_where_all_could_be_asked(
@@ -181,7 +195,7 @@ def test_a_process_that_is_nowhere_leaves_no_suspect_where_all_could_be_asked(
 ) -> None:
     group(tmp_path, "a/b", 7)
     search = found_in(tmp_path)
-    assert (search.everywhere(), search.suspects) == (None, [])
+    assert (search.find_anywhere(), search.suspects) == (None, [])
 
 
 def test_a_group_that_cannot_be_asked_is_a_suspect(tmp_path: Path) -> None:
@@ -189,17 +203,17 @@ def test_a_group_that_cannot_be_asked_is_a_suspect(tmp_path: Path) -> None:
     (group(tmp_path, "a/b") / "cgroup.procs").unlink()
     (tmp_path / "a/b/cgroup.procs").symlink_to("/")  # ELOOP, also for root
     search = found_in(tmp_path)
-    assert (search.everywhere(), search.suspects) == (None, ["a/b"])
+    assert (search.find_anywhere(), search.suspects) == (None, ["a/b"])
 
 
 def test_where_we_lack_descriptors_nobody_is_taken_for_a_suspect(tmp_path: Path) -> None:
-    class Lacking(Search):
+    class Lacking(ProcessSearch):
         def _inside(self, path: str) -> list[str]:
-            self._suspect(path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            self._record_unreadable(path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             return []
 
     with pytest.raises(OSError, match="Too many"):
-        Lacking(Descriptor(os.open(tmp_path, os.O_PATH)), 77).everywhere()
+        Lacking(Descriptor(os.open(tmp_path, os.O_PATH)), 77).find_anywhere()
 
 
 # -- what follows
@@ -207,7 +221,7 @@ def test_where_we_lack_descriptors_nobody_is_taken_for_a_suspect(tmp_path: Path)
 
 def test_the_group_of_the_daemon_and_those_around_it_are_its_own_affair() -> None:
     own = OwnGroup("a/b")
-    assert [own.is_around_us(path) for path in ("", "a", "a/b", "a/b/c", "a/c", "ab")] == [
+    assert [own.may_contain_daemon(path) for path in ("", "a", "a/b", "a/b/c", "a/c", "ab")] == [
         True,
         True,
         True,
@@ -215,7 +229,7 @@ def test_the_group_of_the_daemon_and_those_around_it_are_its_own_affair() -> Non
         False,
         False,
     ]
-    assert [own.is_inside(path) for path in ("", "a", "a/b", "a/b/c", "a/bc")] == [
+    assert [own.may_be_charged_to_daemon(path) for path in ("", "a", "a/b", "a/b/c", "a/bc")] == [
         False,
         False,
         True,
@@ -227,22 +241,23 @@ def test_the_group_of_the_daemon_and_those_around_it_are_its_own_affair() -> Non
 def test_all_is_inside_the_managed_root_and_so_nothing_is_refused_for_that() -> None:
     own = OwnGroup("")
     assert (
-        [own.is_around_us(path) for path in ("", "a")],
-        [own.is_inside(path) for path in ("", "a")],
+        [own.may_contain_daemon(path) for path in ("", "a")],
+        [own.may_be_charged_to_daemon(path) for path in ("", "a")],
     ) == ([True, False], [False, False])
 
 
 def test_who_is_in_none_of_them_is_near_none() -> None:
     assert not any(
-        OwnGroup().is_around_us(path) or OwnGroup().is_inside(path) for path in ("", "a")
+        OwnGroup().may_contain_daemon(path) or OwnGroup().may_be_charged_to_daemon(path)
+        for path in ("", "a")
     )
-    assert OwnGroup().shortcoming is None
+    assert OwnGroup().uncertainty is None
 
 
 def test_around_suspects_and_below_them_all_is_near() -> None:
     own = OwnGroup(None, ("a/b", "x"))
     near = {
-        path: (own.is_around_us(path), own.is_inside(path))
+        path: (own.may_contain_daemon(path), own.may_be_charged_to_daemon(path))
         for path in ("", "a", "a/b", "a/b/c", "x/y", "a/c", "z")
     }
     assert {path for path, told in near.items() if told == (True, True)} == {"a/b", "a/b/c", "x/y"}
@@ -251,19 +266,19 @@ def test_around_suspects_and_below_them_all_is_near() -> None:
         "a",
     }  # what is made there is beside the suspects
     assert {path for path, told in near.items() if told == (False, False)} == {"a/c", "z"}
-    assert "'a/b', 'x'" in str(own.shortcoming)
+    assert "'a/b', 'x'" in str(own.uncertainty)
 
 
 def test_a_suspect_that_is_no_utf_8_is_named_in_ascii() -> None:
-    assert str(OwnGroup(None, ("caf\udce9",)).shortcoming).isascii()
+    assert str(OwnGroup(None, ("caf\udce9",)).uncertainty).isascii()
 
 
 # -- this very process
 
 
 def test_below_a_directory_that_is_no_hierarchy_we_are_in_no_group(tmp_path: Path) -> None:
-    locator = Locator(Descriptor(os.open(tmp_path, os.O_PATH)), 2)
-    assert (locator.own(), locator.path_of(os.getpid()), locator.path_of(4194305)) == (
+    locator = ProcessLocator(Descriptor(os.open(tmp_path, os.O_PATH)), 2)
+    assert (locator.own_group(), locator.path_of(os.getpid()), locator.path_of(4194305)) == (
         OwnGroup(),
         None,
         None,
@@ -272,7 +287,7 @@ def test_below_a_directory_that_is_no_hierarchy_we_are_in_no_group(tmp_path: Pat
 
 def test_this_process_is_its_own_and_the_one_that_began_it_is_not() -> None:
     assert (
-        descends_from_us(os.getpid()),
-        descends_from_us(os.getppid()),
-        descends_from_us(4194305),
+        descends_from_daemon(os.getpid()),
+        descends_from_daemon(os.getppid()),
+        descends_from_daemon(4194305),
     ) == (True, False, False)

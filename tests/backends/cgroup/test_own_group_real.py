@@ -1,6 +1,4 @@
-"""A process finds its own group, and keeps its hands off it, whatever is mounted where and whatever
-namespaces it is in.
-"""
+"""Test that a process finds and protects its own group in real namespaces and mounts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +56,7 @@ ALLOWED = dict.fromkeys(REFUSED, "done")
 
 @dataclass
 class Home:
-    """A group of ours with two in it.
-
-    `own` for the process that asks and one who is a stranger to it, and `other`.
-    """
+    """Make a group with two children: `own` for the searching process and another, and `other`."""
 
     kernel: CgroupHost[Backend]
     top: Group
@@ -147,9 +142,7 @@ def test_who_is_outside_of_the_managed_root_is_in_no_group_and_takes_no_process_
 
 
 def test_where_nobody_may_look_for_it_nothing_is_changed(own_home: Home) -> None:
-    """In a cgroup namespace only the groups' lists of processes tell which is ours, and here
-    something is mounted on that of ours.
-    """
+    """Only cgroup.procs identifies our group in this cgroup namespace, and it is mounted over."""
     told = own_home.ask(
         Setting("covered", 'mount -t tmpfs none "$root/$own"', namespaces=("cgroup",))
     )

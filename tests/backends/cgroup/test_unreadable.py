@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from shrinkd.backends import Backend, Group, last_walk
+from shrinkd.backends import Backend, Group, recent_walk
 from shrinkd.backends.cgroup.tree import Tree
 from shrinkd.backends.simulator.controls import Fault
-from shrinkd.backends.walks import LONGEST_PATH_BYTES, MOST_NAMED
+from shrinkd.backends.walks import LONGEST_PATH_BYTES, MAX_NAMED
 from shrinkd.errors import GroupNotFound, InvalidGroupName, OutOfResources
 from shrinkd.settings import Settings
 from tests.backends.cgroup.test_tree import directory, most_open_files, tree_of
@@ -67,7 +67,7 @@ def test_what_is_deeper_than_a_path_reaches_is_left_out_counted_and_named_and_no
     dig(top, DEEP)
     found = {group.path for group in tree.groups()}
     assert found == {"", "web", *("/".join(["d" * 250] * level) for level in range(1, 17))}
-    walk = tree.walked()
+    walk = tree.last_walk()
     assert (walk.unreadable, walk.failure) == ({"ENAMETOOLONG": 1}, None)
     assert walk.named == (("/".join(["d" * 250] * 17), "ENAMETOOLONG"),)
 
@@ -83,17 +83,17 @@ def test_the_longest_path_that_the_kernel_resolves_is_read(tree: Tree, top: Path
     os.mkdir("f" * (room + 1), dir_fd=above)
     os.close(above)
     assert max(len(group.path) for group in tree.groups()) == LONGEST_PATH_BYTES
-    assert tree.walked().unreadable == {"ENAMETOOLONG": 1}
+    assert tree.last_walk().unreadable == {"ENAMETOOLONG": 1}
 
 
 def test_of_many_entries_that_cannot_be_read_some_are_named_and_all_are_counted(
     tree: Tree, top: Path
 ) -> None:
-    for number in range(3 * MOST_NAMED):
+    for number in range(3 * MAX_NAMED):
         (top / os.fsdecode(b"\xff%d" % number)).mkdir()
     tree.groups()
-    walk = tree.walked()
-    assert (walk.unreadable, len(walk.named)) == ({"EILSEQ": 3 * MOST_NAMED}, MOST_NAMED)
+    walk = tree.last_walk()
+    assert (walk.unreadable, len(walk.named)) == ({"EILSEQ": 3 * MAX_NAMED}, MAX_NAMED)
     assert all(path.startswith("\\xff") for path, _ in walk.named)
 
 
@@ -105,13 +105,13 @@ def test_a_directory_that_nobody_may_list_is_left_out_until_it_may_be(
     (top / "closed").chmod(0)
     with without_overrides():
         assert {group.path for group in tree.groups()} == {"", "web"}
-        assert (tree.walked().unreadable, tree.walked().named) == (
+        assert (tree.last_walk().unreadable, tree.last_walk().named) == (
             {"EACCES": 1},
             (("closed", "EACCES"),),
         )
         (top / "closed").chmod(0o755)
         assert {group.path for group in tree.groups()} == {"", "web", "closed", "closed/inside"}
-    assert tree.walked().unreadable == {}
+    assert tree.last_walk().unreadable == {}
 
 
 def test_the_group_that_is_asked_for_itself_is_refused_and_not_left_out(
@@ -135,16 +135,16 @@ def test_without_open_files_a_walk_fails_and_what_was_left_out_before_still_is(
     with files_to_be_had(0):
         with pytest.raises(OutOfResources, match="EMFILE"):
             tree.groups()
-        first = tree.walked()
+        first = tree.last_walk()
         with pytest.raises(OutOfResources):
             tree.groups()
-    assert "EMFILE" in str(tree.walked().failure)
-    assert (tree.walked().failing_since, tree.walked().unreadable) == (
+    assert "EMFILE" in str(tree.last_walk().failure)
+    assert (tree.last_walk().failing_since, tree.last_walk().unreadable) == (
         first.ended_at,
         {"EILSEQ": 1},
     )
     assert {group.path for group in tree.groups()} == {"", "web", "db"}
-    assert (tree.walked().failure, tree.walked().failing_since) == (None, None)
+    assert (tree.last_walk().failure, tree.last_walk().failing_since) == (None, None)
 
 
 def test_without_watches_too_a_walk_that_finds_no_open_file_tells_of_no_group_that_it_is_gone(
@@ -154,8 +154,9 @@ def test_without_watches_too_a_walk_that_finds_no_open_file_tells_of_no_group_th
         directory(top, f"group-{number}")
     tree = tree_of(top)
     assert len(tree.groups()) == 6
-    tree._listings._queue = None  # as where this user has no more of them
-    tree._listings._kept.clear()
+    # as without inotify, where this user has no more watches
+    tree._listings._queue = None
+    tree._listings._listings.clear()
     for count in range(2):
         with files_to_be_had(count), pytest.raises(OutOfResources):
             tree.groups()
@@ -168,8 +169,8 @@ def test_a_part_of_the_tree_that_was_asked_for_says_nothing_of_the_whole(
 ) -> None:
     (top / "web").mkdir()
     tree.groups("web")
-    assert tree.walked().ended_at == -math.inf
-    assert last_walk(tree_as_backend(tree)).ended_at > -math.inf
+    assert tree.last_walk().ended_at == -math.inf
+    assert recent_walk(tree_as_backend(tree)).ended_at > -math.inf
 
 
 def tree_as_backend(tree: Tree) -> Backend:
@@ -184,7 +185,7 @@ def test_no_group_is_made_that_could_not_be_read_back(tree: Tree, top: Path) -> 
     made = made_within(tree, "d" * 250)
     assert 13 <= len(made) <= 16
     assert len(tree.groups()) == len(made) + 1
-    assert tree.walked().unreadable == {}
+    assert tree.last_walk().unreadable == {}
     assert (
         len(str(top / made[-1] / ("f" * 98)))
         <= LONGEST_PATH_BYTES
@@ -263,10 +264,10 @@ def test_a_kernel_has_groups_that_are_deeper_than_a_path_reaches_and_all_others_
     mine = [group for group in found if group.path.startswith(f"{inside.path}/")]
     assert 15 <= len(mine) < DEEP
     assert all(kernel.backend.stat(group).usage_bytes >= 0 for group in mine)
-    assert kernel.backend.walked().unreadable["ENAMETOOLONG"] >= 1
+    assert kernel.backend.last_walk().unreadable["ENAMETOOLONG"] >= 1
     assert any(
         path.startswith(inside.path) and symbol == "ENAMETOOLONG"
-        for path, symbol in kernel.backend.walked().named
+        for path, symbol in kernel.backend.last_walk().named
     )
 
 
@@ -286,7 +287,7 @@ def test_a_group_whose_control_files_nobody_may_read_is_left_out(
         with without_overrides():
             found = fresh.groups()
         assert (beside in found, closed in found) == (True, False)
-        assert fresh.walked().unreadable["EACCES"] == 1
+        assert fresh.last_walk().unreadable["EACCES"] == 1
     finally:
         fresh.close()
 
@@ -326,7 +327,7 @@ def test_a_simulated_machine_leaves_out_what_its_kernel_would(still_stage: Stage
             here = machine.make(here, "d" * 250)
     found = {group.path for group in simulator.groups()}
     assert max(map(len, found)) <= LONGEST_PATH_BYTES
-    assert (len(found), simulator.walked().unreadable) == (2 + 16, {"ENAMETOOLONG": 1})
+    assert (len(found), simulator.last_walk().unreadable) == (2 + 16, {"ENAMETOOLONG": 1})
 
 
 def test_a_fault_that_lasts_is_met_until_it_is_cleared(still_stage: Stage) -> None:
@@ -336,10 +337,10 @@ def test_a_fault_that_lasts_is_met_until_it_is_cleared(still_stage: Stage) -> No
     for _ in range(3):
         with pytest.raises(OutOfResources):
             simulator.groups()
-    assert "EMFILE" in str(simulator.walked().failure)
+    assert "EMFILE" in str(simulator.last_walk().failure)
     simulator.faults.clear()
     simulator.groups()
-    assert simulator.walked().failure is None
+    assert simulator.last_walk().failure is None
 
 
 @pytest.fixture

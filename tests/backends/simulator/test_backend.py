@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shrinkd.backends import LIMIT_NAMES, Group
-from shrinkd.backends.simulator.backend import PASS_US, TICKS_A_VERB, Simulator
+from shrinkd.backends.simulator.backend import MAX_TICKS_PER_VERB, PASS_US, Simulator
 from shrinkd.backends.simulator.faults import Fault
 from shrinkd.backends.simulator.machine import scenarios
 from shrinkd.backends.simulator.machine.workloads import Workload
@@ -100,7 +100,7 @@ def test_a_long_pause_is_skipped_in_few_steps_and_none_of_it_is_lost(clock: Cloc
     clock.sleep(30 * DAY)
     with simulator.machine() as machine:
         assert machine.now_us == pytest.approx(30 * DAY * 1e6, abs=200_000)
-        assert TICKS_A_VERB <= 10
+        assert MAX_TICKS_PER_VERB <= 10
 
 
 def test_two_simulators_share_no_identity(clock: Clock) -> None:
@@ -394,7 +394,7 @@ def test_a_fault_that_was_called_off_does_not_come(clock: Clock) -> None:
 def test_a_group_is_given_another_workload(clock: Clock) -> None:
     simulator = started(clock)
     leaky = named(simulator, "leaky")
-    simulator.put_to_work(
+    simulator.set_workload(
         leaky, Workload.model_validate({"memory": [{"kind": "anon", "size_bytes": "8M"}]})
     )
     assert simulator.stat(leaky).anon_bytes == 8 * MIB

@@ -14,7 +14,8 @@ import pytest
 from shrinkd.backends import Backend, Group, LimitName, load
 from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.v1.backend import V1
-from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from shrinkd.backends.v1.files import LIMIT, MEMSW_LIMIT, SOFT_LIMIT
+from shrinkd.backends.v1.limit_order import plan_writes
 from shrinkd.errors import (
     BackendUnavailable,
     Busy,

@@ -25,8 +25,8 @@ from shrinkd.backends.v2.files import (
     SWAP,
     USAGE,
     describe,
-    limit_of,
-    text_of,
+    format_limit_file,
+    parse_limit_file,
 )
 from shrinkd.errors import (
     BackendUnavailable,
@@ -146,8 +146,8 @@ def test_events_are_found_by_name_and_those_of_newer_kernels_left_out() -> None:
     ("limit", "text"), [(UNLIMITED, b"max"), (2**63, b"max"), (0, b"0"), (4096, b"4096")]
 )
 def test_limits_are_decimal_bytes_or_max(limit: int, text: bytes) -> None:
-    assert text_of(limit) == text
-    assert limit_of(text + b"\n") == min(limit, UNLIMITED)
+    assert format_limit_file(limit) == text
+    assert parse_limit_file(text + b"\n") == min(limit, UNLIMITED)
 
 
 def test_a_directory_without_the_v2_memory_controller_is_refused_with_a_way_out() -> None:

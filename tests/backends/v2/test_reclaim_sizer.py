@@ -1,7 +1,4 @@
-"""How much one write asks for.
-
-What was freed in the wanted time, as the writes before have shown it.
-"""
+"""Test the size of requests to memory.reclaim, which adapts to earlier writes."""
 
 import pytest
 
@@ -13,23 +10,21 @@ WANTED = 25e-3
 
 
 def after(*writes: tuple[float, float], goal: int = 1 << 40) -> int:
-    """What is asked for after writes that took so many seconds and freed such a part of what was
-    asked for.
-    """
-    chunk = ReclaimSizer()
+    """Return the request after writes that took these seconds and freed this part of it."""
+    sizer = ReclaimSizer()
     for seconds, part in writes:
-        asked = chunk.ask(goal)
-        chunk.learn(asked, int(asked * part), seconds)
-    return chunk.ask(1 << 40)
+        asked = sizer.request_bytes(goal)
+        sizer.learn(asked, int(asked * part), seconds)
+    return sizer.request_bytes(1 << 40)
 
 
 @pytest.mark.parametrize(("goal", "asked"), [(0, 1), (1, 1), (4096, 1), (4097, 2), (1 << 20, 256)])
 def test_a_goal_is_asked_for_in_whole_pages_and_at_least_one(goal: int, asked: int) -> None:
-    assert ReclaimSizer().ask(goal) == asked * PAGE_BYTES
+    assert ReclaimSizer().request_bytes(goal) == asked * PAGE_BYTES
 
 
 def test_a_goal_beyond_the_first_chunk_is_cut() -> None:
-    assert ReclaimSizer().ask(1 << 40) == after() == 4 * MIB
+    assert ReclaimSizer().request_bytes(1 << 40) == after() == 4 * MIB
 
 
 def test_quick_writes_double_the_chunk_each_time() -> None:
@@ -42,11 +37,11 @@ def test_quick_writes_double_the_chunk_each_time() -> None:
 
 
 def test_a_chunk_settles_where_a_write_takes_the_wanted_time() -> None:
-    chunk = ReclaimSizer()
+    sizer = ReclaimSizer()
     for _ in range(20):
-        asked = chunk.ask(1 << 40)
-        chunk.learn(asked, asked, asked / (2 << 30))
-    assert chunk.ask(1 << 40) == pytest.approx(WANTED * (2 << 30), rel=0.1)
+        asked = sizer.request_bytes(1 << 40)
+        sizer.learn(asked, asked, asked / (2 << 30))
+    assert sizer.request_bytes(1 << 40) == pytest.approx(WANTED * (2 << 30), rel=0.1)
 
 
 def test_a_slow_write_shortens_the_next_and_no_speed_passes_the_ends() -> None:

@@ -186,7 +186,7 @@ def changeable(parts: Parts, caller: Caller, group: Group) -> Group:
     """
     caller.require(Level.WRITE, group.path)
     may_change(parts.settings, group)
-    parts.backend.own().check_apart(group)
+    parts.backend.own_group().refuse_own(group)
     return group
 
 

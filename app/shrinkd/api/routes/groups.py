@@ -49,7 +49,7 @@ from shrinkd.errors import (
     ProtectedGroup,
     ShrinkInProgress,
     UnsupportedLimit,
-    leaving_out,
+    ignoring_unreadable,
 )
 from shrinkd.groups import GroupLifecycle, aliases_of
 from shrinkd.strict_model import Strict
@@ -375,7 +375,7 @@ def _row(parts: Parts, group: Group, fields: frozenset[str]) -> dict[str, Any] |
         "aliases": aliases_of(group.path),
         "managed": group.id in parts.lifecycle.made,
     }
-    with leaving_out():
+    with ignoring_unreadable():
         if not fields <= row.keys():
             row |= stats_row(group, parts.backend.stat(group))
         return {name: row[name] for name in (*_NAMES, *_NUMBERS) if name in fields}

@@ -8,7 +8,7 @@ from shrinkd import __version__
 from shrinkd.api.http.dependencies import Body, Parts, Wired
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import refuses
-from shrinkd.backends import Backend, last_walk
+from shrinkd.backends import Backend, recent_walk
 from shrinkd.errors import NotReady, NotWritable, OutOfResources, StoreUnavailable
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
@@ -61,9 +61,9 @@ def check_ready(wiring: Parts) -> None:
 def _check_walks(backend: Backend) -> None:
     """Raise NotReady if walks of the tree have failed for a second or more."""
     walk = (
-        last_walk(backend)
-        if backend.walked().failure is None
-        else last_walk(backend, _MAX_FAILING_SECONDS)
+        recent_walk(backend)
+        if backend.last_walk().failure is None
+        else recent_walk(backend, _MAX_FAILING_SECONDS)
     )
     seconds = walk.ended_at - (walk.ended_at if walk.failing_since is None else walk.failing_since)
     if seconds >= _MAX_FAILING_SECONDS:

@@ -21,7 +21,7 @@ from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
 from shrinkd.auth import Caller, Level
-from shrinkd.backends import LIMIT_NAMES, Group, LimitName, Limits, in_pages, told_limits
+from shrinkd.backends import LIMIT_NAMES, Group, LimitName, Limits, in_pages, limits_to_json
 from shrinkd.errors import (
     LimitBelowUsage,
     LimitOrder,
@@ -90,7 +90,7 @@ def limits_body(
     caller: Caller, group: Group, limits: Limits, *, dry_run: bool = False
 ) -> LimitsBody:
     """Return the limits of a group as this caller may see them."""
-    values: dict[str, Any] = asdict(limits) | told_limits(limits, LIMIT_NAMES)
+    values: dict[str, Any] = asdict(limits) | limits_to_json(limits, LIMIT_NAMES)
     holder = (
         limits.limited_by
         if limits.limited_by is None or caller.may(Level.READ, limits.limited_by)

@@ -11,7 +11,7 @@ from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import UNCHANGED
 from shrinkd.api.routes.stats import PressureBody, pressure_row
 from shrinkd.auth import Caller, Level
-from shrinkd.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, Walk, last_walk, shown
+from shrinkd.backends import BACKEND_NAMES, LIMIT_NAMES, OwnGroup, Walk, printable_path, recent_walk
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
 _MAX_SUSPECTS = 20
@@ -109,8 +109,8 @@ def node_body(wiring: Parts, caller: Caller) -> NodeBody:
         root=node.root,
         subtrees=list(wiring.settings.subtrees),
         boot_id=node.boot_id,
-        own_group=own_group_body(caller, backend.own()),
-        unreadable=_unreadable(last_walk(backend)) if caller.may(Level.READ) else None,
+        own_group=own_group_body(caller, backend.own_group()),
+        unreadable=_unreadable(recent_walk(backend)) if caller.may(Level.READ) else None,
     )
 
 
@@ -120,12 +120,12 @@ def own_group_body(caller: Caller, own: OwnGroup) -> OwnGroupBody:
     Names are included only if the caller may read those groups; the state always is.
     """
     path = own.path if own.path is not None and caller.may(Level.READ, own.path) else None
-    suspects = [shown(suspect) for suspect in caller.visible(own.suspects)[:_MAX_SUSPECTS]]
+    suspects = [printable_path(suspect) for suspect in caller.visible(own.suspects)[:_MAX_SUSPECTS]]
     return OwnGroupBody(
         state="unknown" if own.suspects else "elsewhere" if own.path is None else "found",
-        path=None if path is None else shown(path),
+        path=None if path is None else printable_path(path),
         suspects=suspects,
-        detail=own.shortcoming if caller.may(Level.READ) else None,
+        detail=own.uncertainty if caller.may(Level.READ) else None,
     )
 
 

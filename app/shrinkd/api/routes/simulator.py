@@ -201,7 +201,7 @@ def set_workload(
     def check(before: Workload) -> None:
         check_preconditions(request, etag_of(workload_body(group, before)))
 
-    machine.put_to_work(group, workload, check=check, dry_run=dry_run)
+    machine.set_workload(group, workload, check=check, dry_run=dry_run)
 
 
 def change_time(wiring: Wired, machine: Simulated, change: ClockChange, *, dry_run: bool) -> None:

@@ -18,7 +18,7 @@ from shrinkd.api.http.group_reference import resolve, seen_by
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import UNCHANGED, refuses
 from shrinkd.backends import Backend, Counters, Events, Group, MemStat, Pressure, Stall
-from shrinkd.errors import InvalidRequest, leaving_out
+from shrinkd.errors import InvalidRequest, ignoring_unreadable
 from shrinkd.storage import now
 
 router = APIRouter(route_class=StrictRoute, tags=["stats"])
@@ -183,7 +183,7 @@ async def read_all(backend: Backend, groups: Sequence[Group]) -> list[tuple[Grou
     """
     readings = []
     for index, group in enumerate(groups, start=1):
-        with leaving_out():
+        with ignoring_unreadable():
             readings.append((group, backend.stat(group)))
         if not index % _SLICE:
             await asyncio.sleep(0)

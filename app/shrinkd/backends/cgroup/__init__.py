@@ -1,4 +1,1 @@
-"""What cgroup v1 and v2 share.
-
-The tree of groups, control files, and what the kernel tells of changes.
-"""
+"""Share cgroupfs access between v1 and v2: groups, control files, mounts and triggers."""

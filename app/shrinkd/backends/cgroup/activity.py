@@ -1,11 +1,9 @@
-"""What groups do beside using memory, for which cgroup v1 has other hierarchies.
+"""Read the CPU time and the freezer state of groups, on v1 from mirror groups in other hierarchies.
 
-The CPU time that they use, and whether they are frozen.
-
-A memory controller of v1 knows neither. Where a group has a twin, a directory of the same path in
-the cgroup2 mount, in cpuacct or in the freezer, that one does; but a path is no promise: systemd
-makes groups in one hierarchy without moving anybody in another. A busy group whose twin is empty
-would look idle and be shrunk for it, so a twin counts only when it has every process of the group.
+A memory controller of v1 has neither. A mirror, the directory of the same path in the cgroup2
+mount, in cpuacct or in the freezer, may have them; but an equal path is no guarantee: systemd makes
+groups in one hierarchy without moving processes in another. A busy group with an empty mirror would
+look idle and be shrunk for it, so a mirror counts only if it has every process of the group.
 """
 
 from collections.abc import Iterator
@@ -13,102 +11,108 @@ from contextlib import suppress
 from pathlib import Path
 
 from shrinkd.backends.cgroup.mounts import Mount, mounts
-from shrinkd.backends.cgroup.own_group import trail_to
+from shrinkd.backends.cgroup.own_group import relative_path
 from shrinkd.backends.cgroup.tree import (
     CGROUP2_SUPER_MAGIC,
     CGROUP_SUPER_MAGIC,
     HIERARCHY_ROOT,
     Tree,
 )
-from shrinkd.backends.protocol import Activity, Group
-from shrinkd.errors import BackendUnavailable, leaving_out
+from shrinkd.backends.readings import Activity, Group
+from shrinkd.errors import BackendUnavailable, ignoring_unreadable
 
 _CPU_STAT, _CGROUP_EVENTS, _PROCESSES = "cpu.stat", "cgroup.events", "cgroup.procs"
 _CPUACCT, _FREEZER = "cpuacct.usage", "freezer.state"
-_TELLERS = (
+_MIRROR_HIERARCHIES = (
     ("cgroup2", "", (_CPU_STAT, _CGROUP_EVENTS)),
     ("cgroup", "cpuacct", (_CPUACCT,)),
     ("cgroup", "freezer", (_FREEZER,)),
 )
-"""Mounts, as mounts() names them, and what their groups tell."""
+"""Mounts, by the arguments of mounts(), and the control files that are read there."""
 
 
 def v2_activity(tree: Tree, group: Group, *, is_top: bool) -> Activity:
-    """Read two files that every v2 group has, also without the cpu controller.
+    """Read the activity of a v2 group, which has both files even without the cpu controller.
 
-    The top of the hierarchy cannot be frozen.
+    The top of the hierarchy has no freezer.
     """
     events = b"" if is_top else tree.read_once(group, _CGROUP_EVENTS)
     return _by_v2(tree.read_once(group, _CPU_STAT), events)
 
 
-def tree_beside(own: Tree, kind: str, option: str = "") -> Tree | None:
-    """Find the directory that mirrors the managed root of v1 in another mount.
+def mirror_tree(own: Tree, kind: str, option: str = "") -> Tree | None:
+    """Open the directory that mirrors the managed root of v1 in another mount; None without one.
 
-    Of cgroup2, or of another v1 controller.
+    The mount is cgroup2, or another v1 controller.
     """
-    for root in _mirrors(own, kind, option):
+    for root in _mirror_roots(own, kind, option):
         with suppress(BackendUnavailable):
             return Tree(root, CGROUP_SUPER_MAGIC if option else CGROUP2_SUPER_MAGIC)
     return None
 
 
-def _mirrors(own: Tree, kind: str, option: str) -> Iterator[str]:
-    """Find the directories of other mounts that are called as a managed root is, both from the top
-    or in our cgroup namespace.
+def _mirror_roots(own: Tree, kind: str, option: str) -> Iterator[str]:
+    """Find the directories of other mounts that have the path of the managed root.
+
+    Paths are compared from the top of the hierarchies, or in our cgroup namespace.
     """
-    if (place := own.place()) is None:
+    if (mount_location := own.mount_location()) is None:
         return
-    mount, names = place
+    mount, names = mount_location
     for other in mounts(kind, option):
         if _is_whole(mount) and _is_whole(other):
             yield str(Path(other.point, *names))
-        elif (trail := trail_to("/".join((mount.root, *names)), other.root)) and not trail.untold:
-            yield str(Path(other.point, *trail.names))
+        elif (
+            route := relative_path("/".join((mount.root, *names)), other.root)
+        ) and not route.unknown_levels:
+            yield str(Path(other.point, *route.names))
 
 
 def _is_whole(mount: Mount) -> bool:
-    """Whether a mount shows its hierarchy from the top, whatever that is called in our cgroup
-    namespace.
-    """
+    """Return whether a mount shows its hierarchy from the top, whatever our namespace calls it."""
     with suppress(OSError):
         return Path(mount.point).stat().st_ino == HIERARCHY_ROOT
     return False
 
 
-class Twins:
-    """What the twins of v1 groups tell.
+class MirrorGroups:
+    """Read activity from the mirrors of v1 groups.
 
-    Nothing stays open for it: it is asked every few seconds at most.
+    No descriptor stays open: it is read every few seconds at most.
     """
 
     def __init__(self, own: Tree) -> None:
         self._own = own
-        beside = ((tree_beside(own, kind, option), files) for kind, option, files in _TELLERS)
+        beside = (
+            (mirror_tree(own, kind, option), files) for kind, option, files in _MIRROR_HIERARCHIES
+        )
         self._trees = [(tree, files) for tree, files in beside if tree]
 
     def activity(self, group: Group) -> Activity | None:
-        """Tell what is known of a group that is there; None where no twin of it counts CPU time."""
-        homes = [(tree, files) for tree, files in self._trees if tree.has(group.path)]
+        """Return the activity of an existing group; None if no mirror of it counts CPU time."""
+        mirrors = [(tree, files) for tree, files in self._trees if tree.has(group.path)]
         own = (
-            set() if group.id == HIERARCHY_ROOT or not homes else _processes(self._own, group.path)
+            set()
+            if group.id == HIERARCHY_ROOT or not mirrors
+            else _processes(self._own, group.path)
         )
-        told: dict[str, bytes] = {}
-        for tree, files in homes:
-            is_needless = _CPUACCT in files and _CPU_STAT in told
-            with leaving_out():  # it went in between
+        texts: dict[str, bytes] = {}
+        for tree, files in mirrors:
+            is_needless = _CPUACCT in files and _CPU_STAT in texts
+            # the mirror was removed meanwhile
+            with ignoring_unreadable():
                 if not is_needless and self._has_all(tree, group.path, own):
-                    told |= _read(tree, group.path, files)
-        is_frozen = told.get(_FREEZER, b"").strip() == b"FROZEN"
-        if cpu_stat := told.get(_CPU_STAT):
-            by_v2 = _by_v2(cpu_stat, told.get(_CGROUP_EVENTS, b""))
+                    texts |= _read(tree, group.path, files)
+        is_frozen = texts.get(_FREEZER, b"").strip() == b"FROZEN"
+        if cpu_stat := texts.get(_CPU_STAT):
+            by_v2 = _by_v2(cpu_stat, texts.get(_CGROUP_EVENTS, b""))
             return Activity(by_v2.cpu_seconds, is_frozen=by_v2.is_frozen or is_frozen)
         return (
-            Activity(int(told[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in told else None
+            Activity(int(texts[_CPUACCT]) / 1e9, is_frozen=is_frozen) if _CPUACCT in texts else None
         )
 
     def roots(self) -> list[str]:
-        """The directories whose groups are twins."""
+        """Return the directories in which the mirrors are."""
         return [tree.root for tree, _ in self._trees]
 
     def close(self) -> None:
@@ -116,42 +120,34 @@ class Twins:
             tree.close()
 
     def _has_all(self, tree: Tree, path: str, own: set[bytes]) -> bool:
-        """Whether each of these processes of the group is in its twin, but for those that have left
-        the group meanwhile.
-        """
+        """Return whether a mirror has all these processes, except those that left the group."""
         missing = own - _processes(tree, path) if own else own
         return not missing or missing.isdisjoint(_processes(self._own, path))
 
 
 def _processes(tree: Tree, path: str) -> set[bytes]:
-    """List the processes of the group at a path and of those inside.
-
-    Of what goes meanwhile, or cannot be read, none.
-    """
+    """List the processes of a group and its descendants; none of a group that cannot be read."""
     found: set[bytes] = set()
-    with leaving_out():
+    with ignoring_unreadable():
         for member in [path] if tree.is_leaf(path) else [group.path for group in tree.groups(path)]:
-            with leaving_out():
+            with ignoring_unreadable():
                 found.update(tree.read_at(member, _PROCESSES).split())
     return found
 
 
 def _read(tree: Tree, path: str, files: tuple[str, ...]) -> dict[str, bytes]:
-    """Read what there is of some files.
-
-    The top of a hierarchy cannot be frozen, and has no file for it.
-    """
+    """Read those of the files that exist: the top of a hierarchy has no freezer file."""
     return {name: tree.read_at(path, name) for name in files if path or name in tree.control_files}
 
 
 def _by_v2(cpu_stat: bytes, cgroup_events: bytes) -> Activity:
     return Activity(
-        cpu_seconds=_counted(cpu_stat, b"usage_usec") / 1e6,
-        is_frozen=bool(_counted(cgroup_events, b"frozen")),
+        cpu_seconds=_count_of(cpu_stat, b"usage_usec") / 1e6,
+        is_frozen=bool(_count_of(cgroup_events, b"frozen")),
     )
 
 
-def _counted(text: bytes, name: bytes) -> int:
-    """Find a count in lines of a name and a count each; 0 where there is none of the name."""
+def _count_of(text: bytes, name: bytes) -> int:
+    """Return the count of a name in lines of name and count; 0 if the name is missing."""
     words = text.split()
     return int(words[words.index(name) + 1]) if name in words else 0

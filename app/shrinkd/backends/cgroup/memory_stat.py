@@ -1,6 +1,6 @@
-"""The wanted lines of a memory.stat, fast.
+"""Parse the wanted lines of a memory.stat fast.
 
-A reading is parsed a thousand times a sweep, and their order seldom changes.
+Readings are parsed a thousand times per sweep, and the order of the lines seldom changes.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ class _Learned:
 
 
 class StatLines:
-    """The wanted lines of memory.stat, by name.
+    """Parse wanted lines of memory.stat by name.
 
-    Where they stand is learned from a text, and anew from one that differs.
+    Their positions are learned from a text, and again from one with other positions.
     """
 
     def __init__(self, wanted: Sequence[str]) -> None:
@@ -35,12 +35,16 @@ class StatLines:
         return dict(zip(learned.fields, map(int, learned.values(words)), strict=True))
 
     def _learn(self, words: list[bytes]) -> _Learned:
-        places = [place for place in range(0, len(words), 2) if words[place] in self._wanted]
+        places = [
+            mount_location
+            for mount_location in range(0, len(words), 2)
+            if words[mount_location] in self._wanted
+        ]
         keys = itemgetter(*places)
         return _Learned(
             words=len(words),
             names=keys(words),
-            fields=tuple(words[place].decode() for place in places),
+            fields=tuple(words[mount_location].decode() for mount_location in places),
             keys=keys,
-            values=itemgetter(*(place + 1 for place in places)),
+            values=itemgetter(*(mount_location + 1 for mount_location in places)),
         )

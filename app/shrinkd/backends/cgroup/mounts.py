@@ -1,9 +1,8 @@
-"""Where cgroupfs is mounted: /proc/self/mountinfo, which is bytes, and whose lines end with a line
-feed alone.
+"""Find the mounts of cgroupfs in /proc/self/mountinfo.
 
-Which of several mounts at one point is the one that a path leads to, the kernel is asked: what is
-opened there has the number of its mount. So neither a mount on top of another one nor one on a
-directory above has to be worked out from the order of the lines.
+The text is bytes, and lines end with a line feed alone. Which of several mounts at one point a path
+leads to is read from the kernel: an opened descriptor has the id of its mount. So neither a mount
+on top of another one nor one on a directory above has to be derived from the order of the lines.
 """
 
 import os
@@ -17,30 +16,26 @@ from shrinkd.backends.cgroup.procfs import read_file
 from shrinkd.backends.cgroup.syscalls import Descriptor
 
 _MOUNT_ID = re.compile(rb"^mnt_id:\t(\d+)$", re.MULTILINE)
-_ESCAPED = re.compile(
-    rb"\\([0-7]{3})"
-)  # seq_path() of the kernel: space, tab, line feed and backslash
+# the escapes of seq_path(): space, tab, line feed and backslash
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo. Names that are no UTF-8 are there as os.fsdecode() gives them."""
+    """Hold one line of mountinfo; names that are not UTF-8 are as os.fsdecode() returns them."""
 
     id: int
     root: str
-    """The directory of the file system that is shown at the point; of cgroupfs as it is called in
-    our cgroup namespace, "/.." above it."""
+    """The directory of the file system that is mounted at the point; for cgroupfs its name in our
+    cgroup namespace, "/.." above it."""
     point: str
     kind: str
     options: frozenset[str]
-    """Those of the file system, in which cgroup v1 names its controllers."""
+    """The options of the file system, among which cgroup v1 lists its controllers."""
 
 
 def parse_mounts(text: bytes) -> Iterator[Mount]:
-    """Read the lines of a mountinfo, Documentation/filesystems/proc.rst.
-
-    What is no such line is left out.
-    """
+    """Parse the lines of a mountinfo (Documentation/filesystems/proc.rst); skip other lines."""
     for line in text.split(b"\n"):
         head, separator, tail = line.partition(b" - ")
         fields, rest = head.split(b" "), tail.split(b" ", 2)
@@ -57,24 +52,21 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
 
 
 def mounts(kind: str, option: str = "") -> Iterator[Mount]:
-    """Find the mounts of a cgroupfs ("cgroup" or "cgroup2"), with an option such as "memory", that
-    a path leads to.
-    """
+    """Find the visible mounts of a cgroupfs: "cgroup" or "cgroup2", with an option ("memory")."""
     for mount in parse_mounts(read_file("/proc/self/mountinfo")):
         if mount.kind == kind and (not option or option in mount.options) and _is_in_sight(mount):
             yield mount
 
 
 def mount_points(kind: str, option: str = "") -> Iterator[str]:
-    """As mounts(), the directories alone."""
+    """Return the directories of mounts()."""
     return (mount.point for mount in mounts(kind, option))
 
 
 def mount_of(directory: Descriptor) -> tuple[Mount, tuple[str, ...]] | None:
-    """Answer the mount that an open directory is in, and the names that lead from its root to
-    there.
+    """Return the mount of an open directory, and the names from its root to the directory.
 
-    None where nothing tells it.
+    None where /proc does not report it.
     """
     number, opened = (
         _mount_id(directory.number),
@@ -87,9 +79,7 @@ def mount_of(directory: Descriptor) -> tuple[Mount, tuple[str, ...]] | None:
 
 
 def _is_in_sight(mount: Mount) -> bool:
-    """Whether what is at the point of a mount is this mount, and no other one on top of it or of a
-    directory above.
-    """
+    """Return whether a mount is the one visible at its point, and not covered by another."""
     with suppress(OSError):
         there = Descriptor(os.open(mount.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         return _mount_id(there.number) == mount.id

@@ -1,12 +1,10 @@
-"""Which group a process is in, and this daemon itself.
+"""Find the group of a process, and of this daemon, which must not change its own group.
 
-What it does to others it must not do to that one, nor to those around it.
-
-Three places of the kernel tell it. /proc/PID/cgroup names the group, and mountinfo the group that a
-mount shows, both as they are called in our cgroup namespace; what is above that is "/.." and has no
-name there. cgroup.procs lists the processes of one group, by their numbers in our pid namespace. So
-where a mount shows more than our namespace has, as that of the whole host in a container does, the
-first two leave names untold, and the groups that fit are asked for their processes.
+The kernel has three sources. /proc/PID/cgroup names the group, and mountinfo the group that a mount
+shows, both relative to our cgroup namespace; groups above it are "/.." and have no name there.
+cgroup.procs lists the processes of one group, by their numbers in our pid namespace. So if a mount
+shows more than our namespace, such as the host's mount in a container, the first two leave names
+unknown, and the processes of the groups that fit are read.
 """
 
 import errno
@@ -24,67 +22,70 @@ from shrinkd.backends.cgroup.mounts import Mount, mount_of
 from shrinkd.backends.cgroup.procfs import read_file, read_whole
 from shrinkd.backends.cgroup.syscalls import Descriptor, open_beneath
 from shrinkd.backends.protection import OwnGroup
-from shrinkd.backends.protocol import Group
-from shrinkd.errors import ProcessNotFound, ProtectedGroup, leaving_out
+from shrinkd.backends.readings import Group
+from shrinkd.errors import ProcessNotFound, ProtectedGroup, ignoring_unreadable
 
 _PROCESSES = "cgroup.procs"
 _PID = re.compile(rb"^Pid:\t(-?\d+)$", re.MULTILINE)
 _PARENT = re.compile(rb"^PPid:\t(\d+)$", re.MULTILINE)
-_NOBODY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP})
-"""It is gone, or a threaded group of cgroup v2, whose processes are listed further up."""
-_WE_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-_ASK_AGAIN_SECONDS = 10.0
-_LOOKS = 3
+_NO_PROCESSES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP})
+"""The group is gone, or is a threaded group of cgroup v2, whose processes are listed in an
+ancestor."""
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_SEARCH_INTERVAL_SECONDS = 10.0
+_SEARCH_ATTEMPTS = 3
 _OWN_BYTES = 1 << 18
-"""A line for each of the hierarchies, of which there are at most 16 or so, with a path of at most
-4095 bytes."""
+"""One line per hierarchy, of which there are at most about 16, with a path of at most 4095
+bytes."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Trail:
-    """A way down to a group: so many levels of names that nobody tells, then these."""
+class RelativePath:
+    """Hold a path relative to a group: a number of levels whose names are unknown, then names."""
 
-    untold: int
+    unknown_levels: int
     names: tuple[str, ...]
 
-    def below(self, names: tuple[str, ...]) -> "Trail | None":
-        """What is left of it behind these names.
+    def below(self, names: tuple[str, ...]) -> "RelativePath | None":
+        """Return the rest of the path below these names; None if it leads elsewhere.
 
-        None where it leads elsewhere. An untold name may be any, so it fits.
+        An unknown name matches any.
         """
-        untold = max(self.untold - len(names), 0)
-        told = names[self.untold :]
-        return Trail(untold, self.names[len(told) :]) if self.names[: len(told)] == told else None
+        unknown_levels = max(self.unknown_levels - len(names), 0)
+        known = names[self.unknown_levels :]
+        return (
+            RelativePath(unknown_levels, self.names[len(known) :])
+            if self.names[: len(known)] == known
+            else None
+        )
 
 
-def trail_to(group: str, shown: str) -> Trail | None:
-    """The way from one group to another, by their paths in one cgroup namespace.
+def relative_path(group: str, visible: str) -> RelativePath | None:
+    """Return the path from one group to another, given their paths in one cgroup namespace.
 
-    None where that is not inside of the first.
-
-    The kernel prints the shortest path: "/../x" is beside us, and never the way back down to where
-    we are.
+    None if the second is not inside the first. The kernel prints the shortest path: "/../x" is
+    beside us, and never the way back down to our own group.
     """
-    (levels, names), (levels_shown, names_shown) = _split(group), _split(shown)
-    if levels < levels_shown:
-        return None if names_shown else Trail(levels_shown - levels, names)
-    return Trail(0, names).below(names_shown) if levels == levels_shown else None
+    (levels, names), (levels_visible, names_visible) = _split(group), _split(visible)
+    if levels < levels_visible:
+        return None if names_visible else RelativePath(levels_visible - levels, names)
+    return RelativePath(0, names).below(names_visible) if levels == levels_visible else None
 
 
 def _split(path: str) -> tuple[int, tuple[str, ...]]:
-    """How many levels a path goes up, and the names that it then goes down."""
+    """Split a path into the number of levels that it goes up and the names that follow."""
     parts = [part for part in path.split("/") if part]
     levels = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return levels, tuple(parts[levels:])
 
 
 def group_in(cgroups: bytes, version: int) -> str | None:
-    """Find the group of a controller's hierarchy in the text of a /proc/PID/cgroup.
+    """Find the group of the controller's hierarchy in the text of a /proc/PID/cgroup.
 
-    None where that cannot be told: the kernel prints names as they are, also with a line of their
-    own in them.
+    None if it is ambiguous: the kernel prints names unescaped, and a name may contain a line of
+    this form.
     """
     lines = [line.split(b":", 2) for line in cgroups.split(b"\n") if line.count(b":") > 1]
     found = [
@@ -95,32 +96,30 @@ def group_in(cgroups: bytes, version: int) -> str | None:
     return os.fsdecode(found[0]) if len(found) == 1 else None
 
 
-class Search:
-    """Asks groups whether a process is in them, and keeps those that could not be asked, in
-    `suspects`.
-    """
+class ProcessSearch:
+    """Find the group that lists a process; `suspects` collects the groups that cannot be read."""
 
     def __init__(self, root: Descriptor, pid: int) -> None:
         self._root, self._pid = root, b"%d" % pid
         self.suspects: list[str] = []
 
-    def along(self, trail: Trail) -> str | None:
-        """The group that the process is in, of all at the end of a trail; None for none of them."""
+    def find_along(self, route: RelativePath) -> str | None:
+        """Return the group with the process among all that match a relative path, or None."""
         level = [""]
-        for _ in range(trail.untold):
-            level = [child for path in level for child in self._inside(path)]
+        for _ in range(route.unknown_levels):
+            level = [child for path in level for child in self._children(path)]
         return next(
-            filter(self._has, ("/".join(filter(None, (path, *trail.names))) for path in level)),
+            filter(self._has, ("/".join(filter(None, (path, *route.names))) for path in level)),
             None,
         )
 
-    def everywhere(self) -> str | None:
-        """As along, of all groups."""
+    def find_anywhere(self) -> str | None:
+        """Return the group with the process among all groups, or None."""
         level = [""]
         while level:
             if (found := next(filter(self._has, level), None)) is not None:
                 return found
-            level = [child for path in level for child in self._inside(path)]
+            level = [child for path in level for child in self._children(path)]
         return None
 
     def _has(self, path: str) -> bool:
@@ -132,11 +131,11 @@ class Search:
                 )
             )
         except OSError as error:
-            self._suspect(path, error)
+            self._record_unreadable(path, error)
             return False
         return self._pid in processes.split(b"\n")
 
-    def _inside(self, path: str) -> list[str]:
+    def _children(self, path: str) -> list[str]:
         try:
             directory = Descriptor(open_beneath(self._root.number, path, os.O_RDONLY))
             with os.scandir(directory.number) as entries:
@@ -146,166 +145,163 @@ class Search:
                     if entry.is_dir(follow_symlinks=False)
                 ]
         except OSError as error:
-            self._suspect(path, error)
+            self._record_unreadable(path, error)
             return []
 
-    def _suspect(self, path: str, error: OSError) -> None:
-        """Note what could not be asked.
-
-        OSError where it is us who lack something: then nothing is known of any.
-        """
-        if error.errno in _WE_LACK:
+    def _record_unreadable(self, path: str, error: OSError) -> None:
+        """Record an unreadable group; raise OSError for a shortage, which concerns no group."""
+        if error.errno in _SHORTAGES:
             raise error
-        if error.errno not in _NOBODY_THERE and path not in self.suspects:
+        if error.errno not in _NO_PROCESSES and path not in self.suspects:
             self.suspects.append(path)
 
 
-class Locator:
-    """Finds processes among the groups below one directory. Thread-safe."""
+class ProcessLocator:
+    """Find the groups of processes below one directory. Thread-safe."""
 
     def __init__(self, root: Descriptor, version: int) -> None:
         self._root, self._version = root, version
         self._lock = threading.Lock()
         self._own = OwnGroup()
-        self._told: bytes | None = None
-        """What /proc said of us when we were found last."""
+        self._last_text: bytes | None = None
+        """The text of /proc/self/cgroup when the daemon was last found."""
         self._own_id = 0
-        self._until = -math.inf
-        """When we are to be searched again, whatever it says; of the monotonic clock."""
+        self._search_at = -math.inf
+        """Time of the next search even if the text is unchanged; monotonic clock."""
         self._file: Descriptor | None = None
         with suppress(OSError):
             self._own_text()
 
-    def own(self) -> OwnGroup:
-        """Find the group of this process, anew if it may have been moved since the last call.
+    def own_group(self) -> OwnGroup:
+        """Return the group of this process, searching anew if it may have been moved.
 
-        One small file tells.
-
-        OSError where that could not be done for want of memory or descriptors.
+        Reads one small file. OSError for a shortage of memory or descriptors.
         """
         with self._lock:
-            if not self._is_where_it_was(self._own_text()):
-                self._look()
+            if not self._is_current(self._own_text()):
+                self._search()
             return self._own
 
     def path_of(self, pid: int) -> str | None:
-        """Find the group of a process, by its number in our pid namespace.
+        """Return the path of a process's group; None if it is in none of these, or has ended.
 
-        None where it is in none of these, or has ended.
+        `pid` is in our pid namespace.
         """
-        # ENAMETOOLONG is the kernel's word where the path of the group is too long for it to print
-        with leaving_out():
+        # The kernel answers ENAMETOOLONG if the group's path is too long to print.
+        with ignoring_unreadable():
             group = group_in(read_file(f"/proc/{_number_in_proc(pid)}/cgroup"), self._version)
-            trail = _trail(group, mount_of(self._root))
-            return Search(self._root, pid).along(trail) if trail else None
+            route = _path_from_mount(group, mount_of(self._root))
+            return ProcessSearch(self._root, pid).find_along(route) if route else None
         return None
 
     def check_move(self, pid: int, group: Group) -> None:
-        """Raise what keeps a process from being moved to a group.
+        """Raise the error that forbids moving a process to a group.
 
-        Nobody takes one out of the daemon's own, nor puts one there.
-
-        Out of the managed root anything may be taken but what is this daemon's: where there are no
-        services, all others are there, too.
+        No process moves out of the daemon's own group or into it. From the managed root any process
+        may be moved except the daemon's own: on a host without services all others are there, too.
         """
-        own, source = self.own(), self.path_of(pid)
-        own.check_apart(group)
-        own.check_outside(group.path)
+        own, source = self.own_group(), self.path_of(pid)
+        own.refuse_own(group)
+        own.refuse_inside_own(group.path)
         if source is None:
             raise ProcessNotFound(no_process(pid), pid=pid)
-        if (source and own.is_around_us(source)) or (source == own.path and descends_from_us(pid)):
+        if (source and own.may_contain_daemon(source)) or (
+            source == own.path and descends_from_daemon(pid)
+        ):
             sentence = (
                 f"The process {pid} is this daemon, or in {source!a} with it: begin it in "
                 "another group, or move it by hand."
             )
-            raise ProtectedGroup(own.doubt(source) or sentence, pid=pid)
+            raise ProtectedGroup(own.uncertainty_near(source) or sentence, pid=pid)
 
     def _own_text(self) -> bytes:
-        """What /proc says of us; nothing where it cannot be read, and then the groups are asked.
+        """Read /proc/self/cgroup; empty if it is unreadable, and then all groups are searched.
 
-        The file stays open: a daemon that has no descriptor left has to know where it is, to take
-        back a group that it has just made.
+        The file stays open: a daemon without free descriptors has to know its group, to remove a
+        group that it has just made.
         """
         try:
             if self._file is None:
                 self._file = Descriptor(os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC))
             return os.pread(self._file.number, _OWN_BYTES, 0)
         except OSError as error:
-            if error.errno in _WE_LACK:
+            if error.errno in _SHORTAGES:
                 raise
             return b""
 
-    def _is_where_it_was(self, told: bytes) -> bool:
-        """A path that was searched for is not in that text, and may be another one by now.
+    def _is_current(self, text: bytes) -> bool:
+        """Return whether the last result is still valid.
 
-        So its group has to be the same.
+        A path that was found by a search is not in the text, and may be another group by now: so
+        the id has to be the same.
         """
-        if told != self._told or time.monotonic() >= self._until:
+        if text != self._last_text or time.monotonic() >= self._search_at:
             return False
         return self._own.path is None or _id_of(self._root, self._own.path) == self._own_id
 
-    def _look(self) -> None:
-        before, self._told = self._own, None
-        for _ in range(_LOOKS):
-            told = self._own_text()
-            own = self._find(told)
-            if (
-                self._own_text() == told
-            ):  # or it was moved, perhaps to where the search had been already
+    def _search(self) -> None:
+        before, self._last_text = self._own, None
+        for _ in range(_SEARCH_ATTEMPTS):
+            text = self._own_text()
+            own = self._find(text)
+            # else the daemon was moved, perhaps to a group that was searched already
+            if self._own_text() == text:
                 break
         else:
             own = OwnGroup(None, ("",))
-        self._own, self._told = own, told
+        self._own, self._last_text = own, text
         self._own_id = 0 if own.path is None else _id_of(self._root, own.path)
-        is_told = group_in(told, self._version) is not None
-        self._until = (
-            math.inf if is_told and not own.suspects else time.monotonic() + _ASK_AGAIN_SECONDS
+        is_named = group_in(text, self._version) is not None
+        self._search_at = (
+            math.inf
+            if is_named and not own.suspects
+            else time.monotonic() + _SEARCH_INTERVAL_SECONDS
         )
         if own.suspects and own != before:
-            log.warning("%s", own.shortcoming)
+            log.warning("%s", own.uncertainty)
 
-    def _find(self, told: bytes) -> OwnGroup:
-        group, place = group_in(told, self._version), mount_of(self._root)
-        trail, search = _trail(group, place), Search(self._root, os.getpid())
-        if group is not None and place is not None and trail is None:
+    def _find(self, text: bytes) -> OwnGroup:
+        group, mount_location = group_in(text, self._version), mount_of(self._root)
+        route, search = (
+            _path_from_mount(group, mount_location),
+            ProcessSearch(self._root, os.getpid()),
+        )
+        if group is not None and mount_location is not None and route is None:
             return OwnGroup()
-        found = search.along(trail) if trail else None
-        if found is None and trail and not trail.untold and search.suspects:
-            return OwnGroup("/".join(trail.names))  # as /proc says, and nobody denies it
+        found = search.find_along(route) if route else None
+        if found is None and route and not route.unknown_levels and search.suspects:
+            # as /proc says; no readable group contradicts it
+            return OwnGroup("/".join(route.names))
         if found is None:
-            found = search.everywhere()
+            found = search.find_anywhere()
         return OwnGroup(found) if found is not None else OwnGroup(None, tuple(search.suspects))
 
 
-def _trail(group: str | None, place: tuple[Mount, tuple[str, ...]] | None) -> Trail | None:
-    """The way from a directory of a mount to a group.
-
-    None where it is not inside of it, or nothing tells.
-    """
-    if group is None or place is None:
+def _path_from_mount(
+    group: str | None, mount_location: tuple[Mount, tuple[str, ...]] | None
+) -> RelativePath | None:
+    """Return the path from a mounted directory to a group; None if it is outside or unknown."""
+    if group is None or mount_location is None:
         return None
-    mount, names = place
-    trail = trail_to(group, mount.root)
-    return trail and trail.below(names)
+    mount, names = mount_location
+    route = relative_path(group, mount.root)
+    return route and route.below(names)
 
 
 def no_process(pid: int) -> str:
-    """Say that there is no such process here, to those who took its number from another pid
-    namespace as well.
-    """
+    """Explain that a process is not here, also to callers in another pid namespace."""
     return (
         f"There is no process {pid}, as this daemon's own pid namespace numbers them, in any "
         "group below the managed root."
     )
 
 
-def descends_from_us(pid: int) -> bool:
-    """Tell whether a process is this one, or was begun by it or by one that it began."""
+def descends_from_daemon(pid: int) -> bool:
+    """Return whether a process is this one or one of its descendants."""
     if pid == os.getpid():
         return True
-    with suppress(
-        FileNotFoundError, ProcessLookupError
-    ):  # it has ended, or one that began it: then that was not this one
+    # It has ended, or an ancestor has: then this process is not among its ancestors.
+    with suppress(FileNotFoundError, ProcessLookupError):
         ours, number = int(Path("/proc/self").readlink().name), _number_in_proc(pid)
         while number > 0 and number != ours:
             found = _PARENT.search(read_file(f"/proc/{number}/status"))
@@ -315,17 +311,18 @@ def descends_from_us(pid: int) -> bool:
 
 
 def _number_in_proc(pid: int) -> int:
-    """Answer what a process is called in /proc, which may be of another pid namespace than ours.
+    """Return the number of a process in /proc, which may belong to another pid namespace.
 
-    ProcessLookupError, also for a thread.
+    ProcessLookupError if it does not exist, or is a thread.
     """
     try:
         descriptor = Descriptor(os.pidfd_open(pid))
     except OSError as error:
+        # The kernel's errnos for a thread that is not a process.
         if error.errno not in {
             errno.EINVAL,
             errno.ENOENT,
-        }:  # the kernel's words for a thread that leads no process
+        }:
             raise
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
     found = _PID.search(read_file(f"/proc/self/fdinfo/{descriptor.number}"))
@@ -335,7 +332,7 @@ def _number_in_proc(pid: int) -> int:
 
 
 def _id_of(root: Descriptor, path: str) -> int:
-    """The id of the group at a path, 0 where there is none."""
+    """Return the id of the group at a path, 0 if there is none."""
     with suppress(OSError):
         return os.stat(path or ".", dir_fd=root.number, follow_symlinks=False).st_ino
     return 0

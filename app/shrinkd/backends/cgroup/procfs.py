@@ -1,6 +1,6 @@
-"""Small files read whole, as those of /proc are.
+"""Read small files whole, such as those of /proc.
 
-A walk of the tree does it each second, and pathlib's way takes three times as long.
+A walk of the tree does so each second, and pathlib takes three times as long.
 """
 
 import os

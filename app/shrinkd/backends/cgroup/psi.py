@@ -1,29 +1,30 @@
-"""Pressure stall information as the kernel prints it, Documentation/accounting/psi.rst.
+"""Parse pressure stall information of a group or the machine.
 
-That of a group, and of the machine.
+The format is that of Documentation/accounting/psi.rst.
 """
 
 import re
 
 from shrinkd.backends.cgroup.procfs import read_file
-from shrinkd.backends.protocol import Pressure, Stall
-from shrinkd.errors import leaving_out
+from shrinkd.backends.readings import Pressure, Stall
+from shrinkd.errors import ignoring_unreadable
 
 _VALUE = re.compile(rb"=([0-9.]+)")
 
 
 def parse_pressure(text: bytes) -> Pressure:
-    """The two lines of a memory.pressure."""
+    """Parse the two lines of a memory.pressure."""
     some, full = text.rstrip(b"\n").split(b"\n")
     return Pressure(some=_parse_stall(some), full=_parse_stall(full))
 
 
 def machine_pressure() -> Pressure | None:
-    """What /proc tells of the whole machine.
+    """Read the pressure of the whole machine; None on a kernel without PSI.
 
-    A kernel built or started without PSI has no such file, or refuses to read it. OSError.
+    A kernel built or started without PSI has no such file, or refuses to read it. May raise
+    OSError.
     """
-    with leaving_out():
+    with ignoring_unreadable():
         return parse_pressure(read_file("/proc/pressure/memory"))
     return None
 

@@ -1,7 +1,4 @@
-"""System calls that Python does not have.
-
-Openat2, the magic number of fstatfs, the swap of sysinfo, inotify.
-"""
+"""Call what Python lacks: openat2, the magic number of fstatfs, the swap of sysinfo, inotify."""
 
 import ctypes
 import errno
@@ -25,9 +22,9 @@ _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 
 
 class Descriptor:
-    """A file that closes with its last user.
+    """Own a file descriptor, which closes with its last reference.
 
-    One that is given up while another thread reads is never closed under it.
+    A descriptor that is dropped while another thread reads is not closed during that read.
     """
 
     __slots__ = ("number",)
@@ -42,7 +39,7 @@ class Descriptor:
 def open_beneath(root: int, path: str, flags: int) -> int:
     """Open a directory at or below a root with openat2(2).
 
-    EAGAIN is its word for a rename in the same instant.
+    The kernel answers EAGAIN for a rename at the same moment; the call is then repeated.
     """
     how = (ctypes.c_uint64 * 3)(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE)
     for _ in range(8):
@@ -57,9 +54,9 @@ def open_beneath(root: int, path: str, flags: int) -> int:
 
 
 def filesystem_of(descriptor: int) -> int:
-    """The magic number of the file system, the first word of struct statfs (120 bytes.
+    """Return the magic number of a file system, which os.statvfs() does not report.
 
-    Os.statvfs does not tell it).
+    It is the first word of struct statfs (120 bytes).
     """
     status = (ctypes.c_long * 16)()
     if _libc.fstatfs(descriptor, ctypes.byref(status)):
@@ -68,7 +65,7 @@ def filesystem_of(descriptor: int) -> int:
 
 
 def swap_free() -> int:
-    """Read the bytes that swap has room for: sysinfo(2), a tenth of what /proc/meminfo costs."""
+    """Return the free swap in bytes, by sysinfo(2): a tenth of the cost of /proc/meminfo."""
     words = (
         ctypes.c_ulong * 16
     )()  # uptime, 3 loads, total, free, shared and buffer ram, total and free swap, …; 64 bit
@@ -77,15 +74,15 @@ def swap_free() -> int:
 
 
 def inotify() -> Descriptor | None:
-    """Open a queue of events that does not block; None where this user may have no more of them."""
+    """Open a non-blocking inotify queue; None if this user may have no more of them."""
     descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     return None if descriptor < 0 else Descriptor(descriptor)
 
 
 def inotify_add(queue: Descriptor, path: str, mask: int) -> int:
-    """Watch a path, and answer the number that its events carry.
+    """Watch a path, and return the number that its events carry.
 
-    The same one where it is watched already.
+    A path that is watched already gets the same number.
     """
     watch = _libc.inotify_add_watch(queue.number, os.fsencode(path), mask)
     if watch < 0:

@@ -1,11 +1,9 @@
-"""A write that the kernel is told to leave after so many microseconds.
+"""Write to a control file, and interrupt the write after some microseconds.
 
-How a reclaim without a goal gets one.
-
-memory.force_empty knows no amount and reclaims until a signal is pending. So the thread that writes
-has a POSIX timer signal itself: the kernel then stops behind the batch it is in, with -EINTR, and
-what it freed is a matter of time. No second thread watches, so none can come late, and a process
-that dies takes its timers along.
+memory.force_empty takes no amount and reclaims until a signal is pending. So a POSIX timer signals
+the writing thread: the kernel then stops after the current batch, with -EINTR, and the time decides
+how much was freed. No second thread watches, so none can be late, and a process that dies takes its
+timers along.
 """
 
 import ctypes
@@ -16,15 +14,15 @@ import threading
 
 SIGNAL = (
     signal.SIGRTMIN + 5
-    # glibc keeps the first two to itself, uvloop and uvicorn take none; no child inherits a handler
-    # beyond exec
+    # glibc reserves the first two, uvloop and uvicorn use none; no child inherits a handler beyond
+    # exec
 )
 _CLOCK_MONOTONIC = 1  # include/uapi/linux/time.h
 _SHORTEST_REPEAT_SECONDS = 100e-6
 _SIGEV_THREAD_ID = 4  # include/uapi/asm-generic/siginfo.h: the signal goes to one thread
 
-# The write gives the GIL away, or an API that answers in 1 ms would wait for it. The timer calls
-# keep it: given away between the arming and the write, it may come back after the quantum.
+# The write releases the GIL, or an API that answers in 1 ms would wait for it. The timer calls keep
+# it: released between the arming and the write, it might come back after the quantum.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_holding_gil = ctypes.PyDLL(None, use_errno=True)
 
@@ -61,25 +59,23 @@ _libc_holding_gil.timer_delete.argtypes = (ctypes.c_void_p,)
 
 
 def catch_signal() -> None:
-    """Give the signal a handler that does nothing, from any thread, as often as wanted.
+    """Install a handler that does nothing for the signal, from any thread; may be repeated.
 
-    It has to be caught, for an ignored signal interrupts nothing. signal.signal() would want the
-    main thread, and its handler would wake that thread, and the event loop in it, on every pass. So
-    a C function is the handler: abs() takes an int, touches no memory and nobody minds its answer.
-    signal(3) asks for SA_RESTART, which siginterrupt(3) undoes: v1 does not restart a write, but
-    cgroup v2 does since Linux 7.3 (-ERESTARTSYS), and would begin its amount anew.
+    The signal has to be caught, since an ignored signal interrupts nothing. signal.signal()
+    requires the main thread, and its handler would wake that thread, and the event loop in it, on
+    every pass. So a C function is the handler: abs() takes an int and touches no memory. signal(3)
+    sets SA_RESTART, which siginterrupt(3) clears: v1 does not restart a write, but cgroup v2 does
+    since Linux 7.3 (-ERESTARTSYS), and would begin its amount anew.
     """
     _libc.signal(SIGNAL, ctypes.cast(_libc.abs, ctypes.c_void_p))
     _libc.siginterrupt(SIGNAL, 1)
 
 
 def timed_write(descriptor: int, text: bytes, seconds: float) -> bool:
-    """Write once, and answer whether the kernel came to its own end before `seconds`.
+    """Write once; return whether the kernel finished by itself before `seconds`.
 
-    Another errno is an OSError.
-
-    os.write() cannot do this: it goes on after -EINTR (PEP 475). catch_signal() comes first, once a
-    process.
+    OSError for any errno but EINTR. os.write() cannot do this: it continues after -EINTR (PEP 475).
+    Call catch_signal() once per process first.
     """
     timer = _start_timer(seconds)
     try:
@@ -95,13 +91,11 @@ def timed_write(descriptor: int, text: bytes, seconds: float) -> bool:
 
 
 def _start_timer(seconds: float) -> ctypes.c_void_p:
-    """Start a timer that signals this thread, again and again.
+    """Start a timer that signals this thread repeatedly: the first may precede the system call.
 
-    The first signal may come before the kernel is entered.
-
-    Made for one write and deleted behind it: that costs 4 us, and nothing has to know when a thread
-    ends. The repeat has a floor, for signals that come faster than they are handled would leave
-    this thread no time to do anything else.
+    It is made for one write and deleted after it: that costs 4 us, and no state depends on the life
+    of a thread. The repeat has a lower bound, since signals that come faster than they are handled
+    would leave this thread no time for anything else.
     """
     timer = ctypes.c_void_p()
     event = _Sigevent(None, SIGNAL, _SIGEV_THREAD_ID, threading.get_native_id())

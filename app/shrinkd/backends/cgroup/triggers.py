@@ -1,7 +1,4 @@
-"""What a kernel can wake us by.
-
-The event control of v1, memory.events of v2, and memory.pressure of both.
-"""
+"""Implement triggers with kernel events: event control (v1), memory.events (v2), PSI (both)."""
 
 import errno
 import os
@@ -10,8 +7,9 @@ from typing import ClassVar
 
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.tree import Tree
-from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
-from shrinkd.backends.watch import Alarm, Source
+from shrinkd.backends.readings import Group
+from shrinkd.backends.trigger_types import EventsMove, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.watch import EventfdSource, Source
 from shrinkd.errors import ShrinkdError, UnsupportedOption, map_oserror
 from shrinkd.sizes import page_ceil
 
@@ -24,15 +22,15 @@ _USAGE, _OOM, _RECLAIM, _FAILURES = (
 )
 
 
-class _V1Alarm(Alarm):
-    """An eventfd in the event control of a v1 group: the kernel takes it out when it is closed."""
+class _V1Eventfd(EventfdSource):
+    """Register an eventfd in the event control of a v1 group; closing it unregisters it."""
 
     def __init__(self, tree: Tree, group: Group) -> None:
         super().__init__()
         self._tree, self._group = tree, group
 
-    def ring_for(self, name: str, argument: bytes) -> None:
-        """Have the kernel ring for what a control file tells; the file itself may close again."""
+    def register(self, name: str, argument: bytes) -> None:
+        """Let the kernel signal events of a control file; the file itself may be closed again."""
         file = self._tree.open(self._group, name, os.O_RDONLY)
         try:
             with self._tree.opened(self._group, _EVENT_CONTROL) as control:
@@ -41,30 +39,27 @@ class _V1Alarm(Alarm):
             os.close(file)
 
 
-class _V1Usage(_V1Alarm):
+class _V1Usage(_V1Eventfd):
     def __init__(self, tree: Tree, group: Group, trigger: UsageCrosses) -> None:
         super().__init__(tree, group)
         self._usage_bytes = trigger.usage_bytes
 
     def arm(self) -> None:
-        # The kernel cuts the value to pages: of a usage on the last page below it nothing more
-        # would be told.
-        self.ring_for(_USAGE, b"%d" % page_ceil(self._usage_bytes))
+        # The kernel rounds the value down to pages: usage on the last page below it would not fire.
+        self.register(_USAGE, b"%d" % page_ceil(self._usage_bytes))
 
 
-class _V1Events(_V1Alarm):
-    """memory.failcnt rings for nobody, but what follows a failed charge does.
+class _V1Events(_V1Eventfd):
+    """Wake for events through reclaim in this group or an OOM, since memory.failcnt has no event.
 
-    Reclaim in this very group, or an OOM.
-
-    Both ring for other reasons too (our own reclaim, an OOM further up), so what counts is whether
-    a counter moved.
+    Both also fire for other reasons (reclaim by this daemon, an OOM in an ancestor), so it fires
+    only if a counter changed.
     """
 
     def arm(self) -> None:
         self._seen = self._counters()
-        self.ring_for(_RECLAIM, b"low,local")
-        self.ring_for(_OOM, b"")
+        self.register(_RECLAIM, b"low,local")
+        self.register(_OOM, b"")
 
     def has_fired(self) -> bool:
         if not super().has_fired():
@@ -73,19 +68,16 @@ class _V1Events(_V1Alarm):
         return before != self._seen
 
     def _counters(self) -> tuple[bytes, bytes]:
-        """Read the failed charges and the kills.
-
-        Oom_control also says whether an OOM goes on, which is no counter.
-        """
+        """Read the counts of failed charges and kills; oom_control also has a state."""
         return self._tree.read(self._group, _FAILURES), self._tree.read(
             self._group, _OOM
         ).partition(b"oom_kill ")[2]
 
 
 class _File:
-    """A control file that wakes.
+    """Poll a control file.
 
-    It can always be read, so what is waited for is EPOLLPRI: it ends with the next read.
+    It is always readable, so the epoll waits for EPOLLPRI, which the next read clears.
     """
 
     mask: ClassVar[int] = select.EPOLLPRI
@@ -117,12 +109,10 @@ class _V2Events(_File):
 
 
 class _Pressure(_File):
-    """A PSI trigger, Documentation/accounting/psi.rst.
+    """Register a PSI trigger (Documentation/accounting/psi.rst), and report it by the stall total.
 
-    Polling is forgetting, so what fired is told by the total.
-
-    That may tell a stall that took longer than the window, to who reads for another reason; it
-    never loses one.
+    A poll consumes the event of the trigger. The total may also report a stall that took longer
+    than the window, if the read had another reason; it never misses one.
     """
 
     def __init__(self, tree: Tree, group: Group, trigger: Stalled) -> None:
@@ -130,7 +120,7 @@ class _Pressure(_File):
         self._trigger = trigger
 
     def arm(self) -> None:
-        self._told = self._total()
+        self._reported_total = self._total()
         line, stall, window = (
             self._trigger.line,
             self._trigger.stall_microseconds,
@@ -149,9 +139,9 @@ class _Pressure(_File):
 
     def has_fired(self) -> bool:
         total = self._total()
-        if total - self._told < self._trigger.stall_microseconds:
+        if total - self._reported_total < self._trigger.stall_microseconds:
             return False
-        self._told = total
+        self._reported_total = total
         return True
 
     def _total(self) -> int:
@@ -159,25 +149,25 @@ class _Pressure(_File):
         return (pressure.some if self._trigger.line == "some" else pressure.full).total_microseconds
 
 
-def v1_watchable(groups: Tree, pressed: Tree) -> frozenset[type[Trigger]]:
-    """Find what v1 wakes for.
+def v1_watchable(groups: Tree, pressure_tree: Tree) -> frozenset[type[Trigger]]:
+    """Return the trigger types that v1 supports.
 
-    `pressed` is where pressure is told, the twins of the groups where there are any.
+    `pressure_tree` is the tree whose memory.pressure is read: the mirrors, where there are any.
     """
     by_control: frozenset[type[Trigger]] = frozenset(
-        {UsageCrosses, EventsMove} if _understands(groups, _EVENT_CONTROL) else ()
+        {UsageCrosses, EventsMove} if _supports(groups, _EVENT_CONTROL) else ()
     )
-    return by_control | _by_pressure(pressed)
+    return by_control | _by_pressure(pressure_tree)
 
 
-def v1_source(groups: Tree, pressed: Tree, group: Group, trigger: Trigger) -> Source:
+def v1_source(groups: Tree, pressure_tree: Tree, group: Group, trigger: Trigger) -> Source:
     match trigger:
         case UsageCrosses():
             return _V1Usage(groups, group, trigger)
         case EventsMove():
             return _V1Events(groups, group)
         case Stalled():
-            return _Pressure(pressed, pressed.look_up(group.path), trigger)
+            return _Pressure(pressure_tree, pressure_tree.look_up(group.path), trigger)
 
 
 def v2_watchable(groups: Tree) -> frozenset[type[Trigger]]:
@@ -192,14 +182,14 @@ def v2_source(groups: Tree, group: Group, trigger: Trigger) -> Source:
     )
 
 
-def _by_pressure(pressed: Tree) -> frozenset[type[Trigger]]:
-    return frozenset({Stalled} if _understands(pressed, _PRESSURE) else ())
+def _by_pressure(pressure_tree: Tree) -> frozenset[type[Trigger]]:
+    return frozenset({Stalled} if _supports(pressure_tree, _PRESSURE) else ())
 
 
-def _understands(tree: Tree, name: str) -> bool:
-    """Ask a control file with nonsense, which changes nothing.
+def _supports(tree: Tree, name: str) -> bool:
+    """Return whether a control file supports triggers, by writing an invalid one.
 
-    EINVAL is the word of one that would have understood sense.
+    EINVAL, which changes nothing, is the answer of a file that would accept a valid one.
     """
     try:
         with tree.opened(tree.find(""), name) as file:

@@ -1,4 +1,4 @@
-"""The backend that simulates a machine, with controls for its workloads, time and faults."""
+"""Simulate a machine as a backend, with controls for its workloads, time and faults."""
 
 from shrinkd.backends.simulator.backend import backend_class
 

@@ -1,13 +1,10 @@
-"""The backend with no kernel.
+"""Implement the Backend protocol with a simulated machine that follows the rules of one kernel.
 
-Groups of a simulated machine, which follows the rules of one kernel or another (_machine/).
-
-It behaves as Linux would where it does anything, and says None where that kernel knows nothing. On
-cgroup v1 one rule is better than the kernel's: a limit is compared and set under one lock, so a
-refusal has not cost a page. On v2 a maximum is committed by the very algorithm that real kernels
-get (_commit.py), for the simulated one stores first and kills afterwards, as they do. Time is the
-caller's clock, followed lazily: each verb first lets the machine live through the ticks that have
-gone by.
+Its readings are what Linux would report, None where that kernel reports nothing. On cgroup v1 one
+rule is stricter than the kernel's: a limit is compared and set under one lock, so a refusal
+reclaims nothing. On v2 a maximum is lowered by the algorithm of real kernels (lower_max.py), since
+the simulated one also stores first and kills afterwards. Time is the caller's clock, followed
+lazily: each verb first advances the machine by the ticks that have passed (machine/).
 """
 
 import threading
@@ -18,33 +15,24 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
+from shrinkd.backends.limit_values import to_kernel
 from shrinkd.backends.lower_max import Maximum
 from shrinkd.backends.protection import OwnGroup
-from shrinkd.backends.protocol import (
-    Activity,
-    Group,
-    Intent,
-    LimitName,
-    Limits,
-    MemStat,
-    Node,
-    Trigger,
-    Walk,
-    Watch,
-    check_group_path,
-    to_kernel,
-    unrecorded,
-)
+from shrinkd.backends.protocol import Intent, Watch, check_group_path, unrecorded
+from shrinkd.backends.readings import Activity, Group, LimitName, Limits, MemStat, Node, Walk
 from shrinkd.backends.refusal import busy
 from shrinkd.backends.simulator.controls import Simulated
 from shrinkd.backends.simulator.faults import Faults, Verb, error_of
+from shrinkd.backends.simulator.limit_rules import check_above_usage, compare_and_set
+from shrinkd.backends.simulator.lookup import children_of, dry_run_copy, find, live, readable
 from shrinkd.backends.simulator.machine import scenarios
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.clock import Clock
 from shrinkd.backends.simulator.machine.control_files import Writer, write
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import MEMCG_CHARGE_BATCH, Machine
-from shrinkd.backends.simulator.machine.workloads import Workload, put_to_work, workload_of
+from shrinkd.backends.simulator.machine.running import set_workload, workload_of
+from shrinkd.backends.simulator.machine.workloads import Workload
 from shrinkd.backends.simulator.readings import (
     activity_of,
     available_of,
@@ -52,17 +40,16 @@ from shrinkd.backends.simulator.readings import (
     pressure_of,
     reading_of,
 )
-from shrinkd.backends.simulator.time_control import Time
-from shrinkd.backends.simulator.triggers import Bell, Bells
+from shrinkd.backends.simulator.time_control import TimeControl
+from shrinkd.backends.simulator.triggers import SimulatedSource, TriggerNotifier
 from shrinkd.backends.transaction import write_all
-from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
-from shrinkd.backends.v2.files import LIMIT_FILES, RECLAIMED_FOR, text_of
-from shrinkd.backends.walks import LONGEST_PATH_BYTES, LeftOut, Listing, Walks, check_length, walk
+from shrinkd.backends.trigger_types import Trigger
+from shrinkd.backends.v2.files import LIMIT_FILES, format_limit_file
+from shrinkd.backends.walks import WalkRecorder, check_length, walk
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     GroupBusy,
     GroupExists,
-    GroupGone,
     GroupNotEmpty,
     GroupNotFound,
     ProcessNotFound,
@@ -74,16 +61,17 @@ from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES
 
 TICK_SECONDS = 0.1
-TICKS_A_VERB = 10  # after a pause no verb simulates more steps than these; they grow longer instead
-PASS_US = 50_000  # what the protocol gives a pass
-_LONGEST_PASS_SECONDS = 1.0  # of ours: where time goes a thousand times slower, a cancel need not
-_COMMITTER = Writer(
-    pending=lambda spent_us: spent_us >= 20, nonblock=True
-)  # as v2.py: O_NONBLOCK, and a timer of 20 us
+# After a pause a verb simulates at most so many steps, which are then longer.
+MAX_TICKS_PER_VERB = 10
+PASS_US = 50_000  # the time of a pass by the Backend protocol
+# In real time: however slow the simulated clock, a cancel must not wait longer.
+_LONGEST_PASS_SECONDS = 1.0
+# As v2/backend.py writes: O_NONBLOCK, and a timer of 20 us.
+_LIMIT_WRITER = Writer(pending=lambda spent_us: spent_us >= 20, nonblock=True)
 
 
 class Simulator:
-    """A machine as its scenario says, made anew with every instance and forgotten with it."""
+    """Simulate the machine of a scenario; each instance is new, and nothing outlives it."""
 
     name: ClassVar[str] = "simulator"
     is_simulated: ClassVar[bool] = True
@@ -103,9 +91,8 @@ class Simulator:
         boot = uuid4()
         self._boot_id = str(boot)
         self.scenario = scenario or scenarios.load_scenario(settings.scenario)
-        first_id = (
-            boot.int >> 100
-        ) + 1  # 28 random bits, so that an id of the last start means nothing
+        # 28 random bits, so that ids of an earlier start identify no group.
+        first_id = (boot.int >> 100) + 1
         self._machine = self.scenario.machine(first_id)
         self._profile = self._machine.profile
         self.settable_limits = self._profile.settable_limits
@@ -115,34 +102,34 @@ class Simulator:
         )
         self.watchable = self._profile.watchable
         self.clock, self.faults = Clock(clock), Faults()
-        self.time = Time(self.clock, self.machine)
-        self._walks = Walks()
+        self.time = TimeControl(self.clock, self.machine)
+        self._walks = WalkRecorder()
         self._lock = threading.Lock()
-        self._bells = Bells(self.machine, TICK_SECONDS)
+        self._notifier = TriggerNotifier(self.machine, TICK_SECONDS)
         self._sleep = sleep
         self._ticks = 0
 
     @contextmanager
     def machine(self, verb: Verb | None = None, path: str = "") -> Iterator[Machine]:
-        """Lend the machine as it is now, with everybody else locked out.
+        """Yield the machine, advanced to now, with its lock held.
 
-        A verb meets the faults that were planned for it.
+        A verb first meets the faults that are planned for it.
         """
         if verb:
-            self._meet(verb, path)
+            self._apply_faults(verb, path)
         with self._lock:
-            self._catch_up()
+            self._advance_to_now()
             try:
                 yield self._machine
             finally:
-                self._bells.ring(self._machine)
+                self._notifier.check_all(self._machine)
 
-    def _meet(self, verb: Verb, path: str) -> None:
-        """Let happen what was planned for this use, before the machine is anybody's.
+    def _apply_faults(self, verb: Verb, path: str) -> None:
+        """Apply the faults planned for this use.
 
-        A delay is no other's.
+        This happens before the lock is held, so a delay holds no other verb.
         """
-        for fault in self.faults.meet(verb, path):
+        for fault in self.faults.take_due(verb, path):
             if fault.error:
                 raise error_of(fault.error, path)
             if fault.delay_seconds:
@@ -153,12 +140,12 @@ class Simulator:
     def _uproot(self, path: str) -> None:
         with self.machine() as machine:
             if cgroup := machine.cgroups.get(path):
-                machine.uproot(cgroup)
+                machine.remove_tree(cgroup)
 
-    def _catch_up(self) -> None:
+    def _advance_to_now(self) -> None:
         ticks = int(self.clock.now() / TICK_SECONDS) - self._ticks
         self._ticks += max(ticks, 0)
-        steps = min(ticks, TICKS_A_VERB)
+        steps = min(ticks, MAX_TICKS_PER_VERB)
         for step in range(steps):
             self._machine.advance(
                 (ticks * (step + 1) // steps - ticks * step // steps) * TICK_SECONDS
@@ -166,9 +153,9 @@ class Simulator:
 
     def workload(self, group: Group) -> Workload:
         with self.machine() as machine:
-            return workload_of(machine, _live(machine, group))
+            return workload_of(machine, live(machine, group))
 
-    def put_to_work(
+    def set_workload(
         self,
         group: Group,
         workload: Workload,
@@ -177,12 +164,12 @@ class Simulator:
         dry_run: bool = False,
     ) -> None:
         with self.machine() as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             check(workload_of(machine, cgroup))
             if workload.memory:
                 self._check_takes_processes(cgroup, group)
             if not dry_run:
-                put_to_work(machine, cgroup, workload, self.scenario.seed)
+                set_workload(machine, cgroup, workload, self.scenario.seed)
 
     def node(self) -> Node:
         with self.machine("node") as machine:
@@ -199,21 +186,21 @@ class Simulator:
                 pressure=pressure_of(machine.root, machine),
             )
 
-    def own(self) -> OwnGroup:
-        """As promised by Backend: no process of this host is in a simulated group."""
+    def own_group(self) -> OwnGroup:
+        """Implement Backend.own_group: no process of this host is in a simulated group."""
         return OwnGroup()
 
     def groups(self, path: str = "", depth: int | None = None) -> list[Group]:
         if path:
             check_group_path(path)
         with (
-            self._walks.begun(is_whole=not path and depth is None) as left_out,
+            self._walks.recorded(is_whole=not path and depth is None) as skipped,
             self.machine("groups", path) as machine,
         ):
-            top = _find(machine, path)
-            return walk(Group(path, top.id), depth, partial(_inside, machine), left_out)
+            top = find(machine, path)
+            return walk(Group(path, top.id), depth, partial(children_of, machine), skipped)
 
-    def walked(self) -> Walk:
+    def last_walk(self) -> Walk:
         return self._walks.last
 
     def group_of(self, pid: int) -> Group:
@@ -224,15 +211,15 @@ class Simulator:
 
     def usage(self, group: Group) -> int:
         with self.machine("usage", group.path) as machine:
-            return _readable(machine, group).usage * PAGE_BYTES
+            return readable(machine, group).usage * PAGE_BYTES
 
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         with self.machine("stat", group.path) as machine:
-            return reading_of(_readable(machine, group), machine, raw=raw)
+            return reading_of(readable(machine, group), machine, raw=raw)
 
     def activity(self, group: Group) -> Activity | None:
         with self.machine("activity", group.path) as machine:
-            return activity_of(_live(machine, group))
+            return activity_of(live(machine, group))
 
     def set_limits(
         self,
@@ -242,19 +229,16 @@ class Simulator:
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend.
-
-        There is nothing to write down: limits of this machine die with this process.
-        """
+        """Implement Backend.set_limits; limits end with the process, so steps are not recorded."""
         if alien := sorted(changes.keys() - self.settable_limits):
             raise UnsupportedLimit(f"The simulator has no {alien[0]}.", group=group, field=alien[0])
         if not group.path:
             raise UnsupportedLimit("The root takes no limits.", group=group)
         with self.machine("set_limits", group.path) as machine:
-            cgroup = _tried(machine, group) if dry_run else _live(machine, group)
+            cgroup = dry_run_copy(machine, group) if dry_run else live(machine, group)
             if self._profile.refuses_limits:
                 with intent(group, ()):
-                    _compare_and_set(cgroup, group, changes)
+                    compare_and_set(cgroup, group, changes)
                 return limits_of(cgroup, machine)
             held = {name: getattr(cgroup, LIMIT_FIELDS[name]) * PAGE_BYTES for name in changes}
             wanted = {
@@ -262,14 +246,14 @@ class Simulator:
             }
             writes = [(name, value) for name, value in wanted.items() if value != held[name]]
             for name, value in writes:
-                _check_above_usage(cgroup, group, name, value)
+                check_above_usage(cgroup, group, name, value)
                 if dry_run:
                     setattr(cgroup, LIMIT_FIELDS[name], value // PAGE_BYTES)
             if dry_run:
                 return limits_of(cgroup, machine)
         write_all(held, writes, partial(self._commit, group), intent(group, ()))
         with self.machine() as machine:
-            return limits_of(_live(machine, group), machine)
+            return limits_of(live(machine, group), machine)
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
         if swappiness is not None and not self.has_swappiness:
@@ -277,7 +261,7 @@ class Simulator:
                 "This controller has no swappiness for one reclaim.", field="swappiness"
             )
         with self.machine("reclaim", group.path) as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             if cgroup.parent is None:
                 raise Unsupported("The root cannot be shrunk; its groups can.", group=group)
             before = cgroup.usage
@@ -286,9 +270,8 @@ class Simulator:
                 cgroup, -(-goal_bytes // PAGE_BYTES), PASS_US, swappiness=swappiness
             )
             freed = before - cgroup.usage
-        if (
-            spent_us and self.clock.speed
-        ):  # a kernel would not be back before, and who watches a shrink wants to see it go down
+        # A kernel would take this time, and a reader that polls a shrink sees usage fall.
+        if spent_us and self.clock.speed:
             self._sleep(min(spent_us / 1_000_000 / self.clock.speed, _LONGEST_PASS_SECONDS))
         return max(freed, 0) * PAGE_BYTES
 
@@ -296,7 +279,7 @@ class Simulator:
         parent_path, _, name = check_group_path(path).rpartition("/")
         check_length(path, "/")
         with self.machine("make", path) as machine:
-            parent = _find(machine, parent_path)
+            parent = find(machine, parent_path)
             if path in machine.cgroups:
                 raise GroupExists(f"The group {path!a} exists already.")
             if parent.parent and parent.processes and not self._profile.inner_processes:
@@ -308,7 +291,7 @@ class Simulator:
 
     def remove(self, group: Group, *, dry_run: bool = False) -> None:
         with self.machine("remove", group.path) as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             if cgroup.parent is None:
                 raise GroupBusy("The root cannot be removed.")
             if cgroup.processes or cgroup.children:
@@ -320,7 +303,7 @@ class Simulator:
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
         with self.machine("attach", group.path) as machine:
-            cgroup = _live(machine, group)
+            cgroup = live(machine, group)
             process = machine.processes.get(pid)
             if process is None:
                 raise ProcessNotFound(f"There is no process {pid}.", pid=pid)
@@ -337,13 +320,13 @@ class Simulator:
             )
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        self._meet("watch", group.path)
-        return open_watch(self, group, triggers, partial(Bell, self._bells))
+        self._apply_faults("watch", group.path)
+        return open_watch(self, group, triggers, partial(SimulatedSource, self._notifier))
 
     def close(self) -> None:
         self.time.close()
 
-    # -- limits, where the kernel refuses none ------------------------------------------------------------------
+    # -- limits, where the kernel refuses none
 
     def _commit(self, group: Group, name: LimitName, value: int) -> None:
         if name != "max_bytes":
@@ -361,92 +344,22 @@ class Simulator:
 
     def _usage(self, group: Group) -> int:
         with self.machine() as machine:
-            return _live(machine, group).usage * PAGE_BYTES
+            return live(machine, group).usage * PAGE_BYTES
 
     def _held(self, group: Group, name: LimitName) -> int:
         with self.machine() as machine:
-            pages: int = getattr(_live(machine, group), LIMIT_FIELDS[name])
+            pages: int = getattr(live(machine, group), LIMIT_FIELDS[name])
             return pages * PAGE_BYTES
 
     def _store(self, group: Group, name: LimitName, value: int) -> None:
         with self.machine() as machine:
             write(
                 machine,
-                _live(machine, group),
+                live(machine, group),
                 LIMIT_FILES[name],
-                text_of(value).decode(),
-                _COMMITTER,
+                format_limit_file(value).decode(),
+                _LIMIT_WRITER,
             )
-
-
-def _find(machine: Machine, path: str) -> Cgroup:
-    if (cgroup := machine.cgroups.get(path)) is None:
-        raise GroupNotFound(f"There is no group {path!a}.")
-    return cgroup
-
-
-def _inside(machine: Machine, group: Group) -> Listing:
-    """The groups in a group, but for those whose path no kernel resolves.
-
-    A process in the machine could have made them.
-    """
-    left_out, found = LeftOut(), []
-    for child in machine.cgroups[group.path].children:
-        if len(child.path.encode()) > LONGEST_PATH_BYTES:
-            left_out.add(child.path, "ENAMETOOLONG")
-        else:
-            found.append(Group(child.path, child.id))
-    return Listing(found, left_out if left_out.counts else None)
-
-
-def _live(machine: Machine, group: Group) -> Cgroup:
-    cgroup = machine.cgroups.get(group.path)
-    if cgroup is None or cgroup.id != group.id:
-        raise GroupGone(f"The group {group.path!a} was removed.", group=group)
-    return cgroup
-
-
-def _readable(machine: Machine, group: Group) -> Cgroup:
-    """As _live, and for a group that was only tried one that is as new and in no machine."""
-    return (
-        _live(machine, group)
-        if group.id
-        else Cgroup(group.path, 0, _find(machine, group.path.rpartition("/")[0]))
-    )
-
-
-def _tried(machine: Machine, group: Group) -> Cgroup:
-    """A group in no machine, to try limits on: what it has of the real one are limits and usage."""
-    real = _readable(machine, group)
-    tried = Cgroup(group.path, group.id, real.parent)
-    for name in ("usage", "swap", "memsw", *LIMIT_FIELDS.values()):
-        setattr(tried, name, getattr(real, name))
-    return tried
-
-
-def _check_above_usage(cgroup: Cgroup, group: Group, name: LimitName, value: int) -> None:
-    """Refuse what the kernel would reclaim for: a high just as a maximum."""
-    if name in RECLAIMED_FOR and (usage := cgroup.usage * PAGE_BYTES) >= value:
-        raise busy(group, usage, value)
-
-
-def _compare_and_set(cgroup: Cgroup, group: Group, changes: Mapping[LimitName, int | None]) -> None:
-    """Set limits of v1, or of the seed, under one lock.
-
-    At once, or not at all. Usage has to be below, as the seed compares.
-    """
-    held = {
-        LIMIT: cgroup.max * PAGE_BYTES,
-        MEMSW_LIMIT: cgroup.memsw * PAGE_BYTES,
-        SOFT_LIMIT: cgroup.soft * PAGE_BYTES,
-    }
-    writes = dict(plan_writes(group, held, changes))
-    if LIMIT in writes and writes[LIMIT] <= (usage := cgroup.usage * PAGE_BYTES):
-        raise busy(group, usage, writes[LIMIT])
-    wanted = held | writes
-    cgroup.max, cgroup.memsw, cgroup.soft = (
-        wanted[name] // PAGE_BYTES for name in (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
-    )
 
 
 backend_class: type[Simulated] = Simulator

@@ -1,17 +1,15 @@
-"""What can be done to a simulated machine beside the verbs.
-
-Its workloads, its time, and faults at its verbs.
-"""
+"""Declare what a simulated machine offers beside Backend: workloads, time and faults."""
 
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from shrinkd.backends.protocol import Backend, Group
+from shrinkd.backends.protocol import Backend
+from shrinkd.backends.readings import Group
 from shrinkd.backends.simulator.faults import VERBS, Fault, Faults, Verb
 from shrinkd.backends.simulator.machine.recordings import Recording, with_recordings
 from shrinkd.backends.simulator.machine.scenarios import Scenario, load_scenario, scenario_names
 from shrinkd.backends.simulator.machine.workloads import IDLE, Workload
-from shrinkd.backends.simulator.time_control import Time
+from shrinkd.backends.simulator.time_control import TimeControl
 from shrinkd.errors import NotSimulator
 
 __all__ = [
@@ -22,7 +20,7 @@ __all__ = [
     "Recording",
     "Scenario",
     "Simulated",
-    "Time",
+    "TimeControl",
     "Verb",
     "Workload",
     "load_scenario",
@@ -33,16 +31,16 @@ __all__ = [
 
 
 class Simulated(Backend, Protocol):
-    """What a backend is, and no other but one whose `is_simulated` says so."""
+    """Extend Backend by the controls of a simulated machine; `is_simulated` identifies it."""
 
     scenario: Scenario
-    time: Time
+    time: TimeControl
     faults: Faults
 
     def workload(self, group: Group) -> Workload:
-        """Answer what was put into a group; IDLE is nothing."""
+        """Return the workload of a group; IDLE is none."""
 
-    def put_to_work(
+    def set_workload(
         self,
         group: Group,
         workload: Workload,
@@ -50,15 +48,14 @@ class Simulated(Backend, Protocol):
         check: Callable[[Workload], None] = lambda _: None,
         dry_run: bool = False,
     ) -> None:
-        """Give a group a workload in place of the one that it has, if `check`, which sees that one,
-        does not raise.
+        """Replace the workload of a group, if `check`, called with the old one, does not raise.
 
-        IDLE only ends it. GroupBusy where this kernel has no processes beside groups.
+        IDLE only ends the old one. GroupBusy if this kernel permits no processes beside groups.
         """
 
 
 def simulated(backend: Backend) -> Simulated:
-    """The backend as one that has these, or NotSimulator."""
+    """Return the backend as a Simulated, or raise NotSimulator."""
     if not backend.is_simulated:
         raise NotSimulator(
             "This daemon is on a real kernel, whose workloads, time and faults are nobody's to "

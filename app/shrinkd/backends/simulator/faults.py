@@ -1,8 +1,4 @@
-"""Faults on order.
-
-At its n-th use a verb of the simulator fails as the kernel would, takes long, or finds its group
-gone.
-"""
+"""Inject faults into the verbs of the simulator: an error, a delay, or a removed group."""
 
 import errno
 import os
@@ -49,33 +45,29 @@ Symbol = Literal[_Absence, _Refusal, _Shortage]
 
 
 class Fault(Strict):
-    """What is to happen at the n-th use of a verb from now.
-
-    Exactly one of an error, a delay, and a group that vanishes.
-    """
+    """Plan an error, a delay, or a vanishing group for the n-th use of a verb from now."""
 
     verb: Verb = Field(examples=["reclaim"])
-    """What the daemon does to the machine, of which one request may take several: to name a group
-    is a `groups`.
-
-    What it does by itself counts as well: policies look, and every 10 s the history reads what
-    nobody else has."""
+    """The verb that the fault affects. One request may use several: a group is looked up by
+    `groups`. The daemon's own uses count as well: policies read groups, and every 10 s the history
+    reads those without a recent reading."""
     use: int = Field(default=1, ge=1, le=10**9)
-    """Which of its uses from now on; 1 is the next."""
+    """The use at which the fault occurs, counted from now; 1 is the next."""
     times: int = Field(default=1, ge=1, le=10**9)
-    """At how many uses in a row, from that one on; a group vanishes once."""
+    """The number of consecutive uses that meet the fault; a group vanishes once."""
     group: GroupPath | None = Field(default=None, examples=["web"])
     """The path of the group whose uses count; null counts all of them."""
     error: Symbol | None = Field(default=None, examples=["EBUSY"])
-    """What the kernel says, instead of doing anything."""
+    """The errno that the kernel answers, instead of doing anything."""
     lasts: bool = False
-    """Each later use meets it as well, until the faults are cleared: a file that nobody may read, a
-    daemon without open files."""
+    """Every later use meets it as well, until the faults are cleared: an unreadable file, or a
+    daemon without free descriptors."""
     delay_seconds: float | None = Field(default=None, gt=0, le=60)
-    """By the clock on the wall. Only who waits for the verb is held; with those that read, that is
-    the whole daemon."""
+    """Real seconds. Only callers of the verb wait; for the reading verbs that is the whole
+    daemon."""
     vanishes: bool = False
-    """The group is removed with all that is in it, as if by somebody else, right before the verb."""
+    """The group is removed with its descendants, as if by another process, right before the
+    verb."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,11 +88,7 @@ class Fault(Strict):
 
 
 class Faults:
-    """What is planned, each with the number of the use that it waits for, and how often each verb
-    was used.
-
-    Thread-safe.
-    """
+    """Hold the planned faults and the number of uses of each verb. Thread-safe."""
 
     def __init__(self) -> None:
         self._uses: Counter[Verb] = Counter()
@@ -108,14 +96,14 @@ class Faults:
         self._lock = threading.Lock()
 
     def planned(self) -> tuple[Fault, ...]:
-        """What has not happened yet, `use` counted from now."""
+        """Return the faults that have not occurred yet, `use` counted from now."""
         return self._planned
 
     def uses(self) -> dict[Verb, int]:
         return {verb: self._uses[verb] for verb in VERBS}
 
     def plan(self, fault: Fault, *, dry_run: bool = False) -> tuple[Fault, ...]:
-        """Add one to what is planned, and answer all of it; a trial only answers."""
+        """Add a fault and return all that are planned; a dry run adds nothing."""
         with self._lock:
             planned = (*self._planned, fault)
             if len(planned) > MOST_PLANNED:
@@ -127,12 +115,12 @@ class Faults:
         return planned
 
     def clear(self, *, dry_run: bool = False) -> None:
-        """Forget what was planned."""
+        """Discard all planned faults."""
         with self._lock:
             self._planned = self._planned if dry_run else ()
 
-    def meet(self, verb: Verb, path: str) -> list[Fault]:
-        """Count a use, and answer what was planned for it, in the order in which that was planned."""
+    def take_due(self, verb: Verb, path: str) -> list[Fault]:
+        """Count a use, and return the faults planned for it, in the order of planning."""
         with self._lock:
             self._uses[verb] += 1
             counted = [fault.is_about(verb, path) for fault in self._planned]
@@ -142,12 +130,12 @@ class Faults:
                 fault.model_copy(update={"use": fault.use - counts})
                 for fault, counts in zip(self._planned, counted, strict=True)
             ]
-            self._planned = tuple(kept for fault in left if (kept := _again(fault)) is not None)
+            self._planned = tuple(kept for fault in left if (kept := _next_use(fault)) is not None)
         return [fault for fault in left if not fault.use]
 
 
-def _again(fault: Fault) -> Fault | None:
-    """The fault as it waits for its next use; None when that was its last one."""
+def _next_use(fault: Fault) -> Fault | None:
+    """Return the fault for its next use; None after its last one."""
     if fault.use or fault.lasts:
         return fault.model_copy(update={"use": fault.use or 1})
     return (
@@ -156,6 +144,6 @@ def _again(fault: Fault) -> Fault | None:
 
 
 def error_of(symbol: Symbol, path: str) -> ShrinkdError:
-    """What becomes of the kernel's word, as it would on the way in from a real one."""
+    """Return the ShrinkdError of an errno, as a real backend would raise it."""
     number: int = getattr(errno, symbol)
     return map_oserror(OSError(number, os.strerror(number)), path)

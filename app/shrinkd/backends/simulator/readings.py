@@ -1,9 +1,7 @@
-"""What a group of the simulated machine says, in the vocabulary of MemStat.
+"""Convert a simulated group to MemStat, Limits and Activity: pages to bytes, nothing changes."""
 
-Counts of pages to bytes, nothing is changed here.
-"""
-
-from shrinkd.backends.protocol import (
+from shrinkd.backends.limit_values import from_kernel
+from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
     Counters,
@@ -12,16 +10,15 @@ from shrinkd.backends.protocol import (
     MemStat,
     Pressure,
     Stall,
-    from_kernel,
 )
-from shrinkd.backends.simulator.machine.accounting import KINDS, SWAPPED, UNLIMITED, Cgroup
+from shrinkd.backends.simulator.machine.accounting import KINDS, SWAPPABLE, UNLIMITED, Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS
 from shrinkd.backends.simulator.machine.machine import Machine
 from shrinkd.backends.simulator.machine.pressure import Stalls
 from shrinkd.sizes import PAGE_BYTES
 
 CHARGE_US = 1
-"""The CPU time of a page that is brought in: its fault, and to fill it. Waiting for a disk is none."""
+"""The CPU time of a page that is brought in (fault and fill); waiting for a disk takes none."""
 
 
 def in_bytes(pages: int) -> int | None:
@@ -29,14 +26,14 @@ def in_bytes(pages: int) -> int | None:
 
 
 def swap_max(cgroup: Cgroup, machine: Machine) -> int:
-    """The pages that may go to swap: on v1, what memsw leaves above the maximum."""
+    """Return how many pages may go to swap: on v1, what memsw leaves above the maximum."""
     if machine.profile.cgroup_version == 2:
         return cgroup.swap_max
     return UNLIMITED if cgroup.memsw >= UNLIMITED else cgroup.memsw - min(cgroup.max, cgroup.memsw)
 
 
 def limits_of(cgroup: Cgroup, machine: Machine) -> Limits:
-    """The limits of a group, and the one on the way up that is felt first."""
+    """Return the limits of a group, and the tightest one of its line."""
     if cgroup.parent is None:
         return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
     settable = machine.profile.settable_limits
@@ -56,14 +53,14 @@ def limits_of(cgroup: Cgroup, machine: Machine) -> Limits:
 
 
 def reading_of(cgroup: Cgroup, machine: Machine, *, raw: bool) -> MemStat:
-    """One reading of a group, its descendants included."""
+    """Return one reading of a group, its descendants included."""
     lists = dict.fromkeys(
         ("active_anon", "inactive_anon", "active_file", "inactive_file", "dirty", "writeback"), 0
     )
     kinds: dict[str, int] = dict.fromkeys(KINDS, 0)
     for area in (area for member in cgroup.subtree() for area in member.areas):
         kinds[area.kind] += area.resident()
-        if area.kind == "file" or area.kind in SWAPPED:
+        if area.kind == "file" or area.kind in SWAPPABLE:
             of = "file" if area.kind == "file" else "anon"
             lists[f"active_{of}"] += area.active
             lists[f"inactive_{of}"] += area.inactive + area.dirty + area.writeback
@@ -100,7 +97,7 @@ def reading_of(cgroup: Cgroup, machine: Machine, *, raw: bool) -> MemStat:
 
 
 def _describe(reading: MemStat, cgroup: Cgroup, machine: Machine) -> None:
-    """Add what is counted, and felt, and only there where the profile's kernel tells it."""
+    """Add counters, events and pressure, where the profile's kernel reports them."""
     counts = cgroup.all_counts()
     reading.counters = Counters(
         page_faults=counts.faults,
@@ -130,11 +127,9 @@ def pressure_of(cgroup: Cgroup, machine: Machine) -> Pressure | None:
 
 
 def activity_of(cgroup: Cgroup) -> Activity:
-    """The CPU time that memory has cost a group, by the page that was used or brought in.
+    """Return the CPU time that memory use has cost a group; the machine computes nothing else.
 
-    This machine computes nothing else.
-
-    Nobody is frozen here. A group in which nothing is hot, and nothing changes, uses none.
+    No simulated group is frozen. A group in which nothing is hot, and nothing changes, uses none.
     """
     counts = cgroup.all_counts()
     living_us = sum(
@@ -144,19 +139,19 @@ def activity_of(cgroup: Cgroup) -> Activity:
 
 
 def _reclaimable(cgroup: Cgroup, machine: Machine, size: dict[str, int]) -> int:
-    """What reclaim could free at best.
+    """Return an upper estimate of reclaimable bytes: cache, slab, and what swap has room for.
 
-    Cache, slab, and what swap has room for; less what groups inside withhold by their min.
+    The memory.min of descendants is subtracted.
     """
     anon = size["active_anon"] + size["inactive_anon"]
     room = (
         max(min(cgroup.swap_room(), machine.swap.free), 0) * PAGE_BYTES if cgroup.swappiness else 0
     )
-    withheld = sum(_withheld(child) for child in cgroup.children) * PAGE_BYTES
+    withheld = sum(_withheld_bytes(child) for child in cgroup.children) * PAGE_BYTES
     return max(size["file"] + size["slab_reclaimable"] + min(anon, room) - withheld, 0)
 
 
-def _withheld(child: Cgroup) -> int:
+def _withheld_bytes(child: Cgroup) -> int:
     if not child.min:
         return 0
     cache = sum(
@@ -169,7 +164,7 @@ def _withheld(child: Cgroup) -> int:
 
 
 def available_of(machine: Machine) -> int:
-    """The bytes that could be had without swap: free memory, page cache, and slab that can go."""
+    """Return free memory, page cache and reclaimable slab: what is available without swap."""
     reading = reading_of(machine.root, machine, raw=False)
     cache = (
         (reading.file_bytes or 0)
@@ -181,7 +176,6 @@ def available_of(machine: Machine) -> int:
 
 def _stall(stalls: Stalls, now_us: int) -> Stall:
     stalls.settle(now_us)
-    avg10, avg60, avg300 = (
-        round(average, 2) for average in stalls.averages
-    )  # as the kernel prints them
+    # as the kernel prints
+    avg10, avg60, avg300 = (round(average, 2) for average in stalls.averages)
     return Stall(avg10, avg60, avg300, stalls.total_us)

@@ -1,7 +1,4 @@
-"""The time of a simulated machine in a user's hands.
-
-Stopped, at any speed, put forward, or as fast as it goes.
-"""
+"""Control the time of a simulated machine: stop it, set its speed, or advance it."""
 
 import math
 import threading
@@ -16,8 +13,8 @@ _SLICE_SECONDS = 10.0
 _TURN_SECONDS, _REST_SECONDS = 0.005, 0.001
 
 
-class Time:
-    """Lends the machine, which lives through what has passed whenever it is lent. Thread-safe."""
+class TimeControl:
+    """Control the clock of a machine, which advances whenever it is locked. Thread-safe."""
 
     def __init__(
         self, clock: Clock, machine: Callable[[], AbstractContextManager[Machine]]
@@ -29,18 +26,16 @@ class Time:
 
     @property
     def speed(self) -> float:
-        """How many seconds pass there in one of ours; 0 when it stands, infinity when it goes as
-        fast as it can.
-        """
+        """Simulated seconds per real second; 0 is stopped, infinity as fast as possible."""
         return math.inf if self._runner else self._clock.speed
 
     def now(self) -> float:
-        """The seconds that the machine has lived."""
+        """Return the simulated seconds since the start."""
         with self._machine() as machine:
             return machine.now_us / 1e6
 
     def run(self, speed: float) -> None:
-        """Go on at another speed."""
+        """Change the speed."""
         with self._switching:
             self._end_run()
             with self._machine():
@@ -56,10 +51,9 @@ class Time:
                 self._runner.start()
 
     def advance(self, seconds: float, must_stop: Callable[[], bool] = lambda: False) -> None:
-        """Live through so many seconds at once, by the slice, with rests in which others get the
-        machine.
+        """Advance by so many seconds at once, or until must_stop(), in slices.
 
-        Or until it has to stop.
+        Pauses between slices let other threads use the machine.
         """
         rest_at = time.monotonic() + _TURN_SECONDS
         while seconds > 0 and not must_stop():
@@ -69,9 +63,8 @@ class Time:
             with self._machine():
                 seconds -= part
             if seconds > 0 and time.monotonic() >= rest_at:
-                time.sleep(
-                    _REST_SECONDS
-                )  # who lets a lock go and takes it at once leaves it to nobody
+                # A thread that releases a lock and acquires it at once starves the others.
+                time.sleep(_REST_SECONDS)
                 rest_at = time.monotonic() + _TURN_SECONDS
 
     def close(self) -> None:

@@ -1,7 +1,4 @@
-"""How a simulated machine wakes those who watch it.
-
-Bells that whoever changed it rings, and time that passes for them.
-"""
+"""Fire the triggers of a simulated machine when it changes, and advance its time for them."""
 
 import math
 import os
@@ -10,83 +7,80 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from shrinkd.backends.protocol import EventsMove, Group, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.readings import Group
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
-from shrinkd.backends.watch import Alarm
+from shrinkd.backends.trigger_types import EventsMove, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.watch import EventfdSource
 from shrinkd.sizes import PAGE_BYTES
 
 
-class Bells:
-    """The bells of one machine, which is borrowed as a context that locks it and rings them at its
-    end.
+class TriggerNotifier:
+    """Hold the armed sources of one machine, and check them after each use of it.
 
-    The machine only lives while somebody asks for it, and who waits for a bell does not ask: so a
-    thread does, for as long as there are bells.
+    The machine only advances while a verb uses it, and a reader that waits on a watch uses none: so
+    a thread advances it for as long as sources are armed.
     """
 
     def __init__(
         self, machine: Callable[[], AbstractContextManager[Machine]], tick_seconds: float
     ) -> None:
         self._machine, self._tick_seconds = machine, tick_seconds
-        self._hung: set[Bell] = set()
-        self._time_passes = False
+        self._armed: set[SimulatedSource] = set()
+        self._is_ticking = False
 
-    def ring(self, machine: Machine) -> None:
-        """Ring what the machine, as it is now, gives a reason to ring."""
-        for bell in self._hung:
-            bell.look(machine)
+    def check_all(self, machine: Machine) -> None:
+        """Check all armed sources against the machine."""
+        for bell in self._armed:
+            bell.check(machine)
 
-    def hang(self, bell: "Bell") -> None:
+    def arm_source(self, bell: "SimulatedSource") -> None:
         with self._machine() as machine:
-            bell.look(machine)
-            bell.has_fired()  # what is so already is no reason
-            self._hung.add(bell)
-            if not self._time_passes:
-                self._time_passes = True
-                threading.Thread(
-                    target=self._let_time_pass, name="simulated time", daemon=True
-                ).start()
+            bell.check(machine)
+            bell.has_fired()  # a condition that holds already does not fire
+            self._armed.add(bell)
+            if not self._is_ticking:
+                self._is_ticking = True
+                threading.Thread(target=self._tick, name="simulated time", daemon=True).start()
 
-    def take_down(self, bell: "Bell") -> None:
+    def disarm(self, bell: "SimulatedSource") -> None:
         with self._machine():
-            self._hung.discard(bell)
+            self._armed.discard(bell)
 
-    def _let_time_pass(self) -> None:
+    def _tick(self) -> None:
         going = True
         while going:
             time.sleep(self._tick_seconds)
             with self._machine():
-                going = self._time_passes = bool(self._hung)
+                going = self._is_ticking = bool(self._armed)
 
 
-class Bell(Alarm):
-    """One trigger of a simulated group. See Source."""
+class SimulatedSource(EventfdSource):
+    """Implement Source for one trigger of a simulated group."""
 
-    def __init__(self, bells: Bells, group: Group, trigger: Trigger) -> None:
+    def __init__(self, bells: TriggerNotifier, group: Group, trigger: Trigger) -> None:
         super().__init__()
-        self._bells, self._group, self._trigger = bells, group, trigger
+        self._notifier, self._group, self._trigger = bells, group, trigger
         self._seen: object = None
         self._stalled_us, self._since_us = 0, -math.inf
 
     def arm(self) -> None:
-        self._bells.hang(self)
+        self._notifier.arm_source(self)
 
     def close(self) -> None:
-        self._bells.take_down(self)
+        self._notifier.disarm(self)
         super().close()
 
-    def look(self, machine: Machine) -> None:
-        """Ring if there is a reason since the last look, or for good when the group was removed."""
+    def check(self, machine: Machine) -> None:
+        """Fire if the trigger's condition has occurred since the last check.
+
+        It also fires, for good, when the group was removed.
+        """
         cgroup = machine.cgroups.get(self._group.path)
-        if (
-            cgroup is None
-            or cgroup.id != self._group.id
-            or self._has_struck(cgroup, machine.now_us)
-        ):
+        if cgroup is None or cgroup.id != self._group.id or self._fires_now(cgroup, machine.now_us):
             os.eventfd_write(self.fileno(), 1)
 
-    def _has_struck(self, cgroup: Cgroup, now_us: int) -> bool:
+    def _fires_now(self, cgroup: Cgroup, now_us: int) -> bool:
         match self._trigger:
             case UsageCrosses(usage_bytes=value):
                 return self._has_changed(cgroup.usage * PAGE_BYTES >= value)

@@ -1,96 +1,72 @@
-"""The memory controller of cgroup v1.
+"""Implement the Backend protocol for cgroup v1, which refuses limits and has no memory.reclaim.
 
-The one that refuses a limit with -EBUSY, and has no memory.reclaim.
+A reclaim pass is a write to memory.force_empty that a timer interrupts (cgroup/timed_write.py): no
+limit changes for a shrink, and nothing is left behind if the daemon dies during it.
 
-So a pass is a write to memory.force_empty that a timer stops (_timed.py): no limit moves for a
-shrink, and nothing is left behind when the daemon dies in it.
-
-Where the kernel leaves no way: a batch of nothing but dirty pages puts the writer to sleep for 100
-ms, uninterruptible (shrink_inactive_list(), VMSCAN_THROTTLE_WRITEBACK: v1 has no other brake on who
-dirties pages). A group full of dirty page cache is held that long; one with a few dirty pages left
-is left alone.
+One limitation is the kernel's: a batch of nothing but dirty pages puts the writer to sleep for 100
+ms, uninterruptible (shrink_inactive_list(), VMSCAN_THROTTLE_WRITEBACK: v1 has no other brake on
+writers of dirty pages). A group full of dirty page cache is held that long; one with a few dirty
+pages left is skipped.
 """
 
-import contextlib
-import fcntl
 import functools
-import os
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
-from shrinkd.backends.cgroup.activity import Twins, tree_beside
+from shrinkd.backends.cgroup.activity import MirrorGroups, mirror_tree
 from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.mounts import mount_points
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
-from shrinkd.backends.cgroup.tree import (
-    CGROUP_SUPER_MAGIC,
-    CHARGED_AHEAD_BYTES,
-    HIERARCHY_ROOT,
-    Tree,
-    mapped,
-)
+from shrinkd.backends.cgroup.tree import CGROUP_SUPER_MAGIC, HIERARCHY_ROOT
 from shrinkd.backends.cgroup.triggers import v1_source, v1_watchable
-from shrinkd.backends.protocol import (
+from shrinkd.backends.protocol import Backend, Intent, Watch, printable_path, unrecorded
+from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
-    Backend,
     Counters,
     Events,
     Group,
-    Intent,
     LimitName,
     Limits,
     MemStat,
     Pressure,
-    Trigger,
-    Watch,
-    shown,
-    unrecorded,
 )
-from shrinkd.backends.refusal import busy
-from shrinkd.backends.transaction import way_stations, write_all
-from shrinkd.backends.v1.limit_order import LIMIT, MEMSW_LIMIT, SOFT_LIMIT, plan_writes
+from shrinkd.backends.transaction import limit_steps, write_all
+from shrinkd.backends.trigger_types import Trigger
+from shrinkd.backends.v1.files import LIMIT, MEMSW_LIMIT, MEMSW_USAGE, SOFT_LIMIT, STAT, USAGE
+from shrinkd.backends.v1.limit_order import plan_writes
+from shrinkd.backends.v1.limits import LIMIT_FILES, V1Limits
 from shrinkd.backends.v1.reclaim_pacer import ReclaimPacer
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     BackendUnavailable,
-    GroupBusy,
-    GroupExists,
-    ShrinkdError,
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
-    leaving_out,
+    ignoring_unreadable,
 )
 from shrinkd.settings import Settings
-from shrinkd.sizes import PAGE_BYTES, UNLIMITED, or_none
+from shrinkd.sizes import PAGE_BYTES, UNLIMITED
 
-USAGE, MEMSW_USAGE, STAT = "memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.stat"
 _PEAK, _FAILURES, _OOM, _KERNEL = (
     "memory.max_usage_in_bytes",
     "memory.failcnt",
     "memory.oom_control",
     "memory.kmem.usage_in_bytes",
 )
-_PROBE = "shrinkd-probe"
 _SWAPPINESS, _FORCE_EMPTY, _PRESSURE = "memory.swappiness", "memory.force_empty", "memory.pressure"
 _STAT_FILES = (USAGE, STAT, SOFT_LIMIT, _PEAK, _FAILURES, _OOM, _KERNEL)
 _RAW_FILES = (*_STAT_FILES, LIMIT, MEMSW_LIMIT)
-_LIMIT_FILES = (LIMIT, MEMSW_LIMIT, SOFT_LIMIT)
-_USED_UNDER = {LIMIT: USAGE, MEMSW_LIMIT: MEMSW_USAGE}
-_COMMIT_SECONDS = (100e-6, 200e-6, 400e-6, 800e-6)
-"""How long a limit write may take at first, and after each -EINTR. One that finds nothing to
-reclaim takes 5 us."""
 _PASS_SECONDS = 4e-3
-"""How long a pass writes: a cancel waits for it, and what goes on around a pass is small beside it."""
+"""The time that a pass writes: a cancel waits for it, and the work around a pass is small beside
+it."""
 _PATIENCE_SECONDS = 25e-3
-"""How long a pass without progress tries on: five of them end a shrink, so each has to be a fair
-attempt."""
-_REST_BYTES = 1 << 20
-"""File pages that are not worth a sleep of 100 ms when some are dirty: about what the LRU counters
-lag by."""
+"""The time after which a pass without progress ends: five such passes end a shrink, so each has to
+be a fair attempt."""
+_NEGLIGIBLE_BYTES = 1 << 20
+"""File pages below this are not worth a sleep of 100 ms if some are dirty: about the lag of the LRU
+counters."""
 _NOTABLE_KERNEL_BYTES = 8 << 20
 
 _LINES = (
@@ -120,21 +96,17 @@ _LINES = (
 )
 
 
-class V1(Tree):
-    """See Backend.
-
-    What a group's twin in a cgroup2 mount knows of pressure is told as well, and what its twins
-    know of activity.
-    """
+class V1(V1Limits):
+    """Access the v1 memory controller; pressure and activity come from mirror groups."""
 
     name: ClassVar[str] = "v1"
     is_simulated: ClassVar[bool] = False
-    fresh: ClassVar[Mapping[str, bytes]] = {
+    new_group_texts: ClassVar[Mapping[str, bytes]] = {
         USAGE: b"0",
         MEMSW_USAGE: b"0",
-        **dict.fromkeys(_LIMIT_FILES, b"%d" % UNLIMITED),
+        **dict.fromkeys(LIMIT_FILES, b"%d" % UNLIMITED),
     }
-    needed: ClassVar[tuple[str, ...]] = (USAGE, STAT)
+    required_files: ClassVar[tuple[str, ...]] = (USAGE, STAT)
     settable_limits: frozenset[LimitName]
     has_swappiness = False
     has_pressure: bool
@@ -150,10 +122,10 @@ class V1(Tree):
         super().__init__(root, CGROUP_SUPER_MAGIC)
         if USAGE not in self.control_files:
             sentence = (
-                f"{shown(root)} is not in the v1 memory controller; "
+                f"{printable_path(root)} is not in the v1 memory controller; "
                 "SHRINKD_BACKEND=simulator needs none."
             )
-            raise BackendUnavailable(sentence, root=shown(root))
+            raise BackendUnavailable(sentence, root=printable_path(root))
         catch_signal()
         self._has_memsw = MEMSW_LIMIT in self.control_files
         self._stat_files, self._raw_files = (
@@ -161,19 +133,19 @@ class V1(Tree):
             for names in (_STAT_FILES, _RAW_FILES)
         )
         self._lines = StatLines(_LINES)
-        self._pace = functools.lru_cache(maxsize=4096)(_pace_of_group)
-        unified = tree_beside(self, "cgroup2")
-        self._twins = unified if unified and _PRESSURE in unified.control_files else None
-        self._active = Twins(self)
-        self._longest_root = max([root, *self._active.roots()], key=len)
-        self.has_pressure = self._twins is not None
-        self.watchable = v1_watchable(self, self._twins or self)
-        honoured = {
+        self._pacers = functools.lru_cache(maxsize=4096)(_new_pacer)
+        unified = mirror_tree(self, "cgroup2")
+        self._mirror = unified if unified and _PRESSURE in unified.control_files else None
+        self._activity_mirrors = MirrorGroups(self)
+        self._longest_mount_path = max([root, *self._activity_mirrors.roots()], key=len)
+        self.has_pressure = self._mirror is not None
+        self.watchable = v1_watchable(self, self._mirror or self)
+        accepted = {
             "max_bytes": True,
             "swap_max_bytes": self._has_memsw,
-            "soft_limit_bytes": self._keeps_soft_limit(),
+            "soft_limit_bytes": self._has_soft_limit(),
         }
-        self.settable_limits = frozenset(name for name in LIMIT_NAMES if honoured.get(name))
+        self.settable_limits = frozenset(name for name in LIMIT_NAMES if accepted.get(name))
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
     def usage(self, group: Group) -> int:
@@ -183,7 +155,7 @@ class V1(Tree):
         if not group.id:
             return MemStat(
                 usage_bytes=0,
-                limits=self._limits(group, self._held(group), self._least_around(group)),
+                limits=self._limits(group, self._held(group), self._ancestors_maximum(group)),
             )
         texts = self.read_all(group, self._raw_files if raw else self._stat_files)
         usage, lines = int(texts[USAGE]), self._lines.parse(texts[STAT])
@@ -193,7 +165,7 @@ class V1(Tree):
         )
         return MemStat(
             usage_bytes=usage,
-            limits=self._limits_read(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
+            limits=self._limits_from_stat(group, lines, int(texts.get(SOFT_LIMIT, UNLIMITED))),
             peak_bytes=int(texts[_PEAK]),
             working_set_bytes=max(usage - lines["total_inactive_file"], 0),
             reclaimable_estimate_bytes=file + self._swappable(group, anon),
@@ -222,12 +194,9 @@ class V1(Tree):
         )
 
     def activity(self, group: Group) -> Activity | None:
-        """As promised by Backend.
-
-        CPU time counts from when the group's processes were moved into its twin.
-        """
-        self.usage(group)  # or it is gone, which no twin would tell
-        return self._active.activity(group)
+        """Implement Backend.activity; CPU time counts from a process's move into the mirror."""
+        self.usage(group)  # raises GroupGone, which no mirror reports
+        return self._activity_mirrors.activity(group)
 
     def set_limits(
         self,
@@ -237,9 +206,9 @@ class V1(Tree):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend.
+        """Implement Backend.set_limits.
 
-        A kernel that refuses has thrown the page cache away first, so usage is asked before.
+        A kernel that refuses a limit has dropped page cache before, so usage is compared first.
         """
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(
@@ -247,16 +216,16 @@ class V1(Tree):
             )
         if group.id == HIERARCHY_ROOT:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
-        self.check_apart(group)
-        with self.limits_of(group):
+        self.refuse_own(group)
+        with self.limits_lock(group):
             held = self._held(group)
             writes = plan_writes(group, held, changes)
             for name, value in writes:
                 self._check_above_usage(group, name, value)
             if dry_run:
                 self.check_writable(group, LIMIT)
-                return self._limits(group, held | dict(writes), self._least_around(group))
-            steps = way_stations(held, writes, self._named) if len(writes) > 1 else []
+                return self._limits(group, held | dict(writes), self._ancestors_maximum(group))
+            steps = limit_steps(held, writes, self._named) if len(writes) > 1 else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
         return self.stat(group).limits
 
@@ -270,178 +239,44 @@ class V1(Tree):
             raise Unsupported(
                 "The root of the memory controller cannot be shrunk; its groups can.", group=group
             )
-        self.check_apart(group)
-        goal = self._within_reach(group, goal_bytes)
+        self.refuse_own(group)
+        goal = self._attainable_goal(group, goal_bytes)
         if not goal:
             return 0
-        pace, freed, spent = self._pace(group.id), 0, 0.0
+        pacer, freed, spent = self._pacers(group.id), 0, 0.0
         before = self.usage(group)
         with self.opened(group, _FORCE_EMPTY) as file:
             while freed < goal and spent < (_PASS_SECONDS if freed > 0 else _PATIENCE_SECONDS):
-                quantum = pace.quantum(goal - freed)
+                quantum = pacer.quantum(goal - freed)
                 ended = timed_write(file, b"0", quantum)
                 freed, earlier = before - self.usage(group), freed
                 if ended:
                     break
-                pace.learn(freed - earlier, quantum)
+                pacer.learn(freed - earlier, quantum)
                 spent += quantum
         return max(freed, 0)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """As promised by Backend.
-
-        Stalled is told of those processes that are in the group's twin as well.
-        """
+        """Implement Backend.watch; Stalled covers only processes that the mirror has as well."""
         return open_watch(
-            self, group, triggers, functools.partial(v1_source, self, self._twins or self)
+            self, group, triggers, functools.partial(v1_source, self, self._mirror or self)
         )
 
     def close(self) -> None:
         super().close()
-        self._active.close()
-        if self._twins:
-            self._twins.close()
+        self._activity_mirrors.close()
+        if self._mirror:
+            self._mirror.close()
 
-    # -- limits -------------------------------------------------------------------------------------------------
+    # -- limits
 
-    def _limits_read(self, group: Group, lines: Mapping[str, int], soft: int) -> Limits:
-        least = lines["hierarchical_memory_limit"]
-        memsw = self._own_limit(
-            group, MEMSW_LIMIT, lines.get("hierarchical_memsw_limit", UNLIMITED)
-        )
-        return self._limits(
-            group,
-            {LIMIT: self._own_limit(group, LIMIT, least), MEMSW_LIMIT: memsw, SOFT_LIMIT: soft},
-            least,
-        )
+    # -- reclaim
 
-    def _limits(self, group: Group, values: Mapping[str, int], least: int) -> Limits:
-        """Say limit files in our vocabulary.
+    def _attainable_goal(self, group: Group, goal_bytes: int) -> int:
+        """Return how much of a goal the LRU lists can give, so that no pass runs into their end.
 
-        `least` is the least maximum around the group, its own included or not.
-        """
-        own = values[LIMIT]
-        effective = min(own, least)
-        return Limits(
-            **self._named(values),
-            effective_max_bytes=or_none(effective),
-            limited_by=None if effective >= UNLIMITED else self._holder(group, own, effective),
-            unsupported=self._unsupported,
-        )
-
-    def _named(self, values: Mapping[str, int]) -> dict[LimitName, int | None]:
-        memory, memsw = values[LIMIT], values.get(MEMSW_LIMIT, UNLIMITED)
-        named: dict[LimitName, int | None] = {"max_bytes": or_none(memory)}
-        if "swap_max_bytes" in self.settable_limits:
-            named["swap_max_bytes"] = None if memsw >= UNLIMITED else memsw - memory
-        if "soft_limit_bytes" in self.settable_limits:
-            named["soft_limit_bytes"] = or_none(values[SOFT_LIMIT])
-        return named
-
-    def _held(self, group: Group) -> dict[str, int]:
-        return {
-            name: int(self.read(group, name)) for name in _LIMIT_FILES if name in self.control_files
-        }
-
-    def _least_around(self, group: Group) -> int:
-        """Read the least maximum of those around a group, whatever its own.
-
-        What the directory above it says, if that is a group.
-        """
-        with mapped(group.path), leaving_out():
-            above = Path(self.root).resolve().parent
-            text = (
-                self.read(self.look_up(group.path.rpartition("/")[0]), STAT)
-                if group.path
-                else (above / STAT).read_bytes()
-            )
-            return self._lines.parse(text)["hierarchical_memory_limit"]
-        return UNLIMITED
-
-    def _own_limit(self, group: Group, name: str, least: int) -> int:
-        """Read a group's own limit, unless the least of its and its ancestors' says that there is
-        none.
-        """
-        return UNLIMITED if least >= UNLIMITED else int(self.read(group, name))
-
-    def _holder(self, group: Group, own: int, effective: int) -> str:
-        """Find the nearest group, upwards, whose own limit is the effective one."""
-        path = group.path
-        while path and own != effective:
-            path = path.rpartition("/")[0]
-            own = int(self.read(self.look_up(path), LIMIT)) if path else own
-        return path or "/"
-
-    def _check_above_usage(self, group: Group, name: str, value: int) -> None:
-        """Strictly, as the seed compares.
-
-        The kernel itself would take a limit that equals usage.
-        """
-        if name not in _USED_UNDER:
-            return
-        usage = int(self.read(group, _USED_UNDER[name]))
-        if usage >= value:
-            raise busy(group, usage, value)
-
-    def _commit(self, group: Group, name: str, value: int) -> None:
-        """Write a limit that is above usage, and stop the kernel after a few pages if usage has
-        grown meanwhile.
-        """
-        with self.opened(group, name) as file:
-            for seconds in _COMMIT_SECONDS:
-                if timed_write(file, b"%d" % value, seconds):
-                    return
-                self._check_above_usage(group, name, value)
-        raise GroupBusy(
-            f"{group.path!a} grows as fast as it is limited.",
-            group=group,
-            room_bytes=2 * CHARGED_AHEAD_BYTES,
-        )
-
-    def _keeps_soft_limit(self) -> bool:
-        """Newer kernels accept a soft limit and forget it.
-
-        A group of our own tells, where one can be made.
-
-        Its name is always the same, so that what a daemon left that was killed in this serves the
-        next one.
-        """
-        if SOFT_LIMIT not in self.control_files:
-            return False
-        with self._alone():
-            try:
-                with contextlib.suppress(GroupExists):
-                    self.make(_PROBE)
-                scratch = self.find(_PROBE)
-            except ShrinkdError:
-                return True  # nothing can be written here, so nothing is promised by it
-            try:
-                self._commit(scratch, SOFT_LIMIT, _REST_BYTES)
-                return int(self.read(scratch, SOFT_LIMIT)) == _REST_BYTES
-            except ShrinkdError:
-                return False  # PREEMPT_RT: EOPNOTSUPP
-            finally:
-                self.remove(scratch)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Have no other daemon in this managed root do the same at the same time."""
-        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(root, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(root)
-
-    # -- reclaim ------------------------------------------------------------------------------------------------
-
-    def _within_reach(self, group: Group, goal_bytes: int) -> int:
-        """Answer how much of a goal the LRU lists can give (0.
-
-        Nothing worth a write), so that no pass runs into their end.
-
-        A page at least is asked of a group that has none: dentries and the CPUs' precharged pages
-        are on no list.
+        0 means that nothing is worth a write. At least one page is requested of a group with empty
+        lists: dentries and the pages that CPUs precharged are on no list.
         """
         lines = self._lines.parse(self.read(group, STAT))
         file = _sum(lines, "total_inactive_file", "total_active_file")
@@ -449,7 +284,7 @@ class V1(Tree):
             group, _sum(lines, "total_inactive_anon", "total_active_anon")
         )
         if (
-            0 < reach < _REST_BYTES
+            0 < reach < _NEGLIGIBLE_BYTES
             and lines.get("total_dirty")
             and self._kernel(group) < _NOTABLE_KERNEL_BYTES
         ):
@@ -460,21 +295,21 @@ class V1(Tree):
         return int(self.read(group, _KERNEL)) if _KERNEL in self._stat_files else 0
 
     def _swappable(self, group: Group, anon: int) -> int:
-        """How much anonymous memory swap has room for; memory.swappiness 0 forbids it."""
+        """Return how much anonymous memory fits into swap; memory.swappiness 0 forbids it."""
         room = self.swap_room()
         return min(anon, room) if room and int(self.read(group, _SWAPPINESS)) else 0
 
-    # -- pressure -----------------------------------------------------------------------------------------------
+    # -- pressure
 
     def _pressure(self, group: Group) -> Pressure | None:
-        if self._twins is None or not self._twins.has(group.path):
+        if self._mirror is None or not self._mirror.has(group.path):
             return None
-        with leaving_out():
-            return parse_pressure(self._twins.read(self._twins.look_up(group.path), _PRESSURE))
+        with ignoring_unreadable():
+            return parse_pressure(self._mirror.read(self._mirror.look_up(group.path), _PRESSURE))
         return None
 
 
-def _pace_of_group(_: int) -> ReclaimPacer:
+def _new_pacer(_: int) -> ReclaimPacer:
     return ReclaimPacer()
 
 

@@ -1,30 +1,20 @@
-"""The order in which the limit files of cgroup v1 are written.
-
-Memory <= memory+swap has to hold after each of them.
-"""
+"""Order the writes of v1 limit files so that memory <= memory+swap holds after each of them."""
 
 from collections.abc import Mapping
 
-from shrinkd.backends.protocol import Group, LimitName
+from shrinkd.backends.readings import Group, LimitName
+from shrinkd.backends.v1.files import LIMIT, MEMSW_LIMIT, SOFT_LIMIT
 from shrinkd.errors import LimitOrder
 from shrinkd.sizes import UNLIMITED, format_size, or_none, or_unlimited
-
-LIMIT, MEMSW_LIMIT, SOFT_LIMIT = (
-    "memory.limit_in_bytes",
-    "memory.memsw.limit_in_bytes",
-    "memory.soft_limit_in_bytes",
-)
 
 
 def plan_writes(
     group: Group, held: Mapping[str, int], changes: Mapping[LimitName, int | None]
 ) -> list[tuple[str, int]]:
-    """Put the writes in the one order in which memory <= memory+swap holds throughout.
+    """Return the writes in the order in which memory <= memory+swap always holds.
 
-    EINVAL says the kernel otherwise.
-
-    `held` is limit file to bytes, as read. Swap's own limit is the difference: it moves with a
-    maximum that moves alone.
+    The kernel answers EINVAL to any other. `held` maps limit files to bytes, as read. The limit of
+    swap is the difference: it moves with a maximum that is changed alone.
     """
     wanted = dict(held)
     if "soft_limit_bytes" in changes:

@@ -1,7 +1,6 @@
-"""Where the managed root is.
+"""Find the mounts with the memory controller, and the limits above the managed root.
 
-The mounts that have the controller, and the directories above it, for no file tells what holds from
-there.
+No file of a group reports the limits of the directories above it.
 """
 
 import contextlib
@@ -16,9 +15,7 @@ from shrinkd.errors import BackendUnavailable
 
 
 def levels_above(root: str) -> Iterator[Tree]:
-    """Open what is above the managed root as far as it is of the hierarchy, has a limit and can be
-    read.
-    """
+    """Open the ancestors of the managed root that have a limit and are readable."""
     for directory in Path(root).resolve().parents:
         try:
             level = Tree(str(directory), CGROUP2_SUPER_MAGIC)
@@ -30,10 +27,7 @@ def levels_above(root: str) -> Iterator[Tree]:
 
 
 def mounts_with_memory() -> Iterator[str]:
-    """Find the cgroup2 mounts that have the controller.
-
-    Beside v1's one there may be a mount with none.
-    """
+    """Find the cgroup2 mounts that have the memory controller; next to v1 one may have none."""
     return (mount for mount in mount_points("cgroup2") if offers_memory(mount))
 
 

@@ -1,21 +1,19 @@
-"""The memory controller of cgroup v2.
+"""Implement the Backend protocol for cgroup v2, which reclaims by amount and refuses no maximum.
 
-It reclaims by amount, and never refuses a maximum, which is our part (_commit.py).
+Refusing a maximum is done by lower_max.py. A pass is a write to memory.reclaim, sized by what the
+group's last ones freed in 25 ms (reclaim_sizer.py) and cut by a timer: no limit changes for it, no
+stall is recorded for the group, and nothing is left behind if the daemon dies during it.
 
-A pass is a write to memory.reclaim, sized by what the group's last ones freed in 25 ms (_chunk.py)
-and cut by a timer: no limit moves for it, no stall is recorded for the group, and nothing is left
-behind when the daemon dies in it.
-
-What is called a group here has the controller: a directory whose parent has enabled memory in its
-cgroup.subtree_control. The others are not listed, and make() enables it from the managed root down,
-where the kernel lets it.
+A group here has the controller: a directory whose parent has enabled memory in its
+cgroup.subtree_control. Others are not listed, and make() enables it from the managed root down,
+where the kernel permits.
 """
 
 import contextlib
 import functools
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,28 +21,22 @@ from shrinkd.backends.cgroup.activity import v2_activity
 from shrinkd.backends.cgroup.memory_stat import StatLines
 from shrinkd.backends.cgroup.psi import parse_pressure
 from shrinkd.backends.cgroup.timed_write import catch_signal, timed_write
-from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC, CHARGED_AHEAD_BYTES, Tree
+from shrinkd.backends.cgroup.tree import CGROUP2_SUPER_MAGIC
 from shrinkd.backends.cgroup.triggers import v2_source, v2_watchable
-from shrinkd.backends.lower_max import Maximum
-from shrinkd.backends.protocol import (
+from shrinkd.backends.limit_values import to_kernel
+from shrinkd.backends.protocol import Backend, Intent, Watch, printable_path, unrecorded
+from shrinkd.backends.readings import (
     LIMIT_NAMES,
     Activity,
-    Backend,
     Events,
     Group,
-    Intent,
     LimitName,
     Limits,
     MemStat,
     Pressure,
-    Trigger,
-    Watch,
-    shown,
-    to_kernel,
-    unrecorded,
 )
-from shrinkd.backends.refusal import busy
-from shrinkd.backends.transaction import way_stations, write_all
+from shrinkd.backends.transaction import limit_steps, write_all
+from shrinkd.backends.trigger_types import Trigger
 from shrinkd.backends.v2.ancestors import levels_above, mounts_with_memory, offers_memory
 from shrinkd.backends.v2.files import (
     EVENT_LINES,
@@ -56,7 +48,6 @@ from shrinkd.backends.v2.files import (
     NEW_GROUP,
     PRESSURE,
     RECLAIM,
-    RECLAIMED_FOR,
     STAT,
     STAT_LINES,
     SUBTREE,
@@ -66,48 +57,41 @@ from shrinkd.backends.v2.files import (
     ZSWAP,
     describe,
     file_of,
-    limit_of,
     named,
-    text_of,
-    usage_of_top,
+    parse_limit_file,
 )
+from shrinkd.backends.v2.limits import V2Limits
 from shrinkd.backends.v2.reclaim_sizer import ReclaimSizer
 from shrinkd.backends.walks import Listing
 from shrinkd.backends.watch import open_watch
 from shrinkd.errors import (
     BackendUnavailable,
     GroupBusy,
-    GroupGone,
     GroupNotFound,
     ShrinkdError,
     Unsupported,
     UnsupportedLimit,
     UnsupportedOption,
-    leaving_out,
+    ignoring_unreadable,
 )
 from shrinkd.settings import Settings
-from shrinkd.sizes import UNLIMITED, or_none
+from shrinkd.sizes import UNLIMITED
 
-_COMMIT_SECONDS = 20e-6
-"""How long a write that finds usage grown may reclaim for it, where the kernel does at all. Finding
-nothing to do takes 5 us."""
-_AT_ONCE_BYTES = CHARGED_AHEAD_BYTES + (4 << 20)
-"""What may be charged between our reading and our write: that, and two huge pages."""
-_LIST_SECONDS, _KEPT_LISTS = 10.0, 4096
-"""How long the children that have a memory.min are remembered: listing 100 costs 40 readings, and
+_PROTECTED_TTL_SECONDS, _MAX_PROTECTED_LISTS = 10.0, 4096
+"""The time for which children with a memory.min are cached: listing 100 costs 40 readings, and
 hardly any group has one."""
 _LONGEST_SECONDS = 50e-3
-"""When a pass is cut that turned out slower than the ones before. The kernel notices behind the
-batch it is in."""
+"""The time after which a pass is cut that is slower than those before. The kernel reacts after the
+current batch."""
 
 
-class V2(Tree):
-    """See Backend."""
+class V2(V2Limits):
+    """Access the v2 memory controller."""
 
     name: ClassVar[str] = "v2"
     is_simulated: ClassVar[bool] = False
-    fresh: ClassVar[Mapping[str, bytes]] = NEW_GROUP
-    needed: ClassVar[tuple[str, ...]] = (USAGE, STAT)
+    new_group_texts: ClassVar[Mapping[str, bytes]] = NEW_GROUP
+    required_files: ClassVar[tuple[str, ...]] = (USAGE, STAT)
     settable_limits: frozenset[LimitName]
     has_swappiness: bool
     has_pressure: bool
@@ -123,24 +107,24 @@ class V2(Tree):
         super().__init__(root, CGROUP2_SUPER_MAGIC)
         if STAT not in self.control_files or not offers_memory(root):
             sentence = (
-                f"{shown(root)} is not in the v2 memory controller; "
+                f"{printable_path(root)} is not in the v2 memory controller; "
                 "SHRINKD_BACKEND=simulator needs none."
             )
-            raise BackendUnavailable(sentence, root=shown(root))
+            raise BackendUnavailable(sentence, root=printable_path(root))
         if RECLAIM not in self.control_files:
             raise BackendUnavailable(
-                f"{shown(root)} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.",
-                root=shown(root),
+                f"{printable_path(root)} has no {RECLAIM}: cgroup v2 needs Linux 5.19 or later.",
+                root=printable_path(root),
             )
         catch_signal()
-        self._top_id = None if USAGE in self.control_files else self.find("").id
+        self._hierarchy_root_id = None if USAGE in self.control_files else self.find("").id
         present = self._files_of_a_group()
         self._stat_files = [name for name in GROUP_FILES if name in present]
         self._top_files = [STAT]
         self._lines, self._events = StatLines(STAT_LINES), StatLines(EVENT_LINES)
-        self._chunks = functools.lru_cache(maxsize=4096)(_chunk_of_group)
-        self._with_minimum: dict[int, tuple[float, list[Group]]] = {}
-        self._above = list(levels_above(root))
+        self._sizers = functools.lru_cache(maxsize=4096)(_new_sizer)
+        self._protected_children: dict[int, tuple[float, list[Group]]] = {}
+        self._ancestor_trees = list(levels_above(root))
         self.has_pressure = self._pressure(self.find("")) is not None
         self.has_swappiness = self._takes_swappiness()
         self.watchable = v2_watchable(self)
@@ -150,26 +134,20 @@ class V2(Tree):
         self.settable_limits = frozenset(self._limit_files)
         self._unsupported = tuple(name for name in LIMIT_NAMES if name not in self.settable_limits)
 
-    def charged(self, path: str) -> Group:
-        """As Tree.
+    def charging_group(self, path: str) -> Group:
+        """Return the group to which processes in a directory are charged.
 
-        Without the controller, a directory's processes are charged to the nearest group around it
-        that has it.
+        Without the controller in that directory, it is the nearest ancestor that has it.
         """
         while path and not self.has(f"{path}/{USAGE}"):
             path = path.rpartition("/")[0]
         return self.look_up(path)
 
-    def usage(self, group: Group) -> int:
-        if group.id == self._top_id:
-            return usage_of_top(self._lines.parse(self.read(group, STAT)))
-        return int(self.read(group, USAGE))
-
     def stat(self, group: Group, *, raw: bool = False) -> MemStat:
         if not group.id:
             return MemStat(usage_bytes=0, limits=self._limits(group, self._held(group)))
         texts = self.read_all(
-            group, self._top_files if group.id == self._top_id else self._stat_files
+            group, self._top_files if group.id == self._hierarchy_root_id else self._stat_files
         )
         lines = self._lines.parse(texts[STAT])
         reading = describe(texts, lines, self._limits(group, self._parsed(texts)))
@@ -183,7 +161,7 @@ class V2(Tree):
         return reading
 
     def activity(self, group: Group) -> Activity | None:
-        return v2_activity(self, group, is_top=group.id == self._top_id)
+        return v2_activity(self, group, is_top=group.id == self._hierarchy_root_id)
 
     def set_limits(
         self,
@@ -193,18 +171,18 @@ class V2(Tree):
         intent: Intent = unrecorded,
         dry_run: bool = False,
     ) -> Limits:
-        """As promised by Backend.
+        """Implement Backend.set_limits.
 
-        High_bytes is held to the same as max_bytes, for the kernel reclaims for both of them.
+        high_bytes is checked like max_bytes, since the kernel reclaims for both of them.
         """
         if unsupported := [name for name in changes if name not in self.settable_limits]:
             raise UnsupportedLimit(
                 f"cgroup v2 has no {unsupported[0]} here.", group=group, field=unsupported[0]
             )
-        if group.id == self._top_id:
+        if group.id == self._hierarchy_root_id:
             raise UnsupportedLimit("The root of the memory controller takes no limit.", group=group)
-        self.check_apart(group)
-        with self.limits_of(group):
+        self.refuse_own(group)
+        with self.limits_lock(group):
             held = self._held(group)
             wanted = {
                 name: to_kernel(name, changes[name]) for name in LIMIT_FILES if name in changes
@@ -215,13 +193,12 @@ class V2(Tree):
             if dry_run:
                 self.check_writable(group, MAX)
                 return self._limits(group, held | wanted)
-            is_lowered = (
-                wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]
-            )  # stored, looked at, and maybe taken back
-            steps = way_stations(held, writes, named) if len(writes) > 1 or is_lowered else []
+            # stored, compared with usage, and possibly undone
+            is_lowered = wanted.get("max_bytes", UNLIMITED) < held["max_bytes"]
+            steps = limit_steps(held, writes, named) if len(writes) > 1 or is_lowered else []
             write_all(held, writes, functools.partial(self._commit, group), intent(group, steps))
             if "min_bytes" in changes:
-                self._with_minimum.clear()
+                self._protected_children.clear()
             return self._limits(group, self._held(group))
 
     def reclaim(self, group: Group, goal_bytes: int, swappiness: int | None = None) -> int:
@@ -229,13 +206,13 @@ class V2(Tree):
             raise UnsupportedOption(
                 f"The {RECLAIM} of this kernel takes no swappiness.", field="swappiness"
             )
-        if group.id == self._top_id:
+        if group.id == self._hierarchy_root_id:
             raise Unsupported(
                 "The root of the memory controller cannot be shrunk; its groups can.", group=group
             )
-        self.check_apart(group)
-        chunk = self._chunks(group.id)
-        asked = chunk.ask(goal_bytes)
+        self.refuse_own(group)
+        sizer = self._sizers(group.id)
+        asked = sizer.request_bytes(goal_bytes)
         before, began = self.usage(group), time.perf_counter()
         with (
             self.opened(group, RECLAIM) as file,
@@ -247,18 +224,18 @@ class V2(Tree):
                 _LONGEST_SECONDS,
             )
         freed = before - self.usage(group)
-        chunk.learn(asked, freed, time.perf_counter() - began)
+        sizer.learn(asked, freed, time.perf_counter() - began)
         return max(freed, 0)
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         tried = super().make(path, dry_run=True)
-        for place in range(len(path)):
-            if path[place] == "/" or not place:
-                self._enable_memory(self.find(path[:place]), dry_run=dry_run)
+        for mount_location in range(len(path)):
+            if path[mount_location] == "/" or not mount_location:
+                self._enable_memory(self.find(path[:mount_location]), dry_run=dry_run)
         return tried if dry_run else super().make(path)
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
-        if group.id != self._top_id and self._has_enabled_memory(group):
+        if group.id != self._hierarchy_root_id and self._has_enabled_memory(group):
             raise GroupBusy(
                 f"{group.path!a} has groups inside, and cgroup v2 takes processes into the "
                 "innermost ones alone.",
@@ -267,151 +244,81 @@ class V2(Tree):
         super().attach(group, pid, dry_run=dry_run)
 
     def watch(self, group: Group, triggers: Collection[Trigger]) -> Watch:
-        """As promised by Backend.
+        """Implement Backend.watch.
 
-        Nothing in v2 tells usage, and memory.high, which would, is a limit of the group's owner.
+        No v2 file signals usage, and memory.high, which would, is a limit of the group's owner.
         """
         return open_watch(self, group, triggers, functools.partial(v2_source, self))
 
     def close(self) -> None:
         super().close()
-        for level in self._above:
+        for level in self._ancestor_trees:
             level.close()
 
-    # -- limits -------------------------------------------------------------------------------------------------
+    # -- limits
 
-    def _held(self, group: Group) -> dict[LimitName, int]:
-        return self._parsed(self.read_all(group, list(self._limit_files.values())))
-
-    def _parsed(self, texts: Mapping[str, bytes]) -> dict[LimitName, int]:
-        return {
-            name: limit_of(texts[file]) for name, file in self._limit_files.items() if file in texts
-        }
-
-    def _limits(self, group: Group, own: Mapping[LimitName, int]) -> Limits:
-        if group.id == self._top_id:
-            return Limits(max_bytes=None, unsupported=LIMIT_NAMES)
-        effective, holder = self._tightest(group, own["max_bytes"])
-        return Limits(
-            **named(own),
-            effective_max_bytes=or_none(effective),
-            limited_by=None if effective >= UNLIMITED else holder,
-            unsupported=self._unsupported,
-        )
-
-    def _tightest(self, group: Group, own: int) -> tuple[int, str]:
-        """Find the least maximum on the way up, and the nearest group that holds it.
-
-        No file of the kernel tells it.
-        """
-        least, holder = own, group.path or "/"
-        for ancestor in self._ancestors(group):
-            if (limit := limit_of(self.read(ancestor, MAX))) < least:
-                least, holder = limit, ancestor.path or "/"
-        for level in self._above:
-            if (limit := limit_of(level.read(level.find(""), MAX))) < least:
-                least, holder = limit, "/"
-        return least, holder
-
-    def _ancestors(self, group: Group) -> Iterator[Group]:
-        """The groups around a group, up to the managed root, but for the top of the hierarchy,
-        which has no limits.
-        """
-        path = group.path
-        while path:
-            path = path.rpartition("/")[0]
-            try:
-                ancestor = self.look_up(path)
-            except (
-                GroupNotFound
-            ) as error:  # they go from the inside out, so that one is gone as well
-                raise GroupGone(f"The group {group.path!a} was removed.") from error
-            if ancestor.id != self._top_id:
-                yield ancestor
-
-    def _check_above_usage(self, group: Group, name: LimitName, value: int) -> None:
-        if name in RECLAIMED_FOR and (usage := self.usage(group)) >= value:
-            raise busy(group, usage, value)
-
-    def _commit(self, group: Group, name: LimitName, value: int) -> None:
-        with self.opened(
-            group, LIMIT_FILES[name]
-        ) as file:  # once: a maximum that is taken back must not want for a descriptor
-            os.set_blocking(file, False)
-            if name != "max_bytes":
-                self._check_above_usage(group, name, value)
-                _store(file, value)
-                return
-            maximum = Maximum(
-                usage=functools.partial(self.usage, group),
-                read=lambda: limit_of(self.read(group, MAX)),
-                store=functools.partial(_store, file),
-                slack=_AT_ONCE_BYTES,
-            )
-            if refusal := maximum.commit(value):
-                raise busy(group, refusal.usage, value, refusal.room)
-
-    # -- what could be reclaimed --------------------------------------------------------------------------------
+    # -- what could be reclaimed
 
     def _reclaimable(self, group: Group, lines: Mapping[str, int]) -> int:
         anon = lines["inactive_anon"] + lines["active_anon"]
         return max(file_of(lines) + min(anon, self._swap_left(group)) - self._protected(group), 0)
 
     def _swap_left(self, group: Group) -> int:
-        """How much swap this group could still take.
-
-        What is free, below the limit of it and of each around it.
-        """
+        """Return how much swap this group can use, by free swap and the limits of its line."""
         room = self.swap_room()
-        if not room or "swap_max_bytes" not in self.settable_limits or group.id == self._top_id:
+        if (
+            not room
+            or "swap_max_bytes" not in self.settable_limits
+            or group.id == self._hierarchy_root_id
+        ):
             return room
         for level in (group, *self._ancestors(group)):
-            room = min(room, limit_of(self.read(level, SWAP_MAX)) - int(self.read(level, SWAP)))
+            room = min(
+                room, parse_limit_file(self.read(level, SWAP_MAX)) - int(self.read(level, SWAP))
+            )
         return max(room, 0)
 
     def _protected(self, group: Group) -> int:
-        """How much of what looks reclaimable the memory.min of groups inside withholds.
+        """Return how many reclaimable bytes the memory.min of descendants protects.
 
-        The group's own holds against others alone.
-
-        What a child protects is an upper bound to what those inside of it do, so one level is
-        enough. memory.low is soft.
+        The group's own memory.min holds against others alone. A child's protection is an upper
+        bound to that of its descendants, so one level suffices. memory.low is soft.
         """
         if os.fstat(self._incarnation(group).directory.number).st_nlink == 2:
             return 0
-        until, protected = self._with_minimum.get(group.id, (0.0, []))
+        until, protected = self._protected_children.get(group.id, (0.0, []))
         if time.monotonic() >= until:
             protected = [child for child in self.children(group) if self._minimum(child)]
-            if len(self._with_minimum) >= _KEPT_LISTS:
-                self._with_minimum.clear()
-            self._with_minimum[group.id] = time.monotonic() + _LIST_SECONDS, protected
-        return sum(map(self._withheld, protected))
+            if len(self._protected_children) >= _MAX_PROTECTED_LISTS:
+                self._protected_children.clear()
+            self._protected_children[group.id] = (
+                time.monotonic() + _PROTECTED_TTL_SECONDS,
+                protected,
+            )
+        return sum(map(self._withheld_bytes, protected))
 
-    def _withheld(self, group: Group) -> int:
-        with leaving_out():
+    def _withheld_bytes(self, group: Group) -> int:
+        with ignoring_unreadable():
             above = max(self.usage(group) - self._minimum(group), 0)
             return max(file_of(self._lines.parse(self.read(group, STAT))) - above, 0)
         return 0
 
     def _minimum(self, group: Group) -> int:
-        with leaving_out():
-            return limit_of(self.read(group, MIN))
+        with ignoring_unreadable():
+            return parse_limit_file(self.read(group, MIN))
         return 0
 
-    # -- groups that have the controller ------------------------------------------------------------------------
+    # -- groups that have the controller
 
     def _check_is_group(self, path: str, directory: int) -> None:
-        """Only groups that have the controller.
-
-        The directory of another one is none that could be read or limited.
-        """
+        """Raise GroupNotFound for a directory that lacks the controller, and so has no usage."""
         if path and not os.access(USAGE, os.F_OK, dir_fd=directory):
             raise GroupNotFound(
                 f"The group {path!a} has no memory controller: its parent has not enabled it."
             )
 
-    def _inside(self, group: Group) -> Listing:
-        inside = super()._inside(group)
+    def _listing_of(self, group: Group) -> Listing:
+        inside = super()._listing_of(group)
         return inside if inside and self._has_enabled_memory(group) else Listing()
 
     def _has_enabled_memory(self, group: Group) -> bool:
@@ -420,7 +327,7 @@ class V2(Tree):
     def _enable_memory(self, group: Group, *, dry_run: bool) -> None:
         if self._has_enabled_memory(group):
             return
-        if group.id != self._top_id and self.read_once(group, "cgroup.procs"):
+        if group.id != self._hierarchy_root_id and self.read_once(group, "cgroup.procs"):
             raise GroupBusy(
                 f"{group.path or '/'!a} has processes, and cgroup v2 has none beside groups with "
                 "limits: move them into a group first.",
@@ -430,14 +337,14 @@ class V2(Tree):
             if not dry_run:
                 os.write(file, b"+memory")
 
-    # -- probes, none of which changes anything -----------------------------------------------------------------
+    # -- probes, none of which changes anything
 
     def _files_of_a_group(self) -> frozenset[str]:
-        """Name the files that a group has here.
+        """Return the files that a group has here.
 
-        Those of the managed root, or of a group in it. A root that is the top has few.
+        They are those of the managed root, or of a child: a root that is the top has few.
         """
-        if self._top_id is None:
+        if self._hierarchy_root_id is None:
             return self.control_files
         for child in self.children(self.find("")):
             with contextlib.suppress(OSError):
@@ -446,9 +353,9 @@ class V2(Tree):
         return frozenset(name for name in GROUP_FILES if Path(kernel_has.get(name, "/")).exists())
 
     def _takes_swappiness(self) -> bool:
-        """Keys are parsed before anything is reclaimed, and nothing is for an amount of 0.
+        """Return whether memory.reclaim accepts a swappiness, by a request for 0 bytes.
 
-        Before Linux 6.11 a key is EINVAL.
+        Keys are parsed before anything is reclaimed. Before Linux 6.11 a key is EINVAL.
         """
         try:
             with self.opened(self.find(""), RECLAIM) as file:
@@ -457,20 +364,18 @@ class V2(Tree):
             return False
 
     def _pressure(self, group: Group) -> Pressure | None:
-        """Read a file that goes and comes with the group's cgroup.pressure, and is EOPNOTSUPP when
-        the kernel was started without.
+        """Read the pressure of a group; None where it is switched off.
+
+        The file depends on the group's cgroup.pressure, and is EOPNOTSUPP if the kernel was started
+        without PSI.
         """
-        with leaving_out():
+        with ignoring_unreadable():
             return parse_pressure(self.read(group, PRESSURE))
         return None
 
 
-def _chunk_of_group(_: int) -> ReclaimSizer:
+def _new_sizer(_: int) -> ReclaimSizer:
     return ReclaimSizer()
-
-
-def _store(file: int, limit: int) -> None:
-    timed_write(file, text_of(limit), _COMMIT_SECONDS)
 
 
 backend_class: type[Backend] = V2

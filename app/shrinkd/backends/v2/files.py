@@ -1,11 +1,9 @@
-"""What the files of a cgroup v2 group are called and say, in the vocabulary of MemStat.
-
-Text to numbers, nothing is opened here.
-"""
+"""Name and parse the control files of a cgroup v2 group; opens no file."""
 
 from collections.abc import Mapping
 
-from shrinkd.backends.protocol import Counters, LimitName, Limits, MemStat, from_kernel
+from shrinkd.backends.limit_values import from_kernel
+from shrinkd.backends.readings import Counters, LimitName, Limits, MemStat
 from shrinkd.sizes import UNLIMITED
 
 USAGE, MAX, STAT, RECLAIM, SUBTREE = (
@@ -30,11 +28,11 @@ LIMIT_FILES: dict[LimitName, str] = {
     "min_bytes": MIN,
     "swap_max_bytes": SWAP_MAX,
 }
-"""In the order of writing: those that can be refused come first."""
-RECLAIMED_FOR: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
-"""The limits that the kernel reclaims for, to whatever end, when they are written below usage."""
+"""In the order of writing: limits that can be refused come first."""
+RECLAIMING_LIMITS: tuple[LimitName, ...] = ("max_bytes", "high_bytes")
+"""The limits for which the kernel reclaims, or kills, when they are written below usage."""
 GROUP_FILES = (USAGE, STAT, *LIMIT_FILES.values(), PEAK, EVENTS, SWAP, ZSWAP)
-"""What a reading reads, where this kernel has it."""
+"""The files of one reading, if this kernel has them."""
 NEW_GROUP = {
     USAGE: b"0",
     MAX: b"max",
@@ -72,8 +70,8 @@ EVENT_LINES = ("low", "high", "max", "oom", "oom_kill")
 
 
 def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limits) -> MemStat:
-    """Say what the files say by themselves; what needs the groups around is left to the caller."""
-    usage = int(texts[USAGE]) if USAGE in texts else usage_of_top(lines)
+    """Build a reading from a group's files; the caller adds what ancestors determine."""
+    usage = int(texts[USAGE]) if USAGE in texts else usage_of_hierarchy_root(lines)
     return MemStat(
         usage_bytes=usage,
         limits=limits,
@@ -105,8 +103,8 @@ def describe(texts: Mapping[str, bytes], lines: Mapping[str, int], limits: Limit
     )
 
 
-def usage_of_top(lines: Mapping[str, int]) -> int:
-    """The top of the hierarchy has no memory.current.
+def usage_of_hierarchy_root(lines: Mapping[str, int]) -> int:
+    """Return the usage of the top of the hierarchy, which has no memory.current.
 
     V1 counts these two there, mem_cgroup_usage().
     """
@@ -114,15 +112,15 @@ def usage_of_top(lines: Mapping[str, int]) -> int:
 
 
 def file_of(lines: Mapping[str, int]) -> int:
-    """What needs no swap to be reclaimed."""
+    """Return the bytes that are reclaimable without swap."""
     return lines["inactive_file"] + lines["active_file"] + lines.get("slab_reclaimable", 0)
 
 
-def limit_of(text: bytes) -> int:
+def parse_limit_file(text: bytes) -> int:
     return UNLIMITED if text.startswith(b"max") else int(text)
 
 
-def text_of(limit: int) -> bytes:
+def format_limit_file(limit: int) -> bytes:
     return b"max" if limit >= UNLIMITED else b"%d" % limit
 
 

@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from shrinkd.backends import LIMIT_NAMES, LimitName, in_pages, told_limit
+from shrinkd.backends import LIMIT_NAMES, LimitName, in_pages, limit_to_json
 from shrinkd.policies.kind import Decision, Kind, Member, Observation, Reason, Resize, Verdict
 from shrinkd.strict_model import Limit, Protection, Strict
 
@@ -77,9 +77,9 @@ def decide(
     now = observation.now_seconds
     limits, wanted = member.stat.limits, drift(spec.limits, member)
     signals: dict[str, int | str | None] = {
-        name: told_limit(name, getattr(limits, name)) for name in wanted
+        name: limit_to_json(name, getattr(limits, name)) for name in wanted
     }
-    signals |= {f"wanted_{name}": told_limit(name, value) for name, value in wanted.items()}
+    signals |= {f"wanted_{name}": limit_to_json(name, value) for name, value in wanted.items()}
     if not wanted:
         return Waiting(), [
             Decision(

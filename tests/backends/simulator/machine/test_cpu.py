@@ -11,8 +11,9 @@ import pytest
 
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.running import USE_US, set_workload
 from shrinkd.backends.simulator.machine.scenarios import Scenario
-from shrinkd.backends.simulator.machine.workloads import IDLE, USE_US, put_to_work
+from shrinkd.backends.simulator.machine.workloads import IDLE
 from shrinkd.backends.simulator.readings import CHARGE_US, activity_of
 from tests.support.simulated_machines import MIB, only_process
 
@@ -125,8 +126,8 @@ def test_the_cpu_time_of_what_is_gone_stays_with_the_groups_around(end: str) -> 
     before = used(cgroup.parent)
     ends: dict[str, Callable[[], object]] = {
         "killed": partial(machine.oom_kill, cgroup),
-        "uprooted": partial(machine.uproot, cgroup),
-        "replaced": partial(put_to_work, machine, cgroup, IDLE, "seed"),
+        "uprooted": partial(machine.remove_tree, cgroup),
+        "replaced": partial(set_workload, machine, cgroup, IDLE, "seed"),
     }
     ends[end]()
     assert used(cgroup.parent) == before

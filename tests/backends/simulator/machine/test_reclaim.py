@@ -1,4 +1,4 @@
-"""What reclaim of the simulated machine takes, and what that costs those who had it."""
+"""Test which pages the simulated machine reclaims, and what that costs their processes."""
 
 import pytest
 from hypothesis import given
@@ -18,11 +18,9 @@ def machine() -> Machine:
 def settled(
     profile: str, swap: int = 0, *, in_us: float = 10.0
 ) -> tuple[Machine, dict[str, float]]:
-    """Hot and cold cache and memory, 64 MiB each, that were used for a while.
+    """Use hot and cold cache and memory, 64 MiB each, then reclaim a quarter in small steps.
 
-    Then a quarter of all is reclaimed in small steps.
-
-    Answers the machine and how much of each is gone.
+    Returns the machine and how much of each is gone.
     """
     machine = machine_of(profile, swap, in_us=in_us)
     process = machine.start(machine.make(machine.root, "group"))
@@ -65,9 +63,7 @@ def test_siblings_give_in_proportion_to_what_they_have() -> None:
 def test_a_small_sibling_gives_less_than_its_part_to_who_takes_little_at_a_time(
     machine: Machine,
 ) -> None:
-    """64 and 8 MiB of cache, from which a limit takes 40 by 32 pages: 25.5 and 6.4 are left by
-    Linux 6.18.
-    """
+    """Reclaim 40 times 32 pages of 64 and 8 MiB of cache: Linux 6.18 leaves 25.5 and 6.4."""
     large, small = grown(machine, "large", file=64 * MIB), grown(machine, "small", file=8 * MIB)
     while machine.root.usage > 32 * MIB:
         machine.reclaim(machine.root, 1)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from shrinkd.backends.simulator.machine import scenarios
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.machine import Machine
+from shrinkd.backends.simulator.machine.running import set_workload
 from shrinkd.backends.simulator.machine.scenarios import Scenario
-from shrinkd.backends.simulator.machine.workloads import IDLE, Bursts, Memory, Workload, put_to_work
+from shrinkd.backends.simulator.machine.workloads import IDLE, Bursts, Memory, Workload
 from shrinkd.errors import SettingsError
 from shrinkd.sizes import PAGE_BYTES
 from tests.support.simulated_machines import MIB
@@ -234,9 +235,11 @@ def test_a_moved_process_charges_its_new_group_and_wants_no_more_than_before() -
 
 def test_a_workload_replaces_the_one_before() -> None:
     machine, cgroup = made({"kind": "anon", "size_bytes": "8M"})
-    put_to_work(machine, cgroup, Workload(memory=(Memory(kind="anon", size_bytes=2 * BYTES),)), "1")
+    set_workload(
+        machine, cgroup, Workload(memory=(Memory(kind="anon", size_bytes=2 * BYTES),)), "1"
+    )
     assert cgroup.usage == 2 * MIB
-    put_to_work(machine, cgroup, IDLE, "1")
+    set_workload(machine, cgroup, IDLE, "1")
     live(machine, 30)
     assert cgroup.usage == 0
 
@@ -457,4 +460,4 @@ def test_no_document_is_anything_but_a_scenario_or_a_value_error(document: objec
         try:
             Scenario.model_validate(wrapped)
         except ValueError as error:
-            assert str(error)  # either way is right
+            assert str(error)

@@ -1,14 +1,12 @@
-"""The simulated machine.
+"""Simulate cgroups, processes, reclaim, swap, pressure and time, as rules over counts of pages.
 
-Cgroups, processes, reclaim, swap, pressure and time, as rules over counts of pages.
+    machine          Machine: processes and groups, charge, release, refault, kill, advance
+    accounting       groups, areas of memory, processes, and the counters of each
+    reclaim          choose the pages to reclaim; swap: their destination; pressure: the stalls
+    kernel_profiles  the differences between kernels; control_files: their write algorithms
+    workloads        how processes use memory over time; gallery/ has scenarios as JSON
+    clock            the time
 
-    machine    Machine: what happens (charge, release, refault, reclaim, kill, advance)
-    tree       groups, areas of memory, processes, and the counters of each
-    reclaim    which pages go; swap: where to; pressure: what waiting for them comes to
-    profiles   what differs between kernels, and the algorithms by which their control files are written
-    workloads  what processes do with memory as time passes; gallery/ has scenarios of them as JSON
-    clock      whose time it is
-
-Nothing here knows a thread, a wall clock, a Backend or an HTTP error: time is what advance() is
-told. The same calls from the same start lead to the same memory.
+This package uses no thread, wall clock, Backend or HTTP error: time is the argument of advance().
+The same calls from the same start lead to the same memory.
 """

@@ -1,11 +1,8 @@
-"""The books.
+"""Account memory: a tree of groups, and areas of memory charged to a group and its ancestors.
 
-Groups in a tree, and areas of memory charged to them. Every charge counts in the group and all
-around it.
-
-An area is memory of one kind and one heat in one group. Nothing is kept per page, so 16 GiB cost
-what nothing costs: an area knows how many of its pages are on which list, and how many were
-reclaimed and would come back if somebody used them.
+An area is memory of one kind and one access interval in one group. Nothing is stored per page, so
+16 GiB cost no more than none: an area counts its pages on each list, and those that were reclaimed
+and would come back if they were used.
 """
 
 import math
@@ -17,12 +14,12 @@ from shrinkd.backends.simulator.machine.pressure import Stalls
 from shrinkd.sizes import PAGE_BYTES
 
 Kind = Literal["anon", "file", "shmem", "unevictable", "slab_reclaimable", "kernel", "zswap"]
-"""`shmem` is on the anonymous lists and outlives its process; `zswap` is what compressed pages of a
-group take."""
+"""`shmem` is on the anonymous lists and outlives its process; `zswap` is the space that compressed
+pages of a group take."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-DIES: frozenset[Kind] = frozenset({"anon", "unevictable", "kernel"})
-"""These go with their process; the others stay charged until they are reclaimed."""
-SWAPPED: frozenset[Kind] = frozenset({"anon", "shmem"})
+FREED_WITH_PROCESS: frozenset[Kind] = frozenset({"anon", "unevictable", "kernel"})
+"""These are freed with their process; the others stay charged until they are reclaimed."""
+SWAPPABLE: frozenset[Kind] = frozenset({"anon", "shmem"})
 
 UNLIMITED = (2**63 - 1) // PAGE_BYTES  # PAGE_COUNTER_MAX, include/linux/page_counter.h
 EVENTS = ("low", "high", "max", "oom", "oom_kill")
@@ -30,7 +27,7 @@ EVENTS = ("low", "high", "max", "oom", "oom_kill")
 
 @dataclass(eq=False, slots=True)
 class Area:
-    """Memory of one kind and one heat.
+    """Count the pages of memory of one kind and one access interval.
 
     `interval` is the mean time in seconds between two uses of one of its pages.
     """
@@ -46,10 +43,10 @@ class Area:
     out: int = 0
     """Pages that were reclaimed and are still wanted: in swap, or in a file on disk."""
     cleared_us: int | None = None
-    """When, on average, the accessed bits of the inactive pages were cleared; None until reclaim
-    has looked here once."""
-    owed: float = 0.0
-    """The part of a page that was used and has not come back yet."""
+    """The mean time at which the accessed bits of the inactive pages were cleared; None before the
+    first reclaim."""
+    refault_fraction: float = 0.0
+    """The fraction of a page that was used and has not been brought back yet."""
 
     def resident(self) -> int:
         return self.active + self.inactive + self.dirty + self.writeback
@@ -64,9 +61,9 @@ class Area:
 
 @dataclass(slots=True)
 class Counts:
-    """What a group counts of itself alone.
+    """Count the events of one group alone.
 
-    Its descendants' are added when somebody asks, and stay behind when they go.
+    Descendants are added on reading; the parent keeps their counts when they are removed.
     """
 
     faults: int = 0
@@ -76,9 +73,9 @@ class Counts:
     refaults_anon: int = 0
     refaults_file: int = 0
     charged: int = 0
-    """Pages that were brought in, those that came back included."""
+    """Pages that were charged, refaults included."""
     cpu_us: int = 0
-    """CPU time of those that used memory here and are gone."""
+    """CPU time of processes that used memory here and have left."""
 
     def add(self, other: "Counts") -> None:
         for name in self.__slots__:
@@ -87,7 +84,7 @@ class Counts:
 
 @dataclass(eq=False, slots=True)
 class Cgroup:
-    """One incarnation of a group.
+    """Hold one incarnation of a group.
 
     Limits and counters are in pages; usage, peak, swap, tasks and events are hierarchical.
     """
@@ -109,10 +106,10 @@ class Cgroup:
     soft: int = UNLIMITED
     swappiness: int = 60
     oom_group: int = 0
-    """Whether an OOM kill of one here is one of all, as memory.oom.group says it: 0 or 1."""
+    """Whether an OOM kills all processes of the group, as memory.oom.group: 0 or 1."""
     subtree_control: bool = False
-    """Whether it has enabled the controller for groups inside, as the first one made it do; that
-    stays when they go."""
+    """Whether it has enabled the controller for children, as making the first one does; removing
+    them does not undo it."""
     tasks: int = 0
     usage: int = 0
     peak: int = 0
@@ -122,7 +119,7 @@ class Cgroup:
     counts: Counts = field(default_factory=Counts)
     anon_cost: float = 0.0
     file_cost: float = 0.0
-    """What reclaim of each kind has cost of late, in pages that came back: get_scan_count() of
+    """The recent cost of reclaim of each kind, in pages that refaulted: get_scan_count() of
     mm/vmscan.c."""
     some: Stalls = field(default_factory=Stalls)
     full: Stalls = field(default_factory=Stalls)
@@ -131,19 +128,19 @@ class Cgroup:
         self.line = (self, *(self.parent.line if self.parent else ()))
 
     def subtree(self, depth: int | None = None) -> "Iterator[Cgroup]":
-        """The group and its descendants, parents before children."""
+        """Yield the group and its descendants, parents before children."""
         yield self
         if depth != 0:
             for child in self.children:
                 yield from child.subtree(None if depth is None else depth - 1)
 
     def own_room(self) -> int:
-        """How many pages may still be charged by the limits of this group alone."""
+        """Return how many pages may still be charged by the limits of this group alone."""
         room = self.max - self.usage
         return room if self.memsw == UNLIMITED else min(room, self.memsw - self.usage - self.swap)
 
     def room(self) -> int:
-        """How many pages may still be charged here, by every limit on the way up."""
+        """Return how many pages may still be charged by the limits of the group's line."""
         room = UNLIMITED
         for member in self.line:
             own = member.own_room()
@@ -151,31 +148,31 @@ class Cgroup:
         return room
 
     def tightest(self) -> "Cgroup":
-        """The group on the way up that leaves the least room."""
+        """Return the group of the line that leaves the least room."""
         return min(self.line, key=Cgroup.own_room)
 
     def swap_room(self) -> int:
-        """How many pages may still go to swap, by the limits on the way up.
+        """Return how many pages may still go to swap by the swap.max (v2) of the group's line.
 
-        Swap.max of v2. To v1's memsw they count the same.
+        For v1's memsw, swapped pages count the same as resident ones.
         """
         return min(member.swap_max - member.swap for member in self.line)
 
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
-        """The area of a kind that belongs to no process, made when there is none."""
+        """Return the area of a kind that belongs to no process, making it if needed."""
         for area in self.areas:
             if (
                 area.kind == kind
                 and area.interval == interval
                 and area.folio == folio
-                and kind not in DIES
+                and kind not in FREED_WITH_PROCESS
             ):
                 return area
         self.areas.append(made := Area(self, kind, interval, folio))
         return made
 
     def add(self, pages: int) -> None:
-        """Count pages here and on the way up."""
+        """Count pages in the group's line."""
         for member in self.line:
             member.usage += pages
             member.peak = max(member.peak, member.usage)
@@ -185,7 +182,7 @@ class Cgroup:
             member.swap += pages
 
     def event(self, name: str, times: int = 1) -> None:
-        """Count an event here and on the way up, as memory.events does."""
+        """Count an event in the group's line, as memory.events does."""
         for member in self.line:
             member.events[name] += times
 
@@ -198,7 +195,7 @@ class Cgroup:
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """A process, and the areas that die with it.
+    """Hold a process and the areas that are freed with it.
 
     It sleeps, or waits for memory, until `wakes_us`.
     """
@@ -208,23 +205,19 @@ class Process:
     areas: list[Area] = field(default_factory=list)
     wakes_us: int = 0
     waited_us: int = 0
-    """How long it has waited for memory in its life, the wait until `wakes_us` included."""
+    """The time that it has waited for memory, the wait until `wakes_us` included."""
     meter: Callable[[], int] = int
-    """What tells the CPU time that it has used so far, in microseconds, beside that of being
-    charged: who made it knows."""
+    """Returns its CPU time in microseconds, without that of being charged; set by its creator."""
     metered_us: int = 0
-    """How much of that is booked on groups that it was in before."""
+    """The part of it that is counted in groups that it has left."""
 
     def cpu_us(self) -> int:
-        """The CPU time that it has used in the group that it is in now."""
+        """Return the CPU time that it has used in its present group."""
         return self.meter() - self.metered_us
 
     def area(self, kind: Kind, interval: float = math.inf, folio: int = 1) -> Area:
-        """Where a charge of this process goes.
-
-        An area of its own in the group that it is in now, or one of the group.
-        """
-        if kind not in DIES:
+        """Return the area for a charge: one of its own in its present group, or the group's."""
+        if kind not in FREED_WITH_PROCESS:
             return self.cgroup.area(kind, interval, folio)
         for area in reversed(self.areas):
             if (
@@ -243,13 +236,13 @@ class Process:
         return sum(area.resident() for area in self.areas if area.kind == kind)
 
     def rss(self) -> int:
-        """By what oom_badness() compares: resident and swapped."""
+        """Return resident and swapped pages, by which oom_badness() compares."""
         return sum(area.resident() + area.out for area in self.areas)
 
     def move(self, cgroup: Cgroup | None) -> None:
-        """Leave a group for another, or for good.
+        """Move to another group, or (None) leave for good.
 
-        What was charged stays where it is, on v2 ever and on v1 since 6.13.
+        Charged memory stays with the old group: on v2 always, on v1 since 6.13.
         """
         if self.cgroup.processes.pop(self.pid, None):
             used_us = self.cpu_us()

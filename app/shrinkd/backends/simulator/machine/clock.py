@@ -1,13 +1,10 @@
-"""Whose time the machine lives in.
-
-A clock that follows another one, at any speed, and can be stopped and put forward.
-"""
+"""Follow another clock at any speed; it can be stopped and advanced."""
 
 from collections.abc import Callable
 
 
 class Clock:
-    """Seconds since it was made. It looks at its source once a question, and never goes back."""
+    """Count the seconds since it was made; reads its source once per call and never goes back."""
 
     def __init__(self, source: Callable[[], float]) -> None:
         self._source = source
@@ -16,7 +13,7 @@ class Clock:
 
     @property
     def speed(self) -> float:
-        """How many seconds pass here in one of the source's; 0 is a clock that stands."""
+        """Seconds per second of the source; 0 is a stopped clock."""
         return self._speed
 
     def now(self) -> float:
@@ -24,10 +21,10 @@ class Clock:
         return self._last
 
     def run(self, speed: float) -> None:
-        """Go on at another speed; 0 freezes it."""
+        """Change the speed; 0 stops it."""
         self._base, self._since = self.now(), self._source()
         self._speed = speed
 
     def advance(self, seconds: float) -> None:
-        """Put it forward, also while it stands."""
+        """Advance it, also while it is stopped."""
         self._base += seconds

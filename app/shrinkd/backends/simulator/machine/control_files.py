@@ -1,9 +1,7 @@
-"""Control files, and what each kernel does when one is written.
+"""Simulate writes to control files, by each kernel's algorithm and with its errnos.
 
-Its algorithms, step by step, with its errnos.
-
-write() is what echo does: text in, OSError out. What a state machine compares with real kernels is
-this and nothing above it.
+write() is what echo does: text in, OSError out. The state machines of the tests compare this, and
+nothing above it, with real kernels.
 """
 
 import errno
@@ -20,23 +18,19 @@ from shrinkd.sizes import PAGE_BYTES
 
 MEM_CGROUP_RECLAIM_RETRIES = 5  # mm/memcontrol.c, 2.6.26-rc8-mm1
 MAX_RECLAIM_RETRIES = 16  # mm/internal.h
-CALL_US = 5.0  # a call of reclaim that finds nothing
+CALL_US = 5.0  # the time of a reclaim call that finds nothing
 _NUMBER = re.compile(r"\s*(?:0[xX]([0-9a-fA-F]+)|0([0-7]*)|([1-9][0-9]*))")
 _SUFFIXES = "KMGTPE"
 
 
 def never(_spent_us: float) -> bool:
-    """No signal comes."""
+    """Report no pending signal."""
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes.
-
-    Whether a signal waits for it, given the microseconds that its write has taken, and whether it
-    would wait.
-    """
+    """Describe a writer: whether a signal is pending after so many microseconds, and O_NONBLOCK."""
 
     pending: Callable[[float], bool] = never
     nonblock: bool = False
@@ -47,17 +41,18 @@ def write(
 ) -> None:
     """Write a control file by the rules of the machine's profile.
 
-    ENOENT when this kernel has no such file.
+    ENOENT if that kernel has no such file.
     """
     rule = _FILES[machine.profile.name].get(name)
     if rule is None:
         raise _error(errno.ENOENT)
-    if text:  # of nothing the kernel hears nothing
+    # the kernel ignores an empty write
+    if text:
         rule(_Write(machine, cgroup, writer or Writer()), text)
 
 
 class _Write:
-    """One write in progress: who waits, and how long it has taken."""
+    """Hold the state of one write: its writer, and the time that it has taken."""
 
     def __init__(self, machine: Machine, cgroup: Cgroup, writer: Writer) -> None:
         self.machine, self.cgroup, self._writer = machine, cgroup, writer
@@ -68,7 +63,7 @@ class _Write:
         return self._writer.pending(self.spent_us)
 
     def returns_at_once(self) -> bool:
-        """Whether O_NONBLOCK was given to a kernel that knows it here."""
+        """Return whether O_NONBLOCK was given to a kernel that honours it here."""
         return self._writer.nonblock and not self.profile.reclaims_on_nonblock
 
     def reclaim(self, pages: int, *, swappiness: int | None = None, may_swap: bool = True) -> int:
@@ -83,13 +78,13 @@ def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------
+# -- sizes
 
 
 def memparse(text: str, profile: Profile) -> tuple[int, str]:
-    """Read a number as lib/cmdline.c does.
+    """Parse a number as lib/cmdline.c does: bytes, also octal and hex, and the rest of the text.
 
-    Bytes, in octal and hex too, and the text that is left. Nothing at all is 0.
+    An empty text is 0.
     """
     match = _NUMBER.match(text)
     if match is None:
@@ -110,9 +105,9 @@ def memparse(text: str, profile: Profile) -> tuple[int, str]:
 
 
 def pages_of(text: str, profile: Profile, unlimited: str | None = None) -> int:
-    """page_counter_memparse(), or the resource counter's before 3.19.
+    """Parse a limit in pages as page_counter_memparse(), or the resource counter before 3.19.
 
-    A limit in pages, EINVAL for what is none.
+    EINVAL for an invalid one.
     """
     text = text.strip()
     if text == unlimited:
@@ -126,7 +121,7 @@ def pages_of(text: str, profile: Profile, unlimited: str | None = None) -> int:
     )
 
 
-# -- the seed: the mails of July 2008 ---------------------------------------------------------------------------
+# -- the seed: the mails of July 2008
 
 
 def _check_under(cgroup: Cgroup, val: int) -> bool:
@@ -134,10 +129,9 @@ def _check_under(cgroup: Cgroup, val: int) -> bool:
 
 
 def _shrink_usage_to(write: _Write, val: int) -> None:
-    """Patch 3/4.
+    """Shrink usage as patch 3/4 does: success first, then -EINTR, then -EBUSY after five tries.
 
-    Success first, then -EINTR, then -EBUSY after five fruitless calls. What the LRU gives is
-    progress.
+    A try is fruitless if the LRU gave no page.
     """
     retry = MEM_CGROUP_RECLAIM_RETRIES
     while not _check_under(write.cgroup, val):
@@ -157,18 +151,17 @@ def _seed_limit(write: _Write, text: str) -> None:
     val = pages_of(text, write.profile)
     while True:
         _shrink_usage_to(write, val)
-        if _check_under(
-            write.cgroup, val
-        ):  # res_counter_set_limit(): compared and set under one lock
+        # res_counter_set_limit(): compared and set under one lock
+        if _check_under(write.cgroup, val):
             write.cgroup.max = val
             return
 
 
-# -- v1: mem_cgroup_resize_max() --------------------------------------------------------------------------------
+# -- v1: mem_cgroup_resize_max()
 
 
 def _v1_limit(write: _Write, text: str, *, memsw: bool = False) -> None:
-    """Reclaim until it fits, and set; the first call that frees nothing is -EBUSY."""
+    """Reclaim until usage fits, and set; the first call that frees nothing is -EBUSY."""
     cgroup = write.cgroup
     val = pages_of(text, write.profile, "-1")
     if cgroup.parent is None:
@@ -212,13 +205,13 @@ def _v1_force_empty(write: _Write, _text: str) -> None:
         retries -= not write.reclaim(1)
 
 
-# -- v2 ---------------------------------------------------------------------------------------------------------
+# -- v2
 
 
 def _v2_max(write: _Write, text: str) -> None:
-    """memory_max_write().
+    """Set the maximum as memory_max_write() does: store it, reclaim, then kill until it is met.
 
-    The value stands at once; then reclaim, and after 16 fruitless calls kill, until it is true.
+    Killing begins after 16 fruitless calls of reclaim.
     """
     cgroup, machine = write.cgroup, write.machine
     cgroup.max = val = pages_of(text, write.profile, "max")
@@ -236,7 +229,7 @@ def _v2_max(write: _Write, text: str) -> None:
 
 
 def _v2_high(write: _Write, text: str) -> None:
-    """memory_high_write(): as the maximum, and nobody is killed."""
+    """Set the high limit as memory_high_write() does: store it and reclaim, without killing."""
     cgroup = write.cgroup
     cgroup.high = val = pages_of(text, write.profile, "max")
     if write.returns_at_once():
@@ -255,9 +248,9 @@ def _v2_store(name: str) -> Callable[[_Write, str], None]:
 
 
 def _v2_reclaim(write: _Write, text: str) -> None:
-    """user_proactive_reclaim().
+    """Reclaim as user_proactive_reclaim() does, a quarter of the rest per call.
 
-    A quarter of what is left a call; -EAGAIN after 17 fruitless ones, whatever was freed before.
+    -EAGAIN after 17 fruitless calls, whatever was freed before.
     """
     size, rest = memparse(text.strip(), write.profile)
     swappiness = _swappiness(rest.split())

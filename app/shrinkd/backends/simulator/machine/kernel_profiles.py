@@ -1,9 +1,10 @@
-"""What differs between the kernels whose rules a machine can follow: a small table."""
+"""List the differences between the kernels that a machine can simulate."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shrinkd.backends.protocol import EventsMove, LimitName, Stalled, Trigger, UsageCrosses
+from shrinkd.backends.readings import LimitName
+from shrinkd.backends.trigger_types import EventsMove, Stalled, Trigger, UsageCrosses
 
 LIMIT_FIELDS: dict[LimitName, str] = {
     "max_bytes": "max",
@@ -13,40 +14,36 @@ LIMIT_FIELDS: dict[LimitName, str] = {
     "swap_max_bytes": "swap_max",
     "soft_limit_bytes": "soft",
 }
-"""Where a Cgroup keeps what the Backend calls by that name; v1 limits swap by its `memsw` instead."""
+"""The Cgroup attribute of each limit; v1 limits swap by `memsw` instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The rules of one kernel.
-
-    What the fields of the first half say is the Backend's vocabulary.
-    """
+    """Describe the rules of one kernel; the first fields use the vocabulary of Backend."""
 
     name: str
     cgroup_version: Literal[1, 2]
     settable_limits: frozenset[LimitName]
     has_swappiness: bool
-    """memory.reclaim takes one, since 6.11."""
+    """memory.reclaim accepts one, since 6.11."""
     has_pressure: bool
     watchable: frozenset[type[Trigger]]
     batch_pages: int
-    """The least that one call of reclaim frees: SWAP_CLUSTER_MAX, MIN_LRU_BATCH."""
+    """The minimum that one call of reclaim frees: SWAP_CLUSTER_MAX, MIN_LRU_BATCH."""
     is_multigenerational: bool
     rounds_up: bool
-    """A size that is no whole page: up until page_counter (3.19), down since then."""
+    """Sizes are rounded up to pages, before page_counter (3.19); later they are rounded down."""
     refuses_limits: bool
-    """A maximum below usage is refused, in the end; v2 stores it first, and makes it true by
-    killing."""
+    """A maximum below usage is refused in the end; v2 stores it first and kills to meet it."""
     is_strict: bool = False
-    """A maximum has to be above usage; it may equal it since res_counter_set_limit() of 2.6.31."""
+    """A maximum has to be above usage; since res_counter_set_limit() of 2.6.31 it may equal it."""
     saturates: bool = False
-    """memparse() since 7.3: a number above 2^64 is the largest one, not what is left of it modulo
-    2^64, and "K" is none, not 0."""
+    """memparse() since 7.3: a number above 2^64 saturates instead of wrapping modulo 2^64, and "K"
+    is invalid, not 0."""
     reclaims_on_nonblock: bool = False
     """Before 6.16 O_NONBLOCK is ignored: a write to memory.max reclaims and kills all the same."""
     inner_processes: bool = True
-    """A group may have processes beside groups, whatever controllers it has enabled."""
+    """A group may have processes beside child groups, whatever controllers it has enabled."""
 
 
 SEED2008 = Profile(
@@ -62,8 +59,8 @@ SEED2008 = Profile(
     refuses_limits=True,
     is_strict=True,
 )
-"""2.6.26-rc8-mm1 with the four mails of 18 July 2008, as they were meant: memory.shrink_in_bytes,
-limits that shrink, and the notifier that they leave to do."""
+"""2.6.26-rc8-mm1 with the four mails of 18 July 2008 as intended: memory.shrink_in_bytes, limits
+that shrink, and the notifier that they list as a TODO."""
 
 V1 = Profile(
     name="v1",
@@ -77,8 +74,8 @@ V1 = Profile(
     rounds_up=False,
     refuses_limits=True,
 )
-"""Linux 6.18 with CONFIG_MEMCG_V1 and the classic lists. Its pressure is that of the group's twin
-in the cgroup2 mount."""
+"""Linux 6.18 with CONFIG_MEMCG_V1 and the classic LRU lists. Its pressure is that of the mirror
+group in the cgroup2 mount."""
 
 V2 = Profile(
     name="v2",

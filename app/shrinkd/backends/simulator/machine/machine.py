@@ -1,49 +1,50 @@
-"""A machine of processes in groups.
-
-What happens when memory is charged, used again, given up, reclaimed or simply not there.
-"""
+"""Simulate a machine: charge, use, free and reclaim the memory of processes in groups."""
 
 import itertools
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shrinkd.backends.simulator.machine.accounting import DIES, SWAPPED, Area, Cgroup, Kind, Process
+from shrinkd.backends.simulator.machine.accounting import (
+    FREED_WITH_PROCESS,
+    SWAPPABLE,
+    Area,
+    Cgroup,
+    Kind,
+    Process,
+)
 from shrinkd.backends.simulator.machine.kernel_profiles import V1, Profile
-from shrinkd.backends.simulator.machine.reclaim import UNHURRIED_US, WRITE_US, Scan, reclaim
+from shrinkd.backends.simulator.machine.reclaim import UNBOUNDED_US, WRITE_US, Scan, reclaim
 from shrinkd.backends.simulator.machine.swap import Swap
 from shrinkd.sizes import PAGE_BYTES
 
-MEMCG_CHARGE_BATCH = 64  # include/linux/memcontrol.h: a charge asks for so many pages at a time
-FLUSH_US = (
-    5_000_000  # dirty_writeback_centisecs = 500: what is dirty is on its way to the disk after that
-)
+MEMCG_CHARGE_BATCH = 64  # include/linux/memcontrol.h: pages per charge
+# dirty_writeback_centisecs = 500: dirty pages are under writeback after that time
+FLUSH_US = 5_000_000
 HIGH_DELAY_US = 2_000_000  # MEMCG_MAX_HIGH_DELAY_JIFFIES of mm/memcontrol.c: 2 s
 HIGH_GRACE_US = 10_000  # below HZ/100 it does not sleep
 
 
 class Program(Protocol):
-    """What happens in a group as time passes."""
+    """Act in a group as time passes."""
 
     def run(self, machine: "Machine", elapsed_us: int) -> None:
-        """Do what is done from the machine's now on in so much time."""
+        """Act for `elapsed_us` from the machine's now on."""
 
 
 @dataclass(slots=True)
 class Hardware:
-    """How much memory there is, in pages, and what it costs to read a page of a file again, in
-    microseconds.
-    """
+    """Describe the memory in pages, and the time to read a page of a file again in microseconds."""
 
     pages: int = 16 * 2**30 // PAGE_BYTES
     cpus: int = 0
-    """Each keeps a stock of up to 64 pages charged ahead for the group that used it last; 0 CPUs
-    are a machine that counts exactly."""
+    """Each CPU keeps a stock of up to 64 pages charged ahead for the group that used it last; with
+    0 CPUs the machine counts exactly."""
     file_in_us: float = 100.0
     swap: Swap = field(default_factory=Swap)
 
 
 class Machine:
-    """Not thread-safe: whoever holds it brings a lock."""
+    """Hold the state of a machine. Not thread-safe: the owner locks it."""
 
     def __init__(
         self, profile: Profile = V1, hardware: Hardware | None = None, first_id: int = 1
@@ -62,7 +63,7 @@ class Machine:
         self._dirtied: dict[Area, None] = {}
         self._stocks: list[tuple[Cgroup, int]] = [(self.root, 0)] * self.hardware.cpus
 
-    # -- groups and processes -----------------------------------------------------------------------------------
+    # -- groups and processes
 
     def make(self, parent: Cgroup, name: str) -> Cgroup:
         path = f"{parent.path}/{name}" if parent.path else name
@@ -75,10 +76,7 @@ class Machine:
         return cgroup
 
     def remove(self, cgroup: Cgroup) -> None:
-        """Remove an empty group.
-
-        What is still charged to it goes over to its parent, which has counted it all along.
-        """
+        """Remove an empty group; its remaining charges move to its parent, which counts them."""
         parent = cgroup.parent
         if parent is None or cgroup.children or cgroup.processes:
             raise ValueError(cgroup.path)
@@ -90,24 +88,30 @@ class Machine:
         del self.cgroups[cgroup.path]
         self.programs.pop(cgroup.path, None)
 
-    def uproot(self, cgroup: Cgroup) -> None:
-        """Remove a group with the groups inside, and kill who is in them. The root stays."""
+    def remove_tree(self, cgroup: Cgroup) -> None:
+        """Remove a group and its descendants, and kill their processes. The root stays."""
         for member in reversed([*cgroup.subtree()] if cgroup.parent else []):
             for process in [*member.processes.values()]:
                 self.exit(process)
             self.remove(member)
 
     def _reparent(self, area: Area, parent: Cgroup) -> None:
-        if area.kind in DIES:
+        if area.kind in FREED_WITH_PROCESS:
             area.cgroup = parent
             parent.areas.append(area)
             return
-        heir = parent.area(area.kind, folio=area.folio)  # nobody is left to use it
-        heir.active, heir.inactive = heir.active + area.active, heir.inactive + area.inactive
-        heir.dirty, heir.writeback = heir.dirty + area.dirty, heir.writeback + area.writeback
-        heir.out += area.out
+        target = parent.area(area.kind, folio=area.folio)  # no process uses it any more
+        target.active, target.inactive = (
+            target.active + area.active,
+            target.inactive + area.inactive,
+        )
+        target.dirty, target.writeback = (
+            target.dirty + area.dirty,
+            target.writeback + area.writeback,
+        )
+        target.out += area.out
         if self._dirtied.pop(area, area) is None:
-            self._dirtied[heir] = None
+            self._dirtied[target] = None
 
     def start(self, cgroup: Cgroup) -> Process:
         process = Process(next(self._pids), cgroup)
@@ -124,27 +128,26 @@ class Machine:
         self._waiting.pop(process, None)
         del self.processes[process.pid]
 
-    # -- charging -----------------------------------------------------------------------------------------------
+    # -- charging
 
     def charge(self, process: Process, kind: Kind, pages: int) -> bool:
         """Charge pages to the group of a process, as its faults would.
 
-        False when it was killed before the last one.
+        False if the process was killed before the last page.
         """
         return self.fault(process, process.area(kind), pages)
 
-    def fault(self, process: Process, area: Area, pages: int, *, is_back: bool = False) -> bool:
-        """Charge pages of an area.
-
-        What does not fit is made to fit, first by reclaim and then by killing the largest process.
-        """
+    def fault(self, process: Process, area: Area, pages: int, *, is_refault: bool = False) -> bool:
+        """Charge pages of an area; make room by reclaim, then by killing the largest process."""
         cgroup = area.cgroup
         while pages > 0 and process.pid in self.processes:
             room = cgroup.room()
             if room > 0:
                 part = min(room, pages)
-                cgroup.add(self._draw(process, cgroup, part, room) if self._stocks else part)
-                self._place(area, part, is_back=is_back)
+                cgroup.add(
+                    self._consume_stock(process, cgroup, part, room) if self._stocks else part
+                )
+                self._place(area, part, is_refault=is_refault)
                 self._throttle(process, cgroup, part)
                 pages -= part
             elif not self._reclaim_for(process, cgroup, pages) and not self.oom_kill(
@@ -153,16 +156,16 @@ class Machine:
                 return False
         return process.pid in self.processes
 
-    def _place(self, area: Area, pages: int, *, is_back: bool) -> None:
-        """Put pages on a list.
+    def _place(self, area: Area, pages: int, *, is_refault: bool) -> None:
+        """Put pages on an LRU list.
 
-        Those that were missed on the active one, as anonymous ones of the youngest generation are.
+        Refaulted pages go to the active list, like anonymous pages of the youngest generation.
         """
         counts = area.cgroup.counts
         counts.charged += pages
-        if area.kind in DIES:
+        if area.kind in FREED_WITH_PROCESS:
             counts.faults += pages
-        if (is_back and area.kind != "slab_reclaimable") or (
+        if (is_refault and area.kind != "slab_reclaimable") or (
             area.kind == "anon" and self.profile.is_multigenerational
         ):
             area.active += pages
@@ -178,7 +181,7 @@ class Machine:
             area.cleared_us += (self.now_us - area.cleared_us) * pages // area.inactive
 
     def make_room(self, process: Process, pages: int) -> None:
-        """Reclaim at once for all the charges of a tick, which else would each reclaim for itself."""
+        """Reclaim once for all the charges of a tick, instead of once for each."""
         cgroup = process.cgroup
         room = cgroup.room()
         if room < pages:
@@ -190,12 +193,9 @@ class Machine:
                 self.stall(process, spent_us)
 
     def _reclaim_for(self, process: Process, cgroup: Cgroup, pages: int) -> bool:
-        """Make room below the tightest limit while the process waits.
+        """Make room below the tightest limit while the process waits; False if nothing is freed.
 
-        False when there is nothing left to take.
-
-        A large charge makes room by the part, so that what it has brought in so far is open to
-        reclaim as well.
+        A large charge makes room in parts, so that what it has brought in is reclaimable as well.
         """
         tight = cgroup.tightest()
         pages = min(pages, max(tight.usage // 16, MEMCG_CHARGE_BATCH))
@@ -208,9 +208,9 @@ class Machine:
         return freed > 0
 
     def _throttle(self, process: Process, cgroup: Cgroup, pages: int) -> None:
-        """Above a high.
+        """Reclaim as much as was charged above a high limit, then sleep.
 
-        Reclaim as much as was charged, then sleep, mem_cgroup_handle_over_high().
+        See mem_cgroup_handle_over_high().
         """
         for member in cgroup.line:
             if member.usage > member.high:
@@ -220,10 +220,10 @@ class Machine:
                 )
                 self.stall(process, spent_us + high_delay_us(member) * pages / MEMCG_CHARGE_BATCH)
 
-    def paced(self, cgroup: Cgroup, pages: int) -> int:
-        """How many of so many pages are charged in one go.
+    def charge_batch(self, cgroup: Cgroup, pages: int) -> int:
+        """Return how many of these pages are charged at once.
 
-        By the batch, where each may be followed by a sleep.
+        It is a batch above a high limit, where a sleep may follow each.
         """
         for member in cgroup.line:
             if member.usage + pages > member.high:
@@ -233,8 +233,8 @@ class Machine:
     def refault(self, process: Process, area: Area, pages: int) -> None:
         """Bring back pages that were reclaimed too early; the process waits for each."""
         cgroup = area.cgroup
-        if area.kind in SWAPPED:
-            waits_us = self.swap.give(area, pages)
+        if area.kind in SWAPPABLE:
+            waits_us = self.swap.swap_in(area, pages)
             cgroup.counts.refaults_anon += pages
             cgroup.anon_cost += pages
         else:
@@ -246,25 +246,22 @@ class Machine:
         if cgroup.anon_cost + cgroup.file_cost > cgroup.usage / 4:  # lru_note_cost()
             cgroup.anon_cost, cgroup.file_cost = cgroup.anon_cost / 2, cgroup.file_cost / 2
         self.stall(process, waits_us)
-        self.fault(process, area, pages, is_back=True)
+        self.fault(process, area, pages, is_refault=True)
 
-    # -- giving up ----------------------------------------------------------------------------------------------
+    # -- freeing and reclaim
 
     def release(self, process: Process, kind: Kind, pages: int) -> None:
-        """Free pages that a process holds, wherever they are charged.
-
-        The latest charges go first.
-        """
+        """Free pages of a process, wherever they are charged; the latest charges first."""
         for area in reversed([area for area in process.areas if area.kind == kind]):
             freed = min(area.resident() + area.out, pages)
             self.shrink_area(area, freed)
             pages -= freed
 
     def shrink_area(self, area: Area, pages: int) -> None:
-        """Free pages of an area: those that were reclaimed, then those of the lists."""
+        """Free pages of an area: first those that were reclaimed, then those on the lists."""
         gone = min(area.out, pages)
-        if area.kind in SWAPPED and gone:
-            self.swap.give(area, gone)
+        if area.kind in SWAPPABLE and gone:
+            self.swap.swap_in(area, gone)
         elif gone:
             area.out -= gone
         pages -= gone
@@ -278,14 +275,14 @@ class Machine:
         self,
         cgroup: Cgroup,
         goal: int,
-        budget_us: float = UNHURRIED_US,
+        budget_us: float = UNBOUNDED_US,
         *,
         swappiness: int | None = None,
         may_swap: bool = True,
     ) -> tuple[int, int]:
-        """Free `goal` pages of a subtree, rounded up to a batch, or what can be.
+        """Free `goal` pages of a subtree, rounded up to a batch, or as many as possible.
 
-        Answers pages freed and microseconds spent.
+        Returns pages freed and microseconds spent.
         """
         goal = -(-goal // self.profile.batch_pages) * self.profile.batch_pages
         scan = Scan(
@@ -301,7 +298,7 @@ class Machine:
         return max(scan.freed, 0), round(scan.spent_us)
 
     def dirty(self, area: Area, pages: int) -> None:
-        """Write to cached pages, clean ones first, and leave them dirty."""
+        """Dirty cached pages, clean ones first."""
         for name in ("active", "inactive"):
             moved = min(getattr(area, name), pages)
             setattr(area, name, getattr(area, name) - moved)
@@ -310,17 +307,16 @@ class Machine:
         self._dirtied[area] = None
 
     def oom_kill(self, tight: Cgroup) -> bool:
-        """Kill the largest process below a limit that cannot be met, or the whole group around it.
+        """Kill the largest process below an unattainable limit, or its whole oom_group.
 
-        False when there is none.
+        False if there is none.
         """
         tight.event("oom")
         victims = [process for cgroup in tight.subtree() for process in cgroup.processes.values()]
         if not victims:
             return False
-        largest = max(
-            victims, key=lambda process: (process.rss(), process.pid)
-        )  # of two alike the younger, which has less to lose
+        # of two equal ones the younger
+        largest = max(victims, key=lambda process: (process.rss(), process.pid))
         line = largest.cgroup.line
         whole = next(
             (member for member in reversed(line[: line.index(tight) + 1]) if member.oom_group), None
@@ -334,12 +330,12 @@ class Machine:
             self.exit(process)
         return True
 
-    # -- what is charged ahead ----------------------------------------------------------------------------------
+    # -- charges ahead
 
-    def _draw(self, process: Process, cgroup: Cgroup, pages: int, room: int) -> int:
-        """How much the counters move for a charge.
+    def _consume_stock(self, process: Process, cgroup: Cgroup, pages: int, room: int) -> int:
+        """Return by how much the counters change for a charge.
 
-        Consume_stock() and refill_stock(). A CPU's stock is of one group at a time.
+        A CPU has the stock of one group at a time: consume_stock() and refill_stock().
         """
         cpu = process.pid % len(self._stocks)
         owner, stocked = self._stocks[cpu]
@@ -354,10 +350,7 @@ class Machine:
         return pages + self._stocks[cpu][1] - stocked
 
     def drain_stocks(self, within: Cgroup) -> bool:
-        """Give back what the CPUs have charged ahead in a subtree, drain_all_stock().
-
-        Answers whether that was anything.
-        """
+        """Uncharge the CPUs' stocks in a subtree, drain_all_stock(); return whether any existed."""
         drained = False
         for cpu, (owner, stocked) in enumerate(self._stocks):
             if stocked and within in owner.line:
@@ -369,10 +362,10 @@ class Machine:
     def stocked(self, cgroup: Cgroup) -> int:
         return sum(stocked for owner, stocked in self._stocks if owner is cgroup)
 
-    # -- time ---------------------------------------------------------------------------------------------------
+    # -- time
 
     def stall(self, process: Process, microseconds: float) -> None:
-        """Let a process wait for memory, from when it is awake."""
+        """Delay a process by a wait for memory, after any wait that it has already."""
         if microseconds > 0 and process.pid in self.processes:
             waits_us = round(microseconds)
             process.wakes_us = max(process.wakes_us, self.now_us) + waits_us
@@ -380,10 +373,7 @@ class Machine:
             self._waiting[process] = None
 
     def advance(self, seconds: float) -> None:
-        """Let time pass.
-
-        What is dirty goes to the disk, programs run, and who waits for memory has waited.
-        """
+        """Advance time: write dirty pages back, run programs, and account for stalls."""
         began_us = self.now_us
         elapsed_us = round(seconds * 1_000_000)
         self._write_back(elapsed_us)
@@ -394,9 +384,7 @@ class Machine:
             self._account(began_us, elapsed_us)
 
     def _write_back(self, elapsed_us: int) -> None:
-        """The flusher picks up dirty pages as they grow old, and the disk finishes what it was
-        given.
-        """
+        """Start writeback of dirty pages as they age, and complete writes at the disk's speed."""
         budget = elapsed_us // WRITE_US
         for area in list(self._dirtied):
             done = min(area.writeback, budget)
@@ -410,9 +398,9 @@ class Machine:
                 del self._dirtied[area]
 
     def _account(self, began_us: int, elapsed_us: int) -> None:
-        """Tell the groups of those who waited.
+        """Account the stalls of waiting processes to their groups.
 
-        Waits of several at once are taken to fall together as chance would have it.
+        Simultaneous waits are assumed to be independent.
         """
         waits: dict[Cgroup, tuple[int, float, float]] = {}
         for process in list(self._waiting):
@@ -422,17 +410,18 @@ class Machine:
             else:
                 share = 1.0
             for member in process.cgroup.line:
-                count, nobody, everybody = waits.get(member, (0, 1.0, 1.0))
-                waits[member] = (count + 1, nobody * (1 - share), everybody * share)
-        for cgroup, (count, nobody, everybody) in waits.items():
-            cgroup.some.add(round((1 - nobody) * elapsed_us), self.now_us, elapsed_us)
+                count, none_share, all_share = waits.get(member, (0, 1.0, 1.0))
+                waits[member] = (count + 1, none_share * (1 - share), all_share * share)
+        for cgroup, (count, none_share, all_share) in waits.items():
+            cgroup.some.add(round((1 - none_share) * elapsed_us), self.now_us, elapsed_us)
             if count == cgroup.tasks:
-                cgroup.full.add(round(everybody * elapsed_us), self.now_us, elapsed_us)
+                cgroup.full.add(round(all_share * elapsed_us), self.now_us, elapsed_us)
 
 
 def high_delay_us(cgroup: Cgroup) -> float:
-    """How long one batch makes its process sleep above a high: 64 s by the square of the excess,
-    calculate_high_delay().
+    """Return how long one batch delays its process above a high limit, by calculate_high_delay().
+
+    It is 64 s by the square of the relative excess.
     """
     excess = (cgroup.usage - cgroup.high) / max(cgroup.high, 1)
     delay_us = 64_000_000 * excess * excess

@@ -1,7 +1,4 @@
-"""Pressure stall information.
-
-How long tasks waited for memory, as totals and as averages of 10, 60 and 300 seconds.
-"""
+"""Compute pressure stall information: totals, and averages over 10, 60 and 300 seconds."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,10 +10,7 @@ _DECAYS = tuple(math.exp(-PSI_PERIOD_US / 1_000_000 / window) for window in PSI_
 
 @dataclass(slots=True)
 class Stalls:
-    """One line of memory.pressure.
-
-    Averages move once a period, and lazily: a group that nobody reads costs nothing.
-    """
+    """Hold one line of memory.pressure; averages are updated once per period, on reading."""
 
     total_us: int = 0
     averages: list[float] = field(default_factory=lambda: [0.0] * len(PSI_WINDOWS))
@@ -31,10 +25,7 @@ class Stalls:
             self._move((now_us - self._settled_us) // PSI_PERIOD_US, 0)
 
     def settle(self, now_us: int) -> None:
-        """Bring the averages up to now.
-
-        One period with the stalls that it saw, then the quiet ones after it.
-        """
+        """Update the averages: one period with the recorded stalls, then quiet ones."""
         if periods := (now_us - self._settled_us) // PSI_PERIOD_US:
             self._move(1, periods - 1)
 

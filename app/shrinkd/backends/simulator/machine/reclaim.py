@@ -1,24 +1,22 @@
-"""Reclaim.
+"""Choose the pages to reclaim, after shrink_node() and shrink_lruvec() of mm/vmscan.c.
 
-Which pages go when memory is wanted, after shrink_node() and shrink_lruvec() of mm/vmscan.c.
-
-Reclaim cannot see heat. It sees lists, and whether a page was used since its accessed bit was
-cleared: in an area whose pages are used every `interval` seconds, that is true of 1 - exp(-age /
-interval) of them. Those go round again, the others go. So what is cold goes first only once
-something has looked at the lists; and who takes much at once takes it from everywhere.
+Reclaim does not know access times. It has LRU lists, and whether a page was used since its accessed
+bit was cleared: in an area whose pages are used every `interval` seconds, that is true of 1 -
+exp(-age / interval) of them. Used pages go round again, the others are reclaimed. So cold pages go
+first only after the lists have been scanned before; and a large reclaim takes pages of every kind.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shrinkd.backends.simulator.machine.accounting import SWAPPED, Area, Cgroup
+from shrinkd.backends.simulator.machine.accounting import SWAPPABLE, Area, Cgroup
 from shrinkd.backends.simulator.machine.swap import Swap
 
 RECLAIM_US = 2  # one clean page: 2.05 GiB/s in folios of 4 KiB, as measured on 6.18
 FOLIO_SPEED = 35  # and so much faster in folios of 2 MiB
 WRITE_US = 8  # one dirty page: a disk of some 500 MB/s
-UNHURRIED_US = 2**63  # a task in direct reclaim waits for as long as it takes
+UNBOUNDED_US = 2**63  # no limit: a task in direct reclaim waits for as long as it takes
 SWAPPINESS_MAX = 201  # SWAPPINESS_ANON_ONLY, "swappiness=max" since 6.16
 DEF_PRIORITY = 12  # include/linux/mmzone.h
 _GIB_SHIFT = 18  # pages of 4 KiB to GiB
@@ -26,12 +24,12 @@ _GIB_SHIFT = 18  # pages of 4 KiB to GiB
 
 @dataclass(slots=True)
 class Scan:
-    """One call of reclaim: what is wanted, how it may be had, and what has come of it so far."""
+    """Hold one call of reclaim: its goal and options, and its results so far."""
 
     goal: int
     now_us: int
     swap: Swap
-    budget_us: float = UNHURRIED_US
+    budget_us: float = UNBOUNDED_US
     swappiness: int | None = None
     may_swap: bool = True
     is_multigenerational: bool = False
@@ -48,9 +46,9 @@ class Scan:
 
 
 def reclaim(target: Cgroup, scan: Scan) -> None:
-    """Free scan.goal pages of a subtree, or what can be.
+    """Free scan.goal pages of a subtree, or as many as possible.
 
-    The low of groups inside holds until nothing else is left, min always.
+    The low of descendants holds until nothing else is left, min always.
     """
     breaches_low = False
     while scan.wanted > 0:
@@ -66,7 +64,7 @@ def reclaim(target: Cgroup, scan: Scan) -> None:
 
 
 def _members(target: Cgroup, scan: Scan, *, breaches_low: bool) -> list[tuple[Cgroup, int]]:
-    """The groups of a subtree, each with how many of its pages are open to reclaim."""
+    """Return the groups of a subtree, each with how many of its pages are reclaimable."""
     if not target.children:
         return [(target, 1)]
     found = [(target, _evictable(target, scan))]
@@ -93,9 +91,9 @@ def _members(target: Cgroup, scan: Scan, *, breaches_low: bool) -> list[tuple[Cg
 def _shares(
     parent: Cgroup, parent_min: int, parent_low: int, *, is_target: bool
 ) -> list[tuple[int, int]]:
-    """The effective min and low of each child.
+    """Return the effective min and low of each child: effective_protection() of mm/page_counter.c.
 
-    Effective_protection() of mm/page_counter.c. What overcommits is shared out.
+    Overcommitted protection is shared out.
     """
     mins = [min(child.usage, child.min) for child in parent.children]
     lows = [min(child.usage, child.low) for child in parent.children]
@@ -116,13 +114,13 @@ def _evictable(cgroup: Cgroup, scan: Scan) -> int:
             pages += area.active + area.inactive + area.dirty + area.writeback
         elif area.kind == "slab_reclaimable":
             pages += area.inactive
-        elif area.kind in SWAPPED:
+        elif area.kind in SWAPPABLE:
             anon += area.active + area.inactive
     return pages + min(anon, swap_room(cgroup, scan)) if anon else pages
 
 
 def swap_room(cgroup: Cgroup, scan: Scan) -> int:
-    """How many pages of a group may go to swap now. Swappiness 0 forbids it."""
+    """Return how many pages of a group may go to swap now. Swappiness 0 forbids it."""
     swappiness = cgroup.swappiness if scan.swappiness is None else scan.swappiness
     if not (scan.may_swap and swappiness and scan.swap.free):
         return 0
@@ -133,14 +131,15 @@ def _round(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
     if len(members) == 1:
         _shrink(members[0][0], scan.wanted, scan)
     elif scan.is_multigenerational:
-        _share_out(members, scan)
+        _scan_proportionally(members, scan)
     else:
-        _rise(members, scan)
+        _scan_by_priority(members, scan)
 
 
-def _share_out(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
-    """Take from every group in proportion to what it has, and of many groups by a part at a time,
-    for protection moves with usage.
+def _scan_proportionally(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
+    """Reclaim from every group in proportion to its pages.
+
+    With many groups it takes a part at a time, since protection changes with usage.
     """
     total = sum(pages for _, pages in members)
     wanted = min(scan.wanted, max(total // 8, 32))
@@ -153,13 +152,11 @@ def _share_out(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
             _shrink(cgroup, share, scan)
 
 
-def _rise(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
-    """Go over the groups with rising priority, as do_try_to_free_pages().
+def _scan_by_priority(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
+    """Scan the groups with rising priority, as do_try_to_free_pages().
 
-    Of each 1/4096, then 1/2048, and so on to all of it.
-
-    That is whole pages, so of small groups nothing at first, and of those that come first more:
-    both as measured on 6.18.
+    It takes 1/4096 of each, then 1/2048, and so on to all of it. That is in whole pages, so nothing
+    of small groups at first, and more of the first ones: both as measured on 6.18.
     """
     for priority in range(DEF_PRIORITY, -1, -1):
         for cgroup, pages in members:
@@ -172,7 +169,7 @@ def _rise(members: list[tuple[Cgroup, int]], scan: Scan) -> None:
 def _shrink(cgroup: Cgroup, want: int, scan: Scan) -> None:
     """Free pages of one group alone.
 
-    Cache and swappable pages in the ratio of their cost, then slab, then what is dirty.
+    Cache and swappable pages go in the ratio of their cost, then slab, then dirty pages.
     """
     before, goal = scan.freed, scan.freed + want
     files, anons, rest = _lists(cgroup)
@@ -186,21 +183,19 @@ def _shrink(cgroup: Cgroup, want: int, scan: Scan) -> None:
         if anon:
             _evict(files, goal - scan.freed, scan)
         for area in rest:
-            _take_rest(area, goal - scan.freed, scan)
+            _reclaim_slow(area, goal - scan.freed, scan)
     cgroup.counts.reclaimed += max(scan.freed - before, 0)
 
 
 def _lists(cgroup: Cgroup) -> tuple[list[Area], list[Area], list[Area]]:
-    """The areas of the file lists, those of the anonymous ones, and those with slab or dirty pages,
-    slab first.
-    """
+    """Return the areas of the file lists, of the anonymous lists, and of slab and dirty pages."""
     files, anons, rest = [], [], []
     for area in cgroup.areas:
         if area.kind == "file":
             files.append(area)
             if area.dirty or area.writeback:
                 rest.append(area)
-        elif area.kind in SWAPPED:
+        elif area.kind in SWAPPABLE:
             anons.append(area)
         elif area.kind == "slab_reclaimable":
             rest.insert(0, area)
@@ -208,9 +203,9 @@ def _lists(cgroup: Cgroup) -> tuple[list[Area], list[Area], list[Area]]:
 
 
 def _anon_share(cgroup: Cgroup, files: Sequence[Area], want: int, scan: Scan) -> int:
-    """How much of it should be swapped.
+    """Return how many pages should be swapped: get_scan_count().
 
-    Get_scan_count(). Cache alone, while there is plenty that nobody missed of late.
+    None while there is plenty of cache that has not refaulted recently.
     """
     swappiness = cgroup.swappiness if scan.swappiness is None else scan.swappiness
     if swappiness == SWAPPINESS_MAX:
@@ -224,11 +219,8 @@ def _anon_share(cgroup: Cgroup, files: Sequence[Area], want: int, scan: Scan) ->
 
 
 def _evict(areas: Sequence[Area], want: int, scan: Scan) -> None:
-    """Take pages of some lists, ageing as it goes.
-
-    At ease, then after a whole turn, then whatever there is.
-    """
-    if scan.budget_us != UNHURRIED_US:
+    """Reclaim pages of some lists, ageing them as needed; after two turns used pages as well."""
+    if scan.budget_us != UNBOUNDED_US:
         want = min(
             want,
             scan.affordable(
@@ -244,9 +236,9 @@ def _evict(areas: Sequence[Area], want: int, scan: Scan) -> None:
 
 
 def _age(areas: Sequence[Area], now_us: int, *, is_desperate: bool) -> None:
-    """Deactivate until the inactive list is long enough.
+    """Deactivate pages until the inactive list is long enough: inactive_is_low().
 
-    Inactive_is_low(). Use is not looked at, but for the bit that is cleared.
+    Use is not considered, only the accessed bit is cleared.
     """
     active = inactive = 0
     for area in areas:
@@ -264,10 +256,7 @@ def _age(areas: Sequence[Area], now_us: int, *, is_desperate: bool) -> None:
 
 
 def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
-    """Go over the inactive list until enough was found that nobody has used.
-
-    From each area in proportion to what it has there.
-    """
+    """Scan the inactive list until enough unused pages are found, from each area in proportion."""
     unused = [(area, _unused(area, scan.now_us)) for area in areas if area.inactive]
     expected = 0.0
     for area, share in unused:
@@ -286,9 +275,8 @@ def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
         gone = min(gone, want)
         if area.folio > 1:
             gone = min(-(-gone // area.folio) * area.folio, inactive)
-        if (
-            area.kind in SWAPPED
-        ):  # the pool that compressed pages go to takes pages too, so more are swapped than freed
+        # The zswap pool takes pages too, so more are swapped than freed.
+        if area.kind in SWAPPABLE:
             gone = min(gone, swap_room(area.cgroup, scan))
         if gone > 0:
             _free(area, gone, scan)
@@ -296,32 +284,31 @@ def _scan_inactive(areas: Sequence[Area], want: int, scan: Scan) -> None:
 
 
 def _unused(area: Area, now_us: int) -> float:
-    """The share of the inactive pages that nobody has used since their bits were cleared.
+    """Return the share of the inactive pages that were not used since their bits were cleared.
 
-    A fresh anonymous page counts as used.
+    A new anonymous page counts as used.
     """
-    if (
-        area.cleared_us is None
-    ):  # the multi-generational LRU sees no use of a file before it has looked once
+    # The multi-generational LRU sees no use of a file before its first scan.
+    if area.cleared_us is None:
         return 1.0 if area.kind == "file" else 0.0
     return math.exp((area.cleared_us - now_us) / 1e6 / area.interval)
 
 
 def _free(area: Area, pages: int, scan: Scan) -> None:
-    """Let go of inactive pages: those of files, and slab, are dropped, the others go to swap."""
+    """Free inactive pages: pages of files and slab are dropped, the others are swapped."""
     area.inactive -= pages
     area.cgroup.add(-pages)
     scan.freed += pages
     scan.spent_us += pages * RECLAIM_US / (FOLIO_SPEED if area.folio > 1 else 1)
-    if area.kind in SWAPPED:
-        scan.freed -= scan.swap.take(area, pages)
+    if area.kind in SWAPPABLE:
+        scan.freed -= scan.swap.swap_out(area, pages)
         scan.spent_us += pages * scan.swap.out_us
     else:
         area.out += pages
 
 
-def _take_rest(area: Area, want: int, scan: Scan) -> None:
-    """Free slab, or dirty pages, which have to reach the disk first."""
+def _reclaim_slow(area: Area, want: int, scan: Scan) -> None:
+    """Free slab, or dirty pages after they have been written to disk."""
     if area.kind != "file":
         _free(area, max(min(area.inactive, want, scan.affordable(RECLAIM_US)), 0), scan)
         return

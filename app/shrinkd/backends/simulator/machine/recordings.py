@@ -1,11 +1,8 @@
-"""Recordings.
+"""Turn recorded usage (GET …/stats/history) into groups of a simulated machine.
 
-What groups of a host used over time, as GET …/stats/history answers it, made into groups of a
-simulated machine.
-
-A recording says what was used, not what would have been needed: its group asks again for what it
-had, at the same times, whatever a limit or a policy did on the host or does here. How soon it
-misses what is taken from it is not recorded, but assumed.
+A recording has what was used, not what was needed: its group requests what it had, at the same
+times, whatever a limit or a policy did on the host or does here. How soon reclaimed memory is
+missed is not recorded, but assumed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,36 +32,33 @@ Time = Annotated[
     datetime, BeforeValidator(_read_time), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 Value = Annotated[int, Field(ge=0)] | None
-StoredPolicy = Annotated[int, Field(ge=0, le=LARGEST_BYTES)] | None
+SampleBytes = Annotated[int, Field(ge=0, le=LARGEST_BYTES)] | None
 
 
 class RecordedGroup(Strict):
-    """Whose history it was: kept for people."""
+    """Identify the recorded group, for readers."""
 
     id: str
     path: str
 
 
 class Series(Strict):
-    """What is known of each time.
+    """Hold one value per time; null is unknown. Usage, anon and file are simulated."""
 
-    Null is not known. Of these, usage, anon and file are lived through.
-    """
-
-    usage_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)]
-    anon_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)] = ()
-    file_bytes: Annotated[tuple[StoredPolicy, ...], Field(strict=False)] = ()
+    usage_bytes: Annotated[tuple[SampleBytes, ...], Field(strict=False)]
+    anon_bytes: Annotated[tuple[SampleBytes, ...], Field(strict=False)] = ()
+    file_bytes: Annotated[tuple[SampleBytes, ...], Field(strict=False)] = ()
     swap_bytes: Annotated[tuple[Value, ...], Field(strict=False)] = ()
     working_set_bytes: Annotated[tuple[Value, ...], Field(strict=False)] = ()
     some_total_microseconds: Annotated[tuple[Value, ...], Field(strict=False)] = ()
 
 
 class RecordedHistory(Strict):
-    """An answer of GET /v1/groups/{group}/stats/history, as it is."""
+    """Hold a response of GET /v1/groups/{group}/stats/history, unchanged."""
 
     group: RecordedGroup | None = None
     step_seconds: int = Field(10, ge=1, le=86400)
-    """The last sample lasts so long."""
+    """The duration of the last sample."""
     times: Annotated[
         tuple[Time, ...], Field(strict=False, min_length=1, max_length=_MOST_SAMPLES)
     ] = Field(examples=[["2026-11-23T08:00:00Z", "2026-11-23T08:00:10Z"]])
@@ -97,13 +91,13 @@ class RecordedHistory(Strict):
         return self.times[-1].timestamp() + self.step_seconds
 
     def samples(self) -> Iterator[tuple[float, int, int, int]]:
-        """Each known usage as (seconds since the epoch, anon, file, other bytes).
+        """Yield each known usage as (seconds since the epoch, anon, file, other bytes).
 
-        Where the kinds are not known they have the shares of the last sample of which they are, the
-        first one's before that; where they never are, all of it is anonymous, so that what a policy
-        saves is not made of a guess.
+        Where the kinds are unknown they have the shares of the last sample with known ones, before
+        that those of the first; if they are never known, all of it is anonymous, so that a policy's
+        savings are not based on a guess.
         """
-        unknown: tuple[StoredPolicy, ...] = (None,) * len(self.times)
+        unknown: tuple[SampleBytes, ...] = (None,) * len(self.times)
         usages, anon, file = (
             self.series.usage_bytes,
             self.series.anon_bytes or unknown,
@@ -118,23 +112,23 @@ class RecordedHistory(Strict):
 
 
 class Recording(Strict):
-    """A group that uses what was recorded, from the begin again at its end.
+    """Describe a group that uses what was recorded, again from the start at the end.
 
-    Record groups with none inside: theirs is in it.
+    Record groups without descendants: their usage is included.
     """
 
     path: GroupPath = Field(examples=["web"])
     history: RecordedHistory
     max_bytes: Limit = None
-    """A limit that the group has here."""
+    """The maximum of the group in the simulation."""
     heat_seconds: Heat = HEATS["warm"]
-    """How often a page is used, which no recording tells: what is taken comes back within about so
-    long."""
+    """How often a page is used, which is not recorded: reclaimed memory comes back within about
+    that time."""
 
     def place(self, begins: float, ends: float) -> Place:
-        """The group, whose life begins and ends with all of a plan's recordings.
+        """Return the simulated group; `begins` and `ends` are those of all recordings together.
 
-        Its first values hold until its own begin.
+        Its first values hold until its own first sample.
         """
         pieces: dict[str, list[tuple[float, int]]] = {"anon": [], "file": [], "kernel": []}
         for second, *sizes in self.history.samples():
@@ -149,14 +143,14 @@ class Recording(Strict):
             for kind, steps in pieces.items()
             if any(size for _, size in steps)
         ]
-        told = [Memory.model_validate(piece) for piece in memory]
-        return Place(path=self.path, max_bytes=self.max_bytes, memory=tuple(told))
+        pieces_of_memory = [Memory.model_validate(piece) for piece in memory]
+        return Place(path=self.path, max_bytes=self.max_bytes, memory=tuple(pieces_of_memory))
 
 
 def with_recordings(scenario: Scenario, recordings: Sequence[Recording]) -> Scenario:
-    """The scenario with a group more for each recording.
+    """Return the scenario with one more group for each recording.
 
-    ValueError where they are in each other's way.
+    ValueError if they overlap.
     """
     if not recordings:
         return scenario
@@ -182,7 +176,7 @@ def with_recordings(scenario: Scenario, recordings: Sequence[Recording]) -> Scen
 
 
 def _check_paths(recorded: Sequence[str], others: Iterable[str]) -> None:
-    """Memory of a group is counted in those around it: recorded at both it would be there twice."""
+    """Raise ValueError for nested recordings, whose memory would be counted twice."""
     if len(set(recorded)) < len(recorded):
         raise ValueError("two recordings are of one path")
     for path in recorded:
@@ -194,9 +188,9 @@ def _check_paths(recorded: Sequence[str], others: Iterable[str]) -> None:
 
 
 def _shares(usage: int | None, anon: int | None, file: int | None) -> tuple[float, float] | None:
-    """How much of what is used is anonymous, and how much is of files.
+    """Return the shares of anonymous and file memory; None if they are unknown.
 
-    The counters lag: they may tell of more than there is.
+    The counters lag: their sum may exceed usage.
     """
     if not usage or anon is None or file is None:
         return None
@@ -205,7 +199,7 @@ def _shares(usage: int | None, anon: int | None, file: int | None) -> tuple[floa
 
 
 def _split(size: int, anon: float, file: float) -> tuple[int, int, int]:
-    """A size by these shares, in whole pages, and the rest."""
+    """Split a size by these shares into whole pages, and the rest."""
     pages = size // PAGE_BYTES
     of_anon = min(round(pages * anon), pages)
     of_file = min(round(pages * file), pages - of_anon)

@@ -1,14 +1,13 @@
-"""Scenarios.
+"""Read scenarios: a machine and its groups as strict JSON, from gallery/ by name or from a file.
 
-A machine and its groups as JSON, read strictly. gallery/ has those that can be named; others are
-paths of files.
+    {"profile": "v2", "seed": "1", "memory_bytes": "16G",
+     "swap": {"size_bytes": "4G", "in_microseconds": 10},
+     "groups": [{"path": "web", "max_bytes": "1G", "memory": [
+       {"kind": "anon", "size_bytes": "96M", "heat_seconds": "hot"},
+       {"kind": "file", "size_bytes": "256M", "heat_seconds": "warm",
+        "writes_bytes_per_second": "1M"}]}]}
 
-    {"profile": "v2", "seed": "1", "memory_bytes": "16G", "swap": {"size_bytes": "4G",
-    "in_microseconds": 10}, "groups": [ {"path": "web", "max_bytes": "1G", "memory": [ {"kind":
-    "anon", "size_bytes": "96M", "heat_seconds": "hot"}, {"kind": "file", "size_bytes": "256M",
-    "heat_seconds": "warm", "writes_bytes_per_second": "1M"}]}]}
-
-What is not known is refused, and the sentence points to the place.
+Unknown members are refused with their place.
 """
 
 from pathlib import Path
@@ -16,12 +15,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from shrinkd.backends.protocol import LIMIT_NAMES, LimitName, check_group_path
+from shrinkd.backends.protocol import check_group_path
+from shrinkd.backends.readings import LIMIT_NAMES, LimitName
 from shrinkd.backends.simulator.machine.accounting import Cgroup
 from shrinkd.backends.simulator.machine.kernel_profiles import LIMIT_FIELDS, PROFILES, Profile
 from shrinkd.backends.simulator.machine.machine import Hardware, Machine
+from shrinkd.backends.simulator.machine.running import set_workload
 from shrinkd.backends.simulator.machine.swap import Swap
-from shrinkd.backends.simulator.machine.workloads import Memory, Workload, put_to_work
+from shrinkd.backends.simulator.machine.workloads import Memory, Workload
 from shrinkd.errors import InvalidGroupName, SettingsError
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.strict_model import LimitSizes, Size, Strict, pointer, reason
@@ -41,11 +42,11 @@ GroupPath = Annotated[str, AfterValidator(_check_path)]
 
 
 class SwapSpace(Strict):
-    """The swap of the machine, and a compressed pool (zswap) before it; times are for a page."""
+    """Describe the swap of the machine, and a compressed pool (zswap); times are per page."""
 
     size_bytes: Size = 0
     in_microseconds: Microseconds = 10
-    """Some 10 for zram, 100 and more for a disk."""
+    """About 10 for zram, 100 and more for a disk."""
     out_microseconds: Microseconds = 2
     pool_bytes: Size = 0
     pool_in_microseconds: Microseconds = 4
@@ -61,7 +62,7 @@ class SwapSpace(Strict):
 
 
 class Place(LimitSizes, Workload):
-    """A group: its limits, its settings, and what happens in it, if anything."""
+    """Describe a group: its limits, its settings, and its workload, if any."""
 
     path: GroupPath
     memory: Annotated[tuple[Memory, ...], Field(strict=False)] = ()
@@ -71,26 +72,26 @@ class Place(LimitSizes, Workload):
     def limits(self) -> dict[LimitName, int]:
         return {name: size for name in LIMIT_NAMES if (size := getattr(self, name)) is not None}
 
-    def furnish(self, machine: Machine, seed: str) -> None:
-        """Make the group, with those around it, and start its process."""
+    def create_in(self, machine: Machine, seed: str) -> None:
+        """Make the group and its missing ancestors, and start its process."""
         cgroup = _group_at(machine, self.path)
         for name, size in self.limits().items():
             setattr(cgroup, LIMIT_FIELDS[name], size // PAGE_BYTES)
         cgroup.swappiness, cgroup.oom_group = self.swappiness, int(self.oom_group)
-        put_to_work(machine, cgroup, self, seed)
+        set_workload(machine, cgroup, self, seed)
 
 
 class Scenario(Strict):
-    """A machine to be made, and what to put into it."""
+    """Describe a machine and its groups."""
 
     profile: Literal["seed2008", "v1", "v2", "v2-6.12"] = "v1"
-    """Whose rules it follows."""
+    """The kernel whose rules it follows."""
     seed: str = "1"
     memory_bytes: Size = 16 << 30
     cpus: int = Field(default=0, ge=0, le=1024)
-    """Each keeps up to 64 pages charged ahead; 0 CPUs are a machine that counts exactly."""
+    """Each CPU keeps up to 64 pages charged ahead; with 0 CPUs the machine counts exactly."""
     file_in_microseconds: Microseconds = 100
-    """To read a page of a file again."""
+    """The time to read a page of a file again."""
     swap: SwapSpace = SwapSpace()
     groups: Annotated[tuple[Place, ...], Field(strict=False)] = ()
 
@@ -112,18 +113,18 @@ class Scenario(Strict):
         return self
 
     def machine(self, first_id: int = 1) -> Machine:
-        """Make the machine, with every group and every process of the scenario in it."""
+        """Make the machine with every group and process of the scenario."""
         hardware = Hardware(
             self.memory_bytes // PAGE_BYTES, self.cpus, self.file_in_microseconds, self.swap.made()
         )
         machine = Machine(self.rules, hardware, first_id)
         for place in self.groups:
-            place.furnish(machine, self.seed)
+            place.create_in(machine, self.seed)
         return machine
 
 
 def scenario_names() -> list[str]:
-    """The scenarios of the gallery."""
+    """Return the names of the scenarios in the gallery."""
     return sorted(path.stem for path in GALLERY.glob("*.json"))
 
 
