@@ -1,10 +1,8 @@
-"""All benchmarks, one after the other.
+"""Run all benchmarks, one after the other: `make bench`.
 
-`make bench`. Each prints its table as it ends, and one that fails stops no other.
-
-The simulator anywhere; as root, cgroup v1 where that is here, and the shrinks on cgroup v2: here,
-or in the VM of tests/vm. Ends with 0, with 1 when a goal was missed, and with 2 when a benchmark
-failed.
+Each prints its table as it ends, and one that fails stops no other. The simulator runs anywhere; as
+root also cgroup v1 where it is mounted, and the shrinks on cgroup v2, here or in the VM of
+tests/vm. The exit code is 0, or 1 when a goal was missed, or 2 when a benchmark failed.
 """
 
 import argparse
@@ -57,7 +55,7 @@ OF_V2 = ("shrink-v2", "shrink-v2-large", "knees-v2")
 
 
 def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
-    """Run them all, and answer the exit code."""
+    """Run the benchmarks and return the exit code."""
     missed, failed = False, []
     for name, benchmark in benchmarks.items():
         if reason := benchmark.absent():
@@ -79,7 +77,7 @@ def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
 
 
 def main() -> int:
-    """Read the command line, and run what it names: all, if it names none."""
+    """Read the command line, and run the benchmarks that it names, or all."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,5 +1,6 @@
-"""The daemon withstands each attack of the table in docs/explanation/what-it-withstands.md, whose
-rows are how the tests' names begin.
+"""Attack the daemon in each way of the table in docs/explanation/what-it-withstands.md.
+
+The names of the tests begin like the rows of that table.
 """
 
 import ast
@@ -37,14 +38,14 @@ REQUESTS = int(os.environ.get("SHRINKD_TEST_REQUESTS", "1000"))
 
 
 class Target:
-    """A daemon on a simulator whose time stands still, and what it has."""
+    """A daemon on a simulator whose time stands still, and its groups and limits."""
 
     def __init__(self, live: Live, stage: Stage) -> None:
         self.live = live
         self.stage = stage
 
     def said(self, line: bytes, head: bytes = LAST, body: bytes = b"") -> httpx.Response:
-        """The one answer to one request, before which and after which the machine is the same."""
+        """Send one request, check that the machine did not change, and return the answer."""
         before = self.stage.everything()
         (answer,) = said(self.live, line + b" HTTP/1.1\r\n" + head + b"\r\n" + body)
         assert self.stage.everything() == before
@@ -526,7 +527,7 @@ def test_an_answer_is_not_taken_for_another_type_nor_given_to_other_sites(
 
 
 def memory(pid: int) -> int:
-    """The bytes of memory that a process has."""
+    """Return the bytes of memory that a process has."""
     return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) << 10
 
 

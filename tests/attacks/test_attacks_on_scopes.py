@@ -1,4 +1,4 @@
-"""Attacks, each with the answer that it gets."""
+"""Attack the boundaries of narrow tokens."""
 
 import re
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ ADDRESSES: list[tuple[Method, str, Any]] = [
 
 @pytest.fixture(scope="module")
 def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
-    """A server that wants tokens, with two units of one name outside of web and one inside."""
+    """A server that requires tokens, with two units of one name outside of web and one inside."""
     folder = tmp_path_factory.mktemp("fenced")
     make(folder / "tokens", "first", ["read"], "1d")
     stage = Stage()
@@ -81,8 +81,9 @@ def stranger(fenced: Still) -> Bearer:
 
 
 def told(answer: httpx.Response, reference: str) -> tuple[int, dict[str, str], str]:
-    """All of an answer that could tell something, without the reference that was sent and what
-    every request has of its own.
+    """Return the parts of an answer that could leak something.
+
+    Left out are the reference that was sent and what is unique to every request.
     """
     own = {"request-id", "date", "content-length"}
     headers = {name: value for name, value in answer.headers.items() if name not in own}

@@ -1,4 +1,4 @@
-"""The published laws: each answers one reading as its formula does by hand."""
+"""Check the published laws: each answers one reading as its formula does by hand."""
 
 import math
 from typing import Any

@@ -1,7 +1,4 @@
-"""Benchmarks run, each by itself in its smallest form.
-
-One that fails is reported, and stops no other.
-"""
+"""Run each benchmark in its smallest form; one that fails is reported and stops no other."""
 
 import os
 import subprocess

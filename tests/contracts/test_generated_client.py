@@ -1,4 +1,4 @@
-"""A client made from openapi/openapi.json by somebody else's program.
+"""Generate a client from openapi/openapi.json with openapi-python-client, and use it.
 
 It is complete, it can be imported, and it works.
 """
@@ -64,7 +64,7 @@ with Client(base_url=sys.argv[1]) as client:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Path:
-    """A folder with the generated package shrinkd_client in it; a warning is a failure."""
+    """A folder with the generated package shrinkd_client. A warning is a failure."""
     if not (BIN / "openapi-python-client").exists():
         pytest.skip("no .venv-client: say make develop")
     document = str(ROOT / "openapi" / "openapi.json")
