@@ -24,7 +24,8 @@ _IDLE_SECONDS = 20.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FILLER = """
 import os, sys, time
-rate, file, buffer = int(sys.argv[1]) << 20, os.open(sys.argv[2], os.O_RDONLY), memoryview(bytearray(1 << 20))
+rate, file = int(sys.argv[1]) << 20, os.open(sys.argv[2], os.O_RDONLY)
+buffer = memoryview(bytearray(1 << 20))
 os.posix_fadvise(file, 0, 0, getattr(os, sys.argv[4]))
 sys.stdin.readline()
 began, done, waits = time.monotonic(), 0, []
@@ -241,6 +242,9 @@ def _daemon(folder: Path) -> Iterator[Daemon]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process without its ended children: proc(5), fields 14, 15."""
+    """Return user and system time of a process: fields 14 and 15 of proc(5).
+
+    Those of its ended children are left out.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS

@@ -151,7 +151,7 @@ class _Bench:
         return seconds
 
     def cancel(self) -> float:
-        """Return the seconds from the cancel of a shrink at full speed, in its middle, to its end."""
+        """Return the seconds from the cancel of a shrink at full speed to its end."""
         self.fill()
         job = self._jobs.submit(
             self._group, Request(timeout_seconds=60, target_bytes=_ANON + 16 * MIB)

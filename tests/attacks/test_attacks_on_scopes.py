@@ -17,10 +17,13 @@ from tests.support.live_server import Live
 from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Method, Stage
 
-# -- a token in the wrong subtree ---------------------------------------------------------------------------------
+# -- a token in the wrong subtree ------------------------------------------------------------------
 
 NGINX = "system.slice/nginx.service"
-BURSTABLE = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podb81e64fd_2c07_4f93_9d15_7a60c3e8f2b4.slice"
+BURSTABLE = (
+    "kubepods.slice/kubepods-burstable.slice/"
+    "kubepods-burstable-podb81e64fd_2c07_4f93_9d15_7a60c3e8f2b4.slice"
+)
 CONTAINER = "e7a05c3d9f1b48620d7c2e94b6f3a81517c09e4d2b6f8a35c1e07d94a2b6c3f0"
 POD = "b81e64fd-2c07-4f93-9d15-7a60c3e8f2b4"
 REFERENCES = {

@@ -2,7 +2,8 @@
 
 It sends requests that fit and that do not, and checks each answer.
 
-    SHRINKD_TEST_FUZZ_SECONDS=1800 .venv/bin/python -m pytest --timeout 0 tests/contracts/test_fuzz.py
+    export SHRINKD_TEST_FUZZ_SECONDS=1800
+    .venv/bin/python -m pytest --timeout 0 tests/contracts/test_fuzz.py
 
 fuzzes for half an hour.
 """

@@ -94,7 +94,7 @@ def named(kernel: CgroupHost[Backend]) -> Literal["v1", "v2"]:
 def real(
     kernel: CgroupHost[Backend], tmp_path: Path
 ) -> Iterator[tuple[CgroupHost[Backend], Live, str]]:
-    """A daemon whose root is a group of the test, with a group in it that has the name of a unit."""
+    """A daemon whose root is a group of the test, with one in it that is named like a unit."""
     root = kernel.group()
     path = f"{root.path}/shrinkd-test.service"
     kernel.backend.make(path)
