@@ -1,11 +1,11 @@
-"""Ours and the published laws on the same simulated groups.
+"""Compare our policies with published laws on the same simulated groups.
 
-What was saved of what could be, what it cost, and how soon.
+The figures are the share that was saved of what could be, its cost, and the time it took.
 
-A cell is one group for an hour: the gallery's, on which pressure was tuned, and groups drawn from
-seeds, on which nothing was. What could be saved is what somebody who knows every page's heat would
-keep out of memory: the pages that cost the least stall for what they free, as many as the target of
-`pressure` pays for if each came back whenever it is used. All laws have one floor.
+A cell is one group for an hour: those of the gallery, on which pressure was tuned, and groups drawn
+from seeds, on which nothing was tuned. The optimum knows the heat of every page and keeps out of
+memory the pages that cost the least stall for what they free, as many as the target of `pressure`
+pays for if each came back whenever it is used. All laws have one floor.
 """
 
 import math
@@ -48,7 +48,7 @@ BALANCE = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One group on a machine of its own."""
+    """One group on its own machine."""
 
     name: str
     scenario: scenarios.Scenario
@@ -62,7 +62,7 @@ class Cell:
 
     @cached_property
     def alone(self) -> list[int]:
-        """Its usage in bytes at each second with nobody reclaiming."""
+        """Return its usage in bytes at each second without any reclaim."""
         machine, usage = self.scenario.machine(), []
         for _ in range(round(self.seconds)):
             machine.advance(1.0)
@@ -71,7 +71,7 @@ class Cell:
 
     @cached_property
     def optimum_bytes(self) -> float:
-        """What could be out all the time at the target; what a burst brings is left out of it."""
+        """Return the bytes that could be out all the time at the target, bursts left out."""
         page_us = {
             True: self.scenario.swap.in_microseconds,
             False: self.scenario.file_in_microseconds,
@@ -89,7 +89,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one cell under one law."""
+    """Outcome of one cell under one law."""
 
     saved: Sequence[int]
     """Bytes less than without any law, at each second."""
@@ -113,16 +113,16 @@ class Result:
         return self.end_bytes / self.optimum_bytes * 100
 
     def seconds_to(self, size_bytes: float) -> float:
-        """Until so much was saved; infinite for never."""
+        """Return the seconds until so much was saved; infinite for never."""
         return next(
             (at + 1.0 for at, size in enumerate(self.saved) if size >= size_bytes), math.inf
         )
 
 
 def gallery() -> Iterator[Cell]:
-    """The groups that pressure was tuned on.
+    """Return the groups that pressure was tuned on.
 
-    The scanner is left out: it stalls at its limit by itself, whatever one does.
+    The scanner is left out: it stalls at its limit under any policy.
     """
     for name in ("heat", "heat-on-disk"):
         scenario = scenarios.load_scenario(name)
@@ -134,10 +134,9 @@ def gallery() -> Iterator[Cell]:
 
 
 def drawn() -> Iterator[Cell]:
-    """Groups from seeds, each on zram and on a disk's swap, with files on a fast disk and on a slow
-    one.
+    """Draw groups from seeds, on zram and on disk swap, with files on a fast and on a slow disk.
 
-    Every other has bursts.
+    Every second one has bursts.
     """
     for seed, swap_us, file_us in product(_SEEDS, (10, 150), (100, 400)):
         scenario = {
@@ -178,7 +177,7 @@ def _pieces(random: Random, *, has_bursts: bool) -> list[dict[str, Any]]:
 
 
 def tried(law: Kind, cell: Cell) -> Result:
-    """Live through an hour of a cell under a law."""
+    """Simulate an hour of a cell under a law."""
     path = cell.place.path
     loop = Loop(cell.scenario.machine(), law, law.spec(), [path])
     loop.run(cell.seconds, tick_seconds=1.0)
@@ -193,12 +192,12 @@ def tried(law: Kind, cell: Cell) -> Result:
 
 
 def measure_gallery(_folder: Path, extent: Extent) -> Tables:
-    """Pressure on the cells that it was tuned on."""
+    """Measure pressure on the cells that it was tuned on."""
     return _pressure(gallery(), "the gallery", extent)
 
 
 def measure_drawn(_folder: Path, extent: Extent) -> Tables:
-    """Pressure on cells that nothing was tuned on."""
+    """Measure pressure on cells that nothing was tuned on."""
     return _pressure(drawn(), "drawn from seeds", extent)
 
 
@@ -224,7 +223,10 @@ def _pressure(cells: Iterator[Cell], title: str, extent: Extent) -> Tables:
 
 
 def _pressure_rows(results: Mapping[str, Sequence[Result]]) -> Iterator[Row]:
-    """Times are to a part of the most that a law within the target saved in that group in the end."""
+    """Make the rows of pressure.
+
+    Times are to a part of the most that a law within the target saved in that group in the end.
+    """
     mine = results["shrinkd"]
     best = [
         max((cell.end_bytes for cell in of_cell if cell.is_within), default=math.inf)
@@ -287,8 +289,9 @@ def _pressure_rows(results: Mapping[str, Sequence[Result]]) -> Iterator[Row]:
 
 
 def _engine_rows(cells: Sequence[Cell]) -> Iterator[Row]:
-    """The same under the whole engine, which decides when to look and how fast a grant goes, as
-    /v1/simulations does it.
+    """Measure the same with the whole evaluator, as /v1/simulations does.
+
+    It decides when a policy is evaluated and how fast an action is carried out.
     """
     policy = {"name": "squeeze", "kind": "pressure", "selector": {"group": "*"}, "spec": {}}
     saved, means = [], []
@@ -327,7 +330,7 @@ HOUSE: dict[str, list[tuple[str, str, float | str]]] = {
 def house(
     pieces: Mapping[str, Sequence[tuple[str, str, float | str]]], swap_in_microseconds: int
 ) -> scenarios.Scenario:
-    """A machine of groups by their pieces: kind, size and heat."""
+    """Make a machine of groups from their pieces: kind, size and heat."""
     groups = [
         {
             "path": path,
@@ -359,7 +362,7 @@ def _drawn_house(seed: int, swap_us: int) -> scenarios.Scenario:
 def freed_from(
     scenario: scenarios.Scenario, law: Kind, paths: Sequence[str], seconds: float, **spec: object
 ) -> tuple[Loop, float]:
-    """Free 640 MiB from some groups, and answer what it cost in percent of time, over all of them."""
+    """Free 640 MiB from some groups, and return the cost in percent of time, over all of them."""
     machine = scenario.machine()
     release = sum(machine.cgroups[path].usage for path in paths) * PAGE_BYTES - 640 * _MIB
     loop = Loop(
@@ -410,9 +413,9 @@ def _writer(speed: str) -> scenarios.Scenario:
 
 
 def _watermark_rows(extent: Extent) -> Iterator[Row]:
-    """With usage that wakes, as on v1, and without, as on v2.
+    """Measure a watermark with wake-ups by usage, as on v1, and without, as on v2.
 
-    The gallery's for 10 minutes, writers of cache for 15 s.
+    The groups of the gallery run for 10 minutes, writers of cache for 15 s.
     """
     spikes = scenarios.load_scenario("spikes")
     tried_on = [(spikes, path, 600) for path in ("bursty", "writer", "recorded", "leak")]

@@ -1,10 +1,8 @@
-"""Pressure on a real v2 kernel with zram, beside senpai's and oomd's laws.
+"""Compare pressure with the laws of senpai and oomd on a real v2 kernel with zram.
 
-The same workload three times over, at once, on one machine.
-
-Each group touches some of its memory all the time, some now and then, and the rest never. A law
-that knew would take the rest and nothing else; how near it comes, how soon, and what the group
-suffers for it by the kernel's own account is the result.
+The same workload runs three times at once on one machine. Each group touches some of its memory all
+the time, some now and then, and the rest never. An ideal law takes the rest and nothing else. The
+results are how near a law comes, how soon, and the stall of the group as the kernel counts it.
 """
 
 import os
@@ -65,7 +63,7 @@ while True:
 class _Law:
     """A published law at work on one group, as its own daemon would be.
 
-    It reads, decides, and writes the control file itself.
+    It reads, decides and writes the control file.
     """
 
     kind: Kind
@@ -92,10 +90,7 @@ class _Law:
 
 @dataclass(slots=True)
 class _Course:
-    """What a group lived through.
-
-    Usage in bytes and its total stall in microseconds, once a second.
-    """
+    """Usage in bytes and total stall in microseconds of a group, once a second."""
 
     seconds: list[float] = field(default_factory=list)
     usage_bytes: list[int] = field(default_factory=list)
@@ -111,7 +106,7 @@ class _Course:
 
     @property
     def saved_percent(self) -> float:
-        """Of what is never touched, in the last minute on the mean."""
+        """Return the saved share of the untouched memory, the mean of the last minute."""
         last = [
             usage
             for at, usage in zip(self.seconds, self.usage_bytes, strict=True)
@@ -127,7 +122,7 @@ class _Course:
 
     @property
     def worst_percent(self) -> float:
-        """Of any minute."""
+        """Return the stall of the worst minute in percent."""
         worst, first = 0.0, 0
         for last, at in enumerate(self.seconds):
             while at - self.seconds[first] > _WINDOW_SECONDS:
@@ -146,7 +141,7 @@ class _Course:
 
 
 def measure(folder: Path, extent: Extent) -> Tables:
-    """Needs cgroup v2, root, and the swap of the VM."""
+    """Measure; this needs cgroup v2, root and the swap of the VM."""
     with swap_for_tests() as has_swap:
         if not has_swap:
             return {}
@@ -194,7 +189,7 @@ def _rows(rounds: Sequence[dict[str, _Course]]) -> Iterator[Row]:
 
 
 def _tried(folder: Path, seconds: float) -> dict[str, _Course]:
-    """One round: all at once, so that each meets the same neighbours."""
+    """Run one round of all laws at once, so that each has the same neighbours."""
     with ExitStack() as stack:
         host = stack.enter_context(opened("v2"))
         workers = {name: _Worker(stack, host) for name in ("shrinkd", *_LAWS, "nobody")}
@@ -225,7 +220,7 @@ def _tried(folder: Path, seconds: float) -> dict[str, _Course]:
 
 
 class _Worker:
-    """What touches its memory in a group of its own."""
+    """A process in its own group that touches its memory."""
 
     def __init__(self, stack: ExitStack, host: CgroupHost[Backend]) -> None:
         self.group = host.group()
@@ -251,7 +246,7 @@ class _Worker:
         self._line()
 
     def end(self) -> float:
-        """End it, and answer the 99th percentile of the milliseconds that it took to touch a MiB."""
+        """End it, and return the 99th percentile of the milliseconds to touch a MiB."""
         self._process.terminate()
         return float(self._line())
 

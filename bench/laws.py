@@ -1,10 +1,10 @@
-"""The laws that others published for what pressure and balance decide here, each as a pure function
-of its formula.
+"""Published laws for the decisions of pressure and balance, each as a pure function of its formula.
 
-From documentation, papers and constants alone, no code taken: senpai and oomd are GPL. Each has the
-defaults that its project documents, except the floor, which is the same for all: usage is never
-asked to go below what the policy and the kernel keep. A law that goes by I/O pressure as well goes
-by memory's alone: what waits for a file that was reclaimed is in it already.
+They are written from documentation, papers and constants alone, with no code taken: senpai and oomd
+are GPL. Each has the defaults that its project documents, except the floor, which is the same for
+all: usage is never reclaimed below what the policy and the kernel keep. A law that uses I/O
+pressure as well uses that of memory alone here: waiting for a file that was reclaimed is part of
+it.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from shrinkd.strict_model import Strict
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """The state of a law that remembers nothing."""
+    """State of a law that remembers nothing."""
 
 
 Split = Callable[[Sequence[int], int], Sequence[int]]
@@ -38,13 +38,13 @@ Split = Callable[[Sequence[int], int], Sequence[int]]
 
 
 def by_size(rooms: Sequence[int], need: int) -> Sequence[int]:
-    """In proportion to what each has: shrink all by the same percentage."""
+    """Shrink all groups by the same percentage."""
     total = sum(rooms)
     return [min(need, total) * room // max(total, 1) for room in rooms]
 
 
 def alike(rooms: Sequence[int], need: int) -> Sequence[int]:
-    """The same from each, as far as it has it."""
+    """Take the same from each group, as far as it has that."""
     paid = [0] * len(rooms)
     for turn, index in enumerate(sorted(range(len(rooms)), key=rooms.__getitem__)):
         paid[index] = min(rooms[index], (need - sum(paid)) // (len(rooms) - turn))
@@ -52,15 +52,15 @@ def alike(rooms: Sequence[int], need: int) -> Sequence[int]:
 
 
 def largest_first(rooms: Sequence[int], need: int) -> Sequence[int]:
-    """All from the largest, as an OOM killer has it."""
+    """Take all from the largest group, as an OOM killer does."""
     largest = max(range(len(rooms)), key=rooms.__getitem__)
     return [min(room, need) if index == largest else 0 for index, room in enumerate(rooms)]
 
 
 def splitting(split: Split) -> Kind:
-    """A law without a memory as a kind with the spec of balance.
+    """Make a kind with the spec of balance from a law without state.
 
-    Over the budget, down to release, in the same steps.
+    Above the budget it reclaims to `release`, in the same steps.
     """
 
     def decide(
@@ -99,7 +99,7 @@ def _verdict(member: Member, look_seconds: float, ask: Ask | None = None) -> lis
 
 
 def _take(member: Member, size: float, look_seconds: float) -> list[Decision]:
-    """Ask for so much, in whole pages and down to the floor at most."""
+    """Ask for so much, in whole pages and not below the floor."""
     room = max(member.stat.usage_bytes - member.floor_bytes, 0)
     pages = int(min(size, room)) // PAGE_BYTES
     return _verdict(
@@ -108,17 +108,13 @@ def _take(member: Member, size: float, look_seconds: float) -> list[Decision]:
 
 
 def _averages(member: Member) -> tuple[float, float]:
-    """The some line's percent of the last 10 and of the last 60 seconds, as memory.pressure prints
-    them.
-    """
+    """Return avg10 and avg60 of the some line, in percent, as memory.pressure prints them."""
     pressure = member.stat.pressure
     return (pressure.some.avg10_percent, pressure.some.avg60_percent) if pressure else (0.0, 0.0)
 
 
 class Senpai(Strict):
-    """senpai.py's options, by their names and with their defaults
-    (github.com/facebookincubator/senpai).
-    """
+    """Options of senpai.py, with its names and defaults (github.com/facebookincubator/senpai)."""
 
     interval: int = 6
     pressure: int = 10_000
@@ -130,8 +126,10 @@ class Senpai(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The memory.high that senpai holds, the stall since it last moved, and for how many seconds it
-    will not tighten.
+    """State of senpai.
+
+    The memory.high that it holds, the stall since that last moved, and the seconds for which it
+    does not tighten.
     """
 
     limit_bytes: int = 0
@@ -142,12 +140,11 @@ class Held:
 
 
 def _senpai(spec: Senpai, state: Held, observation: Observation) -> tuple[Held, list[Decision]]:
-    """Each second.
+    """Adjust memory.high each second.
 
-    I = stall since memory.high last moved, in microseconds, against P = 10,000 of them.
-
-    I > P: high · (1 + min((I/P / 20)², 1)). Else, 6 s after the last move: high · (1 - min((P/I /
-    10)² · 1 %, 1 %)). It begins at usage, and is held: who grows against it stalls. (senpai.py of
+    I = stall since memory.high last moved, in microseconds, against P = 10,000 of them. I > P: high
+    · (1 + min((I/P / 20)², 1)). Else, 6 s after the last move: high · (1 - min((P/I / 10)² · 1 %, 1
+    %)). It begins at usage and is held: a group that grows against it stalls. (senpai.py of
     facebookincubator/senpai)
     """
     (member,) = observation.members
@@ -172,8 +169,9 @@ def _held(member: Member, high: float, total: int, grace: int) -> tuple[Held, li
 
 
 class Oomd(Strict):
-    """The senpai plugin of oomd with immediate_backoff (github.com/facebookincubator/oomd,
-    src/oomd/plugins/Senpai).
+    """The senpai plugin of oomd with immediate_backoff.
+
+    It is src/oomd/plugins/Senpai of github.com/facebookincubator/oomd.
     """
 
     interval: int = 6
@@ -187,13 +185,16 @@ class Oomd(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """How many rounds are left out; None: it has not begun, and leaves out an interval."""
+    """Number of rounds that are left out.
+
+    None: it has not begun, and leaves out an interval.
+    """
 
     ticks: int | None = None
 
 
 def _oomd(spec: Oomd, state: Counted, observation: Observation) -> tuple[Counted, list[Decision]]:
-    """max(avg10, avg60) < 0.1 %: 1 % of what is above the floor, then 6 rounds of rest.
+    """At max(avg10, avg60) < 0.1 %: take 1 % of what is above the floor, then rest for 6 rounds.
 
     Else look again in the next round.
     """
@@ -210,7 +211,7 @@ def _oomd(spec: Oomd, state: Counted, observation: Observation) -> tuple[Counted
 
 
 class Tmo(Strict):
-    """What the paper's authors ran everywhere."""
+    """The settings that the authors of the paper ran everywhere."""
 
     reclaim_ratio: float = 0.0005
     psi_threshold_percent: float = 0.1
@@ -218,12 +219,11 @@ class Tmo(Strict):
 
 
 def _tmo(spec: Tmo, state: Nothing, observation: Observation) -> tuple[Nothing, list[Decision]]:
-    """Usage · 0.0005 · max(0, 1 - PSI_some / 0.1 %), every 6 s.
+    """Take usage · 0.0005 · max(0, 1 - PSI_some / 0.1 %) every 6 s.
 
-    No more than 1 % at once, which that never comes to.
-
-    Weiner et al., TMO: Transparent Memory Offloading in Datacenters, ASPLOS 2022. Over what time
-    PSI_some is taken it does not say: avg10 here, the shortest that the kernel prints.
+    No more than 1 % at once, which that never reaches. Weiner et al., TMO: Transparent Memory
+    Offloading in Datacenters, ASPLOS 2022. The paper does not say over what time PSI_some is taken:
+    avg10 here, the shortest that the kernel prints.
     """
     (member,) = observation.members
     share = spec.reclaim_ratio * max(0.0, 1 - _averages(member)[0] / spec.psi_threshold_percent)
@@ -231,8 +231,9 @@ def _tmo(spec: Tmo, state: Nothing, observation: Observation) -> tuple[Nothing, 
 
 
 class Katalyst(Strict):
-    """The defaults of katalyst's TMO, policy PSI (kubewharf/katalyst-core,
-    pkg/config/agent/dynamic/tmo/tmo_base.go).
+    """Defaults of katalyst's TMO with the policy PSI.
+
+    They are in kubewharf/katalyst-core, pkg/config/agent/dynamic/tmo/tmo_base.go.
     """
 
     max_probe: float = 0.005
@@ -243,10 +244,10 @@ class Katalyst(Strict):
 def _katalyst(
     spec: Katalyst, state: Nothing, observation: Observation
 ) -> tuple[Nothing, list[Decision]]:
-    """max(0, 1 - avg60 / 0.1) · 0.5 % of usage every 30 s, no more than there is page cache.
+    """Take max(0, 1 - avg60 / 0.1) · 0.5 % of usage every 30 s, at most the page cache.
 
-    kubewharf/katalyst-core, sysadvisor's memory_offloading.go. It is off by default, and so is swap
-    with it; here both are on.
+    kubewharf/katalyst-core, memory_offloading.go of sysadvisor. It is off by default, and so is its
+    swap; here both are on.
     """
     (member,) = observation.members
     share = spec.max_probe * max(0.0, 1 - _averages(member)[1] / spec.psi_avg60_threshold)
@@ -257,9 +258,9 @@ def _katalyst(
 
 
 class Etmem(Strict):
-    """The options of etmem's PSI engine by their names, with the documented defaults.
+    """Options of etmem's PSI engine, with its names and documented defaults.
 
-    Interval is that of its example.
+    The interval is that of its example.
     """
 
     interval: float = 6
@@ -275,9 +276,10 @@ _UPGRADE, _DOWNGRADE, _STRIDE = 5, -2, 0.01
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The rate as it is now (0.
+    """State of etmem.
 
-    As the spec has it), and how many rounds in a row were good (> 0) or bad.
+    The current rate (0: as the spec says), and how many rounds in a row were good (> 0) or bad (<
+    0).
     """
 
     reclaim_rate: float = 0.0
@@ -287,13 +289,12 @@ class Gathered:
 def _etmem(
     spec: Etmem, state: Gathered, observation: Observation
 ) -> tuple[Gathered, list[Decision]]:
-    """max(avg10, avg60) < 0.1 %.
+    """At max(avg10, avg60) < 0.1 %: take the rate of what is above the floor every 6 s.
 
-    The rate, 5 % at first, of what is above the floor, at most 1 GiB, every 6 s; else nothing.
-
-    The rate rises by 0.01 after five such rounds in a row and falls by as much after two of the
-    others, within 0.01 and 0.5; who interrupts a count ends it. openEuler etmem, README, section on
-    PSI; the counts are constants of etmemd_psi.c.
+    The rate is 5 % at first, and at most 1 GiB is taken. It rises by 0.01 after five such rounds in
+    a row and falls by as much after two of the others, within 0.01 and 0.5; a round of the other
+    sort resets the count. openEuler etmem, README, section on PSI; the counts are constants of
+    etmemd_psi.c.
     """
     (member,) = observation.members
     rate, is_low = state.reclaim_rate or spec.reclaim_rate, max(_averages(member)) < spec.pressure
@@ -312,7 +313,7 @@ def _etmem(
 def _polled(
     spec: Watermark, state: Nothing, observation: Observation
 ) -> tuple[Nothing, list[Decision]]:
-    """Once a second: at or above high, reclaim to low. What a shell loop around two marks does."""
+    """Reclaim to low when usage is at or above high, once a second, as a shell loop does."""
     (member,) = observation.members
     found = marks(spec, member.stat, observation.host.total_bytes)
     if found is None or member.stat.usage_bytes < found.high_bytes:

@@ -1,10 +1,9 @@
-"""Policies closed over the simulated machine.
+"""Run policies in a closed loop with the simulated machine.
 
-Decide, reclaim, let time pass; what was saved, and what it cost in pressure.
-
-A virtual clock and no thread: an hour of one group is a second or less here. Beside the kinds of
-the daemon anything with their signature can be run: laws.py has those that others published. Some
-of these hold memory.high, which is what Resize means here.
+Each tick decides, reclaims and lets time pass; the result is what was saved and the pressure it
+cost. The clock is virtual and there is no thread: an hour of one group takes a second or less.
+Beside the kinds of the daemon it runs anything with their signature, such as the published laws in
+laws.py. Some of these hold memory.high, which is the meaning of Resize here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ _WALL = datetime(2026, 1, 5, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Course:
-    """What one group lived through: a sample at the end of every tick, and what was asked of it."""
+    """History of one group: a sample at the end of every tick, and all requests to it."""
 
     seconds: list[float] = field(default_factory=list)
     usage_bytes: list[int] = field(default_factory=list)

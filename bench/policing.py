@@ -1,10 +1,7 @@
-"""Policies on a real kernel.
+"""Measure policies on a real kernel.
 
-Whether a watermark keeps writers off their limit, and what a thousand watched groups cost that do
-nothing.
-
-The daemon is a process of its own, as an operator starts it; its CPU time is what the kernel says
-of that process.
+Does a watermark keep writers off their limit, and what do a thousand idle watched groups cost? The
+daemon is a separate process, as an operator starts it; its CPU time is read from the kernel.
 """
 
 import os
@@ -27,7 +24,8 @@ _IDLE_SECONDS = 20.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FILLER = """
 import os, sys, time
-rate, file, buffer = int(sys.argv[1]) << 20, os.open(sys.argv[2], os.O_RDONLY), memoryview(bytearray(1 << 20))
+rate, file = int(sys.argv[1]) << 20, os.open(sys.argv[2], os.O_RDONLY)
+buffer = memoryview(bytearray(1 << 20))
 os.posix_fadvise(file, 0, 0, getattr(os, sys.argv[4]))
 sys.stdin.readline()
 began, done, waits = time.monotonic(), 0, []
@@ -45,12 +43,12 @@ print(done, waits[len(waits) * 99 // 100] * 1e3)
 
 
 def measure_watermark(folder: Path, extent: Extent) -> Tables:
-    """Needs cgroup v1 and root."""
+    """Measure a watermark; this needs cgroup v1 and root."""
     return {"Watermarks, cgroup v1": [*_watermarks(folder, extent)]}
 
 
 def measure_idle(folder: Path, extent: Extent) -> Tables:
-    """Needs cgroup v1 and root."""
+    """Measure idle groups; this needs cgroup v1 and root."""
     return {"Idle groups under policies, cgroup v1": [*_idle(folder, extent)]}
 
 
@@ -58,7 +56,7 @@ def measure_idle(folder: Path, extent: Extent) -> Tables:
 class _Writing:
     """A writer of page cache under a watermark.
 
-    MiB/s, where the watermark begins, how the cache comes, and whether the CPUs are apart.
+    MiB/s, the high mark, how the cache is charged, and whether the CPUs are apart.
     """
 
     rate: int
@@ -68,8 +66,10 @@ class _Writing:
 
     @property
     def is_by_page(self) -> bool:
-        """As reclaim itself is 35 times as dear as in large folios, which readahead and writes
-        make, there is no goal for the CPU.
+        """Return True for 4 KiB folios.
+
+        Their reclaim takes 35 times the CPU of that of large folios, which readahead and writes
+        make, so there is no goal for the CPU.
         """
         return self.advice == "RANDOM"
 
@@ -108,11 +108,10 @@ def _watermarks(folder: Path, extent: Extent) -> Iterator[Row]:
 def _fill(
     folder: Path, extent: Extent, writing: _Writing, *, has_policy: bool
 ) -> tuple[int, float, float]:
-    """How often the limit was hit, the daemon's CPU in percent, and the 99th percentile of a read
-    in milliseconds.
+    """Return limit hits, CPU of the daemon in percent, and p99 of a read in milliseconds.
 
-    `apart` gives the writer the first CPU and the daemon the others. On one CPU the kernel books on
-    the daemon what the writer still does in the read that woke it: 1.8 ms of a read of 1 MiB.
+    `apart` gives the writer the first CPU and the daemon the others. On one CPU the kernel charges
+    the daemon for what the writer still does in the read that woke it: 1.8 ms of a read of 1 MiB.
     """
     seconds, rate = extent.seconds(_SECONDS, least=0.5), writing.rate
     with ExitStack() as stack:
@@ -165,9 +164,9 @@ def _fill(
 
 
 def _idle(folder: Path, extent: Extent) -> Iterator[Row]:
-    """A thousand groups of which each has a little memory, under a watermark and a pressure policy.
+    """Watch a thousand groups with a little memory under a watermark and a pressure policy.
 
-    Beside a plain poll of them.
+    A plain poll of them is measured beside.
     """
     groups, seconds = extent.count(1000), extent.seconds(_IDLE_SECONDS, least=0.5)
     with ExitStack() as stack:
@@ -243,6 +242,9 @@ def _daemon(folder: Path) -> Iterator[Daemon]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process, its ended children left out: proc(5), fields 14 and 15."""
+    """Return user and system time of a process: fields 14 and 15 of proc(5).
+
+    Those of its ended children are left out.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS

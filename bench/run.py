@@ -1,10 +1,8 @@
-"""All benchmarks, one after the other.
+"""Run all benchmarks, one after the other: `make bench`.
 
-`make bench`. Each prints its table as it ends, and one that fails stops no other.
-
-The simulator anywhere; as root, cgroup v1 where that is here, and the shrinks on cgroup v2: here,
-or in the VM of tests/vm. Ends with 0, with 1 when a goal was missed, and with 2 when a benchmark
-failed.
+Each prints its table as it ends, and one that fails stops no other. The simulator runs anywhere; as
+root also cgroup v1 where it is mounted, and the shrinks on cgroup v2, here or in the VM of
+tests/vm. The exit code is 0, or 1 when a goal was missed, or 2 when a benchmark failed.
 """
 
 import argparse
@@ -23,21 +21,21 @@ from tests.backends import v1_host, v2_host
 from tests.vm import vm
 
 
-def _guest() -> str | None:
+def _only_on_the_host() -> str | None:
     return (
         None
         if v2_host.absent()
-        else "in the VM, what has no kernel in it would be slow and say nothing"
+        else "benchmarks without a kernel are not run in the VM, which is slow"
     )
 
 
 BENCHMARKS = {
-    "simulating": Benchmark(simulating.measure, _guest),
-    "pressure-gallery": Benchmark(fields.measure_gallery, _guest),
-    "pressure-drawn": Benchmark(fields.measure_drawn, _guest),
-    "balance": Benchmark(fields.measure_balance, _guest),
-    "watermark": Benchmark(fields.measure_watermark, _guest),
-    "streams": Benchmark(streams.measure, _guest),
+    "simulating": Benchmark(simulating.measure, _only_on_the_host),
+    "pressure-gallery": Benchmark(fields.measure_gallery, _only_on_the_host),
+    "pressure-drawn": Benchmark(fields.measure_drawn, _only_on_the_host),
+    "balance": Benchmark(fields.measure_balance, _only_on_the_host),
+    "watermark": Benchmark(fields.measure_watermark, _only_on_the_host),
+    "streams": Benchmark(streams.measure, _only_on_the_host),
     "shrink-v1": Benchmark(partial(shrinking.measure, kernel="v1", large=False), v1_host.absent),
     "shrink-v1-large": Benchmark(
         partial(shrinking.measure, kernel="v1", large=True), v1_host.absent
@@ -53,20 +51,20 @@ BENCHMARKS = {
     ),
     "knees-v2": Benchmark(knees.measure, v2_host.absent),
 }
-OF_V2 = ("shrink-v2", "shrink-v2-large", "knees-v2")
+V2_BENCHMARKS = ("shrink-v2", "shrink-v2-large", "knees-v2")
 
 
 def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
-    """Run them all, and answer the exit code."""
+    """Run the benchmarks and return the exit code."""
     missed, failed = False, []
     for name, benchmark in benchmarks.items():
         if reason := benchmark.absent():
-            print(f"\nnothing of {name}: {reason}", flush=True)
+            print(f"\nskipped {name}: {reason}", flush=True)
             continue
         try:
             with tempfile.TemporaryDirectory() as folder:
                 tables = benchmark.measure(Path(folder), extent)
-        except Exception:  # whatever it was, the others have nothing to do with it
+        except Exception:  # noqa: BLE001 - the error is printed, and the others run
             failed.append(name)
             print(f"\n{name} FAILED:\n{traceback.format_exc()}", flush=True)
             continue
@@ -79,7 +77,7 @@ def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
 
 
 def main() -> int:
-    """Read the command line, and run what it names: all, if it names none."""
+    """Read the command line, and run the benchmarks that it names, or all."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,7 +86,7 @@ def main() -> int:
     options.add_argument(
         "--smallest",
         action="store_true",
-        help="see in seconds whether they run; the figures say nothing",
+        help="only check in seconds that they run; the figures mean nothing",
     )
     chosen = options.parse_args()
     if unknown := {*chosen.names} - {*BENCHMARKS}:
@@ -96,18 +94,18 @@ def main() -> int:
             f"there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
         )
     names = chosen.names or [*BENCHMARKS]
-    in_the_vm = [name for name in names if name in OF_V2 and v2_host.absent()]
+    vm_names = [name for name in names if name in V2_BENCHMARKS and v2_host.absent()]
     code = run(
-        {name: BENCHMARKS[name] for name in names if name not in in_the_vm},
+        {name: BENCHMARKS[name] for name in names if name not in vm_names},
         SMALLEST if chosen.smallest else Extent(chosen.rounds),
     )
     arguments = ["--rounds", str(chosen.rounds), *(["--smallest"] if chosen.smallest else [])]
-    return max(code, _in_the_vm([*in_the_vm, *arguments]) if in_the_vm else 0)
+    return max(code, _run_in_vm([*vm_names, *arguments]) if vm_names else 0)
 
 
-def _in_the_vm(arguments: list[str]) -> int:
+def _run_in_vm(arguments: list[str]) -> int:
     if reason := vm.absent():
-        print(f"\nnothing of v2: {reason}")
+        print(f"\nskipped v2: {reason}")
         return 0
     with tempfile.TemporaryDirectory() as shared:
         outcome = vm.run([sys.executable, "bench/run.py", *arguments], Path(shared))

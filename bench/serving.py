@@ -1,6 +1,7 @@
-"""The API on real cgroup v1.
+"""Measure the API on real cgroup v1.
 
-One group's stats beside a bare Starlette route, all groups' beside a C loop over the same files.
+One group's stats are compared with a bare Starlette route, all groups' with a C loop over the same
+files.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ def measure_all(folder: Path, extent: Extent) -> Tables:
 
 @contextmanager
 def _compiled(folder: Path) -> Iterator[V1Host]:
-    """A host, and the C programs in the folder."""
+    """A host, with the C programs in the folder."""
     for name in ("floor", "load"):
         subprocess.run(
             ["cc", "-O2", "-o", folder / name, Path(__file__).with_name(f"{name}.c")], check=True
@@ -101,7 +102,7 @@ def _one(host: V1Host, folder: Path, extent: Extent) -> list[Row]:
 
 
 def _guarded(host: V1Host, folder: Path, extent: Extent) -> list[Row]:
-    """The same daemon with all that guards it, and with none of it."""
+    """The same daemon with all its guards and with none."""
     group, tokens = host.group(), folder / "tokens"
     secret = make(tokens, "bench", ["admin"], "1d")
     asks = {
@@ -192,7 +193,7 @@ def _all(host: V1Host, folder: Path, rounds: int, count: int) -> list[Row]:
 
 @contextmanager
 def _process(folder: Path, kind: str, tokens: Path | None = None) -> Iterator[int]:
-    """A server in a process of its own, on the second core if there is one; answers its port."""
+    """Start a server process, on the second core if there is one; return its port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         child = os.fork()
@@ -230,7 +231,7 @@ def _serve(listening: socket.socket, folder: Path, kind: str, tokens: Path | Non
 
 
 class _Silent(Audit):
-    """An audit that writes nothing, and numbers that nobody counts."""
+    """An audit log that writes nothing."""
 
     def begin(self, _row: object) -> Future[None]:
         done: Future[None] = Future()
@@ -243,7 +244,7 @@ class _Silent(Audit):
 
 
 class _Anyone:
-    """Lets everybody in."""
+    """Tokens that accept every caller."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

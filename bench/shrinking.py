@@ -1,9 +1,8 @@
-"""Shrinks on a real controller.
+"""Measure shrinks on a real controller: overshoot, throughput and latency of a cancel.
 
-Overshoot, throughput beside one bare write of the same reclaim, cancel latency.
-
-Every round does the bare writes and the shrink on the same refilled page cache, in changing order,
-and takes the ratio inside of the round: the neighbours' load falls on both.
+Throughput is relative to one bare write of the same reclaim. Every round does the bare writes and
+the shrink on the same refilled page cache, in changing order, and takes the ratio within the round,
+so that the load of neighbours falls on both.
 """
 
 import os
@@ -41,7 +40,7 @@ be measured by."""
 
 @dataclass(slots=True)
 class _Figures:
-    """What the rounds left, a number a round."""
+    """Results of the rounds, a number a round."""
 
     overshoot_bytes: list[float] = field(default_factory=list)
     ratio: dict[str, list[float]] = field(default_factory=dict)
@@ -104,15 +103,13 @@ class _Bench:
         host.charge(self._group, anon=_ANON)
 
     def fill(self) -> int:
-        """Bring the page cache up to where every measurement starts, and answer the target that
-        takes 400 MiB away.
-        """
+        """Refill the page cache, and return the target that takes 400 MiB away."""
         self._write(*self._emptying)
         self._host.charge(self._group, cache=_CACHE, large_folios=self._large).stop()
         return self._host.backend.usage(self._group) - _TAKEN
 
     def bare(self, name: str, number: Callable[[int], int]) -> float:
-        """Seconds of `echo N > NAME` in the kernel; the limit is put back outside of the time."""
+        """Return the seconds of `echo N > NAME` in the kernel. The limit is restored untimed."""
         seconds = self._write(name, b"%d" % number(self.fill()))
         self._host.write_limit(self._group, _NO_LIMIT)
         return seconds
@@ -128,8 +125,9 @@ class _Bench:
             os.close(file)
 
     def primitive(self, seconds: float) -> float:
-        """Bytes per second of memory.force_empty, left to itself for as long as the bare echo took,
-        as a ratio to that.
+        """Return the speed of memory.force_empty relative to the bare echo.
+
+        It runs for as long as that took.
         """
         before = self.fill() + _TAKEN
         name, text = self._emptying
@@ -143,7 +141,7 @@ class _Bench:
         return (before - self._host.backend.usage(self._group)) / _TAKEN * seconds / spent
 
     def ours(self, figures: _Figures) -> float:
-        """Seconds of the routine in a job; what the job costs around it stands apart."""
+        """Return the seconds of the routine in a job, without those of the job around it."""
         target = self.fill()
         began = time.perf_counter()
         job = self._jobs.submit(self._group, Request(timeout_seconds=60, target_bytes=target))
@@ -156,7 +154,7 @@ class _Bench:
         return seconds
 
     def cancel(self) -> float:
-        """Seconds from the cancel of a shrink at full speed, in its middle, to its end."""
+        """Return the seconds from the cancel of a shrink at full speed to its end."""
         self.fill()
         job = self._jobs.submit(
             self._group, Request(timeout_seconds=60, target_bytes=_ANON + 16 * MIB)

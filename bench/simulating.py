@@ -1,10 +1,9 @@
-"""The simulated machine at speed.
+"""Measure the speed of the simulated machine.
 
-A thousand groups of 1 GiB, a virtual hour of a mixed workload in ticks of a second.
-
-One core, no numerical library. What a group costs depends on whether anything happens in it. Of ten
-of these three are steady, three write to their files, two have bursts that cost them cache, one
-grows into its limit and swaps, and one lives above its high.
+A thousand groups of 1 GiB run a virtual hour of a mixed workload in ticks of a second, on one core
+and without a numerical library. The cost of a group depends on its activity. Of ten groups three
+are steady, three write to their files, two have bursts that cost them cache, one grows into its
+limit and swaps, and one lives above its high.
 """
 
 import resource
@@ -82,7 +81,7 @@ _SHARES = (0, 2, 3, 0, 1, 2, 0, 3, 2, 4)
 
 
 def mixed(groups: int) -> dict[str, Any]:
-    """A scenario of so many groups of about 1 GiB, ten to a slice."""
+    """Make a scenario of so many groups of about 1 GiB, ten to a slice."""
     places = [
         {"path": f"slice-{number // 10}/group-{number}", **_MIXED[_SHARES[number % len(_SHARES)]]}
         for number in range(groups)
@@ -96,7 +95,7 @@ def mixed(groups: int) -> dict[str, Any]:
 
 
 def run(groups: int, seconds: int) -> float:
-    """Simulate, and answer the seconds of CPU that it took."""
+    """Simulate, and return the seconds of CPU."""
     machine = scenarios.Scenario.model_validate(mixed(groups)).machine()
     began = time.process_time()
     for _ in range(seconds):
@@ -105,7 +104,7 @@ def run(groups: int, seconds: int) -> float:
 
 
 def measure(_folder: Path, extent: Extent) -> Tables:
-    """Measure each size in a process of its own, so that the memory is that of the machine."""
+    """Measure each size in a separate process, so that its memory is that of the machine."""
     seconds = extent.count(3600)
     figures = {groups: _apart(groups, seconds) for groups in (100, 1000)}
     (small, _), (took, peak) = figures[100], figures[1000]

@@ -1,6 +1,7 @@
-"""What streams cost.
+"""Measure the cost of streams.
 
-The CPU of 200 that follow one group every second, beside that of one, and beside as many that ask.
+The CPU of 200 that follow one group every second is compared with that of one, and with as many
+polls.
 """
 
 import math
@@ -55,7 +56,7 @@ def measure(folder: Path, extent: Extent) -> Tables:
 
 
 def _stream(daemon: Daemon, count: int, seconds: float) -> float:
-    """CPU seconds a second of the daemon while so many streams are read."""
+    """Return the CPU seconds a second of the daemon while so many streams are read."""
     with _connected(daemon, count) as connections, selectors.DefaultSelector() as selector:
         for connection in connections:
             connection.sendall(f"GET {_PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -75,7 +76,7 @@ def _read(selector: selectors.BaseSelector, seconds: float) -> float:
 
 
 def _ask(daemon: Daemon, count: int, seconds: float) -> float:
-    """The same for as many readings that are asked for."""
+    """Return the CPU seconds a second of the daemon for as many polls."""
     with _connected(daemon, count) as connections:
         began, before = time.monotonic(), _cpu_seconds(daemon.pid)
         for second in range(int(seconds)):

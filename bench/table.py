@@ -1,4 +1,4 @@
-"""Rows of a benchmark: what was measured, against what, and whether that is where we want to be."""
+"""Rows of a benchmark: the figure, its goal, and whether that is met."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured."""
+    """Number of rounds and sizes to measure."""
 
     rounds: int = 15
     share: float = 1.0
@@ -46,7 +46,7 @@ class Extent:
         return self.share >= 1
 
     def count(self, whole: int) -> int:
-        """So many of what a whole benchmark has, and one at least."""
+        """Scale a number of the whole benchmark, to at least one."""
         return max(round(whole * self.share), 1)
 
     def seconds(self, whole: float, least: float = 0.0) -> float:
@@ -59,7 +59,7 @@ Tables = dict[str, list[Row]]
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What fills some tables, in a folder of its own, and why it cannot run here, or None."""
+    """A function that fills tables in a folder, and a reason why it cannot run here, or None."""
 
     measure: Callable[[Path, Extent], Tables]
     absent: Callable[[], str | None] = lambda: None
@@ -70,6 +70,6 @@ def median(values: Sequence[float]) -> float:
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
-    """Print a table, now."""
+    """Print a table at once."""
     head = f"\n## {title}\n\n| what | measured | goal | |\n|---|---|---|---|"
     print(head, *rows, sep="\n", flush=True)

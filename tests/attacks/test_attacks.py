@@ -1,5 +1,6 @@
-"""The daemon withstands each attack of the table in docs/explanation/what-it-withstands.md, whose
-rows are how the tests' names begin.
+"""Attack the daemon in each way of the table in docs/explanation/what-it-withstands.md.
+
+The names of the tests begin like the rows of that table.
 """
 
 import ast
@@ -37,14 +38,14 @@ REQUESTS = int(os.environ.get("SHRINKD_TEST_REQUESTS", "1000"))
 
 
 class Target:
-    """A daemon on a simulator whose time stands still, and what it has."""
+    """A daemon on a simulator whose time stands still, and its groups and limits."""
 
     def __init__(self, live: Live, stage: Stage) -> None:
         self.live = live
         self.stage = stage
 
     def said(self, line: bytes, head: bytes = LAST, body: bytes = b"") -> httpx.Response:
-        """The one answer to one request, before which and after which the machine is the same."""
+        """Send one request, check that the machine did not change, and return the answer."""
         before = self.stage.everything()
         (answer,) = said(self.live, line + b" HTTP/1.1\r\n" + head + b"\r\n" + body)
         assert self.stage.everything() == before
@@ -63,7 +64,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield Target(live, stage)
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 CLIMBING = [
     b"..",
@@ -163,7 +164,7 @@ def test_a_symlink_that_is_swapped_in_during_the_request_leads_nowhere(tmp_path:
                 told.add(tree.read_at("shop/web", "file"))
             with suppress(InvalidGroupName, GroupGone, GroupNotFound):
                 group = tree.find("shop/web")
-                tree._forget(group)  # or it would be looked up once
+                tree._forget(group)  # noqa: SLF001 - else only the first look-up is tested
                 with tree.opened(group, "file") as file:
                     os.write(file, b"ours")
             with suppress(InvalidGroupName, GroupGone, GroupNotFound):
@@ -251,7 +252,7 @@ def test_a_string_of_a_client_reaches_no_control_file() -> None:
     assert found == {ast.unparse(ast.parse(line)) for line in WRITES}
 
 
-# -- bodies and heads --------------------------------------------------------------------------------------------------
+# -- bodies and heads ------------------------------------------------------------------------------
 
 
 def test_a_key_that_stands_twice_in_json_is_refused_by_its_name(target: Target) -> None:
@@ -406,7 +407,7 @@ def test_a_request_id_that_could_mean_something_is_replaced(target: Target, give
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]+", answer.headers["request-id"])
 
 
-# -- browsers ----------------------------------------------------------------------------------------------------------
+# -- browsers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -522,11 +523,11 @@ def test_an_answer_is_not_taken_for_another_type_nor_given_to_other_sites(
     assert [name for name in headers if name.startswith("access-control-")] == []
 
 
-# -- holding on --------------------------------------------------------------------------------------------------------
+# -- holding on ------------------------------------------------------------------------------------
 
 
 def memory(pid: int) -> int:
-    """The bytes of memory that a process has."""
+    """Return the bytes of memory that a process has."""
     return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) << 10
 
 

@@ -1,4 +1,4 @@
-"""Attacks, each with the answer that it gets."""
+"""Attack the boundaries of narrow tokens."""
 
 import re
 from collections.abc import Iterator
@@ -17,10 +17,13 @@ from tests.support.live_server import Live
 from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Method, Stage
 
-# -- a token in the wrong subtree ---------------------------------------------------------------------------------
+# -- a token in the wrong subtree ------------------------------------------------------------------
 
 NGINX = "system.slice/nginx.service"
-BURSTABLE = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podb81e64fd_2c07_4f93_9d15_7a60c3e8f2b4.slice"
+BURSTABLE = (
+    "kubepods.slice/kubepods-burstable.slice/"
+    "kubepods-burstable-podb81e64fd_2c07_4f93_9d15_7a60c3e8f2b4.slice"
+)
 CONTAINER = "e7a05c3d9f1b48620d7c2e94b6f3a81517c09e4d2b6f8a35c1e07d94a2b6c3f0"
 POD = "b81e64fd-2c07-4f93-9d15-7a60c3e8f2b4"
 REFERENCES = {
@@ -60,7 +63,7 @@ ADDRESSES: list[tuple[Method, str, Any]] = [
 
 @pytest.fixture(scope="module")
 def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Still]:
-    """A server that wants tokens, with two units of one name outside of web and one inside."""
+    """A server that requires tokens, with two units of one name outside of web and one inside."""
     folder = tmp_path_factory.mktemp("fenced")
     make(folder / "tokens", "first", ["read"], "1d")
     stage = Stage()
@@ -81,8 +84,9 @@ def stranger(fenced: Still) -> Bearer:
 
 
 def told(answer: httpx.Response, reference: str) -> tuple[int, dict[str, str], str]:
-    """All of an answer that could tell something, without the reference that was sent and what
-    every request has of its own.
+    """Return the parts of an answer that could leak something.
+
+    Left out are the reference that was sent and what is unique to every request.
     """
     own = {"request-id", "date", "content-length"}
     headers = {name: value for name, value in answer.headers.items() if name not in own}

@@ -1,6 +1,6 @@
-"""Many clients on one group, and clients on a bad network.
+"""Let many clients change one group, also over a bad network.
 
-What they are told is true together, and nothing happens twice.
+Their answers must be consistent, and no change may be made twice.
 """
 
 import random
@@ -39,7 +39,7 @@ BASE = 1 << 30
 WAITS = {"Prefer": "wait=60"}
 
 
-# -- the judge -------------------------------------------------------------------------------------------------
+# -- the judge -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_what_has_none_is_not(history: list[Operation]) -> None:
         serial_order(0, history)
 
 
-# -- fifty clients on one group --------------------------------------------------------------------------------
+# -- fifty clients on one group --------------------------------------------------------------------
 
 
 @dataclass
 class Race:
-    """Clients that change the maximum of the group `web`, and all that they were told."""
+    """Clients that change the maximum of the group `web`, and all their answers."""
 
     client: httpx.Client
     history: list[Operation] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Race:
     def patch(
         self, value: int, headers: dict[str, str] | None = None, saw: int | None = None
     ) -> str | None:
-        """Answers the address of the shrink that was in the way, if one was."""
+        """Change the maximum; return the address of a shrink that prevented it, if any."""
         began = time.monotonic()
         answer = self.client.patch(
             "/v1/groups/web/limits", json={"max_bytes": value}, headers=headers or {}
@@ -206,9 +206,9 @@ class Race:
 
 
 def raced(client: httpx.Client) -> list[int]:
-    """Let all race, and answer the order that explains them.
+    """Run all clients, and return the serial order that explains their answers.
 
-    The last value is what the kernel says that it holds.
+    The last value is what the kernel reports.
     """
     race = Race(client)
     first = client.patch("/v1/groups/web/limits", json={"max_bytes": BASE}).raise_for_status()
@@ -245,11 +245,11 @@ def test_fifty_clients_on_one_group_of_a_real_kernel_are_explained_by_one_order(
     assert raced(started.client)[-1] == int(kernel.limit(web))
 
 
-# -- a network that loses one answer in three ------------------------------------------------------------------
+# -- a network that loses one answer in three ------------------------------------------------------
 
 
 def insist(client: httpx.Client, path: str, body: Any, key: str) -> httpx.Response:
-    """Send a POST until it is answered for good, as a client does that wants it to happen once."""
+    """Repeat a POST until it has a final answer, as a client does that wants it done once."""
     while True:
         try:
             answer = client.post(path, json=body, headers={"Idempotency-Key": key, **WAITS})
@@ -317,11 +317,11 @@ def test_a_thousand_posts_over_a_network_that_loses_one_in_three_take_effect_onc
     assert any("idempotency-replayed" in answer.headers for answer in answers)
 
 
-# -- a daemon that dies in the middle --------------------------------------------------------------------------
+# -- a daemon that dies in the middle --------------------------------------------------------------
 
 
 def killed(started: Daemon, path: str, body: Any, until: Callable[[], bool]) -> None:
-    """Send a POST under the key "it", and kill the daemon while it runs."""
+    """Send a POST with the key "it", and kill the daemon while it runs."""
 
     def send() -> None:
         with started.another_client() as client, suppress(httpx.TransportError):

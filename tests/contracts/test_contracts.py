@@ -1,7 +1,4 @@
-"""What is written beside the code stays true.
-
-The changelog, the table of problems, and the files that are committed.
-"""
+"""Check the changelog, the table of problems and the committed files against the code."""
 
 import inspect
 import re
@@ -34,9 +31,9 @@ _PLACES = ("/" + "work/", "/" + "opt/pypi", "/" + "opt/wheels", "/" + "root/", "
 
 
 def committed() -> list[Path]:
-    """The files of the repository, those included that will be committed next.
+    """List the files of the repository and the new ones that are not ignored.
 
-    No list where there is no git.
+    The list is empty where there is no git.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
@@ -49,7 +46,7 @@ def committed() -> list[Path]:
 
 
 def naming(words: tuple[str, ...]) -> list[str]:
-    """Where committed files name one of these; Swagger UI is as it was published."""
+    """Find one of these texts in the committed files, Swagger UI excepted."""
     pattern = re.compile("|".join(map(re.escape, words)).encode())
     ours = [path for path in committed() if not path.name.startswith("swagger-ui")]
     return [

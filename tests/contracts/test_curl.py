@@ -1,4 +1,4 @@
-"""Every script of openapi/curl does what it says, against a live daemon, and leaves nothing behind."""
+"""Run every script of openapi/curl against a live daemon; it works and leaves nothing behind."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ def run(name: str, *arguments: str, **where: str) -> subprocess.CompletedProcess
 
 
 def left_by(live: Live | Daemon) -> dict[str, Any]:
-    """What a script could leave: groups and limits (usage moves by itself)."""
+    """Return what a script could leave: groups and limits (usage moves by itself)."""
     page = live.client.get(
         "/v1/groups", params={"fields": "id,path,max_bytes", "page_size": 1000}
     ).json()
@@ -61,7 +61,7 @@ def operation_of(app: FastAPI, method: str, path: str) -> str:
 
 
 def in_group(folder: str, name: str, **where: str) -> subprocess.CompletedProcess[str]:
-    """As run, by a shell that is in a group: what a script starts is there, too."""
+    """Run a script from a shell inside a group, so that its children are there, too."""
     join = ["sh", "-ec", 'echo $$ >"$0/cgroup.procs"; exec "$@"', folder]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKD_")}
     return subprocess.run(
@@ -76,8 +76,9 @@ def in_group(folder: str, name: str, **where: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def real(kernel: CgroupHost[Backend], daemon: Callable[..., Daemon]) -> Daemon:
-    """A daemon at home in a group of ours, with the two groups of the demo that the scripts are
-    about, a process in each, and `shell`.
+    """A daemon whose root is a group of the test, with the groups that the scripts use.
+
+    These are the two of the demo, with a process in each, and `shell`.
     """
     home = kernel.group()
     kernel.backend.make(f"{home.path}/shell")

@@ -1,8 +1,10 @@
-"""The API against its own document.
+"""Fuzz the API with schemathesis against its own document.
 
-Schemathesis sends what fits it and what does not, and makes every check of each answer.
+It sends requests that fit and that do not, and checks each answer.
 
-SHRINKD_TEST_FUZZ_SECONDS=1800 .venv/bin/python -m pytest --timeout 0 tests/contracts/test_fuzz.py
+    export SHRINKD_TEST_FUZZ_SECONDS=1800
+    .venv/bin/python -m pytest --timeout 0 tests/contracts/test_fuzz.py
+
 fuzzes for half an hour.
 """
 

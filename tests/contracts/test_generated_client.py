@@ -1,4 +1,4 @@
-"""A client made from openapi/openapi.json by somebody else's program.
+"""Generate a client from openapi/openapi.json with openapi-python-client, and use it.
 
 It is complete, it can be imported, and it works.
 """
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.long
 BIN = ROOT / ".venv-client" / "bin"
 IMPORT_ALL = """
 import importlib, pkgutil, shrinkd_client
-names = [module.name for module in pkgutil.walk_packages(shrinkd_client.__path__, "shrinkd_client.")]
+found = pkgutil.walk_packages(shrinkd_client.__path__, "shrinkd_client.")
+names = [module.name for module in found]
 for name in names:
     importlib.import_module(name)
 """
@@ -28,7 +29,8 @@ from shrinkd_client.api.groups import list_groups
 from shrinkd_client.api.shrinks import cancel_shrink, create_shrink, get_shrink
 from shrinkd_client.api.limits import batch_limits, get_limits, patch_limits
 from shrinkd_client.api.policies import create_policy
-from shrinkd_client.models import Batch, BatchItem, GroupPage, LimitPolicyInput, LimitsBody, LimitsPatch, NewShrink, Problem, ShrinkBody
+from shrinkd_client.models import Batch, BatchItem, GroupPage, LimitPolicyInput, LimitsBody
+from shrinkd_client.models import LimitsPatch, NewShrink, Problem, ShrinkBody
 from shrinkd_client.models import KeepLimits, KeepLimitsInput, SelectorInput, WantedLimitsInput
 
 with Client(base_url=sys.argv[1]) as client:
@@ -36,7 +38,8 @@ with Client(base_url=sys.argv[1]) as client:
     assert isinstance(page, GroupPage), page
     usage = {row.path: row.usage_bytes for row in page.items}
     assert usage["web"] > 0, usage
-    started = create_shrink.sync_detailed("web", client=client, body=NewShrink(reclaim_bytes="50M", max_bytes_per_second=4096))
+    slow = NewShrink(reclaim_bytes="50M", max_bytes_per_second=4096)
+    started = create_shrink.sync_detailed("web", client=client, body=slow)
     shrink = started.parsed
     assert (started.status_code, type(shrink)) == (202, ShrinkBody), started
     second = create_shrink.sync_detailed("web", client=client, body=NewShrink(reclaim_bytes="50M"))
@@ -48,15 +51,19 @@ with Client(base_url=sys.argv[1]) as client:
     assert (ended.state, ended.done) == ("cancelled", True), ended
 
     read = get_limits.sync_detailed("web", client=client)
-    kept = patch_limits.sync("web", client=client, body=LimitsPatch(max_bytes="1G"), if_match=read.headers["etag"])
+    etag, body = read.headers["etag"], LimitsPatch(max_bytes="1G")
+    kept = patch_limits.sync("web", client=client, body=body, if_match=etag)
     assert isinstance(kept, LimitsBody), kept
-    late = patch_limits.sync("web", client=client, body=LimitsPatch(max_bytes=None), if_match='"other"')
+    body = LimitsPatch(max_bytes=None)
+    late = patch_limits.sync("web", client=client, body=body, if_match='"other"')
     assert (type(late), late.status) == (Problem, 412), late
     items = [BatchItem(group=group, patch=LimitsPatch(max_bytes="2G")) for group in ("web", "none")]
     answers = batch_limits.sync(client=client, body=Batch(items=items)).items
-    assert [(answer.status, type(answer.body)) for answer in answers] == [(200, LimitsBody), (404, Problem)], answers
+    kinds = [(answer.status, type(answer.body)) for answer in answers]
+    assert kinds == [(200, LimitsBody), (404, Problem)], answers
     spec = KeepLimitsInput(limits=WantedLimitsInput(max_bytes="2G"))
-    policy = LimitPolicyInput(name="generated", kind="limit", selector=SelectorInput(group="web"), spec=spec)
+    web = SelectorInput(group="web")
+    policy = LimitPolicyInput(name="generated", kind="limit", selector=web, spec=spec)
     written = create_policy.sync(client=client, body=policy)
     assert (type(written.spec), written.spec.limits.max_bytes) == (KeepLimits, 2**31), written
 """
@@ -64,7 +71,7 @@ with Client(base_url=sys.argv[1]) as client:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Path:
-    """A folder with the generated package shrinkd_client in it; a warning is a failure."""
+    """A folder with the generated package shrinkd_client. A warning is a failure."""
     if not (BIN / "openapi-python-client").exists():
         pytest.skip("no .venv-client: say make develop")
     document = str(ROOT / "openapi" / "openapi.json")

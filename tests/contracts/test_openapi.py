@@ -1,6 +1,4 @@
-"""The OpenAPI document is valid, says all that a client needs, and is the one in
-openapi/openapi.json.
-"""
+"""Check that the OpenAPI document is valid, complete and equal to openapi/openapi.json."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +28,7 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def answers(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The responses of an operation, those that it shares with others too."""
+    """Return the responses of an operation, shared ones included."""
     shared = {
         f"#/components/responses/{name}": response
         for name, response in DOCUMENT["components"]["responses"].items()
@@ -275,7 +273,7 @@ def test_every_promise_of_json_has_an_answer_of_the_simulator_beside_it() -> Non
 
 
 def is_dry_run(operation_id: str, status: str) -> bool:
-    """It has one and the same answer everywhere, and no need to be asked for it."""
+    """Return True for a dry run, whose answer is the same everywhere and needs no example."""
     schema = next(operation for operation in OPERATIONS if named(operation) == operation_id)[
         "responses"
     ][status]["content"]

@@ -1,11 +1,9 @@
-"""Lowering the limit of a process that keeps growing, on a real controller.
-
-A kill is the limit's doing, never its setting's.
+"""Lower the limit of a process that keeps growing, on a real controller: setting it kills nothing.
 
 What is charged under a limit stays below it. So a group whose peak is not above its new limit was
-below it when that was written, and its process may meet it later on; one that was above it has to
-keep the old limit, and its process. But for what its CPUs had charged ahead: v1 gives that back
-before it looks, so usage may have been above the limit by so much.
+below it when that was written, and its process may meet it later. A group whose peak was above must
+keep the old limit and its process. The exception is memory that CPUs had charged ahead: v1 returns
+that before it compares, so usage may have been above the limit by so much.
 """
 
 import random
@@ -35,9 +33,9 @@ run in just these moments."""
 
 
 class Grower:
-    """A process that takes page after page while it is let, in a group of its own.
+    """A process in its own group that allocates page after page while it is resumed.
 
-    A fresh one when it has had enough, or died.
+    It is replaced when it has reached its size or died.
     """
 
     def __init__(self, kernel: CgroupHost[Backend], *, in_spurts: bool) -> None:
@@ -60,7 +58,7 @@ class Grower:
     def growing(self) -> Iterator[None]:
         """Let it grow, from its first new page to the end of the block.
 
-        Then it stands still or is dead.
+        Afterwards it is paused or dead.
         """
         if self.peak > ENOUGH or not self.lives:
             self._worker.stop()

@@ -1,10 +1,7 @@
-"""Shrinks that are cancelled and daemons that are killed, a hundred times each, on a real
-controller.
+"""Cancel shrinks and kill daemons a hundred times each on a real controller: no limit is wrong.
 
-No limit is ever wrong.
-
-Right is the old limit or the new one, as the daemon has said if it came to that, and usage is not
-above it.
+A right limit is the old or the new one, as the daemon answered if it did, and usage is not above
+it.
 """
 
 import random
@@ -45,8 +42,9 @@ Asked = tuple[str, str, Any]
 
 
 class Scene:
-    """A group `web` with a process that owns 8 MiB, and one that fills it with page cache up to 32
-    MiB, or goes on.
+    """A group `web` with a process that owns 8 MiB and one that reads page cache.
+
+    The reader stops at 32 MiB, or goes on.
     """
 
     def __init__(self, kernel: CgroupHost[Backend]) -> None:
@@ -77,7 +75,7 @@ class Scene:
             self._reader.pause()
 
     def stand_still(self) -> None:
-        """From here on nothing is charged, so that what is wrong stays wrong."""
+        """Stop all charges, so that a wrong state stays wrong."""
         assert self._reader.pause()
         assert self._owner.alive()
 
@@ -116,7 +114,7 @@ def killable(scene: Scene, tmp_path: Path) -> Iterator[KillableDaemon]:
 
 
 def a_patch(scene: Scene, headroom: int) -> tuple[int, Asked]:
-    """The limit that it asks for, and the request."""
+    """Return a limit and the request that sets it."""
     limit = page_floor(scene.usage) + headroom
     return limit, ("PATCH", "/v1/groups/web/limits", {"max_bytes": limit})
 
@@ -157,7 +155,7 @@ def test_a_shrink_that_is_cancelled_at_any_moment_has_set_its_limit_or_left_it(
 def measure(
     scene: Scene, killable: KillableDaemon, make: Callable[[Scene, int], tuple[int, Asked]]
 ) -> tuple[float, int]:
-    """How long a request takes that is let live: in seconds, and in lines of code."""
+    """Measure a request that is not killed: in seconds, and in executed lines."""
     scene.reset(goes_on=False)
     killable.begin()
     began = time.perf_counter()

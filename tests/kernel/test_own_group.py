@@ -1,6 +1,6 @@
-"""The whole daemon on a real kernel, in a container as Docker makes them.
+"""Run the whole daemon on a real kernel in a container as Docker makes them.
 
-Nobody squeezes or moves it, not even a policy of its own.
+No request and no policy shrinks or moves the daemon itself.
 """
 
 import os
@@ -38,9 +38,9 @@ LIMIT = {"max_bytes": "1G"}
 
 @dataclass
 class Ship:
-    """A daemon that is in `own`, which manages the groups of `top`.
+    """A daemon in the group `own` that manages the groups of `top`.
 
-    In `other` and `free` is nobody yet.
+    The groups `other` and `free` are empty.
     """
 
     daemon: Daemon
@@ -61,7 +61,7 @@ class Ship:
         return told
 
     def move(self, group: Group) -> None:
-        """As somebody else on the machine would."""
+        """Move the process as another program would."""
         Path(self.kernel.backend.node().root, group.path, "cgroup.procs").write_text(
             str(self.daemon.pid)
         )

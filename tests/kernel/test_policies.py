@@ -1,6 +1,6 @@
-"""Policies on a real memory controller.
+"""Run policies on a real memory controller.
 
-A watermark keeps a reader off its limit, and a daemon that dies leaves no group throttled.
+A watermark keeps a reader off its limit, and a killed daemon leaves no group throttled.
 """
 
 import os
@@ -87,7 +87,7 @@ def shrinks(daemon: Daemon, group: Group) -> list[dict[str, Any]]:
 
 
 def read_on(kernel: CgroupHost[Backend], groups: list[Group]) -> None:
-    """Fill groups with page cache, step by step: each step a file that nobody has read."""
+    """Fill groups with page cache step by step, each step with a new file."""
     readers = [kernel.charge(group) for group in groups]
     for _ in range(STEPS):
         for reader in readers:
@@ -116,7 +116,7 @@ def test_with_a_watermark_a_reader_seldom_meets_its_limit(
 
 
 def held(kernel: CgroupHost[Backend], groups: list[Group]) -> dict[str, str]:
-    """Every setting of the groups, as the kernel itself says it."""
+    """Return every setting of the groups as the kernel reports it."""
     settings = {}
     for group in groups:
         for file in Path(kernel.backend.node().root, group.path).iterdir():
@@ -162,7 +162,7 @@ def test_a_daemon_that_is_killed_while_its_policies_act_leaves_every_control_fil
 def keep(
     settings: Settings, kernel: CgroupHost[Backend], wanted: dict[Group, dict[str, Any]]
 ) -> None:
-    """Write policies down for a daemon to find at its start."""
+    """Store policies for a daemon to find at its start."""
     with closing(Store(settings.database_url)) as store:
         store.open()
         policies = PolicyCatalog(kernel.backend, store, EventBus(), settings.subtrees)

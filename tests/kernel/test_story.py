@@ -1,6 +1,6 @@
-"""The whole daemon on a real memory controller.
+"""Run the whole daemon on a real memory controller: the story of the tutorial.
 
-The story of the tutorial, what a bare write does instead, and what survives kill -9.
+It also shows the effect of a bare write, and what survives SIGKILL.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,9 @@ ANON, CACHE = 100 * MIB, 256 * MIB
 
 @dataclass(slots=True)
 class Story:
-    """A daemon whose root is a group of ours, and in it `web`, with 100 MiB of anonymous memory and
-    256 MiB of page cache.
+    """A daemon whose root is a group of the test, with a group `web` in it.
+
+    `web` has 100 MiB of anonymous memory and 256 MiB of page cache.
     """
 
     start: Callable[[], Daemon]

@@ -1,8 +1,7 @@
-"""A daemon on a tree in which somebody has made what nobody can read, and one that lacks what it
-takes to look at its tree.
+"""Run daemons on trees that they cannot read, in part or at all.
 
-The first is served as if those groups were not there, but for the node and a metric, which tell of
-them; the second keeps what it knew.
+With some unreadable groups the daemon serves all others; the node and a metric count the unreadable
+ones. A daemon that cannot read its tree at all keeps what it knew.
 """
 
 import errno
@@ -54,7 +53,7 @@ def id_of(client: httpx.Client, path: str) -> str:
 
 
 def check_served(client: httpx.Client, group: str) -> None:
-    """Everything that walks the tree does, and none of it tells of what cannot be read."""
+    """Check that every request which walks the tree works and reveals no unreadable group."""
     listed = client.get("/v1/groups", params={"page_size": 1000})
     assert group in {item["path"] for item in listed.json()["items"]}
     sorted_too = client.get(
@@ -95,7 +94,7 @@ def named(kernel: CgroupHost[Backend]) -> Literal["v1", "v2"]:
 def real(
     kernel: CgroupHost[Backend], tmp_path: Path
 ) -> Iterator[tuple[CgroupHost[Backend], Live, str]]:
-    """A daemon whose root is a group of ours, with a group in it that is called as a unit is."""
+    """A daemon whose root is a group of the test, with one in it that is named like a unit."""
     root = kernel.group()
     path = f"{root.path}/shrinkd-test.service"
     kernel.backend.make(path)
@@ -180,9 +179,7 @@ def test_a_daemon_that_may_not_read_what_others_forbid_serves_all_else(
 
 
 class Short:
-    """A daemon on a simulated machine, whose groups are kept to 1 GiB, and what its kernel says
-    next.
-    """
+    """A daemon on a simulated machine with limits of 1 GiB, and the next errors of its kernel."""
 
     def __init__(self, settings: Settings) -> None:
         self.stage = Stage()
@@ -191,9 +188,9 @@ class Short:
         self.faults = self.stage.simulator.faults
 
     def fail(self, verb: Any, error: Any, group: str | None = None) -> None:
-        """From now on, of one group or of all.
+        """Let the reads of one group or of all fail from now on.
 
-        "" is the whole tree, of which no client of the faults can say that it is meant alone.
+        "" is the whole tree, which the faults of the API cannot name alone.
         """
         self.faults.plan(Fault.model_construct(verb=verb, error=error, group=group, lasts=True))
 
@@ -295,7 +292,7 @@ def test_a_policy_that_is_switched_on_meanwhile_is_carried_out_on_the_tree_of_th
 
 
 class Broken(Simulator):
-    """One whose first walks fail as nobody expected."""
+    """A backend whose first walks raise an unexpected exception."""
 
     walks = 0
 

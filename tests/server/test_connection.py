@@ -1,8 +1,4 @@
-"""A connection.
-
-It ends by itself when nothing comes of it, takes no more than its share, and is cheap as long as it
-behaves.
-"""
+"""Check the limits of one connection: it ends by itself, has its share, and costs little."""
 
 import select
 import time
@@ -29,7 +25,7 @@ SOON = 0.5
 
 @pytest.fixture
 def open_with(settings: Settings) -> Iterator[Callable[..., Live]]:
-    """Servers with limits of their own."""
+    """A function that starts servers with given limits."""
     with ExitStack() as stack:
         yield lambda **limits: stack.enter_context(Live(settings, **limits))
 

@@ -1,7 +1,4 @@
-"""Sockets.
-
-Bound by the daemon itself, safely or not at all, and nothing of anybody else's is taken away.
-"""
+"""Check that sockets are bound safely or not at all, and that no other socket is removed."""
 
 import os
 import socket
@@ -117,7 +114,7 @@ def test_the_socket_of_a_dead_daemon_is_replaced(path: Path) -> None:
 
 @pytest.fixture(params=["answers", "is busy"])
 def foreign(request: pytest.FixtureRequest, path: Path) -> Iterator[Path]:
-    """A socket on which somebody else answers, or would if more could wait there."""
+    """A socket of another program, with a full backlog or room for a connection."""
     with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as waiting:
         other.bind(str(path))
         other.listen(0)

@@ -1,7 +1,4 @@
-"""The other end of a connection.
-
-A user by the kernel's word on a unix socket, a name by a certificate on TLS.
-"""
+"""Check the identity of peers: users by credentials on unix sockets, names by TLS certificates."""
 
 import os
 import shutil
@@ -33,7 +30,7 @@ _SECONDS = 60
 
 
 def tell_callers(live: Live) -> Live:
-    """Give the server a page that says who asks for it."""
+    """Add a route to the server that answers who sends the request."""
 
     async def whoami(request: Request) -> list[str]:
         caller = caller_of(request.scope)
@@ -49,12 +46,12 @@ def on(path: Path) -> httpx.Client:
     )
 
 
-# -- unix sockets -------------------------------------------------------------------------------------------------
+# -- unix sockets ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder into which every user can look."""
+    """A folder that every user can read."""
     with tempfile.TemporaryDirectory(prefix="shrinkd-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -62,7 +59,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def both(settings: Settings, place: Path) -> Iterator[Live]:
-    """A server on a unix socket and on TCP that knows tokens."""
+    """A server with tokens on a unix socket and on TCP."""
     make(place / "tokens", "first", ["read"], "1d")
     with Live(
         settings.model_copy(update={"tokens": str(place / "tokens")}),
@@ -121,7 +118,7 @@ def test_a_daemon_without_tokens_takes_none_and_asks_for_none(server: Live) -> N
     )
 
 
-# -- TLS ----------------------------------------------------------------------------------------------------------
+# -- TLS -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +128,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def private(settings: Settings, authority: Authority, place: Path) -> Iterator[Live]:
-    """A server that shows a certificate, and takes those that the same authority signed."""
+    """A server with a certificate that accepts clients of the same authority."""
     certificate, key = authority.sign("server")
     make(place / "tokens", "certificate:orchestrator", ["read", "write@web"], "1d")
     tls = {
@@ -156,7 +153,7 @@ Ask = Callable[..., httpx.Response]
 
 @pytest.fixture
 def ask(private: Live, authority: Authority) -> Ask:
-    """Ask who one is, with a certificate of this name or of none."""
+    """Ask for the caller name, with a certificate of this name or with none."""
 
     def asked(name: str | None = None, **headers: str) -> httpx.Response:
         context = trusting(authority, None if name is None else authority.sign(name))
@@ -216,7 +213,7 @@ def test_a_certificate_of_another_authority_is_not_let_in(
 
 
 def shown_name(private: Live, authority: Authority) -> str:
-    """The common name of the certificate that a new connection is shown."""
+    """Return the common name of the certificate that a new connection gets."""
     with (
         socket.create_connection(("127.0.0.1", int(private.url.rpartition(":")[2]))) as plain,
         trusting(authority).wrap_socket(plain, server_hostname="127.0.0.1") as connection,

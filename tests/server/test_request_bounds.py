@@ -1,6 +1,6 @@
-"""What a client can make the daemon hold.
+"""Check that every buffer between a socket and a handler has a bound.
 
-Every buffer between a socket and a handler has a bound, which docs/explanation lists.
+docs/explanation/request-bounds.md lists them.
 """
 
 import importlib
@@ -48,10 +48,7 @@ needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl is not insta
 
 @pytest.fixture(scope="module")
 def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon as people start it, warm.
-
-    What it needs once for a request and for a refusal, it has.
-    """
+    """A daemon that has served a request and a refusal, so that its memory is steady."""
     with closing(Daemon(tmp_path_factory.mktemp("flooded"))) as daemon:
         for line in ("/v1/groups", "/nowhere", "/openapi.json"):
             daemon.client.get(line)
@@ -60,9 +57,9 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def flood(daemon: Daemon, begin: bytes, more: bytes, size: int = FLOOD_BYTES) -> bytes:
-    """Send a begin, and more and more behind it while the daemon takes it.
+    """Send `begin`, then `more` again and again while the daemon reads.
 
-    Answer what it said; fail when it grows meanwhile.
+    Return its answer; fail when its memory grows.
     """
     before = largest = memory(daemon.pid)
     more *= max(65536 // len(more), 1)
@@ -82,7 +79,7 @@ def flood(daemon: Daemon, begin: bytes, more: bytes, size: int = FLOOD_BYTES) ->
     return said
 
 
-# -- the head ----------------------------------------------------------------------------------------------------------
+# -- the head --------------------------------------------------------------------------------------
 
 HEADS = {
     "the path": (b"GET /", b"x"),
@@ -151,7 +148,7 @@ def test_a_connection_on_which_only_blank_lines_come_ends_before_the_first_reque
     assert answer.status_code == 200
 
 
-# -- what frames a body ------------------------------------------------------------------------------------------------
+# -- what frames a body ----------------------------------------------------------------------------
 
 FRAMES = {
     "the size of a chunk": (CHUNKED, b"0"),
@@ -196,7 +193,7 @@ def test_a_token_in_a_trailer_lets_nobody_in(settings: Settings, tmp_path: Path)
     problem(behind, 401, "unauthenticated")
 
 
-# -- the body ----------------------------------------------------------------------------------------------------------
+# -- the body --------------------------------------------------------------------------------------
 
 ANNOUNCED = b"Content-Length: 1000000000\r\n\r\n"
 BODIES = {
@@ -230,7 +227,7 @@ def test_a_body_is_asked_for_once_and_only_where_it_is_wanted(server: Live) -> N
     )
 
 
-# -- behind a request --------------------------------------------------------------------------------------------------
+# -- behind a request ------------------------------------------------------------------------------
 
 BEHIND = {
     "requests": LIVEZ + b"\r\n",
@@ -253,7 +250,7 @@ def test_what_comes_behind_a_request_that_is_being_answered_is_not_kept(
 
 
 def flood_behind(daemon: Daemon, begin: bytes, more: bytes) -> None:
-    """As flood(), of a request whose answer has no end: the client leaves."""
+    """Flood behind a request whose answer has no end; the client closes."""
     before = memory(daemon.pid)
     more *= max(65536 // len(more), 1)
     with socket.socket(socket.AF_UNIX) as connection:
@@ -286,7 +283,7 @@ def test_what_comes_behind_an_upgrade_is_no_request(server: Live, protocol: byte
         problem(answer, 400, "bad-request")
 
 
-# -- what is sent ------------------------------------------------------------------------------------------------------
+# -- what is sent ----------------------------------------------------------------------------------
 
 
 def test_answers_that_nobody_takes_are_not_made(flooded: Daemon) -> None:
@@ -314,9 +311,9 @@ def test_a_connection_ends_also_while_its_client_leaves_a_little_of_the_last_ans
 
 
 def ask_once(live: Live, connection: socket.socket) -> None:
-    """Have one answer made that is not read.
+    """Request one answer without reading it.
 
-    When this returns, the kernel has taken what it takes of it.
+    On return the kernel has taken what fits in its buffers.
     """
     before = live.server.server_state.total_requests
     connection.sendall(b"GET /problems HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -325,7 +322,7 @@ def ask_once(live: Live, connection: socket.socket) -> None:
 
 
 def left_of(live: Live) -> int:
-    """How many bytes wait in the daemon for clients who do not read."""
+    """Return the bytes that wait in the daemon for clients which do not read."""
     return sum(
         connection.transport.get_write_buffer_size()
         for connection in tuple(live.server.server_state.connections)
@@ -344,12 +341,12 @@ def test_the_buffers_of_the_kernel_do_not_grow(server: Live) -> None:
     assert max(sizes) <= 2 * KERNEL_BUFFER_BYTES  # the kernel doubles it, for its own book-keeping
 
 
-# -- TLS ---------------------------------------------------------------------------------------------------------------
+# -- TLS -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def private(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Live]]:
-    """Servers with TLS; keywords are limits of the protocol."""
+    """A function that starts servers with TLS; keywords are limits of the connection."""
     certificate, key = Authority(tmp_path).sign("server")
     with ExitStack() as stack:
         secret = settings.model_copy(update={"tls_certificate": certificate, "tls_key": key})
@@ -420,7 +417,7 @@ def test_behind_tls_no_more_is_taken_than_is_read(private: Callable[..., Live]) 
     assert taken < 2 * MIB
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------
 
 _UNITS = {"": 1, " KiB": 1 << 10, " MiB": 1 << 20, " s": 1, " bytes": 1}
 
@@ -430,7 +427,7 @@ def rows() -> list[list[str]]:
     return [row.split(" | ") for row in table]
 
 
-def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_every_test_here_is_in_a_row() -> (
+def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_every_test_here_is_in_a_row() -> (  # noqa: E501
     None
 ):
     tests = {
@@ -459,9 +456,9 @@ def test_every_constant_that_the_page_names_has_the_value_that_it_tells() -> Non
 
 
 def value_of(name: str) -> float:
-    """A constant of ours, by its name below the package.
+    """Return a constant by its dotted name below the package.
 
-    Of uvicorn; or of uvloop, which was compiled with those of a file beside it.
+    Names that begin with uvicorn or uvloop are of those; uvloop's are in a file beside its binary.
     """
     package = TlsListener.__module__.partition(".")[0]
     if name.startswith("uvloop."):

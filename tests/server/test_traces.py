@@ -1,4 +1,4 @@
-"""Traces by FastAPI's own OpenTelemetry, to a collector that its own variables name."""
+"""Check traces by FastAPI's OpenTelemetry, sent to the collector of its variables."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Collector(HTTPServer):
-    """Keeps what is posted to it."""
+    """An HTTP server that records what is posted to it."""
 
     def __init__(self) -> None:
         self.posted: list[tuple[str, bytes]] = []
