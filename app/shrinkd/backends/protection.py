@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shrinkd.errors import ProtectedGroup
+from shrinkd.paths import are_nested, is_at_or_below
 
 if TYPE_CHECKING:
     from shrinkd.backends.protocol import Group
@@ -42,10 +43,8 @@ class OwnGroup:
 
     def is_around_us(self, path: str) -> bool:
         """Tell whether this daemon is in the group of a path or below it, as far as it can tell."""
-        is_near = any(
-            _is_within(suspect, path) or _is_within(path, suspect) for suspect in self.suspects
-        )
-        return is_near or (self.path is not None and _is_within(self.path, path))
+        is_near = any(are_nested(suspect, path) for suspect in self.suspects)
+        return is_near or (self.path is not None and is_at_or_below(self.path, path))
 
     def is_inside(self, path: str) -> bool:
         """Tell whether what the group of a path uses is, or may be, charged to this daemon's own
@@ -53,8 +52,8 @@ class OwnGroup:
 
         All is to the managed root.
         """
-        return any(_is_within(path, suspect) for suspect in self.suspects) or (
-            bool(self.path) and _is_within(path, str(self.path))
+        return any(is_at_or_below(path, suspect) for suspect in self.suspects) or (
+            bool(self.path) and is_at_or_below(path, str(self.path))
         )
 
     def check_apart(self, group: "Group") -> None:
@@ -87,7 +86,3 @@ class OwnGroup:
             "`own_group` of /v1/node says what it lacks."
         )
         return sentence if self.suspects else None
-
-
-def _is_within(path: str, top: str) -> bool:
-    return f"{path}/".startswith(f"{top}/") or not top

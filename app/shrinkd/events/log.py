@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from shrinkd.backends import Group
 from shrinkd.errors import EventsExpired, StoreUnavailable
+from shrinkd.paths import is_at_or_below
 from shrinkd.storage import Row, Store, now
 
 RECENT = 1024
@@ -89,10 +90,6 @@ class Event:
     data: dict[str, Any]
 
 
-def _at_or_below(path: str, tops: frozenset[str]) -> bool:
-    return any(path == top or path.startswith(f"{top}/") for top in tops)
-
-
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which events.
@@ -109,7 +106,9 @@ class Selection:
         if self.types and event.type not in self.types:
             return False
         return all(
-            event.group is not None and _at_or_below(event.group.path, tops) for tops in self.within
+            event.group is not None
+            and any(is_at_or_below(event.group.path, subtree) for subtree in subtrees)
+            for subtrees in self.within
         )
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from shrinkd.backends import Group
 from shrinkd.errors import ShrinkdError, ShrinkInProgress, ShrinkNotFound
+from shrinkd.paths import is_at_or_below
 from shrinkd.storage.ledger import Ledger
 from shrinkd.storage.tables import decisions, intents, made_groups, policies, policy_states, shrinks
 
@@ -64,7 +65,7 @@ def no_shrink(shrink_id: str) -> ShrinkNotFound:
 def is_of(path: str, whose: GroupFilter) -> bool:
     """Tell whether the group of a path is among those that are meant."""
     return (
-        any(f"{path}/".startswith(f"{subtree}/") for subtree in whose)
+        any(is_at_or_below(path, subtree) for subtree in whose)
         if isinstance(whose, tuple)
         else whose in {None, path}
     )
