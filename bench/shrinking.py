@@ -21,7 +21,7 @@ from shrinkd.errors import ShrinkFinished
 from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.shrinks.job import Request
 from shrinkd.shrinks.queue import ShrinkQueue
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.backends.hosts import MIB, opened
 from tests.support.cgroup_host import CgroupHost
 
@@ -145,7 +145,7 @@ class _Bench:
         began = time.perf_counter()
         job = self._jobs.submit(self._group, Request(timeout_seconds=60, target_bytes=target))
         job.finished.result()
-        progress: Any = job.row()["progress"]
+        progress: Any = job.row().progress
         seconds: float = progress["elapsed_seconds"]
         figures.around_seconds.append(time.perf_counter() - began - seconds)
         figures.overshoot_bytes.append(target - self._host.backend.usage(self._group))
@@ -170,7 +170,7 @@ class _Bench:
 def _figures(store: Store, rounds: int, kernel: str, *, large: bool) -> _Figures:
     figures = _Figures(ratio={name: [] for name in _BARE[kernel]})
     with opened(kernel) as host:
-        jobs = ShrinkQueue(host.backend, store, LimitJournal(host.backend, store), 2)
+        jobs = ShrinkQueue(host.backend, store, LimitJournal(host.backend, store.limit_intents), 2)
         bench = _Bench(host, jobs, large=large)
         for number in range(rounds):
             bare = (

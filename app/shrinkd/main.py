@@ -28,7 +28,10 @@ from shrinkd.policies import Clock, PolicyCatalog, PolicyController, Scope
 from shrinkd.settings import Settings
 from shrinkd.shrinks import ShrinkQueue
 from shrinkd.simulation import SimulationJobs
-from shrinkd.storage import IdempotencyKeys, Store
+from shrinkd.storage import ExpiryTask, IdempotencyKeys, Retention, Store
+
+_KEYS_SECONDS = 60.0
+"""Between two expiries of idempotency keys."""
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +55,18 @@ def create_app(
         store = Store(settings.database_url)
         undo.callback(store.close)
         store.open()
-        intents = LimitJournal(backend, store)
+        intents = LimitJournal(backend, store.limit_intents)
         intents.settle()
         jobs = ShrinkQueue(backend, store, intents, settings.max_running_shrinks)
         if interrupted := jobs.recover():
             log.warning("%d shrinks were interrupted when the daemon died", interrupted)
-        made = store.made_group_ids(backend.node().boot_id)
-        policies = PolicyCatalog(backend, store, settings.subtrees)
+        made = store.made_groups.list_ids(backend.node().boot_id)
+        policies = PolicyCatalog(backend, store.policies, settings.subtrees)
         daemon = PolicyController(
             backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees)
         )
         simulations = SimulationJobs()
-        events = Events(store)
+        events = Events(store.events)
         for part in (jobs, policies, daemon.decisions, simulations):
             part.publish = events.publish
         events.publish(
@@ -83,9 +86,10 @@ def create_app(
         jobs=jobs,
         policies=policies,
         daemon=daemon,
-        keys=IdempotencyKeys(store),
+        keys=IdempotencyKeys(store.idempotency_keys),
         events=events,
-        audit=Audit(store),
+        retention=Retention(_expiry_tasks(store, events)),
+        audit=Audit(store.audit),
         requests=requests,
         metrics=registry_of(MetricsCollector(requests, backend, jobs, daemon)),
         made=made,
@@ -128,8 +132,8 @@ def _raise_file_limit() -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring: Parts = app.state.wiring
-    wiring.events.on_news = partial(_ring, asyncio.get_running_loop(), wiring)
-    wiring.events.start()
+    wiring.events.start(partial(_notify_streams, asyncio.get_running_loop(), wiring))
+    wiring.retention.start()
     wiring.daemon.start()
     if wiring.sampler:
         wiring.sampler.start()
@@ -141,6 +145,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring.daemon.stop()
     wiring.jobs.close()
     wiring.daemon.close()
+    wiring.retention.close()
     wiring.events.close()
     wiring.keys.close()
     wiring.audit.close()
@@ -148,8 +153,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wiring.backend.close()
 
 
-def _ring(loop: asyncio.AbstractEventLoop, wiring: Parts) -> None:
-    loop.call_soon_threadsafe(wiring.streams.news.ring)
+def _notify_streams(loop: asyncio.AbstractEventLoop, wiring: Parts) -> None:
+    loop.call_soon_threadsafe(wiring.streams.new_events.notify)
+
+
+def _expiry_tasks(store: Store, events: Events) -> list[ExpiryTask]:
+    """List the expiry of each table that grows; a caller can make keys at any rate."""
+    return [
+        ExpiryTask(store.idempotency_keys.expire, _KEYS_SECONDS),
+        ExpiryTask(store.shrinks.expire),
+        ExpiryTask(store.decisions.expire),
+        ExpiryTask(store.audit.expire),
+        ExpiryTask(events.expire),
+    ]
 
 
 def _clock_of(backend: Backend) -> Clock:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from shrinkd import memcontrol
 from shrinkd.errors import ShrinkdError, TimedOut
 from shrinkd.sizes import page_floor
-from shrinkd.storage import ACTIVE_STATES, describe, new_id, now
+from shrinkd.storage import ACTIVE_STATES, ShrinkRow, new_id, now, serialize_error
 
 _SMALLEST_ALLOWANCE = (
     128 << 10
@@ -225,21 +225,21 @@ class Job:
     def _elapsed(self) -> float:
         return max(min(time.monotonic(), self._ended) - self._began, 0.0)
 
-    def row(self, standing: JobStatus | None = None) -> dict[str, object]:
+    def row(self, standing: JobStatus | None = None) -> ShrinkRow:
         """The job as the store keeps it, or is to keep it once it has moved."""
         standing = standing or self.standing
-        return {
-            "id": self.id,
-            "boot_id": self.boot_id,
-            "group_id": self.memcg.group.id,
-            "group_path": self.memcg.group.path,
-            "state": str(standing.state),
-            "request": {name: getattr(self.request, name) for name in _REQUESTED},
-            "progress": {name: getattr(self.progress, name) for name in _TOLD}
+        return ShrinkRow(
+            id=self.id,
+            boot_id=self.boot_id,
+            group_id=self.memcg.group.id,
+            group_path=self.memcg.group.path,
+            state=str(standing.state),
+            request={name: getattr(self.request, name) for name in _REQUESTED},
+            progress={name: getattr(self.progress, name) for name in _TOLD}
             | {"elapsed_seconds": self._elapsed()},
-            "error": describe(standing.error),
-            "policy": self.policy,
-            "created_at": self.created_at,
-            "started_at": standing.started_at,
-            "finished_at": standing.finished_at,
-        }
+            error=serialize_error(standing.error),
+            policy=self.policy,
+            created_at=self.created_at,
+            started_at=standing.started_at,
+            finished_at=standing.finished_at,
+        )

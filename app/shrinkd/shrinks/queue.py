@@ -38,7 +38,15 @@ from shrinkd.events import EventType, Publish, nobody
 from shrinkd.groups import LimitJournal
 from shrinkd.shrinks.job import Job, Request, State
 from shrinkd.sizes import page_floor
-from shrinkd.storage import ACTIVE_STATES, GroupFilter, Row, Store, is_of, now
+from shrinkd.storage import (
+    ACTIVE_STATES,
+    GroupFilter,
+    ShrinkRow,
+    Store,
+    WriteBehind,
+    group_matches,
+    now,
+)
 from shrinkd.worker_pool import hand_over
 
 MAX_WAITING_SHRINKS = 256
@@ -76,9 +84,12 @@ class ShrinkQueue:
         self._held: dict[int, Group] = {}
         self._manual: dict[int, float] = {}
         """When a caller's own change of a group ended, by its id; infinity while it goes on."""
-        self._unwritten: dict[str, Job] = {}
-        """Finished shrinks of policies that are still to be written down."""
-        self._writing = threading.Lock()
+        self._unwritten = WriteBehind[str, Job](
+            "shrinks",
+            lambda finished: store.shrinks.record_finished([job.row() for job in finished]),
+            bound=_MOST_UNWRITTEN,
+        )
+        """Finished shrinks of policies, which the thread of the policies writes once a second."""
         self._taken = 0
         """Shrinks that lie with the workers: also those that were cancelled while they waited."""
         self._stopping = threading.Event()
@@ -100,7 +111,7 @@ class ShrinkQueue:
             "The daemon died in this shrink; what was reclaimed stays so. GET its limits to see "
             "whether one was set."
         )
-        return self._store.interrupt_active(now(), died)
+        return self._store.shrinks.interrupt_active(now(), died)
 
     def close(self) -> None:
         """Stop.
@@ -121,7 +132,7 @@ class ShrinkQueue:
         self._policy_workers.shutdown(wait=True)
         with suppress(StoreUnavailable):  # the next start will say it
             self.write_finished()
-            self._store.interrupt_active(now(), stopped)
+            self._store.shrinks.interrupt_active(now(), stopped)
 
     def submit(  # all but two by name
         self,
@@ -162,14 +173,14 @@ class ShrinkQueue:
             if not job.leaves_nothing:
                 # who has met it as the running one, and cancels it, waits until it is written down
                 with job.lock:
-                    self._store.add_shrink(job.row())
+                    self._store.shrinks.record(job.row())
                     undo.callback(self._withdraw, job)
                     self._tell(job)
             hand_over(self._policy_workers if policy else self._workers, self._work, job)
             undo.pop_all()
         return job
 
-    def cancel(self, shrink_id: str, *, dry_run: bool = False) -> Row:
+    def cancel(self, shrink_id: str, *, dry_run: bool = False) -> ShrinkRow:
         """Ask a shrink to stop and answer how it stands now.
 
         Cancelling, or cancelled when it was waiting or is already.
@@ -180,10 +191,10 @@ class ShrinkQueue:
                 if not job.state.done and not dry_run:
                     self._cancel(job)
         row = self.shrink(shrink_id)
-        if row["state"] not in (*ACTIVE_STATES, State.CANCELLED):
+        if row.state not in (*ACTIVE_STATES, State.CANCELLED):
             raise ShrinkFinished(
-                f"The shrink has {row['state']}: there is nothing left to cancel.",
-                state=row["state"],
+                f"The shrink has {row.state}: there is nothing left to cancel.",
+                state=row.state,
             )
         return row
 
@@ -191,10 +202,10 @@ class ShrinkQueue:
         """The live job, or None when the shrink is finished or unknown."""
         return self._active.get(shrink_id)
 
-    def shrink(self, shrink_id: str) -> Row:
+    def shrink(self, shrink_id: str) -> ShrinkRow:
         """One shrink as a row, live while it is active. ShrinkNotFound."""
         job = self._active.get(shrink_id) or self._unwritten.get(shrink_id)
-        return job.row() if job is not None else self._store.shrink(shrink_id)
+        return job.row() if job is not None else self._store.shrinks.get(shrink_id)
 
     def shrinks(
         self,
@@ -204,50 +215,38 @@ class ShrinkQueue:
         states: tuple[str, ...],
         group: GroupFilter,
         since: int | None,
-    ) -> list[Row]:
-        """List shrinks as rows, the newest first; see Store.list_shrinks."""
+    ) -> list[ShrinkRow]:
+        """List shrinks as rows, the newest first; see ShrinkRepository.list."""
         with self._changed:
             live = {job.id: job.row() for job in self._active.values()}
-            rows: dict[str, Row] = {job.id: job.row() for job in self._unwritten.values()}
+            rows = {job.id: job.row() for job in self._unwritten.items()}
             rows |= {
                 shrink_id: row
                 for shrink_id, row in live.items()
                 if self._active[shrink_id].leaves_nothing
             }
 
-        def is_wanted(row: Row) -> bool:
+        def is_wanted(row: ShrinkRow) -> bool:
             return (
                 (before is None or _place(row) < before)
-                and (not states or row["state"] in states)
-                and is_of(row["group_path"], group)
-                and (since is None or row["created_at"] >= since)
+                and (not states or row.state in states)
+                and group_matches(row.group_path, group)
+                and (since is None or row.created_at >= since)
             )
 
         found = {shrink_id: row for shrink_id, row in rows.items() if is_wanted(row)}
-        for row in self._store.list_shrinks(
-            limit=limit, before=before, states=states, group_path=group, since=since
+        for row in self._store.shrinks.list(
+            limit=limit, before=before, states=states, groups=group, since=since
         ):
-            found[row["id"]] = live.get(row["id"], row)
+            found[row.id] = live.get(row.id, row)
         return sorted(found.values(), key=_place, reverse=True)[:limit]
 
     def write_finished(self) -> None:
-        """Write the finished shrinks of policies down, all at once.
+        """Record the finished shrinks of policies, all at once.
 
         StoreUnavailable, and then they wait.
         """
-        # the daemon's writer may be at it when a stop is: of two inserts of one row the second
-        # fails
-        with self._writing:
-            with self._changed:
-                finished = dict(self._unwritten)
-            if finished:
-                self._store.add_shrinks([job.row() for job in finished.values()])
-                with self._changed:
-                    self._unwritten = {
-                        shrink_id: job
-                        for shrink_id, job in self._unwritten.items()
-                        if shrink_id not in finished
-                    }
+        self._unwritten.flush()
 
     @contextmanager
     def holding(
@@ -443,16 +442,14 @@ class ShrinkQueue:
         """
         standing = replace(job.standing, **changes)
         moved = not job.state.done and (
-            job.leaves_nothing or self._store.move_shrink(job.id, str(job.state), job.row(standing))
+            job.leaves_nothing
+            or self._store.shrinks.move(job.id, str(job.state), job.row(standing))
         )
         if moved:
             job.standing = standing
             self._tell(job)
         if moved and job.leaves_nothing and standing.state.done:
-            with self._changed:
-                self._unwritten[job.id] = job
-                while len(self._unwritten) > _MOST_UNWRITTEN:  # a database that stays away
-                    del self._unwritten[next(iter(self._unwritten))]
+            self._unwritten.put(job.id, job)
         return moved
 
     def _tell(self, job: Job) -> None:
@@ -514,12 +511,10 @@ class ShrinkQueue:
                 self._manual = {
                     group_id: moment for group_id, moment in self._manual.items() if moment > recent
                 }
-            with suppress(StoreUnavailable):
-                self._store.forget_finished(now())
 
 
-def _place(row: Row) -> tuple[int, str]:
-    return row["created_at"], row["id"]
+def _place(row: ShrinkRow) -> tuple[int, str]:
+    return row.created_at, row.id
 
 
 def _outcome(error: ShrinkdError | None) -> State:

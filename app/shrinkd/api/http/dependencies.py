@@ -21,7 +21,7 @@ from shrinkd.policies import PolicyCatalog, PolicyController
 from shrinkd.settings import Settings
 from shrinkd.shrinks import Job, ShrinkQueue
 from shrinkd.simulation import SimulationJobs
-from shrinkd.storage import IdempotencyKeys, Store
+from shrinkd.storage import IdempotencyKeys, Retention, Store
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class Parts:
     policies: PolicyCatalog
     daemon: PolicyController
     events: Events
+    retention: Retention
     keys: IdempotencyKeys
     audit: Audit
     requests: RequestMetrics

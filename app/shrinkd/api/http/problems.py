@@ -82,7 +82,7 @@ def body_of(error: ShrinkdError) -> dict[str, object]:
 
 
 def restored(row: Mapping[str, Any] | None) -> dict[str, object] | None:
-    """The problem document of an error that the store kept (see store.describe)."""
+    """Make the problem document of a stored error (see storage.serialize_error)."""
     if row is None:
         return None
     kind = getattr(errors, row["kind"], errors.InternalError)

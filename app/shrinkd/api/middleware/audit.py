@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shrinkd.api.http.dependencies import Parts, caller_of, is_dry_run
 from shrinkd.events import outcome
-from shrinkd.storage import Row, new_id, now
+from shrinkd.storage import AuditRow, new_id, now
 
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _CHANGES_NOTHING = frozenset(("evaluate_policy",))
@@ -29,7 +29,7 @@ async def attempt(request: Request, operation: str, body: object) -> None:
     if scope["method"] in _READING or operation in _CHANGES_NOTHING:
         return
     state["attempt"] = row = _row(scope, operation, body, dry_run=is_dry_run(request))
-    if row["dry_run"]:
+    if row.dry_run:
         return
     wiring: Parts = scope["app"].state.wiring
     await asyncio.wrap_future(wiring.audit.begin(row))
@@ -65,27 +65,21 @@ def _tell(scope: Scope, status: int) -> None:
     row, group = state.get("attempt") or _row(scope, None, None, dry_run=False), state.get("group")
     ended = outcome(status, state.get("problem"), group and {"id": group.id, "path": group.path})
     if state.get("is_written"):
-        wiring.audit.finish(row["id"], ended)
+        wiring.audit.finish(row.id, ended)
     else:
-        wiring.audit.note({**row, **ended})
+        wiring.audit.note(row.ended(ended))
 
 
-def _row(scope: Scope, operation: str | None, body: object, *, dry_run: bool) -> Row:
+def _row(scope: Scope, operation: str | None, body: object, *, dry_run: bool) -> AuditRow:
     text = json.dumps(body)
-    return {
-        "id": new_id(),
-        "at": now(),
-        "caller": caller_of(scope).name,
-        "operation": operation,
-        "method": scope["method"][:16],
-        "path": scope["raw_path"].decode("latin-1")[:_MOST_CHARACTERS],
-        "request_id": scope["state"]["request_id"],
-        "dry_run": dry_run,
-        "body": body if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…",
-        "group_id": None,
-        "group_path": None,
-        "status": None,
-        "problem": None,
-        "finished_at": None,
-        "times": 1,
-    }
+    return AuditRow(
+        id=new_id(),
+        at=now(),
+        caller=caller_of(scope).name,
+        operation=operation,
+        method=scope["method"][:16],
+        path=scope["raw_path"].decode("latin-1")[:_MOST_CHARACTERS],
+        request_id=scope["state"]["request_id"],
+        dry_run=dry_run,
+        body=body if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…",
+    )

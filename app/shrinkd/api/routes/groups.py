@@ -21,14 +21,7 @@ from shrinkd.api.http.dependencies import (
 )
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.group_reference import check_readable, href_of, may_change, resolve, seen_by
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
 from shrinkd.api.routes.limits import (
@@ -160,6 +153,8 @@ TRIED: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {"example": {"dry_run": True}}},
     }
 }
+_Keyed = tuple[tuple[int, str], Group]
+"""A group behind the key that it is sorted by."""
 _KNOWN = frozenset((*_NAMES, *_NUMBERS))
 _ORDERS = tuple(f"{way}{name}" for name in ("path", *_NUMBERS) for way in ("", "-"))
 _SHOWN = "id,path,aliases,usage_bytes,max_bytes,effective_max_bytes"
@@ -346,7 +341,7 @@ def make_group(wiring: Parts, caller: Caller, new: NewGroup, *, dry_run: bool) -
         undo.callback(_take_back, wiring.backend, group)
         with wiring.jobs.holding(group, is_new=True):
             limits = set_limits(wiring, group, changes, lacking, dry_run=False)
-        wiring.store.add_made_group(wiring.backend.node().boot_id, group.id, path, now())
+        wiring.store.made_groups.record(wiring.backend.node().boot_id, group.id, path, now())
         undo.pop_all()
     wiring.made.add(group.id)
     wiring.events.publish(EventType.GROUP_MADE, group, **told_limits(limits, changes))
@@ -403,7 +398,7 @@ def remove_group(wiring: Parts, group: Group, request: Request, *, dry_run: bool
         if not dry_run:
             wiring.made.discard(group.id)
             with suppress(StoreUnavailable):
-                wiring.store.forget_made_group(wiring.backend.node().boot_id, group.id)
+                wiring.store.made_groups.delete(wiring.backend.node().boot_id, group.id)
             wiring.events.publish(EventType.GROUP_REMOVED, group)
 
 
@@ -415,7 +410,8 @@ async def list_page(wiring: Parts, caller: Caller, query: GroupQuery) -> GroupPa
     name, descending = query.order_by.removeprefix("-"), query.order_by.startswith("-")
     fields = pick_fields(query.fields, _KNOWN)
     pick_fields(name, frozenset((*_NUMBERS, "path")))
-    after = read_token(query.page_token, query.order_by, (int, str))
+    keyset = Keyset[_Keyed](query.order_by, (int, str), itemgetter(0))
+    after = keyset.position(query)
     parent = resolve(wiring.backend, query.parent, caller).path if query.parent else ""
     keyed = await _keyed(
         wiring.backend, seen_by(caller, wiring.backend.groups(parent, query.depth)[1:]), name
@@ -423,19 +419,12 @@ async def list_page(wiring: Parts, caller: Caller, query: GroupQuery) -> GroupPa
     keyed.sort(key=itemgetter(0), reverse=descending)
     if after is not None:
         keyed = [item for item in keyed if (item[0] < after if descending else item[0] > after)]
-    limit = page_limit(query.page_size)
-    items = [row for key, group in keyed[:limit] if (row := _row(wiring, group, fields))]
-    return GroupPage(
-        items=items,
-        next_page_token=write_token(query.order_by, *keyed[limit - 1][0])
-        if len(keyed) > limit
-        else None,
-    )
+    found, token = keyset.page(query, lambda limit, _: keyed[:limit])
+    items = [row for _, group in found if (row := _row(wiring, group, fields))]
+    return GroupPage(items=items, next_page_token=token)
 
 
-async def _keyed(
-    backend: Backend, groups: list[Group], name: str
-) -> list[tuple[tuple[int, str], Group]]:
+async def _keyed(backend: Backend, groups: list[Group], name: str) -> list[_Keyed]:
     """Groups with what they are sorted by.
 
     A number and the path, or the path alone. No limit counts as the largest.

@@ -18,14 +18,7 @@ from shrinkd.api.http.dependencies import (
 )
 from shrinkd.api.http.etags import check_preconditions, etag_of_bytes, tagged_bytes
 from shrinkd.api.http.group_reference import resolve
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.policy_access import Readable, is_seen, require_change, require_policy
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.document import PAGED, UNCHANGED, bodies, refuses, sends
@@ -59,6 +52,7 @@ from shrinkd.policies import (
 )
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
+_BY_NAME = Keyset[StoredPolicy]("name", (str,), lambda stored: (stored.policy.name,))
 _EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     "balance": (
         "Groups that share a budget",
@@ -454,24 +448,22 @@ def list_page(
     wiring: Parts, caller: Caller, query: GroupPolicyQuery, group: Group | None
 ) -> PolicyPage:
     """One page by keyset: what comes after the last name, whatever has come and gone since."""
-    after = read_token(query.page_token, "name", (str,))
-    kept = [
+    after = _BY_NAME.position(query)
+    found = [
         each
         for each in (wiring.policies.all() if group is None else wiring.policies.of(group))
         if query.kind in {None, each.policy.kind}
         and (after is None or each.policy.name > after[0])
         and is_seen(caller, each)
     ]
-    limit = page_limit(query.page_size)
+    kept, token = _BY_NAME.page(query, lambda limit, _: found[:limit])
     return PolicyPage(
-        items=[policy_body(wiring, each) for each in kept[:limit]],
+        items=[policy_body(wiring, each) for each in kept],
         unreadable=[
             UnreadablePolicy(
-                name=found.name, kind=found.kind, generation=found.generation, detail=found.reason
+                name=other.name, kind=other.kind, generation=other.generation, detail=other.reason
             )
-            for found in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
+            for other in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
         ],
-        next_page_token=write_token("name", kept[limit - 1].policy.name)
-        if len(kept) > limit
-        else None,
+        next_page_token=token,
     )

@@ -96,8 +96,8 @@ async def stats_frames(
     wiring: Parts, group: Group, interval_seconds: float
 ) -> AsyncGenerator[bytes]:
     tell = partial(_tell_stats, wiring, group, interval_seconds)
-    async with wiring.streams.listening((group.id, interval_seconds), tell) as feed:
-        async for frame, missed in feed.hear():
+    async with wiring.streams.subscribed((group.id, interval_seconds), tell) as feed:
+        async for frame, missed in feed.subscribe():
             yield sse("gap", to_json({"missed": missed})) + frame if missed else frame
 
 
@@ -109,10 +109,10 @@ async def _tell_stats(
     due = loop.time()
     with suppress(GroupGone, GroupNotFound):
         while True:
-            feed.tell(sse("stats", stats_bytes(group, wiring.backend.stat(group))))
+            feed.publish(sse("stats", stats_bytes(group, wiring.backend.stat(group))))
             due = max(due + interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
-    feed.tell(sse("gone", ref(group).model_dump_json().encode()))
+    feed.publish(sse("gone", ref(group).model_dump_json().encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,10 @@ async def shrink_frames(wiring: Parts, shrink_id: str) -> AsyncGenerator[bytes]:
     Who is slow sees fewer steps.
     """
     seen: State | None = None
-    async with wiring.streams.listening(
+    async with wiring.streams.subscribed(
         shrink_id, partial(_tell_shrink, wiring, shrink_id)
     ) as feed:
-        async for step, _ in feed.hear():
+        async for step, _ in feed.subscribe():
             yield step.as_progress if step.state is seen else step.as_state
             seen = step.state
 
@@ -152,6 +152,6 @@ async def _tell_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Step]) -> None
                 body.model_dump_json().encode(),
                 body.progress.model_dump_json().encode(),
             )
-            feed.tell(_Step(body.state, sse("state", state), sse("progress", progress)))
+            feed.publish(_Step(body.state, sse("state", state), sse("progress", progress)))
         seen, done = (body.state, body.progress.passes), body.done
         await wait_done(wiring, job, 0 if done else _LOOK_SECONDS)
