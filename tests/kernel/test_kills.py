@@ -23,7 +23,7 @@ from shrinkd.settings import Settings
 from shrinkd.shrinks.job import Request, State
 from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.sizes import page_floor
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.backends.hosts import MIB
 from tests.support.cgroup_host import CgroupHost
 from tests.support.killable_daemon import Mortal
@@ -87,7 +87,9 @@ def scene(kernel: CgroupHost[Backend]) -> Scene:
 def jobs(scene: Scene, tmp_path: Path) -> Iterator[ShrinkQueue]:
     store = Store(f"sqlite:///{tmp_path}/jobs.db")
     store.open()
-    jobs = ShrinkQueue(scene.kernel.backend, store, LimitJournal(scene.kernel.backend, store), 2)
+    jobs = ShrinkQueue(
+        scene.kernel.backend, store, LimitJournal(scene.kernel.backend, store.limit_intents), 2
+    )
     yield jobs
     jobs.close()
     store.close()

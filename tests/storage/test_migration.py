@@ -24,9 +24,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from shrinkd.errors import SettingsError, StoreUnavailable
-from shrinkd.storage import migration
+from shrinkd.storage import Store, migration
 from shrinkd.storage.revisions import Revisions
-from shrinkd.storage.store import Store
 from shrinkd.storage.tables import metadata
 from tests.support.checkout import ROOT
 from tests.support.postgres import Postgres
@@ -468,8 +467,8 @@ def test_who_reads_waits_for_no_migration_and_holds_none_up(path: Path) -> None:
     with closing(Store(f"sqlite:///{path}?timeout=0")) as store:
         store.open()
         with migration.alone(engine_of(f"sqlite:///{path}")):
-            assert store.list_policies() == []
-        with store.reading() as connection:
+            assert store.policies.list() == []
+        with store.database.reading() as connection:
             connection.execute(sa.text("SELECT * FROM shrinks"))
             with migration.alone(engine_of(f"sqlite:///{path}?timeout=0")):
                 pass

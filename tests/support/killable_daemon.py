@@ -32,7 +32,8 @@ _WATCHED = tuple(
         "shrinks/job",
         "groups/limit_journal.py",
         "memcontrol.py",
-        "storage/store.py",
+        "storage/database.py",
+        "storage/limit_intents.py",
         "api/routes/limits.py",
     )
 )
@@ -117,7 +118,7 @@ def _live(settings: Settings, line: Connection, *, has_policies: bool) -> None:
     app = main.create_app(settings)
     if has_policies:
         app.state.wiring.daemon.start()
-    line.send((os.getpid(), [row["state"] for row in app.state.wiring.store.list_shrinks(limit=1)]))
+    line.send((os.getpid(), [row.state for row in app.state.wiring.store.shrinks.list(limit=1)]))
     method, path, body, dies_at = line.recv()
     line.send("heard")
     with _counted(dies_at) as lines:

@@ -19,8 +19,8 @@ from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
 from shrinkd.backends import Group
 from shrinkd.events.log import RECENT, EventType
 from shrinkd.settings import Settings
-from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
-from shrinkd.storage.store import now
+from shrinkd.storage import now
+from shrinkd.storage.events import KEEP_SECONDS as KEEP_EVENTS_SECONDS
 from tests.support.live_server import Live
 from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Stage
