@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -189,7 +189,8 @@ class House:
         return self.jobs.shrinks(limit=100, before=None, states=states, group=group, since=None)
 
     def running(self, group: str) -> ShrinkRow:
-        return until(lambda: self.shrinks(group, "running"))[0]
+        (running, *_) = until(lambda: self.shrinks(group, "running"))
+        return cast("ShrinkRow", running)
 
     def last(self, policy: str = "room") -> tuple[Verdict, Reason] | None:
         last = self.daemon.status(policy).last_decision

@@ -13,7 +13,6 @@ import pytest
 
 from shrinkd.errors import KeyInUse, KeyReused, OutcomeUnknown, StoreUnavailable
 from shrinkd.storage import Answer, IdempotencyKeys, Key, Store
-from shrinkd.storage.idempotency_keys import IdempotencyRow
 from tests.support.locked_database import locked
 from tests.support.races import together
 
@@ -157,11 +156,3 @@ def test_what_is_still_to_be_written_is_written_at_the_end(
         keys.close()
     keys.close()
     assert (begin(IdempotencyKeys(store.idempotency_keys)) == ANSWER) == is_kept
-
-
-def test_the_first_answer_sweeps_out_what_is_old(store: Store) -> None:
-    store.idempotency_keys.claim(IdempotencyRow(*KEY, request="a", makes="0" * 32, created_at=1))
-    keys = IdempotencyKeys(store.idempotency_keys)
-    begin(keys, KEY._replace(key="new"))
-    keys.end(KEY._replace(key="new"), ANSWER)
-    assert store.idempotency_keys.expire(0, most=0) == 1

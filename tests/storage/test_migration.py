@@ -309,7 +309,7 @@ def test_a_command_that_finds_the_disk_full_ends_with_2_and_one_line_that_says_w
 
     def tried(renew: Callable[[int], None]) -> None:
         renew(40960)
-        upgrade = [sys.executable, "-m", "app", "db", "upgrade"]
+        upgrade = [sys.executable, "-m", "shrinkd", "db", "upgrade"]
         ended = subprocess.run(upgrade, env=environ, capture_output=True, text=True, check=False)
         assert ended.returncode == 2, ended
         assert ended.stderr.count("\n") == 1, ended

@@ -459,7 +459,7 @@ def test_decisions_are_listed_by_policy_by_group_by_verdict_from_a_time_on_and_i
     assert decided(store, group_path="web") == [2]
     assert decided(store, verdicts=("act", "gone")) == [4, 3]
     assert decided(store, since=NOW + 3) == [4, 3]
-    assert decided(store, before=ids[3], limit=2) == [2, 1]
+    assert decided(store, before=(ids[3],), limit=2) == [2, 1]
     assert decided(store, policy="a", verdicts=("gone",)) == []
 
 

@@ -39,7 +39,7 @@ class PageQuery(Protocol):
     def page_token(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keyset(Generic[T]):
     """One order of a list: its name in page tokens, and the unique key that it sorts by."""
 
