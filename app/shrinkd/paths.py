@@ -1,8 +1,8 @@
 """Compare the paths of groups: equal, below, or one around the other.
 
-A path is below the managed root, has no leading slash, and "" is the root itself. Scopes of callers,
-the protection of the daemon's own group, the policies and the filters in SQL all use these rules, so
-"web" never covers "webmail".
+A path is below the managed root, has no leading slash, and "" is the root itself. The scopes of
+callers, the protection of the daemon's own group, policies and filters in SQL all use these rules,
+so "web" never covers "webmail".
 """
 
 

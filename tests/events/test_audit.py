@@ -158,3 +158,13 @@ def test_attempts_are_found_by_who_what_where_and_how_they_ended(store: Store) -
     ):
         assert [each.id for each in found] == [wanted.id]
     assert store.audit.list(limit=10, since=now() + 1_000_000) == []
+
+
+def test_attempts_that_are_there_already_stay_as_they_are_and_get_their_outcomes(
+    store: Store,
+) -> None:
+    one, other = row(), row()
+    store.audit.record([one])
+    store.audit.record([one, other], {one.id: outcome(200, None, None)})
+    found = {each.id: each.status for each in store.audit.list(limit=10)}
+    assert found == {one.id: 200, other.id: None}

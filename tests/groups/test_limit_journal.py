@@ -246,9 +246,7 @@ def test_an_infinite_protection_is_put_back_whichever_version_wrote_it_down(
 
 
 class Stubborn(Simulator):
-    """A controller that cannot be written to after so many writes, as one that is mounted read-only
-    at last.
-    """
+    """A controller that becomes read-only after so many writes."""
 
     writes = 0
 
