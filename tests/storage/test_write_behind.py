@@ -1,7 +1,6 @@
 """The buffer between what happens and the database: order, bound, retries and the end."""
 
 import threading
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -101,6 +100,8 @@ def test_an_item_that_comes_during_the_write_of_its_key_is_written_after_it() ->
     put(buffer, "a")
     table.may_go_on.set()
     writer.join()
+    assert (table.batches, buffer.items()) == ([["a"]], ["a"])
+    buffer.flush()
     assert table.batches == [["a"], ["a"]]
 
 
@@ -139,17 +140,34 @@ def test_what_is_put_back_counts_for_the_bound_and_what_is_being_written_is_not_
     assert (len(failed), buffer.items()) == (1, ["a", "b"])
 
 
-def test_the_thread_writes_what_is_due_at_once_and_takes_the_rest_along() -> None:
+def test_the_thread_keeps_what_can_wait_until_there_is_more_to_write_or_the_end() -> None:
     table = Table()
     buffer = buffer_of(table)
     buffer.start()
-    buffer.put("late", "late", time.monotonic() + 3600)
-    assert table.tries == 0
-    buffer.put("now", "now")
-    until(lambda: table.rows == ["late", "now"])
-    buffer.put("later", "later", time.monotonic() + 3600)
+    put(buffer, "first")
+    until(lambda: table.rows == ["first"])
+    buffer.put("late", "late", 3600.0)
+    assert table.tries == 1
+    put(buffer, "now")
+    until(lambda: table.rows == ["first", "late", "now"])
+    buffer.put("later", "later", 3600.0)
     buffer.close()
-    assert table.rows == ["late", "now", "later"]
+    assert table.batches == [["first"], ["late", "now"], ["later"]]
+
+
+def test_what_comes_during_a_write_waits_for_its_spacing_after_that_write() -> None:
+    table = Table()
+    table.may_go_on.clear()
+    buffer = buffer_of(table)
+    buffer.start()
+    put(buffer, "first")
+    until(lambda: table.tries)
+    buffer.put("late", "late", 3600.0)
+    table.may_go_on.set()
+    until(lambda: buffer.items() == ["late"])
+    put(buffer, "now")
+    until(lambda: table.rows == ["first", "late", "now"])
+    buffer.close()
 
 
 def test_the_thread_tries_again_less_and_less_often_until_the_database_is_back(
@@ -218,3 +236,17 @@ def test_a_batch_is_reported_when_it_is_no_longer_found() -> None:
     put(buffer, "a", "b")
     buffer.flush()
     assert seen == [(["a"], ["b"]), (["b"], [])]
+
+
+def test_what_is_put_when_the_last_batch_is_reported_is_written_before_the_end() -> None:
+    table = Table()
+    buffer: WriteBehind[str, str] = WriteBehind(
+        "rows",
+        table.write,
+        bound=9,
+        on_written=lambda batch: buffer.put("gap", "gap") if "a" in batch else None,
+    )
+    buffer.start()
+    put(buffer, "a")
+    buffer.close()
+    assert table.rows == ["a", "gap"]

@@ -8,7 +8,6 @@ right to call cannot fill the disk. A full or locked database does not delay a c
 
 import logging
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from shrinkd.errors import StoreUnavailable
 from shrinkd.storage import AuditOutcome, AuditRepository, AuditRow, WriteBehind, now
 
 _LATE_SECONDS = 1.0
-"""How long an outcome may wait for the next transaction."""
+"""Outcomes and refusals are written so long after the last transaction, or with an attempt."""
 _MOST_UNWRITTEN = 10_000
 _MOST_GROUPS = 100
 """Groups of equal refusals in a second; those beyond are counted together."""
@@ -68,7 +67,7 @@ class Audit:
     def finish(self, attempt_id: str, outcome: AuditOutcome) -> None:
         """Record the outcome of an attempt that begin() has recorded."""
         item = _Unwritten(outcome=(attempt_id, outcome))
-        self._writer.put(("outcome", attempt_id), item, time.monotonic() + _LATE_SECONDS)
+        self._writer.put(("outcome", attempt_id), item, _LATE_SECONDS)
         self._writer.start()
 
     def note(self, row: AuditRow) -> None:
@@ -87,7 +86,7 @@ class Audit:
                 group = ("others",)
             self._groups.add(group)
             item = _Unwritten(attempt=row, group=group)
-            self._writer.put(group, item, time.monotonic() + _LATE_SECONDS)
+            self._writer.put(group, item, _LATE_SECONDS)
         self._writer.start()
 
     def close(self) -> None:

@@ -147,8 +147,7 @@ class Events:
             if self._writer.is_full:
                 self._dropped += 1
                 return
-            due = self._writer.written_at + (_ROUTINE_SECONDS if is_routine else 0.0)
-            self._append(what, group, data, due)
+            self._append(what, group, data, _ROUTINE_SECONDS if is_routine else 0.0)
 
     def recent(self, after: int, most: int) -> list[Event] | None:
         """Read events with ids above `after` from memory, of all types and groups.
@@ -201,17 +200,23 @@ class Events:
         )
 
     def _append(
-        self, what: EventType, group: Group | None, data: dict[str, object], due: float
+        self,
+        what: EventType,
+        group: Group | None,
+        data: dict[str, object],
+        spacing_seconds: float = 0.0,
     ) -> None:
         self._last_id += 1
-        self._writer.put(self._last_id, Event(self._last_id, now(), what, group, data), due)
+        self._writer.put(
+            self._last_id, Event(self._last_id, now(), what, group, data), spacing_seconds
+        )
 
     def _record_gap(self) -> None:
         """Append a gap for the events that were dropped, once there is room for it."""
         if self._dropped and not self._writer.is_full:
             data: dict[str, object] = {"dropped": self._dropped}
             self._dropped = 0
-            self._append(EventType.GAP, None, data, self._writer.written_at)
+            self._append(EventType.GAP, None, data)
 
     def _note_written(self, batch: Sequence[Event]) -> None:
         with self._lock:

@@ -40,10 +40,11 @@ class WriteBehind(Generic[K, T]):
     - At most `bound` items are kept. Beyond that put() discards the oldest that is not being
       written; an owner that must not lose the oldest looks at is_full first.
 
-    start() begins a thread that writes an item when it is due, not sooner than `rest_seconds` after
-    the last batch, and tries again after 1, 2, 4 and then every 8 s while the database is
-    unavailable. close() ends it after one last try; items that this does not write are lost, as are
-    all that wait when the process dies. An owner without a thread calls flush(). Thread-safe.
+    start() begins a thread that writes what waits: at the earliest `rest_seconds` after the last
+    batch, later where all items were put with a longer spacing. While the database is unavailable it
+    tries again after 1, 2, 4 and then every 8 s. close() ends it after one last try; items that this
+    does not write are lost, as are all that wait when the process dies. An owner without a thread
+    calls flush(). Thread-safe.
     """
 
     def __init__(  # noqa: PLR0913 - all but two have defaults and are given by name
@@ -63,13 +64,13 @@ class WriteBehind(Generic[K, T]):
         self._flushing = threading.Lock()
         self._waiting: dict[K, T] = {}
         self._in_flight: dict[K, T] = {}
-        self._due_at = math.inf
-        self._not_before = -math.inf
+        self._spacing_seconds = math.inf
+        """The least of all that waits."""
+        self._written_at = self._not_before = -math.inf
+        """The end of the last batch, and of the rest after it or of the wait for a retry."""
         self._retry_seconds = _RETRY_SECONDS
         self._is_closing = False
         self._thread: threading.Thread | None = None
-        self.written_at = -math.inf
-        """When the last batch ended, of the monotonic clock."""
         self.is_behind = False
         """The last try failed."""
 
@@ -86,19 +87,19 @@ class WriteBehind(Generic[K, T]):
             self._is_closing = True
             self._changed.notify_all()
         if self._thread is None:
-            self._try_to_flush()
+            self._flush_at_end()
         else:
             self._thread.join()
 
-    def put(self, key: K, item: T, due: float = -math.inf) -> None:
-        """Add an item, to be written by `due` on the monotonic clock (default: now)."""
+    def put(self, key: K, item: T, spacing_seconds: float = 0.0) -> None:
+        """Add an item, to be written so long after the last batch, or with a more urgent item."""
         with self._changed:
             if key in self._waiting:
                 item = self._merge(self._waiting[key], item)
             self._waiting[key] = item
             self._discard_oldest()
-            if due < self._due_at:
-                self._due_at = due
+            if spacing_seconds < self._spacing_seconds:
+                self._spacing_seconds = spacing_seconds
                 self._changed.notify_all()
 
     def get(self, key: K) -> T | None:
@@ -119,9 +120,12 @@ class WriteBehind(Generic[K, T]):
             return len(self._waiting) + len(self._in_flight) >= self._bound
 
     def flush(self) -> None:
-        """Write all that waits, in this thread. StoreUnavailable; then it goes on waiting."""
+        """Write all that waits now, in this thread. StoreUnavailable; then it goes on waiting."""
         with self._flushing:
-            while batch := self._take():
+            with self._changed:
+                left, self._spacing_seconds = len(self._waiting), math.inf
+            while left > 0 and (batch := self._take(left)):
+                left -= len(batch)
                 try:
                     self._write(batch)
                 except BaseException:
@@ -129,12 +133,12 @@ class WriteBehind(Generic[K, T]):
                     raise
                 self._finish(batch)
 
-    def _take(self) -> Sequence[T]:
+    def _take(self, most: int) -> Sequence[T]:
         with self._changed:
-            self._in_flight = dict(islice(self._waiting.items(), self._batch))
+            count = most if self._batch is None else min(most, self._batch)
+            self._in_flight = dict(islice(self._waiting.items(), count))
             for key in self._in_flight:
                 del self._waiting[key]
-            self._due_at = -math.inf if self._waiting else math.inf
             return [*self._in_flight.values()]
 
     def _put_back(self) -> None:
@@ -144,7 +148,7 @@ class WriteBehind(Generic[K, T]):
                 older = self._waiting.get(key)
                 self._waiting[key] = item if older is None else self._merge(older, item)
             self._discard_oldest()
-            self.is_behind, self._due_at = True, -math.inf
+            self.is_behind, self._spacing_seconds = True, 0.0
             self._not_before = time.monotonic() + self._retry_seconds
             self._retry_seconds = min(2 * self._retry_seconds, _LONGEST_RETRY_SECONDS)
 
@@ -152,8 +156,8 @@ class WriteBehind(Generic[K, T]):
         with self._changed:
             self._in_flight = {}
             self.is_behind, self._retry_seconds = False, _RETRY_SECONDS
-            self.written_at = time.monotonic()
-            self._not_before = self.written_at + self._rest_seconds
+            self._written_at = time.monotonic()
+            self._not_before = self._written_at + self._rest_seconds
         self._on_written(batch)
 
     def _discard_oldest(self) -> None:
@@ -165,16 +169,24 @@ class WriteBehind(Generic[K, T]):
     def _run(self) -> None:
         while not self._wait_until_due():
             self._try_to_flush()
+        self._flush_at_end()
+
+    def _flush_at_end(self) -> None:
         self._try_to_flush()
+        while self.items() and not self.is_behind:  # on_written may have put more
+            self._try_to_flush()
 
     def _wait_until_due(self) -> bool:
         """Wait for the next batch or for close(), and answer whether it was close()."""
         with self._changed:
             while not self._is_closing:
-                seconds = max(self._due_at, self._not_before) - time.monotonic()
-                if self._due_at < math.inf and seconds <= 0:
+                if self._spacing_seconds == math.inf:
+                    self._changed.wait()
+                    continue
+                due_at = max(self._written_at + self._spacing_seconds, self._not_before)
+                if due_at <= time.monotonic():
                     break
-                self._changed.wait(seconds if self._due_at < math.inf else None)
+                self._changed.wait(due_at - time.monotonic())
             return self._is_closing
 
     def _try_to_flush(self) -> None:
