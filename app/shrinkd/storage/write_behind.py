@@ -41,10 +41,10 @@ class WriteBehind(Generic[K, T]):
       written; an owner that must not lose the oldest looks at is_full first.
 
     start() begins a thread that writes what waits: at the earliest `rest_seconds` after the last
-    batch, later where all items were put with a longer spacing. While the database is unavailable it
-    tries again after 1, 2, 4 and then every 8 s. close() ends it after one last try; items that this
-    does not write are lost, as are all that wait when the process dies. An owner without a thread
-    calls flush(). Thread-safe.
+    batch, later where all items were put with a longer spacing. While the database is unavailable
+    it tries again after 1, 2, 4 and then every 8 s. close() ends it after one last try; items that
+    this does not write are lost, as are all that wait when the process dies. An owner without a
+    thread calls flush(). Thread-safe.
     """
 
     def __init__(  # noqa: PLR0913 - all but two have defaults and are given by name
