@@ -158,7 +158,7 @@ def test_events_that_are_not_kept_are_410_for_a_page(live: Live) -> None:
     happen(live, "web", "web")
     written(live)
     newest = live.wiring.events.newest
-    live.wiring.events.forget(now() + _LATER)
+    live.wiring.events.expire(now() + _LATER)
     body = problem(live.client.get("/v1/events?after=1"), 410, "events-expired")
     assert (body["after"], body["oldest_id"], body["newest_id"]) == (1, newest, newest)
     problem(live.client.get(f"/v1/events?after={newest + 1}"), 410, "events-expired")
@@ -225,7 +225,7 @@ def test_what_is_too_old_is_a_gap_and_then_all_that_is_kept(live: Live) -> None:
     happen(live, *["web"] * (RECENT + 1))
     written(live)
     newest = live.wiring.events.newest
-    live.wiring.events.forget(now() + _LATER)
+    live.wiring.events.expire(now() + _LATER)
     with stream(live.client, after=1) as answer:
         gap, kept = islice(frames(answer), 2)
     assert gap == Frame("gap", {"after": 1, "oldest_id": newest, "newest_id": newest}, newest - 1)
