@@ -32,7 +32,6 @@ _WATCHED = tuple(
         "shrinks/job",
         "groups/limit_journal.py",
         "memcontrol.py",
-        "storage/database.py",
         "storage/limit_intents.py",
         "api/routes/limits.py",
     )
