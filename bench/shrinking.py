@@ -23,7 +23,7 @@ from shrinkd.groups.limits import GroupLimits
 from shrinkd.groups.locks import GroupLocks
 from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.shrinks.run import Request
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.backends.hosts import MIB, opened
 from tests.support.cgroup_host import CgroupHost
 
@@ -146,7 +146,7 @@ class _Bench:
         began = time.perf_counter()
         job = self._jobs.submit(self._group, Request(timeout_seconds=60, target_bytes=target))
         job.finished.result()
-        progress: Any = job.row()["progress"]
+        progress: Any = job.row().progress
         seconds: float = progress["elapsed_seconds"]
         figures.around_seconds.append(time.perf_counter() - began - seconds)
         figures.overshoot_bytes.append(target - self._host.backend.usage(self._group))
@@ -171,9 +171,9 @@ class _Bench:
 def _figures(store: Store, rounds: int, kernel: str, *, large: bool) -> _Figures:
     figures = _Figures(ratio={name: [] for name in _BARE[kernel]})
     with opened(kernel) as host:
-        journal = LimitJournal(host.backend, store)
+        journal = LimitJournal(host.backend, store.limit_intents)
         limits = GroupLimits(host.backend, journal, GroupLocks(), discard)
-        jobs = ShrinkQueue(store, limits, discard, 2)
+        jobs = ShrinkQueue(store.shrinks, limits, discard, 2)
         bench = _Bench(host, jobs, large=large)
         for number in range(rounds):
             bare = (

@@ -1,6 +1,6 @@
-"""Alembic's entry.
+"""Run migrations for Alembic.
 
-The daemon hands its connection over; a developer's `alembic` takes SHRINKD_DATABASE_URL.
+The daemon passes its connection; the `alembic` command line connects to SHRINKD_DATABASE_URL.
 """
 
 import os
@@ -18,9 +18,9 @@ def _migrate(connection: sa.Connection) -> None:
         context.run_migrations()
 
 
-handed_over = context.config.attributes.get("connection")
-if handed_over is not None:
-    _migrate(handed_over)
+given = context.config.attributes.get("connection")
+if given is not None:
+    _migrate(given)
 else:
     with alone(sa.create_engine(os.environ["SHRINKD_DATABASE_URL"])) as own:
         _migrate(own)

@@ -26,7 +26,7 @@ from shrinkd import __version__
 from shrinkd.errors import SettingsError, StoreUnavailable
 from shrinkd.main import create_app
 from shrinkd.settings import Settings
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.support.live_server import Daemon, Live
 from tests.support.locked_database import locked
 from tests.support.postgres import Postgres

@@ -34,7 +34,10 @@ from shrinkd.policies import Clock, PolicyCatalog, PolicyController, Scope
 from shrinkd.settings import Settings
 from shrinkd.shrinks import ShrinkQueue
 from shrinkd.simulation import SimulationJobs
-from shrinkd.storage import IdempotencyKeys, Store
+from shrinkd.storage import ExpiryTask, IdempotencyKeys, Retention, Store
+
+_KEYS_SECONDS = 60.0
+"""Between two expiries of idempotency keys."""
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +71,17 @@ def _open_parts(settings: Settings, make_backend: Callable[[Settings], Backend] 
         store = Store(settings.database_url)
         undo.callback(store.close)
         store.open()
-        events = Events(store)
+        events = Events(store.events)
         bus.subscribe_events(events.publish)
-        journal = LimitJournal(backend, store)
+        journal = LimitJournal(backend, store.limit_intents)
         journal.settle()
         limits = GroupLimits(backend, journal, GroupLocks(bus.limits.publish), bus.publish)
-        lifecycle = GroupLifecycle(backend, store, limits, settings.subtrees)
-        jobs = ShrinkQueue(store, limits, bus.publish, settings.max_running_shrinks)
+        lifecycle = GroupLifecycle(backend, store.made_groups, limits, settings.subtrees)
+        jobs = ShrinkQueue(store.shrinks, limits, bus.publish, settings.max_running_shrinks)
         _recover(jobs, bus)
         history = UsageHistory()
         bus.readings.subscribe(history.note_all)
-        policies = PolicyCatalog(backend, store, bus, settings.subtrees)
+        policies = PolicyCatalog(backend, store.policies, bus, settings.subtrees)
         scope = Scope(_clock_of(backend), settings.subtrees)
         controller = PolicyController(limits, store, policies, jobs, scope, bus)
         undo.pop_all()
@@ -89,13 +92,14 @@ def _open_parts(settings: Settings, make_backend: Callable[[Settings], Backend] 
         backend=backend,
         store=store,
         events=events,
+        retention=Retention(_expiry_tasks(store, events)),
         limits=limits,
         lifecycle=lifecycle,
         jobs=jobs,
         policies=policies,
         daemon=controller,
-        keys=IdempotencyKeys(store),
-        audit=Audit(store),
+        keys=IdempotencyKeys(store.idempotency_keys),
+        audit=Audit(store.audit),
         requests=requests,
         metrics=registry_of(MetricsCollector(requests, backend, jobs, controller)),
         history=history,
@@ -145,6 +149,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: Parts = app.state.wiring
     loop = asyncio.get_running_loop()
     parts.events.start(partial(_notify_streams, loop, parts))
+    parts.retention.start()
     parts.daemon.start()
     if parts.sampler:
         parts.sampler.start()
@@ -156,6 +161,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts.daemon.stop()
     parts.jobs.close()
     parts.daemon.close()
+    parts.retention.close()
     parts.events.close()
     parts.keys.close()
     parts.audit.close()
@@ -165,7 +171,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _notify_streams(loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
     """Let the event streams, which live on the loop, read the new events. From any thread."""
-    loop.call_soon_threadsafe(parts.streams.news.ring)
+    loop.call_soon_threadsafe(parts.streams.new_events.notify)
+
+
+def _expiry_tasks(store: Store, events: Events) -> list[ExpiryTask]:
+    """List the expiry of each table that grows; a caller can make keys at any rate."""
+    return [
+        ExpiryTask(store.idempotency_keys.expire, _KEYS_SECONDS),
+        ExpiryTask(store.shrinks.expire),
+        ExpiryTask(store.decisions.expire),
+        ExpiryTask(store.audit.expire),
+        ExpiryTask(events.expire),
+    ]
 
 
 def _clock_of(backend: Backend) -> Clock:

@@ -1,8 +1,8 @@
-"""Shrinks and the groups made through the API.
+"""Make the tables of shrinks and of groups made through the API.
 
-`if_not_exists`, here and up to 0006: these were made when each CREATE on SQLite was committed by
-itself, and a start that died between two of them left some. A newer revision is made as a whole or
-not at all, and needs no such thing.
+`if_not_exists`, here and up to 0006: older releases committed each CREATE on SQLite by itself, and
+a start that died between two of them left some tables. Newer revisions run in one transaction and
+do not need it.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""Changes of limits that a death of the daemon could leave half made."""
+"""Make the table of changes of limits that are under way."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Group policies, what they decided, and what they remember between two looks."""
+"""Make the tables of policies, of their decisions and of their states."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The keys of requests that take effect once, and what those were answered."""
+"""Make the table of idempotency keys and the responses to their requests."""
 
 import sqlalchemy as sa
 from alembic import op

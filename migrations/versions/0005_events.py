@@ -1,4 +1,4 @@
-"""What has happened: the events that are told as they come, and read again by their numbers."""
+"""Make the table of events."""
 
 import sqlalchemy as sa
 from alembic import op

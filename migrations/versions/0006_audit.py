@@ -1,4 +1,4 @@
-"""Who tried to change what, and what came of it."""
+"""Make the table of attempted changes."""
 
 import sqlalchemy as sa
 from alembic import op

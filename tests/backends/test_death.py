@@ -16,7 +16,7 @@ from shrinkd.backends.v2.backend import V2
 from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.memcontrol import Memcg, set_limits
 from shrinkd.settings import Settings
-from shrinkd.storage.store import Row, Store
+from shrinkd.storage import LimitIntentRepository, LimitIntentRow, Store
 from tests.backends.hosts import MIB
 from tests.support.cgroup_host import CgroupHost
 
@@ -63,15 +63,15 @@ class MortalV2(KillableDaemon, V2):
     pass
 
 
-class MortalStore(Store):
-    def add_intent(self, row: Row) -> None:
+class MortalIntents(LimitIntentRepository):
+    def record(self, row: LimitIntentRow) -> None:
         KillableDaemon.fate.step()
-        super().add_intent(row)
+        super().record(row)
         KillableDaemon.fate.step()
 
-    def forget_intent(self, boot_id: str, group_id: int) -> None:
+    def delete(self, boot_id: str, group_id: int) -> None:
         KillableDaemon.fate.step()
-        super().forget_intent(boot_id, group_id)
+        super().delete(boot_id, group_id)
         KillableDaemon.fate.step()
 
 
@@ -101,15 +101,16 @@ class Daemons:
     def changed(self, changes: dict[LimitName, int | None], step: int = 0) -> bool:
         return self._lives(
             lambda backend, store: set_limits(
-                Memcg(backend, self.group, intent=LimitJournal(backend, store)), changes
+                Memcg(backend, self.group, intent=LimitJournal(backend, store.limit_intents)),
+                changes,
             ),
             step,
         )
 
     def settled(self, step: int = 0) -> bool:
         def settle(backend: Backend, store: Store) -> None:
-            LimitJournal(backend, store).settle()
-            assert store.list_intents(backend.node().boot_id) == []
+            LimitJournal(backend, store.limit_intents).settle()
+            assert store.limit_intents.list(backend.node().boot_id) == []
 
         return self._lives(settle, step)
 
@@ -118,7 +119,8 @@ class Daemons:
         pid = os.fork()
         if not pid:
             status = 1
-            with suppress(BaseException), closing(MortalStore(self._url)) as store:
+            with suppress(BaseException), closing(Store(self._url)) as store:
+                store.limit_intents = MortalIntents(store.database)
                 KillableDaemon.fate.left = step
                 work(self.backend, store)
                 status = 0

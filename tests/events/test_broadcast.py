@@ -15,8 +15,8 @@ async def hear(
     streams: StreamHub, key: str, tell: "Teller", most: int = 1000
 ) -> list[tuple[int, int]]:
     heard: list[tuple[int, int]] = []
-    async with streams.listening(key, tell) as feed:
-        async for told in feed.hear():
+    async with streams.subscribed(key, tell) as feed:
+        async for told in feed.subscribe():
             heard.append(told)
             if len(heard) == most:
                 break
@@ -34,7 +34,7 @@ class Teller:
         self.begun += 1
         try:
             while (told := await self.turns.get()) is not None:
-                feed.tell(told)
+                feed.publish(told)
         finally:
             self.ended += 1
 
@@ -60,11 +60,11 @@ def test_many_listeners_share_one_teller_and_hear_the_same() -> None:
 def test_who_is_slow_hears_the_newest_and_how_many_it_missed() -> None:
     async def scene() -> None:
         feed: Feed[int] = Feed()
-        listener = feed.hear()
-        feed.tell(1)
+        listener = feed.subscribe()
+        feed.publish(1)
         assert await anext(listener) == (1, 0)
         for number in range(2, 10_000):
-            feed.tell(number)
+            feed.publish(number)
         assert await anext(listener) == (9_999, 9_997)
         feed.end()
         assert [told async for told in listener] == []
@@ -75,23 +75,23 @@ def test_who_is_slow_hears_the_newest_and_how_many_it_missed() -> None:
 def test_who_comes_later_hears_the_newest_and_has_missed_nothing() -> None:
     async def scene() -> None:
         feed: Feed[int] = Feed()
-        feed.tell(1)
-        feed.tell(2)
+        feed.publish(1)
+        feed.publish(2)
         feed.end()
-        assert [told async for told in feed.hear()] == [(2, 0)]
+        assert [told async for told in feed.subscribe()] == [(2, 0)]
 
     asyncio.run(scene())
 
 
 def test_an_error_of_the_teller_is_one_of_each_listener_behind_the_last_that_was_told() -> None:
     async def tell(feed: Feed[int]) -> None:
-        feed.tell(1)
+        feed.publish(1)
         raise NotReady("later")
 
     async def scene() -> None:
         streams = StreamHub()
-        async with streams.listening("web", tell) as feed:
-            listener = feed.hear()
+        async with streams.subscribed("web", tell) as feed:
+            listener = feed.subscribe()
             assert await anext(listener) == (1, 0)
             with pytest.raises(NotReady):
                 await anext(listener)

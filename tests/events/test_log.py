@@ -15,8 +15,8 @@ import pytest
 from shrinkd.backends import Group
 from shrinkd.errors import EventsExpired, StoreUnavailable
 from shrinkd.events.log import RECENT, Event, Events, EventType, Selection
-from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
-from shrinkd.storage.store import Row, Store, now
+from shrinkd.storage import EventRow, Store, now
+from shrinkd.storage.events import KEEP_SECONDS as KEEP_EVENTS_SECONDS
 from tests.support.locked_database import locked
 from tests.support.polling import until
 from tests.support.races import together
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def events(store: Store) -> Events:
-    return Events(store)
+    return Events(store.events)
 
 
 def publish(events: Events, count: int, begin: int = 0) -> None:
@@ -48,15 +48,8 @@ def ids(found: list[Event]) -> list[int]:
     return [event.id for event in found]
 
 
-def row(number: int) -> Row:
-    return {
-        "id": number,
-        "at": now(),
-        "type": "group.made",
-        "group_id": 1,
-        "group_path": "web",
-        "data": {},
-    }
+def row(number: int) -> EventRow:
+    return EventRow(number, now(), "group.made", 1, "web", {})
 
 
 def read(events: Events, after: int = 0, wanted: Selection = ALL) -> list[Event]:
@@ -67,7 +60,7 @@ def test_an_event_reads_the_same_from_memory_and_from_the_database(events: Event
     before = now()
     events.publish(EventType.LIMITS_CHANGED, WEB, max_bytes=None, policy="night")
     events.publish(EventType.POLICY_DELETED, name="night")
-    events.write()
+    events.flush()
     recent = events.recent(0, 9)
     assert recent
     told = [(event.id, event.type, event.group, event.data) for event in recent]
@@ -81,8 +74,8 @@ def test_an_event_reads_the_same_from_memory_and_from_the_database(events: Event
 
 def test_nothing_is_read_before_it_is_written(events: Events, store: Store) -> None:
     publish(events, 3)
-    assert (events.newest, read(events), store.list_events(0, 9)) == (0, [], [])
-    events.write()
+    assert (events.newest, read(events), store.events.list(0, 9)) == (0, [], [])
+    events.flush()
     assert (events.newest, ids(read(events))) == (3, [1, 2, 3])
 
 
@@ -90,38 +83,41 @@ def test_ids_go_on_over_a_restart_also_when_all_but_one_are_forgotten(
     events: Events, store: Store
 ) -> None:
     publish(events, 5)
-    events.write()
-    events.forget(now() + _LATER)
-    again = Events(store)
+    events.flush()
+    events.expire(now() + _LATER)
+    again = Events(store.events)
     assert (again.oldest, again.newest) == (5, 5)
     publish(again, 1)
-    again.write()
+    again.flush()
     assert ids(read(again, 4)) == [5, 6]
 
 
 def test_who_publishes_from_many_threads_gets_one_order(events: Events) -> None:
     together(*[lambda: publish(events, 50)] * 8)
-    events.write()
+    events.flush()
     assert ids(read(events)) == list(range(1, 401))
 
 
 def test_memory_answers_what_is_recent_and_nothing_else(events: Events, store: Store) -> None:
     publish(events, RECENT + 10)
-    events.write()
+    events.flush()
     newest = RECENT + 10
     assert events.recent(newest, 9) == []
     assert events.recent(9, 9) is None
     assert ids(events.recent(10, 2) or []) == [11, 12]
     assert ids(events.recent(newest - 1, 9) or []) == [newest]
     assert events.recent(newest + 1, 9) is None
-    assert (Events(store).recent(newest, 9), Events(store).recent(newest - 1, 9)) == ([], None)
+    assert (Events(store.events).recent(newest, 9), Events(store.events).recent(newest - 1, 9)) == (
+        [],
+        None,
+    )
 
 
 def test_a_read_answers_up_to_where_it_has_looked(events: Events) -> None:
     publish(events, 2)
     events.publish(MADE, CART)
     publish(events, 2)
-    events.write()
+    events.flush()
     cart = Selection(within=(frozenset({"web/cart"}),))
     found, position = events.read(0, 1, cart)
     assert (ids(found), position) == ([3], 3)
@@ -131,7 +127,7 @@ def test_a_read_answers_up_to_where_it_has_looked(events: Events) -> None:
 def test_what_was_published_and_not_told_yet_is_not_read_ahead_of_its_time(
     events: Events, store: Store
 ) -> None:
-    store.add_events([row(1)])
+    store.events.record([row(1)])
     assert events.read(0, 9, ALL) == ([], 0)
 
 
@@ -145,8 +141,8 @@ def test_what_was_published_and_not_told_yet_is_not_read_ahead_of_its_time(
 )
 def test_what_is_not_kept_is_said_to_be_so(events: Events, after: int, why: str) -> None:
     publish(events, 5)
-    events.write()
-    events.forget(now() + _LATER)
+    events.flush()
+    events.expire(now() + _LATER)
     with pytest.raises(EventsExpired, match=why) as expired:
         events.read(after, 9, ALL)
     assert expired.value.members == {"after": after, "oldest_id": 5, "newest_id": 5}
@@ -178,26 +174,26 @@ def test_a_database_that_stays_away_delays_events_and_loses_none(
     with locked(tmp_path / "shrinkd.db"):
         publish(events, 3)
         with pytest.raises(StoreUnavailable):
-            events.write()
+            events.flush()
         publish(events, 2)
-    events.write()
+    events.flush()
     assert ids(read(events)) == [1, 2, 3, 4, 5]
 
 
 def test_a_commit_that_lost_its_answer_is_told_once(events: Events, store: Store) -> None:
     publish(events, 2)
-    store.add_events([row(1), row(2)])
+    store.events.record([row(1), row(2)])
     publish(events, 1)
-    events.write()
+    events.flush()
     assert ids(read(events)) == [1, 2, 3]
 
 
 def test_what_had_to_be_dropped_is_counted_where_it_is_missing(store: Store) -> None:
-    events = Events(store, most_waiting=3)
+    events = Events(store.events, most_waiting=3)
     publish(events, 5)
-    events.write()
+    events.flush()
     publish(events, 1, begin=5)
-    events.write()
+    events.flush()
     assert [(event.type, event.data) for event in read(events)] == [
         *((MADE, {"number": number}) for number in (0, 1, 2)),
         (GAP, {"dropped": 2}),

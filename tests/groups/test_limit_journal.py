@@ -20,7 +20,7 @@ from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.memcontrol import Memcg
 from shrinkd.settings import Settings
 from shrinkd.sizes import PAGE_BYTES, UNLIMITED
-from shrinkd.storage.store import Store
+from shrinkd.storage import LimitIntentRow, Store
 from tests.support.live_server import Live
 from tests.support.locked_database import locked
 from tests.support.scripted_simulator import MIB, Stage
@@ -42,28 +42,24 @@ class Scene:
         self.group = self.stage.group("group", anon=4 * MIB)
         self.store = Store(f"sqlite:///{path}?timeout=0.05")
         self.store.open()
-        self.intents = LimitJournal(self.backend, self.store)
+        self.intents = LimitJournal(self.backend, self.store.limit_intents)
 
     @property
     def boot_id(self) -> str:
         return self.backend.node().boot_id
 
     def rows(self) -> list[Steps]:
-        return [row["steps"] for row in self.store.list_intents(self.boot_id)]
+        return [row.steps for row in self.store.limit_intents.list(self.boot_id)]
 
     def leave(
         self, steps: Steps = STEPS, *, group: Group | None = None, boot_id: str | None = None
     ) -> None:
         """Leave a row as a daemon that died in a change does."""
         group = group or self.group
-        row = {
-            "boot_id": boot_id or self.boot_id,
-            "group_id": group.id,
-            "path": group.path,
-            "steps": list(steps),
-            "created_at": 1,
-        }
-        self.store.add_intent(row)
+        boot_id = boot_id or self.boot_id
+        self.store.limit_intents.record(
+            LimitIntentRow(boot_id, group.id, group.path, list(steps), 1)
+        )
 
     def limits(self) -> dict[LimitName, int | None]:
         limits = self.backend.stat(self.group).limits
@@ -238,29 +234,19 @@ def test_an_infinite_protection_is_put_back_whichever_version_wrote_it_down(
     (_, group), store = machine.groups(), Store(f"sqlite:///{tmp_path}/shrinkd.db")
     store.open()
     machine.set_limits(group, {"max_bytes": 32 * MIB, "low_bytes": UNLIMITED})
-    steps = [
+    steps: Steps = [
         {"max_bytes": size * MIB, "low_bytes": low}
         for size, low in ((64, infinite), (32, infinite), (32, 0))
     ]
-    store.add_intent(
-        {
-            "boot_id": machine.node().boot_id,
-            "group_id": group.id,
-            "path": "web",
-            "steps": steps,
-            "created_at": 1,
-        }
-    )
-    LimitJournal(machine, store).settle()
+    store.limit_intents.record(LimitIntentRow(machine.node().boot_id, group.id, "web", steps, 1))
+    LimitJournal(machine, store.limit_intents).settle()
     limits = machine.stat(group).limits
     assert (limits.max_bytes, limits.low_bytes) == (64 * MIB, UNLIMITED)
     store.close()
 
 
 class Stubborn(Simulator):
-    """A controller that cannot be written to after so many writes, as one that is mounted read-only
-    at last.
-    """
+    """A controller that becomes read-only after so many writes."""
 
     writes = 0
 
@@ -288,12 +274,12 @@ def test_what_cannot_be_settled_now_is_settled_by_the_next_start(
     longer: Steps = [{"max_bytes": 64 * MIB, "soft_limit_bytes": MIB}, *STEPS]
     scene.leave(longer, group=group, boot_id=stubborn.node().boot_id)
     stubborn.writes = writes
-    LimitJournal(stubborn, scene.store).settle()
+    LimitJournal(stubborn, scene.store.limit_intents).settle()
     assert "the next start has to settle it: It is mounted read-only." in caplog.text
     stubborn.writes = 2
-    LimitJournal(stubborn, scene.store).settle()
+    LimitJournal(stubborn, scene.store.limit_intents).settle()
     assert stubborn.stat(group).limits.soft_limit_bytes == MIB
-    assert scene.store.list_intents(stubborn.node().boot_id) == []
+    assert scene.store.limit_intents.list(stubborn.node().boot_id) == []
 
 
 def test_limits_are_settled_before_the_first_answer(scene: Scene) -> None:

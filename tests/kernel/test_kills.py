@@ -24,7 +24,7 @@ from shrinkd.shrinks.job import State
 from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.shrinks.run import Request
 from shrinkd.sizes import page_floor
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.backends.hosts import MIB
 from tests.support.cgroup_host import CgroupHost
 from tests.support.killable_daemon import KillableDaemon
@@ -90,8 +90,9 @@ def jobs(scene: Scene, tmp_path: Path) -> Iterator[ShrinkQueue]:
     store = Store(f"sqlite:///{tmp_path}/jobs.db")
     store.open()
     backend = scene.kernel.backend
-    limits = GroupLimits(backend, LimitJournal(backend, store), GroupLocks(), discard)
-    jobs = ShrinkQueue(store, limits, discard, 2)
+    journal = LimitJournal(backend, store.limit_intents)
+    limits = GroupLimits(backend, journal, GroupLocks(), discard)
+    jobs = ShrinkQueue(store.shrinks, limits, discard, 2)
     yield jobs
     jobs.close()
     store.close()

@@ -18,7 +18,7 @@ from shrinkd.events.bus import EventBus
 from shrinkd.policies.catalog import PolicyCatalog
 from shrinkd.policies.policy import parse
 from shrinkd.settings import Settings
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.backends.hosts import MIB, failures_of
 from tests.support.cgroup_host import CgroupHost, CgroupWorker
 from tests.support.killable_daemon import KillableDaemon
@@ -165,7 +165,7 @@ def keep(
     """Store policies for a daemon to find at its start."""
     with closing(Store(settings.database_url)) as store:
         store.open()
-        policies = PolicyCatalog(kernel.backend, store, EventBus(), settings.subtrees)
+        policies = PolicyCatalog(kernel.backend, store.policies, EventBus(), settings.subtrees)
         for group, policy in wanted.items():
             name = group.path.rpartition("/")[2]
             policies.put(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from shrinkd.policies import Reason, Reclaim, Resize, Verdict
-from shrinkd.policies.arbiter import Proposal, arbitrate, are_in_line
+from shrinkd.policies.arbiter import Proposal, arbitrate
 from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
 from shrinkd.policies.policy import Active
 from tests.support.policy_samples import (
@@ -209,11 +209,3 @@ def test_limits_are_no_reclaim_and_need_no_allowance() -> None:
         [only], Guards(has_swappiness=True), moment(host=replace(HOST, pressure=pressed(1.0))), ()
     ) == [only]
     assert only.granted == 0
-
-
-def test_a_group_is_in_line_with_itself_and_with_what_is_above_and_below_and_with_nothing_else() -> (
-    None
-):
-    assert [
-        are_in_line("a/b", other) for other in ("a/b", "a", "", "a/b/c", "a/bc", "a/c", "b")
-    ] == [True] * 4 + [False] * 3

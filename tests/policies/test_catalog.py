@@ -31,7 +31,7 @@ from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
 from shrinkd.policies.kinds.limit import KeepLimits
 from shrinkd.policies.policy import Policy, parse
 from shrinkd.settings import Settings
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.storage.test_store import policy as stored_policy
 from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
@@ -90,7 +90,7 @@ class House:
 
     def again(self, known: dict[str, Kind] | None = None, *subtrees: str) -> PolicyCatalog:
         """The policies as the next start finds them."""
-        return PolicyCatalog(self.stage.simulator, self.store, EventBus(), subtrees, known)
+        return PolicyCatalog(self.stage.simulator, self.store.policies, EventBus(), subtrees, known)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     ):
         store.open()
         bus = EventBus()
-        house = House(path, stage, store, PolicyCatalog(stage.simulator, store, bus), bus)
+        house = House(path, stage, store, PolicyCatalog(stage.simulator, store.policies, bus), bus)
         bus.policies.subscribe(lambda: house.changes.append(len(house.policies.all())))
         yield house
 
@@ -122,14 +122,14 @@ def test_policies_are_listed_by_name(house: House) -> None:
 
 def test_what_was_left_out_of_a_policy_is_kept_as_left_out(house: House) -> None:
     house.put(policy())
-    (row,) = house.store.list_policies()
-    assert row["body"] == {
+    (row,) = house.store.policies.list()
+    assert row.body == {
         "name": "a",
         "kind": "limit",
         "selector": {"group": "web"},
         "spec": {"limits": {"max_bytes": 2**33}},
     }
-    assert (row["kind"], row["priority"], row["enabled"]) == ("limit", 100, True)
+    assert (row.kind, row.priority, row.enabled) == ("limit", 100, True)
 
 
 def test_a_change_is_the_next_generation(house: House) -> None:
@@ -396,9 +396,9 @@ def test_a_policy_that_is_another_one_in_the_database_is_read_anew_before_it_is_
     house: House, there: int | None
 ) -> None:
     house.put(policy())
-    house.store.delete_policy("a", 1)
+    house.store.policies.delete("a", 1)
     if there is not None:
-        house.store.put_policy(stored_policy("a", there), None)
+        house.store.policies.put(stored_policy("a", there), None)
     with pytest.raises(PreconditionFailed, match="read anew"):
         house.put(policy(priority=7))
     assert [kept.generation for kept in house.policies.all()] == ([] if there is None else [there])
@@ -408,7 +408,7 @@ def test_a_policy_that_is_another_one_in_the_database_is_read_anew_before_it_is_
 
 def test_a_policy_that_is_gone_from_the_database_is_not_deleted_twice(house: House) -> None:
     house.put(policy())
-    house.store.delete_policy("a", 1)
+    house.store.policies.delete("a", 1)
     with pytest.raises(PreconditionFailed):
         house.policies.delete("a", whatever_is_there)
     with pytest.raises(PolicyNotFound):
@@ -443,7 +443,7 @@ def test_a_policy_of_another_version_is_kept_and_named_and_stops_nobody(
 ) -> None:
     house.put(policy())
     alien = stored_policy("alien", 7, kind="of-tomorrow", body=body)
-    house.store.put_policy(alien, None)
+    house.store.policies.put(alien, None)
     with caplog.at_level(logging.WARNING):
         policies = house.again()
     assert [kept.policy.name for kept in policies.all()] == ["a"]
@@ -453,11 +453,11 @@ def test_a_policy_of_another_version_is_kept_and_named_and_stops_nobody(
     assert "the policy alien, of the kind of-tomorrow, is kept and not carried out" in caplog.text
     policies.put(policy("b", "db"), whatever_is_there)
     policies.delete("b", whatever_is_there)
-    assert alien in house.store.list_policies()
+    assert alien in house.store.policies.list()
 
 
 def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(house: House) -> None:
-    house.store.put_policy(
+    house.store.policies.put(
         stored_policy("alien", 7, kind="of-tomorrow", body={"kind": "of-tomorrow"}), None
     )
     policies = house.again()
@@ -473,7 +473,7 @@ def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(hous
         assert caught.value.members == {"kind": "of-tomorrow", "generation": 7}
     seen: list[StoredPolicy | None] = []
     policies.delete("alien", seen.append)
-    assert (seen, policies.unreadable(), house.store.list_policies()) == ([None], [], [])
+    assert (seen, policies.unreadable(), house.store.policies.list()) == ([None], [], [])
     assert policies.put(policy("alien"), whatever_is_there).generation == 1
 
 

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -36,7 +36,7 @@ from shrinkd.settings import Settings
 from shrinkd.shrinks.queue import ShrinkQueue
 from shrinkd.shrinks.run import Request
 from shrinkd.sizes import PAGE_BYTES
-from shrinkd.storage.store import Row, Store
+from shrinkd.storage import DecisionRow, ShrinkRow, Store
 from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
 from tests.support.policy_samples import MIB
@@ -131,9 +131,10 @@ class House:
         backend, store, clock = self.machine, self.store, self.machine.time
         self.bus = bus = EventBus()
         self.locks = GroupLocks(bus.limits.publish)
-        limits = GroupLimits(backend, LimitJournal(backend, store), self.locks, bus.publish)
-        self.jobs = ShrinkQueue(store, limits, bus.publish, max_running=2)
-        self.policies = PolicyCatalog(backend, store, bus, self.subtrees)
+        journal = LimitJournal(backend, store.limit_intents)
+        limits = GroupLimits(backend, journal, self.locks, bus.publish)
+        self.jobs = ShrinkQueue(store.shrinks, limits, bus.publish, max_running=2)
+        self.policies = PolicyCatalog(backend, store.policies, bus, self.subtrees)
         self.daemon = PolicyController(
             limits,
             store,
@@ -191,12 +192,13 @@ class House:
         with self.machine.machine() as machine:
             machine.charge(machine.start(machine.cgroups[path]), "file", size // PAGE_BYTES)
 
-    def shrinks(self, group: str | None = None, *states: str) -> list[Row]:
+    def shrinks(self, group: str | None = None, *states: str) -> list[ShrinkRow]:
         """The newest first."""
         return self.jobs.shrinks(limit=100, before=None, states=states, group=group, since=None)
 
-    def running(self, group: str) -> Row:
-        return dict(until(lambda: self.shrinks(group, "running"))[0])
+    def running(self, group: str) -> ShrinkRow:
+        (running, *_) = until(lambda: self.shrinks(group, "running"))
+        return cast("ShrinkRow", running)
 
     def last(self, policy: str = "room") -> tuple[Verdict, Reason] | None:
         last = self.daemon.status(policy).last_decision
@@ -205,9 +207,9 @@ class House:
     def looks(self) -> int:
         return self.machine.faults.uses()["stat"]
 
-    def rows(self, **of: Any) -> list[Row]:
+    def rows(self, **of: Any) -> list[DecisionRow]:
         """The decisions in the database, the newest first."""
-        return self.store.list_decisions(limit=1000, **of)
+        return [*self.store.decisions.list(limit=1000, **of)]
 
 
 Build = Callable[..., House]
@@ -236,44 +238,42 @@ def test_a_pass_is_a_shrink_like_any_other_with_the_name_of_its_policy_while_it_
     house.hang("web")
     house.put(ROOM)
     running = house.running("web")
-    assert (running["policy"], running["request"]["reason"]) == ("room", "the policy room")
-    assert house.jobs.shrink(running["id"])["state"] == "running"
+    assert (running.policy, running.request["reason"]) == ("room", "the policy room")
+    assert house.jobs.shrink(running.id).state == "running"
     house.let_go.set()
     until(lambda: house.usage("web") < LOW)
     done = until(lambda: house.shrinks("web", "succeeded"))[0]
-    assert (done["id"], done["policy"]) == (running["id"], "room")
-    assert house.jobs.shrink(running["id"])["progress"]["usage_bytes"] < LOW
+    assert (done.id, done.policy) == (running.id, "room")
+    assert house.jobs.shrink(running.id).progress["usage_bytes"] < LOW
     assert house.shrinks("db") == []
 
 
 def test_what_was_done_is_in_the_database_with_its_decision(build: Build) -> None:
     house = build({"web": FULL})
     house.put(ROOM)
-    (act,) = until(lambda: [row for row in house.rows(policy="room") if row["shrink_id"]])
-    assert (act["verdict"], act["reason"], act["errno"], act["group_path"]) == (
+    (act,) = until(lambda: [row for row in house.rows(policy="room") if row.shrink_id])
+    assert (act.verdict, act.reason, act.errno, act.group_path) == (
         "act",
         "above_high",
         None,
         "web",
     )
     assert (
-        act["freed_bytes"]
-        == until(lambda: house.store.list_shrinks(limit=9))[0]["progress"]["reclaimed_bytes"]
+        act.freed_bytes
+        == until(lambda: house.store.shrinks.list(limit=9))[0].progress["reclaimed_bytes"]
     )
-    assert house.store.shrink(act["shrink_id"])["policy"] == "room"
+    assert house.store.shrinks.get(act.shrink_id).policy == "room"
 
 
 def test_a_shrink_of_a_policy_can_be_cancelled(build: Build) -> None:
     house = build({"web": FULL})
     house.hang("web")
     house.put(ROOM)
-    shrink_id = house.running("web")["id"]
-    assert house.jobs.cancel(shrink_id)["state"] == "cancelling"
+    shrink_id = house.running("web").id
+    assert house.jobs.cancel(shrink_id).state == "cancelling"
     house.let_go.set()
-    (row,) = until(
-        lambda: [row for row in house.rows(policy="room") if row["shrink_id"] == shrink_id]
-    )
-    assert (row["errno"], house.jobs.shrink(shrink_id)["state"]) == ("EINTR", "cancelled")
+    (row,) = until(lambda: [row for row in house.rows(policy="room") if row.shrink_id == shrink_id])
+    assert (row.errno, house.jobs.shrink(shrink_id).state) == ("EINTR", "cancelled")
 
 
 def test_in_observe_mode_nothing_is_done(build: Build) -> None:
@@ -314,16 +314,16 @@ def test_a_callers_own_shrink_ends_that_of_a_policy_and_the_policies_of_the_grou
         )
     )
     caller.start()
-    house.let_go_of(policys["id"])
+    house.let_go_of(policys.id)
     caller.join()
     mine[0].finished.result()
-    assert [(row["id"], row["state"]) for row in house.shrinks("web")] == [
+    assert [(row.id, row.state) for row in house.shrinks("web")] == [
         (mine[0].id, "succeeded"),
-        (policys["id"], "cancelled"),
+        (policys.id, "cancelled"),
     ]
     until(
         lambda: any(
-            row["reason"] == "manual_change" and row["verdict"] == "vetoed"
+            row.reason == "manual_change" and row.verdict == "vetoed"
             for row in house.rows(group_path="web")
         )
     )
@@ -338,13 +338,13 @@ def test_a_callers_own_change_of_limits_ends_the_shrink_of_a_policy_and_has_the_
     house.machine.time.run(20)  # past the policy's own rest behind a pass that was cut short
     house.hang("web")
     house.put(ROOM)
-    threading.Thread(target=house.let_go_of, args=(house.running("web")["id"],)).start()
+    threading.Thread(target=house.let_go_of, args=(house.running("web").id,)).start()
     with house.locks.hold(house.group("web")):
-        assert [row["state"] for row in house.shrinks("web")] == ["cancelled"]
+        assert [row.state for row in house.shrinks("web")] == ["cancelled"]
         usage = house.usage("web")
         until(lambda: house.last() == (Verdict.VETOED, Reason.MANUAL_CHANGE))
         assert house.usage("web") == usage
-    until(lambda: any(row["reason"] == "manual_change" for row in house.rows(policy="room")))
+    until(lambda: any(row.reason == "manual_change" for row in house.rows(policy="room")))
     assert len(house.shrinks("web")) == 1
 
 
@@ -377,12 +377,12 @@ def test_a_trial_of_a_callers_change_leaves_the_policies_of_the_group_at_their_w
     house = build({"web": FULL})
     house.hang("web")
     house.put(ROOM)
-    running = house.running("web")["id"]
+    running = house.running("web").id
     with house.locks.hold(house.group("web"), dry_run=True):
         assert house.locks.manual_age(house.group("web")) == math.inf
     house.let_go.set()
     until(lambda: house.usage("web") < LOW)
-    assert [(row["id"], row["state"]) for row in house.shrinks("web")] == [(running, "succeeded")]
+    assert [(row.id, row.state) for row in house.shrinks("web")] == [(running, "succeeded")]
 
 
 def test_a_policy_does_not_touch_a_group_that_a_caller_shrinks(build: Build) -> None:
@@ -393,7 +393,7 @@ def test_a_policy_does_not_touch_a_group_that_a_caller_shrinks(build: Build) -> 
     until(lambda: house.last() == (Verdict.VETOED, Reason.MANUAL_CHANGE))
     house.let_go.set()
     mine.finished.result()
-    assert [row["policy"] for row in house.shrinks("web")] == [None]
+    assert [row.policy for row in house.shrinks("web")] == [None]
 
 
 # Groups come and go
@@ -427,7 +427,7 @@ def test_a_group_that_vanishes_under_a_pass_ends_that_pass_and_no_other(build: B
     house.put(ROOM)
     until(lambda: house.usage("db") < LOW)
     (failed,) = until(lambda: house.shrinks("web", "failed"))
-    assert failed["error"]["kind"] == "GroupGone"
+    assert failed.error["kind"] == "GroupGone"
     until(lambda: house.daemon.status("room").matched_groups == 1)
 
 
@@ -452,7 +452,7 @@ def test_neither_its_own_group_nor_those_around_it_nor_what_is_not_its_to_change
             house.usage("system/other") < 4 * GIB and house.usage("system/shrinkd/inner") < 4 * GIB
         )
     )
-    assert {row["group_path"] for row in house.shrinks()} == {
+    assert {row.group_path for row in house.shrinks()} == {
         "system/other",
         "system/shrinkd/inner",
     }
@@ -476,8 +476,8 @@ def test_a_policy_that_is_disabled_in_its_pass_begins_no_other(build: Build) -> 
     house.let_go.set()
     until(lambda: house.shrinks("web", "succeeded"))
     house.fill("web", 1024 * MIB)
-    (row,) = until(lambda: [row for row in house.rows(policy="room") if row["shrink_id"]])
-    assert (row["freed_bytes"] > 0, len(house.shrinks("web")), house.usage("web") > HIGH) == (
+    (row,) = until(lambda: [row for row in house.rows(policy="room") if row.shrink_id])
+    assert (row.freed_bytes > 0, len(house.shrinks("web")), house.usage("web") > HIGH) == (
         True,
         1,
         True,
@@ -497,7 +497,7 @@ def test_a_policy_that_is_changed_in_its_pass_goes_on_as_the_new_one_when_that_e
     house.let_go.set()
     until(lambda: house.usage("web") < int(3.2 * GIB) + MIB)
     assert [
-        row["generation"] for row in until(lambda: house.rows(policy="room", verdict="act")[:2])
+        row.generation for row in until(lambda: house.rows(policy="room", verdict="act")[:2])
     ] == [2, 1]
 
 
@@ -527,19 +527,19 @@ def test_a_policy_that_always_fails_a_group_that_hangs_and_a_policy_deleted_in_i
     house.put(ROOM, selector={"group": "[bhw]*"})
     house.put(ROOM, name="goes", selector={"group": "doomed"})
     house.running("hung")
-    doomed = house.running("doomed")["id"]
+    doomed = house.running("doomed").id
     house.delete("goes")
     for _ in range(5):
         until(lambda: house.usage("web") < LOW)
         assert not house.let_go.is_set()
         house.fill("web", HIGH - house.usage("web") + 64 * MIB)
     until(lambda: house.usage("web") < LOW)
-    assert {row["group_path"] for row in house.shrinks(None, "running")} == {"hung", "doomed"}
+    assert {row.group_path for row in house.shrinks(None, "running")} == {"hung", "doomed"}
     assert (house.shrinks("bad"), house.usage("bad") > HIGH) == ([], True)
     house.let_go.set()
     until(lambda: house.usage("hung") < LOW)
-    (row,) = until(lambda: [row for row in house.rows(policy="goes") if row["shrink_id"]])
-    assert row["shrink_id"] == doomed
+    (row,) = until(lambda: [row for row in house.rows(policy="goes") if row.shrink_id])
+    assert row.shrink_id == doomed
 
 
 def test_a_tree_that_cannot_be_walked_is_walked_again(
@@ -611,19 +611,19 @@ def test_a_wanted_maximum_below_usage_is_shrunk_to_first_and_then_set(build: Bui
     house.put(KEEP)
     until(lambda: house.limit("web") == house.limit("db") == GIB)
     (shrink,) = house.shrinks()
-    assert (shrink["group_path"], shrink["policy"], shrink["request"]["set_max_bytes"]) == (
+    assert (shrink.group_path, shrink.policy, shrink.request["set_max_bytes"]) == (
         "web",
         "keep",
         GIB,
     )
-    (row,) = until(lambda: [row for row in house.rows(group_path="web") if row["shrink_id"]])
-    assert (row["shrink_id"], row["verdict"], row["reason"], row["errno"]) == (
-        shrink["id"],
+    (row,) = until(lambda: [row for row in house.rows(group_path="web") if row.shrink_id])
+    assert (row.shrink_id, row.verdict, row.reason, row.errno) == (
+        shrink.id,
         "act",
         "limits_drifted",
         None,
     )
-    assert row["freed_bytes"] > 2 * GIB
+    assert row.freed_bytes > 2 * GIB
 
 
 @pytest.mark.long
@@ -635,8 +635,8 @@ def test_a_wanted_maximum_that_cannot_be_reached_is_not_set_and_nobody_dies_for_
     )
     house.put(KEEP)
     until(lambda: house.last("keep") == (Verdict.BACKOFF, Reason.LIMITS_DRIFTED))
-    (row,) = until(lambda: [row for row in house.rows(verdict="act") if row["shrink_id"]])
-    assert (row["errno"], house.jobs.shrink(row["shrink_id"])["state"]) == ("EBUSY", "failed")
+    (row,) = until(lambda: [row for row in house.rows(verdict="act") if row.shrink_id])
+    assert (row.errno, house.jobs.shrink(row.shrink_id).state) == ("EBUSY", "failed")
     assert (house.limit("web"), house.usage("web") >= 4 * GIB) == (8 * GIB, True)
     assert house.machine.stat(house.group("web")).events.oom_kill == 0
 
@@ -657,10 +657,10 @@ def test_a_caller_who_ends_the_shrink_for_a_limit_is_no_error_of_the_policy(buil
     house = build({"web": HALF})
     house.hang("web")
     house.put(KEEP)
-    house.jobs.cancel(house.running("web")["id"])
+    house.jobs.cancel(house.running("web").id)
     house.let_go.set()
-    (row,) = until(lambda: [row for row in house.rows(verdict="act") if row["shrink_id"]])
-    assert (row["errno"], house.limit("web")) == ("EINTR", 8 * GIB)
+    (row,) = until(lambda: [row for row in house.rows(verdict="act") if row.shrink_id])
+    assert (row.errno, house.limit("web")) == ("EINTR", 8 * GIB)
 
 
 def test_shrinks_for_limits_that_hang_hold_up_neither_the_limits_of_others_nor_what_is_written(
@@ -689,14 +689,14 @@ def test_a_schedule_that_was_due_while_nobody_looked_switches_a_policy_once(buil
     house.put(ROOM, enabled=False)
     house.end()
     done_at = int((datetime.now(UTC) - timedelta(hours=1)).timestamp() * 1e6)
-    house.store.save_states(
+    house.store.policy_states.save(
         house.machine.node().boot_id, {("nightly", house.group("web").id): {"done_at": done_at}}
     )
     house.begin()
     house.put({"name": "nightly", "kind": "schedule", "selector": {"group": "web"}, "spec": switch})
     until(lambda: house.usage("web") < LOW)
     assert house.policies.get("room").policy.enabled
-    assert until(lambda: [row["errno"] for row in house.rows(policy="nightly", verdict="act")]) == [
+    assert until(lambda: [row.errno for row in house.rows(policy="nightly", verdict="act")]) == [
         None
     ]
 
@@ -728,7 +728,7 @@ def test_what_was_decided_is_in_the_database_after_a_stop_and_counts_whole(build
         house.machine.time.advance(1)
         until(partial(differs, house.looks, looks))
     house.end()
-    assert sum(row["times"] for row in house.rows(policy="room")) >= 5
+    assert sum(row.times for row in house.rows(policy="room")) >= 5
     house.begin()
 
 
@@ -743,10 +743,10 @@ def test_a_database_that_is_locked_delays_the_rows_and_holds_up_no_look_and_no_s
             house.fill("web", HIGH - house.usage("web") + 64 * MIB)
             until(lambda: house.usage("web") < LOW)
         until(lambda: "not written down yet" in caplog.text)
-        until(lambda: [row["state"] for row in house.shrinks("web")] == ["succeeded"] * 3)
-        assert house.store.list_shrinks(limit=9) == []
-    until(lambda: len([row for row in house.rows(verdict="act") if row["shrink_id"]]) == 3)
-    until(lambda: len(house.store.list_shrinks(limit=9)) == 3)
+        until(lambda: [row.state for row in house.shrinks("web")] == ["succeeded"] * 3)
+        assert house.store.shrinks.list(limit=9) == []
+    until(lambda: len([row for row in house.rows(verdict="act") if row.shrink_id]) == 3)
+    until(lambda: len(house.store.shrinks.list(limit=9)) == 3)
 
 
 def test_what_was_not_written_when_the_last_policy_went_is_written_when_the_database_is_back(
@@ -761,9 +761,9 @@ def test_what_was_not_written_when_the_last_policy_went_is_written_when_the_data
     with locked(tmp_path / "shrinkd.db"):
         house.let_go.set()
         until(lambda: house.shrinks("web", "succeeded"))
-    until(lambda: house.store.list_shrinks(limit=9))
+    until(lambda: house.store.shrinks.list(limit=9))
     assert until(
-        lambda: [row["freed_bytes"] > 0 for row in house.rows(policy="room") if row["shrink_id"]]
+        lambda: [(row.freed_bytes or 0) > 0 for row in house.rows(policy="room") if row.shrink_id]
     ) == [True]
 
 
@@ -771,9 +771,9 @@ def test_a_stop_waits_for_no_pass_and_a_close_for_no_database(build: Build, tmp_
     house = build({"web": FULL})
     house.hang("web")
     house.put(ROOM)
-    shrink_id = house.running("web")["id"]
+    shrink_id = house.running("web").id
     house.daemon.stop()
-    assert (house.daemon.is_alive, house.jobs.shrink(shrink_id)["state"]) == (False, "running")
+    assert (house.daemon.is_alive, house.jobs.shrink(shrink_id).state) == (False, "running")
     with locked(tmp_path / "shrinkd.db"):
         house.end()
     assert house.limit("web") == 8 * GIB
@@ -792,7 +792,10 @@ def test_a_pass_that_ends_behind_a_stop_brings_no_look(build: Build) -> None:
     house.let_go.set()
     until(lambda: not house.locks.busy())
     house.end()
-    assert (looks, [row["freed_bytes"] > 0 for row in house.rows(policy="room")]) == ([], [True])
+    assert (looks, [(row.freed_bytes or 0) > 0 for row in house.rows(policy="room")]) == (
+        [],
+        [True],
+    )
     house.begin()
 
 
@@ -810,9 +813,10 @@ def test_a_daemon_that_is_never_started_leaves_nothing_open(tmp_path: Path) -> N
     with closing(Store(f"sqlite:///{tmp_path}/shrinkd.db")) as store:
         store.open()
         bus = EventBus()
-        limits = GroupLimits(machine, LimitJournal(machine, store), GroupLocks(), bus.publish)
-        jobs = ShrinkQueue(store, limits, bus.publish, 1)
-        policies = PolicyCatalog(machine, store, bus)
+        journal = LimitJournal(machine, store.limit_intents)
+        limits = GroupLimits(machine, journal, GroupLocks(), bus.publish)
+        jobs = ShrinkQueue(store.shrinks, limits, bus.publish, 1)
+        policies = PolicyCatalog(machine, store.policies, bus)
         daemon = PolicyController(limits, store, policies, jobs, Scope(), bus)
         jobs.close()
         daemon.close()

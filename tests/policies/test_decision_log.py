@@ -6,6 +6,7 @@ What is new at once, what stays the same once a minute, and nothing lost on the 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from shrinkd.events.log import EventType
 from shrinkd.policies import Reason, Verdict
 from shrinkd.policies.decision_log import DecisionLog
 from shrinkd.policies.records import Record
-from shrinkd.storage.store import Row, Store
+from shrinkd.storage import DecisionRow, Store
 from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
 from tests.support.policy_samples import MIB, group
@@ -36,7 +37,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def decisions(store: Store) -> DecisionLog:
-    return DecisionLog(store)
+    return DecisionLog(store.decisions)
 
 
 def hold(second: float = 0, **given: Any) -> Record:
@@ -61,20 +62,20 @@ def act(second: float = 0, **given: Any) -> Record:
     )
 
 
-def written(decisions: DecisionLog, store: Store) -> list[Row]:
+def written(decisions: DecisionLog, store: Store) -> list[DecisionRow]:
     """All rows, the oldest first."""
     decisions.write()
-    return store.list_decisions(limit=1000)[::-1]
+    return [*store.decisions.list(limit=1000)][::-1]
 
 
-def told(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
-    return [tuple(row[name] for name in names) for row in rows]
+def told(rows: list[DecisionRow], *names: str) -> list[tuple[Any, ...]]:
+    return [tuple(getattr(row, name) for name in names) for row in rows]
 
 
 def test_what_was_decided_is_written_whole(decisions: DecisionLog, store: Store) -> None:
     decisions.add([act(1)])
     (row,) = written(decisions, store)
-    assert {name: row[name] for name in row if name != "id"} == {
+    assert {name: value for name, value in asdict(row).items() if name != "id"} == {
         "at": SECOND,
         "policy": "room",
         "generation": 1,
@@ -100,7 +101,7 @@ def test_what_stays_the_same_is_one_row_a_minute_that_counts_and_shows_the_last(
     decisions.add(hold(second) for second in range(0, 121, 2))
     rows = written(decisions, store)
     assert told(rows, "at", "times") == [(58 * SECOND, 30), (118 * SECOND, 30), (120 * SECOND, 1)]
-    assert rows[0]["signals"] == {"usage_bytes": 58}
+    assert rows[0].signals == {"usage_bytes": 58}
 
 
 def test_a_clock_that_is_put_back_begins_a_new_row(decisions: DecisionLog, store: Store) -> None:
@@ -113,12 +114,13 @@ def test_a_row_that_is_written_already_is_amended_when_its_minute_is_over(
 ) -> None:
     decisions.add([hold(0)])
     first = written(decisions, store)
+    row_id = first[0].id or 0
     decisions.add([hold(1), hold(2)])
     assert written(decisions, store) == first
     decisions.add([hold(60)])
     assert told(written(decisions, store), "id", "times") == [
-        (first[0]["id"], 3),
-        (first[0]["id"] + 1, 1),
+        (row_id, 3),
+        (row_id + 1, 1),
     ]
 
 
@@ -236,7 +238,7 @@ def test_what_cannot_be_written_waits_and_comes_in_its_order_with_what_is_new(
         (2 * SECOND, "act"),
         (3 * SECOND, "act"),
     ]
-    assert rows[0]["freed_bytes"] == 3 * MIB
+    assert rows[0].freed_bytes == 3 * MIB
 
 
 def test_what_is_written_is_written_once(decisions: DecisionLog, store: Store) -> None:
@@ -247,7 +249,7 @@ def test_what_is_written_is_written_once(decisions: DecisionLog, store: Store) -
 
 
 def test_a_database_that_stays_away_costs_the_oldest_and_never_more_memory(store: Store) -> None:
-    decisions = DecisionLog(store, most_unwritten=4)
+    decisions = DecisionLog(store.decisions, most_unwritten=4)
     decisions.add(act(second) for second in range(7))
     assert told(written(decisions, store), "at") == [(second * SECOND,) for second in (3, 4, 5, 6)]
 
@@ -304,7 +306,7 @@ def test_a_row_that_was_deleted_meanwhile_is_not_made_again(
 def test_acts_and_changes_of_mind_are_told_and_what_stays_the_same_is_not(
     store: Store,
 ) -> None:
-    decisions = DecisionLog(store, heard := EventRecorder())
+    decisions = DecisionLog(store.decisions, heard := EventRecorder())
     would = [
         hold(
             second,

@@ -88,7 +88,7 @@ def _is_limited(house: House) -> bool:
 
 
 def _has_freed(house: House) -> bool:
-    return any(row["progress"]["reclaimed_bytes"] for row in house.shrinks("web", "succeeded"))
+    return any(row.progress["reclaimed_bytes"] for row in house.shrinks("web", "succeeded"))
 
 
 CASES = {
@@ -113,7 +113,7 @@ def begin(build: Build, kind: str) -> House:
     if kind == "schedule":  # due while nobody looked: no test waits for a minute
         house.end()
         done_at = int((datetime.now(UTC) - timedelta(hours=1)).timestamp() * 1e6)
-        house.store.save_states(
+        house.store.policy_states.save(
             house.machine.node().boot_id, {("nightly", house.group("web").id): {"done_at": done_at}}
         )
         house.begin()
@@ -182,9 +182,7 @@ def test_what_breaks_is_a_condition_a_line_in_the_log_and_a_count_until_it_is_ov
     assert "the policy room looks at 'web' again" in caplog.text
     verdict = Verdict.ACT if mode == "enforce" else Verdict.WOULD_ACT
     until(
-        lambda: [
-            row for row in house.rows(policy="room", verdict=str(verdict)) if row["mode"] == mode
-        ]
+        lambda: [row for row in house.rows(policy="room", verdict=str(verdict)) if row.mode == mode]
     )
 
 
@@ -299,7 +297,7 @@ def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(bu
         house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     assert (house.locks.busy(), house.shrinks("web", "queued", "running")) == (set(), [])
     (row,) = house.shrinks("web")
-    assert (row["state"], "could not begin" in row["error"]["detail"]) == ("interrupted", True)
+    assert (row.state, "could not begin" in (row.error or {})["detail"]) == ("interrupted", True)
     crowded.is_full = False
     job = house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     job.finished.result(60)

@@ -28,7 +28,7 @@ from shrinkd.settings import Settings
 from shrinkd.shrinks.job import Job, State
 from shrinkd.shrinks.queue import MAX_WAITING_SHRINKS, ShrinkQueue
 from shrinkd.shrinks.run import Request
-from shrinkd.storage.store import Store
+from shrinkd.storage import ShrinkRow, Store
 from tests.storage.test_store import row as stored_row
 from tests.support.event_recorder import EventRecorder
 from tests.support.locked_database import locked
@@ -43,8 +43,8 @@ TO_THE_LIMIT = Request(timeout_seconds=60, target_bytes=200 * MIB, set_max_bytes
 
 def queue(backend: Backend, store: Store, publish: Publish) -> tuple[ShrinkQueue, GroupLimits]:
     """A queue for two shrinks at a time, and the use case that shares its locks."""
-    limits = GroupLimits(backend, LimitJournal(backend, store), GroupLocks(), publish)
-    return ShrinkQueue(store, limits, publish, max_running=2), limits
+    limits = GroupLimits(backend, LimitJournal(backend, store.limit_intents), GroupLocks(), publish)
+    return ShrinkQueue(store.shrinks, limits, publish, max_running=2), limits
 
 
 class House:
@@ -66,12 +66,12 @@ class House:
     def web(self) -> Group:
         return self.stage.simulator.groups("web")[0]
 
-    def done(self, job: Job) -> dict[str, Any]:
+    def done(self, job: Job) -> ShrinkRow:
         """Wait for the end of a job, and return its row, which queue and store agree on."""
         job.finished.result()
         row = self.jobs.shrink(job.id)
-        assert row == self.store.shrink(job.id) == job.row()
-        return dict(row)
+        assert row == self.store.shrinks.get(job.id) == job.row()
+        return row
 
     def running(self, group: Group, request: Request = ENDLESS) -> Job:
         job = self.jobs.submit(group, request)
@@ -114,12 +114,12 @@ def test_nobody_has_more_than_half_of_the_queue_and_all_together_no_more_than_al
 
 def test_a_shrink_is_a_row_before_it_is_work(house: House) -> None:
     job = house.jobs.submit(house.web, ENDLESS)
-    assert house.store.shrink(job.id)["state"] in {"queued", "running"}
+    assert house.store.shrinks.get(job.id).state in {"queued", "running"}
 
 
 def test_the_row_of_a_shrink_that_is_done_is_the_last_that_the_job_said(house: House) -> None:
     row = house.done(house.jobs.submit(house.web, QUICK))
-    assert (row["state"], row["progress"]["usage_bytes"] < 300 * MIB) == ("succeeded", True)
+    assert (row.state, row.progress["usage_bytes"] < 300 * MIB) == ("succeeded", True)
 
 
 def test_of_a_cancel_and_the_end_of_a_shrink_exactly_one_wins(house: House) -> None:
@@ -132,18 +132,18 @@ def test_of_a_cancel_and_the_end_of_a_shrink_exactly_one_wins(house: House) -> N
         )
         answer = together(partial(house.jobs.cancel, job.id), job.finished.result)[0]
         row = house.done(job)
-        ends.add(row["state"])
+        ends.add(row.state)
         if isinstance(answer, ShrinkFinished):
-            assert row["state"] == "succeeded"
-        elif answer["state"] == "cancelled":
-            assert (row["state"], row["error"]) == ("cancelled", None)
+            assert row.state == "succeeded"
+        elif answer.state == "cancelled":
+            assert (row.state, row.error) == ("cancelled", None)
         else:
-            assert (answer["state"], row["state"] in {"cancelled", "succeeded"}) == (
+            assert (answer.state, row.state in {"cancelled", "succeeded"}) == (
                 "cancelling",
                 True,
             )
         limit = house.stage.simulator.stat(group).limits.max_bytes
-        assert (limit == 4 * MIB) == (row["state"] == "succeeded")
+        assert (limit == 4 * MIB) == (row.state == "succeeded")
         with house.stage.simulator.machine():
             house.stage.vanish(group.path)
     assert ends <= {"succeeded", "cancelled"}
@@ -153,8 +153,8 @@ def test_of_many_who_cancel_at_once_all_hear_the_same(house: House) -> None:
     for _ in range(20):
         job = house.running(house.web)
         answers = together(*[partial(house.jobs.cancel, job.id)] * 4)
-        assert {answer["state"] for answer in answers} <= {"cancelling", "cancelled"}
-        assert house.done(job)["state"] == "cancelled"
+        assert {answer.state for answer in answers} <= {"cancelling", "cancelled"}
+        assert house.done(job).state == "cancelled"
 
 
 def test_of_many_who_shrink_a_group_at_once_one_does(house: House) -> None:
@@ -229,12 +229,12 @@ class Faulty(Simulator):
 def test_a_fault_ends_one_shrink_and_neither_its_worker_nor_the_others(tmp_path: Path) -> None:
     house = House(tmp_path / "shrinkd.db", Faulty)
     rows = [house.done(house.jobs.submit(house.web, QUICK)) for _ in range(5)]
-    assert {(row["state"], row["error"]["kind"]) for row in rows} == {("failed", "InternalError")}
+    assert {(row.state, (row.error or {})["kind"]) for row in rows} == {("failed", "InternalError")}
     assert "ZeroDivision" not in str(rows)
     assert (
-        house.done(house.jobs.submit(house.web, Request(timeout_seconds=60, target_bytes=8 << 30)))[
-            "state"
-        ]
+        house.done(
+            house.jobs.submit(house.web, Request(timeout_seconds=60, target_bytes=8 << 30))
+        ).state
         == "succeeded"
     )
     house.jobs.close()
@@ -251,7 +251,7 @@ def test_a_shrink_that_cannot_be_written_down_is_not_begun_and_its_group_is_free
     with house.locked(), pytest.raises(StoreUnavailable):
         house.jobs.submit(house.web, TO_THE_LIMIT)
     assert house.stage.everything() == before
-    assert house.done(house.jobs.submit(house.web, QUICK))["state"] == "succeeded"
+    assert house.done(house.jobs.submit(house.web, QUICK)).state == "succeeded"
 
 
 def test_a_cancel_that_cannot_be_written_down_stops_the_shrink_all_the_same(
@@ -263,7 +263,7 @@ def test_a_cancel_that_cannot_be_written_down_stops_the_shrink_all_the_same(
             house.jobs.cancel(job.id)
         while "is cancelled, which could not be written down" not in caplog.text:
             time.sleep(_POLL_SECONDS)
-    assert house.done(job)["state"] == "cancelled"
+    assert house.done(job).state == "cancelled"
 
 
 def test_a_shrink_has_finished_once_that_is_written_which_waits_for_the_database(
@@ -276,10 +276,10 @@ def test_a_shrink_has_finished_once_that_is_written_which_waits_for_the_database
         while "could not be written down" not in caplog.text:
             time.sleep(_POLL_SECONDS)
         row = house.jobs.shrink(job.id)
-        assert (row["state"], row["error"], row["finished_at"]) == ("running", None, None)
+        assert (row.state, row.error, row.finished_at) == ("running", None, None)
     row = house.done(job)
-    assert (row["state"], row["error"]["kind"]) == ("failed", "GroupGone")
-    assert row["finished_at"] >= row["started_at"]
+    assert (row.state, (row.error or {})["kind"]) == ("failed", "GroupGone")
+    assert (row.finished_at or 0) >= (row.started_at or 0) > 0
 
 
 def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_that(
@@ -307,8 +307,8 @@ def test_who_meets_a_shrink_before_it_is_written_down_and_cancels_it_waits_for_t
     writer.join()
     canceller.join()
     submitted[0].finished.result()
-    assert cancelled[0]["state"] in {"cancelled", "cancelling"}
-    assert slow.shrink(shrink_id)["state"] == "cancelled"
+    assert cancelled[0].state in {"cancelled", "cancelling"}
+    assert slow.shrinks.get(shrink_id).state == "cancelled"
     jobs.close()
     slow.close()
     house.jobs.close()
@@ -327,17 +327,17 @@ def test_of_many_who_write_down_what_policies_finished_each_row_is_written_once(
         for job in jobs:
             job.finished.result()
         assert together(*[house.jobs.write_finished] * 4) == [None] * 4
-        assert all(house.done(job)["policy"] == "room" for job in jobs)
+        assert all(house.done(job).policy == "room" for job in jobs)
 
 
 # -- stopping
 
 
-def stopped(path: Path, job: Job) -> dict[str, Any]:
+def stopped(path: Path, job: Job) -> ShrinkRow:
     """Return the row of a job as the next start finds it."""
     with closing(Store(f"sqlite:///{path}")) as store:
         store.open()
-        return dict(store.shrink(job.id))
+        return store.shrinks.get(job.id)
 
 
 def test_a_stop_interrupts_what_runs_and_what_waits_and_moves_no_limit(tmp_path: Path) -> None:
@@ -358,10 +358,10 @@ def test_a_stop_interrupts_what_runs_and_what_waits_and_moves_no_limit(tmp_path:
     house.jobs.close()
     house.store.close()
     rows = [stopped(house.path, job) for job in (*running, *waiting)]
-    assert {(row["state"], row["error"]["kind"]) for row in rows} == {
+    assert {(row.state, (row.error or {})["kind"]) for row in rows} == {
         ("interrupted", "DaemonStopped")
     }
-    assert all(row["finished_at"] for row in rows)
+    assert all(row.finished_at for row in rows)
     assert house.stage.limits() == before
 
 
@@ -379,30 +379,30 @@ def test_a_stop_does_not_wait_for_a_database_that_is_locked(tmp_path: Path) -> N
     with house.locked():
         house.jobs.close()
     house.store.close()
-    assert stopped(house.path, job)["state"] == "running"
+    assert stopped(house.path, job).state == "running"
 
 
 def test_what_a_dead_daemon_left_is_interrupted_by_the_next(house: House) -> None:
     for number, state in enumerate(["queued", "running", "cancelling", "succeeded"]):
-        house.store.add_shrink(stored_row(number, state=state))
+        house.store.shrinks.record(stored_row(number, state=state))
     assert house.jobs.recover() == 3
     assert house.jobs.recover() == 0
-    assert [house.store.shrink(f"{number:032x}")["state"] for number in range(4)] == [
+    assert [house.store.shrinks.get(f"{number:032x}").state for number in range(4)] == [
         "interrupted"
     ] * 3 + ["succeeded"]
 
 
 def test_a_group_whose_shrink_was_interrupted_can_be_shrunk_again(house: House) -> None:
-    house.store.add_shrink(stored_row(1, group_id=house.web.id, state="running"))
+    house.store.shrinks.record(stored_row(1, group_id=house.web.id, state="running"))
     house.jobs.recover()
-    assert house.done(house.jobs.submit(house.web, QUICK))["state"] == "succeeded"
+    assert house.done(house.jobs.submit(house.web, QUICK)).state == "succeeded"
 
 
 def test_what_finished_long_ago_is_forgotten_when_the_next_one_finishes(house: House) -> None:
-    house.store.add_shrink(stored_row(1, state="failed", finished_at=1))
+    house.store.shrinks.record(stored_row(1, state="failed", finished_at=1))
     house.done(house.jobs.submit(house.web, QUICK))
     while "0" * 31 + "1" in {
-        row["id"] for row in house.store.list_shrinks(limit=10)
+        row.id for row in house.store.shrinks.list(limit=10)
     }:  # just after the news of it
         time.sleep(_POLL_SECONDS)
 
@@ -415,8 +415,8 @@ def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) ->
         )
         house.stage.seconds += jump
         row = house.done(job)
-        assert row["state"] == "succeeded"
-        assert 0 <= row["progress"]["elapsed_seconds"] < 60
+        assert row.state == "succeeded"
+        assert 0 <= row.progress["elapsed_seconds"] < 60
 
 
 # -- events
@@ -426,12 +426,11 @@ def test_every_state_of_a_shrink_is_told_once_and_in_order(house: House) -> None
     heard = house.heard
     done = house.done(house.jobs.submit(house.web, QUICK))
     assert heard.of(EventType.SHRINK_STATE, "shrink_id", "state") == [
-        (done["id"], state) for state in ("queued", "running", "succeeded")
+        (done.id, state) for state in ("queued", "running", "succeeded")
     ]
     assert {path for _, path, _ in heard.all} == {"web"}
     assert (
-        heard.of(EventType.SHRINK_STATE, "reclaimed_bytes")[-1]
-        == done["progress"]["reclaimed_bytes"]
+        heard.of(EventType.SHRINK_STATE, "reclaimed_bytes")[-1] == done.progress["reclaimed_bytes"]
     )
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from shrinkd.errors import KeyInUse, KeyReused, OutcomeUnknown, StoreUnavailable
-from shrinkd.storage.idempotency import Answer, IdempotencyKeys, Key
-from shrinkd.storage.store import Store
+from shrinkd.storage import Answer, IdempotencyKeys, Key, Store
 from tests.support.locked_database import locked
 from tests.support.races import together
 
@@ -38,7 +37,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def keys(store: Store) -> IdempotencyKeys:
-    return IdempotencyKeys(store)
+    return IdempotencyKeys(store.idempotency_keys)
 
 
 def begin(
@@ -66,7 +65,7 @@ def test_a_repetition_gets_the_answer_of_the_first(keys: IdempotencyKeys) -> Non
 def test_the_answer_outlives_the_daemon(keys: IdempotencyKeys, store: Store) -> None:
     begin(keys)
     keys.end(KEY, ANSWER)
-    assert begin(IdempotencyKeys(store)) == ANSWER
+    assert begin(IdempotencyKeys(store.idempotency_keys)) == ANSWER
 
 
 def test_while_the_first_one_runs_a_repetition_is_told_to_wait(keys: IdempotencyKeys) -> None:
@@ -115,16 +114,16 @@ def test_of_many_at_the_same_instant_one_is_carried_out(keys: IdempotencyKeys) -
 def test_what_a_daemon_died_in_is_unknown_to_the_next(keys: IdempotencyKeys, store: Store) -> None:
     begin(keys)
     with pytest.raises(OutcomeUnknown):
-        begin(IdempotencyKeys(store))
+        begin(IdempotencyKeys(store.idempotency_keys))
     with pytest.raises(KeyReused):
-        begin(IdempotencyKeys(store), asked="b")
+        begin(IdempotencyKeys(store.idempotency_keys), asked="b")
 
 
 def test_what_can_be_repeated_makes_the_same_as_the_first_time(
     keys: IdempotencyKeys, store: Store
 ) -> None:
     first = begin(keys)
-    assert begin(IdempotencyKeys(store), repeatable=True) == first
+    assert begin(IdempotencyKeys(store.idempotency_keys), repeatable=True) == first
 
 
 def test_a_key_that_cannot_be_written_down_is_not_begun(
@@ -144,7 +143,7 @@ def test_an_answer_that_cannot_be_written_down_is_written_later(
         with pytest.raises(StoreUnavailable):
             begin(keys)
     assert begin(keys) == ANSWER
-    assert begin(IdempotencyKeys(store)) == ANSWER
+    assert begin(IdempotencyKeys(store.idempotency_keys)) == ANSWER
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
@@ -156,12 +155,4 @@ def test_what_is_still_to_be_written_is_written_at_the_end(
         keys.end(KEY, ANSWER if is_kept else None)
         keys.close()
     keys.close()
-    assert (begin(IdempotencyKeys(store)) == ANSWER) == is_kept
-
-
-def test_the_first_answer_sweeps_out_what_is_old(store: Store) -> None:
-    store.claim_key(KEY._asdict() | {"request": "a", "makes": "0" * 32, "created_at": 1})
-    keys = IdempotencyKeys(store)
-    begin(keys, KEY._replace(key="new"))
-    keys.end(KEY._replace(key="new"), ANSWER)
-    assert store.forget_keys(0, most=0) == 1
+    assert (begin(IdempotencyKeys(store.idempotency_keys)) == ANSWER) == is_kept

@@ -24,9 +24,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from shrinkd.errors import SettingsError, StoreUnavailable
-from shrinkd.storage import migration
+from shrinkd.storage import Store, migration
 from shrinkd.storage.revisions import Revisions
-from shrinkd.storage.store import Store
 from shrinkd.storage.tables import metadata
 from tests.support.checkout import ROOT
 from tests.support.postgres import Postgres
@@ -95,9 +94,7 @@ def sample(table: str) -> dict[str, Any]:
 
 
 def assert_sound(url: str, revision: str | None) -> None:
-    """It is at the newest revision, has the tables of the code, and every row that it had at that
-    one.
-    """
+    """Check that a database is at the newest revision, with the code's tables and all its rows."""
     with engine_of(url).connect() as connection:
         context = MigrationContext.configure(connection)
         assert context.get_current_heads() == (HEAD,)
@@ -119,12 +116,13 @@ def opened(url: str) -> None:
         store.open()
 
 
-# -- a start that is killed ------------------------------------------------------------------------------------------
+# -- a start that is killed ----------------------------------------------------------------------
 
 
 def lives(work: Callable[[], object], dies_at: int) -> bool:
-    """Do it in a process that gets a kill -9 at the n-th step of a migration, and answer whether
-    that came to its end.
+    """Run it in a process that gets a kill -9 at the n-th step of a migration.
+
+    Answers whether the process came to its end.
     """
     pid = os.fork()
     if not pid:
@@ -174,7 +172,7 @@ def _count_steps(dies_at: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_a_start_that_is_killed_at_any_step_of_a_migration_leaves_a_database_that_the_next_start_brings_up_to_date(
+def test_a_start_killed_at_any_step_of_a_migration_leaves_what_the_next_start_completes(
     path: Path, revision: str | None
 ) -> None:
     made(f"sqlite:///{path}", revision)
@@ -215,7 +213,7 @@ def test_a_migration_that_a_developer_starts_is_all_or_nothing_as_well(
     assert_sound(f"sqlite:///{path}", None)
 
 
-# -- a disk that is full ---------------------------------------------------------------------------------------------
+# -- a disk that is full -------------------------------------------------------------------------
 
 _CLONE_NEWNS, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 0x20000, 32, 16384, 1 << 18
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -227,8 +225,9 @@ def _mount(folder: Path, size: int, flags: int = 0) -> None:
 
 
 def on_small_disks(folder: Path, tried: Callable[[Callable[[int], None]], object]) -> None:
-    """Call it in a process with mounts of its own, with a function that makes the folder an empty
-    disk of so many bytes.
+    """Call it in a process with its own mounts.
+
+    Its argument is a function that mounts an empty disk of so many bytes on the folder.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -245,7 +244,7 @@ def on_small_disks(folder: Path, tried: Callable[[Callable[[int], None]], object
                 _mount(folder, size)
 
             tried(renew)
-        except BaseException as error:  # the rest of the tests is its parent's, which is told
+        except BaseException as error:  # noqa: BLE001 - told to the parent
             os.write(writer, f"{type(error).__name__}: {error}".encode()[:4000])
         os._exit(0)
     os.close(writer)
@@ -263,10 +262,11 @@ def starts(url: str) -> bool:
         try:
             store.open()
         except StoreUnavailable as error:
-            # the tests are about where it is raised first, and how
-            assert "Make room" in str(error), error
-            return False
-    return True
+            advice = str(error)
+        else:
+            return True
+    assert "Make room" in advice
+    return False
 
 
 @pytest.mark.long
@@ -308,7 +308,7 @@ def test_a_command_that_finds_the_disk_full_ends_with_2_and_one_line_that_says_w
 
     def tried(renew: Callable[[int], None]) -> None:
         renew(40960)
-        upgrade = [sys.executable, "-m", "app", "db", "upgrade"]
+        upgrade = [sys.executable, "-m", "shrinkd", "db", "upgrade"]
         ended = subprocess.run(upgrade, env=environ, capture_output=True, text=True, check=False)
         assert ended.returncode == 2, ended
         assert ended.stderr.count("\n") == 1, ended
@@ -319,12 +319,13 @@ def test_a_command_that_finds_the_disk_full_ends_with_2_and_one_line_that_says_w
     on_small_disks(path.parent, tried)
 
 
-# -- what releases before left half migrated -------------------------------------------------------------------------
+# -- what releases before left half migrated -----------------------------------------------------
 
 
 def _statements() -> list[tuple[str | None, str]]:
-    """What a first start of those releases sent, each committed by itself, and which revision was
-    recorded before each.
+    """List the statements that a first start of those releases committed one by one.
+
+    Each with the revision that was recorded before it.
     """
     sent: list[tuple[str | None, str]] = []
     engine = sa.create_engine("sqlite://")
@@ -397,7 +398,7 @@ def test_a_database_that_lost_the_record_of_its_revision_is_recognised_by_its_ta
     assert_sound(url, revision)
 
 
-# -- copies ----------------------------------------------------------------------------------------------------------
+# -- copies --------------------------------------------------------------------------------------
 
 
 def test_the_copy_of_a_half_migrated_database_leaves_that_of_the_whole_one_alone(
@@ -432,7 +433,7 @@ def test_a_copy_has_what_was_in_the_wal_and_is_a_database_that_can_be_taken_inst
     opened(f"sqlite:///{copy}")
 
 
-# -- several, and others ---------------------------------------------------------------------------------------------
+# -- several, and others -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("revision", [None, "0003"])
@@ -466,8 +467,8 @@ def test_who_reads_waits_for_no_migration_and_holds_none_up(path: Path) -> None:
     with closing(Store(f"sqlite:///{path}?timeout=0")) as store:
         store.open()
         with migration.alone(engine_of(f"sqlite:///{path}")):
-            assert store.list_policies() == []
-        with store.reading() as connection:
+            assert store.policies.list() == []
+        with store.database.reading() as connection:
             connection.execute(sa.text("SELECT * FROM shrinks"))
             with migration.alone(engine_of(f"sqlite:///{path}?timeout=0")):
                 pass

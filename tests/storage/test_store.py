@@ -5,10 +5,11 @@ What is written stays, states change by compare-and-set, and a refusal has a nam
 
 import collections
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any
@@ -28,16 +29,16 @@ from shrinkd.errors import (
     StoreUnavailable,
 )
 from shrinkd.policies import Reason, Verdict
-from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
-from shrinkd.storage.store import (
-    ACTIVE_STATES,
-    KEEP_DECISIONS_SECONDS,
-    KEEP_FINISHED_SECONDS,
-    Row,
-    Store,
-    describe,
-    is_of,
-)
+from shrinkd.storage import ACTIVE_STATES, Answer, Key, Store, group_matches, serialize_error
+from shrinkd.storage.decisions import KEEP_SECONDS as KEEP_DECISIONS_SECONDS
+from shrinkd.storage.decisions import DecisionRow
+from shrinkd.storage.events import KEEP_SECONDS as KEEP_EVENTS_SECONDS
+from shrinkd.storage.events import EventRow
+from shrinkd.storage.idempotency_keys import IdempotencyRow
+from shrinkd.storage.limit_intents import LimitIntentRow
+from shrinkd.storage.policies import PolicyRow
+from shrinkd.storage.shrinks import KEEP_SECONDS as KEEP_FINISHED_SECONDS
+from shrinkd.storage.shrinks import ShrinkRow
 from shrinkd.storage.tables import metadata
 from tests.support.checkout import ROOT
 from tests.support.locked_database import locked
@@ -71,8 +72,8 @@ def store(url: str) -> Iterator[Store]:
         yield store
 
 
-def row(number: int = 1, **changes: Any) -> dict[str, Any]:
-    return {
+def row(number: int = 1, **changes: Any) -> ShrinkRow:
+    values: dict[str, Any] = {
         "id": f"{number:032x}",
         "boot_id": "boot",
         "group_id": number,
@@ -85,12 +86,13 @@ def row(number: int = 1, **changes: Any) -> dict[str, Any]:
         "created_at": NOW + number,
         "started_at": None,
         "finished_at": None,
-    } | changes
+    }
+    return ShrinkRow(**values | changes)
 
 
 def test_a_shrink_reads_as_it_was_written(store: Store) -> None:
-    store.add_shrink(row())
-    assert store.shrink(row()["id"]) == row()
+    store.shrinks.record(row())
+    assert store.shrinks.get(row().id) == row()
 
 
 def test_the_largest_numbers_and_the_strangest_names_come_back_whole(store: Store) -> None:
@@ -100,8 +102,8 @@ def test_the_largest_numbers_and_the_strangest_names_come_back_whole(store: Stor
         created_at=2**62,
         error={"detail": "\x7f\u2028"},
     )
-    store.add_shrink(strange)
-    assert store.shrink(strange["id"]) == strange
+    store.shrinks.record(strange)
+    assert store.shrinks.get(strange.id) == strange
 
 
 @pytest.mark.parametrize(
@@ -109,76 +111,76 @@ def test_the_largest_numbers_and_the_strangest_names_come_back_whole(store: Stor
 )
 def test_a_shrink_that_is_none_is_not_found(store: Store, shrink_id: str) -> None:
     with pytest.raises(ShrinkNotFound):
-        store.shrink(shrink_id)
+        store.shrinks.get(shrink_id)
 
 
 @pytest.mark.parametrize("state", ACTIVE_STATES)
 def test_a_group_has_one_active_shrink(store: Store, state: str) -> None:
-    store.add_shrink(row(1, group_id=7, state=state))
+    store.shrinks.record(row(1, group_id=7, state=state))
     with pytest.raises(ShrinkInProgress):
-        store.add_shrink(row(2, group_id=7))
-    store.add_shrink(row(3, group_id=8))
+        store.shrinks.record(row(2, group_id=7))
+    store.shrinks.record(row(3, group_id=8))
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "interrupted"])
 def test_a_group_whose_shrink_is_done_may_have_another(store: Store, state: str) -> None:
-    store.add_shrink(row(1, group_id=7, state=state))
-    store.add_shrink(row(2, group_id=7))
+    store.shrinks.record(row(1, group_id=7, state=state))
+    store.shrinks.record(row(2, group_id=7))
 
 
 def test_a_move_from_the_state_that_is_expected_is_made(store: Store) -> None:
-    store.add_shrink(row())
+    store.shrinks.record(row())
     moved = row(state="running", started_at=NOW + 5, progress={"passes": 3})
-    assert store.move_shrink(row()["id"], "queued", moved)
-    assert store.shrink(row()["id"]) == moved
+    assert store.shrinks.move(row().id, "queued", moved)
+    assert store.shrinks.get(row().id) == moved
 
 
 @pytest.mark.parametrize("expected", ["running", "cancelling", "succeeded", ""])
 def test_a_move_from_another_state_is_not_made(store: Store, expected: str) -> None:
-    store.add_shrink(row())
-    assert not store.move_shrink(row()["id"], expected, row(state="failed"))
-    assert store.shrink(row()["id"]) == row()
+    store.shrinks.record(row())
+    assert not store.shrinks.move(row().id, expected, row(state="failed"))
+    assert store.shrinks.get(row().id) == row()
 
 
 def test_of_two_who_finish_a_shrink_at_once_one_does(store: Store) -> None:
     for number in range(100):
-        store.add_shrink(row(number, state="running"))
+        store.shrinks.record(row(number, state="running"))
         finishes = [
-            partial(store.move_shrink, row(number)["id"], "running", row(number, state=state))
+            partial(store.shrinks.move, row(number).id, "running", row(number, state=state))
             for state in ("succeeded", "cancelled")
         ]
         first, second = together(*finishes)
         assert first != second
-        assert store.shrink(row(number)["id"])["state"] == ("succeeded" if first else "cancelled")
+        assert store.shrinks.get(row(number).id).state == ("succeeded" if first else "cancelled")
 
 
 def listed(store: Store, **filters: Any) -> list[int]:
-    return [int(found["id"], 16) for found in store.list_shrinks(**{"limit": 100} | filters)]
+    return [int(found.id, 16) for found in store.shrinks.list(**{"limit": 100} | filters)]
 
 
 def test_shrinks_are_listed_the_newest_first_and_of_one_time_by_id(store: Store) -> None:
     for number, created_at in [(1, 10), (2, 30), (3, 20), (4, 30)]:
-        store.add_shrink(row(number, created_at=created_at))
+        store.shrinks.record(row(number, created_at=created_at))
     assert listed(store) == [4, 2, 3, 1]
     assert listed(store, limit=2) == [4, 2]
-    assert listed(store, before=(30, row(4)["id"])) == [2, 3, 1]
-    assert listed(store, before=(20, row(3)["id"])) == [1]
+    assert listed(store, before=(30, row(4).id)) == [2, 3, 1]
+    assert listed(store, before=(20, row(3).id)) == [1]
     assert listed(store, before=(0, "")) == []
 
 
 def test_a_clock_that_was_set_back_makes_no_shrink_disappear_from_the_list(store: Store) -> None:
     for number, created_at in [(1, NOW), (2, NOW - 365 * DAY), (3, NOW + 365 * DAY)]:
-        store.add_shrink(row(number, created_at=created_at))
+        store.shrinks.record(row(number, created_at=created_at))
     assert listed(store) == [3, 1, 2]
 
 
 def test_shrinks_are_listed_by_state_by_group_and_from_a_time_on(store: Store) -> None:
     for number, state in enumerate(["queued", "running", "failed", "succeeded"]):
-        store.add_shrink(row(number, state=state, group_path=f"group-{number % 2}"))
+        store.shrinks.record(row(number, state=state, group_path=f"group-{number % 2}"))
     assert listed(store, states=("failed", "running")) == [2, 1]
-    assert listed(store, group_path="group-0") == [2, 0]
+    assert listed(store, groups="group-0") == [2, 0]
     assert listed(store, since=NOW + 2) == [3, 2]
-    assert listed(store, states=("queued",), group_path="group-1") == []
+    assert listed(store, states=("queued",), groups="group-1") == []
 
 
 WITHIN = {
@@ -208,36 +210,38 @@ def test_of_subtrees_is_what_is_at_or_below_them_letter_by_letter(
         "b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro/a",
     ]
     for number, path in enumerate(there):
-        store.add_shrink(row(number, state="succeeded", group_path=path))
+        store.shrinks.record(row(number, state="succeeded", group_path=path))
     decide(store, *(decision(number, group_path=path) for number, path in enumerate(there)))
-    assert [there[number] for number in listed(store, group_path=subtrees)][::-1] == paths
+    assert [there[number] for number in listed(store, groups=subtrees)][::-1] == paths
     assert [there[number] for number in decided(store, within=subtrees)][::-1] == paths
-    assert [path for path in there if is_of(path, subtrees)] == paths
+    assert [path for path in there if group_matches(path, subtrees)] == paths
 
 
 def test_what_was_left_active_is_settled_and_what_was_done_stays(store: Store) -> None:
     states = [*ACTIVE_STATES, "succeeded", "failed", "cancelled", "interrupted"]
     for number, state in enumerate(states):
-        store.add_shrink(
+        store.shrinks.record(
             row(number, state=state, finished_at=None if state in ACTIVE_STATES else NOW)
         )
-    assert store.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == len(ACTIVE_STATES)
-    settled = [store.shrink(row(number)["id"]) for number in range(len(states))]
-    assert [found["state"] for found in settled] == ["interrupted"] * 3 + states[3:]
-    assert [found["finished_at"] for found in settled] == [NOW + DAY] * 3 + [NOW] * 4
-    assert [found["error"] for found in settled] == [describe(DaemonStopped("It died."))] * 3 + [
-        None
-    ] * 4
-    assert store.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == 0
+    assert store.shrinks.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == len(
+        ACTIVE_STATES
+    )
+    settled = [store.shrinks.get(row(number).id) for number in range(len(states))]
+    assert [found.state for found in settled] == ["interrupted"] * 3 + states[3:]
+    assert [found.finished_at for found in settled] == [NOW + DAY] * 3 + [NOW] * 4
+    assert [found.error for found in settled] == [
+        serialize_error(DaemonStopped("It died."))
+    ] * 3 + [None] * 4
+    assert store.shrinks.interrupt_active(NOW + DAY, DaemonStopped("It died.")) == 0
 
 
 def test_what_finished_seven_days_ago_is_forgotten_and_no_sooner(store: Store) -> None:
     week = KEEP_FINISHED_SECONDS * 1_000_000
     for number, finished_at in enumerate([NOW - week - 1, NOW - week, NOW, NOW + week, None]):
-        store.add_shrink(
+        store.shrinks.record(
             row(number, state="succeeded" if finished_at else "running", finished_at=finished_at)
         )
-    assert store.forget_finished(NOW) == 1
+    assert store.shrinks.expire(NOW) == 1
     assert listed(store) == [4, 3, 2, 1]
 
 
@@ -245,83 +249,84 @@ def test_of_the_finished_shrinks_of_policies_the_newest_stay_and_callers_lose_no
     store: Store,
 ) -> None:
     for number in range(6):
-        store.add_shrink(
+        store.shrinks.record(
             row(number, state="succeeded", finished_at=NOW, policy="room" if number % 2 else None)
         )
-    assert store.forget_finished(NOW, most=2) == 1
+    assert store.shrinks.expire(NOW, most=2) == 1
     assert listed(store) == [5, 4, 3, 2, 0]
 
 
 def test_finished_shrinks_are_written_down_together_and_none_twice(store: Store) -> None:
     rows = [row(number, state="succeeded", finished_at=NOW, policy="room") for number in range(3)]
-    store.add_shrinks(rows[:2])
-    store.add_shrinks(rows)
+    store.shrinks.record_finished(rows[:2])
+    store.shrinks.record_finished(rows)
     assert listed(store) == [2, 1, 0]
 
 
 def test_a_group_that_was_made_here_is_remembered_until_it_is_forgotten(store: Store) -> None:
-    store.add_made_group("boot", 2**63 - 1, "caf\xe9", NOW)
-    store.add_made_group("boot", 2, "web", NOW)
-    assert store.made_group_ids("boot") == {2**63 - 1, 2}
-    store.forget_made_group("boot", 2)
-    store.forget_made_group("boot", 3)
-    assert store.made_group_ids("boot") == {2**63 - 1}
+    store.made_groups.record("boot", 2**63 - 1, "caf\xe9", NOW)
+    store.made_groups.record("boot", 2, "web", NOW)
+    assert store.made_groups.list_ids("boot") == {2**63 - 1, 2}
+    store.made_groups.delete("boot", 2)
+    store.made_groups.delete("boot", 3)
+    assert store.made_groups.list_ids("boot") == {2**63 - 1}
 
 
 def test_the_groups_of_another_boot_mean_nothing_and_go_with_the_next_one_made(
     store: Store,
 ) -> None:
-    store.add_made_group("before", 1, "web", NOW)
-    assert store.made_group_ids("boot") == set()
-    store.add_made_group("boot", 1, "web", NOW)
-    assert store.made_group_ids("before") == set()
+    store.made_groups.record("before", 1, "web", NOW)
+    assert store.made_groups.list_ids("boot") == set()
+    store.made_groups.record("boot", 1, "web", NOW)
+    assert store.made_groups.list_ids("before") == set()
 
 
-def intent(group_id: int = 1, boot_id: str = "boot", **changes: Any) -> dict[str, Any]:
+def intent(group_id: int = 1, boot_id: str = "boot", **changes: Any) -> LimitIntentRow:
     steps = [
         {"max_bytes": None, "soft_limit_bytes": 2**63 - 4096},
         {"max_bytes": 0, "soft_limit_bytes": 2**63 - 4096},
     ]
-    return {
+    values: dict[str, Any] = {
         "boot_id": boot_id,
         "group_id": group_id,
         "path": "caf\xe9",
         "steps": steps,
         "created_at": NOW,
-    } | changes
+    }
+    return LimitIntentRow(**values | changes)
 
 
 def test_an_intent_reads_as_it_was_written_until_it_is_forgotten(store: Store) -> None:
     written = [intent(2**63 - 1), intent(2)]
     for row_of_one in written:
-        store.add_intent(row_of_one)
-    assert sorted(store.list_intents("boot"), key=itemgetter("group_id")) == written[::-1]
-    store.forget_intent("boot", 2**63 - 1)
-    store.forget_intent("boot", 3)
-    assert store.list_intents("boot") == [intent(2)]
+        store.limit_intents.record(row_of_one)
+    assert sorted(store.limit_intents.list("boot"), key=attrgetter("group_id")) == written[::-1]
+    store.limit_intents.delete("boot", 2**63 - 1)
+    store.limit_intents.delete("boot", 3)
+    assert store.limit_intents.list("boot") == [intent(2)]
 
 
 def test_a_group_has_one_intent_and_it_is_the_last(store: Store) -> None:
-    store.add_intent(intent(path="before"))
-    store.add_intent(intent(path="after"))
-    assert store.list_intents("boot") == [intent(path="after")]
+    store.limit_intents.record(intent(path="before"))
+    store.limit_intents.record(intent(path="after"))
+    assert store.limit_intents.list("boot") == [intent(path="after")]
 
 
 def test_the_intents_of_another_boot_mean_nothing_and_go_with_the_next_one(store: Store) -> None:
-    store.add_intent(intent(boot_id="before"))
-    assert store.list_intents("boot") == []
-    store.add_intent(intent())
-    assert store.list_intents("before") == []
+    store.limit_intents.record(intent(boot_id="before"))
+    assert store.limit_intents.list("boot") == []
+    store.limit_intents.record(intent())
+    assert store.limit_intents.list("before") == []
 
 
-def policy(name: str = "a", generation: int = 1, **changes: Any) -> dict[str, Any]:
+def policy(name: str = "a", generation: int = 1, **changes: Any) -> PolicyRow:
     body = {
         "name": name,
         "kind": "limit",
         "selector": {"group": "caf\xe9/*"},
         "spec": {"limits": {"max_bytes": None, "low_bytes": 2**62}},
     }
-    return {
+    values: dict[str, Any] = {
         "name": name,
         "kind": "limit",
         "priority": 100,
@@ -330,41 +335,43 @@ def policy(name: str = "a", generation: int = 1, **changes: Any) -> dict[str, An
         "generation": generation,
         "created_at": NOW,
         "updated_at": NOW,
-    } | changes
+    }
+    return PolicyRow(**values | changes)
 
 
 def test_policies_read_as_they_were_written_in_the_order_of_their_names(store: Store) -> None:
-    assert store.list_policies() == []
-    assert [store.put_policy(policy(name), None) for name in ("b", "a", "c")] == [True] * 3
-    assert store.list_policies() == [policy("a"), policy("b"), policy("c")]
+    assert store.policies.list() == []
+    assert [store.policies.put(policy(name), None) for name in ("b", "a", "c")] == [True] * 3
+    assert store.policies.list() == [policy("a"), policy("b"), policy("c")]
 
 
 def test_a_policy_is_put_only_where_the_generation_is_the_one_that_is_expected(
     store: Store,
 ) -> None:
-    assert not store.put_policy(policy(generation=2), 1)
-    assert store.put_policy(policy(), None)
-    assert not store.put_policy(policy(priority=7), None)
-    assert not store.put_policy(policy(generation=4), 3)
-    assert store.list_policies() == [policy()]
-    assert store.put_policy(policy(generation=2, enabled=False), 1)
-    assert store.list_policies() == [policy(generation=2, enabled=False)]
+    assert not store.policies.put(policy(generation=2), 1)
+    assert store.policies.put(policy(), None)
+    assert not store.policies.put(policy(priority=7), None)
+    assert not store.policies.put(policy(generation=4), 3)
+    assert store.policies.list() == [policy()]
+    assert store.policies.put(policy(generation=2, enabled=False), 1)
+    assert store.policies.list() == [policy(generation=2, enabled=False)]
 
 
 def test_a_policy_is_deleted_with_what_it_remembers_and_only_in_the_generation_that_is_expected(
     store: Store,
 ) -> None:
-    store.put_policy(policy("a", 3), None)
-    store.save_states("boot", {("a", 1): {}, ("b", 1): {}})
-    assert not store.delete_policy("a", 2)
-    assert set(store.load_states("boot")) == {("a", 1), ("b", 1)}
-    assert store.delete_policy("a", 3)
-    assert (store.list_policies(), set(store.load_states("boot"))) == ([], {("b", 1)})
-    assert not store.delete_policy("a", 3)
+    store.policies.put(policy("a", 3), None)
+    store.policy_states.save("boot", {("a", 1): {}, ("b", 1): {}})
+    assert not store.policies.delete("a", 2)
+    assert set(store.policy_states.load("boot")) == {("a", 1), ("b", 1)}
+    assert store.policies.delete("a", 3)
+    assert (store.policies.list(), set(store.policy_states.load("boot"))) == ([], {("b", 1)})
+    assert not store.policies.delete("a", 3)
 
 
-def decision(number: int = 1, **changes: Any) -> dict[str, Any]:
-    return {
+def decision(number: int = 1, **changes: Any) -> DecisionRow:
+    values: dict[str, Any] = {
+        "id": None,
         "at": NOW + number,
         "policy": "a",
         "generation": 2**40,
@@ -381,11 +388,12 @@ def decision(number: int = 1, **changes: Any) -> dict[str, Any]:
         "shrink_id": None,
         "errno": None,
         "times": 1,
-    } | changes
+    }
+    return DecisionRow(**values | changes)
 
 
-def decide(store: Store, *rows: Row) -> list[int]:
-    return store.write_decisions([(None, row) for row in rows])
+def decide(store: Store, *rows: DecisionRow) -> list[int]:
+    return [*store.decisions.record(rows)]
 
 
 def test_decisions_read_as_they_were_written_and_have_ids_that_count_up(store: Store) -> None:
@@ -393,8 +401,8 @@ def test_decisions_read_as_they_were_written_and_have_ids_that_count_up(store: S
     ids = decide(store, *rows)
     assert ids == sorted(set(ids))
     assert (
-        store.list_decisions(limit=5000)
-        == [row | {"id": row_id} for row_id, row in zip(ids, rows, strict=True)][::-1]
+        store.decisions.list(limit=5000)
+        == [replace(row, id=row_id) for row_id, row in zip(ids, rows, strict=True)][::-1]
     )
     assert decide(store, decision())[0] > ids[-1]
 
@@ -403,17 +411,17 @@ def test_a_decision_that_is_written_again_is_written_in_its_own_place_with_what_
     store: Store,
 ) -> None:
     first, second = decide(store, decision(1), decision(2))
-    folded = decision(5, times=60)
-    done = decision(2, freed_bytes=7, errno="EBUSY", shrink_id="0" * 32)
-    assert store.write_decisions([(second, done), (None, decision(6)), (first, folded)]) == [
+    folded = decision(5, id=first, times=60)
+    done = decision(2, id=second, freed_bytes=7, errno="EBUSY", shrink_id="0" * 32)
+    assert store.decisions.record([done, decision(6), folded]) == [
         second,
         second + 1,
         first,
     ]
-    assert store.list_decisions(limit=9) == [
-        decision(6) | {"id": second + 1},
-        done | {"id": second},
-        folded | {"id": first},
+    assert store.decisions.list(limit=9) == [
+        decision(6, id=second + 1),
+        done,
+        folded,
     ]
 
 
@@ -421,18 +429,18 @@ def test_a_decision_that_was_forgotten_meanwhile_does_not_come_back_as_another(
     store: Store,
 ) -> None:
     (first,) = decide(store, decision())
-    assert store.forget_decisions(NOW + 30 * DAY) == 1
-    assert store.write_decisions([(first, decision(times=2))]) == [first]
-    assert store.list_decisions(limit=9) == []
+    assert store.decisions.expire(NOW + 30 * DAY) == 1
+    assert store.decisions.record([decision(id=first, times=2)]) == [first]
+    assert store.decisions.list(limit=9) == []
     assert decide(store, decision())[0] > first
 
 
 def test_no_decision_at_all_is_written_as_easily(store: Store) -> None:
-    assert store.write_decisions([]) == []
+    assert store.decisions.record([]) == []
 
 
 def decided(store: Store, **filters: Any) -> list[int]:
-    return [row["at"] - NOW for row in store.list_decisions(**{"limit": 100} | filters)]
+    return [row.at - NOW for row in store.decisions.list(**{"limit": 100} | filters)]
 
 
 def test_decisions_are_listed_by_policy_by_group_by_verdict_from_a_time_on_and_in_pages(
@@ -451,40 +459,41 @@ def test_decisions_are_listed_by_policy_by_group_by_verdict_from_a_time_on_and_i
     assert decided(store, group_path="web") == [2]
     assert decided(store, verdicts=("act", "gone")) == [4, 3]
     assert decided(store, since=NOW + 3) == [4, 3]
-    assert decided(store, before=ids[3], limit=2) == [2, 1]
+    assert decided(store, before=(ids[3],), limit=2) == [2, 1]
     assert decided(store, policy="a", verdicts=("gone",)) == []
 
 
 def test_decisions_are_forgotten_after_seven_days_and_no_sooner(store: Store) -> None:
     week = KEEP_DECISIONS_SECONDS * 1_000_000
     decide(store, decision(-week - 1), decision(-week), decision(0))
-    assert store.forget_decisions(NOW) == 1
+    assert store.decisions.expire(NOW) == 1
     assert decided(store) == [0, -week]
 
 
 def test_the_oldest_decisions_are_forgotten_beyond_so_many(store: Store) -> None:
     decide(store, *(decision(number) for number in range(7)))
-    assert store.forget_decisions(NOW, most=7) == 0
-    assert store.forget_decisions(NOW, most=3) == 4
+    assert store.decisions.expire(NOW, most=7) == 0
+    assert store.decisions.expire(NOW, most=3) == 4
     assert decided(store) == [6, 5, 4]
 
 
-# -- events ----------------------------------------------------------------------------------------------------------
+# -- events --------------------------------------------------------------------------------------
 
 
-def event(number: int, at: int = NOW, **changes: Any) -> dict[str, Any]:
-    return {
+def event(number: int, at: int = NOW, **changes: Any) -> EventRow:
+    values: dict[str, Any] = {
         "id": number,
         "at": at,
         "type": "group.made",
         "group_id": 7,
         "group_path": "web",
         "data": {"n": number},
-    } | changes
+    }
+    return EventRow(**values | changes)
 
 
-def ids(rows: list[Row]) -> list[int]:
-    return [row["id"] for row in rows]
+def ids(rows: Sequence[EventRow]) -> list[int]:
+    return [row.id for row in rows]
 
 
 def test_events_read_as_they_were_written_and_in_the_order_of_their_ids(store: Store) -> None:
@@ -493,14 +502,14 @@ def test_events_read_as_they_were_written_and_in_the_order_of_their_ids(store: S
         event(2, type="policy.deleted", group_id=None, group_path=None),
         event(3, data={"a": [1.5, None, "\N{SNOWMAN}"]}),
     ]
-    store.add_events(rows)
-    assert store.list_events(0, 9) == rows
-    assert ids(store.list_events(1, 1)) == [2]
-    assert store.event_span() == (1, 3)
+    store.events.record(rows)
+    assert store.events.list(0, 9) == rows
+    assert ids(store.events.list(1, 1)) == [2]
+    assert store.events.span() == (1, 3)
 
 
 def test_before_the_first_event_there_is_an_empty_span(store: Store) -> None:
-    assert (store.event_span(), store.list_events(0, 9), store.oldest_event_to_keep(NOW)) == (
+    assert (store.events.span(), store.events.list(0, 9), store.events.oldest_to_keep(NOW)) == (
         (1, 0),
         [],
         1,
@@ -508,9 +517,9 @@ def test_before_the_first_event_there_is_an_empty_span(store: Store) -> None:
 
 
 def test_an_event_that_is_there_already_stays_as_it_is(store: Store) -> None:
-    store.add_events([event(1), event(2)])
-    store.add_events([event(2, type="other"), event(3)])
-    assert [(row["id"], row["type"]) for row in store.list_events(0, 9)] == [
+    store.events.record([event(1), event(2)])
+    store.events.record([event(2, type="other"), event(3)])
+    assert [(row.id, row.type) for row in store.events.list(0, 9)] == [
         (1, "group.made"),
         (2, "group.made"),
         (3, "group.made"),
@@ -519,36 +528,36 @@ def test_an_event_that_is_there_already_stays_as_it_is(store: Store) -> None:
 
 def test_events_are_selected_by_type_and_by_where_to_the_letter(store: Store) -> None:
     paths = ["web", "web/a", "Web/a", "webby", "w_b/a", "w%/a", None]
-    store.add_events(
+    store.events.record(
         [event(number, group_path=path) for number, path in enumerate(paths, 1)]
         + [event(8, type="other"), event(9, type="gap")]
     )
-    assert ids(store.list_events(0, 9, within=[{"web"}])) == [1, 2, 8, 9]
-    assert ids(store.list_events(0, 9, within=[{"web", "Web"}])) == [1, 2, 3, 8, 9]
-    assert ids(store.list_events(0, 9, within=[{"web"}, {"web/a", "webby"}])) == [2]
-    assert ids(store.list_events(0, 9, within=[{"w_b"}])) == [5]
-    assert ids(store.list_events(0, 9, within=[()])) == []
-    assert ids(store.list_events(0, 9, types={"other"}, within=[{"web"}])) == [8]
-    assert ids(store.list_events(0, 9, types={"other"}, within=[{"nowhere"}], always="gap")) == [9]
+    assert ids(store.events.list(0, 9, within=[{"web"}])) == [1, 2, 8, 9]
+    assert ids(store.events.list(0, 9, within=[{"web", "Web"}])) == [1, 2, 3, 8, 9]
+    assert ids(store.events.list(0, 9, within=[{"web"}, {"web/a", "webby"}])) == [2]
+    assert ids(store.events.list(0, 9, within=[{"w_b"}])) == [5]
+    assert ids(store.events.list(0, 9, within=[()])) == []
+    assert ids(store.events.list(0, 9, types={"other"}, within=[{"web"}])) == [8]
+    assert ids(store.events.list(0, 9, types={"other"}, within=[{"nowhere"}], always="gap")) == [9]
 
 
 def test_events_are_forgotten_by_age_and_by_number_and_the_newest_never_is(store: Store) -> None:
     week = KEEP_EVENTS_SECONDS * 1_000_000
-    store.add_events([event(1, NOW - week - 1), event(2, NOW - week), event(3), event(4)])
-    assert store.oldest_event_to_keep(NOW) == 2
-    assert store.oldest_event_to_keep(NOW, most=1) == 4
-    assert store.oldest_event_to_keep(NOW + 2 * week) == 4
-    store.forget_events(3)
-    assert store.event_span() == (3, 4)
+    store.events.record([event(1, NOW - week - 1), event(2, NOW - week), event(3), event(4)])
+    assert store.events.oldest_to_keep(NOW) == 2
+    assert store.events.oldest_to_keep(NOW, most=1) == 4
+    assert store.events.oldest_to_keep(NOW + 2 * week) == 4
+    store.events.delete_before(3)
+    assert store.events.span() == (3, 4)
 
 
 def test_states_read_as_the_last_that_was_saved(store: Store) -> None:
-    store.save_states(
+    store.policy_states.save(
         "boot", {("a", 0): {"step_bytes": 2**62}, ("a", 2**63 - 1): {"seconds": 0.1}, ("b", 0): {}}
     )
-    store.save_states("boot", {("a", 0): {"step_bytes": None}})
-    store.save_states("boot", {})
-    assert store.load_states("boot") == {
+    store.policy_states.save("boot", {("a", 0): {"step_bytes": None}})
+    store.policy_states.save("boot", {})
+    assert store.policy_states.load("boot") == {
         ("a", 0): {"step_bytes": None},
         ("a", 2**63 - 1): {"seconds": 0.1},
         ("b", 0): {},
@@ -556,10 +565,10 @@ def test_states_read_as_the_last_that_was_saved(store: Store) -> None:
 
 
 def test_the_states_of_another_boot_mean_nothing_and_go_with_the_next_ones(store: Store) -> None:
-    store.save_states("before", {("a", 1): {}, ("b", 1): {}})
-    assert store.load_states("boot") == {}
-    store.save_states("boot", {("a", 1): {}})
-    assert store.load_states("before") == {}
+    store.policy_states.save("before", {("a", 1): {}, ("b", 1): {}})
+    assert store.policy_states.load("boot") == {}
+    store.policy_states.save("boot", {("a", 1): {}})
+    assert store.policy_states.load("before") == {}
 
 
 def test_a_database_that_answers_can_be_pinged(store: Store) -> None:
@@ -568,9 +577,9 @@ def test_a_database_that_answers_can_be_pinged(store: Store) -> None:
 
 def test_what_is_closed_is_still_there_when_it_is_opened_again(url: str) -> None:
     with opened(url) as store:
-        store.add_shrink(row())
+        store.shrinks.record(row())
     with opened(url) as store:
-        assert store.shrink(row()["id"]) == row()
+        assert store.shrinks.get(row().id) == row()
 
 
 def test_a_second_daemon_does_not_get_the_database_until_the_first_is_gone(url: str) -> None:
@@ -586,7 +595,7 @@ def test_a_second_daemon_does_not_get_the_database_until_the_first_is_gone(url: 
         pass
 
 
-# -- the schema ------------------------------------------------------------------------------------------------------
+# -- the schema ----------------------------------------------------------------------------------
 
 
 def engine(url: str) -> sa.Engine:
@@ -618,7 +627,7 @@ def test_the_migrations_can_be_taken_back_and_made_again(url: str) -> None:
         command.downgrade(alembic(connection), "base")
     assert tables(url) == {"alembic_version"}
     with opened(url) as store:
-        store.add_shrink(row())
+        store.shrinks.record(row())
 
 
 def test_a_database_of_a_newer_release_is_refused_by_its_revision_and_left_alone(url: str) -> None:
@@ -661,13 +670,13 @@ def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(
     url: str, next_release: Path
 ) -> None:
     with opened(url) as store:
-        store.add_shrink(row())
+        store.shrinks.record(row())
     with opened(url, next_release) as store:
-        assert store.shrink(row()["id"]) == row()
+        assert store.shrinks.get(row().id) == row()
     assert "more" in tables(url)
 
 
-# -- SQLite alone ----------------------------------------------------------------------------------------------------
+# -- SQLite alone --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -679,13 +688,13 @@ def test_an_older_database_is_copied_before_it_is_brought_up_to_date(
     path: Path, next_release: Path
 ) -> None:
     with opened(f"sqlite:///{path}") as store:
-        store.add_shrink(row())
+        store.shrinks.record(row())
     with opened(f"sqlite:///{path}", next_release):
         pass
     copy = path.with_name("shrinkd.db.revision-0006")
     assert "more" not in tables(f"sqlite:///{copy}")
     with opened(f"sqlite:///{copy}") as store:
-        assert store.shrink(row()["id"]) == row()
+        assert store.shrinks.get(row().id) == row()
     assert S_IMODE(copy.stat().st_mode) == 0o600
 
 
@@ -711,7 +720,7 @@ def test_nobody_else_may_read_the_database(path: Path) -> None:
     before = os.umask(0)
     try:
         with opened(f"sqlite:///{path}") as store:
-            store.add_shrink(row())
+            store.shrinks.record(row())
             modes = {file.name: S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     finally:
         os.umask(before)
@@ -727,16 +736,16 @@ def test_a_locked_database_is_unavailable_for_writing_and_only_as_long_as_it_is_
     path: Path,
 ) -> None:
     with opened(f"sqlite:///{path}?timeout=0.05") as store:
-        store.add_shrink(row())
+        store.shrinks.record(row())
         with locked(path):
             with pytest.raises(StoreUnavailable, match="database is locked"):
-                store.add_shrink(row(2))
+                store.shrinks.record(row(2))
             with pytest.raises(StoreUnavailable):
-                store.move_shrink(row()["id"], "queued", row(state="running"))
+                store.shrinks.move(row().id, "queued", row(state="running"))
             with pytest.raises(StoreUnavailable):
                 store.ping()
-            assert store.shrink(row()["id"]) == row()
-        store.add_shrink(row(2))
+            assert store.shrinks.get(row().id) == row()
+        store.shrinks.record(row(2))
 
 
 @pytest.fixture
@@ -761,75 +770,71 @@ def full(path: Path) -> Iterator[Store]:
 def test_a_full_database_is_unavailable_and_keeps_what_it_has(full: Store) -> None:
     fill = (row(number, progress={"filler": "x" * 1000}) for number in range(1000))
     with pytest.raises(StoreUnavailable, match="database or disk is full"):
-        collections.deque(map(full.add_shrink, fill), maxlen=0)
+        collections.deque(map(full.shrinks.record, fill), maxlen=0)
     written = listed(full)
     assert written == list(range(len(written)))[::-1]
-    assert full.shrink(row(0)["id"])["group_path"] == "group-0"
+    assert full.shrinks.get(row(0).id).group_path == "group-0"
 
 
-def key(name: str = "one", **changes: Any) -> dict[str, Any]:
-    return {
+def key(name: str = "one", **changes: Any) -> IdempotencyRow:
+    values: dict[str, Any] = {
         "caller": "token:ci",
         "route": "create_group",
         "key": name,
         "request": "a" * 32,
         "makes": "0" * 32,
         "created_at": NOW,
-    } | changes
+    }
+    return IdempotencyRow(**values | changes)
 
 
-ANSWERED = {
-    "status": 201,
-    "headers": [["location", "/v1/groups/web"]],
-    "body": b'{"path": "\xe2\x82\xac"}',
-}
+ANSWER = Answer(201, (("location", "/v1/groups/web"),), b'{"path": "\xe2\x82\xac"}')
 
 
 def test_a_key_is_claimed_once_and_then_shown(store: Store) -> None:
-    assert store.claim_key(key()) is None
-    assert store.claim_key(key(request="b" * 32)) == key() | {
-        "status": None,
-        "headers": None,
-        "body": None,
-    }
-    assert store.claim_key(key("two")) is None
+    assert store.idempotency_keys.claim(key()) is None
+    assert store.idempotency_keys.claim(key(request="b" * 32)) == key()
+    assert store.idempotency_keys.claim(key("two")) is None
 
 
 def test_what_a_request_came_to_is_kept_with_its_key(store: Store) -> None:
     for name in ("one", "two", "three"):
-        store.claim_key(key(name))
-    names = [
-        {part: key(name)[part] for part in ("caller", "route", "key")} for name in ("one", "two")
-    ]
-    store.settle_keys([names[0] | ANSWERED], [names[1]])
-    assert store.claim_key(key()) == key() | ANSWERED
-    assert store.claim_key(key("two")) is None
-    assert (store.claim_key(key("three")) or {})["status"] is None
+        store.idempotency_keys.claim(key(name))
+    one, two = (Key("token:ci", "create_group", name) for name in ("one", "two"))
+    store.idempotency_keys.settle({one: ANSWER, two: None})
+    answered = store.idempotency_keys.claim(key())
+    assert answered
+    assert (answered.answer, answered.request, answered.created_at) == (ANSWER, "a" * 32, NOW)
+    assert store.idempotency_keys.claim(key("two")) is None
+    unanswered = store.idempotency_keys.claim(key("three"))
+    assert unanswered
+    assert unanswered.answer is None
 
 
 def test_a_key_of_yesterday_is_new(store: Store) -> None:
-    store.claim_key(key())
-    assert store.claim_key(key(created_at=NOW + DAY)) is not None
-    assert store.claim_key(key(created_at=NOW + DAY + 1)) is None
-    assert (store.claim_key(key(created_at=NOW + DAY + 2)) or {})["created_at"] == NOW + DAY + 1
+    store.idempotency_keys.claim(key())
+    assert store.idempotency_keys.claim(key(created_at=NOW + DAY)) is not None
+    assert store.idempotency_keys.claim(key(created_at=NOW + DAY + 1)) is None
+    last = key(created_at=NOW + DAY + 1)
+    assert store.idempotency_keys.claim(key(created_at=NOW + DAY + 2)) == last
 
 
 def test_old_keys_are_forgotten_and_of_each_caller_all_but_the_newest(store: Store) -> None:
     for number in range(6):
-        store.claim_key(
+        store.idempotency_keys.claim(
             key(str(number), created_at=NOW + number, caller="token:ci" if number else "uid:0")
         )
-    assert store.forget_keys(NOW + 5, most=5) == 0
-    assert store.forget_keys(NOW + 5, most=2) == 3
+    assert store.idempotency_keys.expire(NOW + 5, most=5) == 0
+    assert store.idempotency_keys.expire(NOW + 5, most=2) == 3
     assert [
-        store.claim_key(key(name, caller=caller)) is None
+        store.idempotency_keys.claim(key(name, caller=caller)) is None
         for name, caller in (("0", "uid:0"), ("5", "token:ci"), ("3", "token:ci"))
     ] == [
         False,
         False,
         True,
     ]
-    assert store.forget_keys(NOW + 2 * DAY) == 4
+    assert store.idempotency_keys.expire(NOW + 2 * DAY) == 4
 
 
 def test_a_database_that_was_removed_is_unavailable(path: Path) -> None:

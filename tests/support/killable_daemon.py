@@ -31,7 +31,7 @@ _WATCHED = tuple(
         "shrinks/job",
         "groups",
         "memcontrol.py",
-        "storage/store.py",
+        "storage/limit_intents.py",
         "api/routes/limits.py",
     )
 )
@@ -111,7 +111,7 @@ def _run_daemon(settings: Settings, pipe: Connection, *, has_policies: bool) -> 
     app = main.create_app(settings)
     if has_policies:
         app.state.wiring.daemon.start()
-    pipe.send((os.getpid(), [row["state"] for row in app.state.wiring.store.list_shrinks(limit=1)]))
+    pipe.send((os.getpid(), [row.state for row in app.state.wiring.store.shrinks.list(limit=1)]))
     method, path, body, dies_at = pipe.recv()
     pipe.send("received")
     with _counted(dies_at) as lines:

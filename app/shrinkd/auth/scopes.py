@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import Self
 
 from shrinkd.errors import Forbidden
+from shrinkd.paths import is_at_or_below
 
 
 class Level(IntEnum):
@@ -47,7 +48,7 @@ class Grant:
 
     def holds_at(self, path: str) -> bool:
         """Return whether a group is at or below the subtree."""
-        return not self.subtree or path == self.subtree or path.startswith(f"{self.subtree}/")
+        return is_at_or_below(path, self.subtree)
 
 
 @dataclass(frozen=True, slots=True)

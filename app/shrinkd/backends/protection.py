@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from shrinkd.backends.readings import Group
 from shrinkd.errors import ProtectedGroup
+from shrinkd.paths import are_nested, is_at_or_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +37,16 @@ class OwnGroup:
 
     def may_contain_daemon(self, path: str) -> bool:
         """Return whether this daemon runs, or may run, in the group of a path or below it."""
-        is_near = any(
-            _is_within(suspect, path) or _is_within(path, suspect) for suspect in self.suspects
-        )
-        return is_near or (self.path is not None and _is_within(self.path, path))
+        is_near = any(are_nested(suspect, path) for suspect in self.suspects)
+        return is_near or (self.path is not None and is_at_or_below(self.path, path))
 
     def may_be_charged_to_daemon(self, path: str) -> bool:
         """Return whether memory of this group is, or may be, charged to the daemon's own group.
 
         The managed root does not count as the daemon's own group.
         """
-        return any(_is_within(path, suspect) for suspect in self.suspects) or (
-            bool(self.path) and _is_within(path, str(self.path))
+        return any(is_at_or_below(path, suspect) for suspect in self.suspects) or (
+            bool(self.path) and is_at_or_below(path, str(self.path))
         )
 
     def refuse_own(self, group: Group) -> None:
@@ -77,7 +76,3 @@ class OwnGroup:
             "`own_group` of /v1/node says what it lacks."
         )
         return sentence if self.suspects else None
-
-
-def _is_within(path: str, top: str) -> bool:
-    return f"{path}/".startswith(f"{top}/") or not top

@@ -1,4 +1,4 @@
-"""Tell what happened: the event log, its streams and the audit."""
+"""Publish and record what happens: the event log, live streams and the audit."""
 
 from shrinkd.events.audit import Audit, outcome
 from shrinkd.events.broadcast import Feed, StreamHub

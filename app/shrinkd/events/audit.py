@@ -1,182 +1,143 @@
-"""Who tried to change what, and what came of it.
+"""Record attempted changes: before they are made, and completed with their outcome afterwards.
 
-Written down before it is done, and completed after.
-
-One thread writes for everybody, and at once all that has gathered meanwhile: so a change pays for a
-part of one durable write. What changed nothing (refused, or a dry run) is told after the fact, and
-equal ones of a second are one row that counts them: who may not call cannot fill the disk. A
-database that is full or locked does not keep anybody from raising a limit.
+One thread writes the attempts of all requests since its last transaction, so a change pays for a
+part of one durable write. Attempts that changed nothing (refused, or a dry run) are
+recorded after the fact, and equal ones of a second as one row that counts them: callers without a
+right to call cannot fill the disk. A full or locked database does not delay a change.
 """
 
 import logging
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shrinkd.errors import StoreUnavailable
-from shrinkd.storage import Row, Store, now
+from shrinkd.storage import AuditOutcome, AuditRepository, AuditRow, WriteBehind, now
 
 _LATE_SECONDS = 1.0
-"""How much later than the answer an outcome is written down."""
-_SWEEP_SECONDS = 3600.0
+"""Outcomes and refusals are written so long after the last transaction, or with an attempt."""
 _MOST_UNWRITTEN = 10_000
-_MOST_KINDS = 100
-"""Of refusals in a second; what goes beyond that is not told apart."""
+_MOST_GROUPS = 100
+"""Groups of equal refusals in a second; those beyond are counted together."""
 
-_Begun = tuple[Row, Future[None]]
-_Sort = tuple[object, ...]
+_GroupKey = tuple[object, ...]
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Unwritten:
+    """An attempt, an outcome, or a group of equal attempts that changed nothing."""
+
+    attempt: AuditRow | None = None
+    outcome: tuple[str, AuditOutcome] | None = None
+    written: Future[None] | None = None
+    group: _GroupKey | None = None
+
+
 class Audit:
-    """Writes attempts down.
+    """Records attempts. Thread-safe; its thread begins with the first one and ends with close()."""
 
-    Thread-safe; its thread begins with the first one and ends with close().
-    """
+    def __init__(self, repository: AuditRepository) -> None:
+        self._repository = repository
+        self._writer = WriteBehind[_GroupKey, _Unwritten](
+            "audit", self._write, bound=_MOST_UNWRITTEN, merge=_added_up
+        )
+        self._lock = threading.Lock()
+        self._groups: set[_GroupKey] = set()
+        """The groups of equal attempts that are not written yet."""
+        self._is_closed = False
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._changed = threading.Condition()
-        self._begun: list[_Begun] = []
-        self._ended: dict[str, Row] = {}
-        self._noted: dict[_Sort, dict[str, Any]] = {}
-        self._is_behind = False
-        """The last write failed."""
-        self._thread: threading.Thread | None = None
-        self._is_closing = False
-        self._sweep_at = time.monotonic()
+    def begin(self, row: AuditRow) -> Future[None]:
+        """Record an attempt before it is made; the future is done when the row is durable.
 
-    def begin(self, row: Row) -> Future[None]:
-        """Write an attempt down before it is made: done when it cannot be lost any more.
-
-        Where the database cannot be written the log has the attempt, the audit has it later, and
-        nobody waits for that.
+        While the database cannot be written, the future is done at once: the log gets the attempt
+        now and the database gets it later.
         """
         written: Future[None] = Future()
-        with self._changed:
-            self._begun.append((row, written))
-            if self._is_behind or self._is_closing:
-                _log(row)
-                written.set_result(None)
-            self._wake()
+        if self._writer.is_behind or self._is_closed:
+            _log_attempt(row)
+            written.set_result(None)
+        self._writer.put(("attempt", row.id), _Unwritten(attempt=row, written=written))
+        self._writer.start()
         return written
 
-    def finish(self, attempt_id: str, outcome: Row) -> None:
-        """Tell what came of an attempt that begin() wrote down."""
-        with self._changed:
-            self._ended[attempt_id] = outcome
-            while len(self._ended) > _MOST_UNWRITTEN:  # a database that stays away
-                del self._ended[next(iter(self._ended))]
-            self._wake()
+    def finish(self, attempt_id: str, outcome: AuditOutcome) -> None:
+        """Record the outcome of an attempt that begin() has recorded."""
+        item = _Unwritten(outcome=(attempt_id, outcome))
+        self._writer.put(("outcome", attempt_id), item, _LATE_SECONDS)
+        self._writer.start()
 
-    def note(self, row: Row) -> None:
-        """Keep an attempt that has changed nothing, with its outcome.
-
-        Equal ones of a second as one.
-        """
-        kind: _Sort = (
-            row["caller"],
-            row["method"],
-            row["operation"],
-            row["status"],
-            row["problem"],
-            row["dry_run"],
+    def note(self, row: AuditRow) -> None:
+        """Record an attempt that changed nothing, with its outcome; equal ones of 1 s as one."""
+        group: _GroupKey = (
+            "equal",
+            row.caller,
+            row.method,
+            row.operation,
+            row.status,
+            row.problem,
+            row.dry_run,
         )
-        with self._changed:
-            if kind not in self._noted and len(self._noted) >= _MOST_KINDS:
-                kind = ("others",)
-            earlier = self._noted.get(kind)
-            if earlier:
-                earlier["times"] += 1
-            else:
-                self._noted[kind] = {**row, "times": 1}
-            self._wake()
+        with self._lock:
+            if group not in self._groups and len(self._groups) >= _MOST_GROUPS:
+                group = ("others",)
+            self._groups.add(group)
+            item = _Unwritten(attempt=row, group=group)
+            self._writer.put(group, item, _LATE_SECONDS)
+        self._writer.start()
 
     def close(self) -> None:
-        """Write down what is still to be written, and end."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-        if self._thread:
-            self._thread.join()
+        """Write what is not written yet, if the database lets it, and end the thread."""
+        self._is_closed = True
+        self._writer.close()
 
-    def _wake(self) -> None:
-        """With the lock held."""
-        if self._thread is None and not self._is_closing:
-            self._thread = threading.Thread(target=self._run, name="audit")
-            self._thread.start()
-        self._changed.notify_all()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._is_closing or self._begun or self._ended or self._noted
-                )
-                self._changed.wait_for(
-                    lambda: self._is_closing or (self._begun and not self._is_behind), _LATE_SECONDS
-                )
-                is_last, begun, ended, noted = (
-                    self._is_closing,
-                    self._begun,
-                    self._ended,
-                    self._noted,
-                )
-                self._begun, self._ended, self._noted = [], {}, {}
-            self._write(begun, ended, noted)
-            if is_last:
-                return
-            self._sweep()
-
-    def _write(
-        self, begun: list[_Begun], ended: dict[str, Row], noted: dict[_Sort, dict[str, Any]]
-    ) -> None:
-        """Write all of it, or none: then it is for the next time, and who waits goes on."""
+    def _write(self, items: Sequence[_Unwritten]) -> None:
+        groups = {item.group for item in items if item.group}
+        with self._lock:
+            self._groups -= groups
+        attempts = [item.attempt for item in items if item.attempt]
         try:
-            self._store.write_audit([*(row for row, _ in begun), *noted.values()], ended)
-        except StoreUnavailable as unavailable:
-            log.warning("the audit is not written down yet: %s", unavailable)
-            with self._changed:
-                self._is_behind = True
-                self._begun = [*begun, *self._begun][-_MOST_UNWRITTEN:]
-                self._ended = ended | self._ended
-                for kind, row in noted.items():
-                    row["times"] += self._noted[kind]["times"] if kind in self._noted else 0
-                self._noted |= noted
-        else:
-            self._is_behind = False
-        for attempt, written in begun:
-            if not written.done():
-                if self._is_behind:
-                    _log(attempt)
-                written.set_result(None)
-
-    def _sweep(self) -> None:
-        if time.monotonic() >= self._sweep_at:
-            self._sweep_at = time.monotonic() + _SWEEP_SECONDS
-            with suppress(StoreUnavailable):
-                self._store.forget_audit(now())
+            self._repository.record(attempts, dict(item.outcome for item in items if item.outcome))
+        except StoreUnavailable:
+            with self._lock:
+                self._groups |= groups
+            _release(self._writer.items(), is_recorded=False)
+            raise
+        _release(items, is_recorded=True)
 
 
-def outcome(status: int, problem: str | None, group: Mapping[str, Any] | None) -> Row:
-    """What came of an attempt, for finish()."""
+def outcome(status: int, problem: str | None, group: Mapping[str, Any] | None) -> AuditOutcome:
+    """Make the outcome of an attempt that ends now. `group` has the keys id and path."""
     found = group or {}
-    return {
-        "status": status,
-        "problem": problem,
-        "group_id": found.get("id"),
-        "group_path": found.get("path"),
-        "finished_at": now(),
-    }
+    return AuditOutcome(status, problem, found.get("id"), found.get("path"), now())
 
 
-def _log(row: Row) -> None:
+def _added_up(older: _Unwritten, newer: _Unwritten) -> _Unwritten:
+    if older.attempt is None or newer.attempt is None:
+        return newer
+    times = older.attempt.times + newer.attempt.times
+    return replace(older, attempt=replace(older.attempt, times=times))
+
+
+def _release(items: Sequence[_Unwritten], *, is_recorded: bool) -> None:
+    """Let the requests go on that wait for their attempts to be recorded."""
+    for item in items:
+        if item.attempt and item.written and not item.written.done():
+            if not is_recorded:
+                _log_attempt(item.attempt)
+            item.written.set_result(None)
+
+
+def _log_attempt(row: AuditRow) -> None:
     log.warning(
         "the audit cannot be written, so the log has this: %s",
-        row["id"],
-        extra={"fields": {"attempt": dict(row)}},
+        row.id,
+        extra={"fields": {"attempt": _by_name(row)}},
     )
+
+
+def _by_name(row: AuditRow) -> dict[str, object]:
+    return {name: getattr(row, name) for name in row.__slots__}

@@ -1,7 +1,7 @@
-"""Endless answers: how many may be open, and what many of them listen to, made once for all.
+"""Share live data between many open streams, and bound the number of streams.
 
-A feed holds the newest thing that was told and how many there were, so who is slow misses some and
-knows how many; nobody has a queue that could grow. All of it lives on the event loop's thread.
+A feed keeps only the newest item and a count, so a slow subscriber misses items and learns how
+many; there is no queue that could grow. Everything here runs on the event loop's thread.
 """
 
 import asyncio
@@ -16,60 +16,58 @@ from shrinkd.errors import ShrinkdError, TooManyStreams
 MOST_STREAMS = 1024
 MOST_OF_A_CALLER = 512
 
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 
-class Bell:
-    """Wakes all who wait for it, and nobody who comes later."""
+class Notification:
+    """Wakes the coroutines that wait at this moment; later ones wait for the next time."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
+        """Wake all that wait now."""
         self._event.set()
         self._event.clear()
 
     async def wait(self) -> None:
+        """Wait for the next notify()."""
         await self._event.wait()
 
 
-class Feed(Generic[Told]):
-    """What its listeners hear: told by one task, which runs while somebody listens."""
+class Feed(Generic[T]):
+    """The newest item of one source, for all its subscribers."""
 
     def __init__(self) -> None:
-        self._newest: Told | None = None
+        self._newest: T | None = None
         self._count = 0
         self._has_ended = False
         self._error: ShrinkdError | None = None
-        self._bell = Bell()
+        self._changed = Notification()
 
-    def tell(self, newest: Told) -> None:
+    def publish(self, newest: T) -> None:
+        """Replace the newest item."""
         self._newest = newest
         self._count += 1
-        self._bell.ring()
+        self._changed.notify()
 
     def end(self, error: ShrinkdError | None = None) -> None:
-        """Let the listeners go when they have heard the last.
-
-        The error is raised to each of them.
-        """
+        """End the subscriptions after the newest item; an error is raised in each of them."""
         self._error, self._has_ended = error, True
-        self._bell.ring()
+        self._changed.notify()
 
-    async def hear(self) -> AsyncGenerator[tuple[Told, int]]:
-        """The newest thing, then each as it comes, with how many were missed before it.
-
-        Until there is no more to come.
-        """
-        heard = 0
+    async def subscribe(self) -> AsyncGenerator[tuple[T, int]]:
+        """Yield the newest item, then each new one until end(), with the number missed before."""
+        position = 0
         while True:
-            if self._newest is not None and self._count > heard:
-                missed, heard = (self._count - heard - 1 if heard else 0), self._count
+            if self._newest is not None and self._count > position:
+                missed = self._count - position - 1 if position else 0
+                position = self._count
                 yield self._newest, missed
             elif self._has_ended:
                 break
             else:
-                await self._bell.wait()
+                await self._changed.wait()
         if self._error is not None:
             raise self._error
 
@@ -78,18 +76,18 @@ class Feed(Generic[Told]):
 class _Shared:
     feed: Feed[Any]
     task: asyncio.Task[None]
-    listeners: int = 0
+    subscribers: int = 0
 
 
 class StreamHub:
-    """The streams that are open in one daemon."""
+    """The open streams of one daemon."""
 
     def __init__(self, most: int = MOST_STREAMS, most_of_a_caller: int = MOST_OF_A_CALLER) -> None:
         self._most, self._most_of_a_caller = most, most_of_a_caller
         self._open: Counter[str] = Counter()
         self._shared: dict[Hashable, _Shared] = {}
-        self.news = Bell()
-        """Rung when there are more events to read."""
+        self.new_events = Notification()
+        """Notified when there are more events to read."""
 
     @contextmanager
     def admitted(self, caller: str) -> Iterator[None]:
@@ -109,31 +107,31 @@ class StreamHub:
             yield
         finally:
             self._open[caller] -= 1
-            self._open += Counter()  # who has none open leaves no trace
+            self._open += Counter()  # drops the callers with no open stream
 
     @asynccontextmanager
-    async def listening(
-        self, key: Hashable, tell: Callable[[Feed[Told]], Awaitable[None]]
-    ) -> AsyncIterator[Feed[Told]]:
-        """The feed of a key, which `tell` fills as long as anybody listens to it."""
+    async def subscribed(
+        self, key: Hashable, produce: Callable[[Feed[T]], Awaitable[None]]
+    ) -> AsyncIterator[Feed[T]]:
+        """Open the feed of a key; one task runs `produce` for it while it has a subscriber."""
         shared = self._shared.get(key)
         if shared is None:
-            feed: Feed[Told] = Feed()
-            shared = self._shared[key] = _Shared(feed, asyncio.create_task(_run(feed, tell)))
-        shared.listeners += 1
+            feed: Feed[T] = Feed()
+            shared = self._shared[key] = _Shared(feed, asyncio.create_task(_run(feed, produce)))
+        shared.subscribers += 1
         try:
             yield shared.feed
         finally:
-            shared.listeners -= 1
-            if not shared.listeners:
+            shared.subscribers -= 1
+            if not shared.subscribers:
                 del self._shared[key]
                 shared.task.cancel()
 
 
-async def _run(feed: Feed[Told], tell: Callable[[Feed[Told]], Awaitable[None]]) -> None:
+async def _run(feed: Feed[T], produce: Callable[[Feed[T]], Awaitable[None]]) -> None:
     error = None
     try:
-        await tell(feed)
+        await produce(feed)
     except ShrinkdError as raised:
         error = raised
     finally:

@@ -15,7 +15,7 @@ from shrinkd.errors import (
 from shrinkd.events import EventType
 from shrinkd.groups.limits import Changes, GroupLimits, Precondition
 from shrinkd.groups.names import covers
-from shrinkd.storage import Store, now
+from shrinkd.storage import MadeGroupRepository, now
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,16 @@ class GroupLifecycle:
     """
 
     def __init__(
-        self, backend: Backend, store: Store, limits: GroupLimits, subtrees: tuple[str, ...] = ()
+        self,
+        backend: Backend,
+        repository: MadeGroupRepository,
+        limits: GroupLimits,
+        subtrees: tuple[str, ...] = (),
     ) -> None:
-        self._backend, self._store, self._limits = backend, store, limits
+        self._backend, self._repository, self._limits = backend, repository, limits
         self._subtrees = subtrees
         self._boot_id = backend.node().boot_id
-        self.made: set[int] = store.made_group_ids(self._boot_id)
+        self.made: set[int] = repository.list_ids(self._boot_id)
         """Ids of the groups that were made through this API in this boot."""
 
     def make_group(
@@ -62,7 +66,7 @@ class GroupLifecycle:
         with ExitStack() as undo:
             undo.callback(self._unmake, group)
             limits = self._limits.set_first_limits(group, wanted)
-            self._store.add_made_group(self._boot_id, group.id, path, now())
+            self._repository.record(self._boot_id, group.id, path, now())
             undo.pop_all()
         self.made.add(group.id)
         self._limits.publish(EventType.GROUP_MADE, group, **limits_to_json(limits, wanted))
@@ -90,7 +94,7 @@ class GroupLifecycle:
             if not dry_run:
                 self.made.discard(group.id)
                 with suppress(StoreUnavailable):
-                    self._store.forget_made_group(self._boot_id, group.id)
+                    self._repository.delete(self._boot_id, group.id)
                 self._limits.publish(EventType.GROUP_REMOVED, group)
 
     def attach_process(self, group: Group, pid: int, *, dry_run: bool = False) -> None:

@@ -3,6 +3,7 @@
 from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
 from shrinkd.policies.conditions import Condition, Status
 from shrinkd.policies.controller import Clock, PolicyController, Scope
+from shrinkd.policies.decision_log import decision_row
 from shrinkd.policies.evaluator import Evaluator
 from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
 from shrinkd.policies.kind import (
@@ -70,6 +71,7 @@ __all__ = [
     "Swap",
     "Switch",
     "Verdict",
+    "decision_row",
     "kinds",
     "parse",
 ]

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from shrinkd.backends import Group
+from shrinkd.paths import are_nested
 from shrinkd.policies.guards import MANUAL_SECONDS, Breaker, Guards, Setback
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
@@ -200,11 +201,11 @@ def _hold_back(proposal: Proposal, ask: Reclaim, guards: Guards, now: float) -> 
 def _place(proposal: Proposal, taken: dict[str, Proposal], busy: Collection[str]) -> None:
     """Let one wish through in a chain of groups."""
     path = proposal.group.path
-    rival = next((taken[other] for other in taken if are_in_line(other, path)), None)
+    rival = next((taken[other] for other in taken if are_nested(other, path)), None)
     is_busy = (
         proposal.group.id in proposal.binding.running
     )  # it may have ended, and is still to be told
-    if rival is None and not is_busy and not any(are_in_line(other, path) for other in busy):
+    if rival is None and not is_busy and not any(are_nested(other, path) for other in busy):
         taken[path] = proposal
         return
     if rival is not None and rival.group == proposal.group and rival.granted:
@@ -226,13 +227,3 @@ def _join(rival: Proposal, proposal: Proposal) -> None:
         else rival.granted
     )
     rival.granted = max(min(most, proposal.member.stat.usage_bytes - rival.floor), 0)
-
-
-def are_in_line(path: str, other: str) -> bool:
-    """Whether one of two groups is within the other."""
-    return is_within(path, other) or is_within(other, path)
-
-
-def is_within(path: str, top: str) -> bool:
-    """Whether a group is another, or below it."""
-    return path == top or path.startswith(f"{top}/") or not top

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from shrinkd.backends import Backend, Group
 from shrinkd.errors import (
@@ -22,7 +23,7 @@ from shrinkd.events import EventBus, EventType
 from shrinkd.groups import covers
 from shrinkd.policies.kind import Kind, kinds
 from shrinkd.policies.policy import Policy, means_the_same, restore, written
-from shrinkd.storage import Row, Store, now
+from shrinkd.storage import PolicyRepository, PolicyRow, now
 
 _MOST_NAMED = 100
 """Groups that a conflict names: an answer has to end."""
@@ -85,13 +86,13 @@ class PolicyCatalog:
     def __init__(
         self,
         backend: Backend,
-        store: Store,
+        repository: PolicyRepository,
         bus: EventBus,
         subtrees: tuple[str, ...] = (),
         known: Mapping[str, Kind] | None = None,
     ) -> None:
         self._backend = backend
-        self._store = store
+        self._repository = repository
         self._bus = bus
         self._subtrees = subtrees
         self._kinds = kinds() if known is None else known
@@ -161,7 +162,7 @@ class PolicyCatalog:
             before = unreadable or kept
             if before is None or dry_run:
                 return
-            if not self._store.delete_policy(name, before.generation):
+            if not self._repository.delete(name, before.generation):
                 self._read_anew(name)
             self._kept = {other: kept for other, kept in self._kept.items() if other != name}
             self._unreadable = {
@@ -187,7 +188,7 @@ class PolicyCatalog:
         if before is not None:
             kept = replace(kept, generation=before.generation + 1, created_at=before.created_at)
         if not dry_run:
-            if not self._store.put_policy(_row(kept), before.generation if before else None):
+            if not self._repository.put(_row(kept), before.generation if before else None):
                 self._read_anew(policy.name)
             self._kept = dict(sorted({**self._kept, policy.name: kept}.items()))
             told = {"name": policy.name, "kind": policy.kind, "enabled": policy.enabled}
@@ -208,19 +209,19 @@ class PolicyCatalog:
     def _load(self) -> None:
         found: dict[str, StoredPolicy] = {}
         unreadable: dict[str, Unreadable] = {}
-        for row in sorted(self._store.list_policies(), key=lambda row: str(row["name"])):
-            name = row["name"]
+        for row in sorted(self._repository.list(), key=attrgetter("name")):
+            name = row.name
             try:
                 found[name] = StoredPolicy(
-                    restore(row["body"]), row["generation"], row["created_at"], row["updated_at"]
+                    restore(row.body), row.generation, row.created_at, row.updated_at
                 )
             except PolicyUnreadable as error:
-                unreadable[name] = Unreadable(name, row["kind"], row["generation"], error.detail)
+                unreadable[name] = Unreadable(name, row.kind, row.generation, error.detail)
                 log.warning(
                     "the policy %s, of the kind %s, is kept and not carried out, since it cannot "
                     "be read: %s",
                     name,
-                    row["kind"],
+                    row.kind,
                     error,
                 )
         self._kept, self._unreadable = found, unreadable
@@ -284,15 +285,15 @@ def _invalid(sentence: str) -> InvalidRequest:
     )
 
 
-def _row(kept: StoredPolicy) -> Row:
+def _row(kept: StoredPolicy) -> PolicyRow:
     policy = kept.policy
-    return {
-        "name": policy.name,
-        "kind": policy.kind,
-        "priority": policy.priority,
-        "enabled": policy.enabled,
-        "body": written(policy),
-        "generation": kept.generation,
-        "created_at": kept.created_at,
-        "updated_at": kept.updated_at,
-    }
+    return PolicyRow(
+        name=policy.name,
+        kind=policy.kind,
+        priority=policy.priority,
+        enabled=policy.enabled,
+        body=written(policy),
+        generation=kept.generation,
+        created_at=kept.created_at,
+        updated_at=kept.updated_at,
+    )

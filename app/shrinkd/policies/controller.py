@@ -38,7 +38,7 @@ from shrinkd.policies.kind import Outcome, Reclaim, Resize, Switch
 from shrinkd.policies.records import Action, Record
 from shrinkd.policies.wakeups import Wakeups
 from shrinkd.shrinks import Job, Request, ShrinkQueue, State
-from shrinkd.storage import Store, now
+from shrinkd.storage import Store
 from shrinkd.worker_pool import submit_once
 
 _WALK_SECONDS = 0.8
@@ -47,7 +47,6 @@ _REST_SECONDS = 0.01
 """Between two rounds: a group that thrashes at its watermark wakes us hundreds of times a second."""
 _WRITE_SECONDS = 1.0
 _SAVE_SECONDS = 10.0
-_SWEEP_SECONDS = 3600.0
 _RESIZE_SECONDS = 60.0
 _RETRY_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
 """Between two rounds that fail, and how long they may before readiness tells."""
@@ -96,11 +95,11 @@ class PolicyController:
         self._unsubscribe: list[Unsubscribe] = []
         self._clock, self._subtrees = scope.clock, scope.subtrees
         self._boot_id = backend.node().boot_id
-        self.decisions = DecisionLog(store, bus.publish)
+        self.decisions = DecisionLog(store.decisions, bus.publish)
         self._engine = Evaluator(
             backend,
             Guards(backend.has_swappiness, limits.locks.manual_age),
-            store.load_states(self._boot_id),
+            store.policy_states.load(self._boot_id),
         )
         self._lock = threading.Lock()
         """Over the engine and what wakes it: who has it does a round, or looks at what they know."""
@@ -125,7 +124,6 @@ class PolicyController:
         self._writing: Future[None] | None = None
         self._walk_at = self._write_at = math.inf
         self._save_at = 0.0
-        self._sweep_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="policies")
         self.round_errors: Counter[str] = Counter()
         """Rounds that were cut short since the start, by errno."""
@@ -161,7 +159,7 @@ class PolicyController:
         self.decisions.forget(())
         with suppress(ShrinkdError):
             self.decisions.write()
-            self._store.save_states(self._boot_id, self._unsaved | self._engine.states())
+            self._store.policy_states.save(self._boot_id, self._unsaved | self._engine.states())
         self._wakes.close()
 
     @property
@@ -354,17 +352,13 @@ class PolicyController:
             self._unsaved |= self._engine.states()
             self._save_at = time.monotonic() + _SAVE_SECONDS
         states, self._write_at = self._unsaved, math.inf
-        must_sweep = time.monotonic() >= self._sweep_at
 
         def write() -> None:
             try:
                 self.decisions.write()
                 self._jobs.write_finished()
-                self._store.save_states(self._boot_id, states)
+                self._store.policy_states.save(self._boot_id, states)
                 self._unsaved = {}
-                if must_sweep:
-                    self._store.forget_decisions(now())
-                    self._sweep_at = time.monotonic() + _SWEEP_SECONDS
             except (
                 Exception
             ) as error:  # a worker's end, where nobody would see it: the next writing tries again

@@ -1,32 +1,28 @@
-"""What the policies decided, on its way into the database.
-
-Acts and changes of mind at once, what stays the same once a minute.
-"""
+"""Record the decisions of policies: acts and changes at once, equal ones once a minute."""
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from shrinkd.errors import StoreUnavailable
 from shrinkd.events import EventType, Publish, discard
 from shrinkd.policies.arbiter import Key
 from shrinkd.policies.kind import Verdict
 from shrinkd.policies.records import Record
-from shrinkd.storage import Row, Store
+from shrinkd.storage import DecisionRepository, DecisionRow, WriteBehind
 
 _FOLD_MICROSECONDS = 60_000_000
 _MOST_UNWRITTEN = 100_000
 _DONE = frozenset((Verdict.ACT, Verdict.WOULD_ACT))
 _STEADY = ("verdict", "reason", "generation", "mode")
-_TOLD = ("policy", *_STEADY, "asked_bytes", "granted_bytes")
-_steady_of, _told_of = attrgetter(*_STEADY), attrgetter(*_TOLD)
+_PUBLISHED = ("policy", *_STEADY, "asked_bytes", "granted_bytes")
+_steady_of, _published_of = attrgetter(*_STEADY), attrgetter(*_PUBLISHED)
 
 
 @dataclass(slots=True)
 class _Line:
-    """One row to be, or that is: `row_id` once it is written."""
+    """One row of the table, which has a `row_id` once it is written."""
 
     record: Record
     began_at: int
@@ -34,29 +30,32 @@ class _Line:
 
 
 class DecisionLog:
-    """Folds, remembers the last decision of each post, and writes.
+    """Folds equal decisions into one, keeps the last one of each policy, and records them.
 
-    Thread-safe; no database is touched but in write().
+    Thread-safe. Only write() waits for the database; the thread of the policies calls it, so that
+    decisions, shrinks and states of one second are written one after the other.
     """
 
     def __init__(
-        self, store: Store, publish: Publish = discard, most_unwritten: int = _MOST_UNWRITTEN
+        self,
+        repository: DecisionRepository,
+        publish: Publish = discard,
+        most_unwritten: int = _MOST_UNWRITTEN,
     ) -> None:
-        self._store, self._publish = store, publish
-        self._most_unwritten = most_unwritten
+        self._repository, self._publish = repository, publish
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
         self._lines: dict[tuple[str, int], _Line] = {}
         self._acts: dict[tuple[str, int], _Line] = {}
-        """Those whose end is not known yet: a policy that looks at its groups together decides anew
-        meanwhile, and one may be deleted."""
+        """Acts whose end is not known yet. Meanwhile a policy that evaluates its groups together
+        decides again, and one may be deleted."""
         self._last: dict[str, Record] = {}
         self.verdicts: Counter[str] = Counter()
-        """How many decisions there were since the start, by verdict."""
-        self._unwritten: dict[int, _Line] = {}
-        """By the identity of the line, in the order in which they changed."""
+        """The number of decisions since the start, by verdict."""
+        self._unwritten = WriteBehind[int, _Line]("decisions", self._write, bound=most_unwritten)
+        """By the identity of the line."""
 
     def add(self, records: Iterable[Record]) -> None:
+        """Add decisions, and publish those that act or differ from the one before."""
         with self._lock:
             for record in records:
                 self._add(record)
@@ -74,7 +73,7 @@ class DecisionLog:
             or record.verdict is Verdict.ACT
             or not _means_the_same(record, line.record)
         ):
-            self._tell(record)
+            self._publish_decision(record)
         if line is not None and line.record.times > 1:
             self._touch(line)
         self._lines[key] = fresh = _Line(record, record.at)
@@ -82,15 +81,17 @@ class DecisionLog:
             self._acts[key] = fresh
         self._touch(fresh)
 
-    def _tell(self, record: Record) -> None:
+    def _publish_decision(self, record: Record) -> None:
         self._publish(
-            EventType.DECISION, record.group, **dict(zip(_TOLD, _told_of(record), strict=True))
+            EventType.DECISION,
+            record.group,
+            **dict(zip(_PUBLISHED, _published_of(record), strict=True)),
         )
 
     def finish(
         self, key: Key, group_id: int, *, freed_bytes: int, shrink_id: str | None, errno: str | None
     ) -> None:
-        """Tell what became of the last act of a policy for a group."""
+        """Add the outcome of the last act of a policy for a group to its decision."""
         with self._lock:
             line = self._acts.pop((key[0], group_id), None)
             if line is None:
@@ -104,11 +105,13 @@ class DecisionLog:
                 self._last[key[0]] = line.record
 
     def last(self, policy: str) -> Record | None:
+        """Answer the last decision of a policy, or None."""
         return self._last.get(policy)
 
     def forget(self, live: Collection[tuple[str, int]]) -> None:
-        """Drop what is remembered of policies and groups that are no more, but for what is still to
-        be written, or to end.
+        """Drop the last decisions of policies and groups that are not among the live ones.
+
+        Those that are not written yet are written, and acts that run still get their outcome.
         """
         with self._lock:
             for key, line in self._lines.items():
@@ -121,24 +124,17 @@ class DecisionLog:
             }
 
     def write(self) -> None:
-        """Write down what has changed. StoreUnavailable, and then it waits for the next time."""
-        with self._writing:
-            with self._lock:
-                lines, self._unwritten = self._unwritten, {}
-                rows = [(line.row_id, _row(line.record)) for line in lines.values()]
-            try:
-                ids = self._store.write_decisions(rows)
-            except StoreUnavailable:
-                with self._lock:
-                    self._unwritten = lines | self._unwritten
-                raise
-            for line, row_id in zip(lines.values(), ids, strict=True):
-                line.row_id = row_id
+        """Record what has changed. StoreUnavailable, and then it waits for the next time."""
+        self._unwritten.flush()
+
+    def _write(self, lines: Sequence[_Line]) -> None:
+        with self._lock:
+            rows = [decision_row(line.record, line.row_id) for line in lines]
+        for line, row_id in zip(lines, self._repository.record(rows), strict=True):
+            line.row_id = row_id
 
     def _touch(self, line: _Line) -> None:
-        self._unwritten[id(line)] = line
-        while len(self._unwritten) > self._most_unwritten:  # a database that stays away
-            del self._unwritten[next(iter(self._unwritten))]
+        self._unwritten.put(id(line), line)
 
 
 def _is_the_same(record: Record, line: _Line) -> bool:
@@ -153,10 +149,9 @@ def _means_the_same(record: Record, before: Record) -> bool:
     return bool(_steady_of(record) == _steady_of(before))
 
 
-def _row(record: Record) -> Row:
-    row = {name: getattr(record, name) for name in record.__slots__ if name != "group"}
-    return row | {
-        "group_id": record.group.id,
-        "group_path": record.group.path,
-        "signals": dict(record.signals),
-    }
+def decision_row(record: Record, row_id: int | None = None) -> DecisionRow:
+    """Make the row of a decision."""
+    values = {name: getattr(record, name) for name in record.__slots__ if name != "group"}
+    values |= {"verdict": str(record.verdict), "reason": str(record.reason)}
+    values |= {"group_id": record.group.id, "group_path": record.group.path}
+    return DecisionRow(id=row_id, **values | {"signals": dict(record.signals)})

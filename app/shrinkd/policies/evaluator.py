@@ -25,7 +25,8 @@ from shrinkd.errors import (
     error_text,
     ignoring_unreadable,
 )
-from shrinkd.policies.arbiter import Key, Moment, PolicyBinding, Proposal, arbitrate, is_within
+from shrinkd.paths import is_at_or_below
+from shrinkd.policies.arbiter import Key, Moment, PolicyBinding, Proposal, arbitrate
 from shrinkd.policies.guards import Guards, Setback, floor_of
 from shrinkd.policies.kind import Host, Member, Observation, Outcome, Verdict, kinds
 from shrinkd.policies.policy import Policy
@@ -240,7 +241,7 @@ class Evaluator:
     def limits_moved(self, path: str, now: float) -> None:
         """Look at all in a group at once: what a share of its limit is has changed there."""
         for binding in self._posts.values():
-            if any(is_within(group.path, path) for group in binding.groups):
+            if any(is_at_or_below(group.path, path) for group in binding.groups):
                 self.wake(binding.key, now)
 
     def finish(self, key: Key, group: Group, outcome: Outcome, now: float) -> None:

@@ -26,7 +26,7 @@ from shrinkd.errors import (
 from shrinkd.events import EventType, Publish
 from shrinkd.groups import Actor, GroupLimits
 from shrinkd.shrinks.run import Progress, ReclaimRun, Request
-from shrinkd.storage import ACTIVE_STATES, Row, Store, describe, new_id, now
+from shrinkd.storage import ACTIVE_STATES, ShrinkRepository, ShrinkRow, new_id, now, serialize_error
 
 _STORE_RETRY_SECONDS = 1.0
 
@@ -86,7 +86,7 @@ class Origin:
 class JobContext:
     """The parts of the daemon that a job works with."""
 
-    store: Store
+    repository: ShrinkRepository
     limits: GroupLimits
     publish: Publish
     boot_id: str
@@ -136,24 +136,24 @@ class Job:
         """The progress of its run."""
         return self.run.progress
 
-    def row(self, status: JobStatus | None = None) -> Row:
+    def row(self, status: JobStatus | None = None) -> ShrinkRow:
         """Return the shrink as a row of the store, with its own status or with a new one."""
         status = status or self.status
-        return {
-            "id": self.id,
-            "boot_id": self._context.boot_id,
-            "group_id": self.group.id,
-            "group_path": self.group.path,
-            "state": str(status.state),
-            "request": {name: getattr(self.request, name) for name in _REQUEST_FIELDS},
-            "progress": {name: getattr(self.progress, name) for name in _PROGRESS_FIELDS}
+        return ShrinkRow(
+            id=self.id,
+            boot_id=self._context.boot_id,
+            group_id=self.group.id,
+            group_path=self.group.path,
+            state=str(status.state),
+            request={name: getattr(self.request, name) for name in _REQUEST_FIELDS},
+            progress={name: getattr(self.progress, name) for name in _PROGRESS_FIELDS}
             | {"elapsed_seconds": self.run.elapsed_seconds},
-            "error": describe(status.error),
-            "policy": self.policy,
-            "created_at": self.created_at,
-            "started_at": status.started_at,
-            "finished_at": status.finished_at,
-        }
+            error=serialize_error(status.error),
+            policy=self.policy,
+            created_at=self.created_at,
+            started_at=status.started_at,
+            finished_at=status.finished_at,
+        )
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -166,7 +166,7 @@ class Job:
             yield
             return
         with self._transition:
-            self._context.store.add_shrink(self.row())
+            self._context.repository.record(self.row())
             self._publish_state()
         try:
             yield
@@ -264,7 +264,7 @@ class Job:
         """
         moved = not self.state.done and (
             self.is_stored_at_end
-            or self._context.store.move_shrink(self.id, str(self.state), self.row(status))
+            or self._context.repository.move(self.id, str(self.state), self.row(status))
         )
         if moved:
             self.status = status

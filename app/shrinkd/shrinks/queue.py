@@ -5,7 +5,6 @@ sets no limit gets its row after its end, together with others.
 """
 
 import threading
-import time
 from collections import Counter
 from contextlib import suppress
 
@@ -22,11 +21,18 @@ from shrinkd.groups import GroupLimits
 from shrinkd.shrinks.job import Job, JobContext, Origin, State
 from shrinkd.shrinks.run import Request
 from shrinkd.shrinks.workers import ShrinkWorkers
-from shrinkd.storage import ACTIVE_STATES, GroupFilter, Row, Store, is_of, now
+from shrinkd.storage import (
+    ACTIVE_STATES,
+    GroupFilter,
+    ShrinkRepository,
+    ShrinkRow,
+    WriteBehind,
+    group_matches,
+    now,
+)
 
 MAX_WAITING_SHRINKS = 256
 """How many may be queued beyond the running ones before 429."""
-_SWEEP_SECONDS = 3600.0
 _MOST_UNWRITTEN = 10_000
 
 
@@ -38,25 +44,27 @@ class ShrinkQueue:
     """
 
     def __init__(
-        self, store: Store, limits: GroupLimits, publish: Publish, max_running: int
+        self, repository: ShrinkRepository, limits: GroupLimits, publish: Publish, max_running: int
     ) -> None:
-        self._store = store
+        self._repository = repository
         self._locks = limits.locks
-        self._context = JobContext(store, limits, publish, limits.backend.node().boot_id)
+        self._context = JobContext(repository, limits, publish, limits.backend.node().boot_id)
         self._limit = max_running + MAX_WAITING_SHRINKS
-        self._workers = ShrinkWorkers(max_running, self._end)
+        self._workers = ShrinkWorkers(max_running, self._retire)
         self._lock = threading.Lock()
         """Over the three dictionaries and counters below; taken within a group's lock, not
         around one."""
         self._active: dict[str, Job] = {}
-        self._unwritten: dict[str, Job] = {}
-        """Finished shrinks of policies whose rows are still to be written."""
+        self._unwritten = WriteBehind[str, Job](
+            "shrinks",
+            lambda finished: repository.record_finished([job.row() for job in finished]),
+            bound=_MOST_UNWRITTEN,
+        )
+        """Finished shrinks of policies, which the thread of the policies writes once a second."""
         self.ended: Counter[tuple[str, str]] = Counter()
         """Shrinks that ended since the start, by state and submitter: "caller" or "policy"."""
         self.reclaimed_bytes = 0
         """Bytes that all of those have reclaimed."""
-        self._writing = threading.Lock()
-        self._sweep_at = time.monotonic()
 
     def recover(self) -> int:
         """Interrupt the shrinks that a dead daemon left, and return how many there were.
@@ -67,7 +75,7 @@ class ShrinkQueue:
             "The daemon died in this shrink; what was reclaimed stays so. GET its limits to see "
             "whether one was set."
         )
-        return self._store.interrupt_active(now(), died)
+        return self._repository.interrupt_active(now(), died)
 
     def close(self) -> None:
         """Interrupt all shrinks: running ones end between two passes, waiting ones do not begin."""
@@ -83,7 +91,7 @@ class ShrinkQueue:
         self._workers.close()
         with suppress(StoreUnavailable):  # the next start will say it
             self.write_finished()
-            self._store.interrupt_active(now(), stopped)
+            self._repository.interrupt_active(now(), stopped)
 
     def submit(  # all but two by name
         self,
@@ -115,7 +123,7 @@ class ShrinkQueue:
             raise
         return job
 
-    def cancel(self, shrink_id: str, *, dry_run: bool = False) -> Row:
+    def cancel(self, shrink_id: str, *, dry_run: bool = False) -> ShrinkRow:
         """Ask a shrink to stop and return its row: cancelling, or cancelled if it was waiting.
 
         ShrinkNotFound, ShrinkFinished for one that ended otherwise. StoreUnavailable, and then a
@@ -125,10 +133,10 @@ class ShrinkQueue:
         if job is not None and not dry_run and job.cancel():
             self._retire(job)
         row = self.shrink(shrink_id)
-        if row["state"] not in (*ACTIVE_STATES, State.CANCELLED):
+        if row.state not in (*ACTIVE_STATES, State.CANCELLED):
             raise ShrinkFinished(
-                f"The shrink has {row['state']}: there is nothing left to cancel.",
-                state=row["state"],
+                f"The shrink has {row.state}: there is nothing left to cancel.",
+                state=row.state,
             )
         return row
 
@@ -136,10 +144,10 @@ class ShrinkQueue:
         """Return the job of an active shrink, None where it is finished or unknown."""
         return self._active.get(shrink_id)
 
-    def shrink(self, shrink_id: str) -> Row:
+    def shrink(self, shrink_id: str) -> ShrinkRow:
         """Return one shrink as a row, live while it is active. ShrinkNotFound."""
         job = self._active.get(shrink_id) or self._unwritten.get(shrink_id)
-        return job.row() if job is not None else self._store.shrink(shrink_id)
+        return job.row() if job is not None else self._repository.get(shrink_id)
 
     def shrinks(
         self,
@@ -149,29 +157,29 @@ class ShrinkQueue:
         states: tuple[str, ...],
         group: GroupFilter,
         since: int | None,
-    ) -> list[Row]:
-        """List shrinks as rows, the newest first; see Store.list_shrinks."""
+    ) -> list[ShrinkRow]:
+        """List shrinks as rows, the newest first; see ShrinkRepository.list."""
         with self._lock:
             live = {job.id: job.row() for job in self._active.values()}
             unwritten = {
                 job.id: job.row()
-                for job in (*self._unwritten.values(), *self._active.values())
+                for job in (*self._unwritten.items(), *self._active.values())
                 if job.is_stored_at_end
             }
 
-        def is_wanted(row: Row) -> bool:
+        def is_wanted(row: ShrinkRow) -> bool:
             return (
                 (before is None or _place(row) < before)
-                and (not states or row["state"] in states)
-                and is_of(row["group_path"], group)
-                and (since is None or row["created_at"] >= since)
+                and (not states or row.state in states)
+                and group_matches(row.group_path, group)
+                and (since is None or row.created_at >= since)
             )
 
         found = {shrink_id: row for shrink_id, row in unwritten.items() if is_wanted(row)}
-        for row in self._store.list_shrinks(
-            limit=limit, before=before, states=states, group_path=group, since=since
+        for row in self._repository.list(
+            limit=limit, before=before, states=states, groups=group, since=since
         ):
-            found[row["id"]] = live.get(row["id"], row)
+            found[row.id] = live.get(row.id, row)
         return sorted(found.values(), key=_place, reverse=True)[:limit]
 
     def active_counts(self) -> Counter[str]:
@@ -184,18 +192,7 @@ class ShrinkQueue:
 
         StoreUnavailable, and then they are kept for the next time.
         """
-        # the policies' writer and a stop may do this at once: of two inserts of a row one fails
-        with self._writing:
-            with self._lock:
-                finished = dict(self._unwritten)
-            if finished:
-                self._store.add_shrinks([job.row() for job in finished.values()])
-                with self._lock:
-                    self._unwritten = {
-                        shrink_id: job
-                        for shrink_id, job in self._unwritten.items()
-                        if shrink_id not in finished
-                    }
+        self._unwritten.flush()
 
     def _check_room(self, policy: str | None, owner: str) -> None:
         """Raise NotReady or TooManyShrinks where a shrink has no place, with the lock held.
@@ -226,23 +223,10 @@ class ShrinkQueue:
             self.ended[str(job.state), "policy" if job.policy else "caller"] += 1
             self.reclaimed_bytes += job.progress.reclaimed_bytes
             if job.is_stored_at_end and job.state.done:
-                self._unwritten[job.id] = job
-            while len(self._unwritten) > _MOST_UNWRITTEN:  # a database that stays away
-                del self._unwritten[next(iter(self._unwritten))]
+                self._unwritten.put(job.id, job)
         self._locks.leave(job)
         job.finished.set_result(None)
 
-    def _end(self, job: Job) -> None:
-        self._retire(job)
-        self._sweep()
 
-    def _sweep(self) -> None:
-        """Once an hour, expire the rows of old shrinks."""
-        if time.monotonic() >= self._sweep_at:
-            self._sweep_at = time.monotonic() + _SWEEP_SECONDS
-            with suppress(StoreUnavailable):
-                self._store.forget_finished(now())
-
-
-def _place(row: Row) -> tuple[int, str]:
-    return row["created_at"], row["id"]
+def _place(row: ShrinkRow) -> tuple[int, str]:
+    return row.created_at, row.id

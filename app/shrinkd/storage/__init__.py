@@ -1,29 +1,53 @@
-"""SQL and nothing else: the database, its tables and one repository a table."""
+"""Read and write the database: one repository a table, which answers typed rows."""
 
-from shrinkd.storage.idempotency import Answer, IdempotencyKeys, Key
-from shrinkd.storage.store import (
+from shrinkd.storage.audit import AuditOutcome, AuditRepository, AuditRow
+from shrinkd.storage.clock import new_id, now
+from shrinkd.storage.decisions import DecisionRepository, DecisionRow
+from shrinkd.storage.events import EventRepository, EventRow
+from shrinkd.storage.group_filter import GroupFilter, group_matches
+from shrinkd.storage.idempotency import IdempotencyKeys
+from shrinkd.storage.idempotency_keys import Answer, Key
+from shrinkd.storage.limit_intents import LimitIntentRepository, LimitIntentRow
+from shrinkd.storage.made_groups import MadeGroupRepository
+from shrinkd.storage.policies import PolicyRepository, PolicyRow
+from shrinkd.storage.retention import ExpiryTask, Retention
+from shrinkd.storage.shrinks import (
     ACTIVE_STATES,
-    GroupFilter,
-    Row,
-    Store,
-    describe,
-    is_of,
-    new_id,
-    no_shrink,
-    now,
+    ShrinkRepository,
+    ShrinkRow,
+    serialize_error,
+    shrink_not_found,
 )
+from shrinkd.storage.store import Store
+from shrinkd.storage.write_behind import WriteBehind
 
 __all__ = [
     "ACTIVE_STATES",
     "Answer",
+    "AuditOutcome",
+    "AuditRepository",
+    "AuditRow",
+    "DecisionRepository",
+    "DecisionRow",
+    "EventRepository",
+    "EventRow",
+    "ExpiryTask",
     "GroupFilter",
     "IdempotencyKeys",
     "Key",
-    "Row",
+    "LimitIntentRepository",
+    "LimitIntentRow",
+    "MadeGroupRepository",
+    "PolicyRepository",
+    "PolicyRow",
+    "Retention",
+    "ShrinkRepository",
+    "ShrinkRow",
     "Store",
-    "describe",
-    "is_of",
+    "WriteBehind",
+    "group_matches",
     "new_id",
-    "no_shrink",
     "now",
+    "serialize_error",
+    "shrink_not_found",
 ]

@@ -1,8 +1,6 @@
-"""The database under the store.
+"""Open a database for one daemon, and read and write it in transactions.
 
-Opened, claimed against a second daemon, and read and written in transactions.
-
-It is called from worker threads, never from the event loop; what it refuses (full, locked, gone) is
+Call it from worker threads, not from the event loop. A database that is full, locked or gone raises
 StoreUnavailable.
 """
 
@@ -11,10 +9,11 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -24,14 +23,22 @@ from shrinkd.errors import SettingsError, StoreUnavailable
 from shrinkd.storage import migration
 from shrinkd.storage.tables import shrinks
 
-_TURN_SECONDS = 5.0
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_WRITER_SECONDS = 5.0
+"""How long a transaction waits for the other ones of this daemon."""
+
+R = TypeVar("R")
+
+
+def values_of(row: "DataclassInstance") -> dict[str, Any]:
+    """Answer the columns of a row by name; what they hold is not copied."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 class Database:
-    """The database of one daemon.
-
-    Opening it brings the schema up to date and claims it against a second daemon.
-    """
+    """The database of one daemon, which no second daemon can open meanwhile."""
 
     def __init__(self, url: str, migrations: Path = migration.MIGRATIONS) -> None:
         self._migrations = migrations
@@ -40,36 +47,34 @@ class Database:
         except (SQLAlchemyError, ImportError) as error:
             raise SettingsError(f"SHRINKD_DATABASE_URL cannot be used: {error}.") from None
         self._claim: int | sa.Connection | None = None
-        self._turn = threading.Lock() if url.startswith("sqlite") else None
-        """SQLite has one writer, and lets the others try again and again: ours take turns instead."""
+        self._writer = threading.Lock() if url.startswith("sqlite") else None
+        """Held by the one that writes: SQLite has one writer, and lets others poll for its lock."""
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _tune_sqlite)
 
     def open(self) -> None:
-        """Claim the database and migrate it.
+        """Claim the database against a second daemon, and bring its schema up to date.
 
-        SettingsError when another daemon has it or a newer one wrote it.
+        SettingsError when another daemon has it, or a newer release wrote it.
         """
         with _unavailable():
-            self._claim_it()
+            self._acquire_claim()
             migration.upgrade(self._engine.url, self._migrations)
-            # the first one may have to make it a WAL database: no reader should wait for that
+            # The first connection may have to turn the file into a WAL database: do that here.
             self._engine.connect().close()
 
     def close(self) -> None:
+        """Release the claim and close all connections."""
         if isinstance(self._claim, sa.Connection):
-            with suppress(
-                SQLAlchemyError
-                # the server would notice by itself that we are gone, a moment after the next one has
-                # asked
-            ):
+            # Without this the server would notice the end of the connection a moment after the next
+            # daemon has asked for the lock.
+            with suppress(SQLAlchemyError):
                 self._claim.execute(sa.text("SELECT pg_advisory_unlock_all()"))
             self._claim.close()
         self._engine.dispose()
         if isinstance(self._claim, int):
-            os.close(
-                self._claim
-            )  # the last one: a close of any descriptor drops the locks that SQLite has on the file
+            # Last: closing any descriptor of the file releases the locks that SQLite has on it.
+            os.close(self._claim)
         self._claim = None
 
     def ping(self) -> None:
@@ -81,9 +86,10 @@ class Database:
             connection.execute(sa.select(shrinks.c.id).limit(1))
             connection.execute(sa.text("UPDATE alembic_version SET version_num = version_num"))
 
-    def _claim_it(self) -> None:
-        """Two daemons on one database would each call the other's shrinks interrupted, so the
-        second does not start.
+    def _acquire_claim(self) -> None:
+        """Lock the database for this process. SettingsError when another daemon has it.
+
+        Two daemons on one database would each set the other's shrinks to interrupted.
         """
         path = self._engine.url.database
         if self._engine.dialect.name == "postgresql":
@@ -109,38 +115,73 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """All that is done in it, or nothing. Not for one in another."""
-        if self._turn and not self._turn.acquire(timeout=_TURN_SECONDS):
+        """Run statements in one transaction: all take effect, or none. Transactions do not nest."""
+        if self._writer and not self._writer.acquire(timeout=_WRITER_SECONDS):
             raise StoreUnavailable(
-                "The database cannot be used: others of this daemon wait for it, too. Nothing was "
-                "changed."
+                "The database cannot be used: other requests of this daemon wait for it, too. "
+                "Nothing was changed."
             )
         try:
             with self.reading() as connection:
                 yield connection
         finally:
-            if self._turn:
-                self._turn.release()
+            if self._writer:
+                self._writer.release()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A transaction that writes nothing, and so waits for nobody."""
+        """Run queries in one transaction, which waits for no writer."""
         with _unavailable(), self._engine.begin() as connection:
             yield connection
 
+    def rows(self, kind: type[R], query: sa.Select[Any]) -> list[R]:
+        """Run a query and answer its rows as objects of a class with one field for each column."""
+        with self.reading() as connection:
+            return [kind(**row) for row in connection.execute(query).mappings()]
 
-# the driver's own connection, of any driver
-def _tune_sqlite(connection: Any, _record: object) -> None:
-    # FULL, not NORMAL: a transition that was answered must survive the power cut after the answer.
-    # A locked database is waited for as long as the driver does: 5 s, or what ?timeout= in the URL
-    # says.
+    def insert_missing(
+        self,
+        table: sa.Table,
+        rows: "Sequence[DataclassInstance]",
+        more: Callable[[sa.Connection], None] = lambda _: None,
+    ) -> None:
+        """Insert rows, and run `more` in the same transaction: all or nothing.
+
+        A row whose id is there already stays as it is, because a commit can succeed and lose its
+        answer, and is then tried again. Only a failed insert looks for such ids: they are rare, and
+        rows are inserted every second beside a fast writer.
+        """
+        values = [values_of(row) for row in rows]
+        try:
+            self._insert(table, values, more)
+        except IntegrityError:
+            ids = sa.select(table.c.id).where(table.c.id.in_([row["id"] for row in values]))
+            with self.reading() as connection:
+                known = set(connection.execute(ids).scalars())
+            self._insert(table, [row for row in values if row["id"] not in known], more)
+
+    def _insert(
+        self,
+        table: sa.Table,
+        values: list[dict[str, Any]],
+        more: Callable[[sa.Connection], None],
+    ) -> None:
+        with self.transaction() as connection:
+            if values:
+                connection.execute(table.insert(), values)
+            more(connection)
+
+
+def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # FULL, not NORMAL: a change that was answered must survive a power cut after the answer. A
+    # locked database is waited for as long as the driver does: 5 s, or ?timeout= in the URL.
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _try_lock(descriptor: int) -> bool:
-    # SQLite's own locks are POSIX record locks; flock() is another kind, gone with its process even
-    # after kill -9.
+    # flock() does not conflict with SQLite's own locks, which are POSIX record locks, and ends with
+    # the process even after kill -9.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -162,13 +203,13 @@ def _unavailable() -> Iterator[None]:
         reason = " ".join(str(cause).split())
         raise StoreUnavailable(
             f"The database cannot be used: {reason}. {advice}Nothing was changed that it did not "
-            "write down."
+            "record."
         ) from error
 
 
 def _lacks_room(cause: BaseException) -> bool:
-    # SQLite says "disk I/O error" of its index of the WAL, which is mapped and so not written as
-    # the other files are.
+    # For the index of the WAL, which is mapped and not written as the other files are, SQLite says
+    # "disk I/O error".
     codes = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
     return getattr(cause, "sqlite_errorcode", None) in codes or getattr(cause, "errno", None) in {
         errno.ENOSPC,

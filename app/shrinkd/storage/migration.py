@@ -1,8 +1,7 @@
 """Bring the schema of a database up to date in one transaction.
 
-Whatever ends the process, nothing of it stays, or all.
-
-On SQLite, what an older daemon wrote is copied before it is changed.
+A process that dies in it leaves the old schema or the new one. A SQLite database of an older
+release is copied before it is changed.
 """
 
 import logging
@@ -21,7 +20,7 @@ _PACKAGE = Path(__file__).parent.parent
 MIGRATIONS = next(
     filter(Path.is_dir, (_PACKAGE / "migrations", _PACKAGE.parent.parent / "migrations"))
 )
-"""In the package where that is installed; beside `app` in a checkout."""
+"""Inside the package when that is installed; beside `app` in a checkout."""
 _BEGIN_ALONE = {
     "sqlite": "BEGIN IMMEDIATE",
     "postgresql": "SELECT pg_advisory_xact_lock(hashtext('shrinkd schema'))",
@@ -31,23 +30,22 @@ log = logging.getLogger(__name__)
 
 
 def upgrade(url: sa.URL, folder: Path = MIGRATIONS) -> None:
-    """Make all migrations that the database lacks, or none, and keep what is in it.
+    """Run all migrations that the database lacks, or none; its rows are kept.
 
-    Of several who try at once, one does it.
-
-    What a start that died left half migrated is completed. Raises SettingsError for a database of a
-    newer release or of another program, which is left as it is; DBAPIError, sqlite3.Error or
-    OSError when there is no room, no right or no answer.
+    Of several processes that call it at once, one migrates. A migration that an earlier start left
+    half done is completed. Raises SettingsError for a database of a newer release or of another
+    program, which is left as it is; DBAPIError, sqlite3.Error or OSError when there is no space, no
+    permission or no answer.
     """
     revisions = Revisions(folder)
-    # An engine of its own: the daemon's would make the file a WAL database before anybody knows
-    # whose it is.
+    # An engine of its own: the daemon's would turn the file into a WAL database before it is known
+    # to be one of shrinkd.
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         if revisions.is_newest(connection):
             return
     with alone(engine) as connection:
-        if revisions.is_newest(connection):  # by now: who was alone before us did it
+        if revisions.is_newest(connection):  # another process has migrated it meanwhile
             return
         place = revisions.locate(connection)
         if engine.dialect.name == "sqlite" and not place.is_empty:
@@ -65,14 +63,14 @@ def upgrade(url: sa.URL, folder: Path = MIGRATIONS) -> None:
 
 @contextmanager
 def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that may change the schema.
+    """Run statements in a transaction that may change the schema: all take effect, or none.
 
-    All or nothing, and others who want one wait for its end. Readers do not.
+    Other such transactions wait for its end. Readers do not.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            # Left to itself, the driver begins a transaction before an INSERT, and none before a
-            # CREATE TABLE.
+            # By default the driver begins a transaction before an INSERT, and none before a CREATE
+            # TABLE.
             connection.execution_options(isolation_level="AUTOCOMMIT")
         with connection.begin():
             connection.exec_driver_sql(_BEGIN_ALONE[engine.dialect.name])
@@ -80,16 +78,14 @@ def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _copy(engine: sa.Engine, database: Path, place: Place) -> None:
-    """Copy the database, what its WAL holds included, to a file beside it that is named by the
-    revision of what is in it.
+    """Copy the database with its WAL to a file beside it, which is named by its revision.
 
-    So a copy takes the place of an older one of the same revision alone, and not before it is whole
-    and on the disk. Nobody writes meanwhile, for the caller is alone; it is another connection that
-    reads, for SQLite copies from none that may write.
+    A copy replaces an older one of the same revision only, once it is complete and on the disk.
+    There is no writer meanwhile, because the caller holds the write transaction; another connection
+    reads, because SQLite cannot copy from one that writes.
     """
-    copy = database.with_name(
-        f"{database.name}.revision-{place.recorded or 'none'}{'' if place.is_whole else '-unfinished'}"
-    )
+    label = f"revision-{place.recorded or 'none'}{'' if place.is_whole else '-unfinished'}"
+    copy = database.with_name(f"{database.name}.{label}")
     partial = database.with_name(f"{database.name}.copying")
     partial.unlink(missing_ok=True)
     file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -98,7 +94,7 @@ def _copy(engine: sa.Engine, database: Path, place: Place) -> None:
             engine.connect() as source,
             closing(sqlite3.connect(partial, isolation_level=None)) as target,
         ):
-            target.execute("PRAGMA journal_mode = OFF")  # who finds a half copy begins anew
+            target.execute("PRAGMA journal_mode = OFF")  # a partial copy is never used
             driver: Any = source.connection.driver_connection
             driver.backup(target)
         os.fsync(file)
@@ -110,7 +106,7 @@ def _copy(engine: sa.Engine, database: Path, place: Place) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """What a file is called survives a power cut when its folder is on the disk."""
+    """Sync a folder, so that the names of its files survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

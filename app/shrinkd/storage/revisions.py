@@ -1,8 +1,7 @@
-"""The revisions of the schema that this release knows, and which of them a database is at, by what
-it says and what it has.
+"""Find the revision of the schema that a database is at, by its record and by its tables.
 
-A start of an earlier release could die between two statements of a migration. What it left is
-recognised here: the tables of one revision, and some of what the next one makes.
+A start of an earlier release could die between two statements of a migration. That is recognised
+here: the database has the tables of one revision, and some of those that the next one makes.
 """
 
 from collections.abc import Iterable
@@ -22,21 +21,20 @@ _VERSION_TABLE = "alembic_version"
 _ADVICE = "let SHRINKD_DATABASE_URL name another, or one that is not there yet"
 
 _Shape = dict[str, tuple[object, ...]]
-"""What each table and each index is made of, by its name, in words that SQLite and PostgreSQL have
-in common."""
+"""The columns of each table and index by its name, in terms that SQLite and PostgreSQL share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a database stands among the revisions."""
+    """The position of a database among the revisions."""
 
     recorded: str | None
-    """What it says itself; None: nothing."""
+    """The revision in its own record; None for a database without one."""
     begin: str | None
-    """The last revision that it has all tables of: what is behind that is to be made."""
+    """The last revision whose tables are all there: the migrations after it are to be run."""
     is_empty: bool
     is_whole: bool
-    """Whether its tables are those of the recorded revision, and no more."""
+    """Whether its tables are exactly those of the recorded revision."""
 
 
 class Revisions:
@@ -50,23 +48,23 @@ class Revisions:
         ][::-1]
 
     def is_newest(self, connection: sa.Connection) -> bool:
-        """Whether the database says that it is at the newest revision."""
+        """Tell whether the database records the newest revision."""
         return _recorded(connection) == (self._names[-1],)
 
     def upgrade(self, connection: sa.Connection, revision: str = "head") -> None:
-        """Make the migrations from the recorded revision up to this one."""
+        """Run the migrations from the recorded revision up to this one."""
         self._config.attributes["connection"] = connection
         command.upgrade(self._config, revision)
 
     def record(self, connection: sa.Connection, revision: str) -> None:
-        """Write down that a database is at this revision, and change nothing else."""
+        """Record this revision in a database, and change nothing else."""
         self._config.attributes["connection"] = connection
         command.stamp(self._config, revision)
 
     def locate(self, connection: sa.Connection) -> Place:
-        """Find where a database stands.
+        """Find the position of a database among the revisions.
 
-        SettingsError for that of another program or of a newer release, or with tables of no
+        SettingsError for a database of another program or of a newer release, or with tables of no
         revision.
         """
         recorded = self._known(connection)
@@ -76,7 +74,7 @@ class Revisions:
             return Place(None, None, is_empty=True, is_whole=True)
         shapes = self._shapes()
         known = {name for shape in shapes.values() for name in shape}
-        # A database of a server may be shared; a file has one owner.
+        # A database on a server may be shared with other programs; a file has one owner.
         if recorded is None and there - known and connection.dialect.name == "sqlite":
             raise _not_ours(f"it has {_listed(there - known)}")
         found = {name: made_of for name, made_of in _shape_of(connection).items() if name in known}
@@ -101,9 +99,9 @@ class Revisions:
         )
 
     def _shapes(self) -> dict[str | None, _Shape]:
-        """What each revision comes to, the oldest first, and before it nothing.
+        """Answer the tables of each revision, beginning with None for an empty database.
 
-        Made in memory, and looked at.
+        Each one is made in memory and inspected.
         """
         shapes: dict[str | None, _Shape] = {None: {}}
         engine = sa.create_engine("sqlite://")
@@ -120,9 +118,9 @@ def _recorded(connection: sa.Connection) -> tuple[str, ...]:
 
 
 def _begin(recorded: str | None, found: _Shape, shapes: dict[str | None, _Shape]) -> str | None:
-    """The recorded revision if its tables are there.
+    """Answer the recorded revision if its tables are there.
 
-    Or else the last behind it of which all are, with some of the next one's.
+    Otherwise the last later revision whose tables are all there, with some of the next one's.
     """
     if found == shapes[recorded]:
         return recorded

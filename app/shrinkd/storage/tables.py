@@ -1,7 +1,7 @@
-"""The tables: what is in the database, and nothing of what is done with it.
+"""Define the tables of the database.
 
-Times are whole microseconds since the epoch (UTC), because SQLite keeps no time zone. What changes
-here needs a migration.
+Times are whole microseconds since the epoch (UTC), because SQLite keeps no time zone. A change here
+needs a migration (migrations/versions).
 """
 
 import sqlalchemy as sa
@@ -69,8 +69,8 @@ policies = sa.Table(
 decisions = sa.Table(
     "decisions",
     metadata,
-    # SQLite counts up by itself in an INTEGER alone, and with AUTOINCREMENT never comes back to an
-    # id that it gave out.
+    # SQLite numbers rows only in a column of the type INTEGER, and reuses ids without
+    # AUTOINCREMENT.
     sa.Column(
         "id",
         sa.BigInteger().with_variant(sa.Integer, "sqlite"),
@@ -111,7 +111,7 @@ policy_states = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    # Counted by who writes them: without a hole, and the same when a commit that lost its answer is
+    # Numbered by the event log: without a gap, and the same when a commit that lost its answer is
     # tried again.
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("at", sa.BigInteger, nullable=False),

@@ -15,7 +15,7 @@ import pytest
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.auth.scopes import ANYONE
 from shrinkd.settings import Settings
-from shrinkd.storage.idempotency import Key
+from shrinkd.storage import Key
 from tests.api.conftest import Still
 from tests.support.live_server import Live
 from tests.support.locked_database import locked

@@ -7,6 +7,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkd.api.http.paging import read_token, write_token
+from shrinkd.api.http.paging import Keyset, read_token, write_token
 from shrinkd.backends import Group
 from shrinkd.errors import InvalidRequest
 from tests.api.conftest import Still
@@ -312,3 +313,32 @@ def test_what_was_there_throughout_is_seen_once_whatever_came_and_went_between_a
         for group in passing.values():
             simulator.remove(group)
     assert Counter(path for path in seen if path in there) == Counter(there)
+
+
+@dataclass
+class Query:
+    """The query of a list that comes in pages."""
+
+    page_size: int
+    page_token: str | None = None
+
+
+@given(st.sets(st.integers(0, 99)), st.integers(1, 7))
+def test_the_pages_of_a_keyset_are_the_whole_list(numbers: set[int], size: int) -> None:
+    keyset = Keyset[int]("-number", (int,), lambda number: (number,))
+    query = Query(size)
+    found: list[int] = []
+    while True:
+        page, query.page_token = keyset.page(
+            query,
+            lambda limit, before: [
+                number
+                for number in sorted(numbers, reverse=True)
+                if before is None or (number,) < before
+            ][:limit],
+        )
+        found += page
+        if query.page_token is None:
+            break
+        assert len(page) == size
+    assert found == sorted(numbers, reverse=True)

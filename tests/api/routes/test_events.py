@@ -16,8 +16,8 @@ from shrinkd.auth.scopes import ANYONE, Caller, Grant, Level
 from shrinkd.backends import Group
 from shrinkd.events.log import RECENT, EventType
 from shrinkd.settings import Settings
-from shrinkd.storage.ledger import KEEP_EVENTS_SECONDS
-from shrinkd.storage.store import now
+from shrinkd.storage import now
+from shrinkd.storage.events import KEEP_SECONDS as KEEP_EVENTS_SECONDS
 from tests.support.live_server import Live
 from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Stage
@@ -155,7 +155,7 @@ def test_events_that_are_not_kept_are_410_for_a_page(live: Live) -> None:
     publish_events(live, "web", "web")
     wait_for_writes(live)
     newest = live.wiring.events.newest
-    live.wiring.events.forget(now() + _LATER)
+    live.wiring.events.expire(now() + _LATER)
     body = problem(live.client.get("/v1/events?after=1"), 410, "events-expired")
     assert (body["after"], body["oldest_id"], body["newest_id"]) == (1, newest, newest)
     problem(live.client.get(f"/v1/events?after={newest + 1}"), 410, "events-expired")
@@ -222,7 +222,7 @@ def test_what_is_too_old_is_a_gap_and_then_all_that_is_kept(live: Live) -> None:
     publish_events(live, *["web"] * (RECENT + 1))
     wait_for_writes(live)
     newest = live.wiring.events.newest
-    live.wiring.events.forget(now() + _LATER)
+    live.wiring.events.expire(now() + _LATER)
     with stream(live.client, after=1) as answer:
         gap, kept = islice(frames(answer), 2)
     assert gap == Frame("gap", {"after": 1, "oldest_id": newest, "newest_id": newest}, newest - 1)

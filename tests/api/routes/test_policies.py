@@ -12,7 +12,7 @@ import pytest
 from shrinkd.api.routes.policy_bodies import EXAMPLES
 from shrinkd.policies import Verdict, kinds
 from shrinkd.settings import Settings
-from shrinkd.storage.store import Store
+from shrinkd.storage import Store
 from tests.api.conftest import Still
 from tests.api.http.test_etags import OTHER
 from tests.api.http.test_paging import pages
@@ -512,7 +512,7 @@ def test_a_policy_of_another_version_is_shown_and_stands_in_nobodys_way_but_its_
 ) -> None:
     with closing(Store(settings.database_url)) as store:
         store.open()
-        store.put_policy(
+        store.policies.put(
             stored_policy(
                 "alien", 7, kind="of-tomorrow", body={"kind": "of-tomorrow", "name": "alien"}
             ),
@@ -609,8 +609,8 @@ def test_what_a_policy_does_is_in_its_status_and_in_the_decisions_and_moves_no_e
 
 
 def record_decisions(live: Live, *changes: dict[str, Any]) -> None:
-    live.wiring.store.write_decisions(
-        [(None, decision(number, **change)) for number, change in enumerate(changes)]
+    live.wiring.store.decisions.record(
+        [decision(number, **change) for number, change in enumerate(changes)]
     )
 
 

@@ -22,7 +22,7 @@ from shrinkd.policies import PolicyCatalog, PolicyController
 from shrinkd.settings import Settings
 from shrinkd.shrinks import Job, ShrinkQueue
 from shrinkd.simulation import SimulationJobs
-from shrinkd.storage import IdempotencyKeys, Store
+from shrinkd.storage import IdempotencyKeys, Retention, Store
 
 
 @dataclass(slots=True)
@@ -42,6 +42,7 @@ class Parts:
     jobs: ShrinkQueue
     policies: PolicyCatalog
     daemon: PolicyController
+    retention: Retention
     keys: IdempotencyKeys
     audit: Audit
     requests: RequestMetrics

@@ -46,7 +46,7 @@ def body_of(error: ShrinkdError) -> dict[str, object]:
 
 
 def restored(row: Mapping[str, Any] | None) -> dict[str, object] | None:
-    """Build the problem document of an error that the database kept (see store.describe).
+    """Build the problem document of a stored error (see storage.serialize_error).
 
     None for no error.
     """

@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from shrinkd.auth import NOBODY, Caller
 from shrinkd.backends import Group
-from shrinkd.storage import Row
+from shrinkd.storage import AuditRow
 
 _SCOPE_KEY = "shrinkd.request"
 
@@ -33,7 +33,7 @@ class RequestContext:
     """Group that the path names, set when it has been resolved."""
     problem: str | None = None
     """Slug of the problem that the response carries, set by `http/problems.py`."""
-    audit_row: Row | None = None
+    audit_row: AuditRow | None = None
     """Audit row of the attempted change, set when the route has read the body."""
     is_audit_row_stored: bool = False
     """True once `audit_row` is in the database; until then it is written with its outcome."""

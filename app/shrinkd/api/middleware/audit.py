@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shrinkd.api.http.dependencies import Parts, is_dry_run
 from shrinkd.api.http.request_context import request_context
 from shrinkd.events import outcome
-from shrinkd.storage import Row, new_id, now
+from shrinkd.storage import AuditRow, new_id, now
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _READ_ONLY_OPERATIONS = frozenset(("evaluate_policy",))
@@ -35,7 +35,7 @@ async def begin_attempt(request: Request, operation: str, body: object) -> None:
     if scope["method"] in _SAFE_METHODS or operation in _READ_ONLY_OPERATIONS:
         return
     context.audit_row = row = _row(scope, operation, body, dry_run=is_dry_run(request))
-    if row["dry_run"]:
+    if row.dry_run:
         return
     wiring: Parts = scope["app"].state.wiring
     await asyncio.wrap_future(wiring.audit.begin(row))
@@ -72,28 +72,22 @@ def _record_outcome(scope: Scope, status: int) -> None:
     found = None if group is None else {"id": group.id, "path": group.path}
     ended = outcome(status, context.problem, found)
     if context.is_audit_row_stored:
-        wiring.audit.finish(row["id"], ended)
+        wiring.audit.finish(row.id, ended)
     else:
-        wiring.audit.note({**row, **ended})
+        wiring.audit.note(row.ended(ended))
 
 
-def _row(scope: Scope, operation: str | None, body: object, *, dry_run: bool) -> Row:
+def _row(scope: Scope, operation: str | None, body: object, *, dry_run: bool) -> AuditRow:
     """Build the audit row of an attempt without an outcome."""
     context, text = request_context(scope), json.dumps(body)
-    return {
-        "id": new_id(),
-        "at": now(),
-        "caller": context.caller.name,
-        "operation": operation,
-        "method": scope["method"][:16],
-        "path": scope["raw_path"].decode("latin-1")[:_MAX_CHARACTERS],
-        "request_id": context.request_id,
-        "dry_run": dry_run,
-        "body": body if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…",
-        "group_id": None,
-        "group_path": None,
-        "status": None,
-        "problem": None,
-        "finished_at": None,
-        "times": 1,
-    }
+    return AuditRow(
+        id=new_id(),
+        at=now(),
+        caller=context.caller.name,
+        operation=operation,
+        method=scope["method"][:16],
+        path=scope["raw_path"].decode("latin-1")[:_MAX_CHARACTERS],
+        request_id=context.request_id,
+        dry_run=dry_run,
+        body=body if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…",
+    )

@@ -6,23 +6,16 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from shrinkd.api.http.dependencies import Administrating, Body, GroupRef, Parts, Wired, rfc3339
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import PAGED, refuses
 from shrinkd.backends import check_group_path
 from shrinkd.errors import InvalidGroupName
-from shrinkd.storage import Row
+from shrinkd.storage import AuditRow
 from shrinkd.strict_model import Moment
 
 router = APIRouter(route_class=StrictRoute, tags=["audit"])
-_NEWEST_FIRST = "-id"
+_NEWEST_FIRST = Keyset[AuditRow]("-id", (str,), lambda row: (row.id,))
 
 
 class AttemptBody(Body):
@@ -99,32 +92,28 @@ def list_audit(
 
 def list_page(wiring: Parts, query: AuditQuery) -> AuditPage:
     """Return the page of attempts that follows the one in the page token."""
-    limit = page_limit(query.page_size)
-    after = read_token(query.page_token, _NEWEST_FIRST, (str,))
-    of = {
+    exact = {
         "caller": query.caller,
         "operation": query.operation,
         "group_path": query.group and check_group_path(query.group),
     }
-    rows = wiring.store.list_audit(
-        limit=limit + 1,
-        before=None if after is None else after[0],
-        since=None if query.since is None else round(query.since.timestamp() * 1e6),
-        least_status=query.status_from,
-        **{name: value.replace("\0", "") for name, value in of.items() if value is not None},
+    rows, token = _NEWEST_FIRST.page(
+        query,
+        lambda limit, before: wiring.store.audit.list(
+            limit=limit,
+            before=before,
+            since=None if query.since is None else round(query.since.timestamp() * 1e6),
+            least_status=query.status_from,
+            **{name: text.replace("\0", "") for name, text in exact.items() if text is not None},
+        ),
     )
-    token = write_token(_NEWEST_FIRST, rows[limit - 1]["id"]) if len(rows) > limit else None
-    return AuditPage(items=[attempt_body(row) for row in rows[:limit]], next_page_token=token)
+    return AuditPage(items=[attempt_body(row) for row in rows], next_page_token=token)
 
 
-def attempt_body(row: Row) -> AttemptBody:
-    fields = {name: row[name] for name in AttemptBody.model_fields.keys() & row.keys()}
-    group = (
-        None
-        if row["group_path"] is None
-        else GroupRef(id=str(row["group_id"]), path=row["group_path"])
-    )
-    finished = None if row["finished_at"] is None else rfc3339(row["finished_at"])
+def attempt_body(row: AuditRow) -> AttemptBody:
+    same = {name: getattr(row, name) for name in AttemptBody.model_fields if hasattr(row, name)}
+    group = None if row.group_path is None else GroupRef(id=str(row.group_id), path=row.group_path)
+    finished = None if row.finished_at is None else rfc3339(row.finished_at)
     return AttemptBody(
-        **fields | {"attempted_at": rfc3339(row["at"]), "finished_at": finished, "group": group}
+        **same | {"attempted_at": rfc3339(row.at), "finished_at": finished, "group": group}
     )

@@ -1,32 +1,24 @@
 """Decisions of policies, as recorded, for one policy or for one group."""
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired, rfc3339
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.policy_access import Readable
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import PAGED, refuses
 from shrinkd.auth import Caller
 from shrinkd.errors import PolicyNotFound, PolicyUnreadable
-from shrinkd.policies import Reason, Record, Verdict
-from shrinkd.storage import Row
+from shrinkd.policies import Reason, Record, Verdict, decision_row
+from shrinkd.storage import DecisionRow
 from shrinkd.strict_model import Moment
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
-_NEWEST_FIRST = "-id"
+_NEWEST_FIRST = Keyset[DecisionRow]("-id", (int,), lambda row: (row.id or 0,))
 
 
 class DecisionBody(Body):
@@ -122,33 +114,30 @@ def list_group_decisions(
     return page
 
 
-def list_page(wiring: Parts, caller: Caller, query: DecisionQuery, **of: str) -> DecisionPage:
-    """Return a page of decisions. `of`: `policy` or `group_path`, and its value."""
-    limit = page_limit(query.page_size)
-    after = read_token(query.page_token, _NEWEST_FIRST, (int,))
-    rows = wiring.store.list_decisions(
-        limit=limit + 1,
-        before=None if after is None else after[0],
-        verdicts=tuple(map(str, query.verdict)),
-        within=caller.readable(),
-        since=None if query.since is None else round(query.since.timestamp() * 1e6),
-        **of,
+def list_page(wiring: Parts, caller: Caller, query: DecisionQuery, **exact: str) -> DecisionPage:
+    """Return a page of decisions. `exact`: `policy` or `group_path`, and its value."""
+    rows, token = _NEWEST_FIRST.page(
+        query,
+        lambda limit, before: wiring.store.decisions.list(
+            limit=limit,
+            before=before,
+            verdicts=tuple(map(str, query.verdict)),
+            within=caller.readable(),
+            since=None if query.since is None else round(query.since.timestamp() * 1e6),
+            **exact,
+        ),
     )
-    token = write_token(_NEWEST_FIRST, rows[limit - 1]["id"]) if len(rows) > limit else None
-    return DecisionPage(items=[decision_body(row) for row in rows[:limit]], next_page_token=token)
+    return DecisionPage(items=[decision_body(row) for row in rows], next_page_token=token)
 
 
-def decision_body(row: Row) -> DecisionBody:
-    fields = {name: row[name] for name in DecisionBody.model_fields.keys() & row.keys()}
-    group = GroupRef(id=str(row["group_id"]), path=row["group_path"])
+def decision_body(row: DecisionRow) -> DecisionBody:
+    same = {name: getattr(row, name) for name in DecisionBody.model_fields if hasattr(row, name)}
+    group = GroupRef(id=str(row.group_id), path=row.group_path)
     return DecisionBody(
-        **fields
-        | {"id": row["id"] and str(row["id"]), "decided_at": rfc3339(row["at"]), "group": group}
+        **same | {"id": row.id and str(row.id), "decided_at": rfc3339(row.at), "group": group}
     )
 
 
 def record_body(record: Record) -> DecisionBody:
     """Build the body of a decision that is not in the database."""
-    return decision_body(
-        asdict(record) | {"id": None, "group_id": record.group.id, "group_path": record.group.path}
-    )
+    return decision_body(decision_row(record))

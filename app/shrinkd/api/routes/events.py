@@ -11,14 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Parts, Wired, ref, rfc3339
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next, page_limit
 from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import Responses, refuses, sends
@@ -28,7 +21,7 @@ from shrinkd.errors import EventsExpired, InvalidGroupName, TooManyStreams
 from shrinkd.events import RECENT, Event, EventType, Selection
 
 router = APIRouter(route_class=StrictRoute, tags=["events"])
-_OLDEST_FIRST = "id"
+_OLDEST_FIRST = Keyset[Event]("id", (int,), lambda event: (event.id,))
 _MAX_BATCH = 100
 """Maximum events in one write to a stream."""
 _ID = re.compile(r"\d{1,18}", re.ASCII)
@@ -152,12 +145,13 @@ def selection(caller: Caller, query: EventQuery) -> Selection:
 
 def page(request: Request, wiring: Parts, query: EventQuery, selected: Selection) -> Response:
     """Answer the page of selected events that follows the page token or `after`."""
-    token = read_token(query.page_token, _OLDEST_FIRST, (int,))
-    after = token[0] if token else wiring.events.oldest - 1 if query.after is None else query.after
+    position = _OLDEST_FIRST.position(query)
+    first = wiring.events.oldest - 1 if query.after is None else query.after
+    after = position[0] if position else first
     limit = page_limit(query.page_size)
     found, last_id = wiring.events.read(after, limit, selected)
     following = (
-        write_token(_OLDEST_FIRST, last_id)
+        _OLDEST_FIRST.token((last_id,))
         if len(found) == limit and last_id < wiring.events.newest
         else None
     )
@@ -197,7 +191,7 @@ async def follow(wiring: Parts, selected: Selection, position: int) -> AsyncGene
         elif recent:
             found, position = [event for event in recent if selected.takes(event)], recent[-1].id
         else:
-            await wiring.streams.news.wait()
+            await wiring.streams.new_events.wait()
         if found:
             yield b"".join(map(_frame, found))
 

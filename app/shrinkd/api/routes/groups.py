@@ -21,14 +21,7 @@ from shrinkd.api.http.dependencies import (
 )
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.group_reference import check_readable, href_of, resolve, seen_by
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import PAGED, UNCHANGED, bodies, refuses, sends
 from shrinkd.api.routes.limits import LimitsBody, LimitsPatch, limits_body
@@ -146,6 +139,8 @@ TRIED: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {"example": {"dry_run": True}}},
     }
 }
+_Keyed = tuple[tuple[int, str], Group]
+"""A group behind the key that it is sorted by."""
 _KNOWN = frozenset((*_NAMES, *_NUMBERS))
 _ORDERS = tuple(f"{way}{name}" for name in ("path", *_NUMBERS) for way in ("", "-"))
 _SHOWN = "id,path,aliases,usage_bytes,max_bytes,effective_max_bytes"
@@ -333,7 +328,8 @@ async def list_page(parts: Parts, caller: Caller, query: GroupQuery) -> GroupPag
     name, descending = query.order_by.removeprefix("-"), query.order_by.startswith("-")
     fields = pick_fields(query.fields, _KNOWN)
     pick_fields(name, frozenset((*_NUMBERS, "path")))
-    after = read_token(query.page_token, query.order_by, (int, str))
+    keyset = Keyset[_Keyed](query.order_by, (int, str), itemgetter(0))
+    after = keyset.position(query)
     parent = resolve(parts.backend, query.parent, caller).path if query.parent else ""
     keyed = await _keyed(
         parts.backend, seen_by(caller, parts.backend.groups(parent, query.depth)[1:]), name
@@ -341,19 +337,12 @@ async def list_page(parts: Parts, caller: Caller, query: GroupQuery) -> GroupPag
     keyed.sort(key=itemgetter(0), reverse=descending)
     if after is not None:
         keyed = [item for item in keyed if (item[0] < after if descending else item[0] > after)]
-    limit = page_limit(query.page_size)
-    items = [row for key, group in keyed[:limit] if (row := _row(parts, group, fields))]
-    return GroupPage(
-        items=items,
-        next_page_token=write_token(query.order_by, *keyed[limit - 1][0])
-        if len(keyed) > limit
-        else None,
-    )
+    found, token = keyset.page(query, lambda limit, _: keyed[:limit])
+    items = [row for _, group in found if (row := _row(parts, group, fields))]
+    return GroupPage(items=items, next_page_token=token)
 
 
-async def _keyed(
-    backend: Backend, groups: list[Group], name: str
-) -> list[tuple[tuple[int, str], Group]]:
+async def _keyed(backend: Backend, groups: list[Group], name: str) -> list[_Keyed]:
     """Return groups with their sort keys: a number and the path, or the path alone.
 
     No limit sorts as the largest one.

@@ -15,14 +15,7 @@ from shrinkd.api.http.dependencies import (
 )
 from shrinkd.api.http.etags import check_preconditions, tagged_bytes
 from shrinkd.api.http.group_reference import resolve
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.policy_access import Readable, is_visible, require_change, require_policy
 from shrinkd.api.http.request_context import request_context
 from shrinkd.api.http.strict_route import StrictRoute
@@ -59,6 +52,7 @@ from shrinkd.policies import (
 )
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
+_BY_NAME = Keyset[StoredPolicy]("name", (str,), lambda stored: (stored.policy.name,))
 NewName = Annotated[
     str,
     Path(pattern=NAME, description="The name of the policy.", examples=["headroom"]),
@@ -283,7 +277,7 @@ def list_page(
     wiring: Parts, caller: Caller, query: GroupPolicyQuery, group: Group | None
 ) -> PolicyPage:
     """Return the page of visible policies that follows the name in the page token."""
-    after = read_token(query.page_token, "name", (str,))
+    after = _BY_NAME.position(query)
     found = [
         each
         for each in (wiring.policies.all() if group is None else wiring.policies.of(group))
@@ -291,16 +285,14 @@ def list_page(
         and (after is None or each.policy.name > after[0])
         and is_visible(caller, each)
     ]
-    limit = page_limit(query.page_size)
+    shown, token = _BY_NAME.page(query, lambda limit, _: found[:limit])
     return PolicyPage(
-        items=[policy_body(wiring, each) for each in found[:limit]],
+        items=[policy_body(wiring, each) for each in shown],
         unreadable=[
             UnreadablePolicy(
                 name=each.name, kind=each.kind, generation=each.generation, detail=each.reason
             )
             for each in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
         ],
-        next_page_token=write_token("name", found[limit - 1].policy.name)
-        if len(found) > limit
-        else None,
+        next_page_token=token,
     )

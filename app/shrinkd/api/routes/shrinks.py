@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
@@ -24,14 +24,7 @@ from shrinkd.api.http.dependencies import (
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.group_reference import href_of
 from shrinkd.api.http.idempotency import ReservedId
-from shrinkd.api.http.paging import (
-    PageSize,
-    PageToken,
-    link_next,
-    page_limit,
-    read_token,
-    write_token,
-)
+from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.prefer import preferences
 from shrinkd.api.http.problems import restored
 from shrinkd.api.http.strict_route import StrictRoute
@@ -49,13 +42,13 @@ from shrinkd.errors import (
 )
 from shrinkd.shrinks import Job, State
 from shrinkd.shrinks import Request as ShrinkRequest
-from shrinkd.storage import GroupFilter, Row, no_shrink
+from shrinkd.storage import GroupFilter, ShrinkRow, shrink_not_found
 from shrinkd.strict_model import Moment, Size, Strict
 
 router = APIRouter(route_class=StrictRoute, tags=["shrinks"])
 _LONGEST_WAIT_SECONDS = 60
 _SECONDS = re.compile("[0-9]{1,6}")
-_NEWEST_FIRST = "-created_at"
+_NEWEST_FIRST = Keyset[ShrinkRow]("-created_at", (int, str), lambda row: (row.created_at, row.id))
 
 
 class NewShrink(Strict):
@@ -226,15 +219,15 @@ async def _known(parts: Wired, caller: Calling, shrink_id: str) -> str:
     This is checked before a stream or a wait begins, since neither can answer 404 later.
     """
     row = await row_of(parts, shrink_id)
-    if not caller.may(Level.READ, row["group_path"]):
-        raise no_shrink(shrink_id)
+    if not caller.may(Level.READ, row.group_path):
+        raise shrink_not_found(shrink_id)
     return shrink_id
 
 
 async def _cancellable(
     parts: Wired, caller: Calling, shrink_id: Annotated[str, Depends(_known)]
 ) -> str:
-    caller.require(Level.WRITE, (await row_of(parts, shrink_id))["group_path"])
+    caller.require(Level.WRITE, (await row_of(parts, shrink_id)).group_path)
     return shrink_id
 
 
@@ -269,7 +262,7 @@ async def create_shrink(
 ) -> Response:
     """Shrink a group as a job: bring its usage below a target, then set its limit if asked."""
     row = await asyncio.to_thread(submit, parts, group, new, options)
-    await wait_done(parts, parts.jobs.job(row["id"]), options.wait_seconds, options.reader)
+    await wait_done(parts, parts.jobs.job(row.id), options.wait_seconds, options.reader)
     return await answer(parts, row, options)
 
 
@@ -340,7 +333,7 @@ def cancel_shrink(parts: Wired, shrink_id: Cancellable, dry_run: DryRun = False)
     )
 
 
-def submit(parts: Parts, group: Group, new: NewShrink, options: SubmitOptions) -> Row:
+def submit(parts: Parts, group: Group, new: NewShrink, options: SubmitOptions) -> ShrinkRow:
     """Submit a shrink and return its row, or the row of the shrink that already has its id.
 
     UnsupportedOption for an option that this node does not have; see ShrinkQueue.submit().
@@ -396,16 +389,16 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def row_of(parts: Parts, shrink_id: str) -> Row:
+async def row_of(parts: Parts, shrink_id: str) -> ShrinkRow:
     """Return a shrink's row as it is now; an active one needs no database, which may be locked."""
     job = parts.jobs.job(shrink_id)
     return job.row() if job else await asyncio.to_thread(parts.jobs.shrink, shrink_id)
 
 
-async def answer(parts: Parts, row: Row, options: SubmitOptions) -> Response:
+async def answer(parts: Parts, row: ShrinkRow, options: SubmitOptions) -> Response:
     """Return the response to a submitted shrink: 200 if it was waited for and is done, else 202."""
     body = shrink_body(
-        row if options.dry_run else await row_of(parts, row["id"]), dry_run=options.dry_run
+        row if options.dry_run else await row_of(parts, row.id), dry_run=options.dry_run
     )
     headers = ({} if options.dry_run else {"Location": body.links.self}) | _hints(
         body, options.wait_seconds
@@ -421,32 +414,32 @@ def _hints(body: ShrinkBody, wait: int) -> dict[str, str]:
     )
 
 
-def shrink_body(row: Row, *, dry_run: bool = False) -> ShrinkBody:
+def shrink_body(row: ShrinkRow, *, dry_run: bool = False) -> ShrinkBody:
     """Return a row of the queue as the API answers it."""
-    state, here, path = State(row["state"]), f"/v1/shrinks/{row['id']}", row["group_path"]
+    state, here, path = State(row.state), f"/v1/shrinks/{row.id}", row.group_path
     return ShrinkBody(
-        id=row["id"],
-        request=row["request"],
-        policy=row["policy"],
-        created_at=rfc3339(row["created_at"]),
-        started_at=row["started_at"] and rfc3339(row["started_at"]),
-        finished_at=row["finished_at"] and rfc3339(row["finished_at"]),
-        group=GroupRef(id=str(row["group_id"]), path=path),
+        id=row.id,
+        request=ShrinkRequestBody(**row.request),
+        policy=row.policy,
+        created_at=rfc3339(row.created_at),
+        started_at=None if row.started_at is None else rfc3339(row.started_at),
+        finished_at=None if row.finished_at is None else rfc3339(row.finished_at),
+        group=GroupRef(id=str(row.group_id), path=path),
         state=state,
         done=state.done,
-        progress=_progress(row["progress"], done=state.done),
-        error=restored(row["error"]),
+        progress=_progress(row.progress, done=state.done),
+        error=restored(row.error),
         links=ShrinkLinks(
             self=here,
             cancel=f"{here}/cancel",
             events=f"{here}/events",
-            group=href_of(Group(path, row["group_id"])),
+            group=href_of(Group(path, row.group_id)),
         ),
         dry_run=dry_run,
     )
 
 
-def _progress(progress: Row, *, done: bool) -> ProgressBody:
+def _progress(progress: Mapping[str, Any], *, done: bool) -> ProgressBody:
     remaining = max(progress["usage_bytes"] - progress["target_bytes"] + 1, 0)
     elapsed = progress["elapsed_seconds"]
     rate = round(progress["reclaimed_bytes"] / elapsed) if elapsed else 0
@@ -459,20 +452,17 @@ def _progress(progress: Row, *, done: bool) -> ProgressBody:
 def list_page(
     parts: Parts, caller: Caller, query: GroupShrinkQuery, group: str | None
 ) -> ShrinkPage:
-    limit = page_limit(query.page_size)
-    rows = parts.jobs.shrinks(
-        limit=limit + 1,
-        before=read_token(query.page_token, _NEWEST_FIRST, (int, str)),
-        states=tuple(map(str, query.state)),
-        group=_filter_for(caller, group),
-        since=None if query.since is None else round(query.since.timestamp() * 1e6),
+    rows, token = _NEWEST_FIRST.page(
+        query,
+        lambda limit, before: parts.jobs.shrinks(
+            limit=limit,
+            before=before,
+            states=tuple(map(str, query.state)),
+            group=_filter_for(caller, group),
+            since=None if query.since is None else round(query.since.timestamp() * 1e6),
+        ),
     )
-    token = (
-        write_token(_NEWEST_FIRST, rows[limit - 1]["created_at"], rows[limit - 1]["id"])
-        if len(rows) > limit
-        else None
-    )
-    return ShrinkPage(items=[shrink_body(row) for row in rows[:limit]], next_page_token=token)
+    return ShrinkPage(items=[shrink_body(row) for row in rows], next_page_token=token)
 
 
 def _filter_for(caller: Caller, group: str | None) -> GroupFilter:

@@ -97,8 +97,8 @@ async def stats_frames(
 ) -> AsyncGenerator[bytes]:
     """Yield encoded readings of a group, with a `gap` before one that follows missed ones."""
     produce = partial(_publish_stats, wiring, group, interval_seconds)
-    async with wiring.streams.listening((group.id, interval_seconds), produce) as feed:
-        async for frame, missed in feed.hear():
+    async with wiring.streams.subscribed((group.id, interval_seconds), produce) as feed:
+        async for frame, missed in feed.subscribe():
             yield encode_event("gap", to_json({"missed": missed})) + frame if missed else frame
 
 
@@ -110,10 +110,10 @@ async def _publish_stats(
     due = loop.time()
     with suppress(GroupGone, GroupNotFound):
         while True:
-            feed.tell(encode_event("stats", stats_bytes(group, wiring.backend.stat(group))))
+            feed.publish(encode_event("stats", stats_bytes(group, wiring.backend.stat(group))))
             due = max(due + interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
-    feed.tell(encode_event("gone", ref(group).model_dump_json().encode()))
+    feed.publish(encode_event("gone", ref(group).model_dump_json().encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,10 @@ async def shrink_frames(wiring: Parts, shrink_id: str) -> AsyncGenerator[bytes]:
     A slow client gets fewer of them.
     """
     last: State | None = None
-    async with wiring.streams.listening(
+    async with wiring.streams.subscribed(
         shrink_id, partial(_publish_shrink, wiring, shrink_id)
     ) as feed:
-        async for snapshot, _ in feed.hear():
+        async for snapshot, _ in feed.subscribe():
             yield snapshot.as_progress if snapshot.state is last else snapshot.as_state
             last = snapshot.state
 
@@ -151,7 +151,7 @@ async def _publish_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Snapshot]) 
                 body.model_dump_json().encode(),
                 body.progress.model_dump_json().encode(),
             )
-            feed.tell(
+            feed.publish(
                 _Snapshot(
                     body.state, encode_event("state", state), encode_event("progress", progress)
                 )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shrinkd.backends.cgroup.procfs import read_file
 from shrinkd.backends.cgroup.syscalls import Descriptor
+from shrinkd.paths import is_at_or_below
 
 _MOUNT_ID = re.compile(rb"^mnt_id:\t(\d+)$", re.MULTILINE)
 # the escapes of seq_path(): space, tab, line feed and backslash
@@ -73,7 +74,7 @@ def mount_of(directory: Descriptor) -> tuple[Mount, tuple[str, ...]] | None:
         str(Path(f"/proc/self/fd/{directory.number}").readlink()),
     )
     for mount in parse_mounts(read_file("/proc/self/mountinfo")):
-        if mount.id == number and (opened == mount.point or opened.startswith(f"{mount.point}/")):
+        if mount.id == number and is_at_or_below(opened, mount.point):
             return mount, tuple(filter(None, opened[len(mount.point) :].split("/")))
     return None
 

@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 
 from shrinkd.backends import MemStat
 from shrinkd.groups import matches
+from shrinkd.paths import is_at_or_below
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
@@ -272,17 +273,16 @@ def _whole(observation: Observation) -> int:
     The least limit that one of them feels from above all of them, or else the host's memory.
     """
     paths = {member.group.path for member in observation.members}
-    ends = (
-        [f"{path}/" for path in (min(paths), max(paths))] if paths else []
-    )  # what both begin with, all between them do
+    # Of the paths sorted as "path/", what the first and the last are at or below, all are.
+    ends = {end(paths, key=lambda path: f"{path}/") for end in (min, max) if paths}
     whole = observation.host.total_bytes
     for member in observation.members:
         limits = member.stat.limits
-        above = "" if limits.limited_by in (None, "/") else f"{limits.limited_by}/"
+        above = (limits.limited_by or "").strip("/")
         if (
             limits.effective_max_bytes is not None
             and limits.limited_by not in paths
-            and all(end.startswith(above) for end in ends)
+            and all(is_at_or_below(path, above) for path in ends)
         ):
             whole = min(whole, limits.effective_max_bytes)
     return whole

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from shrinkd.backends.simulator.machine.scenarios import GroupPath, Place, Scenario
 from shrinkd.backends.simulator.machine.workloads import HEATS, LARGEST_BYTES, Heat, Memory
+from shrinkd.paths import is_below
 from shrinkd.sizes import PAGE_BYTES
 from shrinkd.strict_model import Limit, Strict
 
@@ -181,7 +182,7 @@ def _check_paths(recorded: Sequence[str], others: Iterable[str]) -> None:
         raise ValueError("two recordings are of one path")
     for path in recorded:
         for other in (*recorded, *others):
-            if path.startswith(f"{other}/") or other.startswith(f"{path}/"):
+            if is_below(path, other) or is_below(other, path):
                 raise ValueError(
                     f"the recording {path!a} and the group {other!a} are one inside the other"
                 )
