@@ -19,7 +19,7 @@ OURS = {"MANIFEST.sha256", "favicon.svg", "init.js", "pages.css"}
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
-def render(url: str, profile: Path) -> subprocess.CompletedProcess[str]:
+def look_at(url: str, profile: Path) -> subprocess.CompletedProcess[str]:
     """Render a page with every host but the loopback unknown.
 
     Stdout is the DOM, stderr the console.
@@ -50,7 +50,7 @@ def render(url: str, profile: Path) -> subprocess.CompletedProcess[str]:
 def test_the_docs_show_every_operation_without_a_network_and_without_a_word_on_the_console(
     server: Live, tmp_path: Path
 ) -> None:
-    page = render(f"{server.url}/docs", tmp_path)
+    page = look_at(f"{server.url}/docs", tmp_path)
     operations = [
         f'id="operations-{operation["tags"][0]}-{operation["operationId"]}"'
         for path in server.client.get("/openapi.json").json()["paths"].values()
@@ -66,14 +66,14 @@ def test_the_docs_show_every_operation_without_a_network_and_without_a_word_on_t
 def test_the_docs_offer_to_try_an_operation_with_a_body_that_makes_sense(
     server: Live, tmp_path: Path
 ) -> None:
-    page = render(f"{server.url}/docs#/shrinks/create_shrink", tmp_path)
+    page = look_at(f"{server.url}/docs#/shrinks/create_shrink", tmp_path)
     assert "Shrink, then set the limit" in page.stdout
     assert ">Execute</button>" in page.stdout
 
 
 @needs_chromium
 def test_a_problem_page_has_its_style(server: Live, tmp_path: Path) -> None:
-    page = render(f"{server.url}/problems/limit-below-usage", tmp_path)
+    page = look_at(f"{server.url}/problems/limit-below-usage", tmp_path)
     assert "not one page of cache was dropped" in page.stdout
     assert [line for line in page.stderr.splitlines() if "CONSOLE" in line] == []
 

@@ -214,7 +214,7 @@ def evaluate_policy(wiring: Wired, name: Readable) -> Evaluation:
 def named(draft: Draft, name: str) -> Policy:
     """Give a draft the name in the address; InvalidRequest if it has another name."""
     if draft.name not in {None, name}:
-        sentence = f"the name is {draft.name!r} in the body and {name!r} in the address"
+        sentence = f"the name is {draft.name!r} here and {name!r} in the address"
         raise InvalidRequest(
             f"#/name: {sentence}.", errors=[{"pointer": "#/name", "detail": sentence}]
         )
