@@ -20,7 +20,7 @@ from tests.support.paired_worlds import Memory, RealHand, RealWorld, SimulatedHa
 
 # The tolerances: docs/explanation/simulator-accuracy.md says the same.
 USAGE = 1 * MIB
-"""Tolerance of the usage of a group alone: 64 pages that each CPU charges ahead for it, page tables,
+"""Tolerance of the usage of a group alone: 64 pages that each CPU charges ahead, its page tables,
 and other pages of its processes."""
 ROOM = 1 * MIB
 """Tolerance of a charge that makes room, or a write that reclaims: both free in batches."""
