@@ -32,7 +32,7 @@ from shrinkd.sizes import PAGE_BYTES
 
 _SECONDS = 3600.0
 _TAIL = 600
-"""The last so many seconds tell what was saved in the end."""
+"""The final saving is the mean of so many last seconds."""
 _FLOOR_BYTES = 64 << 20
 _MIB = 1 << 20
 _TARGET_PERCENT = ours.KeepPressure().target_some_percent

@@ -34,7 +34,7 @@ class Nothing:
 
 
 Split = Callable[[Sequence[int], int], Sequence[int]]
-"""What each of some groups pays of a need, by what it has above its floor; all in bytes."""
+"""Share of a need that each group pays, from what it has above its floor; all in bytes."""
 
 
 def by_size(rooms: Sequence[int], need: int) -> Sequence[int]:

@@ -104,7 +104,7 @@ class Loop:
             path, usage = decision.group.path, member.stat.usage_bytes
             goes_on = (
                 self.kind.is_urgent and decision.ask is not None
-            )  # the end of a pass is told at once
+            )  # the policy learns of the end of a pass at once
             self._due[path] = now if goes_on else now + decision.look_seconds
             self._wakes[path] = [
                 wake.usage_bytes

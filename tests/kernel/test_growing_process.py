@@ -23,10 +23,10 @@ from tests.support.cgroup_host import CgroupHost
 pytestmark = pytest.mark.long
 
 ROUNDS = 100
-"""In each of the two ways to grow."""
+"""Rounds in each of the two ways to grow."""
 OLD_LIMIT, REGION, ENOUGH = 1024 * MIB, 512 * MIB, 384 * MIB
 HEADROOMS = tuple(4096 << doubled for doubled in range(12))
-"""From one page to 8 MiB: what a process takes while it is looked at, and more."""
+"""From one page to 8 MiB: the growth while usage is read, and more."""
 BARE_WRITES = 2000
 """At most: of those at 16 KiB nearly all kill, but where the machine is shared the process may not
 run in just these moments."""

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.long
 ROUNDS = 100
 OLD_LIMIT, ANON, FULL, TARGET = 256 * MIB, 8 * MIB, 32 * MIB, 16 * MIB
 HEADROOMS = (64 << 10, -MIB, MIB, 4 * MIB)
-"""Of a maximum: close to usage, below it, and two that are out of its way."""
+"""Distances of a maximum from usage: close to it, below it, and two far above."""
 ENDLESS = 1 << 40
 
 Asked = tuple[str, str, Any]

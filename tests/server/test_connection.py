@@ -19,8 +19,7 @@ BODY = (
     b'application/json\r\nContent-Length: 20\r\n\r\n{"path'
 )
 SOON = 0.5
-"""A limit of the tests, which each of them waits for once: a busy machine does its part within it.
-"""
+"""Time limit under test. A busy machine does the client's part within it."""
 
 
 @pytest.fixture

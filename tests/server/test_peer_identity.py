@@ -230,7 +230,7 @@ def test_a_certificate_is_renewed_without_a_new_start_and_one_that_cannot_be_use
     assert shown_name(private, authority) == "server"
     for old, new in zip((certificate, key), authority.sign("renewed"), strict=True):
         shutil.copy(new, old)
-    assert shown_name(private, authority) == "server"  # until it is told
+    assert shown_name(private, authority) == "server"  # until SIGHUP
     private.server.reload()
     assert shown_name(private, authority) == "renewed"
     shutil.copy(authority.sign("other")[1], key)  # the key of another one

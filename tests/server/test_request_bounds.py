@@ -36,12 +36,12 @@ LIVEZ = b"GET /livez HTTP/1.1\r\n" + HOST
 EVENTS = b"GET /v1/events HTTP/1.1\r\nAccept: text/event-stream\r\n" + HOST
 STREAM = EVENTS + b"\r\n"
 SOON = 0.05
-"""How long a client of the tests waits for a daemon that takes no more."""
+"""Time for which a client waits for a daemon that reads no more."""
 _LIMIT_SECONDS = 0.5
-"""A limit of the daemon, which a busy machine does not reach before the test does its part."""
+"""Time limit of the daemon under test. A busy machine does the client's part within it."""
 FLOOD_BYTES = 16 * MIB
 ROOM_BYTES = 8 * MIB
-"""What the memory of the daemon may grow by meanwhile, for whatever reason."""
+"""Limit of the growth of the daemon's memory, for any reason."""
 
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 

@@ -20,17 +20,17 @@ from tests.support.paired_worlds import Memory, RealHand, RealWorld, SimulatedHa
 
 # The tolerances: docs/explanation/simulator-accuracy.md says the same.
 USAGE = 1 * MIB
-"""What a group uses itself: 64 pages that each CPU charges ahead for it, page tables, pages of its
-processes' own."""
+"""Tolerance of the usage of a group alone: 64 pages that each CPU charges ahead, its page tables,
+and other pages of its processes."""
 ROOM = 1 * MIB
 """Tolerance of a charge that makes room, or a write that reclaims: both free in batches."""
 PASS = {"v1": 1024 * MIB, "v2": 2 * MIB}
-"""What passes free too much. v1's are cut by a timer, and free all there is where it comes 20 ms
+"""What passes free too much. Those of v1 end by a timer, and free all there is if it fires 20 ms
 late. v2 knows an amount."""
 LITTLE = 2 * MIB
 """What passes free too little."""
 MOSTLY = 0.75
-"""The share of passes that are off by no more than USAGE for each group."""
+"""Share of passes that must be within USAGE for each group."""
 SPLIT = {"v1": 2 * MIB, "v2": 5 * MIB}
 """Who of several groups gives it. Of v2's generations it is the first groups, by whole batches: the
 machine shares out evenly."""

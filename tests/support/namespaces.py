@@ -27,7 +27,7 @@ _NAMESPACES = {
     "pid": 0x20000000,
 }  # include/uapi/linux/sched.h
 _UNUSUAL = "usb\u2028\x1c\x85\udce9 \\a\nb"
-"""What str.splitlines() takes for the end of a line, a byte that is no UTF-8, and what the kernel
+"""Ends of lines for str.splitlines(), a byte that is not UTF-8, and what the kernel
 escapes."""
 _libc = ctypes.CDLL(None, use_errno=True)
 

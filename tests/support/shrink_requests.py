@@ -6,7 +6,7 @@ import httpx
 
 MIB = 2**20
 ENDLESS: dict[str, Any] = {"target_bytes": "200M", "max_bytes_per_second": "1M"}
-"""Of the demo's `web`: possible, but minutes away. Its first pass is over at once."""
+"""A shrink of the demo's `web` that takes minutes, with a first pass that ends at once."""
 
 
 def start(client: httpx.Client, group: str = "web", **request: Any) -> dict[str, Any]:

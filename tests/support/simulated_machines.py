@@ -11,7 +11,7 @@ from shrinkd.sizes import PAGE_BYTES
 
 KIND: dict[str, Kind] = {kind: kind for kind in KINDS}
 MIB = 2**20 // PAGE_BYTES
-"""Pages of a MiB."""
+"""Pages in a MiB."""
 
 
 def machine_of(

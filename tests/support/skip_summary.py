@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 _PACKAGE_OF = {"groff": "groff-base", "postgres": "postgresql", "cc": "gcc"}
-"""Debian packages of the programs that are called otherwise."""
+"""Debian packages of programs, where the names differ."""
 _INSTALL = re.compile(r"apt-get install ([\w .+-]+)$")
 _MISSING_PROGRAM = re.compile(r"([\w-]+)(?: and [\w-]+)? (?:is|are) not installed")
 _COMMAND = re.compile(r": (?:say )?(make [\w-]+|tests/vm/fetch-kernel)$")

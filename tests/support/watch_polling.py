@@ -7,7 +7,7 @@ from tests.backends.hosts import MIB, Host
 
 LOOK_SECONDS = 0.05
 STALL = Stalled("some", stall_microseconds=1000, window_microseconds=2_000_000)
-"""Any stall to speak of, in a window that the kernel takes from everybody."""
+"""A short stall, in a window that the kernel accepts without privileges."""
 TRIGGERS: tuple[Trigger, ...] = (UsageCrosses(16 * MIB), EventsMove(), STALL)
 
 
