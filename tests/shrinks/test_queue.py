@@ -398,15 +398,6 @@ def test_a_group_whose_shrink_was_interrupted_can_be_shrunk_again(house: House) 
     assert house.done(house.jobs.submit(house.web, QUICK)).state == "succeeded"
 
 
-def test_what_finished_long_ago_is_forgotten_when_the_next_one_finishes(house: House) -> None:
-    house.store.shrinks.record(stored_row(1, state="failed", finished_at=1))
-    house.done(house.jobs.submit(house.web, QUICK))
-    while "0" * 31 + "1" in {
-        row.id for row in house.store.shrinks.list(limit=10)
-    }:  # just after the news of it
-        time.sleep(_POLL_SECONDS)
-
-
 def test_the_clock_of_a_simulator_that_jumps_disturbs_no_shrink(house: House) -> None:
     for number, jump in enumerate((3600.0, -7200.0, 1e9, -1e9)):
         group = house.stage.group(f"group-{number}", cache=64 * MIB)

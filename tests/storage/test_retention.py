@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from shrinkd.errors import StoreUnavailable
-from shrinkd.storage import ExpiryTask, Key, Retention, Store
+from shrinkd.settings import Settings
+from shrinkd.storage import AuditRow, ExpiryTask, Key, Retention, Store, now
 from shrinkd.storage.idempotency_keys import IdempotencyRow
+from tests.storage.test_store import decision, event
+from tests.storage.test_store import row as shrink
+from tests.support.live_server import Live
 from tests.support.polling import until
+from tests.support.scripted_simulator import Stage
 
 
 @pytest.fixture
@@ -74,3 +79,25 @@ def test_the_task_goes_on_after_a_failure_and_ends_when_it_is_told_to() -> None:
 
 def test_one_that_was_never_begun_ends_at_once() -> None:
     Retention([]).close()
+
+
+def test_a_daemon_deletes_the_old_rows_of_all_tables(tmp_path: Path) -> None:
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/shrinkd.db")
+    key = Key("token:ci", "create_shrink", "8e03978e")
+    with closing(Store(settings.database_url)) as store:
+        store.open()
+        store.shrinks.record(shrink(1, state="failed", finished_at=1))
+        store.decisions.record([decision(at=1)])
+        store.events.record([event(1, 1), event(2, 1)])
+        store.audit.record([AuditRow("1", 1, "ci", None, "PUT", "/", "r", dry_run=False, body={})])
+        store.idempotency_keys.claim(IdempotencyRow(*key, request="a", makes="0", created_at=1))
+    with Live(settings, Stage().make_backend) as live:
+        store = live.wiring.store
+
+        def rows() -> list[object]:
+            old = [row.id for row in store.events.list(0, 1)] == [1]
+            left = [store.shrinks.list(limit=9), store.decisions.list(limit=9), old]
+            return [*left, [row for row in store.audit.list(limit=9) if row.at == 1]]
+
+        until(lambda: not any(rows()))
+        assert store.idempotency_keys.expire(now()) == 0
