@@ -99,7 +99,7 @@ def _found(question: Question) -> dict[str, Any]:
     logged: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("app").addHandler(handler)
+    logging.getLogger("shrinkd").addHandler(handler)
     folder = question.folder
     variables = {
         "root": question.root,

@@ -208,7 +208,7 @@ def test_a_group_that_cannot_be_asked_is_a_suspect(tmp_path: Path) -> None:
 
 def test_where_we_lack_descriptors_nobody_is_taken_for_a_suspect(tmp_path: Path) -> None:
     class Lacking(ProcessSearch):
-        def _inside(self, path: str) -> list[str]:
+        def _children(self, path: str) -> list[str]:
             self._record_unreadable(path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             return []
 

@@ -110,7 +110,7 @@ class ControlFiles:
 
     def read_at(self, path: str, name: str) -> bytes:
         """Read a control file of the group that exists at a path now, without caching."""
-        with self._opened(path, path) as directory, mapping_oserrors(path):
+        with self._open_directory(path, path) as directory, mapping_oserrors(path):
             return read_whole(
                 os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
             )
@@ -211,7 +211,7 @@ class ControlFiles:
         return map_oserror(error, group.path)
 
     @contextlib.contextmanager
-    def _opened(self, path: str, called: str) -> Iterator[int]:
+    def _open_directory(self, path: str, called: str) -> Iterator[int]:
         with mapping_oserrors(called):
             directory = open_beneath(self._root.number, path, os.O_PATH)
         try:

@@ -35,16 +35,14 @@ class StatLines:
         return dict(zip(learned.fields, map(int, learned.values(words)), strict=True))
 
     def _learn(self, words: list[bytes]) -> _Learned:
-        places = [
-            mount_location
-            for mount_location in range(0, len(words), 2)
-            if words[mount_location] in self._wanted
+        positions = [
+            position for position in range(0, len(words), 2) if words[position] in self._wanted
         ]
-        keys = itemgetter(*places)
+        keys = itemgetter(*positions)
         return _Learned(
             words=len(words),
             names=keys(words),
-            fields=tuple(words[mount_location].decode() for mount_location in places),
+            fields=tuple(words[position].decode() for position in positions),
             keys=keys,
-            values=itemgetter(*(mount_location + 1 for mount_location in places)),
+            values=itemgetter(*(position + 1 for position in positions)),
         )

@@ -133,7 +133,7 @@ class Tree(ControlFiles):
         parent, name = os.path.split(check_group_path(path))
         check_length(path, self._longest_mount_path)
         self.own_group().refuse_inside_own(parent)
-        with self._opened(parent, parent or "/") as directory, mapping_oserrors(path):
+        with self._open_directory(parent, parent or "/") as directory, mapping_oserrors(path):
             if not dry_run:
                 os.mkdir(name, 0o755, dir_fd=directory)
                 return self._made(path, directory)
@@ -213,7 +213,7 @@ class Tree(ControlFiles):
         """Look up a path from the kernel, whose characters are not restricted as clients' are."""
         if kept := self._cached(path):
             return kept
-        with self._opened(path, path) as directory:
+        with self._open_directory(path, path) as directory:
             self._check_is_group(path, directory)
             return Group(path, os.fstat(directory).st_ino)
 

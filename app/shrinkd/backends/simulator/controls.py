@@ -58,7 +58,7 @@ def simulated(backend: Backend) -> Simulated:
     """Return the backend as a Simulated, or raise NotSimulator."""
     if not backend.is_simulated:
         raise NotSimulator(
-            "This daemon is on a real kernel, whose workloads, time and faults are nobody's to "
-            "choose."
+            "This daemon controls a real kernel; only the simulator has workloads, time and "
+            "faults that a request can change."
         )
     return cast("Simulated", backend)

@@ -268,8 +268,6 @@ class V1(V1Limits):
         if self._mirror:
             self._mirror.close()
 
-    # -- limits
-
     # -- reclaim
 
     def _attainable_goal(self, group: Group, goal_bytes: int) -> int:

@@ -229,9 +229,9 @@ class V2(V2Limits):
 
     def make(self, path: str, *, dry_run: bool = False) -> Group:
         tried = super().make(path, dry_run=True)
-        for mount_location in range(len(path)):
-            if path[mount_location] == "/" or not mount_location:
-                self._enable_memory(self.find(path[:mount_location]), dry_run=dry_run)
+        for end in range(len(path)):
+            if path[end] == "/" or not end:
+                self._enable_memory(self.find(path[:end]), dry_run=dry_run)
         return tried if dry_run else super().make(path)
 
     def attach(self, group: Group, pid: int, *, dry_run: bool = False) -> None:
@@ -255,9 +255,7 @@ class V2(V2Limits):
         for level in self._ancestor_trees:
             level.close()
 
-    # -- limits
-
-    # -- what could be reclaimed
+    # -- the estimate of reclaimable bytes
 
     def _reclaimable(self, group: Group, lines: Mapping[str, int]) -> int:
         anon = lines["inactive_anon"] + lines["active_anon"]
