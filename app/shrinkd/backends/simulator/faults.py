@@ -68,9 +68,6 @@ class Fault(Strict):
     """The path of the group whose uses count; null counts all of them."""
     error: Symbol | None = Field(default=None, examples=["EBUSY"])
     """What the kernel says, instead of doing anything."""
-    lasts: bool = False
-    """Each later use meets it as well, until the faults are cleared: a file that nobody may read, a
-    daemon without open files."""
     delay_seconds: float | None = Field(default=None, gt=0, le=60)
     """By the clock on the wall. Only who waits for the verb is held; with those that read, that is
     the whole daemon."""
@@ -87,8 +84,6 @@ class Fault(Strict):
             raise ValueError("the node cannot vanish")
         if self.vanishes and self.verb == "make":
             raise ValueError("a group that is about to be made cannot vanish")
-        if self.lasts and self.error is None:
-            raise ValueError("only an error lasts")
         return self
 
     def is_about(self, verb: Verb, path: str) -> bool:
@@ -148,8 +143,8 @@ class Faults:
 
 def _again(fault: Fault) -> Fault | None:
     """The fault as it waits for its next use; None when that was its last one."""
-    if fault.use or fault.lasts:
-        return fault.model_copy(update={"use": fault.use or 1})
+    if fault.use:
+        return fault
     return (
         fault.model_copy(update={"use": 1, "times": fault.times - 1}) if fault.times > 1 else None
     )
