@@ -24,7 +24,15 @@ from shrinkd.errors import BackendUnavailable, SettingsError
 from shrinkd.events import Audit, Events, EventType
 from shrinkd.groups import LimitJournal, UsageHistory, UsageSampler
 from shrinkd.metrics import MetricsCollector, RequestMetrics, registry_of
-from shrinkd.policies import Clock, PolicyCatalog, PolicyController, Scope
+from shrinkd.policies import (
+    Clock,
+    DecisionLog,
+    Notifier,
+    PolicyCatalog,
+    PolicyController,
+    Ports,
+    Scope,
+)
 from shrinkd.settings import Settings
 from shrinkd.shrinks import ShrinkQueue
 from shrinkd.simulation import SimulationJobs
@@ -58,19 +66,32 @@ def create_app(
         if interrupted := jobs.recover():
             log.warning("%d shrinks were interrupted when the daemon died", interrupted)
         made = store.made_group_ids(backend.node().boot_id)
-        policies = PolicyCatalog(backend, store, settings.subtrees)
-        daemon = PolicyController(
-            backend, store, policies, jobs, Scope(_clock_of(backend), settings.subtrees)
-        )
-        simulations = SimulationJobs()
+        notifier = Notifier()
+        undo.callback(notifier.close)
+        jobs.on_limits = notifier.notify_limits
         events = Events(store)
-        for part in (jobs, policies, daemon.decisions, simulations):
+        policies = PolicyCatalog(
+            backend,
+            store,
+            settings.subtrees,
+            publish=events.publish,
+            notify_changed=notifier.notify_policies,
+        )
+        decisions, history = DecisionLog(store), UsageHistory()
+        daemon = PolicyController(
+            backend,
+            store,
+            policies,
+            jobs,
+            Scope(_clock_of(backend), settings.subtrees),
+            Ports(notifier, decisions, history.note_all),
+        )
+        simulations = SimulationJobs(events.publish)
+        for part in (jobs, decisions):
             part.publish = events.publish
         events.publish(
             EventType.DAEMON_STARTED, version=__version__, interrupted_shrinks=interrupted
         )
-        history = UsageHistory()
-        daemon.on_readings = history.note_all
         sampler = None if make_backend else UsageSampler(backend, history)
         undo.pop_all()
     requests = RequestMetrics()

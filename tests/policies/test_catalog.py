@@ -7,7 +7,7 @@ other's way.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class House:
     stage: Stage
     store: Store
     policies: PolicyCatalog
-    changes: list[int] = field(default_factory=list)
+    heard: Heard
+    changes: list[int]
     """How many policies there were, at each change that was told."""
 
     def put(
@@ -99,9 +100,14 @@ def house(tmp_path: Path) -> Iterator[House]:
         closing(Store(f"sqlite:///{path}?timeout=0.05")) as store,
     ):
         store.open()
-        house = House(path, stage, store, PolicyCatalog(stage.simulator, store))
-        house.policies.on_change = lambda: house.changes.append(len(house.policies.all()))
-        yield house
+        heard, changes = Heard(), list[int]()
+        policies = PolicyCatalog(
+            stage.simulator,
+            store,
+            publish=heard,
+            notify_changed=lambda: changes.append(len(policies.all())),
+        )
+        yield House(path, stage, store, policies, heard, changes)
 
 
 def test_what_is_put_is_there_and_still_is_after_a_restart(house: House) -> None:
@@ -475,7 +481,7 @@ def test_a_policy_of_another_version_is_not_written_over_and_can_be_deleted(hous
 
 
 def test_each_change_is_told_and_what_changes_nothing_is_not(house: House) -> None:
-    heard = house.policies.publish = Heard()
+    heard = house.heard
     house.put(policy(), dry_run=True)
     house.put(policy())
     house.put(policy())
@@ -491,7 +497,7 @@ def test_each_change_is_told_and_what_changes_nothing_is_not(house: House) -> No
 
 
 def test_a_change_that_the_database_did_not_take_is_not_told(house: House) -> None:
-    heard = house.policies.publish = Heard()
+    heard = house.heard
     with locked(house.path), pytest.raises(StoreUnavailable):
         house.put(policy())
     assert heard.all == []

@@ -26,7 +26,9 @@ from shrinkd.errors import LimitBelowUsage
 from shrinkd.groups.limit_journal import LimitJournal
 from shrinkd.policies import Reason, Verdict
 from shrinkd.policies.catalog import PolicyCatalog
-from shrinkd.policies.controller import Clock, PolicyController, Scope
+from shrinkd.policies.controller import Clock, PolicyController, Ports, Scope
+from shrinkd.policies.decision_log import DecisionLog
+from shrinkd.policies.notifier import Notifier
 from shrinkd.policies.policy import parse
 from shrinkd.settings import Settings
 from shrinkd.shrinks.job import Request
@@ -105,9 +107,11 @@ class House:
         own_path: str | None = None,
         subtrees: tuple[str, ...] = (),
         profile: str = "v1",
+        record_readings: Callable[[Mapping[int, MemStat]], None] = lambda _: None,
     ) -> None:
         places = [{"path": group, **place} for group, place in groups.items()]
         self.path, self.subtrees = path, subtrees
+        self.record_readings = record_readings
         self.let_go = threading.Event()
         scenario = Scenario.model_validate(
             {"groups": places, "memory_bytes": "128G", "profile": profile}
@@ -125,13 +129,18 @@ class House:
     def begin(self) -> None:
         backend, store, clock = self.machine, self.store, self.machine.time
         self.jobs = ShrinkQueue(backend, store, LimitJournal(backend, store), max_running=2)
-        self.policies = PolicyCatalog(backend, store, self.subtrees)
+        notifier = Notifier()
+        self.jobs.on_limits = notifier.notify_limits
+        self.policies = PolicyCatalog(
+            backend, store, self.subtrees, notify_changed=notifier.notify_policies
+        )
         self.daemon = PolicyController(
             backend,
             store,
             self.policies,
             self.jobs,
             Scope(Clock(clock.now, lambda: clock.speed), self.subtrees),
+            Ports(notifier, DecisionLog(store), self.record_readings),
         )
         self.daemon.start()
 
@@ -761,13 +770,13 @@ def test_a_stop_waits_for_no_pass_and_a_close_for_no_database(build: Build, tmp_
 
 
 def test_a_pass_that_ends_behind_a_stop_brings_no_look(build: Build) -> None:
-    house = build({"web": FULL})
+    looks: list[object] = []
+    house = build({"web": FULL}, record_readings=looks.append)
     house.hang("web")
     house.put(ROOM)
     house.running("web")
     house.daemon.stop()
-    looks: list[object] = []
-    house.daemon.on_readings = looks.append
+    looks.clear()
     house.let_go.set()
     until(lambda: not house.jobs.busy())
     house.end()
@@ -789,7 +798,10 @@ def test_a_daemon_that_is_never_started_leaves_nothing_open(tmp_path: Path) -> N
     with closing(Store(f"sqlite:///{tmp_path}/shrinkd.db")) as store:
         store.open()
         jobs = ShrinkQueue(machine, store, LimitJournal(machine, store), 1)
-        daemon = PolicyController(machine, store, PolicyCatalog(machine, store), jobs, Scope())
+        ports = Ports(Notifier(), DecisionLog(store))
+        daemon = PolicyController(
+            machine, store, PolicyCatalog(machine, store), jobs, Scope(), ports
+        )
         jobs.close()
         daemon.close()
     assert not daemon.is_alive

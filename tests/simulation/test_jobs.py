@@ -170,11 +170,13 @@ def test_the_process_of_a_simulation_ends_when_the_daemon_does(
     until(lambda: not is_alive(pid))
 
 
-def test_the_states_of_a_simulation_are_told(simulations: SimulationJobs) -> None:
-    heard = simulations.publish = Heard()
+def test_the_states_of_a_simulation_are_told() -> None:
+    heard = Heard()
+    simulations = SimulationJobs(heard)
     simulation = simulations.submit(LONG)
     until(lambda: simulation.process)
     simulations.cancel(simulation.id)
     assert heard.of(EventType.SIMULATION_STATE, "simulation_id", "state") == [
         (simulation.id, state) for state in ("queued", "running", "cancelled")
     ]
+    simulations.close()

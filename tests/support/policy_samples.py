@@ -20,7 +20,8 @@ from shrinkd.policies import (
     Reclaim,
     Verdict,
 )
-from shrinkd.policies.arbiter import Moment, PolicyBinding, Proposal
+from shrinkd.policies.arbiter import Moment, Proposal
+from shrinkd.policies.bindings import PolicyBinding
 from shrinkd.policies.kinds.limit import KeepLimits
 from shrinkd.policies.policy import Floor, Policy, Selector
 

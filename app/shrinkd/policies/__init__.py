@@ -1,8 +1,9 @@
-"""Decide what the memory of groups should be, and act on it."""
+"""Decide how much memory groups should have, and carry it out by shrinks and limit changes."""
 
 from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
 from shrinkd.policies.conditions import Condition, Status
-from shrinkd.policies.controller import Clock, PolicyController, Scope
+from shrinkd.policies.controller import Clock, PolicyController, Ports, Scope
+from shrinkd.policies.decision_log import DecisionLog
 from shrinkd.policies.evaluator import Evaluator
 from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
 from shrinkd.policies.kind import (
@@ -10,6 +11,7 @@ from shrinkd.policies.kind import (
     NAME,
     Ask,
     Decision,
+    Example,
     Host,
     Kind,
     Member,
@@ -23,6 +25,7 @@ from shrinkd.policies.kind import (
     Verdict,
     kinds,
 )
+from shrinkd.policies.notifier import Notifier
 from shrinkd.policies.policy import (
     Active,
     AnyPolicy,
@@ -39,27 +42,30 @@ __all__ = [
     "GROUP_BYTES_PER_SECOND",
     "MIN_ASK_BYTES",
     "NAME",
+    "Action",
     "Active",
+    "AnyPolicy",
     "Ask",
     "Clock",
     "Condition",
-    "PolicyController",
     "Decision",
+    "DecisionLog",
     "Draft",
     "Evaluator",
-    "Policy",
+    "Example",
     "Floor",
-    "Action",
     "Guards",
     "Host",
-    "StoredPolicy",
     "Kind",
     "Member",
+    "Notifier",
     "Observation",
     "Outcome",
+    "Policy",
     "PolicyCatalog",
-    "AnyPolicy",
+    "PolicyController",
     "PolicyDraft",
+    "Ports",
     "Reason",
     "Reclaim",
     "Record",
@@ -67,6 +73,7 @@ __all__ = [
     "Scope",
     "Selector",
     "Status",
+    "StoredPolicy",
     "Swap",
     "Switch",
     "Verdict",

@@ -87,6 +87,9 @@ class PolicyCatalog:
         store: Store,
         subtrees: tuple[str, ...] = (),
         known: Mapping[str, Kind] | None = None,
+        *,
+        publish: Publish = nobody,
+        notify_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._backend = backend
         self._store = store
@@ -95,9 +98,8 @@ class PolicyCatalog:
         self._lock = threading.Lock()
         self._kept: Mapping[str, StoredPolicy] = {}
         self._unreadable: Mapping[str, Unreadable] = {}
-        self.on_change: Callable[[], None] = lambda: None
-        """Called after each change, by whoever made it."""
-        self.publish: Publish = nobody
+        self._notify_changed = notify_changed
+        self._publish = publish
         self._load()
 
     def all(self) -> list[StoredPolicy]:
@@ -167,7 +169,7 @@ class PolicyCatalog:
             self._unreadable = {
                 other: row for other, row in self._unreadable.items() if other != name
             }
-            self.publish(EventType.POLICY_DELETED, name=name)
+            self._publish(EventType.POLICY_DELETED, name=name)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -177,7 +179,7 @@ class PolicyCatalog:
                 yield
         finally:
             if self._kept is not before:
-                self.on_change()
+                self._notify_changed()
 
     def _write(
         self, policy: Policy, before: StoredPolicy | None, *, dry_run: bool = False
@@ -191,7 +193,7 @@ class PolicyCatalog:
                 self._read_anew(policy.name)
             self._kept = dict(sorted({**self._kept, policy.name: kept}.items()))
             told = {"name": policy.name, "kind": policy.kind, "enabled": policy.enabled}
-            self.publish(EventType.POLICY_CHANGED, **told, generation=kept.generation)
+            self._publish(EventType.POLICY_CHANGED, **told, generation=kept.generation)
         return kept
 
     def _read_anew(self, name: str) -> None:

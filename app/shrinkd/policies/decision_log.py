@@ -11,7 +11,7 @@ from operator import attrgetter
 
 from shrinkd.errors import StoreUnavailable
 from shrinkd.events import EventType, Publish, nobody
-from shrinkd.policies.arbiter import Key
+from shrinkd.policies.bindings import Key
 from shrinkd.policies.kind import Verdict
 from shrinkd.policies.records import Record
 from shrinkd.storage import Row, Store

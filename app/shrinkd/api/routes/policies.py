@@ -59,55 +59,21 @@ from shrinkd.policies import (
 )
 
 router = APIRouter(route_class=StrictRoute, tags=["policies"])
-_EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "balance": (
-        "Groups that share a budget",
-        {"name": "share", "selector": {"parent": "kubepods"}},
-    ),
-    "idle": (
-        "What nobody uses, given back",
-        {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}},
-    ),
-    "limit": (
-        "Limits that stay as they are",
-        {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}},
-    ),
-    "pressure": (
-        "As little memory as does no harm",
-        {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}},
-    ),
-    "schedule": (
-        "A shrink at night",
-        {
-            "name": "at-night",
-            "selector": {"group": "web"},
-            "spec": {
-                "cron": "0 3 * * *",
-                "timezone": "Europe/Berlin",
-                "shrink": {"reclaim_percent": 25},
-            },
-        },
-    ),
-    "watermark": (
-        "Room below the limit",
-        {"name": "headroom", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}},
-    ),
-}
-"""One for each kind, by its name."""
 
 
 def _examples(*, named: bool) -> dict[str, tuple[str, dict[str, Any]]]:
-    found = {kind: _EXAMPLES[kind] for kind in kinds() if kind in _EXAMPLES}
+    """The example of each kind that has one, with its kind, and with a name if `named`."""
     return {
-        kind: (
-            summary,
+        name: (
+            kind.example.summary,
             {
-                key: value
-                for key, value in {"kind": kind, **example}.items()
-                if named or key != "name"
+                member: value
+                for member, value in {"kind": name, **kind.example.policy}.items()
+                if named or member != "name"
             },
         )
-        for kind, (summary, example) in found.items()
+        for name, kind in kinds().items()
+        if kind.example
     }
 
 

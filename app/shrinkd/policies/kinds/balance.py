@@ -28,6 +28,7 @@ from shrinkd.groups import matches
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -403,4 +404,13 @@ def _key(member: Member) -> str:
     return f"{member.group.id}:{member.group.path}"
 
 
-kind = Kind(spec=Balance, state=Accounts, decide=decide, together=True, rank=20)
+kind = Kind(
+    spec=Balance,
+    state=Accounts,
+    decide=decide,
+    decides_together=True,
+    rank=20,
+    example=Example(
+        "Groups that share a budget", {"name": "share", "selector": {"parent": "kubepods"}}
+    ),
+)

@@ -16,6 +16,7 @@ from shrinkd.backends import Trigger, UsageCrosses
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -102,13 +103,13 @@ def _answer(spec: ShrinkIdle, state: Rest, member: Member, *, is_frozen: bool) -
     waits = 0.0 if is_frozen else spec.idle_seconds - (now - (state.idle_since_seconds or 0.0))
     if room < MIN_ASK_BYTES:
         # nothing is to be had, so the windows may be long: a busy one resets the time all the same
-        wakes: tuple[Trigger, ...] = (UsageCrosses(member.floor_bytes + _ROOM_BYTES),)
+        wake_on: tuple[Trigger, ...] = (UsageCrosses(member.floor_bytes + _ROOM_BYTES),)
         return Decision(
             group,
             Verdict.HOLD,
             Reason.AT_FLOOR,
             max(_QUIET_SECONDS, spec.interval_seconds),
-            wakes=wakes,
+            wake_on=wake_on,
         )
     if waits > 0:
         return Decision(group, Verdict.HOLD, Reason.CPU_IDLE, min(waits, spec.interval_seconds))
@@ -135,4 +136,15 @@ def _backed_off(state: Rest, outcome: Outcome | None) -> Rest:
     return replace(state, backoff_seconds=wait, until_seconds=(state.seen_seconds or 0.0) + wait)
 
 
-kind = Kind(spec=ShrinkIdle, state=Rest, decide=decide, wants_activity=True, rank=40)
+kind = Kind(
+    spec=ShrinkIdle,
+    state=Rest,
+    decide=decide,
+    needs_activity=True,
+    rank=40,
+    pauses_under_host_pressure=True,
+    example=Example(
+        "What nobody uses, given back",
+        {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}},
+    ),
+)

@@ -14,7 +14,16 @@ from typing import Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from shrinkd.backends import LIMIT_NAMES, LimitName, in_pages, told_limit
-from shrinkd.policies.kind import Decision, Kind, Member, Observation, Reason, Resize, Verdict
+from shrinkd.policies.kind import (
+    Decision,
+    Example,
+    Kind,
+    Member,
+    Observation,
+    Reason,
+    Resize,
+    Verdict,
+)
 from shrinkd.strict_model import Limit, Protection, Strict
 
 _BACKOFF_SECONDS = (10.0, 300.0)
@@ -135,4 +144,13 @@ def why_none(wanted: WantedLimits, member: Member) -> Reason:
     )
 
 
-kind = Kind(spec=KeepLimits, state=Waiting, decide=decide, rank=30)
+kind = Kind(
+    spec=KeepLimits,
+    state=Waiting,
+    decide=decide,
+    rank=30,
+    example=Example(
+        "Limits that stay as they are",
+        {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}},
+    ),
+)

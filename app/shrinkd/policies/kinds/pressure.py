@@ -29,6 +29,7 @@ from shrinkd.backends import Trigger, UsageCrosses
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -261,17 +262,19 @@ def _answer(
     if brake and now >= state.rest_until_seconds:
         state = _braked(spec, state, usage)
         return state, Decision(
-            group, Verdict.BRAKE, brake, state.rest_until_seconds - now, wakes=_regrown(state)
+            group, Verdict.BRAKE, brake, state.rest_until_seconds - now, wake_on=_regrown(state)
         )
     if now < state.rest_until_seconds:
         rest = state.rest_until_seconds - now
         return state, Decision(
-            group, Verdict.COOLDOWN, Reason.COOLING_DOWN, rest, wakes=_regrown(state)
+            group, Verdict.COOLDOWN, Reason.COOLING_DOWN, rest, wake_on=_regrown(state)
         )
     room = usage - member.floor_bytes - state.overshoot_bytes
     if room < MIN_ASK_BYTES:
         wake = UsageCrosses(usage - room + MIN_ASK_BYTES + _ROOM_BYTES)
-        return state, Decision(group, Verdict.HOLD, Reason.AT_FLOOR, _QUIET_SECONDS, wakes=(wake,))
+        return state, Decision(
+            group, Verdict.HOLD, Reason.AT_FLOOR, _QUIET_SECONDS, wake_on=(wake,)
+        )
     if (quiet := _quiet_seconds(spec, state)) > 0:
         return state, Decision(
             group,
@@ -346,4 +349,14 @@ def _within(spec: KeepPressure, seconds: float) -> float:
     return min(max(seconds, spec.interval_seconds), max(_QUIET_SECONDS, spec.interval_seconds))
 
 
-kind = Kind(spec=KeepPressure, state=Course, decide=decide, rank=50)
+kind = Kind(
+    spec=KeepPressure,
+    state=Course,
+    decide=decide,
+    rank=50,
+    pauses_under_host_pressure=True,
+    example=Example(
+        "As little memory as does no harm",
+        {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}},
+    ),
+)

@@ -22,6 +22,7 @@ from shrinkd.policies.kind import (
     NAME,
     Ask,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -243,4 +244,23 @@ def _switches(spec: Schedule) -> list[str]:
     return [spec.switch.policy] if spec.switch else []
 
 
-kind = Kind(spec=Schedule, state=Calendar, decide=decide, switches=_switches, rank=30)
+kind = Kind(
+    spec=Schedule,
+    state=Calendar,
+    decide=decide,
+    switches=_switches,
+    rank=30,
+    pauses_under_host_pressure=True,
+    example=Example(
+        "A shrink at night",
+        {
+            "name": "at-night",
+            "selector": {"group": "web"},
+            "spec": {
+                "cron": "0 3 * * *",
+                "timezone": "Europe/Berlin",
+                "shrink": {"reclaim_percent": 25},
+            },
+        },
+    ),
+)

@@ -17,6 +17,7 @@ from shrinkd.backends import EventsMove, MemStat, Trigger, UsageCrosses
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -161,7 +162,7 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
             Reason.BELOW_HIGH,
             _poll(headroom, state.growth),
             signals,
-            wakes=_wakes(member.stat, found),
+            wake_on=_wakes(member.stat, found),
         )
     target = max(found.low_bytes, member.floor_bytes)
     if usage - target < MIN_ASK_BYTES:
@@ -182,7 +183,7 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
         _REFUSED_LOOK_SECONDS,
         signals,
         ask,
-        wakes=_wakes(member.stat, found),
+        wake_on=_wakes(member.stat, found),
     )
 
 
@@ -247,4 +248,15 @@ def _signals(
     }
 
 
-kind = Kind(spec=Watermark, state=Course, decide=decide, check=check, rank=10, is_urgent=True)
+kind = Kind(
+    spec=Watermark,
+    state=Course,
+    decide=decide,
+    check=check,
+    rank=10,
+    is_urgent=True,
+    example=Example(
+        "Room below the limit",
+        {"name": "headroom", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}},
+    ),
+)
