@@ -42,7 +42,7 @@ class Proposal:
     """The amount that it asks to reclaim, less what would go below its floor."""
     granted_bytes: int = 0
     floor_bytes: int = 0
-    """Usage must not be brought below this: its own floor, or the higher one of a joined proposal."""
+    """Usage must not be brought below this: its floor, or a joined proposal's higher one."""
     swappiness: int | None = None
     delay_seconds: float = 0.0
     """For how long the same ask would be refused again."""
@@ -113,7 +113,7 @@ def _check(proposal: Proposal, guards: Guards, moment: Moment) -> None:
 
 
 def _measure(proposal: Proposal, ask: Reclaim | Resize, guards: Guards, moment: Moment) -> None:
-    """Set the amount, the floor and the swappiness of a reclaim, or of the shrink before a limit."""
+    """Set amount, floor and swappiness of a reclaim, or of the shrink before a lower limit."""
     stat = proposal.member.stat
     maximum = ask.limits.get("max_bytes") if isinstance(ask, Resize) else 0
     if isinstance(ask, Reclaim):

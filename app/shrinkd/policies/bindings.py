@@ -16,7 +16,7 @@ from shrinkd.policies.kind import Decision, Kind, Outcome, kinds
 from shrinkd.policies.policy import Policy
 
 Key = tuple[str, int]
-"""A policy's name and a group's id, or 0 for a policy that decides over all of its groups together."""
+"""A policy's name and a group's id; 0 for a policy that decides over all of its groups together."""
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ class BindingTable:
                 )
             yield fresh
 
-    def _restore(self, binding: PolicyBinding) -> Any:  # a kind's own state
+    def _restore(self, binding: PolicyBinding) -> Any:  # noqa: ANN401  # a kind's own state
         known = self._restored.get(binding.key, {})
         try:
             return binding.kind.state(**known)
@@ -179,7 +179,7 @@ class BindingTable:
         return self._queue[0][0] if self._queue else math.inf
 
     def pop_due(self, now: float) -> Iterator[PolicyBinding]:
-        """Take the bindings that are due out of the queue, without those that must not be evaluated.
+        """Take the bindings that are due out of the queue, except those whose action still runs.
 
         A binding that is not scheduled again has an infinite `due_at`.
         """

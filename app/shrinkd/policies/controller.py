@@ -76,7 +76,7 @@ class PolicyController:
     Neither close() nor the daemon's death undoes what the policies have done.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # the parts that it drives
         self,
         backend: Backend,
         store: Store,
@@ -187,7 +187,7 @@ class PolicyController:
                 stored.policy, stored.generation, groups, self._clock.now(), datetime.now(UTC)
             )
 
-    # -- the thread ---------------------------------------------------------------------------------------------
+    # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -196,7 +196,7 @@ class PolicyController:
                 with self._lock:
                     self._tick(keys)
                 self._failing = None
-            except Exception as error:  # supervised: the thread goes on, and nothing due is lost
+            except Exception as error:  # noqa: BLE001  # supervised: nothing that is due is lost
                 self._note_failure(error)
                 self._stopping.wait(_RETRY_SECONDS)
                 self._notifier.notify()
@@ -213,7 +213,7 @@ class PolicyController:
         )
 
     def _wait(self) -> list[Key]:
-        """Wait until something is due, notified or watched; return the keys whose watch is ready."""
+        """Wait until something is due or notified; return the keys whose watch is ready."""
         with self._lock:
             self._waits_until = self._next_due_at()
         ahead = self._waits_until - time.monotonic()
@@ -227,7 +227,7 @@ class PolicyController:
         return min(time.monotonic() + ahead, self._walk_at, self._writer.due_at)
 
     def _tick(self, keys: Iterable[Key]) -> None:
-        """Take changes, outcomes and wake-ups, evaluate what is due, and execute what is granted."""
+        """Take changes, outcomes and wake-ups; evaluate what is due; execute what is granted."""
         if self._stopping.is_set():
             return
         if self._notifier.policies_changed.is_set() or time.monotonic() >= self._walk_at:
@@ -308,7 +308,7 @@ class PolicyController:
             self._is_walk_failing = True
         return self._tree
 
-    # -- outcomes -----------------------------------------------------------------------------------------------
+    # -- outcomes ----------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """Pass the outcomes of actions on to the decisions, the wake-ups and the evaluator."""

@@ -26,8 +26,8 @@ MANUAL_SECONDS = 30.0
 _HARD_ERRORS = 3
 _OPEN_SECONDS = (60.0, 3600.0)
 _SOFT = frozenset(("EINTR", "ETIMEDOUT", "EBUSY", "EAGAIN", "ENOMEM", "EMFILE", "ENFILE"))
-"""Errors that open no breaker: the pass was cut short, freed too little or met a busy group, or this
-process is short of a resource."""
+"""Errors that open no breaker: the pass was cut short, freed too little or met a busy group, or
+this process is short of a resource."""
 _SETBACK_SECONDS = (1.0, 60.0)
 
 
@@ -193,7 +193,7 @@ class Guards:
         self._seconds.take(seconds, now, is_urgent=is_urgent)
 
     def swappiness(self, policy: Policy, stat: MemStat, host: Host) -> int | Reason | None:
-        """Return the swappiness of a pass, None for the group's own, or the reason against a pass."""
+        """Return the swappiness of a pass, None for the group's own, or the reason against it."""
         anon_allowed = policy.swap != "file_only" and not _swap_is_scarce(stat, host)
         if policy.swap == "anon_only":
             if not anon_allowed or host.swap_total_bytes == 0:

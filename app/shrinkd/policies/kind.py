@@ -225,7 +225,7 @@ class Kind:
     rank: int = 0
     """The order among proposals for one chain of groups: the smaller goes first."""
     is_urgent: bool = False
-    """No rate limits it: what it does not reclaim now, the kernel will from the group's own tasks."""
+    """No rate limits it: what it leaves, the kernel reclaims in the group's own tasks."""
     pauses_under_host_pressure: bool = False
     """It may do nothing while the host itself stalls for memory."""
     check: Callable[[Any, MemStat, int], None] = lambda _spec, _stat, _total_bytes: None

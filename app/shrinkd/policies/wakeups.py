@@ -69,7 +69,7 @@ class Wakeups:
         return self._usage_watched
 
     def wait(self, seconds: float | None) -> list[Key]:
-        """Wait for a notification or a watch, `seconds` at most; return the keys to pass to read()."""
+        """Wait `seconds` at most for a notification or a watch; return the keys for read()."""
         ready = {descriptor for descriptor, _ in self._epoll.poll(seconds)}
         if self._notifier.fileno() in ready:
             self._notifier.clear()
@@ -117,7 +117,7 @@ class Wakeups:
         return woken
 
     def _listen(self, key: Key, events: int) -> None:
-        """Change what is waited for; a watch for which that fails is closed, and its group polled."""
+        """Change what is waited for; where that fails, close the watch, and the group is polled."""
         if (entry := self._entries.get(key)) and entry.watch:
             try:
                 self._epoll.modify(entry.watch.fileno(), events)

@@ -77,7 +77,7 @@ class PolicyWriter:
             if time.monotonic() >= self._sweep_at:
                 self._store.forget_decisions(now())
                 self._sweep_at = time.monotonic() + _SWEEP_SECONDS
-        except Exception as error:  # supervised: the next write tries again
+        except Exception as error:  # noqa: BLE001  # supervised: the next write tries again
             self._retry_later(error)
 
     def _retry_later(self, error: Exception) -> None:
