@@ -44,11 +44,10 @@ log = logging.getLogger(__name__)
 def create_app(
     settings: Settings, make_backend: Callable[[Settings], Backend] | None = None
 ) -> FastAPI:
-    """Open the controller and the database, settle what a dead daemon left, and wire the
-    application.
+    """Open the backend and the database, settle what a dead daemon left, and make the application.
 
-    `make_backend` is for who brings a controller along, as tests do with a simulator on a clock of
-    theirs; without policies nothing reads that but what they ask for. Raises BackendUnavailable,
+    `make_backend` replaces the backend of the settings, as tests do with a simulator on a clock of
+    theirs; without policies nothing then reads it but requests. Raises BackendUnavailable,
     SettingsError or StoreUnavailable before anything listens; the lifespan closes what this opens.
     """
     _raise_file_limit()

@@ -65,9 +65,7 @@ def differs(told: Callable[[], object], before: object) -> bool:
 
 
 class Machine(Simulator):
-    """A simulator that knows of a daemon in one of its groups, and of what its host may be short
-    of.
-    """
+    """A simulator with a daemon in one of its groups, on a host that may be short of something."""
 
     own_path: str | None = None
 
@@ -100,7 +98,7 @@ class House:
     Ended and begun again it is as after a restart, on the same machine.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         path: Path,
         groups: Mapping[str, Any],

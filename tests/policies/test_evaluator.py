@@ -33,7 +33,7 @@ HALF = {"max_bytes": "256M", "memory": [{"kind": "file", "size_bytes": "100M"}]}
 
 
 class House:
-    """A machine whose time stands unless it is moved, and an engine over it."""
+    """A machine whose time stands unless it is moved, and an evaluator over it."""
 
     def __init__(self, groups: dict[str, Any], *policies: dict[str, Any]) -> None:
         places = [{"path": path, **place} for path, place in groups.items()]

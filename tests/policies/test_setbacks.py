@@ -283,13 +283,13 @@ def test_a_pool_that_is_closed_refuses() -> None:
 
 def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(build: Build) -> None:
     house = build({"web": FULL})
-    house.jobs._workers = Crowded(1)  # the host's doing
+    house.jobs._workers = Crowded(1)  # noqa: SLF001  # the host's doing
     with pytest.raises(NotReady):
         house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     assert (house.jobs.busy(), house.shrinks("web", "queued", "running")) == (set(), [])
     (row,) = house.shrinks("web")
     assert (row["state"], "could not begin" in row["error"]["detail"]) == ("interrupted", True)
-    house.jobs._workers.is_full = False
+    house.jobs._workers.is_full = False  # noqa: SLF001
     job = house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     job.finished.result(60)
     assert used(house) < GIB
@@ -303,9 +303,9 @@ def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(
     house = begin(build, kind)
     crowded = Crowded(1)  # the host's doing
     if pool == "changes":
-        house.daemon._executor._workers = crowded
+        house.daemon._executor._workers = crowded  # noqa: SLF001
     else:
-        house.jobs._policy_workers = crowded
+        house.jobs._policy_workers = crowded  # noqa: SLF001
     enable(house, kind)
     (condition,) = passes(
         house, lambda: house.daemon.status(str(CASES[kind].policy["name"])).conditions

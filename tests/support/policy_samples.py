@@ -1,7 +1,4 @@
-"""What the tests of guards, arbiter and engine are made of.
-
-Policies of a kind that wants what it is told, readings, and hosts.
-"""
+"""Samples for the tests of guards, arbiter and evaluator: policies, readings, hosts, proposals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +81,7 @@ def policy(name: str = "p", **given: Any) -> Policy:
     return Policy.model_construct(**(Policy(name=name, **told).__dict__ | given))
 
 
-def proposal(  # each with a default, and all but one by name
+def proposal(  # noqa: PLR0913  # each with a default, and all but one by name
     path: str = "web",
     amount: int = 64 * MIB,
     *,

@@ -339,9 +339,7 @@ class PolicyController:
             try:
                 self._tick(())
                 is_done = self._next_due_at() >= self._waits_until
-            except (
-                Exception
-            ) as error:  # supervised: a worker's thread; the controller's tries again
+            except Exception as error:  # noqa: BLE001  # supervised: the controller tries again
                 self._note_failure(error)
             finally:
                 self._lock.release()

@@ -57,20 +57,17 @@ def _start() -> subprocess.Popen[str]:
 
     With -P, for -m alone would import a package of that name from the working directory.
     """
-    program, pipe = (
-        [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"],
-        subprocess.PIPE,
-    )
-    return subprocess.Popen(
-        program, stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    )  # no argument comes from a client
+    program = [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"]
+    pipe = subprocess.PIPE
+    # no argument comes from a client
+    return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)  # noqa: S603
 
 
 def no_simulation(simulation_id: str) -> SimulationNotFound:
     """Make the error for an unknown id."""
     return SimulationNotFound(
-        f"There is no simulation {simulation_id!a}; the last {_MAX_STORED} are kept, and none over a "
-        "restart."
+        f"There is no simulation {simulation_id!a}; the last {_MAX_STORED} are kept, and none over "
+        "a restart."
     )
 
 
@@ -103,7 +100,8 @@ class SimulationJobs:
             )
             if own >= (_MAX_RUNNING + _MAX_QUEUED) // 2:
                 raise TooManySimulations(
-                    f"{own} simulations of {owner} run or wait already: try again when some have finished.",
+                    f"{own} simulations of {owner} run or wait already: try again when some have "
+                    "finished.",
                     active=own,
                 )
             if dry_run:
@@ -182,9 +180,9 @@ class SimulationJobs:
                 )
 
     def _communicate(self, simulation: Simulation, process: subprocess.Popen[str]) -> str:
-        """Send the plan, store progress and report, and return the last line of the error output."""
+        """Send the plan, store progress and report; return the last line of the error output."""
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
-        assert stdin and stdout and stderr  # they are pipes
+        assert stdin and stdout and stderr  # noqa: S101, PT018  # they are pipes
         # it may end before it has read all: its error output says why
         with suppress(BrokenPipeError), stdin:
             stdin.write(simulation.plan.model_dump_json(exclude_unset=True))

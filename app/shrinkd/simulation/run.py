@@ -317,7 +317,7 @@ def _refaults(after: Counters, before: Counters) -> tuple[tuple[int | None, int 
 
 
 def simulate(plan: Plan) -> Iterator[float | Report]:
-    """Run a plan; yield the part of it that is done (0 to 1) every few steps, at last the report."""
+    """Run a plan; yield the part that is done (0 to 1) every few steps, at last the report."""
     baseline, run = _Run(plan, ()), _Run(plan, plan.policies)
     steps = math.ceil(plan.duration_seconds / plan.step_seconds)
     for step in range(steps):

@@ -217,8 +217,9 @@ def test_backing_off_begins_anew_once_memory_was_freed(outcome: Outcome | None, 
 
 @dataclass
 class Writer:
-    """A group that writes page cache at one rate below 256 MiB, and a kernel that reclaims it at 1
-    GiB/s in passes that begin late.
+    """A group that writes page cache at one rate below 256 MiB, with passes that begin late.
+
+    The kernel reclaims it at 1 GiB/s.
     """
 
     rate: int

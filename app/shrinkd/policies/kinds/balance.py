@@ -1,19 +1,16 @@
-"""balance.
+"""The kind balance: hold groups to a common budget by reclaiming from the least entitled first.
 
-Siblings that share a budget. Over it, those pay first that have the most for their weight and use
-it the least.
+It is the idle-memory tax and the min-funding revocation of Waldspurger (OSDI 2002): a group of
+weight w that uses the part f of its memory is entitled to w / (f + k (1 - f)), k = 1 / (1 - tax),
+so an idle page costs k times what a used one does. The needed amount is taken from the groups with the most
+memory for their entitlement, down to one level for all, and never below a group's floor.
 
-The idle-memory tax and the min-funding revocation of Waldspurger (OSDI 2002): a group of weight w
-that uses the part f of its memory is entitled to w / (f + k (1 - f)), k = 1 / (1 - tax), so an idle
-page costs k times what a used one does. What is needed is taken from those with the most memory for
-their entitlement, down to one level for all, which is below nobody's floor.
-
-How much of its memory a group uses no kernel tells. Its LRU lists are a first guess; then who
-stalls uses more, and who pays without stalling less. So each pays a sample first, and twice as much
-each time as long as it does not stall for it. Who does stall pays only what nobody else can, and
-who had to read back most of what it paid is left alone for a minute. A budget that only memory in
-use could meet is therefore not met, and nobody thrashes for it: to enforce one is what limits are
-for.
+No kernel reports how much of its memory a group uses. Its LRU lists are a first guess; after that
+the estimate rises when the group stalls, and falls when it gives memory up without stalling. So a
+group first gives up a sample, and twice as much each time as long as it does not stall for it. A
+group that stalls gives up only what no other group can, and one that had to read back most of what
+it gave up is exempt for a minute. A budget that could only be met with memory in use is therefore
+not met, and no group thrashes for it: limits are what enforces a budget.
 """
 
 import math
@@ -43,58 +40,56 @@ from shrinkd.policies.kinds._step import Step
 from shrinkd.sizes import PAGE_BYTES, page_floor
 from shrinkd.strict_model import Limit, Size, Strict
 
-_USED = (0.05, 0.99)
+_USED_RANGE = (0.05, 0.99)
 _MORE_USED, _LESS_USED = 0.05, 0.01
 _MINUTE = 60.0
 _RETURNED = 0.5
 _SAMPLE_BYTES = 4 << 20
-"""What is taken first, to see whether it comes back; who paid less than this cannot be said to want
-it back."""
+"""The first amount taken from a group. After less than this, refaults say nothing about need."""
 _CALM_SECONDS = 30.0
 _LEAST_GROWTH = 64 << 20
-"""Bytes a second: what groups that stand still may begin with before the next look."""
+"""Bytes a second: the growth that is assumed of groups that did not grow."""
 
 
 class Portion(Strict):
-    """What some of the groups are entitled to."""
+    """The entitlement of the groups whose path matches a glob."""
 
     group: str = Field(min_length=1, max_length=4096, examples=["kubepods.slice/*"])
     """Their path as a glob, component by component."""
     weight: int = Field(default=100, ge=1, le=10_000)
     """How much memory this group may keep, in proportion to the others."""
     floor_bytes: Size = 0
-    """It never pays below this, nor below the floor of the policy."""
+    """Nothing is reclaimed below this, nor below the floor of the policy."""
     cap_bytes: Limit = None
-    """What it has above this it pays, also within the budget. null: no cap."""
+    """Usage above this is reclaimed, also within the budget. null: no cap."""
 
 
 _EQUAL = Portion(group="*")
 
 
 class Balance(Strict):
-    """A budget for all groups of the policy together, which ought to be siblings, and how they
-    share it.
+    """A budget for all groups of the policy together, which should be siblings.
 
-    Memory that they use is not taken to meet it, beyond samples: what they had to read back at once
-    is left to them.
+    Memory in use is not reclaimed to meet it, beyond samples: what a group had to read back at once
+    is left to it.
     """
 
     budget: Share = "85%"
-    """Above this they pay. A percentage is of the limit that is felt by all of them from above, or
-    of the host's memory."""
+    """Total usage above this starts reclaim. A percentage is of the limit above all of the groups,
+    or of the host's memory."""
     release: Share = "80%"
-    """Until they are down to this."""
+    """Total usage at which reclaim ends."""
     members: Annotated[tuple[Portion, ...], Field(strict=False, max_length=1000)] = ()
-    """The first whose glob matches counts; a group without one has the weight 100."""
+    """The first entry whose glob matches applies; a group without one has the weight 100."""
     idle_tax: float = Field(default=0.75, ge=0, lt=1)
-    """The part of an idle page's worth that is taken; 0 is by weight alone."""
+    """The tax on idle memory, as a fraction; with 0 the weight alone decides."""
     target_some_percent: float = Field(default=0.1, gt=0, le=50)
-    """A group that stalls for memory for more than this share of time, in percent, uses what it
-    has."""
+    """A group that stalls for memory for more than this share of time, in percent, is taken to use
+    what it has."""
     interval_seconds: float = Field(default=2, ge=0.5, le=60)
-    """How often it looks while they pay; within the budget, up to 30 s."""
+    """Time between two evaluations over the budget; within it, up to 30 s."""
     max_step_bytes: Step = Field(default=64 << 20)
-    """The most that all of them together pay at once."""
+    """The most that is reclaimed from all of them at once."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -105,47 +100,47 @@ class Balance(Strict):
         else:
             raise ValueError("give budget and release both in percent or both in bytes")
         if is_above:
-            raise ValueError("release is above budget: they would pay for what they may have")
+            raise ValueError("release is above budget: give a release that is not above it")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is known of one group."""
+    """The estimates of one group."""
 
     used: float
-    """The part of its memory that it is taken to use."""
+    """The estimated part of its memory that it uses."""
     stalled_microseconds: int | None = None
     refaults: int = 0
     paid_bytes: float = 0.0
     returned_bytes: float = 0.0
-    """What it paid and read back in about the last minute."""
+    """Bytes that were reclaimed and read back, in about the last minute."""
     exempt_until_seconds: float = 0.0
     step_bytes: int = _SAMPLE_BYTES
-    """The most that it pays at once: little, until it was seen not to miss it."""
+    """The most that is reclaimed at once: it grows while the group does not stall for it."""
     is_missed: bool = False
-    """It has paid more than once, and stalls: others go first."""
+    """It gave up more than a sample and stalls now: other groups go first."""
     overshoot_bytes: int = 0
 
 
 _REMEMBERED = tuple(
     each.name for each in fields(Account)
-)  # asdict() looks for what to copy: half the time of a decision
+)  # asdict() copies deeply, which takes half the time of a decision
 
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Whether they pay, and an Account of each as JSON."""
+    """The state: whether reclaim goes on, and the Account of each group as JSON."""
 
     seen_seconds: float | None = None
     total_bytes: int = 0
     is_paying: bool = False
     accounts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By id and path: a group that is made again begins anew."""
+    """By id and path, so that a group that is made again starts with a new account."""
 
 
 class Claim(NamedTuple):
-    """What a group has, what it keeps in any case, and its entitlement (of any unit, above 0)."""
+    """Usage and floor of a group, and its entitlement (of any unit, above 0)."""
 
     usage_bytes: int
     floor_bytes: int
@@ -157,18 +152,17 @@ class Claim(NamedTuple):
 
 
 def revoke(claims: Sequence[Claim], need_bytes: int) -> list[int]:
-    """What each pays: Σ max(0, usage - max(floor, entitlement · level)) = need, for the one level
-    where that is so.
+    """Return the bytes to take from each claim: max(0, usage - max(floor, entitlement · level)).
 
-    Where the floors leave less than the need, each pays down to its own. Fractions of a byte are
-    not paid.
+    The level is the one at which their sum is the need. Where the floors leave less than that, each
+    gives down to its floor. Fractions of a byte are rounded down.
     """
     if need_bytes <= 0:
         return [0] * len(claims)
     if need_bytes >= sum(claim.room_bytes for claim in claims):
         return [claim.room_bytes for claim in claims]
     payers = [claim for claim in claims if claim.room_bytes]
-    # as the level sinks, a claim begins to pay at its usage and ends at its floor
+    # as the level sinks, a claim begins to give at its usage and ends at its floor
     turns = [(claim.usage_bytes / claim.entitlement, claim.entitlement) for claim in payers]
     turns += [(claim.floor_bytes / claim.entitlement, -claim.entitlement) for claim in payers]
     level, rate, paid = math.inf, 0.0, 0.0
@@ -186,9 +180,9 @@ def revoke(claims: Sequence[Claim], need_bytes: int) -> list[int]:
 
 
 def worth_asking(claims: Sequence[Claim], grants: Sequence[int]) -> list[int]:
-    """The same sum in asks that are not too small.
+    """Return amounts that are large enough to ask for, with about the same sum.
 
-    Little ones are gathered with those that have to pay the most of them.
+    Amounts that are too small are added up, and asked of the claims with the largest of them.
     """
     gathered = sum(grant for grant in grants if grant < MIN_ASK_BYTES)
     asks = [page_floor(grant) if grant >= MIN_ASK_BYTES else 0 for grant in grants]
@@ -200,7 +194,7 @@ def worth_asking(claims: Sequence[Claim], grants: Sequence[int]) -> list[int]:
 
 
 class _Party(NamedTuple):
-    """A group at the table."""
+    """A group with its account and its claim."""
 
     member: Member
     account: Account
@@ -217,7 +211,7 @@ def decide(
     budget, release = bytes_of(spec.budget, whole), bytes_of(spec.release, whole)
     is_paying = total > budget or (state.is_paying and total - release >= MIN_ASK_BYTES)
     elapsed = 0.0 if state.seen_seconds is None else max(now - state.seen_seconds, 0.0)
-    parties = [_party(spec, state, member, now, elapsed) for member in members]
+    parties = [_party_of(spec, state, member, now, elapsed) for member in members]
     grants = _grants(spec, parties, total - release if is_paying else 0)
     asks = worth_asking([party.claim for party in parties], grants)
     look = spec.interval_seconds
@@ -228,7 +222,7 @@ def decide(
         )
     signals = {"total_bytes": total, "budget_bytes": budget, "release_bytes": release}
     decisions = [
-        replace(_decision(*each, look), signals=signals | _seen(*each[:2]))
+        replace(_decision(*each, look), signals=signals | _signals(*each[:2]))
         for each in zip(parties, grants, asks, strict=True)
     ]
     kept = {
@@ -254,7 +248,7 @@ def _decision(party: _Party, grant: int, ask: int, look: float) -> Decision:
     return Decision(group, Verdict.HOLD, reason, look)
 
 
-def _seen(party: _Party, grant: int) -> dict[str, float | int | str | None]:
+def _signals(party: _Party, grant: int) -> dict[str, float | int | str | None]:
     account = party.account
     return {
         "usage_bytes": party.claim.usage_bytes,
@@ -268,14 +262,14 @@ def _seen(party: _Party, grant: int) -> dict[str, float | int | str | None]:
 
 
 def _whole(observation: Observation) -> int:
-    """What a percentage is of.
+    """Return the bytes that a percentage is of.
 
-    The least limit that one of them feels from above all of them, or else the host's memory.
+    The lowest limit of a group above all of them, or else the host's memory.
     """
     paths = {member.group.path for member in observation.members}
     ends = (
         [f"{path}/" for path in (min(paths), max(paths))] if paths else []
-    )  # what both begin with, all between them do
+    )  # a prefix of both is one of all between them
     whole = observation.host.total_bytes
     for member in observation.members:
         limits = member.stat.limits
@@ -289,7 +283,7 @@ def _whole(observation: Observation) -> int:
     return whole
 
 
-def _party(spec: Balance, state: Accounts, member: Member, now: float, elapsed: float) -> _Party:
+def _party_of(spec: Balance, state: Accounts, member: Member, now: float, elapsed: float) -> _Party:
     path, usage = member.group.path, member.stat.usage_bytes
     portion = next(
         (portion for portion in spec.members if matches(portion.group.strip("/"), path)), _EQUAL
@@ -307,12 +301,11 @@ def _party(spec: Balance, state: Accounts, member: Member, now: float, elapsed: 
 
 
 def _grants(spec: Balance, parties: Sequence[_Party], need_bytes: int) -> list[int]:
-    """What each pays now, of what it is to pay in the end.
+    """Return the bytes to reclaim from each group now, of what the budget needs in the end.
 
-    No more than its step, and nothing while it misses what it paid.
-
-    When nobody else is left the budget goes before that. Of more than a step for all of them, the
-    richest pay first.
+    That is at most the group's step, and nothing from a group that stalls for what it gave up,
+    unless no other group is left. Where the sum exceeds the step for all, those with the most
+    memory for their entitlement go first.
     """
     claims = [party.claim for party in parties]
     above = [_above_cap(party) for party in parties]
@@ -340,7 +333,7 @@ def _above_cap(party: _Party) -> int:
 
 
 def _account(spec: Balance, state: Accounts, member: Member, now: float, elapsed: float) -> Account:
-    """Bring up to date what is known of a group; what it paid is what the last grant freed."""
+    """Update the account of a group with its reading and the outcome of its last reclaim."""
     stat = member.stat
     stalled = stat.pressure.some.total_microseconds if stat.pressure else None
     refaults = (stat.counters.refaults_file or 0) + (stat.counters.refaults_anon or 0)
@@ -357,9 +350,9 @@ def _account(spec: Balance, state: Accounts, member: Member, now: float, elapsed
         used=min(
             max(
                 before.used + (_MORE_USED if is_pressed else -_LESS_USED if member.outcome else 0),
-                _USED[0],
+                _USED_RANGE[0],
             ),
-            _USED[1],
+            _USED_RANGE[1],
         ),
         stalled_microseconds=stalled,
         refaults=refaults,
@@ -388,10 +381,10 @@ def _next_step(spec: Balance, step: int, outcome: Outcome | None, *, is_pressed:
 
 
 def _guess(stat: MemStat) -> float:
-    """The part of its memory that is on the active lists; half where the kernel does not tell."""
+    """Return the part of memory that is on active lists; half where the kernel reports none."""
     active = (stat.active_anon_bytes or 0) + (stat.active_file_bytes or 0)
     listed = active + (stat.inactive_anon_bytes or 0) + (stat.inactive_file_bytes or 0)
-    return min(max(active / listed if listed else 0.5, _USED[0]), _USED[1])
+    return min(max(active / listed if listed else 0.5, _USED_RANGE[0]), _USED_RANGE[1])
 
 
 def _is_pressed(spec: Balance, before: Account, stalled: int | None, elapsed: float) -> bool:
