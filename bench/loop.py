@@ -67,7 +67,9 @@ class Loop:
         self.floors = floors or {}
         self.cgroups = {path: machine.cgroups[path] for path in paths}
         self.courses = {path: Course() for path in paths}
-        self._teams = [tuple(sorted(paths))] if kind.decides_together else [(path,) for path in paths]
+        self._teams = (
+            [tuple(sorted(paths))] if kind.decides_together else [(path,) for path in paths]
+        )
         self._states: dict[tuple[str, ...], Any] = {team: kind.state() for team in self._teams}
         self._due: dict[str, float] = dict.fromkeys(paths, 0.0)
         self._wakes: dict[str, list[int]] = {path: [] for path in paths}

@@ -81,7 +81,7 @@ def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the
     assert (first.granted_bytes, second.granted_bytes) == (60 * MIB, 0)
 
 
-def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_over_of_another() -> (
+def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_over_of_another() -> (  # noqa: E501
     None
 ):
     swapping = replace(HOST, swap_total_bytes=1 << 30, swap_free_bytes=1 << 30)
@@ -211,7 +211,7 @@ def test_limits_are_no_reclaim_and_need_no_allowance() -> None:
     assert only.granted_bytes == 0
 
 
-def test_a_group_is_in_line_with_itself_and_with_what_is_above_and_below_and_with_nothing_else() -> (
+def test_a_group_is_in_line_with_itself_and_with_what_is_above_and_below_and_with_nothing_else() -> (  # noqa: E501
     None
 ):
     assert [

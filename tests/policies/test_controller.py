@@ -227,7 +227,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
 # What it does, it does as everybody does
 
 
-def test_a_pass_is_a_shrink_like_any_other_with_the_name_of_its_policy_while_it_runs_and_when_it_is_done(
+def test_a_pass_is_a_shrink_like_any_other_with_the_name_of_its_policy_while_it_runs_and_when_it_is_done(  # noqa: E501
     build: Build,
 ) -> None:
     house = build({"web": FULL, "db": HALF})
@@ -513,7 +513,7 @@ def test_a_policy_that_is_deleted_and_made_anew_begins_anew(build: Build) -> Non
     until(lambda: house.usage("web") < LOW)
 
 
-def test_a_policy_that_always_fails_a_group_that_hangs_and_a_policy_deleted_in_its_pass_hold_up_no_other(
+def test_a_policy_that_always_fails_a_group_that_hangs_and_a_policy_deleted_in_its_pass_hold_up_no_other(  # noqa: E501
     build: Build,
 ) -> None:
     house = build(dict.fromkeys(["bad", "hung", "doomed", "web"], FULL))

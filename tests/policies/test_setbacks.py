@@ -170,7 +170,7 @@ def test_what_breaks_is_a_condition_a_line_in_the_log_and_a_count_until_it_is_ov
     passes(house, lambda: not house.daemon.status("room").conditions)
     assert house.daemon.errors() == {("room", "ENOMEM"): 4}
     assert "the policy room failed at 'web' with ENOMEM (4 in a row)" in caplog.text
-    assert "the policy room looks at 'web' again" in caplog.text
+    assert "the policy room evaluates 'web' again" in caplog.text
     verdict = Verdict.ACT if mode == "enforce" else Verdict.WOULD_ACT
     until(
         lambda: [

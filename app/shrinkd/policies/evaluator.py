@@ -225,7 +225,7 @@ class Evaluator:
         return [replace(record, mode=policy.mode) for record in records]
 
     def _is_unchanged(self, binding: PolicyBinding, now: float) -> bool:
-        """Read only the usage of a group that waits for it to rise, and schedule the next look.
+        """Read only the usage of a group that waits for it to rise, and schedule the next reading.
 
         True where usage has come less than half the way to the awaited value since the last full
         reading, so that no evaluation is needed.
@@ -290,7 +290,7 @@ class Evaluator:
             return []
         if binding.setback.end(is_action=False):
             paths = ", ".join(ascii(group.path) for group in binding.groups)
-            log.info("the policy %s looks at %s again", binding.policy.name, paths)
+            log.info("the policy %s evaluates %s again", binding.policy.name, paths)
         self.bindings.schedule(binding, moment.now + self._delay_seconds(binding))
         return proposals
 

@@ -2,8 +2,8 @@
 
 It is the idle-memory tax and the min-funding revocation of Waldspurger (OSDI 2002): a group of
 weight w that uses the part f of its memory is entitled to w / (f + k (1 - f)), k = 1 / (1 - tax),
-so an idle page costs k times what a used one does. The needed amount is taken from the groups with the most
-memory for their entitlement, down to one level for all, and never below a group's floor.
+so an idle page costs k times what a used one does. The needed amount is taken from the groups with
+the most memory for their entitlement, down to one level for all, and never below a group's floor.
 
 No kernel reports how much of its memory a group uses. Its LRU lists are a first guess; after that
 the estimate rises when the group stalls, and falls when it gives memory up without stalling. So a
@@ -193,7 +193,7 @@ def worth_asking(claims: Sequence[Claim], grants: Sequence[int]) -> list[int]:
     return asks
 
 
-class _Party(NamedTuple):
+class _Claimant(NamedTuple):
     """A group with its account and its claim."""
 
     member: Member
@@ -211,51 +211,51 @@ def decide(
     budget, release = bytes_of(spec.budget, whole), bytes_of(spec.release, whole)
     is_paying = total > budget or (state.is_paying and total - release >= MIN_ASK_BYTES)
     elapsed = 0.0 if state.seen_seconds is None else max(now - state.seen_seconds, 0.0)
-    parties = [_party_of(spec, state, member, now, elapsed) for member in members]
-    grants = _grants(spec, parties, total - release if is_paying else 0)
-    asks = worth_asking([party.claim for party in parties], grants)
-    look = spec.interval_seconds
+    claimants = [_claimant_of(spec, state, member, now, elapsed) for member in members]
+    grants = _grants(spec, claimants, total - release if is_paying else 0)
+    asks = worth_asking([claimant.claim for claimant in claimants], grants)
+    delay = spec.interval_seconds
     if not is_paying and not any(grants):
         growth = max((total - state.total_bytes) / elapsed if elapsed else 0.0, 0.0)
-        look = min(
-            max((budget - total) / max(2 * growth, _LEAST_GROWTH), look), max(_CALM_SECONDS, look)
+        delay = min(
+            max((budget - total) / max(2 * growth, _LEAST_GROWTH), delay), max(_CALM_SECONDS, delay)
         )
     signals = {"total_bytes": total, "budget_bytes": budget, "release_bytes": release}
     decisions = [
-        replace(_decision(*each, look), signals=signals | _signals(*each[:2]))
-        for each in zip(parties, grants, asks, strict=True)
+        replace(_decision(*each, delay), signals=signals | _signals(*each[:2]))
+        for each in zip(claimants, grants, asks, strict=True)
     ]
-    kept = {
-        _key(party.member): {name: getattr(party.account, name) for name in _REMEMBERED}
-        for party in parties
+    accounts = {
+        _key(claimant.member): {name: getattr(claimant.account, name) for name in _REMEMBERED}
+        for claimant in claimants
     }
-    return Accounts(now, total, is_paying, kept), decisions
+    return Accounts(now, total, is_paying, accounts), decisions
 
 
-def _decision(party: _Party, grant: int, ask: int, look: float) -> Decision:
-    group = party.member.group
+def _decision(claimant: _Claimant, grant: int, ask: int, delay: float) -> Decision:
+    group = claimant.member.group
     if ask:
         return Decision(
-            group, Verdict.ACT, Reason.OVER_BUDGET, look, ask=Reclaim(reclaim_bytes=ask)
+            group, Verdict.ACT, Reason.OVER_BUDGET, delay, ask=Reclaim(reclaim_bytes=ask)
         )
     reason = Reason.WITHIN_BUDGET
-    if party.is_exempt:
+    if claimant.is_exempt:
         reason = Reason.EXEMPT
     elif grant:
         reason = Reason.ASK_TOO_SMALL
-    elif party.claim.room_bytes < MIN_ASK_BYTES:
+    elif claimant.claim.room_bytes < MIN_ASK_BYTES:
         reason = Reason.AT_FLOOR
-    return Decision(group, Verdict.HOLD, reason, look)
+    return Decision(group, Verdict.HOLD, reason, delay)
 
 
-def _signals(party: _Party, grant: int) -> dict[str, float | int | str | None]:
-    account = party.account
+def _signals(claimant: _Claimant, grant: int) -> dict[str, float | int | str | None]:
+    account = claimant.account
     return {
-        "usage_bytes": party.claim.usage_bytes,
-        "floor_bytes": party.claim.floor_bytes,
+        "usage_bytes": claimant.claim.usage_bytes,
+        "floor_bytes": claimant.claim.floor_bytes,
         "grant_bytes": grant,
         "used_fraction": round(account.used, 3),
-        "entitlement": round(party.claim.entitlement, 3),
+        "entitlement": round(claimant.claim.entitlement, 3),
         "paid_bytes": round(account.paid_bytes),
         "returned_bytes": round(account.returned_bytes),
     }
@@ -283,7 +283,9 @@ def _whole(observation: Observation) -> int:
     return whole
 
 
-def _party_of(spec: Balance, state: Accounts, member: Member, now: float, elapsed: float) -> _Party:
+def _claimant_of(
+    spec: Balance, state: Accounts, member: Member, now: float, elapsed: float
+) -> _Claimant:
     path, usage = member.group.path, member.stat.usage_bytes
     portion = next(
         (portion for portion in spec.members if matches(portion.group.strip("/"), path)), _EQUAL
@@ -297,26 +299,29 @@ def _party_of(spec: Balance, state: Accounts, member: Member, now: float, elapse
         max(floor, usage if is_exempt else 0),
         portion.weight / (account.used + k * (1 - account.used)),
     )
-    return _Party(member, account, claim, portion.cap_bytes, is_exempt)
+    return _Claimant(member, account, claim, portion.cap_bytes, is_exempt)
 
 
-def _grants(spec: Balance, parties: Sequence[_Party], need_bytes: int) -> list[int]:
+def _grants(spec: Balance, claimants: Sequence[_Claimant], need_bytes: int) -> list[int]:
     """Return the bytes to reclaim from each group now, of what the budget needs in the end.
 
     That is at most the group's step, and nothing from a group that stalls for what it gave up,
     unless no other group is left. Where the sum exceeds the step for all, those with the most
     memory for their entitlement go first.
     """
-    claims = [party.claim for party in parties]
-    above = [_above_cap(party) for party in parties]
+    claims = [claimant.claim for claimant in claimants]
+    above = [_above_cap(claimant) for claimant in claimants]
     capped = [
         claim._replace(usage_bytes=claim.usage_bytes - size)
         for claim, size in zip(claims, above, strict=True)
     ]
     dues = [sum(pair) for pair in zip(above, revoke(capped, need_bytes - sum(above)), strict=True)]
-    now = [min(due, party.account.step_bytes) for due, party in zip(dues, parties, strict=True)]
+    now = [
+        min(due, claimant.account.step_bytes) for due, claimant in zip(dues, claimants, strict=True)
+    ]
     unmissed = [
-        0 if party.account.is_missed else size for size, party in zip(now, parties, strict=True)
+        0 if claimant.account.is_missed else size
+        for size, claimant in zip(now, claimants, strict=True)
     ]
     now = unmissed if sum(unmissed) >= MIN_ASK_BYTES else now
     stepped = [
@@ -326,10 +331,10 @@ def _grants(spec: Balance, parties: Sequence[_Party], need_bytes: int) -> list[i
     return revoke(stepped, min(sum(now), spec.max_step_bytes))
 
 
-def _above_cap(party: _Party) -> int:
-    if party.cap_bytes is None:
+def _above_cap(claimant: _Claimant) -> int:
+    if claimant.cap_bytes is None:
         return 0
-    return max(min(party.claim.usage_bytes - party.cap_bytes, party.claim.room_bytes), 0)
+    return max(min(claimant.claim.usage_bytes - claimant.cap_bytes, claimant.claim.room_bytes), 0)
 
 
 def _account(spec: Balance, state: Accounts, member: Member, now: float, elapsed: float) -> Account:

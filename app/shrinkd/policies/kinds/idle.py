@@ -140,7 +140,7 @@ kind = Kind(
     rank=40,
     pauses_under_host_pressure=True,
     example=Example(
-        "What nobody uses, given back",
+        "Reclaim from idle groups",
         {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}},
     ),
 )

@@ -149,7 +149,7 @@ kind = Kind(
     decide=decide,
     rank=30,
     example=Example(
-        "Limits that stay as they are",
+        "Keep limits",
         {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}},
     ),
 )

@@ -353,7 +353,7 @@ kind = Kind(
     rank=50,
     pauses_under_host_pressure=True,
     example=Example(
-        "As little memory as does no harm",
+        "Reclaim until the first stalls",
         {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}},
     ),
 )

@@ -169,14 +169,14 @@ def _hold(
     delay = _delay(spec, member.group)
     ahead = next_moment(spec.cron, spec.timezone, _moment(state.done_at or 0))
     shortest, longest = _LOOK_SECONDS
-    look = (
+    wait_seconds = (
         longest
         if ahead is None
         else min(max((ahead + delay - wall).total_seconds(), shortest), longest)
     )
     signals = _signals(due, wall - delay)
     signals["next_moment"] = None if ahead is None else (ahead + delay).isoformat()
-    return state, [Decision(member.group, Verdict.HOLD, reason, look, signals)]
+    return state, [Decision(member.group, Verdict.HOLD, reason, wait_seconds, signals)]
 
 
 def _ask(spec: Schedule, member: Member) -> Ask | Reason:

@@ -254,7 +254,7 @@ kind = Kind(
     rank=10,
     is_urgent=True,
     example=Example(
-        "Room below the limit",
+        "Keep room below the limit",
         {"name": "headroom", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}},
     ),
 )
