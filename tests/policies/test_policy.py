@@ -1,5 +1,6 @@
 """What all policies share: which groups are meant, what JSON may say, and when it is active."""
 
+import ast
 import json
 from datetime import UTC, datetime
 from itertools import count
@@ -235,6 +236,18 @@ def test_each_field_of_a_spec_is_described(mode: Any) -> None:
         if not field.get("description")
     ]
     assert bare == []
+
+
+def test_no_kind_is_named_outside_its_own_module() -> None:
+    room = ROOT / "app" / "shrinkd" / "policies"
+    modules = [*room.glob("*.py"), ROOT / "app/shrinkd/api/routes/policies.py"]
+    named = {
+        (module.name, node.value)
+        for module in modules
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Constant) and node.value in kinds()
+    }
+    assert (named, len(modules) > 10) == (set(), True)
 
 
 def test_every_kind_is_one_of_the_policies() -> None:

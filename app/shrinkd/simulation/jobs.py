@@ -66,8 +66,8 @@ def _start() -> subprocess.Popen[str]:
 def no_simulation(simulation_id: str) -> SimulationNotFound:
     """Make the error for an unknown id."""
     return SimulationNotFound(
-        f"There is no simulation {simulation_id!a}; the last {_MAX_STORED} are stored, and none over "
-        "a restart of the daemon."
+        f"There is no simulation {simulation_id!a}: the last {_MAX_STORED} are stored, and none "
+        "over a restart of the daemon."
     )
 
 
