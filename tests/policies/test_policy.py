@@ -13,6 +13,7 @@ from shrinkd.backends import Group
 from shrinkd.policies import kinds
 from shrinkd.policies.cron import names, next_moment
 from shrinkd.policies.policy import Active, AnyPolicy, Selector, parse
+from tests.support.checkout import ROOT
 
 CONTAINER = "ab" * 32
 NUMBERS = count(1)
