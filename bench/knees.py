@@ -20,8 +20,8 @@ from bench.laws import PUBLISHED
 from bench.table import Extent, Row, Tables, median
 from shrinkd.backends import Backend, Group
 from shrinkd.policies import Kind, Member, Observation, Reclaim, Resize
-from shrinkd.policies.evaluator import host_of
 from shrinkd.policies.kinds.pressure import KeepPressure
+from shrinkd.policies.readings import host_of
 from tests.backends.hosts import MIB, opened
 from tests.support.cgroup_host import CgroupHost, swap_for_tests
 from tests.support.live_server import Daemon

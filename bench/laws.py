@@ -88,7 +88,7 @@ def splitting(split: Split) -> Kind:
             for member, grant in zip(members, grants, strict=True)
         ]
 
-    return Kind(spec=Balance, state=Nothing, decide=decide, together=True)
+    return Kind(spec=Balance, state=Nothing, decide=decide, decides_together=True)
 
 
 def _verdict(member: Member, look_seconds: float, ask: Ask | None = None) -> list[Decision]:

@@ -66,7 +66,9 @@ class Loop:
         self.floors = floors or {}
         self.cgroups = {path: machine.cgroups[path] for path in paths}
         self.courses = {path: Course() for path in paths}
-        self._teams = [tuple(sorted(paths))] if kind.together else [(path,) for path in paths]
+        self._teams = (
+            [tuple(sorted(paths))] if kind.decides_together else [(path,) for path in paths]
+        )
         self._states: dict[tuple[str, ...], Any] = {team: kind.state() for team in self._teams}
         self._due: dict[str, float] = dict.fromkeys(paths, 0.0)
         self._wakes: dict[str, list[int]] = {path: [] for path in paths}
@@ -108,11 +110,11 @@ class Loop:
             self._due[path] = now if goes_on else now + decision.look_seconds
             self._wakes[path] = [
                 wake.usage_bytes
-                for wake in decision.wakes
+                for wake in decision.wake_on
                 if isinstance(wake, UsageCrosses) and wake.usage_bytes > usage
             ]
             self._hits_heard[path] = (
-                self.cgroups[path].events["max"] if EventsMove() in decision.wakes else None
+                self.cgroups[path].events["max"] if EventsMove() in decision.wake_on else None
             )
             self.courses[path].decisions.append((now, decision))
             if isinstance(decision.ask, Reclaim):
@@ -149,7 +151,7 @@ class Loop:
             self.floors.get(path, 64 << 20),
             stat.usage_bytes - (stat.reclaimable_estimate_bytes or 0),
         )
-        activity = Activity(0.0) if self.kind.wants_activity else None
+        activity = Activity(0.0) if self.kind.needs_activity else None
         return Member(Group(path, cgroup.id), stat, floor, activity, self._outcomes.pop(path, None))
 
     def _host(self) -> Host:

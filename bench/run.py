@@ -64,7 +64,7 @@ def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 tables = benchmark.measure(Path(folder), extent)
-        except Exception:  # noqa: BLE001 - the error is printed, and the others run
+        except Exception:
             failed.append(name)
             print(f"\n{name} FAILED:\n{traceback.format_exc()}", flush=True)
             continue

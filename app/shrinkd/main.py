@@ -30,7 +30,12 @@ from shrinkd.groups import (
     UsageSampler,
 )
 from shrinkd.metrics import MetricsCollector, RequestMetrics, registry_of
-from shrinkd.policies import Clock, PolicyCatalog, PolicyController, Scope
+from shrinkd.policies import (
+    Clock,
+    PolicyCatalog,
+    PolicyController,
+    Scope,
+)
 from shrinkd.settings import Settings
 from shrinkd.shrinks import ShrinkQueue
 from shrinkd.simulation import SimulationJobs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboard.test_swagger_page import needs_chromium, render
+from tests.dashboard.test_swagger_page import look_at, needs_chromium
 from tests.docs.pages import DOCS, ROOT, all_blocks
 
 BUILDER = ROOT / ".venv-docs"
@@ -71,7 +71,7 @@ def test_a_page_of_the_manual_loads_nothing_from_elsewhere(site: Path) -> None:
 @pytest.mark.long
 @needs_chromium
 def test_a_browser_without_a_network_draws_every_picture(site: Path, tmp_path: Path) -> None:
-    page = render(f"file://{site}/explanation/architecture.html", tmp_path)
+    page = look_at(f"file://{site}/explanation/architecture.html", tmp_path)
     assert page.stdout.count('<div class="mermaid"') == len(all_blocks("mermaid")) == 5
     assert '<pre class="mermaid"' not in page.stdout
 

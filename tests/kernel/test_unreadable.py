@@ -192,7 +192,7 @@ class Short:
 
         "" is the whole tree, which the faults of the API cannot name alone.
         """
-        self.faults.plan(Fault.model_construct(verb=verb, error=error, group=group, lasts=True))
+        self.faults.plan(Fault.model_construct(verb=verb, error=error, group=group, times=10**9))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def told(*proposals: Proposal) -> list[tuple[Verdict, Reason]]:
 def test_what_nothing_stands_against_is_granted() -> None:
     only = proposal(amount=10 * MIB)
     assert arbitrate([only], Guards(has_swappiness=True), moment(), ()) == [only]
-    assert (only.verdict, only.granted) == (Verdict.ACT, 10 * MIB)
+    assert (only.verdict, only.granted_bytes) == (Verdict.ACT, 10 * MIB)
 
 
 def test_in_observe_mode_nothing_is_granted_and_nobody_else_is_kept_from_it() -> None:
@@ -78,7 +78,7 @@ def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the
     first = proposal(amount=10 * MIB, of=policy("a"), reading=stat(100 * MIB))
     second = proposal(amount=90 * MIB, of=policy("b"), reading=stat(100 * MIB), floor=40 * MIB)
     arbitrate([first, second], Guards(has_swappiness=True), moment(), ())
-    assert (first.granted, second.granted) == (60 * MIB, 0)
+    assert (first.granted_bytes, second.granted_bytes) == (60 * MIB, 0)
 
 
 def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_over_of_another() -> (
@@ -103,7 +103,7 @@ def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_
             proposal(amount=40 * MIB, of=policy("b", swap=second), reading=reading),
         )
         arbitrate([one, two], Guards(has_swappiness=True), moment(host=swapping), ())
-        granted.append((one.granted // MIB, one.swappiness))
+        granted.append((one.granted_bytes // MIB, one.swappiness))
     assert granted == [(40, 0), (40, 0), (10, 0), (40, 200)]
 
 
@@ -113,14 +113,14 @@ def test_nothing_is_granted_below_the_floor() -> None:
         proposal("at", reading=stat(100 * MIB), floor=100 * MIB - 1),
     )
     assert arbitrate([near, at], Guards(has_swappiness=True), moment(), ()) == [near]
-    assert near.granted == 10 * MIB
+    assert near.granted_bytes == 10 * MIB
     assert told(at) == [(Verdict.HOLD, Reason.AT_FLOOR)]
 
 
 def test_a_usage_to_reach_is_measured_from_where_usage_is() -> None:
     only = proposal(reading=stat(100 * MIB), ask=Reclaim(target_bytes=70 * MIB))
     arbitrate([only], Guards(has_swappiness=True), moment(), ())
-    assert only.granted == 30 * MIB
+    assert only.granted_bytes == 30 * MIB
 
 
 def test_what_is_not_urgent_keeps_to_the_rates_and_what_is_does_not() -> None:
@@ -130,7 +130,7 @@ def test_what_is_not_urgent_keeps_to_the_rates_and_what_is_does_not() -> None:
     )
     guards = Guards(has_swappiness=True)
     arbitrate([slow, fast], guards, moment(), ())
-    assert (slow.granted, fast.granted) == (GROUP_BYTES_PER_SECOND, 1 << 30)
+    assert (slow.granted_bytes, fast.granted_bytes) == (GROUP_BYTES_PER_SECOND, 1 << 30)
     again = proposal("a", 1 << 30, reading=stat(2 << 30))
     arbitrate([again], guards, moment(), ())
     assert told(again) == [(Verdict.VETOED, Reason.RATE_SPENT)]
@@ -141,7 +141,7 @@ def test_what_is_one_pass_is_granted_whole_or_not_yet() -> None:
     first, again = (proposal("a", reading=stat(2 << 30), ask=once) for _ in range(2))
     assert arbitrate([first], guards, moment(), ()) == [first]
     assert arbitrate([again], guards, moment(5), ()) == []
-    assert (first.granted, told(again)) == (1 << 30, [(Verdict.VETOED, Reason.RATE_SPENT)])
+    assert (first.granted_bytes, told(again)) == (1 << 30, [(Verdict.VETOED, Reason.RATE_SPENT)])
     assert arbitrate([again], guards, moment(12), ()) == []
     later = proposal("a", reading=stat(2 << 30), ask=once)
     assert arbitrate([later], guards, moment(12), ()) == [later]
@@ -175,8 +175,8 @@ def test_limits_behind_a_shrink_keep_to_the_rule_for_swap() -> None:
 
 def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
     guards = Guards(has_swappiness=True)
-    guards.see(proposal("killed").group, stat(events=kills(0)), 0)
-    guards.see(proposal("killed").group, stat(events=kills(1)), 0)
+    guards.note_oom_kills(proposal("killed").group, stat(events=kills(0)), 0)
+    guards.note_oom_kills(proposal("killed").group, stat(events=kills(1)), 0)
     killed, pausing, scarce = (
         proposal("killed"),
         proposal("off", of=policy(active=Active(windows=["* 5 * * *"]))),
@@ -184,7 +184,7 @@ def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
     )
     broken = proposal("broken")
     for _ in range(3):
-        broken.binding.breaker.tell("EIO", 0)
+        broken.binding.breaker.note("EIO", 0)
     assert arbitrate([killed, pausing, scarce, broken], guards, moment(), ()) == []
     assert told(killed, pausing, scarce, broken) == [
         (Verdict.TRIPPED, Reason.OOM_KILLED),
@@ -193,7 +193,7 @@ def test_a_veto_says_why_and_how_long_asking_again_is_of_no_use() -> None:
         (Verdict.TRIPPED, Reason.FAILED_THRICE),
     ]
     assert all(
-        proposal.put_off_seconds > 0 and not proposal.granted
+        proposal.delay_seconds > 0 and not proposal.granted_bytes
         for proposal in (killed, pausing, scarce, broken)
     )
 
@@ -208,4 +208,4 @@ def test_limits_are_no_reclaim_and_need_no_allowance() -> None:
     assert arbitrate(
         [only], Guards(has_swappiness=True), moment(host=replace(HOST, pressure=pressed(1.0))), ()
     ) == [only]
-    assert only.granted == 0
+    assert only.granted_bytes == 0

@@ -68,9 +68,7 @@ def differs(told: Callable[[], object], before: object) -> bool:
 
 
 class Machine(Simulator):
-    """A simulator that knows of a daemon in one of its groups, and of what its host may be short
-    of.
-    """
+    """A simulator with a daemon in one of its groups, on a host that may be short of something."""
 
     own_path: str | None = None
 
@@ -110,9 +108,11 @@ class House:
         own_path: str | None = None,
         subtrees: tuple[str, ...] = (),
         profile: str = "v1",
+        record_readings: Callable[[Mapping[int, MemStat]], None] = lambda _: None,
     ) -> None:
         places = [{"path": group, **place} for group, place in groups.items()]
         self.path, self.subtrees = path, subtrees
+        self.record_readings = record_readings
         self.let_go = threading.Event()
         scenario = Scenario.model_validate(
             {"groups": places, "memory_bytes": "128G", "profile": profile}
@@ -130,6 +130,7 @@ class House:
     def begin(self) -> None:
         backend, store, clock = self.machine, self.store, self.machine.time
         self.bus = bus = EventBus()
+        bus.readings.subscribe(self.record_readings)
         self.locks = GroupLocks(bus.limits.publish)
         journal = LimitJournal(backend, store.limit_intents)
         limits = GroupLimits(backend, journal, self.locks, bus.publish)
@@ -782,13 +783,13 @@ def test_a_stop_waits_for_no_pass_and_a_close_for_no_database(build: Build, tmp_
 
 
 def test_a_pass_that_ends_behind_a_stop_brings_no_look(build: Build) -> None:
-    house = build({"web": FULL})
+    looks: list[object] = []
+    house = build({"web": FULL}, record_readings=looks.append)
     house.hang("web")
     house.put(ROOM)
     house.running("web")
     house.daemon.stop()
-    looks: list[object] = []
-    house.bus.readings.subscribe(looks.append)
+    looks.clear()
     house.let_go.set()
     until(lambda: not house.locks.busy())
     house.end()

@@ -1,6 +1,6 @@
-"""The engine.
+"""The evaluator.
 
-Who is looked at when, what comes of it, and that one group or policy that fails holds up no other.
+When each binding is evaluated, with what result, and that a failing one holds up no other.
 """
 
 from datetime import timedelta
@@ -13,10 +13,11 @@ from shrinkd.backends.simulator.backend import Simulator
 from shrinkd.backends.simulator.controls import Fault, Scenario
 from shrinkd.errors import KernelRefused
 from shrinkd.policies import Outcome, Reason, Reclaim, Resize, Verdict
+from shrinkd.policies.bindings import Key
 from shrinkd.policies.evaluator import Evaluator
 from shrinkd.policies.guards import Guards
 from shrinkd.policies.policy import Policy, parse
-from shrinkd.policies.records import Looked
+from shrinkd.policies.records import Tick
 from shrinkd.settings import Settings
 from tests.support.policy_samples import DAWN, MIB
 
@@ -32,26 +33,29 @@ HALF = {"max_bytes": "256M", "memory": [{"kind": "file", "size_bytes": "100M"}]}
 
 
 class House:
-    """A machine whose time stands unless it is moved, and an engine over it."""
+    """A machine whose time stands unless it is moved, and an evaluator over it."""
 
     def __init__(self, groups: dict[str, Any], *policies: dict[str, Any]) -> None:
         places = [{"path": path, **place} for path, place in groups.items()]
         self.machine = Simulator(
             Settings(), clock=lambda: 0.0, scenario=Scenario.model_validate({"groups": places})
         )
-        self.engine = Evaluator(self.machine, Guards(self.machine.has_swappiness))
+        self.watched: set[Key] = set()
+        self.evaluator = Evaluator(
+            self.machine, Guards(self.machine.has_swappiness), watched=self.watched
+        )
         self.now = 0.0
         self.policies: list[tuple[Policy, int]] = []
         self.assign(*policies)
 
     def assign(self, *policies: dict[str, Any]) -> None:
         self.policies = [(parse(policy), 1) for policy in policies] or self.policies
-        self.engine.assign(self.policies, self.machine.groups(), self.now)
+        self.evaluator.assign(self.policies, self.machine.groups(), self.now)
 
-    def look(self, seconds: float = 0.0, busy: tuple[str, ...] = ()) -> Looked:
+    def tick(self, seconds: float = 0.0, busy: tuple[str, ...] = ()) -> Tick:
         self.now += seconds
         self.machine.time.advance(seconds)
-        return self.engine.look(self.now, DAWN + timedelta(seconds=self.now), busy)
+        return self.evaluator.tick(self.now, DAWN + timedelta(seconds=self.now), busy)
 
     def group(self, path: str) -> Group:
         return self.machine.groups(path)[0]
@@ -61,51 +65,51 @@ class House:
         return self.machine.faults.uses().get(verb, 0)  # type: ignore[call-overload, no-any-return]
 
 
-def verdicts(looked: Looked) -> dict[str, tuple[Verdict, Reason]]:
-    return {record.group.path: (record.verdict, record.reason) for record in looked.records}
+def verdicts(tick: Tick) -> dict[str, tuple[Verdict, Reason]]:
+    return {record.group.path: (record.verdict, record.reason) for record in tick.records}
 
 
 def test_each_selected_group_is_looked_at_and_what_is_wanted_is_granted() -> None:
     house = House({"web": FULL, "db": HALF, "inner/deep": FULL}, ROOM)
-    looked = house.look()
-    assert verdicts(looked) == {
+    tick = house.tick()
+    assert verdicts(tick) == {
         "web": (Verdict.ACT, Reason.ABOVE_HIGH),
         "db": (Verdict.HOLD, Reason.BELOW_HIGH),
         "inner": (Verdict.HOLD, Reason.NO_LIMIT),
     }
-    (grant,) = looked.grants
-    assert grant.group == house.group("web")
-    assert isinstance(grant.ask, Reclaim)
-    assert grant.amount_bytes == 250 * MIB - int(grant.target_bytes or 0)
+    (action,) = tick.actions
+    assert action.group == house.group("web")
+    assert isinstance(action.ask, Reclaim)
+    assert action.amount_bytes == 250 * MIB - int(action.target_bytes or 0)
 
 
 def test_a_group_in_which_a_grant_is_carried_out_is_looked_at_when_that_ends_and_not_before() -> (
     None
 ):
     house = House({"web": FULL}, ROOM)
-    (grant,) = house.look().grants
-    assert house.look(100).records == ()
-    house.engine.finish(
-        grant.key, grant.group, Outcome(grant.amount_bytes, 0, 0.1, "EBUSY"), house.now
+    (action,) = house.tick().actions
+    assert house.tick(100).records == ()
+    house.evaluator.finish(
+        action.key, action.group, Outcome(action.amount_bytes, 0, 0.1, "EBUSY"), house.now
     )
-    assert verdicts(house.look()) == {"web": (Verdict.BACKOFF, Reason.LITTLE_FREED)}
+    assert verdicts(house.tick()) == {"web": (Verdict.BACKOFF, Reason.LITTLE_FREED)}
 
 
 def test_who_need_not_hurry_looks_again_in_its_own_time_when_its_grant_has_ended() -> None:
     house = House({"web": FULL}, KEEP)
-    (grant,) = house.look().grants
-    house.engine.finish(grant.key, grant.group, Outcome(0, 0, 0.1, "EBUSY"), house.now)
-    assert house.look(9).records == ()
-    assert verdicts(house.look(1)) == {"web": (Verdict.BACKOFF, Reason.LIMITS_DRIFTED)}
+    (action,) = house.tick().actions
+    house.evaluator.finish(action.key, action.group, Outcome(0, 0, 0.1, "EBUSY"), house.now)
+    assert house.tick(9).records == ()
+    assert verdicts(house.tick(1)) == {"web": (Verdict.BACKOFF, Reason.LIMITS_DRIFTED)}
 
 
 def test_a_policy_that_was_changed_in_its_pass_looks_when_that_ends() -> None:
     house = House({"web": FULL}, KEEP)
-    (grant,) = house.look().grants
+    (action,) = house.tick().actions
     house.assign(KEEP | {"priority": 7})
-    assert house.look(1).records == ()
-    house.engine.finish(grant.key, grant.group, Outcome(0, 0, 0.1, None), house.now)
-    assert len(house.look().records) == 1
+    assert house.tick(1).records == ()
+    house.evaluator.finish(action.key, action.group, Outcome(0, 0, 0.1, None), house.now)
+    assert len(house.tick().records) == 1
 
 
 def test_a_group_that_goes_holds_up_no_other_and_one_that_comes_again_begins_anew() -> None:
@@ -113,15 +117,15 @@ def test_a_group_that_goes_holds_up_no_other_and_one_that_comes_again_begins_ane
     first = house.group("web")
     with house.machine.machine() as machine:
         machine.remove_tree(machine.cgroups["web"])
-    assert verdicts(house.look()) == {"db": (Verdict.HOLD, Reason.BELOW_HIGH)}
+    assert verdicts(house.tick()) == {"db": (Verdict.HOLD, Reason.BELOW_HIGH)}
     again = house.machine.make("web")
     house.assign()
-    assert [binding.groups for binding in house.engine.bindings("room")] == [
+    assert [binding.groups for binding in house.evaluator.bindings.of_policy("room")] == [
         (house.group("db"),),
         (again,),
     ]
     assert first.id != again.id
-    assert verdicts(house.look()) == {"web": (Verdict.HOLD, Reason.NO_LIMIT)}
+    assert verdicts(house.tick()) == {"web": (Verdict.HOLD, Reason.NO_LIMIT)}
 
 
 def test_a_group_that_cannot_be_read_rests_after_three_times_and_the_others_keep_their_ticks() -> (
@@ -130,10 +134,12 @@ def test_a_group_that_cannot_be_read_rests_after_three_times_and_the_others_keep
     house = House({"web": HALF, "db": HALF}, ROOM)
     for use in (1, 2, 3):
         house.machine.faults.plan(Fault(verb="stat", group="web", use=use, error="EIO"))
-    seen = [verdicts(house.look(61 if turn else 0)) for turn in range(4)]
+    seen = [verdicts(house.tick(61 if turn else 0)) for turn in range(4)]
     assert [sorted(turn) for turn in seen] == [["db", "web"]] * 4
     assert [turn["web"][1] for turn in seen] == [*[Reason.UNREADABLE] * 3, Reason.BELOW_HIGH]
-    (tripped,) = [binding for binding in house.engine.bindings("room") if binding.breaker.opened]
+    (tripped,) = [
+        binding for binding in house.evaluator.bindings.of_policy("room") if binding.breaker.opened
+    ]
     assert tripped.groups == (house.group("web"),)
 
 
@@ -141,9 +147,9 @@ def test_a_fault_of_ours_in_one_policy_is_logged_and_holds_up_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     house = House({"web": HALF}, ROOM, KEEP)
-    (binding,) = house.engine.bindings("room")
+    (binding,) = house.evaluator.bindings.of_policy("room")
     binding.state = None  # which its kind never sees otherwise
-    assert {record.policy: record.errno for record in house.look().records} == {
+    assert {record.policy: record.errno for record in house.tick().records} == {
         "room": "EIO",
         "keep": None,
     }
@@ -152,25 +158,25 @@ def test_a_fault_of_ours_in_one_policy_is_logged_and_holds_up_no_other(
 
 def test_one_file_tells_of_a_group_that_stands_still_and_all_of_it_is_read_when_it_grows() -> None:
     house = House({"web": HALF}, ROOM)
-    house.look()
+    house.tick()
     reads = house.uses("stat")
     for _ in range(5):
-        assert house.look(5).records == ()
+        assert house.tick(5).records == ()
     assert house.uses("stat") == reads
     with house.machine.machine() as machine:
         machine.charge(machine.start(machine.cgroups["web"]), "file", 150 * MIB // 4096)
-    assert verdicts(house.look(5)) == {"web": (Verdict.ACT, Reason.ABOVE_HIGH)}
+    assert verdicts(house.tick(5)) == {"web": (Verdict.ACT, Reason.ABOVE_HIGH)}
 
 
 def test_a_group_that_is_watched_is_polled_seldom_and_looked_at_when_its_watch_fires() -> None:
     house = House({"web": HALF}, ROOM)
-    house.look()
-    (binding,) = house.engine.bindings("room")
-    house.engine.armed.add(binding.key)
-    house.look(5)
-    assert house.engine.next_look() - house.now == 60
-    house.engine.wake(binding.key, house.now)
-    assert len(house.look().records) == 1
+    house.tick()
+    (binding,) = house.evaluator.bindings.of_policy("room")
+    house.watched.add(binding.key)
+    house.tick(5)
+    assert house.evaluator.bindings.next_due_at() - house.now == 60
+    house.evaluator.wake(binding.key, house.now)
+    assert len(house.tick().records) == 1
 
 
 def test_a_group_that_is_watched_is_polled_while_its_kernel_may_have_it_above_its_mark_still() -> (
@@ -182,10 +188,10 @@ def test_a_group_that_is_watched_is_polled_while_its_kernel_may_have_it_above_it
         machine.charge(
             machine.start(machine.cgroups["web"]), "file", (mark - 100 * MIB) // 4096 - 10
         )
-    house.look()
-    house.engine.armed.add(house.engine.bindings("room")[0].key)
-    house.look(5)
-    assert house.engine.next_look() - house.now < 1
+    house.tick()
+    house.watched.add(house.evaluator.bindings.of_policy("room")[0].key)
+    house.tick(5)
+    assert house.evaluator.bindings.next_due_at() - house.now < 1
 
 
 def test_where_we_change_limits_all_in_that_group_is_looked_at_at_once() -> None:
@@ -194,37 +200,37 @@ def test_where_we_change_limits_all_in_that_group_is_looked_at_at_once() -> None
         ROOM,
         ROOM | {"name": "inner", "selector": {"parent": "web"}},
     )
-    house.look()
-    house.engine.limits_moved("web", house.now)
-    assert sorted(verdicts(house.look())) == ["web", "web/inner"]
+    house.tick()
+    house.evaluator.limits_changed("web", house.now)
+    assert sorted(verdicts(house.tick())) == ["web", "web/inner"]
 
 
 def test_what_became_of_a_pass_is_still_known_when_the_next_ask_is_refused() -> None:
     house = House({"web": FULL}, ROOM | {"spec": {"cooldown_seconds": 0}})
-    (grant,) = house.look().grants
-    house.engine.finish(
-        grant.key,
-        grant.group,
-        Outcome(grant.amount_bytes, grant.amount_bytes // 2, 0.1, "ETIMEDOUT"),
+    (action,) = house.tick().actions
+    house.evaluator.finish(
+        action.key,
+        action.group,
+        Outcome(action.amount_bytes, action.amount_bytes // 2, 0.1, "ETIMEDOUT"),
         house.now,
     )
-    assert verdicts(house.look(busy=("web",))) == {"web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)}
-    (binding,) = house.engine.bindings("room")
-    assert binding.outcomes[grant.group.id].freed_bytes == grant.amount_bytes // 2
-    assert len(house.look(1).grants) == 1
+    assert verdicts(house.tick(busy=("web",))) == {"web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)}
+    (binding,) = house.evaluator.bindings.of_policy("room")
+    assert binding.outcomes[action.group.id].freed_bytes == action.amount_bytes // 2
+    assert len(house.tick(1).actions) == 1
     assert binding.outcomes == {}
 
 
-def passed(house: House, *, freed_bytes: int, errname: str | None = None) -> Looked:
+def passed(house: House, *, freed_bytes: int, errname: str | None = None) -> Tick:
     """The look behind a pass of a group that somebody watches."""
-    (grant,) = house.look().grants
-    house.engine.armed.add(grant.key)
-    house.machine.reclaim(grant.group, freed_bytes)
-    house.engine.wake(grant.key, house.now)  # usage fell below high
-    house.engine.finish(
-        grant.key, grant.group, Outcome(grant.amount_bytes, freed_bytes, 0.1, errname), house.now
+    (action,) = house.tick().actions
+    house.watched.add(action.key)
+    house.machine.reclaim(action.group, freed_bytes)
+    house.evaluator.wake(action.key, house.now)  # usage fell below high
+    house.evaluator.finish(
+        action.key, action.group, Outcome(action.amount_bytes, freed_bytes, 0.1, errname), house.now
     )
-    return house.look()
+    return house.tick()
 
 
 def test_behind_a_pass_that_came_to_its_end_one_file_is_read_and_the_watch_tells_of_the_next() -> (
@@ -232,11 +238,11 @@ def test_behind_a_pass_that_came_to_its_end_one_file_is_read_and_the_watch_tells
 ):
     house = House({"web": FULL}, ROOM)
     assert passed(house, freed_bytes=40 * MIB).records == ()
-    assert house.engine.next_look() - house.now == 60
+    assert house.evaluator.bindings.next_due_at() - house.now == 60
     with house.machine.machine() as machine:
         machine.charge(machine.start(machine.cgroups["web"]), "file", 30 * MIB // 4096)
-    house.engine.wake(house.engine.bindings("room")[0].key, house.now)
-    (record,) = house.look(0.5).records
+    house.evaluator.wake(house.evaluator.bindings.of_policy("room")[0].key, house.now)
+    (record,) = house.tick(0.5).records
     assert (record.verdict, record.signals["growth_bytes_per_second"]) == (Verdict.ACT, 60 * MIB)
 
 
@@ -264,17 +270,17 @@ def test_what_was_not_granted_was_not_asked_for() -> None:
     }
     spec = {"cron": "1 0 * * *", "shrink": {"target_bytes": "64M"}}
     house = House({"web": FULL}, nightly | {"spec": spec})
-    house.look()
-    assert verdicts(house.look(60, busy=("web",))) == {
+    house.tick()
+    assert verdicts(house.tick(60, busy=("web",))) == {
         "web": (Verdict.SUPERSEDED, Reason.CHAIN_BUSY)
     }
-    assert verdicts(house.look(10)) == {"web": (Verdict.ACT, Reason.DUE)}
+    assert verdicts(house.tick(10)) == {"web": (Verdict.ACT, Reason.DUE)}
 
 
 def test_a_policy_that_only_observes_is_granted_nothing_and_goes_on_as_if_it_were() -> None:
     house = House({"web": FULL}, ROOM | {"mode": "observe"})
-    looked = house.look()
-    assert (verdicts(looked), looked.grants) == (
+    tick = house.tick()
+    assert (verdicts(tick), tick.actions) == (
         {"web": (Verdict.WOULD_ACT, Reason.ABOVE_HIGH)},
         (),
     )
@@ -284,67 +290,69 @@ def test_a_policy_that_is_disabled_or_gone_looks_no_more_and_one_that_is_changed
     None
 ):
     house = House({"web": HALF}, ROOM)
-    house.look()
-    (before,) = house.engine.bindings("room")
+    house.tick()
+    (before,) = house.evaluator.bindings.of_policy("room")
     house.assign(ROOM | {"priority": 7})
-    (after,) = house.engine.bindings("room")
+    (after,) = house.evaluator.bindings.of_policy("room")
     assert after is not before
-    assert len(house.look().records) == 1
+    assert len(house.tick().records) == 1
     house.assign(ROOM | {"enabled": False})
-    assert house.look(100).records == ()
+    assert house.tick(100).records == ()
 
 
 def test_what_a_policy_remembers_outlives_the_engine_and_only_news_are_handed_out() -> None:
     house = House({"web": HALF}, ROOM)
-    house.look()
-    states = house.engine.states()
+    house.tick()
+    states = house.evaluator.bindings.changed_states()
     assert [key[0] for key in states] == ["room"]
-    assert house.engine.states() == {}
+    assert house.evaluator.bindings.changed_states() == {}
     again = Evaluator(house.machine, Guards(has_swappiness=False), states)
     again.assign(house.policies, house.machine.groups(), 0)
-    (binding,) = again.bindings("room")
-    assert binding.state == house.engine.bindings("room")[0].state
+    (binding,) = again.bindings.of_policy("room")
+    assert binding.state == house.evaluator.bindings.of_policy("room")[0].state
 
 
 def test_a_policy_that_was_disabled_at_the_start_begins_anew_when_it_is_enabled() -> None:
     house = House({"web": HALF}, ROOM)
-    house.look()
-    again = Evaluator(house.machine, Guards(has_swappiness=False), house.engine.states())
+    house.tick()
+    again = Evaluator(
+        house.machine, Guards(has_swappiness=False), house.evaluator.bindings.changed_states()
+    )
     for policies in ([], house.policies):
         again.assign(policies, house.machine.groups(), 0)
-    (binding,) = again.bindings("room")
+    (binding,) = again.bindings.of_policy("room")
     assert binding.state == binding.kind.state()
 
 
 def test_a_state_of_another_version_is_left_aside() -> None:
     house = House({"web": HALF})
-    engine = Evaluator(
+    evaluator = Evaluator(
         house.machine,
         Guards(has_swappiness=False),
         {("room", house.group("web").id): {"no_such_field": 1}},
     )
-    engine.assign([(parse(ROOM), 1)], house.machine.groups(), 0)
-    assert len(engine.look(0, DAWN).records) == 1
+    evaluator.assign([(parse(ROOM), 1)], house.machine.groups(), 0)
+    assert len(evaluator.tick(0, DAWN).records) == 1
 
 
 def test_limits_that_drifted_are_granted_as_limits() -> None:
     house = House({"web": HALF}, KEEP)
-    (grant,) = house.look().grants
-    assert (grant.ask, grant.amount_bytes) == (Resize({"max_bytes": 1024 * MIB}), 0)
+    (action,) = house.tick().actions
+    assert (action.ask, action.amount_bytes) == (Resize({"max_bytes": 1024 * MIB}), 0)
 
 
 def test_an_evaluation_says_what_would_be_done_and_why_not_and_leaves_no_trace() -> None:
     house = House({"web": FULL, "db": HALF}, ROOM)
-    before = house.engine.states()
+    before = house.evaluator.bindings.changed_states()
     (policy, generation) = house.policies[0]
-    records = house.engine.evaluate(policy, generation, house.machine.groups(), house.now, DAWN)
+    records = house.evaluator.preview(policy, generation, house.machine.groups(), house.now, DAWN)
     told = {record.group.path: (record.verdict, record.reason, record.mode) for record in records}
     assert told == {
         "web": (Verdict.WOULD_ACT, Reason.ABOVE_HIGH, "enforce"),
         "db": (Verdict.HOLD, Reason.BELOW_HIGH, "enforce"),
     }
-    assert (before != {}, house.engine.states()) == (True, {})
-    assert len(house.look().grants) == 1
+    assert (before != {}, house.evaluator.bindings.changed_states()) == (True, {})
+    assert len(house.tick().actions) == 1
 
 
 def test_evaluations_of_a_group_that_cannot_be_read_trip_nothing() -> None:
@@ -352,24 +360,26 @@ def test_evaluations_of_a_group_that_cannot_be_read_trip_nothing() -> None:
     for use in (1, 2, 3):
         house.machine.faults.plan(Fault(verb="stat", group="web", use=use, error="EIO"))
     for _ in range(3):
-        house.engine.evaluate(*house.policies[0], house.machine.groups(), house.now, DAWN)
-    assert verdicts(house.look()) == {"web": (Verdict.ACT, Reason.ABOVE_HIGH)}
+        house.evaluator.preview(*house.policies[0], house.machine.groups(), house.now, DAWN)
+    assert verdicts(house.tick()) == {"web": (Verdict.ACT, Reason.ABOVE_HIGH)}
 
 
 def test_a_policy_that_nobody_enforces_yet_can_be_evaluated() -> None:
     house = House({"web": FULL})
-    records = house.engine.evaluate(parse(ROOM), 1, house.machine.groups(), 0, DAWN)
+    records = house.evaluator.preview(parse(ROOM), 1, house.machine.groups(), 0, DAWN)
     assert [record.verdict for record in records] == [Verdict.WOULD_ACT]
-    assert house.engine.bindings("room") == []
+    assert house.evaluator.bindings.of_policy("room") == []
 
 
 def test_a_group_whose_one_file_cannot_be_read_holds_up_no_other() -> None:
     house = House({"web": HALF, "db": HALF}, ROOM)
-    house.look()
+    house.tick()
     house.machine.faults.plan(Fault(verb="usage", group="web", error="EIO"))
-    assert verdicts(house.look(5)) == {"web": (Verdict.HOLD, Reason.BELOW_HIGH)}
-    house.look(60)
-    assert {binding.read_at for binding in house.engine.bindings("room")} == {house.now}
+    assert verdicts(house.tick(5)) == {"web": (Verdict.HOLD, Reason.BELOW_HIGH)}
+    house.tick(60)
+    assert {binding.read_at for binding in house.evaluator.bindings.of_policy("room")} == {
+        house.now
+    }
 
 
 class Forgetful(Simulator):
@@ -386,13 +396,13 @@ class Forgetful(Simulator):
 
 def test_what_was_due_when_the_host_could_not_be_read_is_still_due() -> None:
     house = House({"web": FULL}, ROOM)
-    engine = Evaluator(
+    evaluator = Evaluator(
         Forgetful(Settings(), scenario=house.machine.scenario), Guards(has_swappiness=False)
     )
-    engine.assign(house.policies, house.machine.groups(), 0)
+    evaluator.assign(house.policies, house.machine.groups(), 0)
     with pytest.raises(KernelRefused):
-        engine.look(0, DAWN)
-    assert engine.next_look() == 0
+        evaluator.tick(0, DAWN)
+    assert evaluator.bindings.next_due_at() == 0
 
 
 def test_a_policy_that_went_and_came_again_remembers_nothing_of_an_earlier_life() -> None:
@@ -401,5 +411,5 @@ def test_a_policy_that_went_and_came_again_remembers_nothing_of_an_earlier_life(
     again = Evaluator(house.machine, Guards(has_swappiness=False), {key: {"growth": 7.0}})
     for policies, growth in ([(parse(ROOM), 1)], 7.0), ([], None), ([(parse(ROOM), 1)], 0.0):
         again.assign(policies, house.machine.groups(), 0)
-        binding = again.binding(key)
+        binding = again.bindings.get(key)
         assert (binding and binding.state.growth) == growth

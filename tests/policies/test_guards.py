@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from shrinkd.policies import Reason
+from shrinkd.policies import Reason, kinds
 from shrinkd.policies.guards import (
     GROUP_BYTES_PER_SECOND,
     HOST_BYTES_PER_SECOND,
@@ -59,26 +59,26 @@ def test_three_hard_errors_in_a_row_open_a_breaker_and_the_next_one_opens_it_for
     breaker = Breaker()
     for _ in range(3):
         assert not breaker.is_open(0)
-        breaker.tell("EIO", 0)
+        breaker.note("EIO", 0)
     assert (breaker.is_open(59.9), breaker.is_open(60)) == (True, False)
-    breaker.tell("EIO", 60)
+    breaker.note("EIO", 60)
     assert (breaker.is_open(179.9), breaker.is_open(180)) == (True, False)
 
 
 def test_a_breaker_is_open_for_an_hour_at_most() -> None:
     breaker, now = Breaker(), 0.0
     for _ in range(20):
-        breaker.tell("EIO", now)
+        breaker.note("EIO", now)
         now = max(now, breaker.until)
     began = now
-    breaker.tell("EIO", began)
+    breaker.note("EIO", began)
     assert breaker.until - began == 3600
 
 
 def test_what_went_well_closes_a_breaker_for_good() -> None:
     breaker = Breaker()
     for errname in ("EIO", "EIO", None, "EIO", "EIO"):
-        breaker.tell(errname, 0)
+        breaker.note(errname, 0)
     assert not breaker.is_open(0)
 
 
@@ -86,29 +86,29 @@ def test_what_went_well_closes_a_breaker_for_good() -> None:
 def test_what_a_kind_deals_with_by_itself_opens_no_breaker(errname: str) -> None:
     breaker = Breaker()
     for _ in range(10):
-        breaker.tell(errname, 0)
+        breaker.note(errname, 0)
     assert not breaker.is_open(0)
 
 
 def test_a_group_that_lost_a_process_to_an_oom_kill_is_left_alone_for_a_while() -> None:
     guards = Guards(has_swappiness=True)
-    guards.see(WEB, stat(events=kills(3)), 0)
-    assert guards.veto("watermark", WEB, HOST, 0) is None, "kills of long ago are no news"
-    guards.see(WEB, stat(events=kills(4)), 10)
-    assert guards.veto("watermark", WEB, HOST, 10 + OOM_SECONDS - 1) is Reason.OOM_KILLED
-    assert guards.veto("watermark", DB, HOST, 10) is None
-    assert guards.veto("watermark", WEB, HOST, 10 + OOM_SECONDS) is None
+    guards.note_oom_kills(WEB, stat(events=kills(3)), 0)
+    assert guards.veto(kinds()["watermark"], WEB, HOST, 0) is None, "kills of long ago are no news"
+    guards.note_oom_kills(WEB, stat(events=kills(4)), 10)
+    assert guards.veto(kinds()["watermark"], WEB, HOST, 10 + OOM_SECONDS - 1) is Reason.OOM_KILLED
+    assert guards.veto(kinds()["watermark"], DB, HOST, 10) is None
+    assert guards.veto(kinds()["watermark"], WEB, HOST, 10 + OOM_SECONDS) is None
 
 
 def test_a_callers_own_change_comes_first_while_it_goes_on_and_for_a_while_behind_it() -> None:
     ages = {WEB: 0.0, DB: 29.0, API: 30.0}
     guards = Guards(has_swappiness=True, manual_age=lambda group: ages.get(group, math.inf))
-    assert [guards.veto("limit", group, HOST, 0) for group in (WEB, DB, API)] == [
+    assert [guards.veto(kinds()["limit"], group, HOST, 0) for group in (WEB, DB, API)] == [
         Reason.MANUAL_CHANGE,
         Reason.MANUAL_CHANGE,
         None,
     ]
-    assert guards.veto("limit", LOG, HOST, 0) is None
+    assert guards.veto(kinds()["limit"], LOG, HOST, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -126,19 +126,22 @@ def test_a_host_that_stalls_is_not_given_more_to_do_but_for_what_helps_it(
 ) -> None:
     suffering = replace(HOST, pressure=pressed(5.1))
     assert (
-        Guards(has_swappiness=True).veto(kind, WEB, suffering, 0) is Reason.HOST_PRESSED
+        Guards(has_swappiness=True).veto(kinds()[kind], WEB, suffering, 0) is Reason.HOST_PRESSED
     ) == waits
     assert (
-        Guards(has_swappiness=True).veto(kind, WEB, replace(HOST, pressure=pressed(5.0)), 0) is None
+        Guards(has_swappiness=True).veto(
+            kinds()[kind], WEB, replace(HOST, pressure=pressed(5.0)), 0
+        )
+        is None
     )
 
 
 def test_a_group_and_the_host_have_their_rates() -> None:
     guards = Guards(has_swappiness=True)
     assert guards.allowance(WEB, 0) == GROUP_BYTES_PER_SECOND
-    guards.granted(WEB, GROUP_BYTES_PER_SECOND, 0)
+    guards.add_grant(WEB, GROUP_BYTES_PER_SECOND, 0)
     assert guards.allowance(WEB, 0) == 0
-    guards.granted(DB, GROUP_BYTES_PER_SECOND, 0)
+    guards.add_grant(DB, GROUP_BYTES_PER_SECOND, 0)
     assert guards.allowance(LOG, 0) == HOST_BYTES_PER_SECOND - 2 * GROUP_BYTES_PER_SECOND == 0
     assert guards.allowance(LOG, 0.25) == HOST_BYTES_PER_SECOND // 4
 
@@ -146,7 +149,7 @@ def test_a_group_and_the_host_have_their_rates() -> None:
 def test_nothing_is_granted_while_reclaim_has_had_more_than_its_time() -> None:
     guards = Guards(has_swappiness=True)
     guards.allowance(WEB, 0)
-    guards.took(0.25, 0)
+    guards.add_reclaim_seconds(0.25, 0)
     assert [guards.allowance(WEB, now) > 0 for now in (0, 3.9, 4.1)] == [False, False, True]
 
 
@@ -226,9 +229,9 @@ def test_what_a_policy_leaves_alone_counts_as_what_cannot_go(swap: str, wanted: 
 
 def test_groups_that_are_gone_are_forgotten() -> None:
     guards = Guards(has_swappiness=True)
-    guards.see(WEB, stat(events=kills(0)), 0)
-    guards.see(WEB, stat(events=kills(1)), 0)
-    guards.granted(WEB, GROUP_BYTES_PER_SECOND, 0)
+    guards.note_oom_kills(WEB, stat(events=kills(0)), 0)
+    guards.note_oom_kills(WEB, stat(events=kills(1)), 0)
+    guards.add_grant(WEB, GROUP_BYTES_PER_SECOND, 0)
     guards.forget(frozenset())
-    assert guards.veto("limit", WEB, HOST, 0) is None
+    assert guards.veto(kinds()["limit"], WEB, HOST, 0) is None
     assert guards.allowance(WEB, 0) > 0

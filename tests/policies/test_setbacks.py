@@ -104,10 +104,10 @@ CASES = {
 EACH = [(kind, verb) for kind, case in CASES.items() for verb in (*case.always, *case.verbs)]
 
 
-def begin(build: Build, kind: str) -> House:
+def begin(build: Build, kind: str, **more: Any) -> House:
     """A house with the policy of a kind in it, which is not enabled yet."""
     case = CASES[kind]
-    house = build({"web": case.group})
+    house = build({"web": case.group}, **more)
     house.put(*case.before)
     house.put(case.policy, enabled=False)
     if kind == "schedule":  # due while nobody looked: no test waits for a minute
@@ -179,7 +179,7 @@ def test_what_breaks_is_a_condition_a_line_in_the_log_and_a_count_until_it_is_ov
     passes(house, lambda: not house.daemon.status("room").conditions)
     assert house.daemon.errors() == {("room", "ENOMEM"): 4}
     assert "the policy room failed at 'web' with ENOMEM (4 in a row)" in caplog.text
-    assert "the policy room looks at 'web' again" in caplog.text
+    assert "the policy room evaluates 'web' again" in caplog.text
     verdict = Verdict.ACT if mode == "enforce" else Verdict.WOULD_ACT
     until(
         lambda: [row for row in house.rows(policy="room", verdict=str(verdict)) if row.mode == mode]
@@ -208,12 +208,10 @@ def test_evaluate_tells_which_group_could_not_be_read_and_why(build: Build) -> N
 def test_who_is_shown_the_readings_and_fails_takes_no_grant_along(
     build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house = begin(build, "watermark")
-
     def fail(_: object) -> None:
         raise RuntimeError("nobody expects this")
 
-    house.bus.readings.subscribe(fail)
+    house = begin(build, "watermark", record_readings=fail)
     enable(house, "watermark")
     passes(house, lambda: used(house) < LOW)
     assert house.daemon.is_alive
@@ -224,21 +222,21 @@ def test_who_is_shown_the_readings_and_fails_takes_no_grant_along(
 def test_what_a_look_had_taken_is_due_again_when_the_look_fails() -> None:
     bench = Bench({"web": FULL, "db": HALF}, ROOM)
     gone = bench.group("db")
-    bench.look()
+    bench.tick()
     with bench.machine.machine() as machine:
         machine.remove_tree(machine.cgroups["db"])
     bench.assign()
-    bench.engine.finish(
+    bench.evaluator.finish(
         ("room", bench.group("web").id), bench.group("web"), Outcome(0, 0, 0.0), bench.now
     )
-    (post,) = bench.engine.bindings("room")
-    object.__setattr__(post.policy, "mode", None)  # a record of it cannot be made
-    post.policy.__dict__.pop("mode")
+    (binding,) = bench.evaluator.bindings.of_policy("room")
+    object.__setattr__(binding.policy, "mode", None)  # a record of it cannot be made
+    binding.policy.__dict__.pop("mode")
     with pytest.raises(AttributeError):
-        bench.look()
-    post.policy.__dict__["mode"] = "enforce"
-    looked = bench.look(60)
-    assert set(verdicts(looked)) == {"web", gone.path}
+        bench.tick()
+    binding.policy.__dict__["mode"] = "enforce"
+    tick = bench.tick(60)
+    assert set(verdicts(tick)) == {"web", gone.path}
 
 
 @pytest.mark.parametrize(("times", "seconds"), [(1, 1), (2, 2), (5, 16), (7, 60), (100, 60)])
@@ -247,11 +245,11 @@ def test_who_fails_waits_twice_as_long_each_time_and_a_minute_at_most(
 ) -> None:
     setback = Setback()
     for _ in range(times):
-        setback.tell("ENOMEM", "", 100.0, is_act=False)
+        setback.note("ENOMEM", "", 100.0, is_action=False)
     assert setback.until == 100 + seconds
-    assert not setback.is_over(is_act=True)
-    assert setback.is_over(is_act=False)
-    setback.tell("ENOMEM", "", 100.0, is_act=False)
+    assert not setback.end(is_action=True)
+    assert setback.end(is_action=False)
+    setback.note("ENOMEM", "", 100.0, is_action=False)
     assert setback.until == 101
 
 
@@ -304,14 +302,17 @@ def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(bu
     assert used(house) < GIB
 
 
-@pytest.mark.parametrize("pool", ["policies", "_hands"])
+@pytest.mark.parametrize("pool", ["shrinks", "changes"])
 def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(
     build: Build, pool: str
 ) -> None:
-    kind = "limit" if pool == "_hands" else "watermark"
+    kind = "limit" if pool == "changes" else "watermark"
     house = begin(build, kind)
-    owner, crowded = (house.daemon if pool == "_hands" else house.jobs._workers), Crowded(1)
-    setattr(owner, pool, crowded)
+    crowded = Crowded(1)  # the host's doing
+    if pool == "changes":
+        house.daemon._executor._workers = crowded
+    else:
+        house.jobs._workers.policies = crowded
     enable(house, kind)
     (condition,) = passes(
         house, lambda: house.daemon.status(str(CASES[kind].policy["name"])).conditions

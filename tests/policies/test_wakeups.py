@@ -4,34 +4,32 @@ A bell, and a watch for each post, as many as there are descriptors for.
 """
 
 import resource
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
 
-from shrinkd.policies.arbiter import Key
-from shrinkd.policies.evaluator import Evaluator
-from shrinkd.policies.wakeups import Wakeups
+from shrinkd.backends import Group
+from shrinkd.policies.bindings import Key
+from shrinkd.policies.notifier import Notifier
+from shrinkd.policies.wakeups import Wakeups, Woken
 from tests.policies.test_evaluator import HALF, ROOM, House
 from tests.support.policy_samples import MIB
 from tests.support.polling import until
 
 
 class Watched:
-    """Groups of which a watermark waits for 230 MiB, and what wakes it there."""
+    """Groups of which a watermark waits for 230 MiB, and the watches for that."""
 
     def __init__(self, *groups: str) -> None:
         self.house = House(dict.fromkeys(groups, HALF), ROOM)
-        self.engine: Evaluator = self.house.engine
-        self.lock = threading.Lock()
-        self.wakes = Wakeups(self.house.machine, self.engine, lambda: self.house.now, self.lock)
+        self.notifier = Notifier()
+        self.wakeups = Wakeups(self.house.machine, self.notifier)
 
-    def arm(self) -> None:
-        with self.lock:
-            self.house.look()
-            for binding in self.engine.bindings("room"):
-                self.wakes.arm(binding)
+    def watch(self) -> None:
+        self.house.tick()
+        for binding in self.house.evaluator.bindings:
+            self.wakeups.watch(binding)
 
     def fill(self, group: str) -> None:
         with self.house.machine.machine() as machine:
@@ -41,16 +39,18 @@ class Watched:
         self.house.machine.reclaim(self.house.group(group), 140 * MIB)
 
     def close(self) -> None:
-        self.wakes.close()
+        self.wakeups.close()
+        self.notifier.close()
         self.house.machine.close()
 
 
 @pytest.fixture
 def watched() -> Iterator[Watched]:
     with closing(Watched("web")) as watched:
-        watched.arm()
-        until(lambda: watched.engine.armed)
-        watched.wakes.wait(0)  # that the watch is there
+        watched.watch()
+        until(lambda: watched.wakeups.usage_watched)
+        watched.wakeups.wait(None)  # the notification of the new watch
+        assert watched.wakeups.read(()) == Woken((key(watched),))
         yield watched
 
 
@@ -59,37 +59,58 @@ def key(watched: Watched, group: str = "web") -> Key:
 
 
 def test_what_a_post_waits_for_wakes_it(watched: Watched) -> None:
-    watched.house.look()
-    assert watched.wakes.wait(0) == []
+    assert watched.wakeups.wait(0) == []
     watched.fill("web")
-    assert watched.wakes.wait(None) == [key(watched)]
-    assert watched.wakes.hear(key(watched), 7.0)
-    assert (watched.engine.next_look(), watched.wakes.wait(0)) == (7.0, [])
+    assert watched.wakeups.wait(None) == [key(watched)]
+    assert watched.wakeups.read([key(watched)]) == Woken((key(watched),))
+    assert (watched.wakeups.wait(0), watched.wakeups.read([key(watched)])) == ([], Woken())
 
 
 def test_while_something_is_done_to_a_group_it_wakes_nobody_and_then_for_what_comes(
     watched: Watched,
 ) -> None:
-    watched.wakes.mute(key(watched))
+    watched.wakeups.suspend(key(watched))
     watched.fill("web")
-    assert watched.wakes.wait(0) == []
-    assert watched.wakes.unmute(key(watched), 0.0)
-    assert watched.wakes.wait(0) == []
+    assert watched.wakeups.wait(0) == []
+    assert watched.wakeups.resume(key(watched)) == Woken((key(watched),))
+    assert watched.wakeups.wait(0) == []
     watched.empty("web")
-    assert watched.wakes.wait(None) == [key(watched)]
+    assert watched.wakeups.wait(None) == [key(watched)]
 
 
-def test_a_bell_ends_a_wait(watched: Watched) -> None:
-    watched.wakes.ring()
-    assert watched.wakes.wait(None) == []
+def test_a_notification_ends_a_wait(watched: Watched) -> None:
+    watched.notifier.notify()
+    assert watched.wakeups.wait(None) == []
+
+
+def test_limits_that_changed_are_handed_out_once_and_none_after_the_end(watched: Watched) -> None:
+    for path in ("web", "db", "web"):
+        watched.notifier.notify_limits(Group(path, 7))
+    assert watched.wakeups.wait(None) == []
+    assert watched.notifier.take_limits() == ["web", "db"]
+    assert watched.notifier.take_limits() == []
+    watched.wakeups.close()
+    watched.notifier.close()
+    watched.notifier.notify_limits(Group("web", 7))
+    watched.notifier.notify()
+    assert watched.notifier.take_limits() == []
 
 
 def test_a_group_that_is_gone_is_told_once(watched: Watched) -> None:
     with watched.house.machine.machine() as machine:
         machine.remove_tree(machine.cgroups["web"])
-    ((name, group_id),) = watched.wakes.wait(None)
-    assert [watched.wakes.hear((name, group_id), 0.0) for _ in range(2)] == [False, True]
-    assert watched.engine.armed == set()
+    keys = watched.wakeups.wait(None)
+    assert [watched.wakeups.read(keys) for _ in range(2)] == [
+        Woken(removed=tuple(keys)),
+        Woken(),
+    ]
+    assert watched.wakeups.usage_watched == set()
+
+
+def test_a_binding_that_is_not_retained_wakes_nobody(watched: Watched) -> None:
+    watched.wakeups.retain(frozenset())
+    watched.fill("web")
+    assert (watched.wakeups.wait(0), watched.wakeups.usage_watched) == ([], set())
 
 
 @contextmanager
@@ -104,8 +125,8 @@ def files(most: int) -> Iterator[None]:
 
 def test_where_descriptors_are_few_the_others_are_polled() -> None:
     with files(48), closing(Watched("a", "b", "c")) as watched:
-        watched.arm()
-        until(lambda: len(watched.engine.armed) == 2)
-        watched.arm()
-        watched.wakes.stop()
-        assert len(watched.engine.armed) == 2
+        watched.watch()
+        until(lambda: len(watched.wakeups.usage_watched) == 2)
+        watched.watch()
+        watched.wakeups.stop()
+        assert len(watched.wakeups.usage_watched) == 2

@@ -427,7 +427,7 @@ def rows() -> list[list[str]]:
     return [row.split(" | ") for row in table]
 
 
-def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_every_test_here_is_in_a_row() -> (  # noqa: E501
+def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_every_test_here_is_in_a_row() -> (
     None
 ):
     tests = {

@@ -184,3 +184,4 @@ def test_the_states_of_a_simulation_are_told(
     assert heard.of(EventType.SIMULATION_STATE, "simulation_id", "state") == [
         (simulation.id, state) for state in ("queued", "running", "cancelled")
     ]
+    simulations.close()

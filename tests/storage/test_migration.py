@@ -244,7 +244,7 @@ def on_small_disks(folder: Path, tried: Callable[[Callable[[int], None]], object
                 _mount(folder, size)
 
             tried(renew)
-        except BaseException as error:  # noqa: BLE001 - told to the parent
+        except BaseException as error:
             os.write(writer, f"{type(error).__name__}: {error}".encode()[:4000])
         os._exit(0)
     os.close(writer)

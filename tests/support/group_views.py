@@ -1,4 +1,4 @@
-"""What a kind may see of one group, built from the few numbers that a test is about."""
+"""Observations of one group for tests of kinds, made from the few numbers that a test is about."""
 
 import json
 from dataclasses import asdict
@@ -27,14 +27,14 @@ def member(
 def seen(
     *members: Member, at: float = 0.0, wall: datetime = NOON, host: Host = HOST
 ) -> Observation:
-    """One look, `at` seconds on the clock that never jumps."""
+    """An observation at `at` seconds of the monotonic clock."""
     return Observation(at, wall, host, members)
 
 
 class Looks:
     """One group under one policy.
 
-    Each look goes by the state that the last one left, as it comes back from JSON.
+    Each evaluation has the state of the last one, as it comes back from JSON.
     """
 
     def __init__(self, kind: Kind, **spec: Any) -> None:

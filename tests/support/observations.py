@@ -1,4 +1,4 @@
-"""Observations for the tests of kinds: groups as they might be read, with nothing behind them."""
+"""Observations for tests of kinds: readings of groups, without a backend."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ def member_of(
 
 
 class Policy:
-    """One policy as the daemon has it: its state goes from look to look."""
+    """A policy whose state is kept from one evaluation to the next."""
 
     def __init__(self, kind: Kind, **spec: Any) -> None:
         self.kind = kind

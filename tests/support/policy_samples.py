@@ -1,7 +1,4 @@
-"""What the tests of guards, arbiter and engine are made of.
-
-Policies of a kind that wants what it is told, readings, and hosts.
-"""
+"""Samples for the tests of guards, arbiter and evaluator: policies, readings, hosts, proposals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +17,8 @@ from shrinkd.policies import (
     Reclaim,
     Verdict,
 )
-from shrinkd.policies.arbiter import Moment, PolicyBinding, Proposal
+from shrinkd.policies.arbiter import Moment, Proposal
+from shrinkd.policies.bindings import PolicyBinding
 from shrinkd.policies.kinds.limit import KeepLimits
 from shrinkd.policies.policy import Floor, Policy, Selector
 

@@ -175,10 +175,10 @@ def simulate() -> None:
 
     The plan is the body of POST /v1/simulations.
     """
-    from shrinkd.simulation import lines
+    from shrinkd.simulation import run_plan
 
     try:
-        for line in lines(sys.stdin.read()):
+        for line in run_plan(sys.stdin.read()):
             say(line)
     except ValueError as error:
         fail(SettingsError(f"The plan cannot be read: {error}"))

@@ -1,4 +1,4 @@
-"""Decide what the memory of groups should be, and act on it."""
+"""Decide how much memory groups should have, and carry it out by shrinks and limit changes."""
 
 from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
 from shrinkd.policies.conditions import Condition, Status
@@ -11,6 +11,7 @@ from shrinkd.policies.kind import (
     NAME,
     Ask,
     Decision,
+    Example,
     Host,
     Kind,
     Member,
@@ -49,6 +50,7 @@ __all__ = [
     "Decision",
     "Draft",
     "Evaluator",
+    "Example",
     "Floor",
     "Guards",
     "Host",

@@ -1,7 +1,4 @@
-"""The policies of one daemon.
-
-In memory for who looks, and in the database before anybody hears of a change.
-"""
+"""The catalog of a daemon's policies: in memory for readers, in the database before each change."""
 
 import logging
 import threading
@@ -25,17 +22,17 @@ from shrinkd.policies.kind import Kind, kinds
 from shrinkd.policies.policy import Policy, means_the_same, restore, written
 from shrinkd.storage import PolicyRepository, PolicyRow, now
 
-_MOST_NAMED = 100
-"""Groups that a conflict names: an answer has to end."""
+_MAX_LISTED = 100
+"""The number of groups that a conflict lists, so that the answer is bounded."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """A policy as it is kept.
+    """A policy with its generation, which grows by one with each change.
 
-    Its generation grows by one with each change; times as the store keeps them.
+    Times in microseconds since the epoch.
     """
 
     policy: Policy
@@ -46,10 +43,7 @@ class StoredPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A policy that another version of this daemon wrote.
-
-    Kept as it is, and carried out by nobody here.
-    """
+    """A policy that another version of this daemon wrote: it is stored and not carried out."""
 
     name: str
     kind: str
@@ -58,15 +52,14 @@ class Unreadable:
 
 
 Check = Callable[[StoredPolicy | None], None]
-"""Is shown what is there before a change is made (None: nothing), and raises PreconditionFailed or
-PolicyExists against it."""
+"""Is called with the stored policy before a change is made (None: there is none), and raises
+PreconditionFailed or PolicyExists to refuse the change."""
 
 
 def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
-    """The root and all groups that this daemon may change, but the one that it is in and those
-    around it.
+    """List the root and the groups that this daemon may change.
 
-    It would suffer first.
+    Its own group and the groups above that are left out: reclaim there would slow the daemon first.
     """
     own = backend.own_group()
     return [
@@ -78,9 +71,9 @@ def selectable(backend: Backend, subtrees: tuple[str, ...]) -> list[Group]:
 
 
 class PolicyCatalog:
-    """All policies, read without a lock.
+    """All policies of the daemon. Reads take no lock; changes are made one at a time.
 
-    One change at a time, which the database has before memory.
+    The bus is notified after each change, on the thread that made it.
     """
 
     def __init__(
@@ -93,47 +86,48 @@ class PolicyCatalog:
     ) -> None:
         self._backend = backend
         self._repository = repository
-        self._bus = bus
         self._subtrees = subtrees
         self._kinds = kinds() if known is None else known
         self._lock = threading.Lock()
-        self._kept: Mapping[str, StoredPolicy] = {}
+        self._stored: Mapping[str, StoredPolicy] = {}
         self._unreadable: Mapping[str, Unreadable] = {}
+        self._bus = bus
         self._load()
 
     def all(self) -> list[StoredPolicy]:
-        """Those that can be read, by name."""
-        return list(self._kept.values())
+        """List the policies that can be read, by name."""
+        return list(self._stored.values())
 
     def unreadable(self) -> list[Unreadable]:
         return list(self._unreadable.values())
 
     def get(self, name: str) -> StoredPolicy:
-        """PolicyNotFound, and PolicyUnreadable for one that another version wrote."""
-        kept = self._kept.get(name)
-        if kept is None:
+        """Return a policy. Raises PolicyNotFound, or PolicyUnreadable for another version's."""
+        stored = self._stored.get(name)
+        if stored is None:
             self._check_readable(name)
             raise PolicyNotFound(f"There is no policy {name!a}.")
-        return kept
+        return stored
 
     def of(self, group: Group) -> list[StoredPolicy]:
-        """Those that select a group, by name."""
+        """List the policies that select a group, by name."""
         groups = selectable(self._backend, self._subtrees)
         return [
-            kept for kept in self._kept.values() if group in kept.policy.selector.select(groups)
+            stored
+            for stored in self._stored.values()
+            if group in stored.policy.selector.select(groups)
         ]
 
     def put(self, policy: Policy, check: Check, *, dry_run: bool = False) -> StoredPolicy:
-        """Write a policy down under its name, in the place of the one that is there.
+        """Store a policy under its name, and replace the one that is there.
 
-        One that means the same leaves that as it is.
-
-        PolicyConflict when another one of its kind has one of its groups at its priority,
-        InvalidRequest when it cannot mean anything.
+        A policy that means the same as the stored one changes nothing. Raises PolicyConflict when
+        another one of its kind and priority selects one of its groups, InvalidRequest when its spec
+        has no meaning for one of them.
         """
         with self._changing():
             self._check_readable(policy.name)
-            before = self._kept.get(policy.name)
+            before = self._stored.get(policy.name)
             check(before)
             if before is not None and means_the_same(before.policy, policy):
                 return before
@@ -141,30 +135,32 @@ class PolicyCatalog:
             return self._write(policy, before, dry_run=dry_run)
 
     def switch(self, name: str, *, enabled: bool) -> StoredPolicy:
-        """Enable or disable a policy; PolicyNotFound."""
+        """Enable or disable a policy. Raises PolicyNotFound."""
         with self._changing():
-            kept = self.get(name)
+            stored = self.get(name)
             return (
-                kept
-                if kept.policy.enabled == enabled
-                else self._write(kept.policy.model_copy(update={"enabled": enabled}), kept)
+                stored
+                if stored.policy.enabled == enabled
+                else self._write(stored.policy.model_copy(update={"enabled": enabled}), stored)
             )
 
     def delete(self, name: str, check: Check, *, dry_run: bool = False) -> None:
-        """Forget a policy and what it remembers.
+        """Delete a policy and its states. Raises PolicyNotFound.
 
-        Also one that cannot be read, of which `check` sees nothing. PolicyNotFound.
+        For a policy that cannot be read `check` is called with None.
         """
         with self._changing():
             unreadable = self._unreadable.get(name)
-            kept = None if unreadable else self.get(name)
-            check(kept)
-            before = unreadable or kept
+            stored = None if unreadable else self.get(name)
+            check(stored)
+            before = unreadable or stored
             if before is None or dry_run:
                 return
             if not self._repository.delete(name, before.generation):
                 self._read_anew(name)
-            self._kept = {other: kept for other, kept in self._kept.items() if other != name}
+            self._stored = {
+                other: stored for other, stored in self._stored.items() if other != name
+            }
             self._unreadable = {
                 other: row for other, row in self._unreadable.items() if other != name
             }
@@ -172,38 +168,38 @@ class PolicyCatalog:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        before = self._kept
+        before = self._stored
         try:
             with self._lock:
                 yield
         finally:
-            if self._kept is not before:
+            if self._stored is not before:
                 self._bus.policies.publish()
 
     def _write(
         self, policy: Policy, before: StoredPolicy | None, *, dry_run: bool = False
     ) -> StoredPolicy:
         moment = now()
-        kept = StoredPolicy(policy, 1, moment, moment)
+        stored = StoredPolicy(policy, 1, moment, moment)
         if before is not None:
-            kept = replace(kept, generation=before.generation + 1, created_at=before.created_at)
+            stored = replace(stored, generation=before.generation + 1, created_at=before.created_at)
         if not dry_run:
-            if not self._repository.put(_row(kept), before.generation if before else None):
+            if not self._repository.put(_row(stored), before.generation if before else None):
                 self._read_anew(policy.name)
-            self._kept = dict(sorted({**self._kept, policy.name: kept}.items()))
-            told = {"name": policy.name, "kind": policy.kind, "enabled": policy.enabled}
-            self._bus.publish(EventType.POLICY_CHANGED, **told, generation=kept.generation)
-        return kept
+            self._stored = dict(sorted({**self._stored, policy.name: stored}.items()))
+            data = {"name": policy.name, "kind": policy.kind, "enabled": policy.enabled}
+            self._bus.publish(EventType.POLICY_CHANGED, **data, generation=stored.generation)
+        return stored
 
     def _read_anew(self, name: str) -> None:
-        """The database and memory have parted.
+        """Load all policies again and refuse the change, since the database differs from memory.
 
-        By another hand, or since a commit succeeded and its answer was lost.
+        Another writer changed it, or a commit succeeded whose answer was lost.
         """
         self._load()
         raise PreconditionFailed(
-            f"The policy {name!a} was another one in the database than here, and was read anew: "
-            "look at it, and decide anew."
+            f"The policy {name!a} in the database was not the one in memory, and was read again: "
+            "GET it, and repeat the change if it is still wanted."
         )
 
     def _load(self) -> None:
@@ -218,15 +214,15 @@ class PolicyCatalog:
             except PolicyUnreadable as error:
                 unreadable[name] = Unreadable(name, row.kind, row.generation, error.detail)
                 log.warning(
-                    "the policy %s, of the kind %s, is kept and not carried out, since it cannot "
+                    "the policy %s, of the kind %s, is stored and not carried out, since it cannot "
                     "be read: %s",
                     name,
                     row.kind,
                     error,
                 )
-        self._kept, self._unreadable = found, unreadable
+        self._stored, self._unreadable = found, unreadable
 
-    # -- what is looked at before a policy is written -----------------------------------------------------------
+    # -- checks before a policy is written ---------------------------------------------------------
 
     def _check_readable(self, name: str) -> None:
         if found := self._unreadable.get(name):
@@ -238,12 +234,12 @@ class PolicyCatalog:
 
     def _check(self, policy: Policy) -> None:
         for name in self._kinds[policy.kind].switches(policy.spec):
-            if name not in self._kept:
+            if name not in self._stored:
                 raise _invalid(f"there is no policy {name!a} to be switched")
         groups = selectable(self._backend, self._subtrees)
         selected = policy.selector.select(groups)
-        for kept in self._kept.values():
-            other = kept.policy
+        for stored in self._stored.values():
+            other = stored.policy
             if other.name != policy.name and (other.kind, other.priority) == (
                 policy.kind,
                 policy.priority,
@@ -265,7 +261,7 @@ def _check_apart(policy: Policy, other: Policy, selected: list[Group], groups: l
     shared = set(selected).intersection(other.selector.select(groups))
     if not shared and policy.selector != other.selector:
         return
-    listed = sorted(shared, key=lambda group: group.path)[:_MOST_NAMED]
+    listed = sorted(shared, key=lambda group: group.path)[:_MAX_LISTED]
     example = f", such as {listed[0].path!a}" if listed else " now, and all later ones"
     raise PolicyConflict(
         f"{policy.name} and {other.name} are both of the kind {policy.kind}, with priority "
@@ -285,15 +281,15 @@ def _invalid(sentence: str) -> InvalidRequest:
     )
 
 
-def _row(kept: StoredPolicy) -> PolicyRow:
-    policy = kept.policy
+def _row(stored: StoredPolicy) -> PolicyRow:
+    policy = stored.policy
     return PolicyRow(
         name=policy.name,
         kind=policy.kind,
         priority=policy.priority,
         enabled=policy.enabled,
         body=written(policy),
-        generation=kept.generation,
-        created_at=kept.created_at,
-        updated_at=kept.updated_at,
+        generation=stored.generation,
+        created_at=stored.created_at,
+        updated_at=stored.updated_at,
     )

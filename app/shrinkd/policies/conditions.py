@@ -1,4 +1,4 @@
-"""How a policy fares, beside what it decides: what is so about it for longer than one look."""
+"""The status of a policy: its matched groups, last decision, and conditions that last."""
 
 import math
 from collections.abc import Sequence
@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from shrinkd.policies.arbiter import PolicyBinding
+from shrinkd.policies.bindings import PolicyBinding
 from shrinkd.policies.records import Record
 from shrinkd.storage import now
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something about a policy that is so since `since_at` (microseconds since the epoch)."""
+    """A condition of a policy since `since_at` (microseconds since the epoch)."""
 
     type: Literal["tripped", "failing", "out_of_hours"]
     since_at: int | None
-    """None where nobody has noted it."""
+    """None where the time is not known."""
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the daemon makes of a policy."""
+    """The status of a policy in this daemon."""
 
     observed_generation: int
-    """The generation that it carries out; 0 while it has not looked."""
+    """The generation that is carried out; 0 while none is."""
     matched_groups: int
     last_decision: Record | None = None
     conditions: tuple[Condition, ...] = field(default=())
@@ -35,26 +35,32 @@ class Status:
 def conditions_of(
     bindings: Sequence[PolicyBinding], moment: float, wall: datetime
 ) -> tuple[Condition, ...]:
-    """The conditions of one policy, by all of its posts; `moment` is of the policies' clock."""
+    """Return the conditions of a policy from its bindings; `moment` is of the policies' clock."""
     conditions = []
     if tripped := [binding for binding in bindings if binding.breaker.is_open(moment)]:
         since = _since(min(binding.breaker.opened_at for binding in tripped), moment)
         conditions.append(
             Condition(
-                "tripped", since, f"It rests after three errors in a row, at {_places(tripped)}."
+                "tripped",
+                since,
+                f"It is paused after three errors in a row, at {_places(tripped)}.",
             )
         )
     if failing := [binding for binding in bindings if binding.setback.times]:
         since = _since(min(binding.setback.began_at for binding in failing), moment)
         latest = max(failing, key=lambda binding: binding.setback.until)
         detail = (
-            f"It was cut short, and tries again within a minute, at {_places(failing)}: "
+            f"It failed, and tries again within a minute, at {_places(failing)}: "
             f"{latest.setback.detail}"
         )
         conditions.append(Condition("failing", since, detail))
     if bindings and (hours := bindings[0].policy.active) and not hours.covers(wall):
         conditions.append(
-            Condition("out_of_hours", None, "It looks, and does nothing outside its windows.")
+            Condition(
+                "out_of_hours",
+                None,
+                "It is outside its active windows, so it decides and does nothing.",
+            )
         )
     return tuple(conditions)
 
@@ -64,8 +70,8 @@ def _places(bindings: Sequence[PolicyBinding]) -> str:
 
 
 def _since(began_at: float, moment: float) -> int | None:
-    """Microseconds since the epoch of a moment of the policies' clock.
+    """Convert a time of the policies' clock to microseconds since the epoch.
 
-    None where it was over in this instant.
+    None where the condition ended while it was read.
     """
     return None if began_at == math.inf else now() - int((moment - began_at) * 1e6)

@@ -1,7 +1,8 @@
-"""When to act.
+"""The controller: decide when policies are evaluated, and pass each tick on.
 
-One thread that waits for the groups' events and for the next look, and carries out what the engine
-grants.
+One thread waits for wake-ups and for the next time that something is due. A tick flows from here to
+the evaluator (what each policy proposes), its arbiter (what is granted) and the executor (what is
+done); outcomes and wake-ups come back as data that the next tick takes.
 """
 
 import logging
@@ -9,64 +10,51 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from shrinkd.backends import Group
-from shrinkd.errors import (
-    InternalError,
-    KernelRefused,
-    NotReady,
-    ShrinkdError,
-    StoreUnavailable,
-    errno_symbol,
-    error_text,
-)
+from shrinkd.errors import NotReady, ShrinkdError, errno_symbol, error_text
 from shrinkd.events import EventBus, Unsubscribe
-from shrinkd.groups import Actor, GroupLimits
-from shrinkd.policies.arbiter import Key
+from shrinkd.groups import GroupLimits
+from shrinkd.policies.bindings import Key
 from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy, selectable
 from shrinkd.policies.conditions import Status, conditions_of
 from shrinkd.policies.decision_log import DecisionLog
 from shrinkd.policies.evaluator import Evaluator
-from shrinkd.policies.guards import GROUP_BYTES_PER_SECOND, Guards
-from shrinkd.policies.kind import Outcome, Reclaim, Resize, Switch
+from shrinkd.policies.executor import Executor, Finished
+from shrinkd.policies.guards import Guards
+from shrinkd.policies.notifier import Notifier
 from shrinkd.policies.records import Action, Record
-from shrinkd.policies.wakeups import Wakeups
-from shrinkd.shrinks import Job, Request, ShrinkQueue, State
+from shrinkd.policies.wakeups import Wakeups, Woken
+from shrinkd.policies.writer import PolicyWriter
+from shrinkd.shrinks import ShrinkQueue
 from shrinkd.storage import Store
-from shrinkd.worker_pool import submit_once
 
 _WALK_SECONDS = 0.8
 """How often the tree is walked: a group has its policies within a second of appearing."""
-_REST_SECONDS = 0.01
-"""Between two rounds: a group that thrashes at its watermark wakes us hundreds of times a second."""
-_WRITE_SECONDS = 1.0
-_SAVE_SECONDS = 10.0
-_RESIZE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.01
+"""Between two ticks: a group that thrashes at its watermark wakes hundreds of times a second."""
 _RETRY_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
-"""Between two rounds that fail, and how long they may before readiness tells."""
-_HANDS = 4
+"""Between two ticks that fail, and how long they may fail before the daemon is not ready."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The time that policies live in: the host's, or that of a simulated machine."""
+    """The time of the policies: that of the host, or of a simulated machine."""
 
     now: Callable[[], float] = time.monotonic
     speed: Callable[[], float] = lambda: 1.0
-    """Seconds that pass there in one of ours."""
+    """Seconds that pass there in one of the host's; 0 while that time stands still."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """When and where policies are carried out."""
+    """The time and the groups in which policies are carried out."""
 
     clock: Clock = field(default_factory=Clock)
     subtrees: tuple[str, ...] = ()
@@ -74,13 +62,12 @@ class Scope:
 
 
 class PolicyController:
-    """Carries the policies out.
+    """Carries the policies out, from start() to close().
 
-    start() begins, close() ends it; nothing of what it has done is undone by that, nor by its
-    death.
+    Neither close() nor the daemon's death undoes what the policies have done.
     """
 
-    def __init__(  # the composition root passes each part by name
+    def __init__(  # the parts that it drives
         self,
         limits: GroupLimits,
         store: Store,
@@ -89,85 +76,81 @@ class PolicyController:
         scope: Scope,
         bus: EventBus,
     ) -> None:
-        backend = limits.backend
-        self._backend, self._store, self._policies, self._jobs = backend, store, policies, jobs
-        self._limits, self._bus = limits, bus
-        self._unsubscribe: list[Unsubscribe] = []
+        self._backend, self._policies, self._locks = limits.backend, policies, limits.locks
         self._clock, self._subtrees = scope.clock, scope.subtrees
-        self._boot_id = backend.node().boot_id
+        self._bus = bus
+        self._unsubscribe: list[Unsubscribe] = []
+        self._notifier = Notifier()
         self.decisions = DecisionLog(store.decisions, bus.publish)
-        self._engine = Evaluator(
-            backend,
-            Guards(backend.has_swappiness, limits.locks.manual_age),
-            store.policy_states.load(self._boot_id),
+        boot_id = self._backend.node().boot_id
+        self._wakeups = Wakeups(self._backend, self._notifier)
+        self._evaluator = Evaluator(
+            self._backend,
+            Guards(self._backend.has_swappiness, self._locks.manual_age),
+            store.policy_states.load(boot_id),
+            self._wakeups.usage_watched,
+        )
+        self._executor = Executor(limits, policies, jobs, self._take_outcome)
+        self._writer = PolicyWriter(
+            store.policy_states, boot_id, self.decisions, jobs, self._notifier.notify
         )
         self._lock = threading.Lock()
-        """Over the engine and what wakes it: who has it does a round, or looks at what they know."""
-        self._wakes = Wakeups(backend, self._engine, self._clock.now, self._lock)
+        """Held by the thread that runs a tick, or previews a policy."""
         self._groups: list[Group] = []
-        """Those that the policies were assigned to."""
+        """The groups of the last assignment."""
         self._tree: list[Group] | None = None
-        self._is_lost = False
-        """As the tree was when a walk last came to its end, and whether the last one did not."""
+        self._is_walk_failing = False
+        """The result of the last complete walk, and whether a later one failed."""
         self._failing: tuple[float, str] | None = None
-        """Since when every round has failed, and why the last one did."""
-        self._unsaved: dict[Key, dict[str, Any]] = {}
-        self._outcomes: deque[tuple[Action, Outcome, str | None]] = deque()
-        self._moved: deque[str] = deque()
-        """The paths of groups whose limits we have changed."""
+        """Since when every tick has failed, and the error of the last one."""
+        self._outcomes: deque[Finished] = deque()
         self._waits_until = math.inf
-        """When the thread will do a round, whatever happens; of the monotonic clock."""
-        self._changed = threading.Event()
+        """When the thread will run a tick in any case; of the monotonic clock."""
         self._stopping = threading.Event()
-        self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="policy")
-        self._scribe = ThreadPoolExecutor(1, thread_name_prefix="decisions")
-        self._writing: Future[None] | None = None
-        self._walk_at = self._write_at = math.inf
-        self._save_at = 0.0
+        self._walk_at = math.inf
         self._thread = threading.Thread(target=self._run, name="policies")
         self.round_errors: Counter[str] = Counter()
-        """Rounds that were cut short since the start, by errno."""
+        """Ticks that failed since the start, by errno."""
 
     def start(self) -> None:
         self._unsubscribe = [
-            self._bus.policies.subscribe(self._tell_changed),
-            self._bus.limits.subscribe(self._tell_limits),
+            self._bus.policies.subscribe(self._notifier.notify_policies),
+            self._bus.limits.subscribe(self._notifier.notify_limits),
         ]
-        self._tell_changed()
+        self._notifier.notify_policies()
         self._thread.start()
 
     def stop(self) -> None:
-        """End between two rounds: nothing new is begun."""
+        """End between two ticks: no new action is started."""
         with self._lock:
             self._stopping.set()
-        self._wakes.ring()
+        self._notifier.notify()
         if self._thread.ident is not None:
             self._thread.join()
 
     def close(self) -> None:
-        """Write down what is known, and give everything back.
+        """Write the last decisions and states, and close all parts.
 
-        When the jobs are closed: how they ended is told, too.
+        The shrink queue has to be closed first, so that the outcomes of its shrinks are recorded.
         """
         self.stop()
         for unsubscribe in self._unsubscribe:
             unsubscribe()
-        self._wakes.stop()
-        self._hands.shutdown(wait=True)
-        self._scribe.shutdown(wait=True)
+        self._wakeups.stop()
+        self._executor.close()
+        self._writer.stop()
         self._drain()
         self.decisions.forget(())
-        with suppress(ShrinkdError):
-            self.decisions.write()
-            self._store.policy_states.save(self._boot_id, self._unsaved | self._engine.states())
-        self._wakes.close()
+        self._writer.write_last(self._evaluator.bindings.changed_states())
+        self._wakeups.close()
+        self._notifier.close()
 
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
     def ping(self) -> None:
-        """Prove that policies are carried out, or raise NotReady."""
+        """Raise NotReady where policies are not carried out."""
         if not self.is_alive:
             raise NotReady(
                 "The policies are not carried out any more, for a reason that the log has: restart "
@@ -182,15 +165,12 @@ class PolicyController:
             )
 
     def errors(self) -> Counter[tuple[str, str]]:
-        """What broke since the start and was tried again, by policy and errno."""
-        return self._engine.errors.copy()
+        """Count the unexpected errors since the start, by policy and errno."""
+        return self._evaluator.errors.copy()
 
     def status(self, name: str) -> Status:
-        """What the daemon makes of a policy.
-
-        Waits for no look: a list of policies would wait for one look for each of them.
-        """
-        bindings = self._engine.bindings(name)
+        """Return the status of a policy, without waiting for a tick that runs."""
+        bindings = self._evaluator.bindings.of_policy(name)
         conditions = conditions_of(bindings, self._clock.now(), datetime.now(UTC))
         generation = bindings[0].generation if bindings else 0
         return Status(
@@ -200,331 +180,169 @@ class PolicyController:
             conditions,
         )
 
-    def evaluate(self, kept: StoredPolicy) -> list[Record]:
-        """Say what a policy would do now to each group that it selects, and why or why not.
-
-        Never acts.
-        """
+    def evaluate(self, stored: StoredPolicy) -> list[Record]:
+        """Decide what a policy would do now at each group that it selects, as a dry run."""
         groups = selectable(self._backend, self._subtrees)
         with self._lock:
-            return self._engine.evaluate(
-                kept.policy, kept.generation, groups, self._clock.now(), datetime.now(UTC)
+            return self._evaluator.preview(
+                stored.policy, stored.generation, groups, self._clock.now(), datetime.now(UTC)
             )
 
-    # -- the thread ---------------------------------------------------------------------------------------------
+    # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                fired = self._wait()
+                keys = self._wait()
                 with self._lock:
-                    self._round(fired)
+                    self._tick(keys)
                 self._failing = None
-            except (
-                Exception
-            ) as error:  # supervised: the thread goes on, and what it held is where it was
-                self._note_cut_short(error)
+            except Exception as error:  # supervised: nothing that is due is lost
+                self._note_failure(error)
                 self._stopping.wait(_RETRY_SECONDS)
-                self._wakes.ring()
+                self._notifier.notify()
 
-    def _note_cut_short(self, error: Exception) -> None:
-        """Say why a round ended early.
-
-        What it had taken is put back, so the next round meets it again.
-        """
+    def _note_failure(self, error: Exception) -> None:
+        """Count and log a tick that failed. What was due then is due in the next one."""
         self.round_errors[errno_symbol(error)] += 1
         self._failing = self._failing[0] if self._failing else time.monotonic(), error_text(error)
         is_bug = not isinstance(error, ShrinkdError | OSError | MemoryError)
         log.warning(
-            "the policies could not be looked at, and will be again: %s",
+            "the policies could not be evaluated, and will be again: %s",
             error_text(error),
             exc_info=is_bug,
         )
 
     def _wait(self) -> list[Key]:
-        """Wait for the next round, a bell or a watch; answer the posts whose watch fired."""
+        """Wait until something is due or notified; return the keys whose watch is ready."""
         with self._lock:
-            self._waits_until = self._next_round()
+            self._waits_until = self._next_due_at()
         ahead = self._waits_until - time.monotonic()
-        return self._wakes.wait(None if ahead == math.inf else max(ahead, _REST_SECONDS))
+        return self._wakeups.wait(None if ahead == math.inf else max(ahead, _PAUSE_SECONDS))
 
-    def _next_round(self) -> float:
-        """When something is due next: a look, a walk or a writing. With the lock held."""
-        due, ahead = self._engine.next_look(), math.inf
+    def _next_due_at(self) -> float:
+        """Return when an evaluation, a walk or a write is due next; of the monotonic clock."""
+        due, ahead = self._evaluator.bindings.next_due_at(), math.inf
         if due < math.inf and (speed := self._clock.speed()):
             ahead = (due - self._clock.now()) / speed
-        return min(time.monotonic() + ahead, self._walk_at, self._write_at)
+        return min(time.monotonic() + ahead, self._walk_at, self._writer.due_at)
 
-    def _round(self, fired: list[Key]) -> None:
+    def _tick(self, keys: Iterable[Key]) -> None:
+        """Take changes, outcomes and wake-ups; evaluate what is due; execute what is granted."""
         if self._stopping.is_set():
             return
-        if self._changed.is_set() or time.monotonic() >= self._walk_at:
+        if self._notifier.policies_changed.is_set() or time.monotonic() >= self._walk_at:
             self._assign()
         self._drain()
-        self._write()
-        if self._engine.is_idle:
-            self._moved.clear()
+        self._writer.write_if_due(self._evaluator.bindings.changed_states)
+        changed_paths = self._notifier.take_limits()
+        if not self._evaluator.bindings:
             return
-        moment = self._clock.now()
-        while self._moved:
-            self._engine.limits_moved(self._moved.popleft(), moment)
-        heard = [self._wakes.hear(key, moment) for key in fired]
-        if not all(heard):
-            self._changed.set()
-        looked = self._engine.look(moment, datetime.now(UTC), self._limits.locks.busy())
+        now = self._clock.now()
+        for path in changed_paths:
+            self._evaluator.limits_changed(path, now)
+        self._wake(self._wakeups.read(keys), now)
+        tick = self._evaluator.tick(now, datetime.now(UTC), self._locks.busy())
         try:
-            self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
-            self.decisions.add(looked.records)
-            for binding in looked.bindings:
-                self._wakes.arm(binding)
-            self._bus.readings.publish(looked.readings)
-        finally:  # what was granted is carried out, or its end is told: nothing else would ever free its post
-            for grant in looked.grants:
-                self._carry_out(grant)
+            self._writer.schedule()
+            self.decisions.add(tick.records)
+            for binding in tick.bindings:
+                self._wakeups.watch(binding)
+            self._bus.readings.publish(tick.readings)
+        finally:  # a granted action that is not executed would never free its binding
+            self._execute(tick.actions)
+
+    def _execute(self, actions: Iterable[Action]) -> None:
+        with ExitStack() as stack:  # each action is executed, even where one before it fails
+            for action in reversed(tuple(actions)):
+                stack.callback(self._executor.execute, action)
+                stack.callback(self._wakeups.suspend, action.key)
+
+    def _wake(self, woken: Woken, now: float) -> None:
+        for key in woken.keys:
+            self._evaluator.wake(key, now)
+        if woken.removed:
+            self._notifier.policies_changed.set()
 
     def _assign(self) -> None:
-        """Walk the tree, and see to it that each policy watches what it selects."""
-        is_changed = self._changed.is_set()
-        self._changed.clear()
+        """Walk the tree, and bind the policies to the groups that they select."""
+        is_changed = self._notifier.policies_changed.is_set()
+        self._notifier.policies_changed.clear()
         try:
-            enabled = [kept for kept in self._policies.all() if kept.policy.enabled]
+            enabled = [stored for stored in self._policies.all() if stored.policy.enabled]
             groups = self._walk() if enabled else []
             if groups is not None and (groups != self._groups or is_changed):
-                self._engine.assign(
-                    [(kept.policy, kept.generation) for kept in enabled],
-                    groups,
-                    self._clock.now() if enabled else 0.0,
-                )
-                self._wakes.forget_gone()
-                self.decisions.forget(
-                    {(kept.policy.name, group.id) for kept in enabled for group in groups}
-                )
+                self._bind(enabled, groups)
                 self._groups = groups
         except BaseException:
-            self._changed.set()  # what was changed is still to be seen to
+            self._notifier.policies_changed.set()  # the change is still to be taken in
             raise
         self._walk_at = time.monotonic() + _WALK_SECONDS if enabled else math.inf
 
+    def _bind(self, enabled: list[StoredPolicy], groups: list[Group]) -> None:
+        self._evaluator.assign(
+            [(stored.policy, stored.generation) for stored in enabled],
+            groups,
+            self._clock.now() if enabled else 0.0,
+        )
+        self._wakeups.retain(self._evaluator.bindings.keys())
+        self.decisions.forget(
+            {(stored.policy.name, group.id) for stored in enabled for group in groups}
+        )
+
     def _walk(self) -> list[Group] | None:
-        """The groups that policies may select.
+        """Return the groups that policies may select.
 
-        Where the tree cannot be walked those of the last walk, None where there was none.
-
-        A group is never taken for gone because we could not look: its policies would forget what
-        they know of it.
+        Where the tree cannot be walked, those of the last walk, or None without one: a group that
+        was not seen is not taken for removed, or its policies would lose their state.
         """
         try:
             self._tree = selectable(self._backend, self._subtrees)
-            self._is_lost = False
+            self._is_walk_failing = False
         except (ShrinkdError, OSError) as error:
-            if not self._is_lost:
+            if not self._is_walk_failing:
                 log.warning(
-                    "the groups could not be looked for, and will be again; policies go on with "
-                    "those of the last time: %s",
+                    "the groups could not be listed, and will be again; policies go on with those "
+                    "of the last time: %s",
                     error,
                 )
-            self._is_lost = True
+            self._is_walk_failing = True
         return self._tree
 
+    # -- outcomes ----------------------------------------------------------------------------------
+
     def _drain(self) -> None:
+        """Pass the outcomes of actions on to the decisions, the wake-ups and the evaluator."""
         while self._outcomes:
-            grant, outcome, shrink_id = self._outcomes.popleft()
-            freed, errname = outcome.freed_bytes, outcome.errname
-            moment = self._clock.now()
+            finished = self._outcomes.popleft()
+            action, outcome, now = finished.action, finished.outcome, self._clock.now()
             try:
-                self._write_at = min(self._write_at, time.monotonic() + _WRITE_SECONDS)
+                self._writer.schedule()
                 self.decisions.finish(
-                    grant.key, grant.group.id, freed_bytes=freed, shrink_id=shrink_id, errno=errname
+                    action.key,
+                    action.group.id,
+                    freed_bytes=outcome.freed_bytes,
+                    shrink_id=finished.shrink_id,
+                    errno=outcome.errname,
                 )
-                if not self._wakes.unmute(grant.key, moment):
-                    self._changed.set()
+                self._wake(self._wakeups.resume(action.key), now)
             finally:
-                self._engine.finish(grant.key, grant.group, outcome, moment)
+                self._evaluator.finish(action.key, action.group, outcome, now)
 
-    def _write(self) -> None:
-        """Have somebody write down what is new.
+    def _take_outcome(self, finished: Finished) -> None:
+        """Note an outcome, and run a tick on this thread unless one runs already.
 
-        A database that is locked must not hold the looks.
+        Where caches are cold, to wake the controller's thread costs more than the tick.
         """
-        if time.monotonic() < self._write_at or (self._writing and not self._writing.done()):
-            return
-        if time.monotonic() >= self._save_at:
-            self._unsaved |= self._engine.states()
-            self._save_at = time.monotonic() + _SAVE_SECONDS
-        states, self._write_at = self._unsaved, math.inf
-
-        def write() -> None:
-            try:
-                self.decisions.write()
-                self._jobs.write_finished()
-                self._store.policy_states.save(self._boot_id, states)
-                self._unsaved = {}
-            except (
-                Exception
-            ) as error:  # a worker's end, where nobody would see it: the next writing tries again
-                say_not_written(error)
-
-        def say_not_written(error: Exception) -> None:
-            log.warning(
-                "what the policies decided is not written down yet: %s",
-                error,
-                exc_info=not isinstance(error, ShrinkdError),
-            )
-            self._write_at = time.monotonic() + _WRITE_SECONDS
-            self._wakes.ring()
-
-        try:
-            self._writing = submit_once(self._scribe, write)
-        except ShrinkdError as error:
-            say_not_written(error)
-
-    def _tell_changed(self) -> None:
-        self._changed.set()
-        self._wakes.ring()
-
-    def _tell_limits(self, group: Group) -> None:
-        self._moved.append(group.path)
-        self._wakes.ring()
-
-    # -- what is granted ----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _to_its_end(self, grant: Action, shrink: Job | None = None) -> Iterator[None]:
-        """Around each part of carrying a grant out.
-
-        Whatever ends it early is told as its end, since nobody else would tell one.
-        """
-        began = time.monotonic()
-        try:
-            yield
-        except Exception as error:  # the grant ends, and its policy goes on behind a rest
-            if not isinstance(error, ShrinkdError | OSError | MemoryError):
-                log.exception(
-                    "what the policy %s was granted at %a failed",
-                    grant.policy.name,
-                    grant.group.path,
-                )
-            freed = shrink.progress.reclaimed_bytes if shrink else 0
-            outcome = Outcome(
-                grant.amount_bytes,
-                freed,
-                time.monotonic() - began,
-                errno_symbol(error),
-                _fault(error),
-            )
-            self._tell(grant, outcome, shrink.id if shrink else None)
-
-    def _carry_out(self, grant: Action) -> None:
-        with self._to_its_end(grant):
-            self._wakes.mute(grant.key)
-            if isinstance(grant.ask, Reclaim):
-                self._reclaim(grant, grant.ask)
-            else:
-                submit_once(self._hands, self._change, grant)
-
-    def _reclaim(self, grant: Action, ask: Reclaim) -> None:
-        request = Request(
-            timeout_seconds=ask.timeout_seconds,
-            target_bytes=grant.target_bytes,
-            reclaim_bytes=None if grant.target_bytes is not None else self._above_floor(grant),
-            max_bytes_per_second=None if grant.is_urgent else GROUP_BYTES_PER_SECOND,
-            swappiness=grant.swappiness,
-            reason=f"the policy {grant.policy.name}",
-        )
-        job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
-        job.finished.add_done_callback(lambda _: self._tell_job(grant, job))
-
-    def _above_floor(self, grant: Action) -> int:
-        """How much is left of an amount, for usage may have fallen since it was granted."""
-        return max(min(grant.amount_bytes, self._backend.usage(grant.group) - grant.floor_bytes), 0)
-
-    def _tell_job(self, grant: Action, job: Job) -> None:
-        error = job.status.error
-        errname = error.errname if error else None if job.state is State.SUCCEEDED else "EINTR"
-        outcome = Outcome(
-            grant.amount_bytes,
-            job.progress.reclaimed_bytes,
-            job.run.reclaim_seconds,
-            errname,
-            _fault(error) if error else None,
-        )
-        self._outcomes.append((grant, outcome, job.id))
-        self._go_round()
-
-    def _go_round(self) -> None:
-        """Do a round here and now, unless one goes on.
-
-        Where caches are cold, to wake the thread for it costs more than the round.
-        """
+        self._outcomes.append(finished)
         is_done = False
         if self._lock.acquire(blocking=False):
             try:
-                self._round([])
-                is_done = self._next_round() >= self._waits_until
-            except Exception as error:  # a worker of the jobs, which goes on; the policies' thread does the next round
-                self._note_cut_short(error)
+                self._tick(())
+                is_done = self._next_due_at() >= self._waits_until
+            except Exception as error:  # supervised: the controller tries again
+                self._note_failure(error)
             finally:
                 self._lock.release()
         if not is_done:
-            self._wakes.ring()
-
-    def _tell(self, grant: Action, outcome: Outcome, shrink_id: str | None = None) -> None:
-        self._outcomes.append((grant, outcome, shrink_id))
-        self._wakes.ring()
-
-    def _change(self, grant: Action, shrink: Job | None = None) -> None:
-        """Switch another policy, or set limits, behind the shrink that those needed.
-
-        On a thread of its own: both may take their time.
-        """
-        began = time.monotonic()
-        with self._to_its_end(grant, shrink):
-            if isinstance(grant.ask, Switch):
-                self._policies.switch(grant.ask.policy, enabled=grant.ask.enabled)
-            elif isinstance(grant.ask, Resize):
-                if shrink is None and self._is_shrunk_first(grant, grant.ask):
-                    return
-                self._limits.change_limits(grant.group, grant.ask.limits, Actor(grant.policy.name))
-            freed = shrink.progress.reclaimed_bytes if shrink else 0
-            self._tell(
-                grant, Outcome(0, freed, time.monotonic() - began), shrink.id if shrink else None
-            )
-
-    def _is_shrunk_first(self, grant: Action, ask: Resize) -> bool:
-        """Begin the shrink that a maximum below usage wants.
-
-        Nobody waits for it: the limits follow when it ends.
-        """
-        maximum = ask.limits.get("max_bytes")
-        if maximum is None or self._backend.usage(grant.group) < maximum:
-            return False
-        request = Request(
-            _RESIZE_SECONDS,
-            target_bytes=maximum,
-            set_max_bytes=maximum,
-            swappiness=grant.swappiness,
-            reason=f"the policy {grant.policy.name}",
-        )
-        job = self._jobs.submit(grant.group, request, policy=grant.policy.name)
-        job.finished.add_done_callback(lambda _: self._go_on(grant, job))
-        return True
-
-    def _go_on(self, grant: Action, shrink: Job) -> None:
-        if shrink.state is not State.SUCCEEDED:
-            self._tell_job(grant, shrink)
-            return
-        with self._to_its_end(grant, shrink):
-            submit_once(self._hands, self._change, grant, shrink)
-
-
-def _fault(error: Exception) -> str | None:
-    """What broke, in words.
-
-    None where the answer is one that a policy has to expect: a group that is busy, gone, or not to
-    be shrunk.
-    """
-    if isinstance(error, ShrinkdError) and not isinstance(
-        error, KernelRefused | StoreUnavailable | InternalError | NotReady
-    ):
-        return None
-    return error_text(error)
+            self._notifier.notify()

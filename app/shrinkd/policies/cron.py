@@ -1,7 +1,4 @@
-"""Moments of the calendar.
-
-Cron expressions of five fields and time zones, read by a library that knows about summer time.
-"""
+"""Cron expressions of five fields in time zones, parsed by a library that knows summer time."""
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -11,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field
 
-_ANY_TIME = datetime(2000, 1, 1)  # only to see whether an expression can be read
+_ANY_TIME = datetime(2000, 1, 1)  # only to check an expression
 _MINUTE = timedelta(minutes=1)
 
 
@@ -41,23 +38,21 @@ def _timezones() -> frozenset[str]:
 
 @cache
 def _zone(name: str) -> ZoneInfo:
-    """A zone that is read once: the library's own cache keeps eight."""
+    """Load a time zone once: the library's own cache has room for eight."""
     return ZoneInfo(name)
 
 
-# the length is looked at first: the library calls itself once for each slash
+# the length is checked first: the library recurses once for each slash
 Cron = Annotated[str, Field(max_length=200, examples=["0 3 * * *"]), AfterValidator(_check)]
 Timezone = Annotated[str, AfterValidator(_check_timezone), Field(examples=["UTC", "Europe/Berlin"])]
 
 
 def next_moment(expression: str, timezone: str, after: datetime) -> datetime | None:
-    """Tell the first moment, in UTC, that an expression names after this (aware) one.
+    """Return the first moment, in UTC, that an expression names after this (aware) one.
 
-    None where it names none in 50 years.
-
-    As Debian's cron has it: a fixed hour that summer time skips is made up for when the clock has
-    gone forward, and one that comes twice counts once; an hour with a star goes by the clock of the
-    wall.
+    None where it names none in 50 years. As in Debian's cron, a fixed hour that summer time skips
+    is made up for when the clock has gone forward, and one that comes twice counts once; an hour
+    with a star goes by local time.
     """
     moments = (
         moment.astimezone(UTC) for moment in CronSim(expression, after.astimezone(_zone(timezone)))
@@ -67,8 +62,6 @@ def next_moment(expression: str, timezone: str, after: datetime) -> datetime | N
 
 
 def names(expression: str, timezone: str, moment: datetime) -> bool:
-    """Whether an expression names the minute that a clock on the wall of this time zone shows at an
-    (aware) moment.
-    """
+    """Return whether an expression names the local minute of an (aware) moment in a time zone."""
     shown = moment.astimezone(_zone(timezone)).replace(tzinfo=None, second=0, microsecond=0)
     return next(CronSim(expression, shown - _MINUTE), None) == shown

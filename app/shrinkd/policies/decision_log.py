@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from shrinkd.events import EventType, Publish, discard
-from shrinkd.policies.arbiter import Key
+from shrinkd.policies.bindings import Key
 from shrinkd.policies.kind import Verdict
 from shrinkd.policies.records import Record
 from shrinkd.storage import DecisionRepository, DecisionRow, WriteBehind

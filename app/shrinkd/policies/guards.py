@@ -1,6 +1,6 @@
-"""What no policy may do.
+"""Guards: limits on what all policies together may do to a host and to a group.
 
-Harm a host that suffers, take more than its rate, or try for ever what fails.
+They hold reclaim rates, pause after OOM kills, manual changes and errors, and protect swap.
 """
 
 import math
@@ -8,34 +8,34 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shrinkd.backends import PROTECTIONS, Group, MemStat
-from shrinkd.policies.kind import Host, Reason
+from shrinkd.policies.kind import Host, Kind, Reason
 from shrinkd.policies.policy import Policy
 
 HOST_BYTES_PER_SECOND = 128 << 20
 GROUP_BYTES_PER_SECOND = 64 << 20
 RECLAIM_SECONDS_PER_SECOND = 0.05
-"""Of reclaim's own time, which competes with the workload for its CPUs."""
+"""Of time spent in reclaim, which competes with the workload for CPUs."""
 HOST_FULL_AVG10_PERCENT = 5.0
 _DEBT_SECONDS = 10.0
-"""How far a rate may be overdrawn: one slow group is not to silence all others for longer."""
+"""How far a rate may be overdrawn: one slow group must not stop all others for longer."""
 SWAP_FREE_PERCENT = 10.0
 SWAP_MAX_USED_PERCENT = 80.0
 OOM_SECONDS = 300.0
 MANUAL_SECONDS = 30.0
-"""How long a group's policies wait behind what a person or an orchestrator did to it."""
+"""How long a group's policies pause after a caller changed the group."""
 _HARD_ERRORS = 3
 _OPEN_SECONDS = (60.0, 3600.0)
 _SOFT = frozenset(("EINTR", "ETIMEDOUT", "EBUSY", "EAGAIN", "ENOMEM", "EMFILE", "ENFILE"))
-"""What opens no breaker: a pass that was cut short, freed too little or came at a bad time, and
-what this process is short of."""
+"""Errors that open no breaker: the pass was cut short, freed too little or met a busy group, or
+this process is short of a resource."""
 _SETBACK_SECONDS = (1.0, 60.0)
 
 
 @dataclass(slots=True)
 class Bucket:
-    """So much a second, and at most a second's worth at once.
+    """A token bucket that holds one second's worth.
 
-    It may be overdrawn: what was spent is known only behind the pass.
+    It may be overdrawn, since the cost of a pass is known only after it.
     """
 
     per_second: float
@@ -53,10 +53,10 @@ class Bucket:
         return self.level
 
     def take(self, amount: float, now: float, *, is_urgent: bool = False) -> None:
-        """Note what was spent.
+        """Subtract what was spent.
 
-        What is urgent takes what there is, and owes nothing: it asked nobody, and the others have
-        their turn.
+        An urgent pass empties the bucket and leaves no debt: it runs without asking for an
+        allowance, and must not stop the others.
         """
         level = self.available(now)
         self.level = max(
@@ -66,24 +66,23 @@ class Bucket:
 
 @dataclass(slots=True)
 class Breaker:
-    """Of one policy for one group.
+    """A circuit breaker of one policy for one group.
 
-    Three hard errors in a row open it for a minute, each time twice as long up to an hour.
-
-    Then one attempt is let through, and decides.
+    Three hard errors in a row open it for a minute, doubling up to an hour. After that one attempt
+    is allowed: its success closes the breaker, its failure opens it again.
     """
 
     errors: int = 0
     opened: int = 0
     until: float = -math.inf
     opened_at: float = math.inf
-    """When it was opened first, since it was closed."""
+    """The time of its first opening since it was last closed."""
 
     def is_open(self, now: float) -> bool:
         return now < self.until
 
-    def tell(self, errname: str | None, now: float) -> None:
-        """Note how an attempt ended; None is well."""
+    def note(self, errname: str | None, now: float) -> None:
+        """Take the errno's symbol of an attempt; None is success."""
         if errname is None:
             self.errors = self.opened = 0
             self.opened_at = math.inf
@@ -99,34 +98,29 @@ class Breaker:
 
 @dataclass(slots=True)
 class Setback:
-    """Errors in a row that nobody expects of a policy at one group.
+    """Unexpected errors in a row of one policy at one group, with a delay that doubles to a minute.
 
-    After each of them it waits twice as long, up to a minute.
-
-    A look that failed is made good by a look, an act by an act: `is_act` says which it was.
+    `is_action` says whether an evaluation or an action failed; only success of the same ends it.
     """
 
     times: int = 0
     errname: str = ""
     detail: str = ""
-    is_act: bool = False
+    is_action: bool = False
     began_at: float = math.inf
     until: float = -math.inf
 
-    def tell(self, errname: str, detail: str, now: float, *, is_act: bool) -> None:
-        """Note one more."""
+    def note(self, errname: str, detail: str, now: float, *, is_action: bool) -> None:
+        """Count one more error, and set the time of the next attempt."""
         shortest, longest = _SETBACK_SECONDS
         self.times += 1
         self.began_at = min(self.began_at, now)
         self.until = now + min(shortest * 2 ** min(self.times - 1, 16), longest)
-        self.errname, self.detail, self.is_act = errname, detail, is_act
+        self.errname, self.detail, self.is_action = errname, detail, is_action
 
-    def is_over(self, *, is_act: bool) -> bool:
-        """Note that a look, or an act, went as it should.
-
-        Answers whether that ends a row of errors.
-        """
-        if not self.times or self.is_act != is_act:
+    def end(self, *, is_action: bool) -> bool:
+        """Take the success of an evaluation or an action; return whether it ended a setback."""
+        if not self.times or self.is_action != is_action:
             return False
         self.times, self.began_at, self.until = 0, math.inf, -math.inf
         return True
@@ -134,7 +128,7 @@ class Setback:
 
 @dataclass(slots=True)
 class _Kills:
-    """How many OOM kills a group has seen, and until when its policies rest for the last."""
+    """OOM kills of a group since it was made, and the end of the pause after the last one."""
 
     seen: int
     until: float = -math.inf
@@ -142,37 +136,37 @@ class _Kills:
 
 @dataclass(slots=True)
 class Guards:
-    """The guards of one host. Times are of the engine's clock, sizes in bytes."""
+    """The guards of one host. Times are seconds of the evaluator's clock, sizes in bytes."""
 
     has_swappiness: bool
     manual_age: Callable[[Group], float] = lambda _: math.inf
-    """How many seconds of ours ago a caller's own change of a group ended: 0 while one goes on."""
+    """Seconds since a caller's change of a group ended; 0 while one runs, infinity for none."""
     _bytes: Bucket = field(default_factory=lambda: Bucket(HOST_BYTES_PER_SECOND))
     _seconds: Bucket = field(default_factory=lambda: Bucket(RECLAIM_SECONDS_PER_SECOND))
     _groups: dict[int, Bucket] = field(default_factory=dict)
     _kills: dict[int, _Kills] = field(default_factory=dict)
 
-    def see(self, group: Group, stat: MemStat, now: float) -> None:
-        """Note what a reading says of OOM kills."""
+    def note_oom_kills(self, group: Group, stat: MemStat, now: float) -> None:
+        """Compare the OOM kills of a reading with the last one; a new kill starts a pause."""
         count = stat.events.oom_kill or 0
         kills = self._kills.setdefault(group.id, _Kills(count))
         if count > kills.seen:
             kills.until = now + OOM_SECONDS
         kills.seen = count
 
-    def rests_until(self, group: Group) -> float:
-        """Until when nothing is done to a group, for it has lost a process to an OOM kill."""
+    def paused_until(self, group: Group) -> float:
+        """Return the end of a group's pause after an OOM kill; minus infinity without one."""
         kills = self._kills.get(group.id)
         return kills.until if kills else -math.inf
 
-    def veto(self, kind: str, group: Group, host: Host, now: float) -> Reason | None:
-        """Why nothing may be done to a group now, or None."""
-        if now < self.rests_until(group):
+    def veto(self, kind: Kind, group: Group, host: Host, now: float) -> Reason | None:
+        """Return the reason why a kind may do nothing to a group now, or None."""
+        if now < self.paused_until(group):
             return Reason.OOM_KILLED
         if self.manual_age(group) < MANUAL_SECONDS:
             return Reason.MANUAL_CHANGE
         if (
-            kind in {"pressure", "idle", "schedule"}
+            kind.pauses_under_host_pressure
             and host.pressure
             and host.pressure.full.avg10_percent > HOST_FULL_AVG10_PERCENT
         ):
@@ -180,40 +174,37 @@ class Guards:
         return None
 
     def allowance(self, group: Group, now: float) -> int:
-        """How much may be reclaimed from a group now, by those who need not hurry."""
+        """Return the bytes that kinds which are not urgent may reclaim from a group now."""
         if self._seconds.available(now) <= 0:
             return 0
         bucket = self._groups.setdefault(group.id, Bucket(GROUP_BYTES_PER_SECOND))
         return max(int(min(self._bytes.available(now), bucket.available(now))), 0)
 
-    def granted(self, group: Group, amount: int, now: float, *, is_urgent: bool = False) -> None:
-        """Note what was granted, out of the allowance or in a hurry."""
+    def add_grant(self, group: Group, amount: int, now: float, *, is_urgent: bool = False) -> None:
+        """Charge granted bytes to the rates of the host and of the group."""
         for bucket in (
             self._bytes,
             self._groups.setdefault(group.id, Bucket(GROUP_BYTES_PER_SECOND)),
         ):
             bucket.take(amount, now, is_urgent=is_urgent)
 
-    def took(self, seconds: float, now: float, *, is_urgent: bool = False) -> None:
-        """Note how long a pass was in reclaim."""
+    def add_reclaim_seconds(self, seconds: float, now: float, *, is_urgent: bool = False) -> None:
+        """Charge the time that a pass spent in reclaim to the rate of the host."""
         self._seconds.take(seconds, now, is_urgent=is_urgent)
 
-    def swappiness(self, policy: Policy, stat: MemStat, host: Host) -> "int | Reason | None":
-        """The swappiness of a pass.
-
-        None for the group's own, or the reason why there can be no such pass.
-        """
+    def swappiness(self, policy: Policy, stat: MemStat, host: Host) -> int | Reason | None:
+        """Return the swappiness of a pass, None for the group's own, or the reason against it."""
         anon_allowed = policy.swap != "file_only" and not _swap_is_scarce(stat, host)
         if policy.swap == "anon_only":
             if not anon_allowed or host.swap_total_bytes == 0:
                 return Reason.SWAP_SCARCE
             return 200 if self.has_swappiness else None
-        if anon_allowed or host.swap_total_bytes == 0:  # without swap nothing anonymous goes
+        if anon_allowed or host.swap_total_bytes == 0:  # without swap no anonymous page can go
             return None
         return 0 if self.has_swappiness else Reason.SWAP_SCARCE
 
     def forget(self, live: frozenset[int]) -> None:
-        """Drop what is known of groups that are no more."""
+        """Drop what is stored about groups that were removed; `live` are the ids of the others."""
         for known in (self._groups, self._kills):
             for gone in known.keys() - live:
                 del known[gone]
@@ -226,12 +217,11 @@ def _swap_is_scarce(stat: MemStat, host: Host) -> bool:
 
 
 def floor_of(policy: Policy, stat: MemStat) -> int:
-    """What usage must not be brought below, in bytes.
+    """Return the usage that a policy must not bring a group below, in bytes.
 
-    The policy's own floor beside what cannot be reclaimed, or what protects the group.
-
-    The greater of the two: a protection covers all usage, so nothing is added to it. One that is
-    infinite leaves nothing to take.
+    It is the greater of two sums: the policy's own floor plus what cannot be reclaimed, and
+    memory.min or memory.low, which cover all usage, so nothing is added to them. An infinite
+    protection leaves nothing to take.
     """
     limits = stat.limits
     own = max(

@@ -1,11 +1,9 @@
-"""What a group's memory ought to be.
+"""The types that every kind of policy uses, and the list of the kinds.
 
-The vocabulary of group policies, and how a kind of them is found.
-
-A kind is one file of this folder, found by being there; it ends in `kind = Kind(…)`. Its `decide`
-is pure: no I/O, no clock, no chance, no logging. Time and everything else that it may know is in
-the Observation, so the same code runs live, in observe mode, in evaluate, over a recorded trace and
-on the simulator.
+A kind is one module in kinds/, found by being there; it ends in `kind = Kind(…)`. Its `decide` is
+pure: no I/O, no clock, no random numbers, no logging. Time and everything else that it may know is
+in the Observation, so the same code runs live, in observe mode, in evaluate, over a recorded trace
+and on the simulator.
 
     decide(spec, state, observation) -> state', one Decision for each member
 """
@@ -17,34 +15,34 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from shrinkd.backends import Activity, Group, LimitName, MemStat, Pressure, Trigger
 from shrinkd.policies import kinds as kinds_folder
 from shrinkd.strict_model import Strict
 
 NAME = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"
-"""What a policy may be called: 63 characters at most, as in a DNS name."""
+"""Names of policies: at most 63 characters, as in a DNS name."""
 Swap = Literal["allow", "file_only", "anon_only"]
 MIN_ASK_BYTES = 1 << 20
-"""Less is not asked for: near the floor v2 answered asks of 0.26, 0.01 and 2.95 MiB with 26.6, 13.9
-and 37.4 MiB (kernel 6.12)."""
+"""The smallest amount that is asked for: near the floor v2 answered asks of 0.26, 0.01 and 2.95 MiB
+with 26.6, 13.9 and 37.4 MiB (kernel 6.12)."""
 
 
 class Verdict(StrEnum):
     ACT = "act"
-    """Something is to be done, and was granted."""
+    """An action was granted."""
     WOULD_ACT = "would_act"
-    """The same in observe mode: nothing is done."""
+    """In observe mode: it would have been granted, and nothing is done."""
     HOLD = "hold"
-    """All is as it ought to be, or cannot be known."""
+    """Nothing has to be done, or nothing can be known."""
     BRAKE = "brake"
-    """The group suffers: stop, and begin again more gently."""
+    """The group stalls for memory: pause, and begin again with smaller steps."""
     COOLDOWN = "cooldown"
     BACKOFF = "backoff"
-    """The last passes freed too little: wait, each time twice as long."""
+    """The last passes freed too little: wait, twice as long each time."""
     SUPERSEDED = "superseded"
-    """Another policy, or a person, goes first in this chain of groups."""
+    """Another policy or a caller goes first in this chain of groups."""
     VETOED = "vetoed"
     """A guard of the host forbids it."""
     TRIPPED = "tripped"
@@ -53,14 +51,14 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why, from a closed list: the first half is for the kinds, the second for the daemon."""
+    """The reason of a decision: the first half is given by kinds, the second by the daemon."""
 
     FIRST_LOOK = "first_look"
-    """There is nothing to compare with yet."""
+    """The first evaluation: there is nothing to compare with yet."""
     NO_SIGNAL = "no_signal"
-    """This kernel does not tell what the kind goes by."""
+    """This kernel does not report what the kind needs."""
     NO_LIMIT = "no_limit"
-    """A percentage of a limit that the group does not have."""
+    """The spec has a percentage of the limit, and the group has no limit."""
     AT_FLOOR = "at_floor"
     ASK_TOO_SMALL = "ask_too_small"
     COOLING_DOWN = "cooling_down"
@@ -76,22 +74,22 @@ class Reason(StrEnum):
     WITHIN_BUDGET = "within_budget"
     OVER_BUDGET = "over_budget"
     EXEMPT = "exempt"
-    """It had to take back most of what it gave up in the last minute."""
+    """The group had to read back most of what it gave up in the last minute."""
     CPU_BUSY = "cpu_busy"
     CPU_IDLE = "cpu_idle"
     FROZEN = "frozen"
     NOT_DUE = "not_due"
     DUE = "due"
     MISSED = "missed"
-    """It was due while nobody looked, and is skipped."""
+    """It was due while the policy was not evaluated, and is skipped."""
     LIMITS_KEPT = "limits_kept"
     LIMITS_DRIFTED = "limits_drifted"
 
     UNREADABLE = "unreadable"
-    """The group could not be read now; it is tried again, later and later."""
+    """The group could not be read; it is tried again, with a growing delay."""
     OUTRANKED = "outranked"
     CHAIN_BUSY = "chain_busy"
-    """Something is being done to this group, or to one above or below it."""
+    """A change or a shrink runs in this group, or in one above or below it."""
     MANUAL_CHANGE = "manual_change"
     HOST_PRESSED = "host_pressed"
     RATE_SPENT = "rate_spent"
@@ -104,7 +102,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the last grant, told once.
+    """The outcome of an action, passed to the next evaluation and to no later one.
 
     Sizes in bytes; `asked_bytes` was granted, `freed_bytes` is what usage fell by.
     """
@@ -113,29 +111,27 @@ class Outcome:
     freed_bytes: int
     seconds: float
     errname: str | None = None
-    """The errno's symbol when it failed; None for a pass that made it."""
+    """The errno's symbol when it failed; None for a pass that reached its goal."""
     fault: str | None = None
-    """What broke, where nobody expects that of a grant: not the kernel's answer to it, nor that of
-    somebody who goes first."""
+    """A description of an unexpected error; None for answers that a policy has to expect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One group as it is now."""
+    """One group of a policy, as it was read."""
 
     group: Group
     stat: MemStat
     floor_bytes: int = 0
-    """What usage is never to be brought below: the greatest of the policy's floor, memory.min and
-    memory.low, and what cannot go."""
+    """Usage must never be brought below this: see guards.floor_of()."""
     activity: Activity | None = None
-    """Only for the kinds that ask for it."""
+    """Read only for the kinds that need it."""
     outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The machine under the groups, in bytes; `pressure` is its own, None where it is not told."""
+    """The host, in bytes; `pressure` is that of the host, None where the kernel reports none."""
 
     total_bytes: int
     available_bytes: int
@@ -146,7 +142,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that a decision may know.
+    """Everything that a decision is made of.
 
     `now_seconds` is monotonic and never jumps; `wall` (aware) is for calendars alone.
     """
@@ -155,23 +151,23 @@ class Observation:
     wall: datetime
     host: Host
     members: tuple[Member, ...]
-    """One, or for a kind that decides `together` all of its groups, in the order of their paths."""
+    """One group, or all groups of the policy by path for a kind that decides together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
-    """Free memory: down to a usage, or so much. Exactly one of the two. No limit moves."""
+    """Reclaim memory, down to a usage or by an amount: exactly one of the two. No limit moves."""
 
     target_bytes: int | None = None
     reclaim_bytes: int | None = None
     timeout_seconds: float = 30.0
     is_one_pass: bool = False
-    """Nobody asks for what is left of it: it is granted whole, or not yet."""
+    """It is granted whole or not at all, since no later ask continues it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Make these the limits (None: no limit); a maximum below usage by a shrink first."""
+    """Set limits (None: no limit); to a maximum below usage the group is shrunk first."""
 
     limits: Mapping[LimitName, int | None]
 
@@ -189,51 +185,61 @@ Ask = Reclaim | Resize | Switch
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a kind wants for one group.
-
-    It may not come to it: the daemon's guards and its arbiter have the last word.
-    """
+    """The decision of a kind for one group. Guards and arbiter may refuse its ask."""
 
     group: Group
     verdict: Verdict
     reason: Reason
     look_seconds: float
-    """When to look again, at the latest, from now."""
+    """Time to the next evaluation, at most."""
     signals: Mapping[str, float | int | str | None] = field(default_factory=dict)
-    """The numbers that it went by, with their units in their names."""
+    """The numbers that it was made of, with their units in their names."""
     ask: Ask | None = None
-    """With ACT, and only with it."""
-    wakes: tuple[Trigger, ...] = ()
-    """What makes it look earlier; with an ask, what is all that it waits for when that was done."""
+    """Given with ACT, and only with it."""
+    wake_on: tuple[Trigger, ...] = ()
+    """Events that bring the next evaluation earlier. With an ask: all that the binding waits for
+    once the action has succeeded."""
+
+
+class Example(NamedTuple):
+    """A policy of a kind as a client would write it: its members, `kind` left out."""
+
+    summary: str
+    policy: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of policy, as its module ends."""
+    """One kind of policy: its law, and the capabilities by which others treat it."""
 
     spec: type[Strict]
-    """Its part of a policy's JSON."""
+    """The model of a policy's `spec`."""
     state: type[Any]
-    """A frozen dataclass of JSON values that starts empty: what it remembers between two looks, and
+    """A frozen dataclass of JSON values with defaults: kept from one evaluation to the next, also
     over a restart."""
     decide: Callable[[Any, Any, Observation], tuple[Any, Sequence[Decision]]]
-    together: bool = False
-    """One decision over all groups of the policy, instead of one for each."""
-    wants_activity: bool = False
+    decides_together: bool = False
+    """It decides over all groups of the policy at once, instead of over each."""
+    needs_activity: bool = False
+    """Members come with their CPU activity, which costs further readings."""
     rank: int = 0
-    """Whose wish goes first where two meet: the smaller."""
+    """The order among proposals for one chain of groups: the smaller goes first."""
     is_urgent: bool = False
-    """What it does not reclaim now the kernel will, from the group's own tasks: no rate holds it."""
+    """No rate limits it: what it leaves, the kernel reclaims in the group's own tasks."""
+    pauses_under_host_pressure: bool = False
+    """It may do nothing while the host itself stalls for memory."""
     check: Callable[[Any, MemStat, int], None] = lambda _spec, _stat, _total_bytes: None
-    """When a policy is written, of each selected group and the host's memory: ValueError says why
-    its spec means nothing there."""
+    """Checks a new policy's spec at each selected group, given the host's bytes of memory.
+    ValueError says why the spec has no meaning there."""
     switches: Callable[[Any], Collection[str]] = lambda _spec: ()
-    """The policies that a spec enables and disables, by their names: there when it is written."""
+    """Returns the names of the policies that a spec enables or disables; they have to exist."""
+    example: Example | None = None
+    """Shown in the API's documentation."""
 
 
 @cache
 def kinds() -> Mapping[str, Kind]:
-    """Every kind by its name, which is that of its module."""
+    """Return every kind by its name, which is that of its module."""
     names = sorted(
         module.name
         for module in pkgutil.iter_modules(kinds_folder.__path__)

@@ -1,4 +1,4 @@
-"""A policy as it is written, kept and shown: what all kinds share, around the spec of one."""
+"""The model of a policy: the members that all kinds share, around the spec of its kind."""
 
 import re
 from datetime import datetime
@@ -19,12 +19,11 @@ _GLOB = re.compile(r"[*?[]")
 
 
 class Selector(Strict):
-    """Which groups.
+    """The groups of a policy.
 
-    Exactly one of group, parent and alias finds some, and scope says what is meant by them.
-
-    A group that appears later is selected when it appears. The root, and the daemon's own groups,
-    never are.
+    Exactly one of group, parent and alias finds groups; scope says which groups there are meant.
+    A group that appears later is selected when it appears. The root and the daemon's own groups
+    are never selected.
     """
 
     group: str | None = Field(
@@ -50,9 +49,9 @@ class Selector(Strict):
 
     @property
     def reach(self) -> str:
-        """The path of a group that all it can ever select is below or at.
+        """The path of the narrowest group that has every selectable group at or below it.
 
-        "" where nothing narrower is sure.
+        "" is the root.
         """
         if self.parent is not None:
             return self.parent.strip("/")
@@ -60,9 +59,7 @@ class Selector(Strict):
         return "/".join(takewhile(lambda component: not _GLOB.search(component), components))
 
     def select(self, groups: list[Group]) -> list[Group]:
-        """Those that are meant, of all groups that there are (parents before children, the root
-        among them).
-        """
+        """Return the selected groups of all (parents before children, the root among them)."""
         found = {group.path for group in groups if self._finds(group.path)}
         scope = "children" if self.parent is not None and self.scope == "self" else self.scope
         if scope == "self":
@@ -88,13 +85,13 @@ def _parent(path: str) -> str:
 
 
 def _chain(path: str) -> list[str]:
-    """The path and those of all groups above it, the root's too."""
+    """Return a path and those of all groups above it, with the root's."""
     components = path.split("/")
     return ["", *("/".join(components[:depth]) for depth in range(1, len(components) + 1))]
 
 
 class Floor(Strict):
-    """What a policy leaves a group at least: the larger of the two."""
+    """The least memory that a policy leaves a group: the larger of the two."""
 
     bytes: Size = 64 << 20
     percent_of_limit: float = Field(default=0.0, ge=0, le=100)
@@ -102,32 +99,29 @@ class Floor(Strict):
 
 
 class Active(Strict):
-    """When a policy is carried out; outside of it, it only looks."""
+    """The times in which a policy acts; outside of them it only decides."""
 
     windows: list[Cron] = Field(
         min_length=1, max_length=32, examples=[["* 22-23 * * *", "* 0-5 * * *"]]
     )
     """Cron expressions of five fields: it is active in every minute that one of them names."""
     timezone: Timezone = "UTC"
-    """Whose clock on the wall they go by."""
+    """The time zone of the windows."""
 
     def covers(self, wall: datetime) -> bool:
         return any(names(window, self.timezone, wall) for window in self.windows)
 
 
 class Draft(Strict):
-    """A policy whose name may stand elsewhere.
-
-    Which groups, how far, when, and what of its kind.
-    """
+    """A policy whose name may be left out, since the address has it."""
 
     name: str | None = Field(None, pattern=NAME, examples=["keep-headroom"])
     kind: str
     enabled: bool = True
     mode: Literal["enforce", "observe"] = "enforce"
-    """observe decides and records like enforce, and does nothing."""
+    """observe decides and records as enforce does, and changes nothing."""
     priority: int = Field(default=100, ge=0, le=1_000_000)
-    """Among policies of one kind the smaller goes first."""
+    """Among policies of one kind the smaller number goes first."""
     selector: Selector
     floor: Floor = Floor()
     swap: Swap = "allow"
@@ -138,7 +132,7 @@ class Draft(Strict):
 
 
 class Policy(Draft):
-    """A policy: which groups, how far, when, and what of its kind."""
+    """A policy: its groups, its floor, its times, and the spec of its kind."""
 
     name: str = Field(pattern=NAME, examples=["keep-headroom"])
 
@@ -173,14 +167,14 @@ _adapter: TypeAdapter[Policy] = TypeAdapter(AnyPolicy)
 
 
 def parse(value: object) -> Policy:
-    """A policy from JSON values, as they are kept. pydantic.ValidationError."""
+    """Make a policy from stored JSON values. Raises pydantic.ValidationError."""
     return _adapter.validate_python(value)
 
 
 def restore(value: object) -> Policy:
-    """As parse, for a row that another version of this daemon may have written.
+    """Parse a row that another version of this daemon may have written.
 
-    PolicyUnreadable says in a line what is wrong with it.
+    Raises PolicyUnreadable, whose text says in one line what is wrong.
     """
     try:
         return parse(value)
@@ -193,13 +187,13 @@ def restore(value: object) -> Policy:
 
 
 def written(policy: Policy) -> dict[str, Any]:
-    """A policy as it was written, in JSON values.
+    """Return a policy as JSON values without the members that its writer left out.
 
-    What was left out is left out, so that a later version may have another default.
+    So a later version may have another default for them.
     """
     return policy.model_dump(mode="json", exclude_unset=True)
 
 
 def means_the_same(one: Policy, other: Policy) -> bool:
-    """Whether two policies differ at most in which of their defaults are written out."""
+    """Return whether two policies are equal once their defaults are filled in."""
     return one.model_dump(mode="json") == other.model_dump(mode="json")

@@ -1,21 +1,19 @@
-"""What comes of one look at the policies.
-
-Decisions as they are remembered and shown, and what is granted of them.
-"""
+"""Results of a tick: the actions that were granted, and every decision as a record."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from shrinkd.backends import Group, MemStat
-from shrinkd.policies.arbiter import Key, Moment, PolicyBinding, Proposal
+from shrinkd.policies.arbiter import Moment, Proposal
+from shrinkd.policies.bindings import Key, PolicyBinding
 from shrinkd.policies.kind import Ask, Reason, Reclaim, Verdict
 from shrinkd.policies.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A decision as it is remembered and shown.
+    """A decision as it is recorded and shown.
 
     `at` in microseconds since the epoch; sizes in bytes.
     """
@@ -29,127 +27,128 @@ class Record:
     reason: Reason
     signals: Mapping[str, float | int | str | None]
     look_seconds: float
-    """When it looks again, at the latest."""
+    """Time to the next evaluation, at most."""
     asked_bytes: int | None = None
-    """What the kind wanted to reclaim; None where it wanted nothing of the sort."""
+    """The amount that the kind asked to reclaim; None where it asked for none."""
     granted_bytes: int | None = None
     freed_bytes: int | None = None
     """By how much usage fell; None until the shrink has ended."""
     shrink_id: str | None = None
     errno: str | None = None
-    """What the kernel or a guard of the daemon answered, as a symbol."""
+    """The errno's symbol that the kernel or a guard of the daemon answered."""
     times: int = 1
-    """How many equal decisions, one after another, are folded into this one; `at` is that of the
-    last."""
+    """How many equal decisions in a row this record stands for; `at` is that of the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is to be done for a policy now."""
+    """An ask that was granted: what the executor has to do now."""
 
     key: Key
     policy: Policy
     group: Group
     ask: Ask
     amount_bytes: int
-    """What is to be reclaimed; 0 for what is no reclaim."""
+    """The amount to reclaim; 0 for what is no reclaim."""
     floor_bytes: int
-    """What usage is not to be brought below, wherever it is by then."""
+    """Usage must not be brought below this, whatever it is by then."""
     target_bytes: int | None
-    """What usage is to be below, whatever comes in between; None for an amount."""
+    """The usage to reach, whatever is charged meanwhile; None where an amount is granted."""
     is_urgent: bool
     swappiness: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """What came of one look."""
+class Tick:
+    """The result of one tick."""
 
-    grants: tuple[Action, ...] = ()
+    actions: tuple[Action, ...] = ()
     records: tuple[Record, ...] = ()
     bindings: tuple[PolicyBinding, ...] = ()
-    """Those that were looked at."""
+    """The bindings that were evaluated."""
     readings: Mapping[int, MemStat] = field(default_factory=dict)
     """By group id."""
 
 
-def grant_of(proposal: Proposal) -> Action:
+def action_of(proposal: Proposal) -> Action:
+    """Make the action of a granted proposal."""
     ask = proposal.decision.ask
     assert ask is not None  # the arbiter grants nothing else
     is_whole = (
         isinstance(ask, Reclaim)
         and ask.target_bytes is not None
-        and proposal.granted == proposal.amount
+        and proposal.granted_bytes == proposal.amount_bytes
     )
-    target = (
-        proposal.member.stat.usage_bytes - proposal.amount if is_whole else None
-    )  # which is not below its floor
+    # never below the floor: the amount was measured down to it
+    target = proposal.member.stat.usage_bytes - proposal.amount_bytes if is_whole else None
     return Action(
         key=proposal.binding.key,
         policy=proposal.binding.policy,
         group=proposal.group,
         ask=ask,
-        amount_bytes=proposal.granted,
-        floor_bytes=proposal.floor,
+        amount_bytes=proposal.granted_bytes,
+        floor_bytes=proposal.floor_bytes,
         target_bytes=target,
         is_urgent=proposal.binding.kind.is_urgent,
         swappiness=proposal.swappiness,
     )
 
 
-def farewell_of(binding: PolicyBinding, moment: Moment) -> Record:
-    at, policy = int(moment.wall.timestamp() * 1e6), binding.policy
+def record_of_removal(binding: PolicyBinding, moment: Moment) -> Record:
+    """Record that the group of a binding was removed."""
     return Record(
-        at,
-        policy.name,
-        binding.generation,
-        binding.groups[0],
-        policy.mode,
-        Verdict.GONE,
-        Reason.GROUP_GONE,
-        {},
-        0.0,
+        at=_microseconds(moment),
+        policy=binding.policy.name,
+        generation=binding.generation,
+        group=binding.groups[0],
+        mode=binding.policy.mode,
+        verdict=Verdict.GONE,
+        reason=Reason.GROUP_GONE,
+        signals={},
+        look_seconds=0.0,
     )
 
 
-def classify_failure(binding: PolicyBinding, group: Group, errname: str, moment: Moment) -> Record:
-    at, policy, seconds = (
-        int(moment.wall.timestamp() * 1e6),
-        binding.policy,
-        binding.look_at - moment.now,
-    )
+def record_of_failure(
+    binding: PolicyBinding, group: Group, errname: str, moment: Moment, delay_seconds: float
+) -> Record:
+    """Record that a group could not be evaluated; it is tried again after `delay_seconds`."""
     return Record(
-        at,
-        policy.name,
-        binding.generation,
-        group,
-        policy.mode,
-        Verdict.HOLD,
-        Reason.UNREADABLE,
-        {},
-        max(seconds, 0.0),
+        at=_microseconds(moment),
+        policy=binding.policy.name,
+        generation=binding.generation,
+        group=group,
+        mode=binding.policy.mode,
+        verdict=Verdict.HOLD,
+        reason=Reason.UNREADABLE,
+        signals={},
+        look_seconds=max(delay_seconds, 0.0),
         errno=errname,
     )
 
 
 def record_of(proposal: Proposal, moment: Moment) -> Record:
-    asked = proposal.amount if isinstance(proposal.decision.ask, Reclaim) else None
-    seen = {
+    """Record a decision with the verdict of the arbiter."""
+    asked = proposal.amount_bytes if isinstance(proposal.decision.ask, Reclaim) else None
+    is_granted = asked is not None and proposal.verdict is Verdict.ACT
+    sizes = {
         "usage_bytes": proposal.member.stat.usage_bytes,
         "floor_bytes": proposal.member.floor_bytes,
     }
     return Record(
-        at=int(moment.wall.timestamp() * 1e6),
+        at=_microseconds(moment),
         policy=proposal.binding.policy.name,
         generation=proposal.binding.generation,
         group=proposal.group,
         mode=proposal.binding.policy.mode,
         verdict=proposal.verdict,
         reason=proposal.reason,
-        signals=dict(proposal.decision.signals) | seen,
-        look_seconds=max(proposal.decision.look_seconds, proposal.put_off_seconds),
+        signals=dict(proposal.decision.signals) | sizes,
+        look_seconds=max(proposal.decision.look_seconds, proposal.delay_seconds),
         asked_bytes=asked,
-        granted_bytes=proposal.granted
-        if asked is not None and proposal.verdict is Verdict.ACT
-        else None,
+        granted_bytes=proposal.granted_bytes if is_granted else None,
     )
+
+
+def _microseconds(moment: Moment) -> int:
+    return int(moment.wall.timestamp() * 1e6)

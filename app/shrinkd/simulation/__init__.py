@@ -1,6 +1,6 @@
-"""Try policies on a simulated machine, faster than time."""
+"""Run policies on a simulated machine, faster than real time, before they run on a host."""
 
-from shrinkd.simulation.jobs import Simulation, SimulationJobs, lines, no_simulation
+from shrinkd.simulation.jobs import Simulation, SimulationJobs, no_simulation, run_plan
 from shrinkd.simulation.run import Plan, Report
 
 __all__ = [
@@ -8,6 +8,6 @@ __all__ = [
     "Report",
     "Simulation",
     "SimulationJobs",
-    "lines",
     "no_simulation",
+    "run_plan",
 ]

@@ -1,10 +1,7 @@
-"""Simulations as jobs.
+"""Run simulations as cancellable jobs with progress, each in a process of its own.
 
-Each in a process of its own, so that none takes the daemon's time, with progress, a cancel and a
-report.
-
-They are kept in memory: the last hundred, and none beyond the daemon's life. A simulation changes
-nothing, so it is said again.
+The last hundred are kept in memory, and none is kept over a restart of the daemon: a simulation
+changes nothing, and the same plan gives the same report again.
 """
 
 import json
@@ -27,7 +24,7 @@ from shrinkd.simulation.run import Plan, Report, simulate
 from shrinkd.storage import now
 from shrinkd.terminal import json_line
 
-_RUNNING, _WAITING, _KEPT = 2, 16, 100
+_MAX_RUNNING, _MAX_QUEUED, _MAX_STORED = 2, 16, 100
 _NICE = 10
 
 
@@ -37,7 +34,7 @@ class Simulation:
 
     plan: Plan
     owner: str = ""
-    """The name of the caller whose it is."""
+    """The name of the caller who submitted it."""
     id: str = field(
         default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
     )
@@ -56,45 +53,42 @@ class Simulation:
 
 
 def _start() -> subprocess.Popen[str]:
-    """Start this program anew.
+    """Start `shrinkd simulate` in a new process.
 
-    With -P, for -m alone would look for it in the working directory first, and run what it finds
-    there.
+    With -P, for -m alone would import a package of that name from the working directory.
     """
-    program, pipe = (
-        [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"],
-        subprocess.PIPE,
-    )
-    return subprocess.Popen(
-        program, stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    )  # no word of it is a client's
+    program = [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"]
+    pipe = subprocess.PIPE
+    # no argument comes from a client
+    return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def no_simulation(simulation_id: str) -> SimulationNotFound:
+    """Make the error for an unknown id."""
     return SimulationNotFound(
-        f"There is no simulation {simulation_id!a}; the last {_KEPT} are kept, and none over a "
-        "restart."
+        f"There is no simulation {simulation_id!a}: the last {_MAX_STORED} are stored, and none "
+        "over a restart of the daemon."
     )
 
 
 class SimulationJobs:
-    """All simulations of one daemon."""
+    """All simulations of one daemon. Thread-safe."""
 
     def __init__(self, publish: Publish = discard) -> None:
-        self._publish = publish
         self._all: OrderedDict[str, Simulation] = OrderedDict()
         self._lock = threading.Lock()
-        self._workers = ThreadPoolExecutor(_RUNNING, thread_name_prefix="simulation")
+        self._workers = ThreadPoolExecutor(_MAX_RUNNING, thread_name_prefix="simulation")
+        self._publish = publish
 
     def submit(self, plan: Plan, owner: str = "", *, dry_run: bool = False) -> Simulation:
         """Queue a simulation.
 
-        TooManySimulations when enough of them wait, or half as many with the same owner.
+        Raises TooManySimulations when the queue is full, or half full with those of one owner.
         """
         simulation = Simulation(plan, owner)
         with self._lock:
             active = sum(not each.done for each in self._all.values())
-            if active >= _RUNNING + _WAITING:
+            if active >= _MAX_RUNNING + _MAX_QUEUED:
                 raise TooManySimulations(
                     f"{active} simulations run or wait already: try again when some have finished.",
                     active=active,
@@ -104,36 +98,37 @@ class SimulationJobs:
                 if owner
                 else 0
             )
-            if own >= (_RUNNING + _WAITING) // 2:
+            if own >= (_MAX_RUNNING + _MAX_QUEUED) // 2:
                 raise TooManySimulations(
-                    f"{own} simulations of {owner} run or wait already: the rest is for others.",
+                    f"{own} simulations of {owner} run or wait already: try again when some have "
+                    "finished.",
                     active=own,
                 )
             if dry_run:
                 return simulation
             for finished in [each.id for each in self._all.values() if each.done][
-                : max(len(self._all) - _KEPT + 1, 0)
+                : max(len(self._all) - _MAX_STORED + 1, 0)
             ]:
                 del self._all[finished]
             self._all[simulation.id] = simulation
-            self._tell(simulation)
+            self._publish_state(simulation)
         self._workers.submit(self._run, simulation)
         return simulation
 
     def get(self, simulation_id: str) -> Simulation:
-        """One simulation. SimulationNotFound."""
+        """Return a simulation. Raises SimulationNotFound."""
         try:
             return self._all[simulation_id]
         except KeyError:
             raise no_simulation(simulation_id) from None
 
     def newest(self) -> list[Simulation]:
-        """All that are kept, the newest first."""
+        """List the stored simulations, the newest first."""
         with self._lock:
             return list(reversed(self._all.values()))
 
     def cancel(self, simulation_id: str, *, dry_run: bool = False) -> Simulation:
-        """End one that waits or runs; one that is done stays as it is."""
+        """Cancel a simulation that waits or runs; one that is done stays as it is."""
         simulation = self.get(simulation_id)
         with self._lock:
             if not simulation.done and not dry_run:
@@ -141,7 +136,7 @@ class SimulationJobs:
         return simulation
 
     def close(self) -> None:
-        """End all of them."""
+        """End all simulations as interrupted, and wait for their processes."""
         with self._lock:
             for simulation in self._all.values():
                 if not simulation.done:
@@ -150,11 +145,11 @@ class SimulationJobs:
 
     def _end(self, simulation: Simulation, state: str, *, error: str | None = None) -> None:
         simulation.state, simulation.finished_at, simulation.error = state, now(), error
-        self._tell(simulation)
+        self._publish_state(simulation)
         if simulation.process is not None:
             simulation.process.kill()
 
-    def _tell(self, simulation: Simulation) -> None:
+    def _publish_state(self, simulation: Simulation) -> None:
         self._publish(
             EventType.SIMULATION_STATE, simulation_id=simulation.id, state=simulation.state
         )
@@ -164,7 +159,7 @@ class SimulationJobs:
             if simulation.done:
                 return
             simulation.state, simulation.started_at = "running", now()
-            self._tell(simulation)
+            self._publish_state(simulation)
             try:
                 simulation.process = _start()
             except OSError as error:
@@ -175,39 +170,39 @@ class SimulationJobs:
                 )
                 return
         with simulation.process as process:
-            said = self._listen(simulation, process)
+            failure = self._communicate(simulation, process)
         with self._lock:
             if not simulation.done:
                 self._end(
                     simulation,
                     "succeeded" if simulation.report else "failed",
-                    error=None if simulation.report else said,
+                    error=None if simulation.report else failure,
                 )
 
-    def _listen(self, simulation: Simulation, process: subprocess.Popen[str]) -> str:
-        """Hand the plan over and take the news in; answer what it said when it failed."""
+    def _communicate(self, simulation: Simulation, process: subprocess.Popen[str]) -> str:
+        """Send the plan, store progress and report; return the last line of the error output."""
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
         assert stdin and stdout and stderr  # they are pipes
-        # It may end before it has read all: what it says of that follows.
+        # it may end before it has read all: its error output says why
         with suppress(BrokenPipeError), stdin:
             stdin.write(simulation.plan.model_dump_json(exclude_unset=True))
         for line in stdout:
-            news = json.loads(line)
-            simulation.done_ratio = news.get("done_ratio", simulation.done_ratio)
-            simulation.report = news.get("report")
+            message = json.loads(line)
+            simulation.done_ratio = message.get("done_ratio", simulation.done_ratio)
+            simulation.report = message.get("report")
         return stderr.read().strip().rpartition("\n")[2]
 
 
-def lines(text: str) -> Iterator[str]:
-    """What the process of a simulation says for a plan.
+def run_plan(text: str) -> Iterator[str]:
+    """Run a plan given as JSON; yield a line of JSON for each progress, the last with the report.
 
-    Its progress, then its report. pydantic.ValidationError.
+    Runs in the process of a simulation, at a low priority. Raises pydantic.ValidationError.
     """
     os.nice(_NICE)
-    for news in simulate(Plan.model_validate_json(text)):
-        told = (
-            {"done_ratio": 1.0, "report": asdict(news)}
-            if isinstance(news, Report)
-            else {"done_ratio": round(news, 4)}
+    for result in simulate(Plan.model_validate_json(text)):
+        message = (
+            {"done_ratio": 1.0, "report": asdict(result)}
+            if isinstance(result, Report)
+            else {"done_ratio": round(result, 4)}
         )
-        yield json_line(told)
+        yield json_line(message)

@@ -1,11 +1,9 @@
-"""Policies tried on a simulated machine.
+"""Run policies on a simulated machine, beside the same machine without policies.
 
-The same engine as the daemon's, in the machine's own time, beside a run without them.
-
-What comes out of it is decided by the plan and the scenario's seed alone. It is closed-loop: what a
-policy takes too early comes back and costs, as the simulator's model has it, and no better than
-that. A recording is half of that: it says what was used, not what would have been needed, and its
-group asks for the same at the same times whatever happens to it.
+It is the daemon's evaluator in the machine's own time. The plan and the scenario's seed alone
+decide the report. A run is closed-loop: memory that a policy takes too early comes back and costs,
+as far as the simulator's model has it. A recording is only half of that: it says what was used, not
+what would have been needed, and its group asks for the same at the same times whatever happens.
 """
 
 import math
@@ -46,14 +44,14 @@ from shrinkd.settings import Settings
 from shrinkd.strict_model import Moment, Strict
 
 _URGENT_BYTES_PER_SECOND = 1 << 30
-"""What one CPU reclaims of clean 4 KiB pages, about a third of what was measured of page cache."""
-_DAWN = datetime(2026, 1, 1, tzinfo=UTC)
-_MOST_STEPS = 2_000_000
-_STEPS_A_NEWS = 20
+"""The rate of one CPU on clean 4 KiB pages: about a third of what was measured on page cache."""
+_DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
+_MAX_STEPS = 2_000_000
+_STEPS_PER_PROGRESS = 20
 _RESIZE_SECONDS = 60.0
 
 
-def _in_gallery(name: str) -> str:
+def _check_in_gallery(name: str) -> str:
     if name not in scenario_names():
         raise ValueError(
             f"there is no scenario {name!r} in the gallery; there are {', '.join(scenario_names())}"
@@ -62,82 +60,83 @@ def _in_gallery(name: str) -> str:
 
 
 class Plan(Strict):
-    """What to simulate: a machine, policies on it, and for how long."""
+    """A simulation to run: a machine, policies on it, and a duration."""
 
-    scenario: Annotated[str, AfterValidator(_in_gallery)] | Scenario = Field(
+    scenario: Annotated[str, AfterValidator(_check_in_gallery)] | Scenario = Field(
         "empty", examples=["heat"]
     )
-    """A name of the gallery, or a scenario as it stands in one of its files; may be left out where
-    there are recordings."""
+    """A name of the gallery, or a scenario as in one of its files; it may be left out where there
+    are recordings."""
     recordings: Annotated[tuple[Recording, ...], Field(strict=False, max_length=32)] = ()
-    """Groups beside those of the scenario that use what groups of a host have used."""
+    """Groups added to the scenario's, which use the memory that groups of a host were recorded to
+    use."""
     policies: Annotated[tuple[AnyPolicy, ...], Field(strict=False, max_length=32)] = ()
     duration_seconds: float = Field(3600, gt=0, le=7 * 86400)
     step_seconds: float = Field(0.5, ge=0.1, le=10)
-    """How finely time passes there: what is shorter than a step is not seen."""
-    starts_at: Moment = _DAWN
-    """What the calendar says when it begins, for schedules and active windows."""
+    """The length of one step of simulated time; nothing shorter is resolved."""
+    starts_at: Moment = _DEFAULT_START
+    """The calendar time at its start, for schedules and active windows."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not (self.recordings or "scenario" in self.model_fields_set):
             raise ValueError("give a scenario, or recordings")
-        self.furnished()
-        if self.duration_seconds / self.step_seconds > _MOST_STEPS:
+        self.full_scenario()
+        if self.duration_seconds / self.step_seconds > _MAX_STEPS:
             raise ValueError(
-                f"that is more than {_MOST_STEPS} steps: shorten it, or let step_seconds be longer"
+                f"that is more than {_MAX_STEPS} steps: shorten it, or let step_seconds be longer"
             )
-        scenario_names = [policy.name for policy in self.policies]
-        if len(set(scenario_names)) < len(scenario_names):
-            raise ValueError("two policies have one name")
+        names = [policy.name for policy in self.policies]
+        if len(set(names)) < len(names):
+            raise ValueError("two policies have the same name: give each its own")
         return self
 
-    def furnished(self) -> Scenario:
-        """The scenario with the recordings in it."""
+    def full_scenario(self) -> Scenario:
+        """Return the scenario with the groups of the recordings added."""
         scenario = load_scenario(self.scenario) if isinstance(self.scenario, str) else self.scenario
         return with_recordings(scenario, self.recordings)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupReport:
-    """What became of one group; means are over the whole run."""
+    """The result for one group; means are over the whole run."""
 
     path: str
     mean_usage_bytes: float
     end_usage_bytes: int
     mean_swap_bytes: float
     some_percent: float | None
-    """Share of the time in which a task stalled for memory; null where this kernel has no PSI."""
+    """Share of the time in which a task stalled for memory; null where the kernel has no PSI."""
     worst_minute_some_percent: float | None
     refaults: int
     reclaimed_bytes: int
-    """By policies; what the kernel reclaimed at a limit is not in it."""
+    """Reclaimed by policies; what the kernel reclaimed at a limit is not counted."""
     limit_hits: int
     oom_kills: int
     saved_bytes: float = 0.0
-    """Mean usage without the policies less that with them; what went to swap has left usage."""
+    """Mean usage without the policies less that with them; swapped memory is not usage."""
     seconds_to_50_percent: float | None = None
-    """Until half of the largest saving was reached; null where nothing was saved."""
+    """Time until half of the largest saving was reached; null where nothing was saved."""
     seconds_to_90_percent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of a simulation."""
+    """The result of a simulation."""
 
     seconds: float
     saved_bytes: float
-    """Over all groups that the policies saw."""
+    """Summed over all groups that the policies select."""
     groups: tuple[GroupReport, ...]
     baseline: tuple[GroupReport, ...]
-    """The same machine without policies."""
+    """The results of the same machine without policies."""
     decisions: Mapping[str, Mapping[str, int]]
     """How often each policy came to each verdict."""
 
 
 @dataclass(slots=True)
-class _Course:
-    """What is measured of one group, step by step."""
+class _Samples:
+    """Measurements of one group, one each step."""
 
     group: Group
     first: MemStat
@@ -147,7 +146,7 @@ class _Course:
     stalls: list[int] = field(default_factory=list)
     reclaimed: int = 0
 
-    def note(self, stat: MemStat) -> None:
+    def add(self, stat: MemStat) -> None:
         self.last = stat
         self.usages.append(stat.usage_bytes)
         self.swap_sum += stat.swap_bytes or 0
@@ -157,74 +156,74 @@ class _Course:
 
 @dataclass(slots=True)
 class _Running:
-    """A grant that is carried out, a step at a time."""
+    """An action that is being executed, a part of it each step."""
 
-    grant: Action
+    action: Action
     until: float
     target: int | None
     left: int = 0
     limits: Mapping[LimitName, int | None] = field(default_factory=dict)
-    """To be set when it is done."""
+    """Set when the reclaim is done."""
     freed: int = 0
     retries: int = MEM_CGROUP_RECLAIM_RETRIES
 
 
 class _Run:
-    """One machine living through the plan, with the policies or without."""
+    """One simulated machine over the time of a plan, with policies or without."""
 
     def __init__(self, plan: Plan, policies: Sequence[AnyPolicy]) -> None:
         self.plan = plan
         self.machine = Simulator(
-            Settings(), clock=lambda: 0.0, sleep=lambda _: None, scenario=plan.furnished()
+            Settings(), clock=lambda: 0.0, sleep=lambda _: None, scenario=plan.full_scenario()
         )
         self.policies = [(policy, 1) for policy in policies]
-        self.engine = Evaluator(self.machine, Guards(self.machine.has_swappiness))
+        self.evaluator = Evaluator(self.machine, Guards(self.machine.has_swappiness))
         self.now = 0.0
         self.running: dict[int, _Running] = {}
-        self.courses: dict[int, _Course] = {}
+        self.samples: dict[int, _Samples] = {}
         self.verdicts: dict[str, dict[str, int]] = {}
 
     def step(self) -> None:
-        """Let a step of time pass, then look, as the daemon would."""
+        """Advance time by one step, then run a tick as the daemon would."""
         seconds = self.plan.step_seconds
         self.machine.time.advance(seconds)
         self.now += seconds
         groups = self.machine.groups()
         for group in groups[1:]:
             stat = self.machine.stat(group)
-            course = self.courses.setdefault(group.id, _Course(group, stat, stat))
-            course.note(stat)
+            sample = self.samples.setdefault(group.id, _Samples(group, stat, stat))
+            sample.add(stat)
         if not self.policies:
             return
-        self.engine.assign(self.policies, groups, self.now)
+        self.evaluator.assign(self.policies, groups, self.now)
         for running in list(self.running.values()):
-            self._go_on(running, seconds)
+            self._continue(running, seconds)
         wall = self.plan.starts_at + timedelta(seconds=self.now)
-        looked = self.engine.look(
-            self.now, wall, [running.grant.group.path for running in self.running.values()]
+        tick = self.evaluator.tick(
+            self.now, wall, [running.action.group.path for running in self.running.values()]
         )
-        for record in looked.records:
+        for record in tick.records:
             of_policy = self.verdicts.setdefault(record.policy, {})
             of_policy[record.verdict] = of_policy.get(record.verdict, 0) + 1
-        for grant in looked.grants:
-            self._begin(grant)
+        for action in tick.actions:
+            self._begin(action)
 
-    def _begin(self, grant: Action) -> None:
-        ask = grant.ask
+    def _begin(self, action: Action) -> None:
+        ask = action.ask
         if isinstance(ask, Reclaim):
             running = _Running(
-                grant, self.now + ask.timeout_seconds, grant.target_bytes, grant.amount_bytes
+                action, self.now + ask.timeout_seconds, action.target_bytes, action.amount_bytes
             )
         elif isinstance(ask, Resize):
             running = _Running(
-                grant, self.now + _RESIZE_SECONDS, ask.limits.get("max_bytes"), limits=ask.limits
+                action, self.now + _RESIZE_SECONDS, ask.limits.get("max_bytes"), limits=ask.limits
             )
         else:
             self._switch(ask)
-            self.engine.finish(grant.key, grant.group, Outcome(0, 0, 0.0), self.now)
+            self.evaluator.finish(action.key, action.group, Outcome(0, 0, 0.0), self.now)
             return
-        self.running[grant.group.id] = running
-        self._go_on(running, self.plan.step_seconds)
+        self.running[action.group.id] = running
+        self._continue(running, self.plan.step_seconds)
 
     def _switch(self, ask: Switch) -> None:
         self.policies = [
@@ -237,40 +236,41 @@ class _Run:
             for policy, generation in self.policies
         ]
 
-    def _go_on(self, running: _Running, seconds: float) -> None:
-        """Reclaim as much as its rate allows in a step; what is left goes on in the next."""
-        grant, errname = running.grant, None
-        rate = _URGENT_BYTES_PER_SECOND if grant.is_urgent else GROUP_BYTES_PER_SECOND
+    def _continue(self, running: _Running, seconds: float) -> None:
+        """Reclaim what its rate allows in a step; the next step continues."""
+        action, errname = running.action, None
+        rate = _URGENT_BYTES_PER_SECOND if action.is_urgent else GROUP_BYTES_PER_SECOND
         try:
             is_done = self._reclaim(running, int(seconds * rate))
             if is_done and running.limits:
-                self.machine.set_limits(grant.group, running.limits)
+                self.machine.set_limits(action.group, running.limits)
         except ShrinkdError as error:
             is_done, errname = True, error.errname
         if not is_done and self.now >= running.until:
             is_done, errname = True, "ETIMEDOUT"
         if is_done:
-            del self.running[grant.group.id]
-            self.courses[grant.group.id].reclaimed += running.freed
+            del self.running[action.group.id]
+            self.samples[action.group.id].reclaimed += running.freed
             outcome = Outcome(
-                grant.amount_bytes, running.freed, running.freed / _URGENT_BYTES_PER_SECOND, errname
+                action.amount_bytes,
+                running.freed,
+                running.freed / _URGENT_BYTES_PER_SECOND,
+                errname,
             )
-            self.engine.finish(grant.key, grant.group, outcome, self.now)
+            self.evaluator.finish(action.key, action.group, outcome, self.now)
 
     def _reclaim(self, running: _Running, allowance: int) -> bool:
-        """Make passes for so much, as memcontrol does, and answer whether that was all there is to
-        do.
-        """
-        grant = running.grant
+        """Make passes as memcontrol does, up to `allowance` bytes; return whether all is done."""
+        action = running.action
         while allowance > 0:
             if running.target is not None:
-                running.left = self.machine.usage(grant.group) - running.target + 1
+                running.left = self.machine.usage(action.group) - running.target + 1
             if running.left <= 0:
                 return True
             if not running.retries:
-                raise GroupBusy("Five passes freed nothing.")
+                raise GroupBusy("Five passes freed nothing: usage stays above the target.")
             freed = self.machine.reclaim(
-                grant.group, min(running.left, allowance), grant.swappiness
+                action.group, min(running.left, allowance), action.swappiness
             )
             running.retries -= not freed
             running.freed, running.left = running.freed + freed, running.left - freed
@@ -279,15 +279,15 @@ class _Run:
 
     def reports(self) -> tuple[GroupReport, ...]:
         return tuple(
-            self._report(course)
-            for course in sorted(self.courses.values(), key=lambda course: course.group.path)
+            self._report(samples)
+            for samples in sorted(self.samples.values(), key=lambda samples: samples.group.path)
         )
 
-    def _report(self, course: _Course) -> GroupReport:
-        steps, counters, events = len(course.usages), course.last.counters, course.last.events
-        before, began = course.first.counters, course.first.events
+    def _report(self, samples: _Samples) -> GroupReport:
+        steps, counters, events = len(samples.usages), samples.last.counters, samples.last.events
+        before, began = samples.first.counters, samples.first.events
         a_minute = max(round(60 / self.plan.step_seconds), 1)
-        stalls = course.stalls
+        stalls = samples.stalls
         worst = max(
             (
                 stalls[min(at + a_minute, len(stalls) - 1)] - stalls[at]
@@ -296,16 +296,16 @@ class _Run:
             default=0,
         )
         return GroupReport(
-            path=course.group.path,
-            mean_usage_bytes=sum(course.usages) / steps,
-            end_usage_bytes=course.usages[-1],
-            mean_swap_bytes=course.swap_sum / steps,
+            path=samples.group.path,
+            mean_usage_bytes=sum(samples.usages) / steps,
+            end_usage_bytes=samples.usages[-1],
+            mean_swap_bytes=samples.swap_sum / steps,
             some_percent=(stalls[-1] - stalls[0]) / 1e4 / self.now if stalls else None,
             worst_minute_some_percent=worst / 1e4 / min(60, self.now) if stalls else None,
             refaults=sum(
                 (after or 0) - (earlier or 0) for after, earlier in _refaults(counters, before)
             ),
-            reclaimed_bytes=course.reclaimed,
+            reclaimed_bytes=samples.reclaimed,
             limit_hits=(events.max or events.limit_failures or 0)
             - (began.max or began.limit_failures or 0),
             oom_kills=(events.oom_kill or 0) - (began.oom_kill or 0),
@@ -317,37 +317,33 @@ def _refaults(after: Counters, before: Counters) -> tuple[tuple[int | None, int 
 
 
 def simulate(plan: Plan) -> Iterator[float | Report]:
-    """Live through a plan, yielding how much of it is done (0 to 1) now and then, and at last the
-    report.
-    """
-    bare, run = _Run(plan, ()), _Run(plan, plan.policies)
+    """Run a plan; yield the part that is done (0 to 1) every few steps, at last the report."""
+    baseline, run = _Run(plan, ()), _Run(plan, plan.policies)
     steps = math.ceil(plan.duration_seconds / plan.step_seconds)
     for step in range(steps):
-        bare.step()
+        baseline.step()
         run.step()
-        if step % _STEPS_A_NEWS == 0:
+        if step % _STEPS_PER_PROGRESS == 0:
             yield step / steps
     seen = {
         group.path
         for policy in plan.policies
         for group in policy.selector.select(run.machine.groups())
     }
-    groups = tuple(_with_savings(report, run, bare) for report in run.reports())
+    groups = tuple(_with_savings(report, run, baseline) for report in run.reports())
     yield Report(
         run.now,
         sum(report.saved_bytes for report in groups if report.path in seen),
         groups,
-        bare.reports(),
+        baseline.reports(),
         run.verdicts,
     )
 
 
-def _with_savings(report: GroupReport, run: _Run, bare: _Run) -> GroupReport:
-    """What a group used less than without the policies, and when half and nine tenths of the most
-    of that were reached.
-    """
-    of_path = {course.group.path: course for course in bare.courses.values()}
-    with_it = next(course for course in run.courses.values() if course.group.path == report.path)
+def _with_savings(report: GroupReport, run: _Run, baseline: _Run) -> GroupReport:
+    """Add the savings: the mean, and the times until half and nine tenths of the largest one."""
+    of_path = {samples.group.path: samples for samples in baseline.samples.values()}
+    with_it = next(samples for samples in run.samples.values() if samples.group.path == report.path)
     saved = [
         without - used
         for without, used in zip(of_path[report.path].usages, with_it.usages, strict=False)

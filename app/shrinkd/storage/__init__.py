@@ -10,6 +10,7 @@ from shrinkd.storage.idempotency_keys import Answer, Key
 from shrinkd.storage.limit_intents import LimitIntentRepository, LimitIntentRow
 from shrinkd.storage.made_groups import MadeGroupRepository
 from shrinkd.storage.policies import PolicyRepository, PolicyRow
+from shrinkd.storage.policy_states import PolicyStateRepository
 from shrinkd.storage.retention import ExpiryTask, Retention
 from shrinkd.storage.shrinks import (
     ACTIVE_STATES,
@@ -40,6 +41,7 @@ __all__ = [
     "MadeGroupRepository",
     "PolicyRepository",
     "PolicyRow",
+    "PolicyStateRepository",
     "Retention",
     "ShrinkRepository",
     "ShrinkRow",

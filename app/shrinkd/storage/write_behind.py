@@ -47,7 +47,7 @@ class WriteBehind(Generic[K, T]):
     thread calls flush(). Thread-safe.
     """
 
-    def __init__(  # noqa: PLR0913 - all but two have defaults and are given by name
+    def __init__(
         self,
         name: str,
         write: Callable[[Sequence[T]], None],

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from shrinkd.api.routes.policy_bodies import EXAMPLES
 from shrinkd.policies import Verdict, kinds
 from shrinkd.settings import Settings
 from shrinkd.storage import Store
@@ -180,9 +179,10 @@ def test_what_cannot_be_a_name_is_made_by_nobody(still: Still, name: str) -> Non
 def test_every_kind_has_an_example_and_what_is_read_of_it_can_be_put_again(
     client: httpx.Client,
 ) -> None:
-    assert kinds().keys() <= EXAMPLES.keys()
-    for kind in kinds():
-        made = client.post(HERE, json=EXAMPLES[kind][1] | {"kind": kind, "enabled": False})
+    for kind, one in kinds().items():
+        assert one.example, kind
+        example = {**one.example.policy, "kind": kind, "enabled": False}
+        made = client.post(HERE, json=example)
         assert made.status_code == 201, made.text
         body = {name: value for name, value in made.json().items() if name not in READ_ONLY}
         again = client.put(

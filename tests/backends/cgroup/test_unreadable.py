@@ -332,7 +332,7 @@ def test_a_simulated_machine_leaves_out_what_its_kernel_would(still_stage: Stage
 
 def test_a_fault_that_lasts_is_met_until_it_is_cleared(still_stage: Stage) -> None:
     simulator = still_stage.simulator
-    simulator.faults.plan(Fault(verb="groups", error="EMFILE", use=2, lasts=True))
+    simulator.faults.plan(Fault(verb="groups", error="EMFILE", use=2, times=10**9))
     simulator.groups()
     for _ in range(3):
         with pytest.raises(OutOfResources):

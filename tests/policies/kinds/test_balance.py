@@ -18,7 +18,8 @@ from bench.laws import alike, by_size, largest_first, splitting
 from shrinkd.backends import Counters, Group, Limits
 from shrinkd.backends.simulator.machine import scenarios
 from shrinkd.policies import MIN_ASK_BYTES, Decision, Outcome, Reason, Reclaim, Verdict
-from shrinkd.policies.kinds.balance import Accounts, Balance, Claim, kind, revoke, worth_asking
+from shrinkd.policies.kinds._revocation import Claim, revoke, worth_asking
+from shrinkd.policies.kinds.balance import Accounts, Balance, kind
 from shrinkd.sizes import PAGE_BYTES
 from tests.support.observations import GIB, HOST, MIB, Policy, member_of, stat_of
 

@@ -107,7 +107,7 @@ def test_a_group_at_its_floor_is_looked_at_once_a_minute_or_when_it_has_grown() 
         Reason.AT_FLOOR,
         60,
     )
-    assert decision.wakes == (UsageCrosses(80 * MIB),)
+    assert decision.wake_on == (UsageCrosses(80 * MIB),)
 
 
 def test_steps_that_free_next_to_nothing_come_later_and_later() -> None:

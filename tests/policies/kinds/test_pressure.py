@@ -178,7 +178,7 @@ def test_from_the_second_brake_at_a_similar_usage_on_the_rest_is_longer_until_us
         300,
         300,
     ]
-    assert group.decision.wakes == (UsageCrosses(int((1024 - 2) * MIB * 1.1) + 1),)
+    assert group.decision.wake_on == (UsageCrosses(int((1024 - 2) * MIB * 1.1) + 1),)
     group.usage_bytes = 1200 * MIB
     assert group.after(1.0).verdict is not Verdict.COOLDOWN
     assert braked(group).look_seconds == 6
@@ -250,7 +250,7 @@ def test_a_group_at_its_floor_is_looked_at_once_a_minute_or_when_it_has_grown() 
         Reason.AT_FLOOR,
         60,
     )
-    assert decision.wakes == (UsageCrosses((64 + 5) * MIB),)
+    assert decision.wake_on == (UsageCrosses((64 + 5) * MIB),)
 
 
 def test_what_is_too_small_to_be_asked_for_is_waited_for() -> None:

@@ -156,12 +156,12 @@ def test_a_batch_of_charges_right_after_a_look_is_no_torrent() -> None:
 
 def test_below_high_it_is_woken_by_usage_and_where_usage_is_silent_by_the_limit() -> None:
     silent = MemStat(0, Limits(LIMIT, effective_max_bytes=LIMIT), events=Events(max=0))
-    assert Looks(kind).look(seen(member(0, limit=LIMIT))).wakes == (UsageCrosses(HIGH),)
-    assert Looks(kind).look(seen(member(stat=silent))).wakes == (UsageCrosses(HIGH), EventsMove())
+    assert Looks(kind).look(seen(member(0, limit=LIMIT))).wake_on == (UsageCrosses(HIGH),)
+    assert Looks(kind).look(seen(member(stat=silent))).wake_on == (UsageCrosses(HIGH), EventsMove())
 
 
 def test_the_watch_that_began_a_pass_outlives_it() -> None:
-    assert Looks(kind).look(seen(member(LIMIT, limit=LIMIT))).wakes == (UsageCrosses(HIGH),)
+    assert Looks(kind).look(seen(member(LIMIT, limit=LIMIT))).wake_on == (UsageCrosses(HIGH),)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,9 @@ def test_backing_off_begins_anew_once_memory_was_freed(outcome: Outcome | None, 
 
 @dataclass
 class Writer:
-    """A group that writes page cache at one rate below 256 MiB, and a kernel that reclaims it at 1
-    GiB/s in passes that begin late.
+    """A group that writes page cache at one rate below 256 MiB, with passes that begin late.
+
+    The kernel reclaims it at 1 GiB/s.
     """
 
     rate: int

@@ -22,56 +22,20 @@ from shrinkd.policies import (
     kinds,
 )
 
-EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "balance": (
-        "Groups that share a budget",
-        {"name": "share", "selector": {"parent": "kubepods"}},
-    ),
-    "idle": (
-        "Reclaim memory that is not used",
-        {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}},
-    ),
-    "limit": (
-        "Keep limits at fixed values",
-        {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}},
-    ),
-    "pressure": (
-        "Reclaim memory while pressure stays low",
-        {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}},
-    ),
-    "schedule": (
-        "A shrink at night",
-        {
-            "name": "at-night",
-            "selector": {"group": "web"},
-            "spec": {
-                "cron": "0 3 * * *",
-                "timezone": "Europe/Berlin",
-                "shrink": {"reclaim_percent": 25},
-            },
-        },
-    ),
-    "watermark": (
-        "Keep usage below the limit",
-        {"name": "headroom", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}},
-    ),
-}
-"""Example of each kind by its name: a summary, and the policy without its kind."""
-
 
 def _examples(*, named: bool) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the examples of the installed kinds. `named`: with the name of the policy."""
-    found = {kind: EXAMPLES[kind] for kind in kinds() if kind in EXAMPLES}
+    """Return the example of each kind that has one. `named`: with the name of the policy."""
     return {
-        kind: (
-            summary,
+        name: (
+            kind.example.summary,
             {
-                key: value
-                for key, value in {"kind": kind, **example}.items()
-                if named or key != "name"
+                member: value
+                for member, value in {"kind": name, **kind.example.policy}.items()
+                if named or member != "name"
             },
         )
-        for kind, (summary, example) in found.items()
+        for name, kind in kinds().items()
+        if kind.example
     }
 
 

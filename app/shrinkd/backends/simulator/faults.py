@@ -59,9 +59,6 @@ class Fault(Strict):
     """The path of the group whose uses count; null counts all of them."""
     error: Symbol | None = Field(default=None, examples=["EBUSY"])
     """The errno that the kernel answers, instead of doing anything."""
-    lasts: bool = False
-    """Every later use meets it as well, until the faults are cleared: an unreadable file, or a
-    daemon without free descriptors."""
     delay_seconds: float | None = Field(default=None, gt=0, le=60)
     """Real seconds. Only callers of the verb wait; for the reading verbs that is the whole
     daemon."""
@@ -79,8 +76,6 @@ class Fault(Strict):
             raise ValueError("the node cannot vanish")
         if self.vanishes and self.verb == "make":
             raise ValueError("a group that is about to be made cannot vanish")
-        if self.lasts and self.error is None:
-            raise ValueError("only an error lasts")
         return self
 
     def is_about(self, verb: Verb, path: str) -> bool:
@@ -136,8 +131,8 @@ class Faults:
 
 def _next_use(fault: Fault) -> Fault | None:
     """Return the fault for its next use; None after its last one."""
-    if fault.use or fault.lasts:
-        return fault.model_copy(update={"use": fault.use or 1})
+    if fault.use:
+        return fault
     return (
         fault.model_copy(update={"use": 1, "times": fault.times - 1}) if fault.times > 1 else None
     )

@@ -1,1 +1,1 @@
-"""The kinds of policies, one module a kind: each ends in `kind`, by which it is found."""
+"""The kinds of policies, one module each; a module ends in `kind`, by which it is found."""

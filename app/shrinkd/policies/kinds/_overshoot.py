@@ -1,22 +1,19 @@
-"""What the kernel takes beyond an ask, learned from outcomes.
-
-An amount is no bound, and near a floor that matters.
-"""
+"""Learn from outcomes how much the kernel frees beyond an ask, which matters near a floor."""
 
 from shrinkd.policies.kind import Outcome
 
-_KEPT = 0.98
-_WILD_BYTES = 64 << 20
-"""What usage fell by beyond this the group gave up itself: learned, it would keep a policy away for
-good."""
+_DECAY = 0.98
+_MAX_BYTES = 64 << 20
+"""The largest overshoot that is learned: a group that frees more gave memory up itself, and the
+policy would keep away for good."""
 
 
 def learned(known_bytes: int, outcome: Outcome | None) -> int:
-    """The bytes to keep clear above a floor, after another outcome.
+    """Return the bytes to keep clear above a floor, after another outcome.
 
-    What was seen once is forgotten slowly.
+    An old overshoot decays slowly.
     """
     if outcome is None:
         return known_bytes
-    beyond = min(max(outcome.freed_bytes - outcome.asked_bytes, 0), _WILD_BYTES)
-    return max(beyond, int(known_bytes * _KEPT))
+    beyond = min(max(outcome.freed_bytes - outcome.asked_bytes, 0), _MAX_BYTES)
+    return max(beyond, int(known_bytes * _DECAY))

@@ -1,4 +1,4 @@
-"""A share of something: a percentage as it was written ("90%"), or bytes."""
+"""The type Share: a percentage of a whole, kept as it was written ("90%"), or bytes."""
 
 import re
 from fractions import Fraction
@@ -15,10 +15,7 @@ _SIZE = size_schema(2**63 - 1)
 
 
 def parse_share(value: object) -> int | str:
-    """A percentage stays the text that it is, anything else is a size.
-
-    ValueError says what is wrong.
-    """
+    """Check a percentage, which stays text, or parse a size. Raises ValueError."""
     if not isinstance(value, str) or not value.endswith("%"):
         return parse_size(value)
     if not re.fullmatch(_PERCENT, value, re.ASCII) or not percent_of(value):
@@ -30,12 +27,12 @@ def parse_share(value: object) -> int | str:
 
 @lru_cache(maxsize=256)
 def percent_of(share: str) -> Fraction:
-    """The number before the percent sign, exactly."""
+    """Return the number before the percent sign, exactly."""
     return Fraction(share.removesuffix("%"))
 
 
 def bytes_of(share: int | str, whole_bytes: int) -> int:
-    """The share in bytes, of this whole if it is a percentage."""
+    """Return the share in bytes; a percentage is of `whole_bytes`."""
     if isinstance(share, int):
         return share
     percent = percent_of(share)

@@ -1,4 +1,4 @@
-"""How much a policy may ask for at once, in bytes: never less than what is worth an ask."""
+"""The type Step: the most that a policy asks for at once, at least the smallest ask."""
 
 from typing import Annotated
 

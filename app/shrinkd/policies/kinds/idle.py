@@ -1,11 +1,7 @@
-"""idle.
+"""The kind idle: shrink a group that has used next to no CPU for a while to its floor, in steps.
 
-A group that does nothing gives its memory up. One that has used next to no CPU for a while is
-brought to its floor.
-
-That is each group by itself: whether the host is busy does not matter. A frozen group does nothing
-for certain, so it does not have to wait. One busy window ends it, and what was swapped out comes
-back when it is used.
+Each group is taken by itself: whether the host is busy does not matter. A frozen group is idle at
+once. One busy window ends the shrinking, and what was swapped out is read back when it is used.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +12,7 @@ from shrinkd.backends import Trigger, UsageCrosses
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -29,31 +26,31 @@ from shrinkd.strict_model import Strict
 
 _QUIET_SECONDS = 60.0
 _STEP_SECONDS = 5.0
-"""Between two steps: a group that wakes up loses no more than the one that is under way."""
+"""Between two steps: a group that becomes busy loses no more than the step that runs."""
 _ROOM_BYTES = 16 << 20
-"""How far above its floor a group that was shrunk has to grow to be looked at earlier."""
+"""Growth above the floor that brings the next evaluation of a shrunk group earlier."""
 _BACKOFF_SECONDS = (30.0, 300.0)
 
 
 class ShrinkIdle(Strict):
-    """What counts as idle, and how large the steps are."""
+    """The definition of idle, and the size of the steps."""
 
     max_cpu_percent: float = Field(default=0.5, ge=0, le=100)
-    """Of one CPU, on average between two looks: more is busy."""
+    """Percent of one CPU, on average over a window: a group that uses more is busy."""
     idle_seconds: float = Field(default=120, ge=10, le=86400)
-    """For how long it has to be idle first. A frozen group counts at once."""
+    """Time that a group has to be idle before it is shrunk; none for a frozen group."""
     interval_seconds: float = Field(default=15, ge=1, le=3600)
-    """How long a window is: the time between two looks. Once the group is at its floor, a minute at
-    least."""
+    """Length of a window: the time between two evaluations. At least a minute once the group is at
+    its floor."""
     step_bytes: Step = Field(default=256 << 20)
-    """The most that is asked for at once."""
+    """The most that is reclaimed in one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Since when a group has been idle, and its CPU time at the last look.
+    """The state: since when a group has been idle, and its CPU time at the last evaluation.
 
-    The times are those of the observations.
+    Times are those of the observations.
     """
 
     seen_seconds: float | None = None
@@ -61,7 +58,7 @@ class Rest:
     idle_since_seconds: float | None = None
     backoff_seconds: float = 0.0
     until_seconds: float = 0.0
-    """How long, and until when, it waits after a step that freed next to nothing."""
+    """Length and end of the wait after a step that freed next to nothing."""
 
 
 def decide(spec: ShrinkIdle, state: Rest, observation: Observation) -> tuple[Rest, list[Decision]]:
@@ -87,28 +84,28 @@ def decide(spec: ShrinkIdle, state: Rest, observation: Observation) -> tuple[Res
             Decision(member.group, Verdict.HOLD, Reason.CPU_BUSY, spec.interval_seconds, signals)
         ]
     since = state.idle_since_seconds
-    if since is None:  # a window that was not busy began when the last one ended
+    if since is None:  # the first idle window began when the last one ended
         since = now - max(elapsed, 0.0)
     state = _backed_off(replace(seen, idle_since_seconds=since), member.outcome)
     signals["idle_seconds"] = round(now - since, 3)
     return state, [
-        replace(_answer(spec, state, member, is_frozen=activity.is_frozen), signals=signals)
+        replace(_decide_idle(spec, state, member, is_frozen=activity.is_frozen), signals=signals)
     ]
 
 
-def _answer(spec: ShrinkIdle, state: Rest, member: Member, *, is_frozen: bool) -> Decision:
+def _decide_idle(spec: ShrinkIdle, state: Rest, member: Member, *, is_frozen: bool) -> Decision:
     group, now = member.group, state.seen_seconds or 0.0
     room = member.stat.usage_bytes - member.floor_bytes
     waits = 0.0 if is_frozen else spec.idle_seconds - (now - (state.idle_since_seconds or 0.0))
     if room < MIN_ASK_BYTES:
-        # nothing is to be had, so the windows may be long: a busy one resets the time all the same
-        wakes: tuple[Trigger, ...] = (UsageCrosses(member.floor_bytes + _ROOM_BYTES),)
+        # nothing can be reclaimed, so windows may be long: a busy one resets the time all the same
+        wake_on: tuple[Trigger, ...] = (UsageCrosses(member.floor_bytes + _ROOM_BYTES),)
         return Decision(
             group,
             Verdict.HOLD,
             Reason.AT_FLOOR,
             max(_QUIET_SECONDS, spec.interval_seconds),
-            wakes=wakes,
+            wake_on=wake_on,
         )
     if waits > 0:
         return Decision(group, Verdict.HOLD, Reason.CPU_IDLE, min(waits, spec.interval_seconds))
@@ -135,4 +132,15 @@ def _backed_off(state: Rest, outcome: Outcome | None) -> Rest:
     return replace(state, backoff_seconds=wait, until_seconds=(state.seen_seconds or 0.0) + wait)
 
 
-kind = Kind(spec=ShrinkIdle, state=Rest, decide=decide, wants_activity=True, rank=40)
+kind = Kind(
+    spec=ShrinkIdle,
+    state=Rest,
+    decide=decide,
+    needs_activity=True,
+    rank=40,
+    pauses_under_host_pressure=True,
+    example=Example(
+        "Reclaim from idle groups",
+        {"name": "asleep", "selector": {"group": "*", "scope": "leaves"}},
+    ),
+)

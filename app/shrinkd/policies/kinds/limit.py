@@ -1,11 +1,9 @@
-"""limit.
+"""The kind limit: keep the wanted limits of each group, and set them again where they drift.
 
-The wanted limits of each group, kept. A new group gets them when it appears; drift is reported, and
-repaired.
-
-Lowering a maximum goes through a shrink first, never through an OOM kill: where usage cannot be
-brought below it, the limits stay as they are and the next tries come later and later. So they do
-where a change was taken and is gone at once, for then somebody else keeps other limits.
+A new group gets them when it appears. A maximum below usage is set after a shrink, so that no task
+is OOM-killed: where usage cannot be brought below it, the limits stay as they are, and the delay to
+the next attempt grows. It grows as well where a change does not last, since then another writer
+keeps other limits.
 """
 
 from dataclasses import dataclass
@@ -14,30 +12,39 @@ from typing import Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from shrinkd.backends import LIMIT_NAMES, LimitName, in_pages, limit_to_json
-from shrinkd.policies.kind import Decision, Kind, Member, Observation, Reason, Resize, Verdict
+from shrinkd.policies.kind import (
+    Decision,
+    Example,
+    Kind,
+    Member,
+    Observation,
+    Reason,
+    Resize,
+    Verdict,
+)
 from shrinkd.strict_model import Limit, Protection, Strict
 
 _BACKOFF_SECONDS = (10.0, 300.0)
 
 
 class WantedLimits(Strict):
-    """The limits to keep, one at least, in bytes.
+    """The limits to keep, at least one, in bytes.
 
-    Null is as if never set (no limit, no protection), and what is absent is left alone.
+    null stands for no limit or no protection; limits that are absent are not changed.
     """
 
     max_bytes: Limit = None
-    """What usage is never above."""
+    """The hard limit of usage."""
     high_bytes: Limit = None
-    """Where v2 begins to slow the group down."""
+    """Usage above which v2 slows the group down."""
     low_bytes: Protection = None
-    """What reclaim from above leaves the group while it finds others (v2)."""
+    """Usage that reclaim from above leaves the group while other groups have memory (v2)."""
     min_bytes: Protection = None
-    """What reclaim from above leaves the group in any case (v2)."""
+    """Usage that reclaim from above always leaves the group (v2)."""
     swap_max_bytes: Limit = None
-    """What the group may have in swap."""
+    """The limit of the group's swap."""
     soft_limit_bytes: Limit = None
-    """What v1 brings the group down to when the host is short."""
+    """Usage that v1 brings the group down to when the host is short of memory."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -47,24 +54,22 @@ class WantedLimits(Strict):
 
     @model_serializer(mode="wrap")
     def _named(self, dump: SerializerFunctionWrapHandler) -> dict[LimitName, int | str | None]:
-        """Leave out what is absent: as null it would come back as a limit to take away."""
+        """Leave out what is absent: written as null it would be read as a limit to remove."""
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
 
 class KeepLimits(Strict):
-    """What each group's limits ought to be."""
+    """The limits that each group should have."""
 
     limits: WantedLimits
-    """The limits to keep; one that this kernel does not have is left out."""
+    """The limits to keep; those that this kernel does not have are ignored."""
     interval_seconds: float = Field(10, ge=1, le=3600)
-    """How often it looks for drift. A group that appears is looked at at once."""
+    """Time between two checks for drift. A group that appears is checked at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long it waits after a change that was refused or did not last; 0 while the limits are
-    kept.
-    """
+    """The state: length and end of the wait after a change that was refused or did not last."""
 
     backoff_seconds: float = 0.0
     until_seconds: float = 0.0
@@ -83,7 +88,10 @@ def decide(
     if not wanted:
         return Waiting(), [
             Decision(
-                member.group, Verdict.HOLD, why_none(spec.limits, member), spec.interval_seconds
+                member.group,
+                Verdict.HOLD,
+                reason_for_none(spec.limits, member),
+                spec.interval_seconds,
             )
         ]
     if member.outcome:
@@ -113,21 +121,21 @@ def decide(
 
 
 def drift(wanted: WantedLimits, member: Member) -> dict[LimitName, int | None]:
-    """What has to be written, in bytes as the kernel will have them; what it lacks cannot drift."""
+    """Return the limits to write, in bytes as the kernel rounds them, without unsupported ones."""
     limits = member.stat.limits
     named = [
         name
         for name in LIMIT_NAMES
         if name in wanted.model_fields_set and name not in limits.unsupported
     ]
-    kept = {
+    rounded = {
         name: in_pages(name, getattr(wanted, name)) for name in named
-    }  # as the API has it for a client's PATCH
-    return {name: size for name, size in kept.items() if getattr(limits, name) != size}
+    }  # rounded as for a PATCH of the limits
+    return {name: size for name, size in rounded.items() if getattr(limits, name) != size}
 
 
-def why_none(wanted: WantedLimits, member: Member) -> Reason:
-    """Why there is nothing to write: the limits are as wanted, or this kernel has none of them."""
+def reason_for_none(wanted: WantedLimits, member: Member) -> Reason:
+    """Return the reason for no change: the limits are as wanted, or the kernel has none of them."""
     return (
         Reason.NO_SIGNAL
         if wanted.model_fields_set <= set(member.stat.limits.unsupported)
@@ -135,4 +143,13 @@ def why_none(wanted: WantedLimits, member: Member) -> Reason:
     )
 
 
-kind = Kind(spec=KeepLimits, state=Waiting, decide=decide, rank=30)
+kind = Kind(
+    spec=KeepLimits,
+    state=Waiting,
+    decide=decide,
+    rank=30,
+    example=Example(
+        "Keep limits",
+        {"name": "keep", "selector": {"group": "web"}, "spec": {"limits": {"max_bytes": "8G"}}},
+    ),
+)

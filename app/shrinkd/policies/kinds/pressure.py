@@ -1,22 +1,20 @@
-"""pressure.
+"""The kind pressure: reclaim memory that a group does not need, until it stalls for memory.
 
-What a group does not miss, taken until it begins to. Its own stalls for memory say how much that
-is.
+Each evaluation asks for a small step. The step grows while pressure is far below the target and the
+kernel frees what it was asked for; it shrinks above the target, and less is asked the nearer
+pressure comes to it. The stalls that followed the last steps give the price of a byte for this
+group and its swap, and with that the amount that the target still allows. Stalls beyond the target
+are a debt, paid off by asking for nothing: so the target bounds the mean, on a slow disk as on
+zram.
 
-A small step is asked for at every look: larger while pressure is far below the target and the
-kernel finds what it was asked for, smaller above it, and less the nearer pressure comes. What the
-last ones cost in stalls, which is the price of a refault as this group and its swap have it, says
-how much the target still pays for. Stalls beyond that are owed, and worked off by asking for
-nothing: so the target bounds the mean, on a slow disk as on zram.
+Three results of measurements shape the law (kernel 6.12, zram). The first pages reclaimed are hot
+ones, whatever follows, so the first grants are small and the first brake proves nothing. The kernel
+frees more than it was asked for, so the overshoot is learned and kept clear of the floor. A group
+at its working set stalls at each new attempt, so from the second brake at about the same usage on
+the rest becomes longer and longer.
 
-Three things the kernel taught (6.12, zram). The first pages taken are hot ones, whatever is taken
-later, so the first grants are small and the first brake proves nothing. An amount is no bound, so
-what the kernel takes beyond it is learned and kept clear of the floor. And what is once at its knee
-only suffers from being tried again: from the second brake at about the same usage on, the rest
-becomes longer and longer.
-
-Every brake expires, and none begins while another lasts or because of pressure that was there
-before: a group that stalls by itself is left alone, not locked out.
+Every brake expires, and none begins during another or because of pressure that was there before: a
+group that stalls by itself is left alone, and not locked out.
 """
 
 import math
@@ -29,6 +27,7 @@ from shrinkd.backends import Trigger, UsageCrosses
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -44,23 +43,23 @@ from shrinkd.strict_model import Size, Strict, size_schema
 _EWMA_SECONDS = 20.0
 _GROW, _CUT = 1.5, 0.5
 _BRAKE_FACTOR = 10
-"""How many times the target, between two looks, is a brake."""
+"""Pressure between two evaluations that is a brake, in multiples of the target."""
 _REST_SECONDS = (6.0, 40.0, 300.0)
 """After a first brake, after a second at a similar usage, and at most."""
 _CREDIT_SECONDS, _DEBT_SECONDS = 20.0, 600.0
-"""How long a time at the target may be saved up, or owed. What a group does to itself is forgiven
-beyond that."""
+"""The most time at the target that may be saved up, or owed. Stalls beyond that, which a group
+causes itself, are forgiven."""
 _SIMILAR = 0.1
 _OVERSHOT_BYTES = 4 << 20
 _PRICE_KEPT = 0.8
-"""How much of what was learned an outcome leaves."""
+"""The weight of what was learned before, at each outcome."""
 _QUIET_SECONDS = 60.0
-"""How rarely it looks while there is nothing to ask for: a thousand such groups are 17 readings a
-second."""
+"""Time between two evaluations while nothing can be asked for: a thousand such groups are 17
+readings a second."""
 _HELD_INTERVALS = 3
-"""How many intervals it leaves out at least while pressure holds it."""
+"""The least number of intervals to the next evaluation while pressure is above the target."""
 _ROOM_BYTES = 4 << 20
-"""How far above the least that can be asked for a group at its floor has to grow to be looked at
+"""Growth of a group at its floor, above the smallest ask, that brings the next evaluation
 earlier."""
 Step = Annotated[
     Size,
@@ -70,63 +69,62 @@ Step = Annotated[
 
 
 class KeepPressure(Strict):
-    """How much a group may feel it, and how fast to go about it."""
+    """The pressure that a group may have, and the speed of reclaim."""
 
     target_some_percent: float = Field(default=0.1, gt=0, le=50)
     """The share of time, in percent, in which some task of the group may stall for memory."""
     interval_seconds: float = Field(default=2, ge=0.5, le=60)
-    """How often it looks while there is something to ask for. At the floor, or while less than 1
-    MiB would be asked for, it looks once a minute, and earlier where the kernel tells that usage
-    grows (v1)."""
+    """Time between two evaluations. A minute at the floor, or while less than 1 MiB would be asked
+    for; less where the kernel reports that usage grows (v1)."""
     step_bytes: Step = Field(default=2 << 20)
-    """The first step, and the least."""
+    """The first step, which is also the smallest."""
     cap_percent: float = Field(default=3, gt=0, le=100)
-    """The largest step: this much of what usage is above the floor."""
+    """The largest step, in percent of the usage above the floor."""
     refault_microseconds: float = Field(default=100, gt=0, le=1_000_000)
-    """Only where the kernel tells no pressure: what one page that had to be read back is taken to
-    cost. Some 10 for zram, 100 for a fast disk. Pressure is then estimated from the refaults;
-    without these either, nothing is done."""
+    """The assumed stall for reading one page back, where the kernel reports no pressure: about 10
+    for zram, 100 for a fast disk. Pressure is then estimated from refaults; without those either,
+    nothing is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Pressure as it was seen, what it has cost, the step, and the brakes.
+    """The state: pressure, its cost, the step, and the brakes.
 
     Times are those of the observations.
     """
 
     source: str = ""
-    """What pressure was last read from; "" is a course that begins."""
+    """The source of the last pressure reading; "" before the first."""
     seen_seconds: float = 0.0
     stalled_microseconds: float = 0.0
-    """The total then."""
+    """The total of stalls at that time."""
     ewma_percent: float = 0.0
     is_pressed: bool = False
     credit_microseconds: float = 0.0
-    """What it may still feel: the target less what it has felt."""
+    """Stalls that the target still allows: those allowed so far less those that happened."""
     felt_microseconds: float = 0.0
-    """Since the last outcome."""
+    """Stalls since the last outcome."""
     paid_microseconds: float = 0.0
     taken_bytes: float = 0.0
-    """What was freed, and above what was felt for it, the last few times."""
+    """Bytes freed by the last few asks, and above the stalls that followed them."""
     step_bytes: int = 0
     overshoot_bytes: int = 0
     asked_seconds: float = 0.0
     rest_until_seconds: float = 0.0
     brakes: int = 0
-    """How many at about the same usage."""
+    """Brakes in a row at about the same usage."""
     braked_bytes: int = 0
 
 
 class _Stalls(NamedTuple):
-    """The total in microseconds, and what tells it."""
+    """The total of stalls in microseconds, and its source."""
 
     source: str
     microseconds: float
 
 
-class _Look(NamedTuple):
-    """What was felt between two looks."""
+class _Interval(NamedTuple):
+    """The stalls between two evaluations."""
 
     now_seconds: float
     seconds: float
@@ -161,13 +159,13 @@ def decide(
         return begun, [
             Decision(member.group, Verdict.HOLD, Reason.FIRST_LOOK, spec.interval_seconds)
         ]
-    look = _Look(
+    interval = _Interval(
         now, now - state.seen_seconds, stalls, stalls.microseconds - state.stalled_microseconds
     )
-    state, brake = _learn(spec, state, look, member)
-    state, decision = _answer(spec, state, member, brake)
+    state, brake = _learn(spec, state, interval, member)
+    state, decision = _decide_rested(spec, state, member, brake)
     signals: dict[str, float | int | str | None] = {
-        "some_percent": round(look.percent, 4),
+        "some_percent": round(interval.percent, 4),
         "some_ewma_percent": round(state.ewma_percent, 4),
         "pressure_source": state.source,
         "credit_microseconds": round(state.credit_microseconds),
@@ -191,25 +189,25 @@ def _stalls(spec: KeepPressure, member: Member) -> _Stalls | None:
 
 
 def _learn(
-    spec: KeepPressure, state: Course, look: _Look, member: Member
+    spec: KeepPressure, state: Course, interval: _Interval, member: Member
 ) -> tuple[Course, Reason | None]:
-    """Take in what was felt since the last look; answers why it has to brake, if it has to."""
-    ewma = look.percent + (state.ewma_percent - look.percent) * math.exp(
-        -look.seconds / _EWMA_SECONDS
+    """Update the state with the stalls since the last evaluation; return the reason for a brake."""
+    ewma = interval.percent + (state.ewma_percent - interval.percent) * math.exp(
+        -interval.seconds / _EWMA_SECONDS
     )
-    is_pressed = look.percent >= _BRAKE_FACTOR * spec.target_some_percent
+    is_pressed = interval.percent >= _BRAKE_FACTOR * spec.target_some_percent
     brake = Reason.ABOVE_TARGET if is_pressed and not state.is_pressed else None
     allowed = _allowed(spec)
-    credit = state.credit_microseconds + allowed * look.seconds - look.microseconds
+    credit = state.credit_microseconds + allowed * interval.seconds - interval.microseconds
     state = replace(
         state,
-        source=look.stalls.source,
-        seen_seconds=look.now_seconds,
-        stalled_microseconds=look.stalls.microseconds,
+        source=interval.stalls.source,
+        seen_seconds=interval.now_seconds,
+        stalled_microseconds=interval.stalls.microseconds,
         ewma_percent=ewma,
         is_pressed=is_pressed,
         credit_microseconds=min(max(credit, -_DEBT_SECONDS * allowed), _CREDIT_SECONDS * allowed),
-        felt_microseconds=state.felt_microseconds + look.microseconds,
+        felt_microseconds=state.felt_microseconds + interval.microseconds,
         step_bytes=_next_step(spec, state, ewma, member.outcome),
     )
     if member.outcome:
@@ -233,19 +231,19 @@ def _price_in(state: Course, outcome: Outcome) -> Course:
 
 
 def _price(state: Course) -> float:
-    """What a byte has cost of late, in microseconds of stall."""
+    """Return the recent cost of a byte, in microseconds of stall."""
     return state.paid_microseconds / max(state.taken_bytes, MIN_ASK_BYTES)
 
 
 def _allowed(spec: KeepPressure) -> float:
-    """The microseconds of stall in a second at the target."""
+    """Return the microseconds of stall that the target allows in a second."""
     return 1e4 * spec.target_some_percent
 
 
 def _next_step(spec: KeepPressure, state: Course, ewma: float, outcome: Outcome | None) -> int:
-    """Grow while there is much room and the last grant was worth it.
+    """Return the next step: larger while pressure is low and the last ask freed at least half.
 
-    An ask that was not granted tells nothing.
+    An ask that was refused changes nothing.
     """
     step = max(state.step_bytes, spec.step_bytes)
     if ewma >= spec.target_some_percent:
@@ -254,24 +252,26 @@ def _next_step(spec: KeepPressure, state: Course, ewma: float, outcome: Outcome 
     return int(step * _GROW) if is_worth_it and 2 * ewma < spec.target_some_percent else step
 
 
-def _answer(
+def _decide_rested(
     spec: KeepPressure, state: Course, member: Member, brake: Reason | None
 ) -> tuple[Course, Decision]:
     group, usage, now = member.group, member.stat.usage_bytes, state.seen_seconds
     if brake and now >= state.rest_until_seconds:
         state = _braked(spec, state, usage)
         return state, Decision(
-            group, Verdict.BRAKE, brake, state.rest_until_seconds - now, wakes=_regrown(state)
+            group, Verdict.BRAKE, brake, state.rest_until_seconds - now, wake_on=_regrown(state)
         )
     if now < state.rest_until_seconds:
         rest = state.rest_until_seconds - now
         return state, Decision(
-            group, Verdict.COOLDOWN, Reason.COOLING_DOWN, rest, wakes=_regrown(state)
+            group, Verdict.COOLDOWN, Reason.COOLING_DOWN, rest, wake_on=_regrown(state)
         )
     room = usage - member.floor_bytes - state.overshoot_bytes
     if room < MIN_ASK_BYTES:
         wake = UsageCrosses(usage - room + MIN_ASK_BYTES + _ROOM_BYTES)
-        return state, Decision(group, Verdict.HOLD, Reason.AT_FLOOR, _QUIET_SECONDS, wakes=(wake,))
+        return state, Decision(
+            group, Verdict.HOLD, Reason.AT_FLOOR, _QUIET_SECONDS, wake_on=(wake,)
+        )
     if (quiet := _quiet_seconds(spec, state)) > 0:
         return state, Decision(
             group,
@@ -283,9 +283,9 @@ def _answer(
 
 
 def _quiet_seconds(spec: KeepPressure, state: Course) -> float:
-    """How long nothing can be asked for even if nothing more is felt.
+    """Return the seconds until the smallest ask is possible, if no more stalls follow.
 
-    Until half of the target is free, and the least is paid for.
+    By then pressure is below half of the target, and the credit covers the ask.
     """
     excess = state.ewma_percent / spec.target_some_percent
     least = min(_price(state) * MIN_ASK_BYTES, _CREDIT_SECONDS * _allowed(spec))
@@ -294,9 +294,9 @@ def _quiet_seconds(spec: KeepPressure, state: Course) -> float:
 
 
 def _ask(spec: KeepPressure, state: Course, member: Member, room: int) -> tuple[Course, Decision]:
-    """Ask for what step, cap, pressure and credit leave.
+    """Ask for the amount that step, cap, pressure and credit allow.
 
-    A grant that is too small waits until it has come to 1 MiB.
+    An amount that is too small waits until it has grown to 1 MiB.
     """
     now = state.seen_seconds
     cap = (member.stat.usage_bytes - member.floor_bytes) * spec.cap_percent / 100
@@ -334,7 +334,7 @@ def _braked(spec: KeepPressure, state: Course, usage: int) -> Course:
 
 
 def _regrown(state: Course) -> tuple[Trigger, ...]:
-    """What ends a stretched rest early: it is about a knee that is not there any more."""
+    """Return the event that ends a long rest early: usage grew, so its reason has gone."""
     return (UsageCrosses(_regrown_bytes(state) + 1),) if state.brakes > 1 else ()
 
 
@@ -346,4 +346,14 @@ def _within(spec: KeepPressure, seconds: float) -> float:
     return min(max(seconds, spec.interval_seconds), max(_QUIET_SECONDS, spec.interval_seconds))
 
 
-kind = Kind(spec=KeepPressure, state=Course, decide=decide, rank=50)
+kind = Kind(
+    spec=KeepPressure,
+    state=Course,
+    decide=decide,
+    rank=50,
+    pauses_under_host_pressure=True,
+    example=Example(
+        "Reclaim until the first stalls",
+        {"name": "squeeze", "mode": "observe", "selector": {"parent": ""}},
+    ),
+)

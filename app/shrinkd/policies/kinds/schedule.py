@@ -1,11 +1,8 @@
-"""schedule.
+"""The kind schedule: shrink, set limits or switch another policy at moments of the calendar.
 
-Something done at moments of the calendar: a shrink, limits that are set, or another policy that is
-switched.
-
-What is remembered is how far the calendar is done with. So a clock that is put back runs no moment
-twice, and one that is put forward has missed what lies between. A state assumes that an ask was
-granted: for one that was not, the state before it goes on, and the moment is still to be done.
+The state is the last moment that is done. So a clock that is put back runs no moment twice, and one
+that is put forward misses the moments between. A new state assumes that its ask is granted: when it
+is refused, the evaluator restores the state before it, and the moment is still due.
 """
 
 import zlib
@@ -22,6 +19,7 @@ from shrinkd.policies.kind import (
     NAME,
     Ask,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -31,22 +29,22 @@ from shrinkd.policies.kind import (
     Switch,
     Verdict,
 )
-from shrinkd.policies.kinds.limit import WantedLimits, drift, why_none
+from shrinkd.policies.kinds.limit import WantedLimits, drift, reason_for_none
 from shrinkd.strict_model import Size, Strict
 
 _LOOK_SECONDS = (0.05, 60.0)
-"""Not later than a minute: the clock of the calendar may be put forward meanwhile."""
+"""At most a minute: the calendar's clock may be put forward meanwhile."""
 _REFUSED_LOOK_SECONDS = 5.0
-"""The end of a grant is told at once; this is for an ask that was not granted."""
+"""Time to the next evaluation after an ask that was refused; a granted one ends with its own."""
 _CLOCK_WAS_WRONG = timedelta(days=1)
-"""A clock put back by more had been wrong when the last moment was done: else the next one would
-come in years."""
+"""A clock that was put back by more was wrong when the last moment was done; waiting for that
+moment again could take years."""
 
 
 class ScheduledShrink(Strict):
-    """How far usage is brought down.
+    """The goal of a shrink: exactly one of target_bytes, reclaim_bytes and reclaim_percent.
 
-    Exactly one of target_bytes, reclaim_bytes and reclaim_percent. No limit moves.
+    No limit moves.
     """
 
     target_bytes: Size | None = None
@@ -54,9 +52,9 @@ class ScheduledShrink(Strict):
     reclaim_bytes: Size | None = None
     """Bring usage down by this much."""
     reclaim_percent: float | None = Field(None, gt=0, le=100)
-    """Bring usage down by this part of it."""
+    """Bring usage down by this percentage of it."""
     timeout_seconds: float = Field(300, gt=0, le=86400)
-    """What takes longer ends where it is."""
+    """A shrink that takes longer ends where it is."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,59 +70,59 @@ class ScheduledShrink(Strict):
 
 
 class ScheduledSwitch(Strict):
-    """Another policy, enabled or disabled."""
+    """A policy to enable or disable."""
 
     policy: str = Field(pattern=NAME, examples=["squeeze-at-night"])
-    """Its name. One that is not there when it is due is left alone."""
+    """The name of the policy. If there is none when the moment comes, nothing happens."""
     enabled: bool
     """true enables it, false disables it."""
 
 
 class Schedule(Strict):
-    """When, and exactly one of shrink, limits and switch: what."""
+    """A cron expression, and exactly one of shrink, limits and switch to carry out."""
 
     cron: Cron
     """A cron expression of five fields. A fixed hour that summer time skips is made up for, one
     that comes twice counts once."""
     timezone: Timezone = "UTC"
-    """Whose clock on the wall it goes by."""
+    """The time zone of the cron expression."""
     shrink: ScheduledShrink | None = None
     """Bring the usage of each group down, not below its floor."""
     limits: WantedLimits | None = None
-    """Set limits of each group, once; a maximum below usage by a shrink first."""
+    """Set limits of each group, once; a maximum below usage is set after a shrink."""
     switch: ScheduledSwitch | None = None
-    """Enable or disable another policy, once. Every group of the selector asks for it, so there has
-    to be one at that moment."""
+    """Enable or disable another policy, once. The selector has to match a group at that moment."""
     jitter_seconds: float = Field(0, ge=0, le=3600)
-    """Spread the groups over this time after the moment, each always to the same place in it. Not
+    """Spread the groups over this time after the moment, each with the same delay every time. Not
     for a switch."""
     misfire: Literal["skip", "run_once"] = "skip"
-    """What becomes of a moment that was missed by more than grace_seconds; of several missed ones,
-    run_once does one."""
+    """Skip moments that were missed by more than grace_seconds, or run once for all of them."""
     grace_seconds: float = Field(60, ge=1, le=86400)
-    """How late is not too late."""
+    """The delay up to which a moment is not missed."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if sum(what is not None for what in (self.shrink, self.limits, self.switch)) != 1:
+        if sum(action is not None for action in (self.shrink, self.limits, self.switch)) != 1:
             raise ValueError("give exactly one of shrink, limits and switch")
         if self.switch is not None and self.jitter_seconds:
             raise ValueError(
-                "a switch is no group's own, so there is nothing to spread: leave jitter_seconds "
+                "a switch belongs to no group, so there is nothing to spread: leave jitter_seconds "
                 "out"
             )
         return self
 
     @property
-    def what(self) -> ScheduledShrink | WantedLimits | ScheduledSwitch:
-        return next(what for what in (self.shrink, self.limits, self.switch) if what is not None)
+    def action(self) -> ScheduledShrink | WantedLimits | ScheduledSwitch:
+        return next(
+            action for action in (self.shrink, self.limits, self.switch) if action is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """How far the calendar is done with.
+    """The state: all moments up to `done_at` are done.
 
-    Every moment up to this one, in microseconds since the epoch; None before the first look.
+    In microseconds since the epoch; None before the first evaluation.
     """
 
     done_at: int | None = None
@@ -136,11 +134,11 @@ def decide(
     (member,) = observation.members
     wall = observation.wall
     if state.done_at is None or _moment(state.done_at) > wall + _CLOCK_WAS_WRONG:
-        return _quiet(spec, Calendar(_microseconds(wall)), observation, Reason.FIRST_LOOK)
+        return _hold(spec, Calendar(_microseconds(wall)), observation, Reason.FIRST_LOOK)
     now, done = wall - _delay(spec, member.group), _moment(state.done_at)
     due = next_moment(spec.cron, spec.timezone, done)
     if due is None or due > now:
-        return _quiet(spec, state, observation, Reason.NOT_DUE)
+        return _hold(spec, state, observation, Reason.NOT_DUE)
     state = Calendar(_microseconds(now))
     in_time = next_moment(
         spec.cron, spec.timezone, max(done, now - timedelta(seconds=spec.grace_seconds))
@@ -148,10 +146,10 @@ def decide(
     if in_time is not None and in_time <= now:
         due = in_time
     elif spec.misfire == "skip":
-        return _quiet(spec, state, observation, Reason.MISSED, due)
+        return _hold(spec, state, observation, Reason.MISSED, due)
     ask = _ask(spec, member)
     if isinstance(ask, Reason):
-        return _quiet(spec, state, observation, ask, due)
+        return _hold(spec, state, observation, ask, due)
     return state, [
         Decision(
             member.group, Verdict.ACT, Reason.DUE, _REFUSED_LOOK_SECONDS, _signals(due, now), ask
@@ -159,36 +157,36 @@ def decide(
     ]
 
 
-def _quiet(
+def _hold(
     spec: Schedule,
     state: Calendar,
     observation: Observation,
-    why: Reason,
+    reason: Reason,
     due: datetime | None = None,
 ) -> tuple[Calendar, list[Decision]]:
-    """Hold until the next moment comes."""
+    """Hold until the next moment."""
     (member,), wall = observation.members, observation.wall
     delay = _delay(spec, member.group)
     ahead = next_moment(spec.cron, spec.timezone, _moment(state.done_at or 0))
     shortest, longest = _LOOK_SECONDS
-    look = (
+    wait_seconds = (
         longest
         if ahead is None
         else min(max((ahead + delay - wall).total_seconds(), shortest), longest)
     )
     signals = _signals(due, wall - delay)
     signals["next_moment"] = None if ahead is None else (ahead + delay).isoformat()
-    return state, [Decision(member.group, Verdict.HOLD, why, look, signals)]
+    return state, [Decision(member.group, Verdict.HOLD, reason, wait_seconds, signals)]
 
 
 def _ask(spec: Schedule, member: Member) -> Ask | Reason:
-    """What is wanted of this group, or why nothing is."""
-    match spec.what:
+    """Return what to ask for this group, or the reason for asking nothing."""
+    match spec.action:
         case ScheduledShrink() as shrink:
             return _shrink(shrink, member)
         case WantedLimits() as limits:
             wanted = drift(limits, member)
-            return Resize(wanted) if wanted else why_none(limits, member)
+            return Resize(wanted) if wanted else reason_for_none(limits, member)
         case ScheduledSwitch() as switch:
             return Switch(switch.policy, switch.enabled)
 
@@ -218,7 +216,7 @@ def _shrink(wanted: ScheduledShrink, member: Member) -> Ask | Reason:
 
 
 def _delay(spec: Schedule, group: Group) -> timedelta:
-    """The place of a group in the jitter: no chance, so that a replay has the same."""
+    """Return a group's delay within the jitter, from a hash: the same in a replay."""
     place = zlib.crc32(f"{group.id} {spec.model_dump_json()}".encode()) / 2**32
     return timedelta(seconds=place * spec.jitter_seconds)
 
@@ -243,4 +241,23 @@ def _switches(spec: Schedule) -> list[str]:
     return [spec.switch.policy] if spec.switch else []
 
 
-kind = Kind(spec=Schedule, state=Calendar, decide=decide, switches=_switches, rank=30)
+kind = Kind(
+    spec=Schedule,
+    state=Calendar,
+    decide=decide,
+    switches=_switches,
+    rank=30,
+    pauses_under_host_pressure=True,
+    example=Example(
+        "A shrink at night",
+        {
+            "name": "at-night",
+            "selector": {"group": "web"},
+            "spec": {
+                "cron": "0 3 * * *",
+                "timezone": "Europe/Berlin",
+                "shrink": {"reclaim_percent": 25},
+            },
+        },
+    ),
+)

@@ -1,10 +1,8 @@
-"""watermark.
+"""The kind watermark: reclaim from a high mark down to a low one, to keep room below the limit.
 
-Room below the limit, kept. At a high mark a pass of reclaim begins, and it ends below a low one.
-
-What kswapd does for a node, for one group: whoever writes finds free memory, instead of a limit at
-which it has to reclaim by itself. A pass that made it may be followed by the next one at once,
-since the writer does not wait either.
+It does for a group what kswapd does for a node: a task that writes finds free memory, instead of a
+limit at which it has to reclaim itself. A pass that reached the low mark may be followed by the
+next one at once, since the writer does not wait either.
 """
 
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from shrinkd.backends import EventsMove, MemStat, Trigger, UsageCrosses
 from shrinkd.policies.kind import (
     MIN_ASK_BYTES,
     Decision,
+    Example,
     Kind,
     Member,
     Observation,
@@ -33,27 +32,27 @@ _LEAST_BAND_PERCENT, _LEAST_BAND_BYTES = 1, 16 << 20
 _BACKOFF_SECONDS = (10.0, 300.0)
 _LOOK_SECONDS = (0.1, 5.0)
 _LEAST_GROWTH = 64 << 20
-"""Bytes a second: what a group that stands still may begin with before the next look."""
+"""Bytes a second: the growth that is assumed of a group that did not grow."""
 _REFUSED_LOOK_SECONDS = 1.0
-"""The end of a pass is told at once; this is for an ask that was not granted."""
+"""Time to the next evaluation after an ask that was refused; a pass ends with its own."""
 
 
 class Watermark(Strict):
-    """Where a pass begins and where it ends.
+    """The usage at which a pass begins, and the usage at which it ends.
 
     Both in percent of the effective limit, or both in bytes.
     """
 
     high: Share = "90%"
-    """Usage at or above this starts a pass. A percentage is of the least limit of the group and
+    """Usage at or above this starts a pass. A percentage is of the lowest limit of the group and
     those above it."""
     low: Share = "85%"
     """A pass ends when usage is below this: at least 1 % or 16 MiB below high."""
     max_pass_seconds: float = Field(30, ge=1, le=3600)
     """A pass that takes longer ends where it is."""
     cooldown_seconds: float = Field(5, ge=0, le=3600)
-    """The rest after a pass that did not come to low. One that by itself freed less than a tenth of
-    its goal rests 10 s, each time twice as long, up to 300 s."""
+    """The pause after a pass that did not reach low. After one that freed less than a tenth of its
+    goal the pause is 10 s, and doubles up to 300 s."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -82,12 +81,10 @@ class Marks(NamedTuple):
 
 
 def marks(spec: Watermark, stat: MemStat, total_bytes: int) -> Marks | None:
-    """Tell what the marks are for a group.
+    """Return the marks of a group.
 
-    None for a percentage where no limit is felt: there is none below the host's total.
-
-    The band is never smaller than the least that is worth an ask, whatever a percentage makes of a
-    small limit.
+    None for a percentage where no limit of the group or above it is below the host's memory. The
+    band is at least the smallest amount that is asked for, however small the limit is.
     """
     if isinstance(spec.high, int) and isinstance(spec.low, int):
         return Marks(spec.high, spec.low)
@@ -114,14 +111,14 @@ def check(spec: Watermark, stat: MemStat, total_bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Where usage was and how fast it grew lately, and the rest after a pass that did not make it."""
+    """The state: usage and its growth, and the pause after a pass that did not reach its goal."""
 
     seen_seconds: float | None = None
     seen_bytes: int = 0
     growth: float = 0.0
-    """Bytes a second: the fastest seen, halved every 5 s."""
+    """Bytes a second: the highest value, halved every 5 s."""
     backoff_seconds: float = 0.0
-    """How long it rests because little was freed; 0 when that is not why."""
+    """Length of the pause because little was freed; 0 for another reason."""
     until_seconds: float = 0.0
 
 
@@ -129,9 +126,9 @@ def decide(
     spec: Watermark, state: Course, observation: Observation
 ) -> tuple[Course, list[Decision]]:
     (member,) = observation.members
-    state = _rested(
+    state = _update_pause(
         spec,
-        _followed(state, member, observation.now_seconds),
+        _update_growth(state, member, observation.now_seconds),
         member.outcome,
         observation.now_seconds,
     )
@@ -146,12 +143,14 @@ def decide(
                 _signals(state, member),
             )
         ]
-    if member.stat.usage_bytes < found.low_bytes:  # whoever did it, the goal is reached
+    if member.stat.usage_bytes < found.low_bytes:  # the goal is reached, also by others
         state = replace(state, backoff_seconds=0.0, until_seconds=0.0)
-    return state, [_decided(spec, state, member, found, observation.now_seconds)]
+    return state, [_decide_at(spec, state, member, found, observation.now_seconds)]
 
 
-def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: float) -> Decision:
+def _decide_at(
+    spec: Watermark, state: Course, member: Member, found: Marks, now: float
+) -> Decision:
     usage, group, signals = member.stat.usage_bytes, member.group, _signals(state, member, found)
     if usage < found.high_bytes:
         headroom = found.high_bytes - usage
@@ -159,9 +158,9 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
             group,
             Verdict.HOLD,
             Reason.BELOW_HIGH,
-            _poll(headroom, state.growth),
+            _poll_seconds(headroom, state.growth),
             signals,
-            wakes=_wakes(member.stat, found),
+            wake_on=_wake_on(member.stat, found),
         )
     target = max(found.low_bytes, member.floor_bytes)
     if usage - target < MIN_ASK_BYTES:
@@ -182,12 +181,12 @@ def _decided(spec: Watermark, state: Course, member: Member, found: Marks, now: 
         _REFUSED_LOOK_SECONDS,
         signals,
         ask,
-        wakes=_wakes(member.stat, found),
+        wake_on=_wake_on(member.stat, found),
     )
 
 
-def _followed(state: Course, member: Member, now: float) -> Course:
-    """Follow usage: how fast it grew since the last look, and what a pass took away in between."""
+def _update_growth(state: Course, member: Member, now: float) -> Course:
+    """Update usage and growth with a reading; what a pass freed in between counts as growth."""
     usage, (shortest, longest) = member.stat.usage_bytes, _LOOK_SECONDS
     if state.seen_seconds is None or now < state.seen_seconds:
         return replace(state, seen_seconds=now, seen_bytes=usage)
@@ -197,7 +196,7 @@ def _followed(state: Course, member: Member, now: float) -> Course:
     )
     if (
         seconds < shortest / 2
-    ):  # a wake-up right after a look: one batch of charges would be a torrent
+    ):  # too short for a rate: one batch of charges would look like fast growth
         return replace(state, seen_bytes=before)
     faded = state.growth * 0.5 ** (seconds / longest)
     return replace(
@@ -205,30 +204,30 @@ def _followed(state: Course, member: Member, now: float) -> Course:
     )
 
 
-def _rested(spec: Watermark, state: Course, outcome: Outcome | None, now: float) -> Course:
-    """Learn from how the last pass ended."""
+def _update_pause(spec: Watermark, state: Course, outcome: Outcome | None, now: float) -> Course:
+    """Set or end the pause by the outcome of the last pass."""
     if outcome is None:
         return state
     if outcome.errname is None:
         return replace(state, backoff_seconds=0.0, until_seconds=0.0)
     if (
         outcome.errname == "EINTR" or 10 * outcome.freed_bytes >= outcome.asked_bytes
-    ):  # one that was cut says nothing of what there is
+    ):  # an interrupted pass says nothing about reclaimable memory
         return replace(state, backoff_seconds=0.0, until_seconds=now + spec.cooldown_seconds)
     shortest, longest = _BACKOFF_SECONDS
     wait = max(min(max(2 * state.backoff_seconds, shortest), longest), spec.cooldown_seconds)
     return replace(state, backoff_seconds=wait, until_seconds=now + wait)
 
 
-def _poll(headroom: int, growth: float) -> float:
+def _poll_seconds(headroom: int, growth: float) -> float:
     shortest, longest = _LOOK_SECONDS
     return min(max(headroom / max(2 * growth, _LEAST_GROWTH), shortest), longest)
 
 
-def _wakes(stat: MemStat, found: Marks) -> tuple[Trigger, ...]:
-    """What tells of a faster writer than the poll allows for.
+def _wake_on(stat: MemStat, found: Marks) -> tuple[Trigger, ...]:
+    """Return the events of a writer that is faster than the poll.
 
-    Its usage, or on v2, which is silent about that, the limit that it hit.
+    Usage that crosses the high mark, and on v2, which does not report that, a limit that was hit.
     """
     crossing = UsageCrosses(found.high_bytes)
     return (crossing,) if stat.events.max is None else (crossing, EventsMove())
@@ -247,4 +246,15 @@ def _signals(
     }
 
 
-kind = Kind(spec=Watermark, state=Course, decide=decide, check=check, rank=10, is_urgent=True)
+kind = Kind(
+    spec=Watermark,
+    state=Course,
+    decide=decide,
+    check=check,
+    rank=10,
+    is_urgent=True,
+    example=Example(
+        "Keep room below the limit",
+        {"name": "headroom", "selector": {"group": "db"}, "spec": {"high": "90%", "low": "85%"}},
+    ),
+)
