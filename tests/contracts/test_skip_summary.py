@@ -27,7 +27,15 @@ def test_of_a_kernel(): pytest.skip("this kernel keeps no peak")
 def test_a_run_ends_with_one_line_of_what_was_skipped_and_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "test_skipping.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.support.skip_summary", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-ra",
+        "-p",
+        "tests.support.skip_summary",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2] == (
         "Skipped: 4 tests. To run them: apt-get install zsh qemu-system-x86. "

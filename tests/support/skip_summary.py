@@ -4,7 +4,7 @@ A skip reason names its remedy: "… is not installed", or a command behind a co
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 import pytest
 
@@ -48,8 +48,12 @@ def summary(reasons: Iterable[str]) -> str | None:
     return line
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the line, behind pytest's own list of reasons."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
+    """Print the line behind pytest's own list of reasons, which is in a wrapper, too."""
+    yield
     line = summary(
         str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
         for report in terminalreporter.stats.get("skipped", ())
