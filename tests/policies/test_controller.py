@@ -9,7 +9,7 @@ for until it is so.
 import errno
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -214,19 +214,6 @@ class House:
 
 
 Build = Callable[..., House]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    built = []
-
-    def make(groups: Mapping[str, Any], **more: Any) -> House:
-        built.append(House(tmp_path / "shrinkd.db", groups, **more))
-        return built[-1]
-
-    yield make
-    for house in built:
-        house.close()
 
 
 # What it does, it does as everybody does

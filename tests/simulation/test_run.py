@@ -156,7 +156,7 @@ def test_progress_is_told_from_nothing_to_all() -> None:
     ("wrong", "words"),
     [
         ({"scenario": "nowhere"}, "no scenario 'nowhere'"),
-        ({"policies": [ROOM, ROOM]}, "one name"),
+        ({"policies": [ROOM, ROOM]}, "same name"),
         ({"duration_seconds": 7 * 86400, "step_seconds": 0.1}, "steps"),
         ({"duration_seconds": 0}, "greater than 0"),
         ({"starts_at": "2026-01-01T00:00:00"}, "timezone"),
