@@ -64,7 +64,7 @@ def run(benchmarks: Mapping[str, Benchmark], extent: Extent) -> int:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 tables = benchmark.measure(Path(folder), extent)
-        except Exception:
+        except Exception:  # noqa: BLE001
             failed.append(name)
             print(f"\n{name} FAILED:\n{traceback.format_exc()}", flush=True)
             continue

@@ -12,13 +12,13 @@ passes that no progress in between forgives; a failed shrink keeps what it recla
 limit. A deadline is a second kind of pending signal.
 
 Slips of the posted code that are not kept:
- 1. mem_cgroup_shrink_usage_to() assigns ret and ends in `return 0`: its errors never reach the writer.
- 2. mem_cgroup_resize_limit() leaves its loop when res_counter_set_limit() fails and goes on when it succeeds.
- 3. res_counter_check_under_val() takes &cnt->flags as its lock; there is no such member. Pavel Emelyanov answered that
-    any lock is superfluous there, since the answer is stale on return. So there is none here.
- 4. Turning that `break` round is not enough: while usage < val the inner loop, the only place that asks for signals, is
-    never entered, and a set that keeps failing spins for ever. So the outer loop asks too.
- 5. The retry budget is fresh in every round, so nothing bounds a race against a fast charger. So it is one budget.
+ 1. mem_cgroup_shrink_usage_to() ends in `return 0`: its errors never reach the writer.
+ 2. mem_cgroup_resize_limit() leaves its loop when res_counter_set_limit() fails, not on success.
+ 3. res_counter_check_under_val() takes &cnt->flags as its lock; there is no such member, and
+    Pavel Emelyanov answered that a lock is superfluous: the answer is stale on return.
+ 4. With that `break` turned round, the inner loop alone asks for signals, and is not entered while
+    usage < val: a set that keeps failing spins for ever. So the outer loop asks too.
+ 5. The retry budget is fresh in every round and bounds no race with a fast charger: here it is one.
 """
 
 from collections.abc import Mapping
@@ -42,9 +42,7 @@ class Current(Protocol):
         """Answer how much of the excess the next pass may free."""
 
     def cond_resched(self, usage_bytes: int, progress: int, retry_count: int) -> None:
-        """Note how far a pass came, and wait as long as the task's rate and the group's pressure
-        want.
-        """
+        """Note how far a pass came; wait as the task's rate and the group's pressure demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,11 @@ class Memcg:
 
 
 def set_limit(memcg: Memcg, limit: int) -> Limits:
-    """Make `limit` (whole pages) the maximum if usage is below it (patch 1/4), else LimitBelowUsage
-    and nothing changed.
+    """Set the maximum to `limit` (whole pages) if usage is below it (patch 1/4).
 
-    Compare first: a v1 kernel that refuses has thrown the page cache away before it says -EBUSY,
-    and a v2 kernel does not refuse. The backend's own -EBUSY is the second line, against a charge
-    between our reading and its write.
+    Else LimitBelowUsage, and nothing changes. Compare first: a v1 kernel that refuses has thrown
+    the page cache away before it says -EBUSY, and a v2 kernel does not refuse. The backend's own
+    -EBUSY is the second line, against a charge between our reading and its write.
     """
     return set_limits(memcg, {"max_bytes": limit})
 

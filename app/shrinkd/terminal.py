@@ -97,7 +97,7 @@ class _EscapingStream:
             self.write(line)
 
     # other attributes are the stream's
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self.stream, name)
 
 

@@ -64,7 +64,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield Target(live, stage)
 
 
-# -- names -----------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------
 
 CLIMBING = [
     b"..",
@@ -164,7 +164,7 @@ def test_a_symlink_that_is_swapped_in_during_the_request_leads_nowhere(tmp_path:
                 told.add(tree.read_at("shop/web", "file"))
             with suppress(InvalidGroupName, GroupGone, GroupNotFound):
                 group = tree.find("shop/web")
-                tree._forget(group)
+                tree._forget(group)  # noqa: SLF001
                 with tree.opened(group, "file") as file:
                     os.write(file, b"ours")
             with suppress(InvalidGroupName, GroupGone, GroupNotFound):
@@ -252,7 +252,7 @@ def test_a_string_of_a_client_reaches_no_control_file() -> None:
     assert found == {ast.unparse(ast.parse(line)) for line in WRITES}
 
 
-# -- bodies and heads ------------------------------------------------------------------------------
+# -- bodies and heads --------------------------------------------------------------------------
 
 
 def test_a_key_that_stands_twice_in_json_is_refused_by_its_name(target: Target) -> None:
@@ -407,7 +407,7 @@ def test_a_request_id_that_could_mean_something_is_replaced(target: Target, give
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]+", answer.headers["request-id"])
 
 
-# -- browsers --------------------------------------------------------------------------------------
+# -- browsers ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -523,7 +523,7 @@ def test_an_answer_is_not_taken_for_another_type_nor_given_to_other_sites(
     assert [name for name in headers if name.startswith("access-control-")] == []
 
 
-# -- holding on ------------------------------------------------------------------------------------
+# -- holding on --------------------------------------------------------------------------------
 
 
 def memory(pid: int) -> int:

@@ -17,7 +17,7 @@ from tests.support.live_server import Live
 from tests.support.problem_checks import problem
 from tests.support.scripted_simulator import Method, Stage
 
-# -- a token in the wrong subtree ------------------------------------------------------------------
+# -- a token in the wrong subtree --------------------------------------------------------------
 
 NGINX = "system.slice/nginx.service"
 BURSTABLE = (

@@ -39,7 +39,7 @@ BASE = 1 << 30
 WAITS = {"Prefer": "wait=60"}
 
 
-# -- the judge -------------------------------------------------------------------------------------
+# -- the judge ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_has_none_is_not(history: list[Operation]) -> None:
         serial_order(0, history)
 
 
-# -- fifty clients on one group --------------------------------------------------------------------
+# -- fifty clients on one group ----------------------------------------------------------------
 
 
 @dataclass
@@ -245,7 +245,7 @@ def test_fifty_clients_on_one_group_of_a_real_kernel_are_explained_by_one_order(
     assert raced(started.client)[-1] == int(kernel.limit(web))
 
 
-# -- a network that loses one answer in three ------------------------------------------------------
+# -- a network that loses one answer in three --------------------------------------------------
 
 
 def insist(client: httpx.Client, path: str, body: Any, key: str) -> httpx.Response:
@@ -317,7 +317,7 @@ def test_a_thousand_posts_over_a_network_that_loses_one_in_three_take_effect_onc
     assert any("idempotency-replayed" in answer.headers for answer in answers)
 
 
-# -- a daemon that dies in the middle --------------------------------------------------------------
+# -- a daemon that dies in the middle ----------------------------------------------------------
 
 
 def killed(started: Daemon, path: str, body: Any, until: Callable[[], bool]) -> None:

@@ -35,9 +35,7 @@ class Fate:
 
 
 class KillableDaemon(Tree):
-    """A controller whose daemon may die before it reads a control file, and before and behind each
-    write.
-    """
+    """A controller whose daemon may die before each read, and before and after each write."""
 
     fate = Fate()
 

@@ -130,9 +130,7 @@ def test_katalyst_takes_half_a_percent_of_usage_and_no_more_than_there_is_cache(
     assert (asked_of(decision), decision.look_seconds) == (pages(asked * MIB), 30)
 
 
-def test_etmem_takes_a_twentieth_above_the_floor_more_after_five_calm_rounds_and_less_after_two_others() -> (
-    None
-):
+def test_etmem_takes_a_twentieth_more_after_five_calm_rounds_and_less_after_two_others() -> None:
     group = Group(PUBLISHED["etmem"])
     shares = [group.asked() / (1024 * MIB) for _ in range(6)]
     assert shares == pytest.approx([0.05] * 5 + [0.06], rel=1e-3)

@@ -50,7 +50,7 @@ class Listener:
                 self.end_headers()
                 self.wfile.write(PAGE)
 
-            do_CONNECT = do_PATCH = do_GET  # as http.server has them
+            do_CONNECT = do_PATCH = do_GET  # noqa: N815  # as http.server has them
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""

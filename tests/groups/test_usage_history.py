@@ -213,7 +213,7 @@ def test_a_group_takes_no_more_room_than_it_says(days: Days) -> None:
     assert bytes_of(all_of_it(pressure=pressed(0))) * MOST_GROUPS < 48 * MIB
 
 
-def test_a_pass_reads_every_group_whole_when_it_is_new_and_every_two_minutes_and_else_its_usage_alone(
+def test_a_pass_reads_a_group_whole_when_it_is_new_and_every_two_minutes_else_its_usage(
     sampled: Sampled,
 ) -> None:
     for path in ("web", "db"):

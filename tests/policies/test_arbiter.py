@@ -81,9 +81,7 @@ def test_two_who_want_the_same_of_one_group_get_the_larger_amount_once_above_the
     assert (first.granted_bytes, second.granted_bytes) == (60 * MIB, 0)
 
 
-def test_who_does_for_two_keeps_to_the_stricter_rule_for_swap_and_takes_nothing_over_of_another() -> (
-    None
-):
+def test_an_action_for_two_keeps_the_stricter_rule_for_swap_and_takes_over_nothing_else() -> None:
     swapping = replace(HOST, swap_total_bytes=1 << 30, swap_free_bytes=1 << 30)
     reading = stat(
         100 * MIB,

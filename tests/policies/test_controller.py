@@ -101,7 +101,7 @@ class House:
     Ended and begun again it is as after a restart, on the same machine.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         path: Path,
         groups: Mapping[str, Any],
@@ -219,7 +219,7 @@ Build = Callable[..., House]
 # What it does, it does as everybody does
 
 
-def test_a_pass_is_a_shrink_like_any_other_with_the_name_of_its_policy_while_it_runs_and_when_it_is_done(
+def test_a_pass_is_a_shrink_like_any_other_with_the_name_of_its_policy(
     build: Build,
 ) -> None:
     house = build({"web": FULL, "db": HALF})
@@ -503,7 +503,7 @@ def test_a_policy_that_is_deleted_and_made_anew_begins_anew(build: Build) -> Non
     until(lambda: house.usage("web") < LOW)
 
 
-def test_a_policy_that_always_fails_a_group_that_hangs_and_a_policy_deleted_in_its_pass_hold_up_no_other(
+def test_a_failing_policy_a_hanging_group_and_a_deleted_policy_hold_up_no_other(
     build: Build,
 ) -> None:
     house = build(dict.fromkeys(["bad", "hung", "doomed", "web"], FULL))

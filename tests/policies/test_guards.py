@@ -53,9 +53,7 @@ def test_a_clock_that_went_back_fills_no_bucket() -> None:
     assert bucket.available(10) == 0
 
 
-def test_three_hard_errors_in_a_row_open_a_breaker_and_the_next_one_opens_it_for_twice_as_long() -> (
-    None
-):
+def test_three_hard_errors_in_a_row_open_a_breaker_and_the_next_one_for_twice_as_long() -> None:
     breaker = Breaker()
     for _ in range(3):
         assert not breaker.is_open(0)

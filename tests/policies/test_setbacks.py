@@ -290,7 +290,7 @@ def test_a_pool_that_is_closed_refuses() -> None:
 
 def test_a_shrink_that_no_thread_takes_leaves_nothing_busy_and_no_row_waiting(build: Build) -> None:
     house = build({"web": FULL})
-    house.jobs._workers.callers = crowded = Crowded(1)  # the host's doing
+    house.jobs._workers.callers = crowded = Crowded(1)  # noqa: SLF001  # the host's doing
     with pytest.raises(NotReady):
         house.jobs.submit(house.group("web"), Request(60, target_bytes=GIB))
     assert (house.locks.busy(), house.shrinks("web", "queued", "running")) == (set(), [])
@@ -310,9 +310,9 @@ def test_a_policy_for_which_no_thread_could_be_started_acts_when_one_can(
     house = begin(build, kind)
     crowded = Crowded(1)  # the host's doing
     if pool == "changes":
-        house.daemon._executor._workers = crowded
+        house.daemon._executor._workers = crowded  # noqa: SLF001
     else:
-        house.jobs._workers.policies = crowded
+        house.jobs._workers.policies = crowded  # noqa: SLF001
     enable(house, kind)
     (condition,) = passes(
         house, lambda: house.daemon.status(str(CASES[kind].policy["name"])).conditions

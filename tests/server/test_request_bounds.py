@@ -79,7 +79,7 @@ def flood(daemon: Daemon, begin: bytes, more: bytes, size: int = FLOOD_BYTES) ->
     return said
 
 
-# -- the head --------------------------------------------------------------------------------------
+# -- the head ----------------------------------------------------------------------------------
 
 HEADS = {
     "the path": (b"GET /", b"x"),
@@ -148,7 +148,7 @@ def test_a_connection_on_which_only_blank_lines_come_ends_before_the_first_reque
     assert answer.status_code == 200
 
 
-# -- what frames a body ----------------------------------------------------------------------------
+# -- what frames a body ------------------------------------------------------------------------
 
 FRAMES = {
     "the size of a chunk": (CHUNKED, b"0"),
@@ -193,7 +193,7 @@ def test_a_token_in_a_trailer_lets_nobody_in(settings: Settings, tmp_path: Path)
     problem(behind, 401, "unauthenticated")
 
 
-# -- the body --------------------------------------------------------------------------------------
+# -- the body ----------------------------------------------------------------------------------
 
 ANNOUNCED = b"Content-Length: 1000000000\r\n\r\n"
 BODIES = {
@@ -227,7 +227,7 @@ def test_a_body_is_asked_for_once_and_only_where_it_is_wanted(server: Live) -> N
     )
 
 
-# -- behind a request ------------------------------------------------------------------------------
+# -- behind a request --------------------------------------------------------------------------
 
 BEHIND = {
     "requests": LIVEZ + b"\r\n",
@@ -283,7 +283,7 @@ def test_what_comes_behind_an_upgrade_is_no_request(server: Live, protocol: byte
         problem(answer, 400, "bad-request")
 
 
-# -- what is sent ----------------------------------------------------------------------------------
+# -- what is sent ------------------------------------------------------------------------------
 
 
 def test_answers_that_nobody_takes_are_not_made(flooded: Daemon) -> None:
@@ -341,7 +341,7 @@ def test_the_buffers_of_the_kernel_do_not_grow(server: Live) -> None:
     assert max(sizes) <= 2 * KERNEL_BUFFER_BYTES  # the kernel doubles it, for its own book-keeping
 
 
-# -- TLS -------------------------------------------------------------------------------------------
+# -- TLS ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -417,7 +417,7 @@ def test_behind_tls_no_more_is_taken_than_is_read(private: Callable[..., Live]) 
     assert taken < 2 * MIB
 
 
-# -- the page --------------------------------------------------------------------------------------
+# -- the page ----------------------------------------------------------------------------------
 
 _UNITS = {"": 1, " KiB": 1 << 10, " MiB": 1 << 20, " s": 1, " bytes": 1}
 
@@ -427,9 +427,7 @@ def rows() -> list[list[str]]:
     return [row.split(" | ") for row in table]
 
 
-def test_every_row_of_the_page_names_a_bound_what_happens_there_and_a_test_and_every_test_here_is_in_a_row() -> (
-    None
-):
+def test_every_row_of_the_page_names_a_bound_and_a_test_and_every_test_is_in_a_row() -> None:
     tests = {
         name
         for file in sorted(ROOT.glob("tests/**/test_*.py"))

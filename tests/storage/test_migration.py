@@ -116,7 +116,7 @@ def opened(url: str) -> None:
         store.open()
 
 
-# -- a start that is killed ----------------------------------------------------------------------
+# -- a start that is killed --------------------------------------------------------------------
 
 
 def lives(work: Callable[[], object], dies_at: int) -> bool:
@@ -213,7 +213,7 @@ def test_a_migration_that_a_developer_starts_is_all_or_nothing_as_well(
     assert_sound(f"sqlite:///{path}", None)
 
 
-# -- a disk that is full -------------------------------------------------------------------------
+# -- a disk that is full -----------------------------------------------------------------------
 
 _CLONE_NEWNS, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 0x20000, 32, 16384, 1 << 18
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -244,7 +244,7 @@ def on_small_disks(folder: Path, tried: Callable[[Callable[[int], None]], object
                 _mount(folder, size)
 
             tried(renew)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             os.write(writer, f"{type(error).__name__}: {error}".encode()[:4000])
         os._exit(0)
     os.close(writer)
@@ -319,7 +319,7 @@ def test_a_command_that_finds_the_disk_full_ends_with_2_and_one_line_that_says_w
     on_small_disks(path.parent, tried)
 
 
-# -- what releases before left half migrated -----------------------------------------------------
+# -- what releases before left half migrated ---------------------------------------------------
 
 
 def _statements() -> list[tuple[str | None, str]]:
@@ -398,7 +398,7 @@ def test_a_database_that_lost_the_record_of_its_revision_is_recognised_by_its_ta
     assert_sound(url, revision)
 
 
-# -- copies --------------------------------------------------------------------------------------
+# -- copies ------------------------------------------------------------------------------------
 
 
 def test_the_copy_of_a_half_migrated_database_leaves_that_of_the_whole_one_alone(
@@ -433,7 +433,7 @@ def test_a_copy_has_what_was_in_the_wal_and_is_a_database_that_can_be_taken_inst
     opened(f"sqlite:///{copy}")
 
 
-# -- several, and others -------------------------------------------------------------------------
+# -- several, and others -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("revision", [None, "0003"])

@@ -477,7 +477,7 @@ def test_the_oldest_decisions_are_forgotten_beyond_so_many(store: Store) -> None
     assert decided(store) == [6, 5, 4]
 
 
-# -- events --------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------
 
 
 def event(number: int, at: int = NOW, **changes: Any) -> EventRow:
@@ -595,7 +595,7 @@ def test_a_second_daemon_does_not_get_the_database_until_the_first_is_gone(url: 
         pass
 
 
-# -- the schema ----------------------------------------------------------------------------------
+# -- the schema --------------------------------------------------------------------------------
 
 
 def engine(url: str) -> sa.Engine:
@@ -676,7 +676,7 @@ def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(
     assert "more" in tables(url)
 
 
-# -- SQLite alone --------------------------------------------------------------------------------
+# -- SQLite alone ------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class Comparison(RuleBasedStateMachine):
         for _, simulated in reversed(self.groups.values()):
             self.simulated.backend.remove(simulated)
 
-    # -- running a step in both worlds -----------------------------------------------------------
+    # -- running a step in both worlds ---------------------------------------------------------
 
     def both(
         self, verb: Callable[[Backend, Group], object], path: str
@@ -141,7 +141,7 @@ class Comparison(RuleBasedStateMachine):
     def pid(self, hands: Hands, backend: Backend) -> int:
         return hands.real.pid if backend is self.real.backend else hands.simulated.pid
 
-    # -- predictions ------------------------------------------------------------------------------
+    # -- predictions ---------------------------------------------------------------------------
 
     def usage(self, path: str) -> int:
         return self.simulated.backend.usage(self.groups[path][1])
@@ -238,7 +238,7 @@ class Comparison(RuleBasedStateMachine):
         """
         return ROOM + (max(self.usage(path) - size, 0) if self.version == "v2" else 0)
 
-    # -- comparisons ------------------------------------------------------------------------------
+    # -- comparisons ---------------------------------------------------------------------------
 
     def limits(self) -> list[list[Limits]]:
         """Return the limits of all groups, in either world."""

@@ -109,7 +109,7 @@ class _Answering(BaseHTTPRequestHandler):
             self._send(200, "application/json", json.dumps(self.whose.body()))
 
     # http.server calls these names
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _answer
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _answer  # noqa: N815
 
     def _send(self, status: int, kind: str, text: str) -> None:
         self.send_response(status)

@@ -88,7 +88,7 @@ def _answer(question: Question) -> None:
         return
     try:
         told = _found(question)
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         told = {"met": traceback.format_exc()}
     (question.folder / "told").write_text(json.dumps(told))
     if "pid" in question.setting.namespaces:

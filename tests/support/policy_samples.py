@@ -81,7 +81,7 @@ def policy(name: str = "p", **given: Any) -> Policy:
     return Policy.model_construct(**(Policy(name=name, **told).__dict__ | given))
 
 
-def proposal(  # each with a default, and all but one by name
+def proposal(  # noqa: PLR0913  # each with a default, and all but one by name
     path: str = "web",
     amount: int = 64 * MIB,
     *,

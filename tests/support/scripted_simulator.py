@@ -63,7 +63,7 @@ class Stage:
         Callable within a verb.
         """
         # the verb in which this is called holds the lock that machine() would acquire
-        machine = self.simulator._machine
+        machine = self.simulator._machine  # noqa: SLF001
         # otherwise the root would inherit its cache, and the machine would fill up
         machine.reclaim(machine.cgroups[path], UNLIMITED)
         machine.remove_tree(machine.cgroups[path])

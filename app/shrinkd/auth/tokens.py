@@ -111,7 +111,7 @@ class Tokens:
             count = self._replace_entries(read_entries(self._path))
         except SettingsError as error:
             # a traceback would not help the operator
-            log.error("the tokens stay as they were: %s", error)
+            log.error("the tokens stay as they were: %s", error)  # noqa: TRY400
         else:
             log.info("%d tokens and certificates were read from %s", count, self._path)
 

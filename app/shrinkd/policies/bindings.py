@@ -150,7 +150,7 @@ class BindingTable:
                 )
             yield fresh
 
-    def _restore(self, binding: PolicyBinding) -> Any:  # a kind's own state
+    def _restore(self, binding: PolicyBinding) -> Any:  # noqa: ANN401  # a kind's own state
         known = self._restored.get(binding.key, {})
         try:
             return binding.kind.state(**known)

@@ -222,7 +222,7 @@ class PolicyCatalog:
                 )
         self._stored, self._unreadable = found, unreadable
 
-    # -- checks before a policy is written ---------------------------------------------------------
+    # -- checks before a policy is written -----------------------------------------------------
 
     def _check_readable(self, name: str) -> None:
         if found := self._unreadable.get(name):

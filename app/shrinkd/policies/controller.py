@@ -67,7 +67,7 @@ class PolicyController:
     Neither close() nor the daemon's death undoes what the policies have done.
     """
 
-    def __init__(  # the parts that it drives
+    def __init__(  # noqa: PLR0913, PLR0917  # the parts that it drives
         self,
         limits: GroupLimits,
         store: Store,
@@ -188,7 +188,7 @@ class PolicyController:
                 stored.policy, stored.generation, groups, self._clock.now(), datetime.now(UTC)
             )
 
-    # -- the thread --------------------------------------------------------------------------------
+    # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -197,7 +197,7 @@ class PolicyController:
                 with self._lock:
                     self._tick(keys)
                 self._failing = None
-            except Exception as error:  # supervised: nothing that is due is lost
+            except Exception as error:  # noqa: BLE001  # supervised: nothing that is due is lost
                 self._note_failure(error)
                 self._stopping.wait(_RETRY_SECONDS)
                 self._notifier.notify()
@@ -309,7 +309,7 @@ class PolicyController:
             self._is_walk_failing = True
         return self._tree
 
-    # -- outcomes ----------------------------------------------------------------------------------
+    # -- outcomes ------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """Pass the outcomes of actions on to the decisions, the wake-ups and the evaluator."""
@@ -340,7 +340,7 @@ class PolicyController:
             try:
                 self._tick(())
                 is_done = self._next_due_at() >= self._waits_until
-            except Exception as error:  # supervised: the controller tries again
+            except Exception as error:  # noqa: BLE001  # supervised: the controller tries again
                 self._note_failure(error)
             finally:
                 self._lock.release()

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field
 
-_ANY_TIME = datetime(2000, 1, 1)  # only to check an expression
+_ANY_TIME = datetime(2000, 1, 1)  # noqa: DTZ001  # only to check an expression
 _MINUTE = timedelta(minutes=1)
 
 

@@ -79,7 +79,7 @@ class Evaluator:
         self.errors = Counter({key: count for key, count in self.errors.items() if key[0] in bound})
         self._guards.forget(frozenset(group.id for group in groups))
 
-    # -- time --------------------------------------------------------------------------------------
+    # -- time ----------------------------------------------------------------------------------
 
     def wake(self, key: Key, now: float) -> None:
         """Make a binding due now, with a full reading.
@@ -124,7 +124,7 @@ class Evaluator:
         )
         self.bindings.schedule(binding, max(soon, binding.setback.until))
 
-    def _set_back(  # all but self by the caller's own names
+    def _set_back(  # noqa: PLR0913  # all but self by the caller's own names
         self,
         binding: PolicyBinding,
         groups: Iterable[Group],
@@ -147,7 +147,7 @@ class Evaluator:
             detail,
         )
 
-    # -- one tick ----------------------------------------------------------------------------------
+    # -- one tick ------------------------------------------------------------------------------
 
     def tick(self, now: float, wall: datetime, busy: Collection[str] = ()) -> Tick:
         """Evaluate what is due, and return its decisions and the actions that were granted.
@@ -218,7 +218,7 @@ class Evaluator:
                 proposals += self._decide(copy, moment, readings)
             except GroupNotFound:
                 continue
-            except Exception as error:  # the answer has it as a record
+            except Exception as error:  # noqa: BLE001  # the answer has it as a record
                 delay_seconds = max(_RETRY_SECONDS, copy.breaker.until - now)
                 failures += _failed(copy, error, moment, delay_seconds=delay_seconds)
         arbitrate(proposals, self._guards, moment, ())
@@ -279,7 +279,7 @@ class Evaluator:
             # unless the next assignment removes the binding
             self.bindings.schedule(binding, moment.now + _RETRY_SECONDS)
             return []
-        except Exception as error:  # supervised: the other bindings go on
+        except Exception as error:  # noqa: BLE001  # supervised: the other bindings go on
             errname = errno_symbol(error)
             binding.breaker.note(errname, moment.now)
             self._set_back(

@@ -151,10 +151,10 @@ def _of_kind(name: str, base: type[Draft] = Policy) -> type[Draft]:
 
 
 # a union, which is no type to a checker
-def _of_any_kind(base: type[Draft]) -> Any:
+def _of_any_kind(base: type[Draft]) -> Any:  # noqa: ANN401
     models = tuple(_of_kind(name, base) for name in kinds())
     # X | Y takes no tuple
-    return Annotated[Union[models], Field(discriminator="kind")]
+    return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007
 
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ class PolicyWriter:
             self._jobs.write_finished()
             self._states.save(self._boot_id, states)
             self._unsaved = {}
-        except Exception as error:  # supervised: the next write tries again
+        except Exception as error:  # noqa: BLE001  # supervised: the next write tries again
             self._retry_later(error)
 
     def _retry_later(self, error: Exception) -> None:

@@ -88,7 +88,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._stop_arrival_timer()
         self._stop_write_timer()
 
-    # -- receiving ------------------------------------------------------------------------------
+    # -- receiving -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -172,7 +172,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.close()
             self._watch_closing()
 
-    # -- sending --------------------------------------------------------------------------------
+    # -- sending -------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -216,7 +216,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
 
-    # -- shutdown -------------------------------------------------------------------------------
+    # -- shutdown ------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         """Start the end of the connection; abort a stream that is still open after 0.5 s.
@@ -231,7 +231,7 @@ class BoundedConnection(HttpToolsProtocol):
         if getattr(self.cycle, "chunked_encoding", False):
             self.transport.abort()
 
-    # -- refusals -------------------------------------------------------------------------------
+    # -- refusals ------------------------------------------------------------------------------
 
     def send_400_response(self, _msg: str) -> None:  # uvicorn has logged the message
         self._refuse(self._rejection_status)

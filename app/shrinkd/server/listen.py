@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
                 reload_certificate(self._tls, self._parts.settings)
             except SettingsError as error:
                 # no traceback: the file is wrong, and not the code
-                log.error("the certificate stays as it was: %s", error)
+                log.error("the certificate stays as it was: %s", error)  # noqa: TRY400
             else:
                 log.info("the certificate was read from %s", self._parts.settings.tls_certificate)
 

@@ -93,7 +93,7 @@ class ShrinkQueue:
             self.write_finished()
             self._repository.interrupt_active(now(), stopped)
 
-    def submit(  # all but two by name
+    def submit(  # noqa: PLR0913  # all but two by name
         self,
         group: Group,
         request: Request,

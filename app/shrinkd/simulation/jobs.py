@@ -60,7 +60,7 @@ def _start() -> subprocess.Popen[str]:
     program = [sys.executable, "-P", "-m", __name__.partition(".")[0], "simulate"]
     pipe = subprocess.PIPE
     # no argument comes from a client
-    return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)  # noqa: S603
 
 
 def no_simulation(simulation_id: str) -> SimulationNotFound:
@@ -182,7 +182,7 @@ class SimulationJobs:
     def _communicate(self, simulation: Simulation, process: subprocess.Popen[str]) -> str:
         """Send the plan, store progress and report; return the last line of the error output."""
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
-        assert stdin and stdout and stderr  # they are pipes
+        assert stdin and stdout and stderr  # noqa: PT018, S101  # they are pipes
         # it may end before it has read all: its error output says why
         with suppress(BrokenPipeError), stdin:
             stdin.write(simulation.plan.model_dump_json(exclude_unset=True))

@@ -47,7 +47,7 @@ class WriteBehind(Generic[K, T]):
     thread calls flush(). Thread-safe.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         name: str,
         write: Callable[[Sequence[T]], None],
@@ -164,7 +164,7 @@ class WriteBehind(Generic[K, T]):
         while self._waiting and len(self._waiting) + len(self._in_flight) > self._bound:
             del self._waiting[next(iter(self._waiting))]
 
-    # -- the thread --------------------------------------------------------------------------------
+    # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._wait_until_due():

@@ -84,7 +84,7 @@ def without_request_parts(answer: httpx.Response, *names: str) -> dict[str, Any]
     return body
 
 
-# -- 401 -----------------------------------------------------------------------------------------
+# -- 401 ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
@@ -181,7 +181,7 @@ def test_what_runs_before_the_caller_is_known_sees_nobody_who_may_do_anything() 
     assert caller_of({}).grants == ()
 
 
-# -- 403 -----------------------------------------------------------------------------------------
+# -- 403 ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_the_group_of_the_daemon_and_those_around_it_are_changed_for_nobody(
     assert admin.get(f"/v1/groups/{path}/limits").status_code == 200
 
 
-# -- visibility ----------------------------------------------------------------------------------
+# -- visibility --------------------------------------------------------------------------------
 
 
 def test_lists_have_what_the_caller_may_read(guarded: Still) -> None:
@@ -403,7 +403,7 @@ def test_a_shrink_is_cancelled_by_who_may_write_to_its_group(guarded: Still, web
     problem(web.post(f"/v1/shrinks/{ours}/cancel"), 409, "shrink-finished")
 
 
-# -- policies and simulations --------------------------------------------------------------------
+# -- policies and simulations ------------------------------------------------------------------
 
 
 def policy(**selector: str) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_a_group_is_made_where_the_answer_says(client: httpx.Client) -> None:
     remove(client, "batch/nightly")
 
 
-def test_policies_need_not_keep_away_from_a_group_that_was_just_made_as_they_do_when_its_limits_are_changed(
+def test_policies_do_not_keep_away_from_a_group_that_was_just_made(
     still: Still,
 ) -> None:
     make(still.client, "fresh", max_bytes="64M")

@@ -23,9 +23,7 @@ NAMES = ["max_bytes", "high_bytes", "low_bytes", "min_bytes", "swap_max_bytes", 
 
 @pytest.fixture
 def group(still: Still) -> Iterator[str]:
-    """A group of 96 MiB that cannot be reclaimed and 256 MiB that can, below one that is limited to
-    1 GiB.
-    """
+    """Make a group with 96 MiB that cannot be reclaimed and 256 MiB that can, in one of 1 GiB."""
     still.stage.simulator.make("limited")
     still.stage.simulator.set_limits(
         still.stage.simulator.groups("limited")[0], {"max_bytes": 1024 * MIB}
@@ -313,7 +311,7 @@ def test_a_charge_between_the_look_and_the_write_is_caught_by_the_kernel(
 
     def grow() -> None:
         # within a verb, which has the lock
-        machine = still.stage.simulator._machine
+        machine = still.stage.simulator._machine  # noqa: SLF001
         machine.charge(next(iter(machine.cgroups[group].processes.values())), "anon", 100)
 
     before, refused = still.stage.limits(), 0

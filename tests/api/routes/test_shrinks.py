@@ -44,7 +44,7 @@ def group(still: Still) -> Iterator[str]:
             still.stage.vanish("group")
 
 
-# -- asking ----------------------------------------------------------------------------------------------------------
+# -- asking ------------------------------------------------------------------------------------
 
 
 def test_a_shrink_is_accepted_with_its_address_and_when_to_look_again(
@@ -193,7 +193,7 @@ def test_a_dry_run_of_a_shrink_sees_the_one_that_is_in_progress(still: Still, gr
     )
 
 
-# -- ending ----------------------------------------------------------------------------------------------------------
+# -- ending ------------------------------------------------------------------------------------
 
 
 def test_a_shrink_has_succeeded_when_usage_is_below_the_target(still: Still, group: str) -> None:
@@ -394,7 +394,7 @@ def test_a_shrink_that_holds_runs_out_of_time_all_the_same(still: Still, group: 
     assert body["error"]["type"] == "/problems/shrink-timed-out"
 
 
-# -- cancelling ------------------------------------------------------------------------------------------------------
+# -- cancelling --------------------------------------------------------------------------------
 
 
 def test_a_running_shrink_is_cancelled_and_moves_no_limit(still: Still, group: str) -> None:
@@ -455,7 +455,7 @@ def test_a_shrink_that_is_none_is_not_found(
     problem(client.request(method, f"/v1/shrinks/{shrink_id}{suffix}"), 404, "shrink-not-found")
 
 
-# -- one a group, and no more than there is room for -----------------------------------------------------------------
+# -- one a group, and no more than there is room for -------------------------------------------
 
 
 def test_a_group_has_one_shrink_at_a_time_and_the_answer_leads_to_it(
@@ -531,7 +531,7 @@ def test_who_has_half_of_the_queue_is_told_when_to_come_again_and_has_room_after
     assert start(narrow.client, "db", target_bytes="1G")["state"] == "queued"
 
 
-# -- waiting ---------------------------------------------------------------------------------------------------------
+# -- waiting -----------------------------------------------------------------------------------
 
 
 def test_who_waits_is_answered_200_when_it_is_done(still: Still, group: str) -> None:
@@ -640,7 +640,7 @@ def test_a_preference_is_read_as_rfc_7240_writes_it(
     assert answer.headers.get("preference-applied") == (f"wait={seconds}" if seconds else None)
 
 
-# -- events ----------------------------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------
 
 
 def events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -709,7 +709,7 @@ def test_a_listener_leaves_nothing_behind_for_each_time_it_looked(still: Still, 
             next(stream)
         job = still.live.wiring.jobs.job(shrink["id"])
         # concurrent.futures offers no other way to count
-        assert len(job.finished._done_callbacks) <= 1
+        assert len(job.finished._done_callbacks) <= 1  # noqa: SLF001
 
 
 def test_head_of_a_stream_ends_at_once(still: Still, group: str) -> None:
@@ -722,7 +722,7 @@ def test_head_of_a_stream_ends_at_once(still: Still, group: str) -> None:
     assert still.client.get(shrink["links"]["self"]).json()["state"] == "running"
 
 
-# -- listing ---------------------------------------------------------------------------------------------------------
+# -- listing -----------------------------------------------------------------------------------
 
 
 def listed(client: httpx.Client, path: str = "/v1/shrinks", **params: Any) -> list[str]:

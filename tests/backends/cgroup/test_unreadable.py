@@ -155,8 +155,8 @@ def test_without_watches_too_a_walk_that_finds_no_open_file_tells_of_no_group_th
     tree = tree_of(top)
     assert len(tree.groups()) == 6
     # as without inotify, where this user has no more watches
-    tree._listings._queue = None
-    tree._listings._listings.clear()
+    tree._listings._queue = None  # noqa: SLF001
+    tree._listings._listings.clear()  # noqa: SLF001
     for count in range(2):
         with files_to_be_had(count), pytest.raises(OutOfResources):
             tree.groups()

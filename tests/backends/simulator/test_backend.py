@@ -419,7 +419,7 @@ def growing(profile: str, tmp_path: Path, *, on_sleep: bool) -> tuple[Simulator,
 
     def charge(size: int) -> None:
         # the lock is held by the verb that this happens in
-        machine = simulator._machine
+        machine = simulator._machine  # noqa: SLF001
         machine.charge(process, "anon", size // PAGE_BYTES)
 
     grows_at = -1

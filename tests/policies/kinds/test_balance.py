@@ -373,7 +373,7 @@ def test_whatever_happens_no_ask_is_small_or_goes_below_a_floor_or_beyond_a_step
 
 
 @pytest.mark.parametrize("swap_in_microseconds", [10, 150])
-def test_to_free_640_mib_from_three_groups_costs_a_tenth_of_the_stalls_that_the_same_percentage_of_all_does(
+def test_to_free_640_mib_from_three_groups_costs_a_tenth_of_the_stalls_of_equal_percentages(
     swap_in_microseconds: int,
 ) -> None:
     loop, stalls = freed_from(house(HOUSE, swap_in_microseconds), kind, tuple(HOUSE), 300)

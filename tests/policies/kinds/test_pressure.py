@@ -73,9 +73,7 @@ def test_the_first_look_asks_for_nothing() -> None:
     assert group.decision.look_seconds == 2
 
 
-def test_a_group_without_pressure_gives_a_small_step_first_and_larger_ones_as_long_as_they_are_found() -> (
-    None
-):
+def test_a_group_without_pressure_gives_a_small_step_first_and_then_larger_ones() -> None:
     group = Watched()
     asks = [asked_of(group.after())]
     asks += [asked_of(group.after(freed_bytes=group.asked)) for _ in range(4)]
@@ -351,9 +349,7 @@ def test_in_an_hour_memory_is_saved_and_the_mean_pressure_stays_within_the_targe
     assert course.least_margin_bytes >= 0
 
 
-def test_a_group_that_is_asleep_is_down_at_its_floor_in_minutes_and_hardly_looked_at_from_then_on() -> (
-    None
-):
+def test_a_group_that_is_asleep_is_at_its_floor_in_minutes_and_then_seldom_evaluated() -> None:
     loop = Loop(scenarios.load_scenario("heat").machine(), kind, KeepPressure(), ["asleep"])
     loop.run(1200)
     course = loop.courses["asleep"]

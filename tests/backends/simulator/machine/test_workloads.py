@@ -460,4 +460,4 @@ def test_no_document_is_anything_but_a_scenario_or_a_value_error(document: objec
         try:
             Scenario.model_validate(wrapped)
         except ValueError as error:
-            assert str(error)
+            assert str(error)  # noqa: PT017

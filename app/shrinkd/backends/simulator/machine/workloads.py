@@ -175,7 +175,7 @@ class Memory(Strict):
 @functools.lru_cache(maxsize=4096)
 def _chance(seed: str, number: int) -> float:
     """Return the n-th random number of a seed, independent of earlier calls."""
-    return Random(f"{seed}:{number}").random()
+    return Random(f"{seed}:{number}").random()  # noqa: S311
 
 
 class Workload(Strict):
