@@ -18,7 +18,7 @@ run: .venv/installed
 	@SHRINKD_BACKEND=simulator exec $(bin)/shrinkd serve
 
 # The program alone: .venv/bin/shrinkd, from hashed requirements.
-install: .venv/installed
+install: .venv/developed
 
 develop: .venv/developed .venv-client/made
 

