@@ -22,8 +22,9 @@ from shrinkd.backends import Backend, Group
 from shrinkd.policies import Kind, Member, Observation, Reclaim, Resize
 from shrinkd.policies.kinds.pressure import KeepPressure
 from shrinkd.policies.readings import host_of
+from tests.backends import v2_host
 from tests.backends.hosts import MIB, opened
-from tests.support.cgroup_host import CgroupHost, swap_for_tests
+from tests.support.cgroup_host import CgroupHost, swap_device, swap_for_tests
 from tests.support.live_server import Daemon
 
 _HOT, _WARM, _COLD = 32 * MIB, 48 * MIB, 128 * MIB
@@ -140,11 +141,14 @@ class _Course:
         )
 
 
+def absent() -> str | None:
+    """Return why there is nothing to measure here, or None."""
+    return v2_host.absent() or (None if swap_device() else "no swap is set apart for tests")
+
+
 def measure(folder: Path, extent: Extent) -> Tables:
     """Measure; this needs cgroup v2, root and the swap of the VM."""
-    with swap_for_tests() as has_swap:
-        if not has_swap:
-            return {}
+    with swap_for_tests():
         rounds, seconds = min(extent.rounds, 3), extent.seconds(_SECONDS)
         courses = [_tried(folder, seconds) for _ in range(rounds)]
     return {

@@ -49,7 +49,7 @@ BENCHMARKS = {
     "shrink-v2-large": Benchmark(
         partial(shrinking.measure, kernel="v2", large=True), v2_host.absent
     ),
-    "knees-v2": Benchmark(knees.measure, v2_host.absent),
+    "knees-v2": Benchmark(knees.measure, knees.absent),
 }
 V2_BENCHMARKS = ("shrink-v2", "shrink-v2-large", "knees-v2")
 

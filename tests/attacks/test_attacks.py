@@ -232,7 +232,7 @@ WRITES = {
     'b"0"',
     'b"%d" % value',
     'b"%d" % asked + (b"" if swappiness is None else b" swappiness=%d" % swappiness)',
-    "text_of(limit)",
+    "format_limit_file(limit)",
 }
 """All that is ever written to the kernel: numbers, and words of our own. `argument` is a number or
 one of v1's levels."""

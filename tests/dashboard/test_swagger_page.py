@@ -74,7 +74,7 @@ def test_the_docs_offer_to_try_an_operation_with_a_body_that_makes_sense(
 @needs_chromium
 def test_a_problem_page_has_its_style(server: Live, tmp_path: Path) -> None:
     page = look_at(f"{server.url}/problems/limit-below-usage", tmp_path)
-    assert "not one page of cache was dropped" in page.stdout
+    assert "no page of cache was dropped" in page.stdout
     assert [line for line in page.stderr.splitlines() if "CONSOLE" in line] == []
 
 

@@ -30,7 +30,7 @@ mount -t tmpfs none "$TMP/$STICK"
 mount --bind "$HOST_ROOT" "$TMP/host"
 mount --bind "$HOST_ROOT/$OWN" "$HOST_ROOT"
 mount --bind "$TMP/host" "$HOST_ROOT"
-exec "$0" -m app serve
+exec "$0" -P -m shrinkd serve
 """
 JOIN = 'echo $$ >"$HOST_ROOT/$OWN/cgroup.procs"; exec unshare -mC sh -ec "$0" "$1"'
 LIMIT = {"max_bytes": "1G"}

@@ -399,7 +399,7 @@ def test_a_policy_that_is_another_one_in_the_database_is_read_anew_before_it_is_
     house.store.policies.delete("a", 1)
     if there is not None:
         house.store.policies.put(stored_policy("a", there), None)
-    with pytest.raises(PreconditionFailed, match="read anew"):
+    with pytest.raises(PreconditionFailed, match="read again"):
         house.put(policy(priority=7))
     assert [kept.generation for kept in house.policies.all()] == ([] if there is None else [there])
     assert len(house.changes) == 2
@@ -450,7 +450,7 @@ def test_a_policy_of_another_version_is_kept_and_named_and_stops_nobody(
     assert [(found.name, found.kind, found.generation) for found in policies.unreadable()] == [
         ("alien", "of-tomorrow", 7)
     ]
-    assert "the policy alien, of the kind of-tomorrow, is kept and not carried out" in caplog.text
+    assert "the policy alien, of the kind of-tomorrow, is stored and not carried out" in caplog.text
     policies.put(policy("b", "db"), whatever_is_there)
     policies.delete("b", whatever_is_there)
     assert alien in house.store.policies.list()

@@ -208,13 +208,15 @@ def dig(top: Path, levels: int, name: str = "d" * 250, file: str = "", text: str
     return levels * (len(name) + 1)
 
 
+def swap_device() -> str | None:
+    """Return the swap that was made for tests: only the VM sets SHRINKD_TEST_SWAP."""
+    return os.environ.get("SHRINKD_TEST_SWAP")
+
+
 @contextmanager
 def swap_for_tests() -> Iterator[bool]:
-    """Turn on the swap that was made for tests, and yield whether there is any.
-
-    Only the VM sets SHRINKD_TEST_SWAP, so no other machine turns on swap.
-    """
-    if not (device := os.environ.get("SHRINKD_TEST_SWAP")):
+    """Turn on the swap that was made for tests, and yield whether there is any."""
+    if not (device := swap_device()):
         yield False
         return
     subprocess.run(["/sbin/swapon", device], check=True)
