@@ -57,10 +57,8 @@ def create_app(
     StoreUnavailable before anything listens; the lifespan closes what this opens.
     """
     _raise_file_limit()
-    wants_traces = _wants_traces()
-    parts = _open_parts(settings, make_backend)
-    app = api.build(traces=wants_traces)
-    app.state.wiring = parts
+    app = api.build(traces=_wants_traces())
+    app.state.wiring = _open_parts(settings, make_backend)
     app.router.lifespan_context = _lifespan
     return app
 
@@ -89,29 +87,30 @@ def _open_parts(settings: Settings, make_backend: Callable[[Settings], Backend] 
         policies = PolicyCatalog(backend, store.policies, bus, settings.subtrees)
         scope = Scope(_clock_of(backend), settings.subtrees)
         controller = PolicyController(limits, store, policies, jobs, scope, bus)
+        requests = RequestMetrics()
+        parts = Parts(
+            settings=settings,
+            bus=bus,
+            backend=backend,
+            store=store,
+            events=events,
+            retention=Retention(_expiry_tasks(store, events)),
+            limits=limits,
+            lifecycle=lifecycle,
+            jobs=jobs,
+            policies=policies,
+            daemon=controller,
+            keys=IdempotencyKeys(store.idempotency_keys),
+            audit=Audit(store.audit),
+            requests=requests,
+            metrics=registry_of(MetricsCollector(requests, backend, jobs, controller)),
+            history=history,
+            sampler=None if make_backend else UsageSampler(backend, history),
+            tokens=tokens,
+            simulations=SimulationJobs(bus.publish),
+        )
         undo.pop_all()
-    requests = RequestMetrics()
-    return Parts(
-        settings=settings,
-        bus=bus,
-        backend=backend,
-        store=store,
-        events=events,
-        retention=Retention(_expiry_tasks(store, events)),
-        limits=limits,
-        lifecycle=lifecycle,
-        jobs=jobs,
-        policies=policies,
-        daemon=controller,
-        keys=IdempotencyKeys(store.idempotency_keys),
-        audit=Audit(store.audit),
-        requests=requests,
-        metrics=registry_of(MetricsCollector(requests, backend, jobs, controller)),
-        history=history,
-        sampler=None if make_backend else UsageSampler(backend, history),
-        tokens=tokens,
-        simulations=SimulationJobs(bus.publish),
-    )
+    return parts
 
 
 def _recover(jobs: ShrinkQueue, bus: EventBus) -> None:
@@ -134,7 +133,7 @@ def _wants_traces() -> bool:
     ]
     if named and importlib.util.find_spec("opentelemetry.exporter") is None:
         raise SettingsError(
-            f"{named[0]} is set, and what sends traces is not installed: pip install "
+            f"{named[0]} is set, and the exporter of traces is not installed: pip install "
             "'shrinkd[traces]', or unset it."
         )
     return bool(named)
@@ -153,25 +152,35 @@ def _raise_file_limit() -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: Parts = app.state.wiring
     loop = asyncio.get_running_loop()
-    parts.events.start(partial(_notify_streams, loop, parts))
-    parts.retention.start()
-    parts.daemon.start()
-    if parts.sampler:
-        parts.sampler.start()
-    yield
-    parts.closing.set()
-    if parts.sampler:
-        parts.sampler.stop()
-    parts.simulations.close()
-    parts.daemon.stop()
-    parts.jobs.close()
-    parts.daemon.close()
-    parts.retention.close()
-    parts.events.close()
-    parts.keys.close()
-    parts.audit.close()
-    parts.store.close()
-    parts.backend.close()
+    with (
+        ExitStack() as stack
+    ):  # each part is closed, also where another cannot be started or closed
+        for close in reversed(_closing_order(parts)):
+            stack.callback(close)
+        parts.events.start(partial(_notify_streams, loop, parts))
+        parts.retention.start()
+        parts.daemon.start()
+        if parts.sampler:
+            parts.sampler.start()
+        yield
+
+
+def _closing_order(parts: Parts) -> tuple[Callable[[], None], ...]:
+    """List what closes the parts: first those that begin work, last those that it is done with."""
+    return (
+        parts.closing.set,
+        *((parts.sampler.stop,) if parts.sampler else ()),
+        parts.simulations.close,
+        parts.daemon.stop,
+        parts.jobs.close,
+        parts.daemon.close,
+        parts.retention.close,
+        parts.events.close,
+        parts.keys.close,
+        parts.audit.close,
+        parts.store.close,
+        parts.backend.close,
+    )
 
 
 def _notify_streams(loop: asyncio.AbstractEventLoop, parts: Parts) -> None:

@@ -1,4 +1,4 @@
-"""How to shrink.
+"""Shrink a group below a target, and set a limit only where usage allows it.
 
 Four routines of mm/memcontrol.c and res_counter.h as KAMEZAWA Hiroyuki posted them on 18 July 2008.
 
@@ -79,10 +79,7 @@ def set_limit(memcg: Memcg, limit: int) -> Limits:
 def set_limits(
     memcg: Memcg, changes: Mapping[LimitName, int | None], *, dry_run: bool = False
 ) -> Limits:
-    """As set_limit, with other limits of the group in the same step.
-
-    All of them, or none. Answers what they then are.
-    """
+    """Set limits of a group in one step, all or none; return them all as read back."""
     limit = changes.get("max_bytes")
     if limit is not None and not check_under_val(memcg, limit):
         raise memcg.below_usage(limit)
@@ -123,7 +120,7 @@ def shrink_usage_to(
 def resize_limit(memcg: Memcg, limit: int, current: Current) -> Limits:
     """Shrink below `limit` (whole pages), then make it the maximum.
 
-    Shrink again, and as far as that wants, when a charge came between.
+    Where a charge in between makes the kernel refuse, shrink by the room that it asks for, again.
     """
     retry_count, target = MEM_CGROUP_RECLAIM_RETRIES, limit
     while True:

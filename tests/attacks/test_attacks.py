@@ -600,8 +600,8 @@ def test_a_stream_of_requests_as_large_as_can_be_leaves_the_daemon_as_small_as_i
 def test_the_table_of_the_documents_is_this_one() -> None:
     page = (ROOT / "docs" / "explanation" / "what-it-withstands.md").read_text()
     page, _, others = page.partition("| attack on a part |")
-    for name in re.findall(r"`(\w+/test_\w+\.py)`", others):
-        assert (ROOT / "tests" / name).is_file(), name
+    for name in re.findall(r"`(tests/\w+/test_\w+\.py)`", others):
+        assert (ROOT / name).is_file(), name
     told = [
         row.partition(" (")[0]
         for row in re.findall(r"^\| (?!attack|---)([^|]+?) \|", page, re.MULTILINE)

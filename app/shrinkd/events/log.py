@@ -43,7 +43,8 @@ class EventType(StrEnum):
     PROCESS_ADDED = "process.added"
     """pid."""
     LIMITS_CHANGED = "limits.changed"
-    """The limits that were set, as read back; policy or shrink_id where one of those set them."""
+    """Each limit that moved, as read back, also one that was not named; policy or shrink_id of what
+    changed it."""
     SHRINK_STATE = "shrink.state"
     """shrink_id, state, policy, errno, reclaimed_bytes; for a policy's shrink that sets no limit,
     only its end."""

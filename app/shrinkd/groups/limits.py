@@ -31,7 +31,7 @@ Precondition = Callable[[Limits], None]
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """What changes a limit, as the event names it: a caller, a policy, or either's shrink."""
+    """The originator of a change of limits, as its event names it: a caller, policy or shrink."""
 
     policy: str | None = None
     shrink_id: str | None = None
@@ -107,10 +107,10 @@ class GroupLimits:
         return memcontrol.Memcg(self.backend, group, swappiness, self.journal)
 
     def supported(self, changes: Changes, lacking: Collection[LimitName]) -> Changes:
-        """Leave out the changes that ask nothing of the limits that a group is `lacking`.
+        """Return the changes without those that set a limit in `lacking` to its unset value.
 
-        A limit that does not exist is as if it was never set, so that what GET answers can be sent
-        back. UnsupportedLimit for others that this node cannot set.
+        A limit that does not exist counts as never set, so that what GET answers can be sent back.
+        UnsupportedLimit for others that this node cannot set.
         """
         wanted = {
             name: value

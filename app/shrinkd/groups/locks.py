@@ -1,8 +1,8 @@
-"""Locks of groups: at a time, a group has one change of its limits or one shrink.
+"""Locks of groups: a group has at most one change of its limits, or one shrink, at a time.
 
 A change of limits is short and holds its group. A shrink is long and occupies its group from its
-submission to its end. A caller's change or shrink ends a policy's shrink and waits for that; a
-policy waits for neither.
+submission to its end. A caller's change or shrink ends a policy's shrink and waits for its
+end; a policy never waits: it is refused.
 """
 
 import math
@@ -98,8 +98,8 @@ class GroupLocks:
     def admit(self, shrink: Occupant, *, dry_run: bool = False) -> Iterator[None]:
         """Let a shrink occupy its group, unless the body raises; leave() ends that.
 
-        The body runs with all locks of groups held, so it must be short. A dry run is refused as
-        the shrink would be, and occupies nothing. GroupBusy, ShrinkInProgress.
+        The body runs with the mutex of the whole table acquired, so it must be short. A dry run is
+        refused as the shrink would be, and occupies nothing. GroupBusy, ShrinkInProgress.
         """
         with self._changed:
             self._make_way(shrink.group, shrink.policy, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""Decide how much memory groups should have, and carry it out by shrinks and limit changes."""
+"""Decide how much memory each group should have, and bring it there; controller.py drives all."""
 
 from shrinkd.policies.catalog import PolicyCatalog, StoredPolicy
 from shrinkd.policies.conditions import Condition, Status

@@ -99,8 +99,9 @@ class PolicyController:
         self._groups: list[Group] = []
         """The groups of the last assignment."""
         self._tree: list[Group] | None = None
+        """The groups of the last complete walk."""
         self._is_walk_failing = False
-        """The result of the last complete walk, and whether a later one failed."""
+        """Whether a later walk failed."""
         self._failing: tuple[float, str] | None = None
         """Since when every tick has failed, and the error of the last one."""
         self._outcomes: deque[Finished] = deque()
@@ -332,7 +333,7 @@ class PolicyController:
     def _take_outcome(self, finished: Finished) -> None:
         """Note an outcome, and run a tick on this thread unless one runs already.
 
-        Where caches are cold, to wake the controller's thread costs more than the tick.
+        With cold caches, waking the controller's thread costs more than the tick.
         """
         self._outcomes.append(finished)
         is_done = False

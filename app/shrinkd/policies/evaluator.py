@@ -134,7 +134,7 @@ class Evaluator:
         *,
         is_action: bool,
     ) -> None:
-        """Delay a binding after an unexpected error, and log it once for each error."""
+        """Delay a binding after an unexpected error, count the error and log it."""
         binding.setback.note(errname, detail, now, is_action=is_action)
         self.errors[binding.policy.name, errname] += 1
         log.warning(

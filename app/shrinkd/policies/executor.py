@@ -134,7 +134,7 @@ class Executor:
             if isinstance(action.ask, Switch):
                 self._policies.switch(action.ask.policy, enabled=action.ask.enabled)
             elif isinstance(action.ask, Resize):
-                if shrink is None and self._shrinks_first(action, action.ask):
+                if shrink is None and self._begin_shrink_to(action, action.ask):
                     return
                 self._limits.change_limits(
                     action.group, action.ask.limits, Actor(action.policy.name)
@@ -143,7 +143,7 @@ class Executor:
             outcome = Outcome(0, freed, time.monotonic() - began)
             self._report(Finished(action, outcome, shrink.id if shrink else None))
 
-    def _shrinks_first(self, action: Action, ask: Resize) -> bool:
+    def _begin_shrink_to(self, action: Action, ask: Resize) -> bool:
         """Start a shrink to a maximum that is below usage; the limits are set when it has ended.
 
         Returns whether there was one to start. No worker waits for it.

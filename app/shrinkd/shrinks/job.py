@@ -1,6 +1,7 @@
 """One shrink as a job: its states, each recorded and published.
 
-States change by compare-and-set in the database, so of two threads that end a shrink one succeeds:
+A state changes under the lock of its job, and by compare-and-set in the database where the shrink
+has a row, so of two threads that end a shrink one succeeds:
 
     queued ──► running ──► succeeded | failed | cancelled | interrupted
       │           └──► cancelling ──► the same (succeeded where the work was done before the cancel)
@@ -42,7 +43,8 @@ class State(StrEnum):
     SUCCEEDED = "succeeded"
     """Usage was below the target, and the limit is set if one was asked for."""
     FAILED = "failed"
-    """What was reclaimed stays reclaimed; no limit was changed."""
+    """What was reclaimed stays reclaimed. Unless the error is InternalError, no limit was
+    changed."""
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     """The daemon stopped or died in it."""

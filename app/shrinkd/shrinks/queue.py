@@ -52,8 +52,8 @@ class ShrinkQueue:
         self._limit = max_running + MAX_WAITING_SHRINKS
         self._workers = ShrinkWorkers(max_running, self._retire)
         self._lock = threading.Lock()
-        """Over the three dictionaries and counters below; taken within a group's lock, not
-        around one."""
+        """Guards the four attributes below. Acquired inside GroupLocks.admit(), and never around
+        a call of GroupLocks."""
         self._active: dict[str, Job] = {}
         self._unwritten = WriteBehind[str, Job](
             "shrinks",
@@ -89,7 +89,7 @@ class ShrinkQueue:
         for job in active:
             job.kill(stopped)
         self._workers.close()
-        with suppress(StoreUnavailable):  # the next start will say it
+        with suppress(StoreUnavailable):  # the next start interrupts them
             self.write_finished()
             self._repository.interrupt_active(now(), stopped)
 
@@ -146,7 +146,8 @@ class ShrinkQueue:
 
     def shrink(self, shrink_id: str) -> ShrinkRow:
         """Return one shrink as a row, live while it is active. ShrinkNotFound."""
-        job = self._active.get(shrink_id) or self._unwritten.get(shrink_id)
+        with self._lock:  # _retire() moves a job from the one to the other
+            job = self._active.get(shrink_id) or self._unwritten.get(shrink_id)
         return job.row() if job is not None else self._repository.get(shrink_id)
 
     def shrinks(
