@@ -258,7 +258,7 @@ def _unguard(app: FastAPI) -> None:
     guards: set[object] = {Authentication, AuditMiddleware}
     app.user_middleware = [each for each in app.user_middleware if each.cls not in guards]
     app.add_middleware(_Anyone)
-    app.state.wiring.audit = app.state.wiring.requests = _Silent(app.state.wiring.store.audit)
+    app.state.parts.audit = app.state.parts.requests = _Silent(app.state.parts.store.audit)
 
 
 async def _bare(request: Request) -> Response:

@@ -58,7 +58,7 @@ def create_app(
     """
     _raise_file_limit()
     app = api.build(traces=_wants_traces())
-    app.state.wiring = _open_parts(settings, make_backend)
+    app.state.parts = _open_parts(settings, make_backend)
     app.router.lifespan_context = _lifespan
     return app
 
@@ -150,7 +150,7 @@ def _raise_file_limit() -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: Parts = app.state.wiring
+    parts: Parts = app.state.parts
     loop = asyncio.get_running_loop()
     with (
         ExitStack() as stack

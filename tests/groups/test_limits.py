@@ -28,7 +28,7 @@ class Scene:
         self.group: Group = stage.group("group", anon=4 * MIB)
         stage.simulator.set_limits(self.group, BEFORE)
         self.heard = EventRecorder()
-        live.wiring.bus.subscribe_events(self.heard)
+        live.parts.bus.subscribe_events(self.heard)
 
     def changes(self) -> list[dict[str, Any]]:
         """The data of each event `limits.changed`."""
@@ -75,13 +75,13 @@ def by_shrink(scene: Scene, max_bytes: int) -> dict[str, Any]:
 
 def by_a_policys_shrink(scene: Scene, max_bytes: int) -> dict[str, Any]:
     request = Request(60, target_bytes=max_bytes, set_max_bytes=max_bytes)
-    job = scene.live.wiring.jobs.submit(scene.group, request, policy="night")
+    job = scene.live.parts.jobs.submit(scene.group, request, policy="night")
     job.finished.result(60)
     return {"policy": "night", "shrink_id": job.id}
 
 
 def by_policy(scene: Scene, max_bytes: int) -> dict[str, Any]:
-    scene.live.wiring.limits.change_limits(
+    scene.live.parts.limits.change_limits(
         scene.group, {"max_bytes": max_bytes}, Actor(policy="night")
     )
     return {"policy": "night"}
@@ -113,7 +113,7 @@ def test_a_change_that_is_refused_or_a_dry_run_publishes_nothing(scene: Scene) -
     def refuse(_: object) -> None:
         raise PreconditionFailed("no")
 
-    limits, group = scene.live.wiring.limits, scene.group
+    limits, group = scene.live.parts.limits, scene.group
     with pytest.raises(LimitBelowUsage):
         limits.change_limits(group, {"max_bytes": MIB})
     with pytest.raises(UnsupportedLimit):
@@ -126,7 +126,7 @@ def test_a_change_that_is_refused_or_a_dry_run_publishes_nothing(scene: Scene) -
 
 def test_a_shrink_that_fails_to_set_its_limit_publishes_none(scene: Scene) -> None:
     request = Request(60, target_bytes=MIB, set_max_bytes=MIB)  # anonymous memory without swap
-    job = scene.live.wiring.jobs.submit(scene.group, request)
+    job = scene.live.parts.jobs.submit(scene.group, request)
     job.finished.result(60)
     assert (str(job.state), scene.held(), scene.changes()) == ("failed", BEFORE, [])
 

@@ -126,7 +126,7 @@ def test_groups_deeper_than_a_path_reaches_disturb_nobody(
     decided = client.post("/v1/policies/keep/evaluate").json()
     assert {item["group"]["path"] for item in decided["items"]} == {"jail", UNIT, "late.service"}
     history = UsageHistory()
-    UsageSampler(live.wiring.backend, history).sample()
+    UsageSampler(live.parts.backend, history).sample()
     late = int(id_of(client, "late.service"))
     assert history.lacks(late) == "nothing"
 
@@ -281,13 +281,13 @@ def test_a_policy_that_is_switched_on_meanwhile_is_carried_out_on_the_tree_of_th
 ) -> None:
     short.client.put("/v1/policies/keep", json=KEEP).raise_for_status()
     until(lambda: limits_of(short.client, "web") == 1 << 30)
-    short.live.wiring.policies.switch("keep", enabled=False)
+    short.live.parts.policies.switch("keep", enabled=False)
     until(lambda: not short.client.get("/v1/policies/keep").json()["status"]["matched_groups"])
     short.stage.simulator.set_limits(
         short.stage.simulator.groups("web", 0)[0], {"max_bytes": 2 << 30}
     )
     short.fail("groups", "EMFILE", "")
-    short.live.wiring.policies.switch("keep", enabled=True)
+    short.live.parts.policies.switch("keep", enabled=True)
     until(lambda: limits_of(short.client, "web") == 1 << 30)
 
 

@@ -185,7 +185,7 @@ def test_the_scopes_of_a_certificate_are_those_of_the_file_at_each_request(
     ) as client:
         assert client.get("/v1/whoami").status_code == 403
         make(place / "tokens", "certificate:late", ["read"], "1d")
-        private.wiring.tokens.reload()
+        private.parts.tokens.reload()
         assert client.get("/v1/whoami").json() == ["certificate:late", "read"]
 
 
@@ -258,7 +258,7 @@ def test_beside_tls_a_unix_socket_stays_in_the_clear_and_asks_the_kernel(
 
 @needs_openssl
 def test_nothing_older_than_tls_1_2_is_spoken(private: Live) -> None:
-    context = tls_context(private.wiring.settings)
+    context = tls_context(private.parts.settings)
     assert context is not None
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 

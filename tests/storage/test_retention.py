@@ -92,7 +92,7 @@ def test_a_daemon_deletes_the_old_rows_of_all_tables(tmp_path: Path) -> None:
         store.audit.record([AuditRow("1", 1, "ci", None, "PUT", "/", "r", dry_run=False, body={})])
         store.idempotency_keys.claim(IdempotencyRow(*key, request="a", makes="0", created_at=1))
     with Live(settings, Stage().make_backend) as live:
-        store = live.wiring.store
+        store = live.parts.store
 
         def rows() -> list[object]:
             old = [row.id for row in store.events.list(0, 1)] == [1]

@@ -42,6 +42,6 @@ class Bearer:
 
 def new_token(live: Live, *scopes: str, name: str) -> str:
     """Make a token that the server accepts at once, and return its secret."""
-    secret = make(Path(live.wiring.settings.tokens), name, list(scopes), "1d")
-    live.wiring.tokens.reload()
+    secret = make(Path(live.parts.settings.tokens), name, list(scopes), "1d")
+    live.parts.tokens.reload()
     return str(secret)

@@ -110,8 +110,8 @@ class KillableDaemon:
 def _run_daemon(settings: Settings, pipe: Connection, *, has_policies: bool) -> None:
     app = main.create_app(settings)
     if has_policies:
-        app.state.wiring.daemon.start()
-    pipe.send((os.getpid(), [row.state for row in app.state.wiring.store.shrinks.list(limit=1)]))
+        app.state.parts.daemon.start()
+    pipe.send((os.getpid(), [row.state for row in app.state.parts.store.shrinks.list(limit=1)]))
     method, path, body, dies_at = pipe.recv()
     pipe.send("received")
     with _counted(dies_at) as lines:

@@ -73,7 +73,7 @@ class Live:
         self.app = create_app(settings, make_backend)
         if middleware:
             self.app.add_middleware(middleware)
-        self.wiring = self.app.state.wiring
+        self.parts = self.app.state.parts
         self._stack = ExitStack()
         sockets = self._stack.enter_context(listening(("tcp:127.0.0.1:0", *beside)))
         self.port = sockets[0].getsockname()[1]

@@ -70,7 +70,7 @@ class Api(FastAPI):
 
 
 def build(*, traces: bool = False) -> FastAPI:
-    """Build the application without its parts, which main.py adds as `app.state.wiring`.
+    """Build the application without its parts, which main.py adds as `app.state.parts`.
 
     The OpenAPI document needs no parts. `traces`: let FastAPI send traces to the collector that
     OpenTelemetry's environment variables name.

@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
-        self._parts: Parts = app.state.wiring
+        self._parts: Parts = app.state.parts
         self._protocol = protocol
         self._tls = tls_context(self._parts.settings)
         self._tls_listeners: list[TlsListener] = []
@@ -142,7 +142,7 @@ def run(app: FastAPI, settings: Settings) -> None:
 
     SettingsError, before anything is open, for an address that is unsafe or cannot be bound.
     """
-    backend = app.state.wiring.backend
+    backend = app.state.parts.backend
     addresses = settings.listen or default_addresses(simulated=backend.is_simulated)
     check_listen(addresses, settings, simulated=backend.is_simulated)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal that started a daemon may close

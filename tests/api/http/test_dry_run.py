@@ -78,8 +78,8 @@ def everything(still: Still) -> list[Any]:
     Without the audit, which records dry runs, too, and without events, which are written later than
     what they report.
     """
-    wiring, simulator = still.live.wiring, still.stage.simulator
-    path = wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
+    parts, simulator = still.live.parts, still.stage.simulator
+    path = parts.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(path)) as database:
         rows = [
             line
@@ -87,14 +87,14 @@ def everything(still: Still) -> list[Any]:
             if not line.startswith(('INSERT INTO "audit"', 'INSERT INTO "events"'))
         ]
     kept = [
-        wiring.policies.all(),
-        [simulation.state for simulation in wiring.simulations.newest()],
-        set(wiring.lifecycle.made),
+        parts.policies.all(),
+        [simulation.state for simulation in parts.simulations.newest()],
+        set(parts.lifecycle.made),
     ]
     resting = [
         group.path
         for group in simulator.groups()
-        if wiring.limits.locks.manual_age(group) < math.inf
+        if parts.limits.locks.manual_age(group) < math.inf
     ]
     return [
         still.stage.everything(),

@@ -46,7 +46,7 @@ def planned(client: httpx.Client) -> int:
 
 
 def stored_keys(still: Still) -> set[str]:
-    path = still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
+    path = still.live.parts.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
     with closing(sqlite3.connect(path)) as database:
         return {key for (key,) in database.execute("SELECT key FROM idempotency_keys")}
 
@@ -292,7 +292,7 @@ def test_a_refusal_that_only_another_request_mends_is_repeated(
 
 
 def test_a_database_that_is_locked_is_503_before_anything_was_done(still: Still, key: str) -> None:
-    before, database = planned(still.client), still.live.wiring.settings.database_url
+    before, database = planned(still.client), still.live.parts.settings.database_url
     path = database.removeprefix("sqlite:///").partition("?")[0]
     with locked(path):
         problem(post(still.client, "/v1/simulator/faults", FAULT, key), 503, "store-unavailable")
@@ -377,7 +377,7 @@ def test_nesting_is_refused_at_any_depth_under_a_key_too(
 
 
 def test_a_key_of_one_caller_is_nothing_to_another(still: Still, key: str) -> None:
-    keys = still.live.wiring.keys
+    keys = still.live.parts.keys
     post(still.client, "/v1/simulator/faults", FAULT, key).raise_for_status()
     assert isinstance(keys.begin(Key("token:other", "plan_fault", key), "b", repeatable=False), str)
     assert isinstance(

@@ -29,14 +29,14 @@ class Client:
     """ASGI server with one client, which records chunks, can stop reading and can disconnect."""
 
     def __init__(self, streams: StreamHub | None = None) -> None:
-        self.wiring = SimpleNamespace(
+        self.parts = SimpleNamespace(
             streams=streams or StreamHub(), closing=asyncio.Event(), tokens=None
         )
         self.scope: dict[str, Any] = {
             "type": "http",
             "path": "/v1/events",
             "headers": [],
-            "app": SimpleNamespace(state=SimpleNamespace(wiring=self.wiring)),
+            "app": SimpleNamespace(state=SimpleNamespace(parts=self.parts)),
         }
         request_context(self.scope).caller = ANYONE
         self.chunks: list[bytes] = []
@@ -104,7 +104,7 @@ def test_a_stream_begins_with_a_hint_and_ends_with_its_frames() -> None:
 def authenticate_client(client: Client, path: Path, *scopes: str) -> Tokens:
     """Authenticate the client by a token with these scopes; return the tokens of the daemon."""
     secret = make(path, "reader", list(scopes), "1d") or ""
-    tokens = client.wiring.tokens = Tokens(str(path), lambda: 0.0)
+    tokens = client.parts.tokens = Tokens(str(path), lambda: 0.0)
     client.scope["headers"] = [(b"authorization", b"Bearer " + secret.encode())]
     request_context(client.scope).caller = tokens.bearer(secret.encode())
     return tokens
@@ -153,7 +153,7 @@ def test_silence_is_broken_by_comments() -> None:
 def test_a_stop_is_told_and_ends_the_stream_and_what_fed_it() -> None:
     async def scene() -> None:
         client, frames = Client(), Frames()
-        client.on_chunk = lambda chunk: client.wiring.closing.set() if chunk == b"one" else None
+        client.on_chunk = lambda chunk: client.parts.closing.set() if chunk == b"one" else None
         await client.follow(frames(b"one"))
         assert (client.chunks[-1], client.has_ended, frames.has_ended) == (
             b"event: closing\ndata: {}\n\n",

@@ -42,7 +42,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
 
 def wait_for_writes(live: Live) -> None:
     """Wait until every published event can be read."""
-    events, name = live.wiring.events, token_hex(8)
+    events, name = live.parts.events, token_hex(8)
     events.publish(EventType.POLICY_DELETED, name="marker", of=name)
     while not any(
         event.data.get("of") == name
@@ -53,7 +53,7 @@ def wait_for_writes(live: Live) -> None:
 
 def publish_events(live: Live, *paths: str, data: str = "") -> None:
     for number, path in enumerate(paths):
-        live.wiring.events.publish(MADE, Group(path, number), data=data)
+        live.parts.events.publish(MADE, Group(path, number), data=data)
 
 
 def list_all(live: Live, **query: Any) -> list[dict[str, Any]]:
@@ -131,14 +131,14 @@ def test_pages_have_each_event_once_and_say_where_to_go_on(live: Live) -> None:
     publish_events(live, *["web"] * 25)
     wait_for_writes(live)
     items = list_all(live, page_size=7)
-    assert [item["id"] for item in items] == list(range(1, live.wiring.events.newest + 1))
+    assert [item["id"] for item in items] == list(range(1, live.parts.events.newest + 1))
     page = live.client.get("/v1/events", params={"page_size": 7, "after": 20}).json()
     assert ([item["id"] for item in page["items"]], page["last_id"]) == (
         [21, 22, 23, 24, 25, 26, 27],
         27,
     )
     nothing = live.client.get("/v1/events", params={"type": "simulation.state"}).json()
-    assert nothing == {"items": [], "last_id": live.wiring.events.newest, "next_page_token": None}
+    assert nothing == {"items": [], "last_id": live.parts.events.newest, "next_page_token": None}
 
 
 def test_events_are_listed_by_type_and_at_a_group_and_below(live: Live) -> None:
@@ -154,8 +154,8 @@ def test_events_are_listed_by_type_and_at_a_group_and_below(live: Live) -> None:
 def test_events_that_are_not_kept_are_410_for_a_page(live: Live) -> None:
     publish_events(live, "web", "web")
     wait_for_writes(live)
-    newest = live.wiring.events.newest
-    live.wiring.events.expire(now() + _LATER)
+    newest = live.parts.events.newest
+    live.parts.events.expire(now() + _LATER)
     body = problem(live.client.get("/v1/events?after=1"), 410, "events-expired")
     assert (body["after"], body["oldest_id"], body["newest_id"]) == (1, newest, newest)
     problem(live.client.get(f"/v1/events?after={newest + 1}"), 410, "events-expired")
@@ -183,7 +183,7 @@ def test_a_stream_tells_what_comes_from_its_begin_on(live: Live) -> None:
 def test_a_stream_goes_on_behind_the_last_event_that_was_received(live: Live, count: int) -> None:
     publish_events(live, *["web"] * count)
     wait_for_writes(live)
-    newest = live.wiring.events.newest
+    newest = live.parts.events.newest
     with live.client.stream(
         "GET", "/v1/events?after=1", headers=STREAM | {"Last-Event-ID": "3"}
     ) as answer:
@@ -206,7 +206,7 @@ def test_between_the_database_and_what_is_new_nothing_is_lost_or_told_twice(live
     writer.start()
     try:
         for _ in range(8):
-            newest = live.wiring.events.newest
+            newest = live.parts.events.newest
             begin = newest - RECENT - 100
             with stream(live.client, after=begin) as answer:
                 count = newest - begin + 150
@@ -221,8 +221,8 @@ def test_between_the_database_and_what_is_new_nothing_is_lost_or_told_twice(live
 def test_what_is_too_old_is_a_gap_and_then_all_that_is_kept(live: Live) -> None:
     publish_events(live, *["web"] * (RECENT + 1))
     wait_for_writes(live)
-    newest = live.wiring.events.newest
-    live.wiring.events.expire(now() + _LATER)
+    newest = live.parts.events.newest
+    live.parts.events.expire(now() + _LATER)
     with stream(live.client, after=1) as answer:
         gap, kept = islice(frames(answer), 2)
     assert gap == Frame("gap", {"after": 1, "oldest_id": newest, "newest_id": newest}, newest - 1)
@@ -233,7 +233,7 @@ def test_what_is_too_old_is_a_gap_and_then_all_that_is_kept(live: Live) -> None:
     "last", ["999999", "999999999999999999", "0xff", "another", "-1", "1" * 40]
 )
 def test_an_id_of_another_database_is_a_gap_and_then_what_comes(live: Live, last: str) -> None:
-    newest = live.wiring.events.newest
+    newest = live.parts.events.newest
     with live.client.stream(
         "GET", "/v1/events", headers=STREAM | {"Last-Event-ID": last}
     ) as answer:
@@ -246,7 +246,7 @@ def test_an_id_of_another_database_is_a_gap_and_then_what_comes(live: Live, last
 
 def test_what_was_dropped_is_told_whatever_is_asked_for(live: Live) -> None:
     with stream(live.client, type="group.removed", group="db") as answer:
-        live.wiring.events.publish(EventType.GAP, dropped=7)
+        live.parts.events.publish(EventType.GAP, dropped=7)
         assert next(frames(answer)).data["data"] == {"dropped": 7}
 
 

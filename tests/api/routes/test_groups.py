@@ -146,9 +146,9 @@ def test_policies_do_not_keep_away_from_a_group_that_was_just_made(
 ) -> None:
     make(still.client, "fresh", max_bytes="64M")
     (group,) = still.stage.simulator.groups("fresh")
-    assert still.live.wiring.limits.locks.manual_age(group) == math.inf
+    assert still.live.parts.limits.locks.manual_age(group) == math.inf
     still.client.patch("/v1/groups/fresh/limits", json={"max_bytes": "32M"})
-    assert still.live.wiring.limits.locks.manual_age(group) < math.inf
+    assert still.live.parts.limits.locks.manual_age(group) < math.inf
     remove(still.client, "fresh")
 
 
@@ -374,12 +374,12 @@ def test_an_id_is_no_way_round_the_subtrees(fenced: Live) -> None:
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
 def test_no_process_is_taken_from_outside_the_subtrees(fenced: Live, query: str) -> None:
-    with fenced.wiring.backend.machine() as machine:
+    with fenced.parts.backend.machine() as machine:
         pid, inside = (next(iter(machine.cgroups[path].processes)) for path in ("web", "batch/etl"))
     there = f"/v1/groups/batch/processes{query}"
     body = problem(fenced.client.post(there, json={"pid": pid}), 404, "process-not-found")
     assert "outside the subtrees" in body["detail"]
-    assert fenced.wiring.backend.group_of(pid).path == "web"
+    assert fenced.parts.backend.group_of(pid).path == "web"
     assert fenced.client.post(there, json={"pid": inside}).is_success
 
 
@@ -401,14 +401,12 @@ def test_what_was_made_in_another_boot_is_not_taken_for_a_group_of_this_one(
     with Live(settings, Stage().make_backend) as live:
         make(live.client, "made")
     with Live(settings, Stage().make_backend) as live:
-        live.wiring.backend.make("made")
+        live.parts.backend.make("made")
         assert not live.client.get("/v1/groups/made").json()["managed"]
 
 
 def database_of(still: Still) -> Path:
-    return Path(
-        still.live.wiring.settings.database_url.removeprefix("sqlite:///").partition("?")[0]
-    )
+    return Path(still.live.parts.settings.database_url.removeprefix("sqlite:///").partition("?")[0])
 
 
 def test_a_group_that_cannot_be_written_down_is_not_made(still: Still) -> None:

@@ -52,7 +52,7 @@ def test_what_is_asked_for_up_to_now_ends_with_what_is_used_now(client: httpx.Cl
 
 
 def test_there_are_as_many_values_of_each_field_as_times(still: Still, lately: Group) -> None:
-    still.live.wiring.history.note_all({lately.id: stat(MIB)})
+    still.live.parts.history.note_all({lately.id: stat(MIB)})
     body = read_history(still.client)
     assert {len(values) for values in body["series"].values()} == {len(body["times"])}
     assert body["group"] == {"id": str(lately.id), "path": "lately"}
@@ -88,7 +88,7 @@ def test_of_a_time_in_which_nothing_was_sampled_nothing_is_told_and_nothing_is_r
 
 
 def test_a_group_that_comes_again_has_a_history_of_its_own(still: Still, lately: Group) -> None:
-    still.live.wiring.history.note(lately.id, MIB)
+    still.live.parts.history.note(lately.id, MIB)
     still.stage.vanish("lately")
     still.stage.group("lately", anon=9 * MIB)
     assert read_history(still.client)["series"]["anon_bytes"] == [9 * MIB]
@@ -170,7 +170,7 @@ def test_an_answer_that_is_known_already_is_not_sent_again(client: httpx.Client)
 
 
 def test_what_a_policy_has_read_is_known_without_anybody_asking(server: Live) -> None:
-    group = next(group for group in server.wiring.backend.groups() if group.path == "web")
+    group = next(group for group in server.parts.backend.groups() if group.path == "web")
     looks = {
         "kind": "limit",
         "mode": "observe",
@@ -180,5 +180,5 @@ def test_what_a_policy_has_read_is_known_without_anybody_asking(server: Live) ->
     server.client.put("/v1/policies/looks", json=looks).raise_for_status()
     while not server.client.get("/v1/policies/looks/decisions").json()["items"]:
         pass
-    _, series = server.wiring.history.read(group.id, FIELDS, (0, 1e10))
+    _, series = server.parts.history.read(group.id, FIELDS, (0, 1e10))
     assert any(value is not None for value in series["anon_bytes"])

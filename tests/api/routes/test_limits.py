@@ -348,7 +348,7 @@ def test_a_group_that_goes_between_any_two_steps_of_a_change_is_a_clear_problem(
 def test_the_pass_of_a_policy_ends_for_a_change_and_not_for_one_that_is_refused(
     still: Still, group: str
 ) -> None:
-    jobs, found = still.live.wiring.jobs, still.stage.simulator.groups(group)[0]
+    jobs, found = still.live.parts.jobs, still.stage.simulator.groups(group)[0]
     job = jobs.submit(
         found, Request(60, target_bytes=200 * MIB, max_bytes_per_second=1), policy="room"
     )

@@ -70,10 +70,10 @@ class Recording:
 
 def written(still: Still, *items: tuple[Any, ...]) -> list[str]:
     recording = Recording(still.stage.simulator)
-    limits = replace(still.live.wiring.limits, backend=cast("Backend", recording))
-    wiring = replace(still.live.wiring, limits=limits)
+    limits = replace(still.live.parts.limits, backend=cast("Backend", recording))
+    parts = replace(still.live.parts, limits=limits)
     batch = Batch.model_validate({"items": [item(*each) for each in items]})
-    outcomes = change_all(wiring, ANYONE, batch.items, dry_run=False)
+    outcomes = change_all(parts, ANYONE, batch.items, dry_run=False)
     assert [outcome for outcome in outcomes if not isinstance(outcome, LimitsBody)] == []
     return recording.order
 
@@ -276,11 +276,11 @@ def test_a_trial_answers_as_if_it_were_done_and_writes_nothing(tree: Still) -> N
 
 
 def test_a_daemon_that_stops_begins_no_further_item(tree: Still) -> None:
-    tree.live.wiring.closing.set()
+    tree.live.parts.closing.set()
     try:
         (row,) = told(send(tree.client, ("tree/a", {"max_bytes": GIB})))
     finally:
-        tree.live.wiring.closing.clear()
+        tree.live.parts.closing.clear()
     assert (row["status"], row["body"]["type"]) == (503, "/problems/not-ready")
     assert tree.stage.limits()["tree/a"] == 4 * GIB
 
@@ -297,11 +297,11 @@ def test_every_item_is_held_against_what_the_caller_may(tree: Still) -> None:
         )
     ]
     batch = Batch.model_validate({"items": items[:3]})
-    mine, *others = change_all(tree.live.wiring, caller, batch.items, dry_run=False)
+    mine, *others = change_all(tree.live.parts, caller, batch.items, dry_run=False)
     assert isinstance(mine, LimitsBody)
     assert [type(outcome) for outcome in others] == [Forbidden] * 2
     (smuggled,) = change_all(
-        tree.live.wiring, caller, Batch.model_validate({"items": items[3:]}).items, dry_run=False
+        tree.live.parts, caller, Batch.model_validate({"items": items[3:]}).items, dry_run=False
     )
     assert isinstance(smuggled, ShrinkdError)
     assert (

@@ -609,8 +609,8 @@ def test_what_a_policy_does_is_in_its_status_and_in_the_decisions_and_moves_no_e
 
 
 def record_decisions(live: Live, *changes: dict[str, Any]) -> None:
-    live.wiring.retention.close()  # their times are of long ago
-    live.wiring.store.decisions.record(
+    live.parts.retention.close()  # their times are of long ago
+    live.parts.store.decisions.record(
         [decision(number, **change) for number, change in enumerate(changes)]
     )
 

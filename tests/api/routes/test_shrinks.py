@@ -88,14 +88,14 @@ def test_a_shrink_is_accepted_with_its_address_and_when_to_look_again(
 def test_a_shrink_that_nobody_waits_for_is_202_even_when_it_is_done_before_it_is_answered(
     still: Still, group: str
 ) -> None:
-    wiring = still.live.wiring
-    job = wiring.jobs.submit(
+    parts = still.live.parts
+    job = parts.jobs.submit(
         still.stage.simulator.groups(group)[0], Request(timeout_seconds=60, target_bytes=8 << 30)
     )
     job.finished.result()
     answer = asyncio.run(
         shrinks.answer(
-            wiring,
+            parts,
             job.row(),
             shrinks.SubmitOptions("anyone", 0, makes=None, reader=None, dry_run=False),
         )
@@ -506,7 +506,7 @@ def test_a_shrink_is_measured_from_when_it_began_and_not_from_when_it_was_asked_
 ) -> None:
     first = running(narrow.client, "web")
     second = start(narrow.client, "cache", target_bytes="380M")
-    with narrow.wiring.backend.machine() as machine:
+    with narrow.parts.backend.machine() as machine:
         machine.release(
             next(iter(machine.cgroups["cache"].processes.values())), "anon", 20 * MIB // 4096
         )
@@ -707,7 +707,7 @@ def test_a_listener_leaves_nothing_behind_for_each_time_it_looked(still: Still, 
         stream = events(answer)
         for _ in range(6):
             next(stream)
-        job = still.live.wiring.jobs.job(shrink["id"])
+        job = still.live.parts.jobs.job(shrink["id"])
         # concurrent.futures offers no other way to count
         assert len(job.finished._done_callbacks) <= 1  # noqa: SLF001
 

@@ -312,7 +312,7 @@ def test_others_are_answered_while_a_day_is_lived_through_and_a_stopping_server_
     day.start()
     while not (now := live.client.get(f"{HERE}/clock").json()["now_seconds"]):
         pass
-    live.wiring.closing.set()
+    live.parts.closing.set()
     day.join()
     assert now < 86400
     assert live.client.get(f"{HERE}/clock").json()["now_seconds"] < 86400

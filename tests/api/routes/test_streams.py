@@ -121,7 +121,7 @@ def test_a_group_named_stream_is_reached_by_its_id(live: Live, stage: CountingSt
 
 
 def test_more_streams_than_a_caller_may_have_are_429_until_one_ends(live: Live) -> None:
-    live.wiring.streams = StreamHub(most=3, most_of_a_caller=2)
+    live.parts.streams = StreamHub(most=3, most_of_a_caller=2)
     shrink = running(live.client)
     followers = [Follower(live, path).begun() for path in (STATS, shrink["links"]["events"])]
     for path in (STATS, "/v1/events", shrink["links"]["events"]):
@@ -154,7 +154,7 @@ def test_two_hundred_streams_one_that_does_not_read_and_one_that_hangs_up(live: 
         )
     count = 400
     for number in range(count):
-        live.wiring.events.publish(
+        live.parts.events.publish(
             EventType.GROUP_MADE, Group("web", 1), number=number, text="x" * 400
         )
         if number == count // 3:

@@ -29,7 +29,7 @@ from shrinkd.storage import IdempotencyKeys, Retention, Store
 class Parts:
     """The parts of one running daemon, made by the composition root.
 
-    A route takes them as `Wired`, or one of them by a dependency of its own below.
+    A route takes them as `AllParts`, or one of them by a dependency of its own below.
     """
 
     settings: Settings
@@ -65,7 +65,7 @@ class Parts:
 
 def parts_of(app: FastAPI) -> Parts:
     """Return the parts of the daemon whose application this is."""
-    parts: Parts = app.state.wiring
+    parts: Parts = app.state.parts
     return parts
 
 
@@ -110,7 +110,7 @@ async def _lifecycle(request: Request) -> GroupLifecycle:
     return parts_of(request.app).lifecycle
 
 
-Wired = Annotated[Parts, Depends(_parts)]
+AllParts = Annotated[Parts, Depends(_parts)]
 """All parts of the daemon."""
 Limiting = Annotated[GroupLimits, Depends(_limits)]
 """The use case that changes limits."""
@@ -170,8 +170,8 @@ Administrating = Annotated[Caller, Depends(_administrating)]
 """A caller who may do everything; 403 for all others."""
 
 
-async def _group(request: Request, wiring: Wired, caller: Calling, group: Reference) -> Group:
-    found = resolve(wiring.backend, group, caller)
+async def _group(request: Request, parts: AllParts, caller: Calling, group: Reference) -> Group:
+    found = resolve(parts.backend, group, caller)
     request_context(request.scope).group = found  # for the audit
     return found
 
@@ -191,7 +191,7 @@ def changeable(parts: Parts, caller: Caller, group: Group) -> Group:
     return group
 
 
-async def _changeable(parts: Wired, caller: Calling, group: Target) -> Group:
+async def _changeable(parts: AllParts, caller: Calling, group: Target) -> Group:
     return changeable(parts, caller, group)
 
 

@@ -61,7 +61,7 @@ async def execute_once(request: Request, operation: str, body: object, handle: H
 
 async def _claim_and_execute(request: Request, key: Key, digest: str, handle: Handler) -> Response:
     """Claim the key and execute the request, or return the stored response of the key."""
-    keys: IdempotencyKeys = request.app.state.wiring.keys
+    keys: IdempotencyKeys = request.app.state.parts.keys
     claim = await asyncio.to_thread(keys.begin, key, digest, repeatable=key.route in _REPEATABLE)
     if isinstance(claim, Answer):
         return Response(

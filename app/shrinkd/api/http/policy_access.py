@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from shrinkd.api.http.dependencies import Calling, Wired
+from shrinkd.api.http.dependencies import AllParts, Calling
 from shrinkd.auth import Caller, Level
 from shrinkd.errors import PolicyNotFound
 from shrinkd.policies import Policy, StoredPolicy, kinds
@@ -42,15 +42,14 @@ def require_change(caller: Caller, stored: StoredPolicy) -> None:
     require_policy(caller, stored.policy)
 
 
-async def _readable(wiring: Wired, caller: Calling, name: str) -> str:
+async def _readable(parts: AllParts, caller: Calling, name: str) -> str:
     # A policy of another version is not among all(): its selector cannot be read, so only callers
     # who may read the whole node learn that it exists.
     if not caller.may(Level.READ) and not any(
-        stored.policy.name == name and is_visible(caller, stored)
-        for stored in wiring.policies.all()
+        stored.policy.name == name and is_visible(caller, stored) for stored in parts.policies.all()
     ):
         raise _not_found(name)
-    return wiring.policies.get(name).policy.name
+    return parts.policies.get(name).policy.name
 
 
 def _not_found(name: str) -> PolicyNotFound:

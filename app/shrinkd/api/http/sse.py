@@ -61,10 +61,10 @@ class EventStream(StreamingResponse):
         self._has_sent_lately = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wiring: Parts = scope["app"].state.wiring
-        with wiring.streams.admitted(request_context(scope).caller.name):
+        parts: Parts = scope["app"].state.parts
+        with parts.streams.admitted(request_context(scope).caller.name):
             async with aclosing(self._frames):
-                await self._send_all(scope, wiring.closing, receive, send)
+                await self._send_all(scope, parts.closing, receive, send)
 
     async def _send_all(
         self, scope: Scope, closing: asyncio.Event, receive: Receive, send: Send

@@ -37,8 +37,8 @@ async def begin_attempt(request: Request, operation: str, body: object) -> None:
     context.audit_row = row = _row(scope, operation, body, dry_run=is_dry_run(request))
     if row.dry_run:
         return
-    wiring: Parts = scope["app"].state.wiring
-    await asyncio.wrap_future(wiring.audit.begin(row))
+    parts: Parts = scope["app"].state.parts
+    await asyncio.wrap_future(parts.audit.begin(row))
     context.is_audit_row_stored = True
 
 
@@ -65,16 +65,16 @@ class AuditMiddleware:
 
 
 def _record_outcome(scope: Scope, status: int) -> None:
-    context, wiring = request_context(scope), scope["app"].state.wiring
+    context, parts = request_context(scope), scope["app"].state.parts
     if context.operation in _READ_ONLY_OPERATIONS:
         return
     row, group = context.audit_row or _row(scope, None, None, dry_run=False), context.group
     found = None if group is None else {"id": group.id, "path": group.path}
     ended = outcome(status, context.problem, found)
     if context.is_audit_row_stored:
-        wiring.audit.finish(row.id, ended)
+        parts.audit.finish(row.id, ended)
     else:
-        wiring.audit.note(row.ended(ended))
+        parts.audit.note(row.ended(ended))
 
 
 def _row(scope: Scope, operation: str | None, body: object, *, dry_run: bool) -> AuditRow:

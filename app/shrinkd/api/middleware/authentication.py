@@ -45,18 +45,18 @@ def find_caller(scope: Scope) -> Caller:
     if path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIXES):
         return NOBODY
     credentials = [value for name, value in scope["headers"] if name == b"authorization"]
-    wiring: Parts = scope["app"].state.wiring
+    parts: Parts = scope["app"].state.parts
     caller = (
-        _by_token(wiring, credentials)
+        _by_token(parts, credentials)
         if credentials
-        else _by_peer(wiring, request_context(scope).peer)
+        else _by_peer(parts, request_context(scope).peer)
     )
     if not caller.grants:
         caller.require(Level.READ)
     return caller
 
 
-def _by_token(wiring: Parts, credentials: list[bytes]) -> Caller:
+def _by_token(parts: Parts, credentials: list[bytes]) -> Caller:
     """Authenticate by the Authorization header, which goes before the peer of the connection.
 
     The client has chosen the token, and its scopes may be narrower.
@@ -64,17 +64,17 @@ def _by_token(wiring: Parts, credentials: list[bytes]) -> Caller:
     scheme, _, secret = credentials[0].partition(b" ")
     if len(credentials) > 1 or scheme.lower() != b"bearer":
         raise Unauthenticated("Send one Authorization header, of the form: Bearer TOKEN.")
-    if wiring.tokens is None:
+    if parts.tokens is None:
         raise TokenRefused("The token is not valid.")
-    return wiring.tokens.bearer(secret.strip())
+    return parts.tokens.bearer(secret.strip())
 
 
-def _by_peer(wiring: Parts, peer: Caller | None) -> Caller:
-    if wiring.tokens is None:
+def _by_peer(parts: Parts, peer: Caller | None) -> Caller:
+    if parts.tokens is None:
         # without tokens, server/listen.py serves TCP for the simulator only
         return peer or ANYONE
     if peer is None:
         raise Unauthenticated(
             "A token is required: send Authorization: Bearer and a token of `shrinkd token make`."
         )
-    return wiring.tokens.certified(peer)
+    return parts.tokens.certified(peer)

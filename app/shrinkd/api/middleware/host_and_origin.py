@@ -41,8 +41,8 @@ class HostAndOriginCheck:
 
 
 def _refusal(scope: Scope) -> ShrinkdError | None:
-    wiring: Parts = scope["app"].state.wiring
-    own_names = wiring.settings.host_names
+    parts: Parts = scope["app"].state.parts
+    own_names = parts.settings.host_names
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     is_tcp = scope["server"] is not None and scope["server"][1] is not None
     if is_tcp and _host_name(host) not in own_names:

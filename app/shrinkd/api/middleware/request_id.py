@@ -60,7 +60,7 @@ class RequestId:
             return await self._app(inner, receive, send_with_id)
         finally:
             seconds = time.monotonic() - began
-            scope["app"].state.wiring.requests.note(
+            scope["app"].state.parts.requests.note(
                 context.operation or _NO_OPERATION, status, seconds
             )
             _log_access(scope, status, seconds)

@@ -52,10 +52,10 @@ def _is_plain(scope: Scope) -> bool:
 
 def _render_stats(scope: Scope) -> bytes | None:
     """Read the stats of the group in the path; None for any error, which the route then reports."""
-    wiring: Parts = scope["app"].state.wiring
+    parts: Parts = scope["app"].state.parts
     reference = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
     try:
-        group = resolve(wiring.backend, reference, request_context(scope).caller)
-        return stats_bytes(group, wiring.backend.stat(group))
+        group = resolve(parts.backend, reference, request_context(scope).caller)
+        return stats_bytes(group, parts.backend.stat(group))
     except ShrinkdError:
         return None

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from shrinkd.api.http.dependencies import Administrating, Body, GroupRef, Parts, Wired, rfc3339
+from shrinkd.api.http.dependencies import Administrating, AllParts, Body, GroupRef, Parts, rfc3339
 from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import PAGED, refuses
@@ -76,7 +76,7 @@ class AuditQuery(BaseModel):
 def list_audit(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: AllParts,
     _caller: Administrating,
     query: Annotated[AuditQuery, Query()],
 ) -> AuditPage:
@@ -85,12 +85,12 @@ def list_audit(
     They are kept for 30 days, and at most a million. The actions of policies are not here, but in
     their decisions and shrinks.
     """
-    page = list_page(wiring, query)
+    page = list_page(parts, query)
     link_next(response, request, page.next_page_token)
     return page
 
 
-def list_page(wiring: Parts, query: AuditQuery) -> AuditPage:
+def list_page(parts: Parts, query: AuditQuery) -> AuditPage:
     """Return the page of attempts that follows the one in the page token."""
     exact = {
         "caller": query.caller,
@@ -99,7 +99,7 @@ def list_page(wiring: Parts, query: AuditQuery) -> AuditPage:
     }
     rows, token = _NEWEST_FIRST.page(
         query,
-        lambda limit, before: wiring.store.audit.list(
+        lambda limit, before: parts.store.audit.list(
             limit=limit,
             before=before,
             since=None if query.since is None else round(query.since.timestamp() * 1e6),

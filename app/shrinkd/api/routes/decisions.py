@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired, rfc3339
+from shrinkd.api.http.dependencies import AllParts, Body, GroupRef, Parts, Target, rfc3339
 from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next
 from shrinkd.api.http.policy_access import Readable
 from shrinkd.api.http.request_context import request_context
@@ -80,7 +80,7 @@ class DecisionQuery(BaseModel):
 def list_policy_decisions(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: AllParts,
     name: Readable,
     query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
@@ -88,7 +88,7 @@ def list_policy_decisions(
 
     Equal decisions within a minute are one. They are kept for 7 days, and at most a million.
     """
-    page = list_page(wiring, request_context(request.scope).caller, query, policy=name)
+    page = list_page(parts, request_context(request.scope).caller, query, policy=name)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -101,7 +101,7 @@ def list_policy_decisions(
 def list_group_decisions(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: AllParts,
     group: Target,
     query: Annotated[DecisionQuery, Query()],
 ) -> DecisionPage:
@@ -109,16 +109,16 @@ def list_group_decisions(
 
     Decisions of deleted policies are included.
     """
-    page = list_page(wiring, request_context(request.scope).caller, query, group_path=group.path)
+    page = list_page(parts, request_context(request.scope).caller, query, group_path=group.path)
     link_next(response, request, page.next_page_token)
     return page
 
 
-def list_page(wiring: Parts, caller: Caller, query: DecisionQuery, **exact: str) -> DecisionPage:
+def list_page(parts: Parts, caller: Caller, query: DecisionQuery, **exact: str) -> DecisionPage:
     """Return a page of decisions. `exact`: `policy` or `group_path`, and its value."""
     rows, token = _NEWEST_FIRST.page(
         query,
-        lambda limit, before: wiring.store.decisions.list(
+        lambda limit, before: parts.store.decisions.list(
             limit=limit,
             before=before,
             verdicts=tuple(map(str, query.verdict)),

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Parts, Wired, ref, rfc3339
+from shrinkd.api.http.dependencies import AllParts, Body, Calling, GroupRef, Parts, ref, rfc3339
 from shrinkd.api.http.paging import Keyset, PageSize, PageToken, link_next, page_limit
 from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
@@ -111,7 +111,7 @@ LastEventId = Annotated[
 )
 def list_events(
     request: Request,
-    wiring: Wired,
+    parts: AllParts,
     caller: Calling,
     query: Annotated[EventQuery, Query()],
     last_event_id: LastEventId = None,
@@ -122,8 +122,8 @@ def list_events(
     """
     selected = selection(caller, query)
     if not accepts_stream(request):
-        return page(request, wiring, query, selected)
-    return EventStream(follow(wiring, selected, _begin(wiring, last_event_id, query.after)))
+        return page(request, parts, query, selected)
+    return EventStream(follow(parts, selected, _begin(parts, last_event_id, query.after)))
 
 
 def accepts_stream(request: Request) -> bool:
@@ -143,16 +143,16 @@ def selection(caller: Caller, query: EventQuery) -> Selection:
     return Selection(frozenset(query.type), tuple(within))
 
 
-def page(request: Request, wiring: Parts, query: EventQuery, selected: Selection) -> Response:
+def page(request: Request, parts: Parts, query: EventQuery, selected: Selection) -> Response:
     """Answer the page of selected events that follows the page token or `after`."""
     position = _OLDEST_FIRST.position(query)
-    first = wiring.events.oldest - 1 if query.after is None else query.after
+    first = parts.events.oldest - 1 if query.after is None else query.after
     after = position[0] if position else first
     limit = page_limit(query.page_size)
-    found, last_id = wiring.events.read(after, limit, selected)
+    found, last_id = parts.events.read(after, limit, selected)
     following = (
         _OLDEST_FIRST.token((last_id,))
-        if len(found) == limit and last_id < wiring.events.newest
+        if len(found) == limit and last_id < parts.events.newest
         else None
     )
     body = EventPage(
@@ -163,19 +163,19 @@ def page(request: Request, wiring: Parts, query: EventQuery, selected: Selection
     return response
 
 
-def _begin(wiring: Parts, last_event_id: str | None, after: int | None) -> int:
+def _begin(parts: Parts, last_event_id: str | None, after: int | None) -> int:
     """Return the event id after which a stream begins; -1 for an id of another form."""
     if last_event_id:
         return int(last_event_id) if _ID.fullmatch(last_event_id) else -1
-    return wiring.events.newest if after is None else after
+    return parts.events.newest if after is None else after
 
 
-async def follow(wiring: Parts, selected: Selection, position: int) -> AsyncGenerator[bytes]:
+async def follow(parts: Parts, selected: Selection, position: int) -> AsyncGenerator[bytes]:
     """Yield the selected events after a position, then new ones as they are published.
 
     Recent events come from memory, older ones from the database.
     """
-    events = wiring.events
+    events = parts.events
     while True:
         found: list[Event] = []
         recent = events.recent(position, _MAX_BATCH)
@@ -191,7 +191,7 @@ async def follow(wiring: Parts, selected: Selection, position: int) -> AsyncGene
         elif recent:
             found, position = [event for event in recent if selected.takes(event)], recent[-1].id
         else:
-            await wiring.streams.new_events.wait()
+            await parts.streams.new_events.wait()
         if found:
             yield b"".join(map(_frame, found))
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from shrinkd.api.http.dependencies import (
+    AllParts,
     Body,
     Calling,
     Changeable,
@@ -15,7 +16,6 @@ from shrinkd.api.http.dependencies import (
     Lifecycle,
     Parts,
     Target,
-    Wired,
     WritingAll,
     caller_of,
 )
@@ -171,7 +171,7 @@ class GroupQuery(BaseModel):
 async def list_groups(
     request: Request,
     response: Response,
-    parts: Wired,
+    parts: AllParts,
     caller: Calling,
     query: Annotated[GroupQuery, Query()],
 ) -> GroupPage:
@@ -212,7 +212,7 @@ def create_group(
     response_model=GroupBody,
     responses=UNCHANGED | refuses(group=True),
 )
-async def get_group(request: Request, parts: Wired, caller: Calling, group: Target) -> Response:
+async def get_group(request: Request, parts: AllParts, caller: Calling, group: Target) -> Response:
     """Read one group: its names and limits. Its usage is in its stats."""
     limits = parts.backend.stat(group).limits
     return tagged(request, group_body(parts.lifecycle, caller, group, limits))

@@ -5,7 +5,7 @@ import platform
 from fastapi import APIRouter
 
 from shrinkd import __version__
-from shrinkd.api.http.dependencies import Body, Parts, Wired
+from shrinkd.api.http.dependencies import AllParts, Body, Parts
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import refuses
 from shrinkd.backends import Backend, recent_walk
@@ -41,21 +41,21 @@ async def get_livez() -> StatusBody:
     operation_id="get_readyz",
     responses=refuses(StoreUnavailable, NotWritable, OutOfResources, NotReady),
 )
-def get_readyz(wiring: Wired) -> StatusBody:
+def get_readyz(parts: AllParts) -> StatusBody:
     """Answer 200 if the controller and the database work and policies are evaluated, else 503.
 
     The 503 says what is wrong.
     """
-    check_ready(wiring)
+    check_ready(parts)
     return StatusBody(status="ready")
 
 
-def check_ready(wiring: Parts) -> None:
+def check_ready(parts: Parts) -> None:
     """Raise NotReady, NotWritable, OutOfResources or StoreUnavailable if a part does not work."""
-    wiring.backend.groups(depth=0)
-    _check_walks(wiring.backend)
-    wiring.store.ping()
-    wiring.daemon.ping()
+    parts.backend.groups(depth=0)
+    _check_walks(parts.backend)
+    parts.store.ping()
+    parts.daemon.ping()
 
 
 def _check_walks(backend: Backend) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 from pydantic_core import to_json
 
-from shrinkd.api.http.dependencies import Body, GroupRef, Parts, Target, Wired
+from shrinkd.api.http.dependencies import AllParts, Body, GroupRef, Parts, Target
 from shrinkd.api.http.etags import tagged_bytes
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import UNCHANGED, refuses
@@ -51,7 +51,7 @@ class Span:
 
 
 async def _span(
-    wiring: Wired,
+    parts: AllParts,
     begins: Annotated[
         Moment | None,
         Query(alias="from", description="The first time; absent: an hour before the end."),
@@ -75,7 +75,7 @@ async def _span(
 ) -> Span:
     """Parse the query of a history; InvalidRequest or RangeTooLarge."""
     wanted = pick_fields(fields, frozenset(FIELDS))
-    last = wiring.history.now() + SLOT_SECONDS if ends is None else ends.timestamp()
+    last = parts.history.now() + SLOT_SECONDS if ends is None else ends.timestamp()
     first = last - SLOTS * SLOT_SECONDS if begins is None else begins.timestamp()
     if first > last:
         raise InvalidRequest("from comes after to: there is no time between them.")
@@ -100,7 +100,7 @@ async def _span(
     responses=UNCHANGED | refuses(RangeTooLarge, group=True),
 )
 async def get_stats_history(
-    request: Request, wiring: Wired, group: Target, span: Annotated[Span, Depends(_span)]
+    request: Request, parts: AllParts, group: Target, span: Annotated[Span, Depends(_span)]
 ) -> Response:
     """Read the memory of a group over the last hour, sampled every 10 s.
 
@@ -109,14 +109,14 @@ async def get_stats_history(
     of this incarnation and of this run of the daemon, which keeps it in memory. The answer can be
     sent unchanged as the `history` of a recording in a simulation.
     """
-    return tagged_bytes(request, to_json(history_row(wiring, group, span)))
+    return tagged_bytes(request, to_json(history_row(parts, group, span)))
 
 
-def history_row(wiring: Parts, group: Group, span: Span) -> dict[str, Any]:
+def history_row(parts: Parts, group: Group, span: Span) -> dict[str, Any]:
     """Return the samples as they are sent. Raises GroupGone."""
     if span.is_up_to_now:
-        wiring.history.note_all({group.id: wiring.backend.stat(group)})
-    times, series = wiring.history.read(
+        parts.history.note_all({group.id: parts.backend.stat(group)})
+    times, series = parts.history.read(
         group.id, span.fields, (span.begins, span.ends), span.step_seconds
     )
     return {

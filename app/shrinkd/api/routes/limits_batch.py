@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field
 
-from shrinkd.api.http.dependencies import Body, Calling, DryRun, Parts, Wired, changeable
+from shrinkd.api.http.dependencies import AllParts, Body, Calling, DryRun, Parts, changeable
 from shrinkd.api.http.etags import check_lines, etag_of
 from shrinkd.api.http.group_reference import resolve
 from shrinkd.api.http.problem_types import problem_of
@@ -123,7 +123,7 @@ class Step:
 
 @router.post("/v1/limits/batch", operation_id="batch_limits", status_code=207)
 def batch_limits(
-    request: Request, parts: Wired, caller: Calling, batch: ABatch, dry_run: DryRun = False
+    request: Request, parts: AllParts, caller: Calling, batch: ABatch, dry_run: DryRun = False
 ) -> BatchBody:
     """Change the limits of many groups: each as PATCH would, and one that fails stops no other.
 

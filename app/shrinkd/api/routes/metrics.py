@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from shrinkd.api.http.dependencies import ReadingAll, Wired
+from shrinkd.api.http.dependencies import AllParts, ReadingAll
 from shrinkd.api.http.strict_route import StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["node"])
@@ -21,7 +21,7 @@ _TEXT = {
 
 
 @router.get("/metrics", operation_id="get_metrics", response_class=Response, responses=_TEXT)  # type: ignore[arg-type]
-def get_metrics(request: Request, wiring: Wired, _caller: ReadingAll) -> Response:
+def get_metrics(request: Request, parts: AllParts, _caller: ReadingAll) -> Response:
     """Read the metrics of this daemon and its groups."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(wiring.metrics), media_type=content_type)
+    return Response(encode(parts.metrics), media_type=content_type)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from shrinkd.api.http.dependencies import Body, Calling, Parts, Wired
+from shrinkd.api.http.dependencies import AllParts, Body, Calling, Parts
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import UNCHANGED
@@ -83,13 +83,13 @@ class NodeBody(Body):
 
 
 @router.get("/v1/node", operation_id="get_node", response_model=NodeBody, responses=UNCHANGED)
-async def get_node(request: Request, wiring: Wired, caller: Calling) -> Response:
+async def get_node(request: Request, parts: AllParts, caller: Calling) -> Response:
     """Read the facts of this node."""
-    return tagged(request, node_body(wiring, caller))
+    return tagged(request, node_body(parts, caller))
 
 
-def node_body(wiring: Parts, caller: Caller) -> NodeBody:
-    node, backend = wiring.backend.node(), wiring.backend
+def node_body(parts: Parts, caller: Caller) -> NodeBody:
+    node, backend = parts.backend.node(), parts.backend
     limits: list[str] = [name for name in LIMIT_NAMES if name in backend.settable_limits]
     return NodeBody(
         kernel=node.kernel,
@@ -107,7 +107,7 @@ def node_body(wiring: Parts, caller: Caller) -> NodeBody:
         if node.pressure
         else None,
         root=node.root,
-        subtrees=list(wiring.settings.subtrees),
+        subtrees=list(parts.settings.subtrees),
         boot_id=node.boot_id,
         own_group=own_group_body(caller, backend.own_group()),
         unreadable=_unreadable(recent_walk(backend)) if caller.may(Level.READ) else None,

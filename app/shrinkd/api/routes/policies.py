@@ -7,11 +7,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shrinkd.api.http.dependencies import (
+    AllParts,
     Calling,
     DryRun,
     Parts,
     Target,
-    Wired,
 )
 from shrinkd.api.http.etags import check_preconditions, tagged_bytes
 from shrinkd.api.http.group_reference import resolve
@@ -90,16 +90,16 @@ class PolicyQuery(GroupPolicyQuery):
 def list_policies(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: AllParts,
     caller: Calling,
     query: Annotated[PolicyQuery, Query()],
 ) -> PolicyPage:
     """List policies by name: those of which the caller may read every group they could match."""
     page = list_page(
-        wiring,
+        parts,
         caller,
         query,
-        resolve(wiring.backend, query.group, caller) if query.group is not None else None,
+        resolve(parts.backend, query.group, caller) if query.group is not None else None,
     )
     link_next(response, request, page.next_page_token)
     return page
@@ -113,12 +113,12 @@ def list_policies(
 def list_group_policies(
     request: Request,
     response: Response,
-    wiring: Wired,
+    parts: AllParts,
     group: Target,
     query: Annotated[GroupPolicyQuery, Query()],
 ) -> PolicyPage:
     """List the policies that select a group, by name."""
-    page = list_page(wiring, request_context(request.scope).caller, query, group)
+    page = list_page(parts, request_context(request.scope).caller, query, group)
     link_next(response, request, page.next_page_token)
     return page
 
@@ -132,13 +132,13 @@ def list_group_policies(
     | {201: sends("Location", "ETag")},
 )
 def create_policy(
-    wiring: Wired, caller: Calling, policy: APolicy, dry_run: DryRun = False
+    parts: AllParts, caller: Calling, policy: APolicy, dry_run: DryRun = False
 ) -> Response:
     """Create a policy.
 
     It takes effect within a second, on existing groups and on those that are made later.
     """
-    return put(wiring, caller, policy, check_new, dry_run=dry_run)
+    return put(parts, caller, policy, check_new, dry_run=dry_run)
 
 
 @router.get(
@@ -147,14 +147,14 @@ def create_policy(
     response_model=PolicyBody,
     responses=UNCHANGED | refuses(PolicyNotFound, PolicyUnreadable),
 )
-def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
+def get_policy(request: Request, parts: AllParts, name: Readable) -> Response:
     """Read a policy and its status.
 
     The ETag covers the policy as it was written, and does not change with the status.
     """
-    stored = wiring.policies.get(name)
+    stored = parts.policies.get(name)
     return tagged_bytes(
-        request, policy_body(wiring, stored).model_dump_json().encode(), etag=etag_of_policy(stored)
+        request, policy_body(parts, stored).model_dump_json().encode(), etag=etag_of_policy(stored)
     )
 
 
@@ -166,7 +166,7 @@ def get_policy(request: Request, wiring: Wired, name: Readable) -> Response:
     | {200: sends("ETag"), 201: {"model": PolicyBody} | sends("Location", "ETag")},
 )
 def put_policy(
-    request: Request, wiring: Wired, name: NewName, draft: ADraft, dry_run: DryRun = False
+    request: Request, parts: AllParts, name: NewName, draft: ADraft, dry_run: DryRun = False
 ) -> Response:
     """Replace a policy as a whole, or create it if it does not exist.
 
@@ -174,7 +174,7 @@ def put_policy(
     `name` to `spec`, and refuses the others.
     """
     return put(
-        wiring,
+        parts,
         request_context(request.scope).caller,
         named(draft, name),
         checker(request),
@@ -188,12 +188,14 @@ def put_policy(
     status_code=204,
     responses=TRIED | refuses(PolicyNotFound, PreconditionFailed),
 )
-def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = False) -> Response:
+def delete_policy(
+    request: Request, parts: AllParts, name: str, dry_run: DryRun = False
+) -> Response:
     """Delete a policy.
 
     Limits that it set stay, and its decisions stay readable at their groups.
     """
-    wiring.policies.delete(name, checker(request, deletes=True), dry_run=dry_run)
+    parts.policies.delete(name, checker(request, deletes=True), dry_run=dry_run)
     return done(dry_run=dry_run)
 
 
@@ -202,12 +204,12 @@ def delete_policy(request: Request, wiring: Wired, name: str, dry_run: DryRun = 
     operation_id="evaluate_policy",
     responses=refuses(PolicyNotFound, PolicyUnreadable),
 )
-def evaluate_policy(wiring: Wired, name: Readable) -> Evaluation:
+def evaluate_policy(parts: AllParts, name: Readable) -> Evaluation:
     """Evaluate a policy now for each group that it selects, and explain each decision.
 
     Also for a disabled policy. Nothing is done.
     """
-    records = wiring.daemon.evaluate(wiring.policies.get(name))
+    records = parts.daemon.evaluate(parts.policies.get(name))
     return Evaluation(items=[record_body(record) for record in records])
 
 
@@ -248,7 +250,7 @@ def checker(request: Request, *, deletes: bool = False) -> Callable[[StoredPolic
 
 
 def put(
-    wiring: Parts,
+    parts: Parts,
     caller: Caller,
     policy: Policy,
     check: Callable[[StoredPolicy | None], None],
@@ -263,8 +265,8 @@ def put(
         replaced.append(before)
         check(before)
 
-    stored = wiring.policies.put(policy, check_and_note, dry_run=dry_run)
-    body, is_new = policy_body(wiring, stored, dry_run=dry_run), replaced == [None]
+    stored = parts.policies.put(policy, check_and_note, dry_run=dry_run)
+    body, is_new = policy_body(parts, stored, dry_run=dry_run), replaced == [None]
     headers = (
         {}
         if dry_run
@@ -274,25 +276,25 @@ def put(
 
 
 def list_page(
-    wiring: Parts, caller: Caller, query: GroupPolicyQuery, group: Group | None
+    parts: Parts, caller: Caller, query: GroupPolicyQuery, group: Group | None
 ) -> PolicyPage:
     """Return the page of visible policies that follows the name in the page token."""
     after = _BY_NAME.position(query)
     found = [
         each
-        for each in (wiring.policies.all() if group is None else wiring.policies.of(group))
+        for each in (parts.policies.all() if group is None else parts.policies.of(group))
         if query.kind in {None, each.policy.kind}
         and (after is None or each.policy.name > after[0])
         and is_visible(caller, each)
     ]
     shown, token = _BY_NAME.page(query, lambda limit, _: found[:limit])
     return PolicyPage(
-        items=[policy_body(wiring, each) for each in shown],
+        items=[policy_body(parts, each) for each in shown],
         unreadable=[
             UnreadablePolicy(
                 name=each.name, kind=each.kind, generation=each.generation, detail=each.reason
             )
-            for each in (wiring.policies.unreadable() if caller.may(Level.READ) else ())
+            for each in (parts.policies.unreadable() if caller.may(Level.READ) else ())
         ],
         next_page_token=token,
     )

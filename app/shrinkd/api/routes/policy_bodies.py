@@ -132,7 +132,7 @@ def etag_of_policy(stored: StoredPolicy) -> str:
     )
 
 
-def policy_body(wiring: Parts, stored: StoredPolicy, *, dry_run: bool = False) -> PolicyBody:
+def policy_body(parts: Parts, stored: StoredPolicy, *, dry_run: bool = False) -> PolicyBody:
     policy, href = stored.policy, f"/v1/policies/{stored.policy.name}"
     fields = {name: getattr(policy, name) for name in Policy.model_fields if name != "spec"}
     return PolicyBody(
@@ -141,7 +141,7 @@ def policy_body(wiring: Parts, stored: StoredPolicy, *, dry_run: bool = False) -
         generation=stored.generation,
         created_at=rfc3339(stored.created_at),
         updated_at=rfc3339(stored.updated_at),
-        status=status_body(wiring.daemon.status(policy.name)),
+        status=status_body(parts.daemon.status(policy.name)),
         links=PolicyLinks(self=href, evaluate=f"{href}/evaluate", decisions=f"{href}/decisions"),
         dry_run=dry_run,
     )

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shrinkd.api.http.dependencies import (
+    AllParts,
     Body,
     Calling,
     Changeable,
@@ -17,7 +18,6 @@ from shrinkd.api.http.dependencies import (
     GroupRef,
     Parts,
     Target,
-    Wired,
     caller_of,
     rfc3339,
 )
@@ -213,7 +213,7 @@ async def _submit_options(
     return SubmitOptions(caller.name, wait, makes, None if makes else request, dry_run)
 
 
-async def _known(parts: Wired, caller: Calling, shrink_id: str) -> str:
+async def _known(parts: AllParts, caller: Calling, shrink_id: str) -> str:
     """Return the id of a shrink that the caller may read. ShrinkNotFound.
 
     This is checked before a stream or a wait begins, since neither can answer 404 later.
@@ -225,7 +225,7 @@ async def _known(parts: Wired, caller: Calling, shrink_id: str) -> str:
 
 
 async def _cancellable(
-    parts: Wired, caller: Calling, shrink_id: Annotated[str, Depends(_known)]
+    parts: AllParts, caller: Calling, shrink_id: Annotated[str, Depends(_known)]
 ) -> str:
     caller.require(Level.WRITE, (await row_of(parts, shrink_id)).group_path)
     return shrink_id
@@ -255,7 +255,7 @@ Cancellable = Annotated[str, Depends(_cancellable)]
     },
 )
 async def create_shrink(
-    parts: Wired,
+    parts: AllParts,
     group: Changeable,
     new: ANewShrink,
     options: Annotated[SubmitOptions, Depends(_submit_options)],
@@ -274,7 +274,7 @@ async def create_shrink(
 def list_group_shrinks(
     request: Request,
     response: Response,
-    parts: Wired,
+    parts: AllParts,
     group: Target,
     query: Annotated[GroupShrinkQuery, Query()],
 ) -> ShrinkPage:
@@ -288,7 +288,7 @@ def list_group_shrinks(
 def list_shrinks(
     request: Request,
     response: Response,
-    parts: Wired,
+    parts: AllParts,
     caller: Calling,
     query: Annotated[ShrinkQuery, Query()],
 ) -> ShrinkPage:
@@ -306,7 +306,7 @@ def list_shrinks(
     | {200: sends("ETag", "Retry-After", "Preference-Applied")}
     | refuses(ShrinkNotFound),
 )
-async def get_shrink(request: Request, parts: Wired, shrink_id: Known, wait: Wait) -> Response:
+async def get_shrink(request: Request, parts: AllParts, shrink_id: Known, wait: Wait) -> Response:
     """Read a shrink; with `Prefer: wait=N`, when it is done."""
     await wait_done(parts, parts.jobs.job(shrink_id), wait, request)
     body = shrink_body(await row_of(parts, shrink_id))
@@ -325,7 +325,7 @@ async def get_shrink(request: Request, parts: Wired, shrink_id: Known, wait: Wai
         | sends("Retry-After"),
     },
 )
-def cancel_shrink(parts: Wired, shrink_id: Cancellable, dry_run: DryRun = False) -> Response:
+def cancel_shrink(parts: AllParts, shrink_id: Cancellable, dry_run: DryRun = False) -> Response:
     """Ask a shrink to stop: -EINTR. What it has reclaimed stays reclaimed; no limit changes."""
     body = shrink_body(parts.jobs.cancel(shrink_id, dry_run=dry_run), dry_run=dry_run)
     return Response(

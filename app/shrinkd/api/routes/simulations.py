@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
-from shrinkd.api.http.dependencies import Body, Calling, DryRun, Wired, rfc3339
+from shrinkd.api.http.dependencies import AllParts, Body, Calling, DryRun, rfc3339
 from shrinkd.api.http.etags import tagged
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import UNCHANGED, bodies, refuses, sends
@@ -87,16 +87,16 @@ def is_readable(caller: Caller, simulation: Simulation) -> bool:
     return simulation.owner == caller.name or caller.may(Level.READ)
 
 
-async def _known(wiring: Wired, caller: Calling, simulation_id: str) -> str:
-    if not is_readable(caller, wiring.simulations.get(simulation_id)):
+async def _known(parts: AllParts, caller: Calling, simulation_id: str) -> str:
+    if not is_readable(caller, parts.simulations.get(simulation_id)):
         raise no_simulation(simulation_id)
     return simulation_id
 
 
 async def _cancellable(
-    wiring: Wired, caller: Calling, simulation_id: Annotated[str, Depends(_known)]
+    parts: AllParts, caller: Calling, simulation_id: Annotated[str, Depends(_known)]
 ) -> str:
-    if wiring.simulations.get(simulation_id).owner != caller.name:
+    if parts.simulations.get(simulation_id).owner != caller.name:
         caller.require(Level.WRITE)
     return simulation_id
 
@@ -121,24 +121,24 @@ Writer = Annotated[Caller, Depends(_writer)]
     responses=refuses(TooManySimulations) | {202: sends("Location", "Retry-After")},
 )
 def create_simulation(
-    wiring: Wired, caller: Writer, plan: APlan, dry_run: DryRun = False
+    parts: AllParts, caller: Writer, plan: APlan, dry_run: DryRun = False
 ) -> Response:
     """Simulate policies on a scenario of the gallery, or on one in the request.
 
     The simulation runs in a process of its own, at a low priority.
     """
     body = simulation_body(
-        wiring.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run
+        parts.simulations.submit(plan, caller.name, dry_run=dry_run), dry_run=dry_run
     )
     headers = {} if dry_run else {"Location": body.links.self}
     return Response(body.model_dump_json(), 202, headers | _RETRY_AFTER, "application/json")
 
 
 @router.get("/v1/simulations", operation_id="list_simulations")
-async def list_simulations(wiring: Wired, caller: Calling) -> SimulationPage:
+async def list_simulations(parts: AllParts, caller: Calling) -> SimulationPage:
     """List the last hundred simulations since the daemon started."""
     visible = [
-        simulation for simulation in wiring.simulations.newest() if is_readable(caller, simulation)
+        simulation for simulation in parts.simulations.newest() if is_readable(caller, simulation)
     ]
     return SimulationPage(items=[simulation_body(simulation) for simulation in visible])
 
@@ -149,9 +149,9 @@ async def list_simulations(wiring: Wired, caller: Calling) -> SimulationPage:
     response_model=SimulationBody,
     responses=UNCHANGED | {200: sends("ETag", "Retry-After")} | refuses(SimulationNotFound),
 )
-async def get_simulation(request: Request, wiring: Wired, simulation_id: Known) -> Response:
+async def get_simulation(request: Request, parts: AllParts, simulation_id: Known) -> Response:
     """Read a simulation: its progress, and its report when it is done."""
-    body = simulation_body(wiring.simulations.get(simulation_id))
+    body = simulation_body(parts.simulations.get(simulation_id))
     return tagged(request, body, {} if body.done else _RETRY_AFTER)
 
 
@@ -161,11 +161,11 @@ async def get_simulation(request: Request, wiring: Wired, simulation_id: Known) 
     responses=refuses(SimulationNotFound),
 )
 def cancel_simulation(
-    wiring: Wired, simulation_id: Cancellable, dry_run: DryRun = False
+    parts: AllParts, simulation_id: Cancellable, dry_run: DryRun = False
 ) -> SimulationBody:
     """Cancel a simulation that waits or runs; one that is done stays unchanged."""
     return simulation_body(
-        wiring.simulations.cancel(simulation_id, dry_run=dry_run), dry_run=dry_run
+        parts.simulations.cancel(simulation_id, dry_run=dry_run), dry_run=dry_run
     )
 
 

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from shrinkd.api.http.dependencies import (
     Administrating,
+    AllParts,
     Changeable,
     DryRun,
     ReadingAll,
     Target,
-    Wired,
 )
 from shrinkd.api.http.etags import changed, check_preconditions, etag_of, tagged
 from shrinkd.api.http.strict_route import StrictRoute
@@ -40,8 +40,8 @@ from shrinkd.backends import (
 from shrinkd.errors import GroupBusy, NotSimulator, PreconditionFailed
 
 
-async def _simulated(wiring: Wired) -> Simulated:
-    return simulated(wiring.backend)
+async def _simulated(parts: AllParts) -> Simulated:
+    return simulated(parts.backend)
 
 
 Machine = Annotated[Simulated, Depends(_simulated)]
@@ -54,13 +54,13 @@ router = APIRouter(route_class=StrictRoute, tags=["simulator"], dependencies=[De
     response_model=SimulatorBody,
     responses=UNCHANGED | refuses(NotSimulator),
 )
-async def get_simulator(request: Request, wiring: Wired, machine: Machine) -> Response:
+async def get_simulator(request: Request, parts: AllParts, machine: Machine) -> Response:
     """Read the scenario, and the kernel whose rules the simulator follows."""
     scenario = machine.scenario
     return tagged(
         request,
         SimulatorBody(
-            scenario=wiring.settings.scenario,
+            scenario=parts.settings.scenario,
             profile=scenario.profile,
             seed=scenario.seed,
             gallery=scenario_names(),
@@ -138,7 +138,7 @@ async def get_clock(request: Request, machine: Machine) -> Response:
 )
 def change_clock(
     request: Request,
-    wiring: Wired,
+    parts: AllParts,
     _: Administrating,
     machine: Machine,
     change: AClockChange,
@@ -146,7 +146,7 @@ def change_clock(
 ) -> ClockBody:
     """Advance the clock, stop it, or set its speed."""
     check_preconditions(request, etag_of(clock_body(machine)))
-    change_time(wiring, machine, change, dry_run=dry_run)
+    change_time(parts, machine, change, dry_run=dry_run)
     return clock_body(machine, change if dry_run else None, dry_run=dry_run)
 
 
@@ -204,11 +204,11 @@ def set_workload(
     machine.set_workload(group, workload, check=check, dry_run=dry_run)
 
 
-def change_time(wiring: Wired, machine: Simulated, change: ClockChange, *, dry_run: bool) -> None:
+def change_time(parts: AllParts, machine: Simulated, change: ClockChange, *, dry_run: bool) -> None:
     """Set the speed or advance the clock; a stop of the server ends the advance early."""
     if dry_run:
         return
     if change.speed is not None:
         machine.time.run(change.speed)
     if change.advance_seconds is not None:
-        machine.time.advance(change.advance_seconds, wiring.closing.is_set)
+        machine.time.advance(change.advance_seconds, parts.closing.is_set)

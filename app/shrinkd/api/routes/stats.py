@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from pydantic_core import to_json
 
-from shrinkd.api.http.dependencies import Body, Calling, GroupRef, Target, Wired, rfc3339
+from shrinkd.api.http.dependencies import AllParts, Body, Calling, GroupRef, Target, rfc3339
 from shrinkd.api.http.etags import tagged_bytes
 from shrinkd.api.http.group_reference import resolve, seen_by
 from shrinkd.api.http.strict_route import StrictRoute
@@ -211,12 +211,12 @@ def pick_fields(fields: str | None, known: frozenset[str]) -> frozenset[str]:
 )
 async def get_stats(
     request: Request,
-    wiring: Wired,
+    parts: AllParts,
     group: Target,
     raw: Annotated[bool, Query(description="Add the contents of the control files.")] = False,
 ) -> Response:
     """Read the statistics of a group from the kernel."""
-    return tagged_bytes(request, stats_bytes(group, wiring.backend.stat(group, raw=raw)))
+    return tagged_bytes(request, stats_bytes(group, parts.backend.stat(group, raw=raw)))
 
 
 @router.get(
@@ -227,7 +227,7 @@ async def get_stats(
     responses=refuses(group=True),
 )
 async def list_stats(
-    wiring: Wired,
+    parts: AllParts,
     caller: Calling,
     subtree: Annotated[
         str | None, Query(description="A group: it and all groups below. Absent: all groups.")
@@ -240,12 +240,12 @@ async def list_stats(
     """Read the statistics of many groups in one answer, in path order."""
     wanted = pick_fields(fields, _FIELDS) | {"group"}
     groups = (
-        wiring.backend.groups(resolve(wiring.backend, subtree, caller).path)
+        parts.backend.groups(resolve(parts.backend, subtree, caller).path)
         if subtree
-        else wiring.backend.groups()[1:]
+        else parts.backend.groups()[1:]
     )
     return _stats_list(
-        await read_all(wiring.backend, sorted(seen_by(caller, groups), key=attrgetter("path"))),
+        await read_all(parts.backend, sorted(seen_by(caller, groups), key=attrgetter("path"))),
         wanted,
     )
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic_core import to_json
 
-from shrinkd.api.http.dependencies import Parts, Target, Wired, ref
+from shrinkd.api.http.dependencies import AllParts, Parts, Target, ref
 from shrinkd.api.http.sse import EventStream, encode_event
 from shrinkd.api.http.strict_route import StrictRoute
 from shrinkd.api.openapi.responses import refuses
@@ -67,12 +67,14 @@ Interval = Annotated[
     response_class=EventStream,
     responses=refuses(TooManyStreams, group=True) | {200: _STATS},
 )
-async def stream_stats(wiring: Wired, group: Target, interval_seconds: Interval = 1.0) -> Response:
+async def stream_stats(
+    parts: AllParts, group: Target, interval_seconds: Interval = 1.0
+) -> Response:
     """Follow the statistics of a group, beginning with the last reading.
 
     The stream ends when the group is removed.
     """
-    return EventStream(stats_frames(wiring, group, interval_seconds))
+    return EventStream(stats_frames(parts, group, interval_seconds))
 
 
 @router.get(
@@ -83,34 +85,34 @@ async def stream_stats(wiring: Wired, group: Target, interval_seconds: Interval 
     response_class=EventStream,
     responses=refuses(ShrinkNotFound, TooManyStreams) | {200: _SHRINK},
 )
-async def stream_shrink_events(wiring: Wired, shrink_id: Known) -> Response:
+async def stream_shrink_events(parts: AllParts, shrink_id: Known) -> Response:
     """Follow a shrink.
 
     The stream has a `state` event for each change of state, and `progress` in between. It ends when
     the shrink is done.
     """
-    return EventStream(shrink_frames(wiring, shrink_id))
+    return EventStream(shrink_frames(parts, shrink_id))
 
 
 async def stats_frames(
-    wiring: Parts, group: Group, interval_seconds: float
+    parts: Parts, group: Group, interval_seconds: float
 ) -> AsyncGenerator[bytes]:
     """Yield encoded readings of a group, with a `gap` before one that follows missed ones."""
-    produce = partial(_publish_stats, wiring, group, interval_seconds)
-    async with wiring.streams.subscribed((group.id, interval_seconds), produce) as feed:
+    produce = partial(_publish_stats, parts, group, interval_seconds)
+    async with parts.streams.subscribed((group.id, interval_seconds), produce) as feed:
         async for frame, missed in feed.subscribe():
             yield encode_event("gap", to_json({"missed": missed})) + frame if missed else frame
 
 
 async def _publish_stats(
-    wiring: Parts, group: Group, interval_seconds: float, feed: Feed[bytes]
+    parts: Parts, group: Group, interval_seconds: float, feed: Feed[bytes]
 ) -> None:
     """Publish a reading every interval until the group is gone; late readings are left out."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     with suppress(GroupGone, GroupNotFound):
         while True:
-            feed.publish(encode_event("stats", stats_bytes(group, wiring.backend.stat(group))))
+            feed.publish(encode_event("stats", stats_bytes(group, parts.backend.stat(group))))
             due = max(due + interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
     feed.publish(encode_event("gone", ref(group).model_dump_json().encode()))
@@ -125,27 +127,27 @@ class _Snapshot:
     as_progress: bytes
 
 
-async def shrink_frames(wiring: Parts, shrink_id: str) -> AsyncGenerator[bytes]:
+async def shrink_frames(parts: Parts, shrink_id: str) -> AsyncGenerator[bytes]:
     """Yield the current state of a shrink, then its changes, until it is done.
 
     A slow client gets fewer of them.
     """
     last: State | None = None
-    async with wiring.streams.subscribed(
-        shrink_id, partial(_publish_shrink, wiring, shrink_id)
+    async with parts.streams.subscribed(
+        shrink_id, partial(_publish_shrink, parts, shrink_id)
     ) as feed:
         async for snapshot, _ in feed.subscribe():
             yield snapshot.as_progress if snapshot.state is last else snapshot.as_state
             last = snapshot.state
 
 
-async def _publish_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Snapshot]) -> None:
+async def _publish_shrink(parts: Parts, shrink_id: str, feed: Feed[_Snapshot]) -> None:
     """Publish changes of a shrink: poll it ten times a second for all listeners, and at its end."""
     last: tuple[State, int] | None = None
     done = False
     while not done:
-        job = wiring.jobs.job(shrink_id)
-        body = shrink_body(await row_of(wiring, shrink_id))
+        job = parts.jobs.job(shrink_id)
+        body = shrink_body(await row_of(parts, shrink_id))
         if last != (body.state, body.progress.passes):
             state, progress = (
                 body.model_dump_json().encode(),
@@ -157,4 +159,4 @@ async def _publish_shrink(wiring: Parts, shrink_id: str, feed: Feed[_Snapshot]) 
                 )
             )
         last, done = (body.state, body.progress.passes), body.done
-        await wait_done(wiring, job, 0 if done else _POLL_SECONDS)
+        await wait_done(parts, job, 0 if done else _POLL_SECONDS)
