@@ -129,7 +129,8 @@ class Executor:
 
         Runs on a worker: both wait for locks, the database or the kernel.
         """
-        began, outcome = time.monotonic(), None
+        began = time.monotonic()
+        outcome: Outcome | None = None
         with self._failures_reported(action, shrink):
             if isinstance(action.ask, Switch):
                 self._policies.switch(action.ask.policy, enabled=action.ask.enabled)
@@ -141,7 +142,7 @@ class Executor:
                 )
             freed = shrink.progress.reclaimed_bytes if shrink else 0
             outcome = Outcome(0, freed, time.monotonic() - began)
-        if outcome:  # else a failure was reported
+        if outcome is not None:  # else a failure was reported
             self._report(Finished(action, outcome, shrink.id if shrink else None))
 
     def _begin_shrink_to(self, action: Action, ask: Resize) -> bool:

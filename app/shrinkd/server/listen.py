@@ -140,7 +140,7 @@ class Server(uvicorn.Server):
 def run(app: FastAPI, settings: Settings) -> None:
     """Serve the application until a signal.
 
-    SettingsError, before anything is open, for an address that is unsafe or cannot be bound.
+    SettingsError, before any socket is open, for an address that is unsafe or cannot be bound.
     """
     backend = app.state.parts.backend
     addresses = settings.listen or default_addresses(simulated=backend.is_simulated)
