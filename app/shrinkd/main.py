@@ -169,12 +169,12 @@ def _closing_order(parts: Parts) -> tuple[Callable[[], None], ...]:
     """List what closes the parts: first those that begin work, last those that it is done with."""
     return (
         parts.closing.set,
+        parts.retention.close,  # a long deletion would keep the others from their last writes
         *((parts.sampler.stop,) if parts.sampler else ()),
         parts.simulations.close,
         parts.daemon.stop,
         parts.jobs.close,
         parts.daemon.close,
-        parts.retention.close,
         parts.events.close,
         parts.keys.close,
         parts.audit.close,

@@ -36,6 +36,7 @@ SUPERVISED = {
     "policies/writer.py": 1,
     "groups/usage_history.py": 1,
     "storage/write_behind.py": 1,
+    "storage/retention.py": 1,
 }
 """Handlers of every exception, a module: each is the outermost frame of work on a thread of its
 own, where an exception that is not logged would be lost."""

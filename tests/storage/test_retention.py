@@ -101,3 +101,13 @@ def test_a_daemon_deletes_the_old_rows_of_all_tables(tmp_path: Path) -> None:
 
         until(lambda: not any(rows()))
         assert store.idempotency_keys.expire(now()) == 0
+
+
+def test_a_fault_in_one_table_ends_the_expiry_of_no_other() -> None:
+    def fail(_: int) -> None:
+        raise MemoryError
+
+    expired: list[int] = []
+    tasks = [ExpiryTask(fail), ExpiryTask(expired.append)]
+    assert Retention(tasks).run_due() > 0
+    assert len(expired) == 1

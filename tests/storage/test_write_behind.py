@@ -250,3 +250,39 @@ def test_what_is_put_when_the_last_batch_is_reported_is_written_before_the_end()
     put(buffer, "a")
     buffer.close()
     assert table.rows == ["a", "gap"]
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again_by_the_next_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    written: list[str] = []
+    writer = WriteBehind[int, str]("things", written.extend, bound=10)
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            writer.start()
+    writer.put(1, "a")
+    writer.start()
+    until(lambda: written == ["a"])
+    writer.close()
+
+
+def test_what_is_left_behind_a_fault_in_the_callback_is_written_all_the_same() -> None:
+    written: list[str] = []
+    faults = ["a fault of a listener"]
+
+    def on_written(_: Sequence[str]) -> None:
+        if faults:
+            raise RuntimeError(faults.pop())
+
+    writer = WriteBehind[int, str](
+        "things", written.extend, bound=10, batch=2, on_written=on_written
+    )
+    for number in range(6):
+        writer.put(number, str(number))
+    writer.start()
+    until(lambda: len(written) == 6)
+    writer.close()

@@ -182,6 +182,8 @@ def simulate() -> None:
             say(line)
     except ValueError as error:
         fail(SettingsError(f"The plan cannot be read: {error}"))
+    except ShrinkdError as error:
+        fail(error)
 
 
 def fail(error: ShrinkdError) -> NoReturn:

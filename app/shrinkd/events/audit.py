@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shrinkd.errors import StoreUnavailable
 from shrinkd.storage import AuditOutcome, AuditRepository, AuditRow, WriteBehind, now
 
 _LATE_SECONDS = 1.0
@@ -43,7 +42,7 @@ class Audit:
     def __init__(self, repository: AuditRepository) -> None:
         self._repository = repository
         self._writer = WriteBehind[_GroupKey, _Unwritten](
-            "audit", self._write, bound=_MOST_UNWRITTEN, merge=_added_up
+            "audit", self._write, bound=2 * _MOST_UNWRITTEN, merge=_added_up
         )
         self._lock = threading.Lock()
         self._groups: set[_GroupKey] = set()
@@ -61,14 +60,14 @@ class Audit:
             _log_attempt(row)
             written.set_result(None)
         self._writer.put(("attempt", row.id), _Unwritten(attempt=row, written=written))
-        self._writer.start()
+        self._begin_thread()
         return written
 
     def finish(self, attempt_id: str, outcome: AuditOutcome) -> None:
         """Record the outcome of an attempt that begin() has recorded."""
         item = _Unwritten(outcome=(attempt_id, outcome))
         self._writer.put(("outcome", attempt_id), item, _LATE_SECONDS)
-        self._writer.start()
+        self._begin_thread()
 
     def note(self, row: AuditRow) -> None:
         """Record an attempt that changed nothing, with its outcome; equal ones of 1 s as one."""
@@ -87,21 +86,30 @@ class Audit:
             self._groups.add(group)
             item = _Unwritten(attempt=row, group=group)
             self._writer.put(group, item, _LATE_SECONDS)
-        self._writer.start()
+        self._begin_thread()
 
     def close(self) -> None:
         """Write what is not written yet, if the database lets it, and end the thread."""
         self._is_closed = True
         self._writer.close()
+        _release(self._writer.items(), is_recorded=False)
+
+    def _begin_thread(self) -> None:
+        """Begin the writer; where no thread can be started, no request waits for one."""
+        try:
+            self._writer.start()
+        except RuntimeError as error:
+            log.warning("the audit has no thread yet, and tries again: %s", error)
+            _release(self._writer.items(), is_recorded=False)
 
     def _write(self, items: Sequence[_Unwritten]) -> None:
         groups = {item.group for item in items if item.group}
-        with self._lock:
-            self._groups -= groups
+        with self._lock:  # without those that the writer has discarded
+            self._groups = {item.group for item in self._writer.items() if item.group} - groups
         attempts = [item.attempt for item in items if item.attempt]
         try:
             self._repository.record(attempts, dict(item.outcome for item in items if item.outcome))
-        except StoreUnavailable:
+        except BaseException:
             with self._lock:
                 self._groups |= groups
             _release(self._writer.items(), is_recorded=False)

@@ -225,8 +225,10 @@ class ShrinkQueue:
             self.reclaimed_bytes += job.progress.reclaimed_bytes
             if job.is_stored_at_end and job.state.done:
                 self._unwritten.put(job.id, job)
-        self._locks.leave(job)
-        job.finished.set_result(None)
+        try:
+            self._locks.leave(job)
+        finally:
+            job.finished.set_result(None)
 
 
 def _place(row: ShrinkRow) -> tuple[int, str]:

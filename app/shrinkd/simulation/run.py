@@ -174,7 +174,10 @@ class _Run:
     def __init__(self, plan: Plan, policies: Sequence[AnyPolicy]) -> None:
         self.plan = plan
         self.machine = Simulator(
-            Settings(), clock=lambda: 0.0, sleep=lambda _: None, scenario=plan.full_scenario()
+            Settings(database_url="sqlite://"),
+            clock=lambda: 0.0,
+            sleep=lambda _: None,
+            scenario=plan.full_scenario(),
         )
         self.policies = [(policy, 1) for policy in policies]
         self.evaluator = Evaluator(self.machine, Guards(self.machine.has_swappiness))

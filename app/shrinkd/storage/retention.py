@@ -64,4 +64,7 @@ def _expire(task: ExpiryTask) -> float:
     except StoreUnavailable as error:
         log.warning("old rows could not be deleted, which is tried again in a minute: %s", error)
         return min(_RETRY_SECONDS, task.every_seconds)
+    except Exception:  # a fault in one table must not end the expiry of the others
+        log.exception("old rows could not be deleted, which is tried again in a minute")
+        return min(_RETRY_SECONDS, task.every_seconds)
     return task.every_seconds

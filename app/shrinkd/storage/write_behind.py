@@ -75,11 +75,15 @@ class WriteBehind(Generic[K, T]):
         """The last try failed."""
 
     def start(self) -> None:
-        """Begin the thread, unless it has begun already or close() was called."""
+        """Begin the thread, unless it has begun already or close() was called.
+
+        RuntimeError where the system starts no more threads: a later call tries again.
+        """
         with self._changed:
             if self._thread is None and not self._is_closing:
-                self._thread = threading.Thread(target=self._run, name=self._name)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name)
+                thread.start()
+                self._thread = thread
 
     def close(self) -> None:
         """Try once to write what waits, and end the thread."""
@@ -151,6 +155,7 @@ class WriteBehind(Generic[K, T]):
             self.is_behind, self._spacing_seconds = True, 0.0
             self._not_before = time.monotonic() + self._retry_seconds
             self._retry_seconds = min(2 * self._retry_seconds, _LONGEST_RETRY_SECONDS)
+            self._changed.notify_all()
 
     def _finish(self, batch: Sequence[T]) -> None:
         with self._changed:
@@ -158,7 +163,12 @@ class WriteBehind(Generic[K, T]):
             self.is_behind, self._retry_seconds = False, _RETRY_SECONDS
             self._written_at = time.monotonic()
             self._not_before = self._written_at + self._rest_seconds
-        self._on_written(batch)
+        try:
+            self._on_written(batch)
+        except BaseException:
+            with self._changed:  # what the flush has not reached is due all the same
+                self._spacing_seconds = 0.0 if self._waiting else self._spacing_seconds
+            raise
 
     def _discard_oldest(self) -> None:
         while self._waiting and len(self._waiting) + len(self._in_flight) > self._bound:

@@ -27,7 +27,7 @@ _MAX_CHARACTERS = 2048
 async def begin_attempt(request: Request, operation: str, body: object) -> None:
     """Record a change that is about to be made; return when the row is in the database.
 
-    StoreUnavailable refuses the change. Reads are not recorded, dry runs only when they are done.
+    Reads are not recorded, dry runs only when they are done.
     """
     scope = request.scope
     context = request_context(scope)
