@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.table import Extent, Row, Tables, median
 from shrinkd import main
+from shrinkd.api.http.request_context import request_context
 from shrinkd.api.middleware.audit import AuditMiddleware
 from shrinkd.api.middleware.authentication import Authentication
 from shrinkd.api.routes.stats import read_all
@@ -250,7 +251,7 @@ class _Anyone:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["caller"] = ANYONE
+        request_context(scope).caller = ANYONE
         await self._app(scope, receive, send)
 
 
