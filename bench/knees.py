@@ -244,7 +244,9 @@ class _Worker:
         )
         stack.callback(self._process.wait)
         stack.callback(self._process.kill)
-        host.backend.attach(self.group, self._process.pid)
+        # not by attach(): that refuses a child of the process that has the backend
+        procs = Path(host.backend.node().root, self.group.path, "cgroup.procs")
+        procs.write_text(str(self._process.pid))
         assert self._process.stdin
         print("go", file=self._process.stdin, flush=True)
         self._line()
