@@ -145,7 +145,9 @@ def test_silence_is_broken_by_comments() -> None:
         client, frames = Client(), Frames()
         client.on_chunk = lambda _: client.hung_up.set() if len(client.chunks) == 5 else None
         await client.follow(frames(b"one"), _SHORT_SECONDS)
-        assert client.chunks == [b"retry: 1000\n\n", b"one", *[b": still here\n\n"] * 3]
+        comment = b": still here\n\n"
+        assert client.chunks[:5] == [b"retry: 1000\n\n", b"one", comment, comment, comment]
+        assert set(client.chunks[5:]) <= {comment}  # a busy machine notices the end later
 
     run(scene)
 
